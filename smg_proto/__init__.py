@@ -1,0 +1,98 @@
+"""Typed gRPC stubs for LLM serving: the gateway's API, the engines behind it, and helpers.
+
+`from smg_proto import smg_pb2, smg_pb2_grpc` loads what it names and nothing else;
+`import smg_proto` alone loads neither grpc nor protobuf.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from smg_proto import common_pb2 as common_pb2
+    from smg_proto import common_pb2_grpc as common_pb2_grpc
+    from smg_proto import llm_pb2 as llm_pb2
+    from smg_proto import llm_pb2_grpc as llm_pb2_grpc
+    from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
+    from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
+    from smg_proto import sglang_encoder_pb2 as sglang_encoder_pb2
+    from smg_proto import sglang_encoder_pb2_grpc as sglang_encoder_pb2_grpc
+    from smg_proto import sglang_scheduler_pb2 as sglang_scheduler_pb2
+    from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
+    from smg_proto import smg_pb2 as smg_pb2
+    from smg_proto import smg_pb2_grpc as smg_pb2_grpc
+    from smg_proto import tokenspeed_encoder_pb2 as tokenspeed_encoder_pb2
+    from smg_proto import tokenspeed_encoder_pb2_grpc as tokenspeed_encoder_pb2_grpc
+    from smg_proto import tokenspeed_scheduler_pb2 as tokenspeed_scheduler_pb2
+    from smg_proto import tokenspeed_scheduler_pb2_grpc as tokenspeed_scheduler_pb2_grpc
+    from smg_proto import trtllm_service_pb2 as trtllm_service_pb2
+    from smg_proto import trtllm_service_pb2_grpc as trtllm_service_pb2_grpc
+    from smg_proto import v1 as v1
+    from smg_proto import vllm_engine_pb2 as vllm_engine_pb2
+    from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
+
+__version__ = "0.5.0.dev0"
+
+# Modules that are loaded when they are first asked for. A test holds this against the folder.
+_SUBMODULES = frozenset(
+    {
+        "common_pb2",
+        "common_pb2_grpc",
+        "llm_pb2",
+        "llm_pb2_grpc",
+        "mlx_engine_pb2",
+        "mlx_engine_pb2_grpc",
+        "sglang_encoder_pb2",
+        "sglang_encoder_pb2_grpc",
+        "sglang_scheduler_pb2",
+        "sglang_scheduler_pb2_grpc",
+        "smg_pb2",
+        "smg_pb2_grpc",
+        "tokenspeed_encoder_pb2",
+        "tokenspeed_encoder_pb2_grpc",
+        "tokenspeed_scheduler_pb2",
+        "tokenspeed_scheduler_pb2_grpc",
+        "trtllm_service_pb2",
+        "trtllm_service_pb2_grpc",
+        "v1",
+        "vllm_engine_pb2",
+        "vllm_engine_pb2_grpc",
+    }
+)
+
+
+def __getattr__(name: str) -> "ModuleType":
+    if name not in _SUBMODULES:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, _SUBMODULES)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
+    from importlib import import_module
+
+    return import_module(f"smg_proto.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES})
+
+
+def proto_path() -> "Path":
+    """The folder with the `.proto` files of this release: an include path for protoc."""
+    from pathlib import Path
+
+    here = Path(__file__).resolve().parent
+    shipped = here / "proto"
+    return shipped if shipped.is_dir() else here.parent / "proto"  # the latter in a checkout
+
+
+def descriptor_set() -> "FileDescriptorSet":
+    """All contracts of this release, with their imports and comments, as a FileDescriptorSet."""
+    from pathlib import Path
+
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    return FileDescriptorSet.FromString(Path(__file__).with_name("descriptors.binpb").read_bytes())

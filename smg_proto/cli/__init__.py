@@ -1,0 +1,44 @@
+"""The smg-proto command. Each subcommand is a module here with `arguments(parser)` and `run(args)`.
+
+Exit codes: 0 fine, 1 the answer is no, 2 bad usage or unreadable input.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from smg_proto import __version__
+
+# Name and one line for --help. A module is imported only when its command is run.
+COMMANDS: dict[str, str] = {}
+
+
+class CommandError(Exception):
+    """Bad usage or unreadable input: one line for the person at the terminal, exit code 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="smg-proto",
+        description="The wire contract for LLM serving over gRPC: run it, compare it, ship it.",
+        epilog="COMMAND --help tells more. Exit: 0 fine, 1 the answer is no, 2 bad usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"smg-proto {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, line in COMMANDS.items():
+        command = commands.add_parser(name, help=line, description=line)
+        if words[:1] == [name]:
+            module = import_module(f"smg_proto.cli.{name}")
+            module.arguments(command)
+            command.set_defaults(run=module.run)
+    args = parser.parse_args(words)
+    try:
+        code: int = args.run(args)
+    except CommandError as error:
+        print(f"smg-proto {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code

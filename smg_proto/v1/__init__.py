@@ -1,0 +1,1 @@
+"""smg.v1: a module for each proto file."""

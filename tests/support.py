@@ -1,0 +1,57 @@
+"""What several tests need: fresh environments, built wheels, clear skips."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+IN_CI = os.environ.get("CI", "") not in ("", "false", "0")
+
+
+def missing(reason: str) -> None:
+    """Skip for want of something on this machine; in CI, where everything must be there, fail."""
+    if IN_CI:
+        pytest.fail(f"missing in CI: {reason}")
+    pytest.skip(reason)
+
+
+def need(program: str) -> str:
+    """The path of a program that the test cannot do without."""
+    found = shutil.which(program)
+    if found is None:
+        missing(f"{program} is not on PATH")
+    assert found is not None
+    return found
+
+
+def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env: str) -> str:
+    """Run a command; its standard output. A failure shows all that it printed."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=cwd, env=clean | env, capture_output=True, text=True)
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def make_environment(
+    home: Path, requirements: Sequence[str | Path], *, python: str | None = None
+) -> Path:
+    """A fresh virtual environment with these requirements and no others: its Python."""
+    run("uv", "venv", "-q", "--python", python or sys.executable, home)
+    interpreter = home / "bin" / "python"
+    words = [str(requirement) for requirement in requirements]
+    run("uv", "pip", "install", "-q", "--python", interpreter, *words)
+    return interpreter
+
+
+def build_wheel(out: Path, source: Path = ROOT) -> Path:
+    """The wheel of a checkout."""
+    run("uv", "build", "-q", "--wheel", "--out-dir", out, source)
+    (wheel,) = out.glob("*.whl")
+    return wheel

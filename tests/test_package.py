@@ -1,0 +1,63 @@
+"""The package as a whole: what importing it costs and offers."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import smg_grpc_proto
+import smg_proto
+
+PACKAGE = Path(smg_proto.__file__).parent
+GENERATED = sorted(path.stem for path in PACKAGE.glob("*_pb2*.py"))
+OLD = [name for name in GENERATED if not name.startswith(("llm", "smg", "sagellm"))]
+
+
+def test_importing_the_package_loads_neither_grpc_nor_protobuf() -> None:
+    code = (
+        "import sys, smg_proto; print([m for m in ('grpc', 'google.protobuf') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_messages_does_not_load_grpc() -> None:
+    code = "import sys, smg_proto.vllm_engine_pb2, smg_proto.smg_pb2; print('grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_every_generated_module_is_an_attribute_of_the_package(name: str) -> None:
+    assert name in dir(smg_proto)
+    assert getattr(smg_proto, name) is importlib.import_module(f"smg_proto.{name}")
+
+
+def test_unknown_submodule_is_refused_with_the_close_names() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'vllm_engin_pb2'.*vllm_engine_pb2"):
+        _ = smg_proto.vllm_engin_pb2
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_old_import_path_is_the_same_module(name: str) -> None:
+    new = importlib.import_module(f"smg_proto.{name}")
+    assert importlib.import_module(f"smg_grpc_proto.{name}") is new
+    assert importlib.import_module(f"smg_grpc_proto.generated.{name}") is new
+    assert getattr(smg_grpc_proto, name) is new
+    assert new.__spec__ is not None and new.__spec__.name == f"smg_proto.{name}"
+
+
+def test_old_import_path_has_the_version_and_refuses_unknown_names() -> None:
+    assert smg_grpc_proto.__version__ == smg_proto.__version__
+    with pytest.raises(AttributeError, match="no attribute 'nothing_pb2'"):
+        _ = smg_grpc_proto.nothing_pb2
+
+
+def test_shipped_protos_and_descriptor_set_agree() -> None:
+    files = {file.name for file in smg_proto.descriptor_set().file}
+    protos = {
+        str(p.relative_to(smg_proto.proto_path())) for p in smg_proto.proto_path().rglob("*.proto")
+    }
+    assert protos and protos == {name for name in files if not name.startswith("google/")}
