@@ -78,6 +78,13 @@ class Accumulator:
             case _:
                 return None
 
+    def absorb(self, message: pb.GenerateResponse) -> None:
+        """Take in one message of an unstreamed answer, whose deltas nobody wants."""
+        if message.HasField("complete"):
+            self._end_choice(message.complete)
+        else:
+            self.add(message)
+
     def _choice(self, message: pb.GenerateStreamChunk | pb.GenerateComplete) -> _Choice:
         index = message.index
         choice = self._choices.get(index)
@@ -106,6 +113,19 @@ class Accumulator:
         )
 
     def _add_complete(self, complete: pb.GenerateComplete) -> CompletionChunkChoice:
+        ids, text, logprobs = self._end_choice(complete)
+        return CompletionChunkChoice(
+            index=self._offset + complete.index,
+            delta_token_ids=ids,
+            delta_text=text,
+            finish_reason=complete.finish_reason or "stop",
+            stop_reason=stop_reason(complete),
+            logprobs=logprobs,
+        )
+
+    def _end_choice(
+        self, complete: pb.GenerateComplete
+    ) -> tuple[list[int], str, CompletionLogprobs | None]:
         seen = complete.index in self._choices
         choice = self._choice(complete)
         choice.complete = complete
@@ -119,14 +139,7 @@ class Accumulator:
             text += rest
         self.counts.accepted += complete.spec_accepted_tokens
         self.counts.drafted += complete.spec_draft_tokens
-        return CompletionChunkChoice(
-            index=self._offset + complete.index,
-            delta_token_ids=ids,
-            delta_text=text,
-            finish_reason=complete.finish_reason or "stop",
-            stop_reason=stop_reason(complete),
-            logprobs=logprobs,
-        )
+        return ids, text, logprobs
 
     def _extend(
         self,
@@ -192,11 +205,11 @@ class Accumulator:
 
     def check_complete(self, request_id: str) -> None:
         """A call that ended well must have ended every choice."""
-        ended = {index for index, choice in self._choices.items() if choice.complete is not None}
-        missing = sorted(({*range(self._n)} | {*self._choices}) - ended)
-        if missing:
-            raise VLLMGrpcInternalError(
-                f"the server ended the call without ending choice {missing[0]}",
-                code="INTERNAL",
-                request_id=request_id,
-            )
+        for index in {*range(self._n), *self._choices}:
+            choice = self._choices.get(index)
+            if choice is None or choice.complete is None:
+                raise VLLMGrpcInternalError(
+                    f"the server ended the call without ending choice {index}",
+                    code="INTERNAL",
+                    request_id=request_id,
+                )

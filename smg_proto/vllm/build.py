@@ -96,19 +96,19 @@ class Plan:
 
     def completion(self) -> Completion:
         """What has come so far."""
-        result = Completion(
+        return Completion(
             id=self.request_id,
             created=self.created,
             model=self.model,
             choices=[choice for part in self.parts for choice in part.answer.choices()],
             usage=self.usage(),
+            initial_metadata=self.initial_metadata,
+            trailing_metadata=self.trailing_metadata,
         )
-        result.set_metadata(self.initial_metadata, self.trailing_metadata)
-        return result
 
     def end(self, error: BaseException | None = None) -> None:
         """Close the span, if there is one."""
-        if self.span is not None:
+        if self.span is not None and self.span.recording():
             self.span.result(self.completion())
             self.span.end(error)
 

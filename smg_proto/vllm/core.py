@@ -14,7 +14,7 @@ from smg_proto.vllm.calls import Unary
 from smg_proto.vllm.connection import Address, AsyncToken, check_token, check_token_value
 from smg_proto.vllm.decode import TokenDecoder
 from smg_proto.vllm.errors import Metadata, VLLMGrpcClosedError, VLLMGrpcValidationError
-from smg_proto.vllm.options import Attempts, CallParams, Options, merge_metadata, split
+from smg_proto.vllm.options import CALL_PARAMS, Attempts, CallParams, Options, merge_metadata, split
 from smg_proto.vllm.params import CompletionRequest
 from smg_proto.vllm.server_results import ModelInfo
 
@@ -82,7 +82,7 @@ class TransportCore(Generic[ChannelT]):
     def options_of(self, params: CallParams) -> Options:
         """The settings of one call."""
         self.host.check()
-        unknown = params.keys() - CallParams.__annotations__.keys()
+        unknown = params.keys() - CALL_PARAMS
         if unknown:
             raise VLLMGrpcValidationError(min(unknown), "there is no such parameter")
         return self.options.changed(params)
@@ -138,7 +138,8 @@ class TransportCore(Generic[ChannelT]):
         plan.metadata = plan.options.metadata
         if host.telemetry is not None:
             plan.span = host.telemetry.completion(plan.asked, asked.model or host.model_name)
-            plan.metadata = merge_metadata(plan.span.metadata(), plan.metadata)
+            if plan.span is not None:
+                plan.metadata = merge_metadata(plan.span.metadata(), plan.metadata)
         for part in plan.parts:
             log.generate(part.request)
         return plan

@@ -76,6 +76,9 @@ class CallParams(TypedDict, total=False):
     wait_for_ready: bool
 
 
+CALL_PARAMS: Final = frozenset(CallParams.__annotations__)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The settings of one call: those of the client, changed by those of the call."""
@@ -110,7 +113,7 @@ def split(params: Mapping[str, Any]) -> tuple[CallParams, dict[str, Any]]:
     call: CallParams = {}
     rest: dict[str, Any] = {}
     for name, value in params.items():
-        if name in CallParams.__annotations__:
+        if name in CALL_PARAMS:
             call[name] = value  # type: ignore[literal-required]
         else:
             rest[name] = value

@@ -187,33 +187,26 @@ class SamplingParams(Params):
         return self
 
     def to_grpc(self) -> pb.SamplingParams:
-        wire = pb.SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=max(self.top_k, 0),  # -1 is vLLM's word for off, 0 the wire's
-            min_p=self.min_p,
-            frequency_penalty=self.frequency_penalty,
-            presence_penalty=self.presence_penalty,
-            repetition_penalty=self.repetition_penalty,
-            max_tokens=self.max_tokens,
-            min_tokens=self.min_tokens,
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            skip_special_tokens=self.skip_special_tokens,
-            spaces_between_special_tokens=self.spaces_between_special_tokens,
-            ignore_eos=self.ignore_eos,
-            n=self.n,
-            logprobs=self.logprobs,
-            prompt_logprobs=self.prompt_logprobs,
-            seed=self.seed,
-            include_stop_str_in_output=self.include_stop_str_in_output,
-            logit_bias=self.logit_bias,
-            truncate_prompt_tokens=self.truncate_prompt_tokens,
-            grammar_from_first_token=self.grammar_from_first_token,
-        )
+        """The wire's form: what was given, and the value for "off" where unset would be 0."""
+        values = dict(_OFF)
+        for name in self.model_fields_set & _ON_THE_WIRE:
+            values[name] = getattr(self, name)
+        if self.top_k < 0:
+            values["top_k"] = 0  # -1 is vLLM's word for off
+        wire = pb.SamplingParams(**values)
         if self.structured_outputs is not None:
             self.structured_outputs.fill(wire)
         return wire
+
+
+_ON_THE_WIRE = {*SamplingParams.model_fields} - {"structured_outputs"}
+_OFF: dict[str, Any] = {
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "n": 1,
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+}
 
 
 def _json_object(param: str, text: str) -> None:

@@ -4,18 +4,18 @@
 """
 
 import json
+import random
 import time
-import uuid
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.vllm.errors import Metadata
 
 
 def new_request_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:24]}"
+    return f"{prefix}-{random.getrandbits(96):024x}"
 
 
 class Result(BaseModel):
@@ -24,30 +24,12 @@ class Result(BaseModel):
     model_config = ConfigDict(protected_namespaces=(), arbitrary_types_allowed=True)
 
 
-class _Traced(Result):
-    """A result that knows the metadata of its call."""
-
-    _initial_metadata: Metadata = PrivateAttr(default=())
-    _trailing_metadata: Metadata = PrivateAttr(default=())
-
-    @property
-    def initial_metadata(self) -> Metadata:
-        return self._initial_metadata
-
-    @property
-    def trailing_metadata(self) -> Metadata:
-        return self._trailing_metadata
-
-    def set_metadata(self, initial: Metadata, trailing: Metadata) -> None:
-        self._initial_metadata, self._trailing_metadata = initial, trailing
-
-
 class PromptTokensDetails(Result):
     cached_tokens: int = 0
 
 
 class CompletionTokensDetails(Result):
-    """None: the server does not report it."""
+    """None: the server does not report it. No present server tells reasoning tokens apart."""
 
     reasoning_tokens: int | None = None
     accepted_prediction_tokens: int | None = None
@@ -61,9 +43,8 @@ class CompletionUsage(Result):
     cached_tokens: int = 0
     """Prompt tokens that came from the cache; 0 also when the server does not know."""
     prompt_tokens_details: PromptTokensDetails = Field(default_factory=PromptTokensDetails)
-    completion_tokens_details: CompletionTokensDetails = Field(
-        default_factory=CompletionTokensDetails
-    )
+    completion_tokens_details: CompletionTokensDetails | None = None
+    """None: the server reports none of them."""
 
 
 class CompletionLogprobs(Result):
@@ -97,13 +78,15 @@ class CompletionChoice(Result):
     raw: SkipValidation[pb.GenerateComplete | None] = Field(default=None, exclude=True, repr=False)
 
 
-class Completion(_Traced):
+class Completion(Result):
     id: str = Field(default_factory=lambda: new_request_id("cmpl"))
     object: str = "text_completion"
     created: int = Field(default_factory=lambda: int(time.time()))
     model: str = ""
     choices: list[CompletionChoice] = []
     usage: CompletionUsage | None = None
+    initial_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
+    trailing_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
 
     @property
     def request_id(self) -> str:
@@ -241,10 +224,11 @@ def kv_transfer_params(complete: pb.GenerateComplete) -> dict[str, Any] | None:
 def usage(
     prompt: int, completion: int, cached: int, accepted: int = 0, drafted: int = 0
 ) -> CompletionUsage:
-    details = CompletionTokensDetails()
+    details = None
     if drafted:
-        details.accepted_prediction_tokens = accepted
-        details.rejected_prediction_tokens = drafted - accepted
+        details = CompletionTokensDetails(
+            accepted_prediction_tokens=accepted, rejected_prediction_tokens=drafted - accepted
+        )
     return CompletionUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans for completions and embeddings, where opentelemetry-api is installed.
+"""OpenTelemetry spans for completions, where opentelemetry-api is installed.
 
 Names and attributes are those of the semantic conventions for generative AI. No prompt, no
 completion. Without the package, or with `telemetry=False`, there is nothing here at run time.
@@ -38,9 +38,15 @@ class Span:
         """The trace context for the server, which reads traceparent and tracestate."""
         from opentelemetry import propagate, trace
 
+        if not self._span.get_span_context().is_valid:
+            return ()
         carrier: dict[str, str] = {}
         propagate.inject(carrier, context=trace.set_span_in_context(self._span))
         return tuple(carrier.items())
+
+    def recording(self) -> bool:
+        """False where no SDK is set up, or the trace is not sampled: then nothing is worth it."""
+        return bool(self._span.is_recording())
 
     def result(self, completion: "Completion") -> None:
         if completion.usage is not None:
@@ -72,18 +78,19 @@ class Telemetry:
 
         self._tracer = trace.get_tracer("smg_proto.vllm", __version__)
         self._kind = trace.SpanKind.CLIENT
+        self._provider = trace.get_tracer_provider
+        self._idle = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
         host, _, port = target.rpartition(":")
         self._server: dict[str, str | int] = {"server.address": host or target}
         if port.isdecimal():
             self._server["server.port"] = int(port)
 
-    def completion(self, asked: CompletionRequest, model: str) -> Span:
+    def completion(self, asked: CompletionRequest, model: str) -> Span | None:
+        if isinstance(self._provider(), self._idle):
+            return None  # nobody has set OpenTelemetry up
         given = asked.model_fields_set
         values = {name: getattr(asked, field) for field, name in _ASKED.items() if field in given}
         return self._start("text_completion", model, values)
-
-    def embeddings(self, model: str) -> Span:
-        return self._start("embeddings", model, {})
 
     def _start(self, operation: str, model: str, values: Mapping[str, object]) -> Span:
         attributes: dict[str, Any] = {
