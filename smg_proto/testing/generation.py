@@ -208,13 +208,14 @@ class _Text:
                 if self.data.endswith(stop[:length]):
                     held = length
                     break
-        return self._show(len(self.data) - held, final=False)
+        return self._show(len(self.data) - held)
 
     def finish(self, end: int | None = None) -> tuple[str, tuple[Step, ...]]:
-        return self._show(len(self.data) if end is None else end, final=True)
+        """The rest, up to a stop if one was found. Half a character at the end stays unshown."""
+        return self._show(len(self.data) if end is None else end)
 
-    def _show(self, end: int, *, final: bool) -> tuple[str, tuple[Step, ...]]:
-        text = self._decoder.decode(bytes(self.data[self.sent : end]), final)
+    def _show(self, end: int) -> tuple[str, tuple[Step, ...]]:
+        text = self._decoder.decode(bytes(self.data[self.sent : end]))
         shown = tuple(step for start, step in self.waiting if start < end)
         self.waiting = [(start, step) for start, step in self.waiting if start >= end]
         self.sent = end

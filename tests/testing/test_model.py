@@ -101,7 +101,7 @@ def test_shown_text_is_the_tokens_text_up_to_the_stop(prompt: str, sampling: Sam
         at = len(text) - len(last.matched) if sampling.include_stop else len(text)
         assert whole[at:].startswith(last.matched)
     else:
-        assert whole == text
+        assert whole[len(text) :] in ("", "\ufffd")  # half a character, cut off by max_tokens
         assert last.finish_reason == ("stop" if last.step.token == END else "length")
     if sampling.max_tokens is not None:
         assert len(pieces) <= sampling.max_tokens
