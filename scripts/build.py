@@ -45,11 +45,19 @@ def compile_protos(out: Path) -> None:
         raise Stop(1, f"protoc refused the protos; nothing was changed\n{done.stderr.strip()}")
 
 
+def reference(descriptors: Path, out: Path) -> dict[Path, bytes]:
+    """The reference pages, written in the stubs' environment: it can read descriptors."""
+    script = ROOT / "scripts" / "_reference.py"
+    subprocess.run([stub_python(), script, descriptors, out], check=True)
+    return {Path("docs/reference", page.name): page.read_bytes() for page in out.glob("*.md")}
+
+
 def generate(out: Path) -> dict[Path, bytes]:
     """Everything that this script owns: path below ROOT to content."""
     compile_protos(out)
-    descriptors = (out / "descriptors.binpb").read_bytes()
-    made = {Path("smg_proto/descriptors.binpb"): descriptors}
+    descriptors = out / "descriptors.binpb"
+    made = {Path("smg_proto/descriptors.binpb"): descriptors.read_bytes()}
+    made |= reference(descriptors, out / "reference")
     sources = {path: dotted(path.relative_to(out)) for path in sorted(out.rglob("*_pb2*.py*"))}
     moved = {module: new_name(module) for module in sources.values()}
     v1_stubs: dict[str, str] = {}

@@ -6,8 +6,9 @@
 isort:skip_file
 The generic text-generation service: one prompt in, its continuation out, piece by piece.
 
-The published contract has one field each way (`prompt`, `token`). Every other field here is optional and
-additive: a peer that was generated from the two-field contract ignores what it does not know, and works.
+The published contract has one field each way (`prompt`, `token`). Every other field here is
+optional and additive: a peer that was generated from the two-field contract ignores what it does
+not know, and works. Since 0.5.0.
 """
 
 from collections import abc as _abc
@@ -40,32 +41,32 @@ class GenerateRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """The text to continue, as the model's tokenizer is to see it; no chat template is applied. Empty:
-    INVALID_ARGUMENT, unless the server was configured to accept it.
+    """The text to continue, as the model's tokenizer is to see it; no chat template is applied.
+    Empty: INVALID_ARGUMENT, unless the server was configured to accept it.
     """
     model: _builtins.str
-    """Name of the model, for servers that have several. Unset: the server's only or default model. A server
-    with one model may ignore it. Since 0.5.0.
+    """Name of the model, for servers that have several. Unset: the server's only or default model. A
+    server with one model may ignore it.
     """
     request_id: _builtins.str
-    """The caller's own name for this request, for logs and traces; need not be unique. Unset: the server makes
-    one. Since 0.5.0.
+    """The caller's own name for this request, for logs and traces; need not be unique. Unset: the
+    server makes one.
     """
     max_tokens: _builtins.int
-    """Most tokens to generate, 1 or more. Unset: the backend's own limit. Since 0.5.0."""
+    """Most tokens to generate, 1 or more. Unset: the backend's own limit."""
     temperature: _builtins.float
-    """Sampling temperature, 0 to 2; 0 is greedy. Unset: the backend's own default. Since 0.5.0."""
+    """Sampling temperature, 0 to 2; 0 is greedy. Unset: the backend's own default."""
     top_p: _builtins.float
-    """Nucleus sampling: only the likeliest tokens whose probabilities add up to this are drawn from; above 0,
-    up to 1. Unset: the backend's own default. Since 0.5.0.
+    """Nucleus sampling: only the likeliest tokens whose probabilities add up to this are drawn from;
+    above 0, up to 1. Unset: the backend's own default.
     """
     seed: _builtins.int
-    """Seed of the random draws: the same request with the same seed gives the same text, as far as the backend
-    can promise it. Unset: a seed of the backend's choice. Since 0.5.0.
+    """Seed of the random draws: the same request with the same seed gives the same text, as far as
+    the backend can promise it. Unset: a seed of the backend's choice.
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that end the text; the matched one is not part of it. Empty: none. Since 0.5.0."""
+        """Strings that end the text; the matched one is not part of it. Empty: none."""
 
     def __init__(
         self,
@@ -121,17 +122,17 @@ class GenerateResponse(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The text that is new since the last message; concatenate them. Often one token, sometimes more; may be
-    empty on the last message.
+    """The text that is new since the last message; concatenate them. Often one token, sometimes more;
+    may be empty on the last message.
     """
     finish_reason: _builtins.str
-    """Why the text ended: "stop", "length", "abort"; an open set. On the last message only, where the backend
-    tells; unset on all others. Since 0.5.0.
+    """Why the text ended: "stop", "length", "abort"; an open set. On the last message only, where the
+    backend tells; unset on all others.
     """
     prompt_tokens: _builtins.int
-    """Tokens of the prompt. On the last message only, where the backend counts them. Since 0.5.0."""
+    """Tokens of the prompt. On the last message only, where the backend counts them."""
     completion_tokens: _builtins.int
-    """Tokens generated. On the last message only, where the backend counts them. Since 0.5.0."""
+    """Tokens generated. On the last message only, where the backend counts them."""
     def __init__(
         self,
         *,

@@ -6,8 +6,8 @@ from smg_proto import llm_pb2 as entity_dot_grpc_dot_llm__pb2
 
 
 class LLMServiceStub(object):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a function of
-    your own.
+    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    function of your own.
     """
 
     def __init__(self, channel):
@@ -24,14 +24,14 @@ class LLMServiceStub(object):
 
 
 class LLMServiceServicer(object):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a function of
-    your own.
+    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    function of your own.
     """
 
     def Generate(self, request, context):
-        """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens are the
-        whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is a non-OK status.
-        Cancelling the RPC, or letting its deadline pass, stops the generation.
+        """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens
+        are the whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is
+        a non-OK status. Cancelling the RPC, or letting its deadline pass, stops the generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -53,8 +53,8 @@ def add_LLMServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LLMService(object):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a function of
-    your own.
+    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    function of your own.
     """
 
     @staticmethod

@@ -6,8 +6,9 @@
 isort:skip_file
 The generic text-generation service: one prompt in, its continuation out, piece by piece.
 
-The published contract has one field each way (`prompt`, `token`). Every other field here is optional and
-additive: a peer that was generated from the two-field contract ignores what it does not know, and works.
+The published contract has one field each way (`prompt`, `token`). Every other field here is
+optional and additive: a peer that was generated from the two-field contract ignores what it does
+not know, and works. Since 0.5.0.
 """
 
 from collections import abc as _abc
@@ -34,8 +35,8 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext[_typing.Any, 
 
 
 class LLMServiceStub:
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a function of
-    your own.
+    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    function of your own.
     """
 
     @_typing.overload
@@ -43,27 +44,27 @@ class LLMServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LLMServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_llm_pb2.GenerateRequest, _llm_pb2.GenerateResponse]
-    """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens are the
-    whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is a non-OK status.
-    Cancelling the RPC, or letting its deadline pass, stops the generation.
+    """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens
+    are the whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is
+    a non-OK status. Cancelling the RPC, or letting its deadline pass, stops the generation.
     """
 
 @_typing.type_check_only
 class LLMServiceAsyncStub(LLMServiceStub):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a function of
-    your own.
+    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    function of your own.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_llm_pb2.GenerateRequest, _llm_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens are the
-    whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is a non-OK status.
-    Cancelling the RPC, or letting its deadline pass, stops the generation.
+    """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens
+    are the whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is
+    a non-OK status. Cancelling the RPC, or letting its deadline pass, stops the generation.
     """
 
 class LLMServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a function of
-    your own.
+    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    function of your own.
     """
 
     @_abc_1.abstractmethod
@@ -72,9 +73,9 @@ class LLMServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _llm_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_llm_pb2.GenerateResponse], _abc.AsyncIterator[_llm_pb2.GenerateResponse]]:
-        """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens are the
-        whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is a non-OK status.
-        Cancelling the RPC, or letting its deadline pass, stops the generation.
+        """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens
+        are the whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is
+        a non-OK status. Cancelling the RPC, or letting its deadline pass, stops the generation.
         """
 
 def add_LLMServiceServicer_to_server(servicer: LLMServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,7 +7,9 @@ from smg_proto import vllm_engine_pb2 as vllm_dot_grpc_dot_engine_dot_vllm__engi
 
 
 class VllmEngineStub(object):
-    """TODO
+    """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
+    GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
+    needed where the gateway has no tokenizer of its own. The rest is optional.
     """
 
     def __init__(self, channel):
@@ -79,88 +81,108 @@ class VllmEngineStub(object):
 
 
 class VllmEngineServicer(object):
-    """TODO
+    """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
+    GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
+    needed where the gateway has no tokenizer of its own. The rest is optional.
     """
 
     def Generate(self, request, context):
-        """TODO
+        """Generates text. Always answers with a stream, also when `stream` is false; GenerateResponse
+        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
+        error can come after messages. INVALID_ARGUMENT: a parameter out of range, an empty or too long
+        prompt, bad JSON. UNAVAILABLE: overload, for example too much media work at once. Status OK
+        does not mean success: look at `finish_reason`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """TODO
+        """Computes one embedding. INVALID_ARGUMENT without `tokenized`, or when the model cannot embed;
+        UNIMPLEMENTED on the first vLLM servers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """TODO
+        """Ends requests from outside their call. Answers OK and empty, also for unknown ids. The Generate
+        of such a request ends with status OK and `finish_reason` "abort": after an empty chunk when it
+        streams, else with the tokens made so far.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """TODO
+        """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
+        offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """TODO
+        """Describes the model. The answer does not change while the server runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """TODO
+        """Describes the server: its configuration and what a gateway may send it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """TODO Since 0.4.10.
+        """Reports the present load, one entry per data-parallel rank. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """TODO Since 0.4.2.
+        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without any download. FAILED_PRECONDITION: the server has no tokenizer path. INTERNAL:
+        the path is no local directory, as when vLLM was started with a hub id. Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeKvEvents(self, request, context):
-        """TODO Since 0.4.2.
+        """Streams changes of the KV cache and the load until the client cancels. UNIMPLEMENTED: vLLM runs
+        without a ZMQ publisher of KV events. OUT_OF_RANGE: the sequence number asked for cannot be
+        served. DATA_LOSS: events were lost; forget the cache and subscribe from 0. A server must send
+        its response headers at once, before the first batch, or the gateway cancels and tries again
+        without end. Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FlushCache(self, request, context):
-        """TODO Since 0.4.19.
+        """Drops the prefix cache of all ranks; running requests go on. A refusal is OK with `success`
+        false. INVALID_ARGUMENT: negative or NaN timeout. DEADLINE_EXCEEDED: still refused when the
+        time was up, or the engine did not answer. Since 0.4.19.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartProfile(self, request, context):
-        """TODO Since 0.4.28.
+        """Starts vLLM's own profiler on all ranks. The request must be empty: vLLM takes the options at
+        launch only, and any option is answered with INVALID_ARGUMENT. Since 0.4.28.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopProfile(self, request, context):
-        """TODO Since 0.4.28.
+        """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after 600 s
+        or the client's own deadline. Since 0.4.28.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +259,9 @@ def add_VllmEngineServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VllmEngine(object):
-    """TODO
+    """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
+    GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
+    needed where the gateway has no tokenizer of its own. The rest is optional.
     """
 
     @staticmethod

@@ -6,7 +6,10 @@ from smg_proto.v1 import embedding_pb2 as smg_dot_v1_dot_embedding__pb2
 
 
 class EmbeddingServiceStub(object):
-    """What a model says of a text without writing one. HTTP: /v1/embeddings, /v1/classify, /rerank.
+    """Numbers about texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST /rerank.
+
+    Each RPC needs a model of its kind; a worker that cannot do it gives UNIMPLEMENTED. Target,
+    metadata and errors are as CompletionService says.
     """
 
     def __init__(self, channel):
@@ -33,23 +36,59 @@ class EmbeddingServiceStub(object):
 
 
 class EmbeddingServiceServicer(object):
-    """What a model says of a text without writing one. HTTP: /v1/embeddings, /v1/classify, /rerank.
+    """Numbers about texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST /rerank.
+
+    Each RPC needs a model of its kind; a worker that cannot do it gives UNIMPLEMENTED. Target,
+    metadata and errors are as CompletionService says.
     """
 
     def Embed(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One vector for each input.
+
+        The inputs go out one by one; if one fails, the call fails. Errors:
+        - INVALID_ARGUMENT: a field is missing or out of range (INVALID_REQUEST); an input is too long
+        (CONTEXT_LENGTH_EXCEEDED); request too large (REQUEST_TOO_LARGE)
+        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
+        - UNIMPLEMENTED: the worker cannot embed, or ignores dimensions (UNSUPPORTED_BY_BACKEND)
+        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
+        - RESOURCE_EXHAUSTED: OVERLOADED
+        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
+        - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Classify(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One class for each input, with the probabilities of all classes.
+
+        The inputs go out one by one; if one fails, the call fails. Errors:
+        - INVALID_ARGUMENT: a field is missing (INVALID_REQUEST); an input is too long
+        (CONTEXT_LENGTH_EXCEEDED); request too large (REQUEST_TOO_LARGE)
+        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
+        - UNIMPLEMENTED: the worker cannot classify (UNSUPPORTED_BY_BACKEND)
+        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
+        - RESOURCE_EXHAUSTED: OVERLOADED
+        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
+        - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rerank(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sorts documents by how well they answer a query.
+
+        Only for workers that speak HTTP: those that speak gRPC give UNIMPLEMENTED. Errors:
+        - INVALID_ARGUMENT: a field is missing or out of range (INVALID_REQUEST); request too large
+        (REQUEST_TOO_LARGE)
+        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
+        - UNIMPLEMENTED: the worker cannot rerank (UNSUPPORTED_BY_BACKEND)
+        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
+        - RESOURCE_EXHAUSTED: OVERLOADED
+        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
+        - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -80,7 +119,10 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService(object):
-    """What a model says of a text without writing one. HTTP: /v1/embeddings, /v1/classify, /rerank.
+    """Numbers about texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST /rerank.
+
+    Each RPC needs a model of its kind; a worker that cannot do it gives UNIMPLEMENTED. Target,
+    metadata and errors are as CompletionService says.
     """
 
     @staticmethod

@@ -6,7 +6,10 @@ from smg_proto.v1 import gateway_pb2 as smg_dot_v1_dot_gateway__pb2
 
 
 class GatewayServiceStub(object):
-    """Liveness and readiness are grpc.health.v1.Health's.
+    """Facts about the server that was reached. No HTTP route of its own.
+
+    Health is not here: ask grpc.health.v1.Health for "" or "readiness" (can it serve a request now)
+    or "liveness" (is it running). Server reflection is there too.
     """
 
     def __init__(self, channel):
@@ -23,11 +26,18 @@ class GatewayServiceStub(object):
 
 
 class GatewayServiceServicer(object):
-    """Liveness and readiness are grpc.health.v1.Health's.
+    """Facts about the server that was reached. No HTTP route of its own.
+
+    Health is not here: ask grpc.health.v1.Health for "" or "readiness" (can it serve a request now)
+    or "liveness" (is it running). Server reflection is there too.
     """
 
     def GetGatewayInfo(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Version and services of the server.
+
+        It needs no key: without one the gateway may keep its version to itself, and the field stays
+        empty. Errors: UNAVAILABLE (GATEWAY_UNAVAILABLE) when the gateway does not answer.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -48,7 +58,10 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GatewayService(object):
-    """Liveness and readiness are grpc.health.v1.Health's.
+    """Facts about the server that was reached. No HTTP route of its own.
+
+    Health is not here: ask grpc.health.v1.Health for "" or "readiness" (can it serve a request now)
+    or "liveness" (is it running). Server reflection is there too.
     """
 
     @staticmethod

@@ -6,7 +6,10 @@ from smg_proto.v1 import model_pb2 as smg_dot_v1_dot_model__pb2
 
 
 class ModelServiceStub(object):
-    """HTTP: /v1/models.
+    """The models that the gateway's workers serve. HTTP: GET /v1/models.
+
+    Target, metadata and errors are as CompletionService says. Details of a model come from the
+    gateway's list of workers, which may want a control-plane key; without it they are unset.
     """
 
     def __init__(self, channel):
@@ -28,17 +31,28 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """HTTP: /v1/models.
+    """The models that the gateway's workers serve. HTTP: GET /v1/models.
+
+    Target, metadata and errors are as CompletionService says. Details of a model come from the
+    gateway's list of workers, which may want a control-plane key; without it they are unset.
     """
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All models that can be asked for now.
+
+        Errors: UNAVAILABLE when there is no model at all, as before the first worker is ready, or the
+        gateway does not answer (GATEWAY_UNAVAILABLE); UNAUTHENTICATED, PERMISSION_DENIED (same names).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One model by its name.
+
+        Errors: NOT_FOUND (MODEL_NOT_FOUND) when no worker serves it; UNAVAILABLE
+        (GATEWAY_UNAVAILABLE); UNAUTHENTICATED, PERMISSION_DENIED (same names).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -64,7 +78,10 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """HTTP: /v1/models.
+    """The models that the gateway's workers serve. HTTP: GET /v1/models.
+
+    Target, metadata and errors are as CompletionService says. Details of a model come from the
+    gateway's list of workers, which may want a control-plane key; without it they are unset.
     """
 
     @staticmethod

@@ -6,7 +6,11 @@ from smg_proto.v1 import parser_pb2 as smg_dot_v1_dot_parser__pb2
 
 
 class ParserServiceStub(object):
-    """Admin. The gateway's parsers, on a text of your own. HTTP: /parse/reasoning, /parse/function_call.
+    """Admin: it wants a control-plane key where the gateway asks for one. What the gateway does to
+    every chat, done to a text that you give: see how a model's output is read, or find the parser
+    that fits. HTTP: POST /parse/reasoning, POST /parse/function_call.
+
+    In chats the gateway picks the parsers by its own configuration, else by the model's name.
     """
 
     def __init__(self, channel):
@@ -28,17 +32,32 @@ class ParserServiceStub(object):
 
 
 class ParserServiceServicer(object):
-    """Admin. The gateway's parsers, on a text of your own. HTTP: /parse/reasoning, /parse/function_call.
+    """Admin: it wants a control-plane key where the gateway asks for one. What the gateway does to
+    every chat, done to a text that you give: see how a model's output is read, or find the parser
+    that fits. HTTP: POST /parse/reasoning, POST /parse/function_call.
+
+    In chats the gateway picks the parsers by its own configuration, else by the model's name.
     """
 
     def ParseReasoning(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Separates thinking from answer. No model is asked.
+
+        Errors: NOT_FOUND (PARSER_NOT_FOUND) for an unknown name; INVALID_ARGUMENT (INVALID_REQUEST,
+        REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same names); UNAVAILABLE
+        (GATEWAY_UNAVAILABLE).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ParseToolCalls(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Reads tool calls out of a text. No model is asked and nothing is called.
+
+        A text without calls, or with broken ones, is no error: it comes back as content. Errors:
+        NOT_FOUND (PARSER_NOT_FOUND) for an unknown name; INVALID_ARGUMENT (INVALID_REQUEST,
+        REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same names); UNAVAILABLE
+        (GATEWAY_UNAVAILABLE).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -64,7 +83,11 @@ def add_ParserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ParserService(object):
-    """Admin. The gateway's parsers, on a text of your own. HTTP: /parse/reasoning, /parse/function_call.
+    """Admin: it wants a control-plane key where the gateway asks for one. What the gateway does to
+    every chat, done to a text that you give: see how a model's output is read, or find the parser
+    that fits. HTTP: POST /parse/reasoning, POST /parse/function_call.
+
+    In chats the gateway picks the parsers by its own configuration, else by the model's name.
     """
 
     @staticmethod

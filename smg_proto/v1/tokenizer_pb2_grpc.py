@@ -6,7 +6,10 @@ from smg_proto.v1 import tokenizer_pb2 as smg_dot_v1_dot_tokenizer__pb2
 
 
 class TokenizerServiceStub(object):
-    """HTTP: /v1/tokenize, /v1/detokenize.
+    """Text to token ids and back, in the gateway; no worker is asked. HTTP: POST /v1/tokenize, POST
+    /v1/detokenize.
+
+    Target, metadata and errors are as CompletionService says.
     """
 
     def __init__(self, channel):
@@ -28,17 +31,30 @@ class TokenizerServiceStub(object):
 
 
 class TokenizerServiceServicer(object):
-    """HTTP: /v1/tokenize, /v1/detokenize.
+    """Text to token ids and back, in the gateway; no worker is asked. HTTP: POST /v1/tokenize, POST
+    /v1/detokenize.
+
+    Target, metadata and errors are as CompletionService says.
     """
 
     def Tokenize(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Token ids of each text.
+
+        Errors: NOT_FOUND (TOKENIZER_NOT_FOUND) when the gateway has no tokenizer for the model;
+        INVALID_ARGUMENT (INVALID_REQUEST, REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same
+        names); UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Detokenize(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Text of each sequence of token ids.
+
+        Errors: NOT_FOUND (TOKENIZER_NOT_FOUND) when the gateway has no tokenizer for the model;
+        INVALID_ARGUMENT (INVALID_REQUEST, REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same
+        names); UNAVAILABLE (GATEWAY_UNAVAILABLE). An unknown id is no error: it is skipped.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -64,7 +80,10 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenizerService(object):
-    """HTTP: /v1/tokenize, /v1/detokenize.
+    """Text to token ids and back, in the gateway; no worker is asked. HTTP: POST /v1/tokenize, POST
+    /v1/detokenize.
+
+    Target, metadata and errors are as CompletionService says.
     """
 
     @staticmethod

@@ -6,7 +6,11 @@ from smg_proto.v1 import worker_pb2 as smg_dot_v1_dot_worker__pb2
 
 
 class WorkerServiceStub(object):
-    """Admin. HTTP: /workers, /get_loads, /flush_cache.
+    """Admin: it wants a control-plane key where the gateway asks for one; an admin's to change things,
+    any to read. HTTP: /workers, /get_loads, /flush_cache.
+
+    Adding, changing and removing are queued: the RPC returns when the gateway has taken the order,
+    and GetWorker tells how it goes. Target, metadata and errors are as CompletionService says.
     """
 
     def __init__(self, channel):
@@ -53,50 +57,82 @@ class WorkerServiceStub(object):
 
 
 class WorkerServiceServicer(object):
-    """Admin. HTTP: /workers, /get_loads, /flush_cache.
+    """Admin: it wants a control-plane key where the gateway asks for one; an admin's to change things,
+    any to read. HTTP: /workers, /get_loads, /flush_cache.
+
+    Adding, changing and removing are queued: the RPC returns when the gateway has taken the order,
+    and GetWorker tells how it goes. Target, metadata and errors are as CompletionService says.
     """
 
     def CreateWorker(self, request, context):
-        """Returns before the worker is there: PENDING, then READY, or NOT_FOUND if it could not be reached.
+        """Adds a worker. HTTP: POST /workers.
+
+        Returns before the worker is there: it is PENDING, then READY, or NOT_FOUND if it could not be
+        reached. Poll GetWorker with the id. Errors: INVALID_ARGUMENT (INVALID_REQUEST) for no or a bad
+        URL, ALREADY_EXISTS (WORKER_ALREADY_EXISTS) for one that is there or on its way,
+        UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorker(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One worker by its id, also while it is PENDING. HTTP: GET /workers/{id}.
+
+        Errors: NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT (INVALID_REQUEST) for an id that is
+        none, UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkers(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All workers that have been reached; not those that are PENDING. HTTP: GET /workers.
+
+        Errors: UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWorker(self, request, context):
-        """Returns before the worker has changed.
+        """Changes some settings of a worker. HTTP: PATCH /workers/{id}.
+
+        Returns before the worker has changed, so the reply may show the old settings. Errors:
+        NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT (INVALID_REQUEST), UNAUTHENTICATED,
+        PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorker(self, request, context):
-        """Returns before the worker is gone: DRAINING, then NOT_FOUND.
+        """Removes a worker from the gateway; the worker itself runs on. HTTP: DELETE /workers/{id}.
+
+        Returns before the worker is gone: it is DRAINING, then NOT_FOUND (after 5 seconds with gateway
+        1.13.0). Errors: NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT (INVALID_REQUEST) for an id
+        that is none, UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE
+        (GATEWAY_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkerLoads(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How busy the workers' engines are, by their own account. HTTP: GET /get_loads.
+
+        Errors: UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FlushCache(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Empties the prefix caches of all workers. HTTP: POST /flush_cache.
+
+        OK also if some or all of them failed: read the failures. Errors: UNAUTHENTICATED,
+        PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -147,7 +183,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService(object):
-    """Admin. HTTP: /workers, /get_loads, /flush_cache.
+    """Admin: it wants a control-plane key where the gateway asks for one; an admin's to change things,
+    any to read. HTTP: /workers, /get_loads, /flush_cache.
+
+    Adding, changing and removing are queued: the RPC returns when the gateway has taken the order,
+    and GetWorker tells how it goes. Target, metadata and errors are as CompletionService says.
     """
 
     @staticmethod
