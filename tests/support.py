@@ -55,3 +55,13 @@ def build_wheel(out: Path, source: Path = ROOT) -> Path:
     run("uv", "build", "-q", "--wheel", "--out-dir", out, source)
     (wheel,) = out.glob("*.whl")
     return wheel
+
+
+def published_wheel(version: str) -> Path:
+    """A published release of this distribution, downloaded once."""
+    store = ROOT / ".cache" / "wheels"
+    wheel = store / f"smg_grpc_proto-{version}-py3-none-any.whl"
+    if not wheel.exists():
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        run(*pip, "download", "--no-deps", "--dest", store, f"smg-grpc-proto=={version}")
+    return wheel
