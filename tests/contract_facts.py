@@ -11,6 +11,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
 from google.protobuf.message import Message
 
+# Packages that this project has and the published one has not.
+OWN_PACKAGES = ("smg.v1", "entity.grpc", "sagellm.v1")
 Fact: TypeAlias = tuple[object, ...]
 
 
