@@ -68,10 +68,9 @@ class MlxEngineAsyncStub(MlxEngineStub):
     GetTokenizer: _aio.UnaryStreamMultiCallable[_common_pb2.GetTokenizerRequest, _common_pb2.GetTokenizerChunk]  # type: ignore[assignment]
     """TODO"""
 
-class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
+class MlxEngineServicer:
     """TODO"""
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _mlx_engine_pb2.GenerateRequest,
@@ -79,7 +78,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_mlx_engine_pb2.GenerateResponse], _abc.AsyncIterator[_mlx_engine_pb2.GenerateResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _mlx_engine_pb2.AbortRequest,
@@ -87,7 +85,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_mlx_engine_pb2.AbortResponse, _abc.Awaitable[_mlx_engine_pb2.AbortResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _mlx_engine_pb2.HealthCheckRequest,
@@ -95,7 +92,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_mlx_engine_pb2.HealthCheckResponse, _abc.Awaitable[_mlx_engine_pb2.HealthCheckResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _mlx_engine_pb2.GetModelInfoRequest,
@@ -103,7 +99,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_mlx_engine_pb2.GetModelInfoResponse, _abc.Awaitable[_mlx_engine_pb2.GetModelInfoResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _mlx_engine_pb2.GetServerInfoRequest,
@@ -111,7 +106,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_mlx_engine_pb2.GetServerInfoResponse, _abc.Awaitable[_mlx_engine_pb2.GetServerInfoResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,

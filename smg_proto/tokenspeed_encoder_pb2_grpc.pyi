@@ -47,10 +47,9 @@ class TokenSpeedEncoderAsyncStub(TokenSpeedEncoderStub):
     Encode: _aio.UnaryUnaryMultiCallable[_tokenspeed_encoder_pb2.EncodeRequest, _tokenspeed_encoder_pb2.EncodeResponse]  # type: ignore[assignment]
     """TODO"""
 
-class TokenSpeedEncoderServicer(metaclass=_abc_1.ABCMeta):
+class TokenSpeedEncoderServicer:
     """TODO"""
 
-    @_abc_1.abstractmethod
     def Encode(
         self,
         request: _tokenspeed_encoder_pb2.EncodeRequest,

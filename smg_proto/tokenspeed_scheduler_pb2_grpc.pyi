@@ -88,10 +88,9 @@ class TokenSpeedSchedulerAsyncStub(TokenSpeedSchedulerStub):
     StopProfile: _aio.UnaryUnaryMultiCallable[_common_pb2.StopProfileRequest, _common_pb2.ProfileResponse]  # type: ignore[assignment]
     """TODO Since 0.4.10."""
 
-class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
+class TokenSpeedSchedulerServicer:
     """TODO"""
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _tokenspeed_scheduler_pb2.GenerateRequest,
@@ -99,7 +98,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tokenspeed_scheduler_pb2.GenerateResponse], _abc.AsyncIterator[_tokenspeed_scheduler_pb2.GenerateResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _tokenspeed_scheduler_pb2.AbortRequest,
@@ -107,7 +105,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tokenspeed_scheduler_pb2.AbortResponse, _abc.Awaitable[_tokenspeed_scheduler_pb2.AbortResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _tokenspeed_scheduler_pb2.HealthCheckRequest,
@@ -115,7 +112,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tokenspeed_scheduler_pb2.HealthCheckResponse, _abc.Awaitable[_tokenspeed_scheduler_pb2.HealthCheckResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _tokenspeed_scheduler_pb2.GetModelInfoRequest,
@@ -123,7 +119,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tokenspeed_scheduler_pb2.GetModelInfoResponse, _abc.Awaitable[_tokenspeed_scheduler_pb2.GetModelInfoResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _tokenspeed_scheduler_pb2.GetServerInfoRequest,
@@ -131,7 +126,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tokenspeed_scheduler_pb2.GetServerInfoResponse, _abc.Awaitable[_tokenspeed_scheduler_pb2.GetServerInfoResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetLoads(
         self,
         request: _tokenspeed_scheduler_pb2.GetLoadsRequest,
@@ -139,7 +133,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tokenspeed_scheduler_pb2.GetLoadsResponse, _abc.Awaitable[_tokenspeed_scheduler_pb2.GetLoadsResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,
@@ -147,7 +140,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_common_pb2.GetTokenizerChunk], _abc.AsyncIterator[_common_pb2.GetTokenizerChunk]]:
         """TODO Since 0.4.15."""
 
-    @_abc_1.abstractmethod
     def SubscribeKvEvents(
         self,
         request: _common_pb2.SubscribeKvEventsRequest,
@@ -155,7 +147,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_common_pb2.KvEventBatch], _abc.AsyncIterator[_common_pb2.KvEventBatch]]:
         """TODO Since 0.4.11."""
 
-    @_abc_1.abstractmethod
     def FlushCache(
         self,
         request: _common_pb2.FlushCacheRequest,
@@ -163,7 +154,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_common_pb2.FlushCacheResponse, _abc.Awaitable[_common_pb2.FlushCacheResponse]]:
         """TODO Since 0.4.10."""
 
-    @_abc_1.abstractmethod
     def StartProfile(
         self,
         request: _common_pb2.StartProfileRequest,
@@ -171,7 +161,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_common_pb2.ProfileResponse, _abc.Awaitable[_common_pb2.ProfileResponse]]:
         """TODO Since 0.4.10."""
 
-    @_abc_1.abstractmethod
     def StopProfile(
         self,
         request: _common_pb2.StopProfileRequest,

@@ -76,10 +76,9 @@ class TrtllmServiceAsyncStub(TrtllmServiceStub):
     SubscribeKvEvents: _aio.UnaryStreamMultiCallable[_common_pb2.SubscribeKvEventsRequest, _common_pb2.KvEventBatch]  # type: ignore[assignment]
     """TODO Since 0.4.2."""
 
-class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
+class TrtllmServiceServicer:
     """TODO"""
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _trtllm_service_pb2.GenerateRequest,
@@ -87,7 +86,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_trtllm_service_pb2.GenerateResponse], _abc.AsyncIterator[_trtllm_service_pb2.GenerateResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def Embed(
         self,
         request: _trtllm_service_pb2.EmbedRequest,
@@ -95,7 +93,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.EmbedResponse, _abc.Awaitable[_trtllm_service_pb2.EmbedResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _trtllm_service_pb2.AbortRequest,
@@ -103,7 +100,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.AbortResponse, _abc.Awaitable[_trtllm_service_pb2.AbortResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _trtllm_service_pb2.HealthCheckRequest,
@@ -111,7 +107,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.HealthCheckResponse, _abc.Awaitable[_trtllm_service_pb2.HealthCheckResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _trtllm_service_pb2.GetModelInfoRequest,
@@ -119,7 +114,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.GetModelInfoResponse, _abc.Awaitable[_trtllm_service_pb2.GetModelInfoResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _trtllm_service_pb2.GetServerInfoRequest,
@@ -127,7 +121,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.GetServerInfoResponse, _abc.Awaitable[_trtllm_service_pb2.GetServerInfoResponse]]:
         """TODO"""
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,
@@ -135,7 +128,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_common_pb2.GetTokenizerChunk], _abc.AsyncIterator[_common_pb2.GetTokenizerChunk]]:
         """TODO Since 0.4.2."""
 
-    @_abc_1.abstractmethod
     def SubscribeKvEvents(
         self,
         request: _common_pb2.SubscribeKvEventsRequest,
