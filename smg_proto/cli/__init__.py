@@ -23,7 +23,7 @@ class CommandError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else [*argv]  # `list` is a module of this package
     parser = argparse.ArgumentParser(
         prog="smg-proto",
         description="The wire contract for LLM serving over gRPC: run it, compare it, ship it.",
