@@ -106,13 +106,12 @@ class MlxEngineAsyncStub(MlxEngineStub):
     decode without any download. INTERNAL: the archive could not be built.
     """
 
-class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
+class MlxEngineServicer:
     """An MLX engine. Requests share one batch and enter it between two steps; there are no
     data-parallel ranks, no embeddings, no media and no constrained output. A LoRA adapter can be
     chosen at launch only.
     """
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _mlx_engine_pb2.GenerateRequest,
@@ -124,7 +123,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
         parameter is refused.
         """
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _mlx_engine_pb2.AbortRequest,
@@ -135,7 +133,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
         and WITHOUT a `complete`. Whoever holds the call should cancel it instead.
         """
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _mlx_engine_pb2.HealthCheckRequest,
@@ -145,7 +142,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
         is generated for it. The server also offers grpc.health.v1.Health.
         """
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _mlx_engine_pb2.GetModelInfoRequest,
@@ -153,7 +149,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_mlx_engine_pb2.GetModelInfoResponse, _abc.Awaitable[_mlx_engine_pb2.GetModelInfoResponse]]:
         """Describes the model. The answer does not change while the server runs."""
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _mlx_engine_pb2.GetServerInfoRequest,
@@ -161,7 +156,6 @@ class MlxEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_mlx_engine_pb2.GetServerInfoResponse, _abc.Awaitable[_mlx_engine_pb2.GetServerInfoResponse]]:
         """Describes the server: its kind, running time and running requests."""
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,

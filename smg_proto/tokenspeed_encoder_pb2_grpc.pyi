@@ -67,10 +67,9 @@ class TokenSpeedEncoderAsyncStub(TokenSpeedEncoderStub):
     together. INTERNAL: the engine could not take it.
     """
 
-class TokenSpeedEncoderServicer(metaclass=_abc_1.ABCMeta):
+class TokenSpeedEncoderServicer:
     """A TokenSpeed engine launched for the encode role."""
 
-    @_abc_1.abstractmethod
     def Encode(
         self,
         request: _tokenspeed_encoder_pb2.EncodeRequest,

@@ -161,14 +161,13 @@ class TokenSpeedSchedulerAsyncStub(TokenSpeedSchedulerStub):
     600 s. Since 0.4.10.
     """
 
-class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
+class TokenSpeedSchedulerServicer:
     """A TokenSpeed engine with one or more attention data-parallel ranks, each with a scheduler and a
     KV cache of its own. A worker can serve whole requests, or be the prefill, the decode or the
     encode part of a disaggregated deployment; an encode worker also serves TokenSpeedEncoder and
     refuses Generate here with FAILED_PRECONDITION.
     """
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _tokenspeed_scheduler_pb2.GenerateRequest,
@@ -179,7 +178,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         error can come after messages.
         """
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _tokenspeed_scheduler_pb2.AbortRequest,
@@ -189,7 +187,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         `complete`. Whoever holds the call should cancel it instead.
         """
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _tokenspeed_scheduler_pb2.HealthCheckRequest,
@@ -201,7 +198,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         server also offers grpc.health.v1.Health.
         """
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _tokenspeed_scheduler_pb2.GetModelInfoRequest,
@@ -209,7 +205,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tokenspeed_scheduler_pb2.GetModelInfoResponse, _abc.Awaitable[_tokenspeed_scheduler_pb2.GetModelInfoResponse]]:
         """Describes the model. Only `weight_version` changes while the server runs."""
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _tokenspeed_scheduler_pb2.GetServerInfoRequest,
@@ -217,7 +212,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tokenspeed_scheduler_pb2.GetServerInfoResponse, _abc.Awaitable[_tokenspeed_scheduler_pb2.GetServerInfoResponse]]:
         """Describes the server: its launch arguments and some live figures."""
 
-    @_abc_1.abstractmethod
     def GetLoads(
         self,
         request: _tokenspeed_scheduler_pb2.GetLoadsRequest,
@@ -227,7 +221,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         empty list. DEADLINE_EXCEEDED: the scheduler did not answer within 20 s.
         """
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,
@@ -238,7 +231,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         the archive could not be built. Since 0.4.15.
         """
 
-    @_abc_1.abstractmethod
     def SubscribeKvEvents(
         self,
         request: _common_pb2.SubscribeKvEventsRequest,
@@ -249,7 +241,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         Since 0.4.11.
         """
 
-    @_abc_1.abstractmethod
     def FlushCache(
         self,
         request: _common_pb2.FlushCacheRequest,
@@ -261,7 +252,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         Since 0.4.10.
         """
 
-    @_abc_1.abstractmethod
     def StartProfile(
         self,
         request: _common_pb2.StartProfileRequest,
@@ -271,7 +261,6 @@ class TokenSpeedSchedulerServicer(metaclass=_abc_1.ABCMeta):
         Since 0.4.10.
         """
 
-    @_abc_1.abstractmethod
     def StopProfile(
         self,
         request: _common_pb2.StopProfileRequest,

@@ -113,10 +113,9 @@ class TrtllmServiceAsyncStub(TrtllmServiceStub):
     buffer in its KV-cache configuration). Since 0.4.2.
     """
 
-class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
+class TrtllmServiceServicer:
     """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; the rest is optional."""
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _trtllm_service_pb2.GenerateRequest,
@@ -128,7 +127,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
         refuses.
         """
 
-    @_abc_1.abstractmethod
     def Embed(
         self,
         request: _trtllm_service_pb2.EmbedRequest,
@@ -136,7 +134,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.EmbedResponse, _abc.Awaitable[_trtllm_service_pb2.EmbedResponse]]:
         """Computes one embedding. The engine's servicer answers UNIMPLEMENTED."""
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _trtllm_service_pb2.AbortRequest,
@@ -144,7 +141,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.AbortResponse, _abc.Awaitable[_trtllm_service_pb2.AbortResponse]]:
         """Ends one request from outside its call. Whoever holds the call should cancel it instead."""
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _trtllm_service_pb2.HealthCheckRequest,
@@ -154,7 +150,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
         `status`. The engine's servicer does not offer grpc.health.v1.Health.
         """
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _trtllm_service_pb2.GetModelInfoRequest,
@@ -162,7 +157,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.GetModelInfoResponse, _abc.Awaitable[_trtllm_service_pb2.GetModelInfoResponse]]:
         """Describes the model. The answer does not change while the server runs."""
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _trtllm_service_pb2.GetServerInfoRequest,
@@ -170,7 +164,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trtllm_service_pb2.GetServerInfoResponse, _abc.Awaitable[_trtllm_service_pb2.GetServerInfoResponse]]:
         """Describes the server: version and parallelism. The answer does not change while it runs."""
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,
@@ -181,7 +174,6 @@ class TrtllmServiceServicer(metaclass=_abc_1.ABCMeta):
         gateway then needs a tokenizer of its own. Since 0.4.2.
         """
 
-    @_abc_1.abstractmethod
     def SubscribeKvEvents(
         self,
         request: _common_pb2.SubscribeKvEventsRequest,
