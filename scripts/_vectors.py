@@ -33,7 +33,8 @@ INTEGERS = {
     F.CPPTYPE_UINT32: (0, 2**32 - 1),
     F.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
-LARGEST = {F.CPPTYPE_FLOAT: float.fromhex("0x1.fffffep+127"), F.CPPTYPE_DOUBLE: sys.float_info.max}
+# The float is the largest but one: JSON readers refuse what the largest is rounded to in writing.
+LARGEST = {F.CPPTYPE_FLOAT: float.fromhex("0x1.fffffcp+127"), F.CPPTYPE_DOUBLE: sys.float_info.max}
 WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Struct": {
         "full": {"text": "é", "number": -1.5, "flag": True, "none": None, "list": [1, {"a": "b"}]},
@@ -81,7 +82,7 @@ def singular(field: FieldDescriptor, case: str, index: int = 0) -> Any:
     if kind in FLOATS:
         special = {"nan": float("nan"), "negative_zero": -0.0, "infinity": float("inf")}
         if case in special:
-            return special[case] if index % 2 == 0 else -special[case]
+            return special[case] if index % 2 == 0 or case == "nan" else -special[case]
         sign = {"max": 1, "min": -1}.get(case)
         return sign * LARGEST[kind] if sign else field.number + index + 0.5
     low, high = INTEGERS[kind]
