@@ -11,13 +11,14 @@ RELEASE is a version of ours, or `published-X` for what others published under t
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from _contract import Line, broken, contract, dump, facts, parse, reused
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-
-from _contract import Line, broken, contract, facts, parse, reused
+from google.protobuf.message import DecodeError
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPAT = ROOT / "tests" / "compat"
@@ -60,8 +61,14 @@ class Frozen:
 
     @cached_property
     def contracts(self) -> dict[str, set[Line]]:
-        paths = {path.parent.name: path for path in self.home.glob("releases/*/contract.txt")}
-        return {release: parse(path.read_text()) for release, path in paths.items()}
+        """What the contract.txt files say; one that cannot be read says nothing."""
+        found: dict[str, set[Line]] = {}
+        for path in self.home.glob("releases/*/contract.txt"):
+            try:
+                found[path.parent.name] = parse(path.read_text())
+            except ValueError:  # then its checksum is wrong as well, and says so
+                found[path.parent.name] = set()
+        return found
 
     def image(self, release: str) -> Path:
         return self.home / "releases" / release / "descriptors.binpb"
@@ -98,6 +105,24 @@ class Frozen:
         )
         return "".join(f"{digest}  {file.as_posix()}\n" for digest, file in digests)
 
+    def write(
+        self, release: str, lines: set[Line], files: FileDescriptorSet, vectors: Path | None
+    ) -> None:
+        """Freeze one release; without vectors, its contract lines alone."""
+        home = self.home / "releases" / release
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "contract.txt").write_text(dump(lines))
+        if vectors is not None:
+            bare = FileDescriptorSet.FromString(files.SerializeToString())
+            for file in bare.file:
+                file.ClearField("source_code_info")  # half of it; contract.txt has their hashes
+            (home / "descriptors.binpb").write_bytes(bare.SerializeToString(deterministic=True))
+            shutil.rmtree(self.vectors(release), ignore_errors=True)
+            self.vectors(release).mkdir(parents=True)
+            for path in vectors.glob("*.jsonl"):
+                shutil.copy(path, self.vectors(release))
+        (self.home / "SHA256SUMS").write_text(self.sums())
+
     def unsound(self) -> Iterator[str]:
         """What is missing, superfluous, edited or at odds with itself."""
         there, wanted = set(self.files()), self.expected()
@@ -110,11 +135,20 @@ class Frozen:
         for line in sorted(old ^ set(self.sums().splitlines())):
             yield f"SHA256SUMS: a frozen file was edited, added or dropped: {line.split()[-1]}"
         for release in self.readable:
-            if self.image(release).exists() and release in self.contracts:
-                written = facts(self.contracts[release])
-                meant = facts(contract(self.descriptors(release)))
-                if odd := sorted(written ^ meant):
-                    yield f"releases/{release}: contract.txt is not that of descriptors.binpb: {odd[0].name}"
+            yield from self._at_odds(release)
+
+    def _at_odds(self, release: str) -> Iterator[str]:
+        """Where the two forms of one freeze do not say the same."""
+        where = f"releases/{release}/contract.txt"
+        if not self.image(release).exists() or release not in self.contracts:
+            return  # missing; said already
+        try:
+            meant = facts(contract(self.descriptors(release)))
+        except DecodeError:
+            yield f"releases/{release}/descriptors.binpb: not a FileDescriptorSet"
+            return
+        if odd := sorted(facts(self.contracts[release]) ^ meant):
+            yield f"{where}: not that of descriptors.binpb beside it: {odd[0].name}"
 
     def unkept(self, now: set[Line], version: str) -> Iterator[str]:
         """What of the released contracts the contract of today breaks."""

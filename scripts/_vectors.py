@@ -14,14 +14,16 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf import descriptor_pb2, json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
+from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 F = FieldDescriptor
+Descriptor: TypeAlias = Any  # upb's and pure Python's have no type in common
+Field: TypeAlias = Any
 DEPTH = 3  # a full value is filled this many messages deep
 LARGE = 150  # elements: more than 127 bytes even of the smallest, so that lengths take two bytes
 LARGE_BYTES = 5000
@@ -64,7 +66,7 @@ UNKNOWN = b"".join(
 )
 
 
-def singular(field: FieldDescriptor, case: str, index: int = 0) -> Any:
+def singular(field: Field, case: str, index: int = 0) -> Any:
     """The scalar that a field holds in a case; index tells apart the elements of a repeated one."""
     kind = field.cpp_type
     if case == "zero":
@@ -93,7 +95,7 @@ def count(case: str) -> int:
     return {"large": LARGE, "zero": 1}.get(case, 2)
 
 
-def put(message: Message, field: FieldDescriptor, case: str, depth: int) -> None:
+def put(message: Message, field: Field, case: str, depth: int) -> None:
     """Set one field as the case wants it; repeated fields and maps get count(case) elements."""
     entry = field.message_type if is_repeated(field) and field.message_type else None
     if entry and entry.GetOptions().map_entry:
@@ -127,7 +129,7 @@ def fill(message: Message, case: str, depth: int = DEPTH, member: str = "") -> N
     message.SetInParent()
     if depth == 0:
         return
-    descriptor = message.DESCRIPTOR
+    descriptor: Descriptor = message.DESCRIPTOR
     if descriptor.file.package == "google.protobuf":
         if value := WELL_KNOWN[descriptor.full_name].get(case):
             json_format.ParseDict(value, message)
@@ -142,7 +144,7 @@ def fill(message: Message, case: str, depth: int = DEPTH, member: str = "") -> N
             put(message, field, case, depth)
 
 
-def is_repeated(field: FieldDescriptor) -> bool:
+def is_repeated(field: Field) -> bool:
     newer: bool | None = getattr(field, "is_repeated", None)  # label is on its way out
     return newer if newer is not None else field.label == F.LABEL_REPEATED
 
@@ -152,7 +154,7 @@ def oneofs(descriptor: Descriptor) -> list[Any]:
     return [o for o in descriptor.oneofs if o.name != "_" + o.fields[0].name]
 
 
-def packed(descriptor: Descriptor) -> list[FieldDescriptor]:
+def packed(descriptor: Descriptor) -> list[Field]:
     texts = (F.CPPTYPE_STRING, F.CPPTYPE_MESSAGE)
     return [f for f in descriptor.fields if is_repeated(f) and f.cpp_type not in texts]
 
@@ -192,7 +194,7 @@ def cases(descriptor: Descriptor) -> Iterator[tuple[str, bytes]]:
             yield f"oneof.{field.name}.empty", written("zero", 1, field.name)
 
 
-def unpacked(field: FieldDescriptor) -> bytes:
+def unpacked(field: Field) -> bytes:
     """Two elements of a packed field, each with a tag of its own, as older writers do it."""
     wire: dict[int, tuple[int, Callable[[Any], bytes]]] = {
         F.CPPTYPE_FLOAT: (5, lambda value: struct.pack("<f", value)),

@@ -9,7 +9,6 @@ releases are frozen by scripts/release.py. Exit: 0 fine, 1 the answer is no, 2 b
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,43 +38,24 @@ def check() -> int:
     return 1 if found else 0
 
 
-def freeze(release: str, made: Path, contract_lines: str, descriptors: bytes | None) -> None:
-    """Write one release; made is what _vectors.py wrote, taken over if there are descriptors."""
-    from _frozen import Frozen
-
-    frozen = Frozen.here()
-    home = frozen.home / "releases" / release
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "contract.txt").write_text(contract_lines)
-    if descriptors is not None:
-        (home / "descriptors.binpb").write_bytes(descriptors)
-        vectors = frozen.vectors(release)
-        shutil.rmtree(vectors, ignore_errors=True)
-        vectors.mkdir(parents=True)
-        for path in made.glob("*.jsonl"):
-            shutil.copy(path, vectors)
-    (frozen.home / "SHA256SUMS").write_text(frozen.sums())
-
-
 def published(version: str) -> None:
     """Freeze a release that others published, as its wheel says in an environment of its own."""
-    from _contract import contract, dump, facts
-    from _frozen import WITH_VECTORS
+    from _contract import contract, facts
+    from _frozen import WITH_VECTORS, Frozen
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     with tempfile.TemporaryDirectory() as scratch:
         python = Path(scratch, "venv", "bin", "python")
         made = Path(scratch, "made")
-        uv = [_venv.PYTHON, "-m", "uv"]
+        uv: list[str | Path] = [_venv.PYTHON, "-m", "uv"]
         subprocess.run([*uv, "venv", "-q", python.parents[1]], check=True)
         wheel = f"smg-grpc-proto=={version}"
         subprocess.run([*uv, "pip", "install", "-q", "--python", python, wheel], check=True)
         script = Path(__file__).with_name("_vectors.py")
         subprocess.run([python, script, "smg_grpc_proto", made], check=True, cwd=scratch)
-        descriptors = (made / "descriptors.binpb").read_bytes()
-        lines = dump(facts(contract(FileDescriptorSet.FromString(descriptors))))
-        kept = descriptors if version in WITH_VECTORS else None
-        freeze(f"published-{version}", made, lines, kept)
+        files = FileDescriptorSet.FromString((made / "descriptors.binpb").read_bytes())
+        vectors = made if version in WITH_VECTORS else None
+        Frozen.here().write(f"published-{version}", facts(contract(files)), files, vectors)
 
 
 def main() -> int:
@@ -91,9 +71,7 @@ def main() -> int:
     from _frozen import PUBLISHED
 
     if wrong := [version for version in args.versions if version not in PUBLISHED]:
-        parser.error(
-            f"{wrong[0]} is none of the frozen published releases, {PUBLISHED[0]} to {PUBLISHED[-1]}"
-        )
+        parser.error(f"{wrong[0]} is not one of {PUBLISHED[0]} to {PUBLISHED[-1]}")
     for version in args.versions:
         published(version)
         print(f"freeze: published-{version}")

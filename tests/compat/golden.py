@@ -37,6 +37,7 @@ class Golden:
 
     def __init__(self, frozen: Frozen) -> None:
         self.frozen = frozen
+        self._touched: dict[tuple[str, str], set[str]] = {}
 
     @cached_property
     def readers(self) -> dict[str, Classes]:
@@ -45,11 +46,9 @@ class Golden:
 
     def _classes(self, release: str) -> Classes:
         pool = DescriptorPool()
-        files = [pool.AddSerializedFile(f.SerializeToString()) for f in self._files(release)]
+        protos = self.frozen.descriptors(release).file
+        files = [pool.AddSerializedFile(proto.SerializeToString()) for proto in protos]
         return {m.full_name: GetMessageClass(m) for m in messages(files)}
-
-    def _files(self, release: str) -> Any:
-        return self.frozen.descriptors(release).file
 
     def problems(self, path: Path) -> Iterator[str]:
         """What is wrong with one file of vectors."""
@@ -108,18 +107,17 @@ class Golden:
 
     def gone(self, release: str, name: str) -> bool:
         """Dropped or moved before the last published release: history that nobody can mend."""
-        last = {line.name for line in self.frozen.contracts[self.frozen.old[-1]]}
-        return release in self.frozen.old and name not in last
+        return release in self.frozen.old and name not in self.readers[self.frozen.old[-1]]
 
     def names_changed(self, release: str, name: str) -> bool:
         """Likewise renamed, so that its JSON of then is not its JSON of today."""
-        last = self.frozen.old[-1]
-        return release in self.frozen.old and self.changed(release, last, name)
+        return release in self.frozen.old and self.changed(release, self.frozen.old[-1], name)
 
     def changed(self, old: str, new: str, name: str) -> bool:
-        return name in touched(
-            frozenset(self.frozen.contracts[old]), frozenset(self.frozen.contracts[new])
-        )
+        if (old, new) not in self._touched:
+            contracts = self.frozen.contracts
+            self._touched[old, new] = touched(contracts[old], contracts[new])
+        return name in self._touched[old, new]
 
 
 def disagreement(message: Message, value: Any, case: str) -> Iterator[str]:
@@ -146,8 +144,7 @@ def fully_known(message: Message) -> bool:
     return written(known) == written(message)
 
 
-@cache
-def touched(old: frozenset[Line], new: frozenset[Line]) -> set[str]:
+def touched(old: set[Line], new: set[Line]) -> set[str]:
     """The messages that have, or reach, a field or oneof that is not the same any more."""
     there = {line.wire for line in new}
     found = {
