@@ -13,9 +13,7 @@ for package in sys.argv[1:]:
     parent = import_module(package)
     modules = [
         module.name
-        for module in pkgutil.walk_packages(
-            parent.__path__, f"{package}.", onerror=lambda name: None
-        )
+        for module in pkgutil.walk_packages(parent.__path__, f"{package}.")
         if module.name.endswith(("_pb2", "_pb2_grpc"))
     ]
     for module in modules:
