@@ -157,7 +157,7 @@ class Accumulator:
         text = ""
         if choice.text is not None:
             if logprobs is not None and logprobs.token_ids == ids:  # each token's place is wanted
-                pieces = []
+                pieces: list[str] = []
                 for token in ids:
                     logprobs.text_offset.append(choice.text.length)
                     pieces.append(choice.text.feed([token]))

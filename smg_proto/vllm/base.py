@@ -3,6 +3,7 @@
 from typing import Generic, TypeVar
 
 from smg_proto.vllm import log
+from smg_proto.vllm.checks import seconds
 from smg_proto.vllm.connection import (
     AsyncToken,
     ChannelOptions,
@@ -22,7 +23,6 @@ from smg_proto.vllm.options import (
     Timeout,
     check_metadata,
     check_retries,
-    check_seconds,
     check_traceparent,
     merge_metadata,
 )
@@ -91,8 +91,8 @@ class ClientCore(Generic[ChannelT, TokenT]):
             max_receive_message_length=max_receive_message_length,
             channel_options=channel_options,
         )
-        check_seconds("initial_backoff", initial_backoff)
-        check_seconds("max_backoff", max_backoff)
+        seconds("initial_backoff", initial_backoff)
+        seconds("max_backoff", max_backoff)
         headers = check_metadata(metadata)
         if traceparent is not None:
             trace = (("traceparent", check_traceparent(traceparent)),)

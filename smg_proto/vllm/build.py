@@ -8,6 +8,7 @@ from typing import Any
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.vllm.accumulate import Accumulator, Counts
+from smg_proto.vllm.checks import mapping, text
 from smg_proto.vllm.decode import TokenDecoder
 from smg_proto.vllm.errors import Metadata, VLLMGrpcValidationError
 from smg_proto.vllm.options import CallParams, Options, split
@@ -120,7 +121,7 @@ def check_request(params: Mapping[str, Any]) -> tuple[CallParams, CompletionRequ
         call["timeout"] = params["timeout"]  # None says "no limit"
     sampling = given.pop("sampling_params", None)
     for name, value in given.items():
-        if isinstance(value, tuple):
+        if type(value) is tuple:
             given[name] = list(value)
     if sampling is not None:
         if not isinstance(sampling, SamplingParams):
@@ -132,8 +133,8 @@ def check_request(params: Mapping[str, Any]) -> tuple[CallParams, CompletionRequ
             )
         given = base | given
     for name in ("logit_bias", "kv_transfer_params"):
-        if isinstance(value := given.get(name), Mapping):
-            given[name] = dict(value)
+        if (by_name := mapping(given.get(name))) is not None:
+            given[name] = dict(by_name)
     return call, CompletionRequest(**given)
 
 
@@ -168,7 +169,7 @@ def build(
         )
     request_id = asked.request_id or new_request_id("cmpl")
     sampling = asked.to_grpc()
-    parts = []
+    parts: list[Part] = []
     for number, one in enumerate(inputs):
         request = pb.GenerateRequest(
             request_id=request_id if len(inputs) == 1 else f"{request_id}-{number}",
@@ -181,8 +182,8 @@ def build(
         else:
             request.tokenized.CopyFrom(one)
         _add_media(request, asked)
-        text = _text_plan(decoder, asked, one) if decoder is not None else None
-        parts.append(Part(request, Accumulator(asked.n, offset=number * asked.n, text=text)))
+        words = _text_plan(decoder, asked, one) if decoder is not None else None
+        parts.append(Part(request, Accumulator(asked.n, offset=number * asked.n, text=words)))
     return Plan(request_id, created, parts, options, asked, asked.model or "")
 
 
@@ -217,11 +218,9 @@ def embed_requests(
     inputs: object, request_id: str | None, decoder: TokenDecoder | None
 ) -> list[pb.EmbedRequest]:
     """One request per input. The server embeds token ids only."""
-    if request_id is not None and (not isinstance(request_id, str) or not request_id):
-        raise VLLMGrpcValidationError("request_id", "must be a string with something in it")
-    base = request_id or new_request_id("emb")
+    base = new_request_id("emb") if request_id is None else text("request_id", request_id)
     parsed = parse_prompts(inputs, "input")
-    requests = []
+    requests: list[pb.EmbedRequest] = []
     for number, one in enumerate(parsed):
         if isinstance(one, str):
             if decoder is None:

@@ -1,6 +1,5 @@
 """The unary calls: which RPC, with what request, and how its answer is read. Sync and async."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -9,6 +8,7 @@ from google.protobuf.message import Message
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.vllm.checks import duration, sequence, whole
 from smg_proto.vllm.errors import VLLMGrpcValidationError
 from smg_proto.vllm.server_results import (
     HealthCheckResponse,
@@ -50,24 +50,21 @@ def model_list() -> Unary[ModelList]:
 
 
 def loads(dp_rank: int | None, include: Sequence[str]) -> Unary[Loads]:
-    if isinstance(include, str):
+    if sequence(include) is None:
         raise VLLMGrpcValidationError("include", "must be a list of section names")
     request = pb.GetLoadsRequest(dp_rank=dp_rank, include=include)
     return Unary("GetLoads", request, Loads.from_grpc)
 
 
 def abort(request_ids: str | Sequence[str]) -> Unary[None]:
-    ids = [request_ids] if isinstance(request_ids, str) else list(request_ids)
+    ids = [request_ids] if isinstance(request_ids, str) else sequence(request_ids)
     if not ids or not all(isinstance(i, str) and i for i in ids):
         raise VLLMGrpcValidationError("request_ids", "must be one or more request ids")
     return Unary("Abort", pb.AbortRequest(request_ids=ids), lambda _: None)
 
 
 def flush_cache(timeout_s: float) -> Unary[Outcome]:
-    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not number or not 0 <= timeout_s < math.inf:
-        raise VLLMGrpcValidationError("timeout_s", "must be 0 (one try) or more seconds")
-    request = common_pb2.FlushCacheRequest(timeout_s=timeout_s)
+    request = common_pb2.FlushCacheRequest(timeout_s=duration("timeout_s", timeout_s))
     return Unary("FlushCache", request, Outcome.from_grpc, at_least=timeout_s + 5)
 
 
@@ -87,8 +84,7 @@ def embed(request: pb.EmbedRequest) -> Unary[pb.EmbedResponse]:
 
 
 def kv_events(start: int, early_load: bool) -> common_pb2.SubscribeKvEventsRequest:
-    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < 2**64:
-        raise VLLMGrpcValidationError("start_sequence_number", "must be 0 (live only) or more")
+    whole("start_sequence_number", start, 0, 2**64, "must be 0 (live only) or more")
     return common_pb2.SubscribeKvEventsRequest(
         start_sequence_number=start, load_records_before_first_batch=early_load
     )

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import grpc
 
 from smg_proto import __version__
+from smg_proto.vllm.checks import whole
 from smg_proto.vllm.errors import VLLMGrpcValidationError
 from smg_proto.vllm.options import NOT_GIVEN, NotGiven, Timeout
 
@@ -67,8 +68,7 @@ def address(
                 raise VLLMGrpcValidationError("host", "give the port as port=, or use target=")
             host = f"[{host}]"  # an IPv6 address
         port = port if port is not None else _env_port()
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
-            raise VLLMGrpcValidationError("port", "must be a number from 1 to 65535")
+        whole("port", port, 1, 65536, "must be a number from 1 to 65535")
         where = f"{host}:{port}"
     tls = {
         "ca_certificate": ca_certificate,

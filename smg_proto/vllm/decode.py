@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,13 +56,13 @@ class TokenDecoder:
     def from_transformers(cls, path: str | Path) -> "TokenDecoder":
         """Through transformers' AutoTokenizer, which can also download."""
         try:
-            from transformers import AutoTokenizer
+            transformers: Any = import_module("transformers")
         except ImportError:
             raise ImportError(
                 f"there is no tokenizer.json in {path}, and other forms need transformers: "
                 "pip install transformers"
             ) from None
-        return cls(AutoTokenizer.from_pretrained(str(path)))
+        return cls(transformers.AutoTokenizer.from_pretrained(str(path)))
 
     @classmethod
     def from_bundle(cls, bundle: "TokenizerBundle") -> "TokenDecoder":
@@ -98,8 +99,8 @@ class TokenDecoder:
         return cls.from_model_path(path)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        encoded = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return list(encoded if isinstance(encoded, list) else encoded.ids)
+        encoded: Any = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return list(getattr(encoded, "ids", encoded))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))

@@ -1,6 +1,5 @@
 """How a call is made, as opposed to what it asks: time limits, retries, metadata."""
 
-import math
 import random
 import re
 import time
@@ -12,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 from typing_extensions import TypedDict
 
+from smg_proto.vllm.checks import mapping, seconds, sequence, whole
 from smg_proto.vllm.errors import (
     Metadata,
     VLLMGrpcError,
@@ -46,24 +46,15 @@ class Timeout:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            check_seconds(f"timeout.{name}", getattr(self, name))
+            seconds(f"timeout.{name}", getattr(self, name))
 
     @classmethod
     def of(cls, value: "float | Timeout | None") -> "Timeout":
         """One number limits a call, and each wait for a message of a stream."""
         if isinstance(value, Timeout):
             return value
-        check_seconds("timeout", value)
+        seconds("timeout", value)
         return cls(call=value, first_message=value, idle=value)
-
-
-def check_seconds(name: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise VLLMGrpcValidationError(name, f"must be seconds or None, not {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise VLLMGrpcValidationError(name, f"must be above 0 s, not {value}; None means no limit")
 
 
 class CallParams(TypedDict, total=False):
@@ -121,9 +112,7 @@ def split(params: Mapping[str, Any]) -> tuple[CallParams, dict[str, Any]]:
 
 
 def check_retries(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise VLLMGrpcValidationError("max_retries", "must be a whole number, 0 for no retries")
-    return value
+    return whole("max_retries", value, 0, 1000, "must be a whole number, 0 for no retries")
 
 
 def check_traceparent(value: object) -> str:
@@ -137,14 +126,16 @@ def check_traceparent(value: object) -> str:
 def check_metadata(value: object) -> Metadata:
     if not value:
         return ()
-    items: object = list(value.items()) if isinstance(value, Mapping) else value
-    if not isinstance(items, list | tuple):
+    by_name = mapping(value)
+    items = list(by_name.items()) if by_name is not None else sequence(value)
+    if items is None:
         raise VLLMGrpcValidationError("metadata", "must be a mapping or a list of pairs")
     checked: list[tuple[str, str | bytes]] = []
     for item in items:
-        if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], str):
+        pair = sequence(item)
+        if pair is None or len(pair) != 2 or not isinstance(pair[0], str):
             raise VLLMGrpcValidationError("metadata", "must be a mapping or a list of pairs")
-        key, content = item[0].lower(), item[1]
+        key, content = pair[0].lower(), pair[1]
         if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
             raise VLLMGrpcValidationError(
                 "metadata", f"{key!r} is no name for it: letters, digits, _ . - and not grpc-…"

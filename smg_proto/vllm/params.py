@@ -1,7 +1,7 @@
 """What a caller can ask for: prompts, sampling parameters, constraints, and their rules."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias
 
 from pydantic import (
@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.vllm.checks import mapping, sequence
 from smg_proto.vllm.errors import VLLMGrpcValidationError
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
@@ -46,10 +47,12 @@ def refuse(error: ValidationError) -> NoReturn:
         case "extra_forbidden":
             problem = _UNKNOWN.get(param, "there is no such parameter")
         case "value_error":
-            cause = first["ctx"]["error"]
+            cause = first.get("ctx", {}).get("error")
             if isinstance(cause, VLLMGrpcValidationError):
                 raise cause from None
             param, problem = param or "parameters", str(cause)
+        case _:
+            pass
     raise VLLMGrpcValidationError(param, problem[:1].lower() + problem[1:]) from None
 
 
@@ -235,7 +238,8 @@ class CompletionRequest(SamplingParams):
     @field_validator("stream_options", mode="before")
     @classmethod
     def _options(cls, value: object) -> object:
-        return StreamOptions(**value) if isinstance(value, Mapping) else value
+        given = mapping(value)
+        return value if given is None else StreamOptions(**given)
 
     @field_validator("mm_inputs", mode="before")
     @classmethod
@@ -258,11 +262,11 @@ Input: TypeAlias = str | pb.TokenizedInput  # of one request, as it is sent
 
 def parse_prompts(value: object, param: str = "prompt") -> list[Input]:
     """One prompt or several, each checked; which of the two it was, its type says."""
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-        items: Sequence[object] = value
+    items = sequence(value)
+    if items is not None:
         if not items:
             raise VLLMGrpcValidationError(param, "is empty")
-        if not isinstance(items[0], int) and not hasattr(items[0], "__index__"):
+        if not hasattr(items[0], "__index__"):
             return [parse_prompt(item, f"{param}[{i}]") for i, item in enumerate(items)]
     return [parse_prompt(value, param)]
 
@@ -278,19 +282,20 @@ def parse_prompt(value: object, param: str) -> Input:
         if not value.input_ids:
             raise VLLMGrpcValidationError(param, "has no token ids")
         return value
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        if not value:
-            raise VLLMGrpcValidationError(param, "is empty")
-        try:
-            if bool in set(map(type, value)):
-                raise TypeError
-            return pb.TokenizedInput(input_ids=value)
-        except (TypeError, ValueError):
-            raise VLLMGrpcValidationError(
-                param, f"token ids must be whole numbers from 0 to {2**32 - 1}"
-            ) from None
-    raise VLLMGrpcValidationError(
-        param,
-        "must be text, a sequence of token ids, a TokenizedInput, or a list of these, "
-        f"not {type(value).__name__}",
-    )
+    ids = sequence(value)
+    if ids is None:
+        raise VLLMGrpcValidationError(
+            param,
+            "must be text, a sequence of token ids, a TokenizedInput, or a list of these, "
+            f"not {type(value).__name__}",
+        )
+    if not ids:
+        raise VLLMGrpcValidationError(param, "is empty")
+    try:
+        if bool in set(map(type, ids)):
+            raise TypeError
+        return pb.TokenizedInput(input_ids=ids)
+    except (TypeError, ValueError):
+        raise VLLMGrpcValidationError(
+            param, f"token ids must be whole numbers from 0 to {2**32 - 1}"
+        ) from None

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.vllm.checks import mapping
 from smg_proto.vllm.errors import Metadata
 
 
@@ -217,8 +218,8 @@ def stop_reason(complete: pb.GenerateComplete) -> int | str | None:
 def kv_transfer_params(complete: pb.GenerateComplete) -> dict[str, Any] | None:
     if not complete.HasField("kv_transfer_params_json"):
         return None
-    value = json.loads(complete.kv_transfer_params_json)
-    return value if isinstance(value, dict) else None
+    value = mapping(json.loads(complete.kv_transfer_params_json))
+    return None if value is None else dict(value)
 
 
 def usage(
