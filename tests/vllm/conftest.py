@@ -55,6 +55,7 @@ def scripted(scripted_server: Address[FakeVllmEngine]) -> Iterator[ScriptedEngin
     engine = scripted_server.servicer
     assert isinstance(engine, ScriptedEngine)
     engine.messages, engine.pause, engine.ended_early = [], lambda number: 0.0, 0
+    engine.refusals = []
     engine.record.received.clear()
     yield engine
 

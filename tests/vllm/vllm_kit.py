@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+import grpc
 import pytest
 
 from smg_proto import vllm_engine_pb2 as pb
@@ -29,12 +30,19 @@ class ScriptedEngine(FakeVllmEngine):
         super().__init__()
         self.messages = list(messages)
         self.pause: Callable[[int], float] = lambda number: 0.0
+        self.refusals: list[tuple[grpc.StatusCode, str]] = []  # for the next calls: with pushback
         self.ended_early = 0
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncIterator[pb.GenerateResponse]:
         self.record.note("Generate", request, context)
+        await context.send_initial_metadata((("x-server", "scripted"),))
+        context.set_trailing_metadata((("x-cost", "7"),))
+        if self.refusals:
+            status, pushback = self.refusals.pop(0)
+            pairs = (("x-cost", "7"), ("grpc-retry-pushback-ms", pushback))
+            await context.abort(status, "not now", pairs)
         try:
             for number, message in enumerate(self.messages):
                 await asyncio.sleep(self.pause(number))
