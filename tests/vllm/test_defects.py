@@ -6,12 +6,13 @@ Each check is also run against the naive way, and must find it wrong there.
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from vllm_kit import Both, ScriptedEngine, chunk, complete, eventually, sent
+from vllm_kit import Both, ScriptedEngine, chunk, complete, eventually, sent, used
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine
@@ -96,10 +97,10 @@ def test_1_a_stream_brings_every_token_once(
 
     chunks = both.chunks(scripted_client, prompt="x")
     final = both.final(scripted_client, prompt="x")
-    check([c.choices[0].delta_token_ids for c in chunks], final.usage.completion_tokens)
+    check([c.choices[0].delta_token_ids for c in chunks], used(final).completion_tokens)
     assert final.choices[0].token_ids == TRUTH
     assert final.choices[0].finish_reason == "stop"
-    assert final.usage.prompt_tokens == 9
+    assert used(final).prompt_tokens == 9
     naive = list(Naive.deltas(REPEATING))
     assert fails(lambda: check(naive, sum(map(len, naive))))
 
@@ -135,7 +136,7 @@ def test_2_every_one_of_n_choices_comes_back(
     final = both.final(scripted_client, prompt="x", n=3)
     assert [c.token_ids for c in final.choices] == [[2], [3], [1, 4]]
     assert [c.finish_reason for c in final.choices] == ["length", "stop", "stop"]
-    assert final.usage.completion_tokens == 4 and final.usage.prompt_tokens == 9
+    assert used(final).completion_tokens == 4 and used(final).prompt_tokens == 9
 
 
 def byte_level() -> TokenDecoder:
@@ -220,7 +221,7 @@ def test_5_two_constraints_or_empty_ones_are_refused(both: Both, client: Any) ->
 
     for given in (TWO, *EMPTY):
         check(StructuredOutputs, given)
-        assert fails(lambda given=given: check(Naive.constraint, given))
+        assert fails(partial(check, Naive.constraint, given))
 
 
 def test_6_model_and_text_are_filled(
@@ -289,7 +290,7 @@ def test_8_a_closed_client_says_so(both: Both, address: Address[FakeVllmEngine])
     check(lambda: both.run(client.is_healthy()))
     channel = grpc.insecure_channel(address)
     channel.close()
-    bare = channel.unary_unary("/vllm.grpc.engine.VllmEngine/HealthCheck")
+    bare: Any = channel.unary_unary("/vllm.grpc.engine.VllmEngine/HealthCheck")
     assert fails(lambda: check(lambda: bare(b"")))
 
 

@@ -122,9 +122,10 @@ def test_unary_calls_are_repeated_too_and_profiles_are_not(
 def test_several_embeddings_are_repeated_one_by_one(
     both: Both, quick: Any, engine: FakeVllmEngine
 ) -> None:
-    engine.script.add(
-        Fault(Code.UNAVAILABLE), rpc="Embed", when=lambda r: 2 in r.tokenized.input_ids, times=2
-    )
+    def second(request: Any) -> bool:
+        return 2 in request.tokenized.input_ids
+
+    engine.script.add(Fault(Code.UNAVAILABLE), rpc="Embed", when=second, times=2)
     got = both.run(quick.embeddings.create(input=[[1], [2], [3]], request_id="e"))
     assert [e.index for e in got.data] == [0, 1, 2]
     assert got.data[0].embedding != got.data[1].embedding

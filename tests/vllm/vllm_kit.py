@@ -3,8 +3,8 @@ is told."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 import pytest
@@ -16,11 +16,10 @@ from smg_proto.vllm import (
     AsyncVLLMGrpcClient,
     Completion,
     CompletionChunk,
+    CompletionUsage,
     GenerateStream,
     VLLMGrpcClient,
 )
-
-T = TypeVar("T")
 
 
 class ScriptedEngine(FakeVllmEngine):
@@ -90,13 +89,13 @@ class Both:
         self._clients.append(client)
         return client
 
-    def run(self, what: Awaitable[T] | T) -> T:
+    def run(self, what: Any) -> Any:
         """The result, awaited if need be."""
         if self.loop is None:
-            return what  # type: ignore[return-value]
+            return what
 
-        async def wait() -> T:
-            return await what  # type: ignore[misc]
+        async def wait() -> Any:
+            return await what
 
         return self.loop.run_until_complete(wait())
 
@@ -165,3 +164,8 @@ def eventually(condition: Callable[[], object], within: float = 5.0) -> None:
         if time.monotonic() > ends:
             pytest.fail("it never came to hold")
         time.sleep(0.005)
+
+
+def used(completion: Completion) -> CompletionUsage:
+    assert completion.usage is not None
+    return completion.usage
