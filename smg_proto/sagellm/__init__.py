@@ -8,6 +8,13 @@
 Names, fields and constraints are the protocol's own. Needs the extra `client`.
 """
 
+try:
+    import pydantic as _pydantic  # noqa: F401  # pyright: ignore[reportUnusedImport]
+except ImportError:
+    raise ImportError(
+        "smg_proto.sagellm needs pydantic: pip install 'smg-grpc-proto[client]'"
+    ) from None
+
 from smg_proto.sagellm._codec import WireError
 from smg_proto.sagellm._enums import (
     DecodingStrategy,
