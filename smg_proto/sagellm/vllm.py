@@ -1,6 +1,6 @@
 """Requests of sageLLM and of vLLM's gRPC server.
 
-    stream = client.completions.create(**create_arguments(request))
+    stream = client.completions.create(stream=True, **create_arguments(request))
     for event in stream_events(stream, request, engine_id="vllm-0"):
         ...
 
@@ -65,12 +65,15 @@ def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm
 
 
 def create_arguments(request: Request, *, drop: Collection[str] = ()) -> dict[str, Any]:
-    """The same request as arguments of `client.completions.create` of smg_proto.vllm."""
+    """The same request as arguments of `client.completions.create` of smg_proto.vllm.
+
+    `stream` is not among them: the call says it. A request for a stream also asks for the counts
+    of tokens at its end.
+    """
     message = to_generate_request(request, drop=drop)
     params = message.sampling_params
     return {
         "prompt": message.text,
-        "stream": message.stream,
         "request_id": message.request_id or None,
         "temperature": shortest(params.temperature) if params.HasField("temperature") else None,
         "top_p": shortest(params.top_p),
@@ -82,6 +85,7 @@ def create_arguments(request: Request, *, drop: Collection[str] = ()) -> dict[st
         "stop": list(params.stop) or None,
         "seed": params.seed if params.HasField("seed") else None,
         "skip_special_tokens": params.skip_special_tokens,
+        "stream_options": {"include_usage": True} if request.stream else None,
     }
 
 

@@ -167,7 +167,6 @@ def test_arguments_of_the_client_are_the_same_request() -> None:
     arguments = create_arguments(_with(sampling_params=PARAMS))
     assert arguments == {
         "prompt": "Once",
-        "stream": True,
         "request_id": "r",
         "temperature": 0.7,
         "top_p": 0.9,
@@ -179,9 +178,10 @@ def test_arguments_of_the_client_are_the_same_request() -> None:
         "stop": ["\n", "END"],
         "seed": 0,
         "skip_special_tokens": False,
+        "stream_options": {"include_usage": True},
     }
-    bare = create_arguments(REQUEST)
-    assert (bare["temperature"], bare["seed"], bare["stop"]) == (None, None, None)
+    bare = create_arguments(_with(stream=False))
+    assert [bare[name] for name in ("temperature", "seed", "stop", "stream_options")] == [None] * 4
 
 
 # The gateway
