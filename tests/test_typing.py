@@ -109,8 +109,8 @@ def test_every_public_type_is_complete(package: str, python: Path, tmp_path: Pat
 
 
 def test_mypy_finds_nothing_in_the_repository() -> None:
-    scripts = [str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("*.py")]
-    run("mypy", "smg_proto", "smg_grpc_proto", "tests", *scripts, cwd=ROOT)
+    programs = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    run("mypy", *PACKAGES, "tests", *programs, cwd=ROOT)
 
 
 def test_pyright_finds_nothing_in_the_repository() -> None:
