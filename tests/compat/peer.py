@@ -66,10 +66,11 @@ def mode_of(context: grpc.ServicerContext) -> str:
 
 
 class Left:
-    """The RPCs whose caller left before the end."""
+    """The RPCs whose caller left before the end; a proxy's calls that have to end with them."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.upstream: list[Any] = []
 
     def watch(self, context: grpc.ServicerContext, name: str) -> threading.Event:
         """Set as soon as the RPC has ended; noted if that was before it ends by itself."""
@@ -139,6 +140,7 @@ def forward(method: Any, left: Left, channel: grpc.Channel, module: ModuleType) 
         replies = call(request, **ask(request, context))
         if mode_of(context) == "leave":
             left.watch(context, name_of(method))
+        left.upstream.append(replies)  # were it dropped, it would be cancelled by chance
         context.add_callback(replies.cancel)
         try:
             yield from replies
@@ -171,6 +173,8 @@ def serve(package: str, upstream: str = "") -> None:
     sys.stdin.read()
     server.stop(5).wait()
     if channel:
+        for replies in left.upstream:
+            replies.code()  # waits for its end
         channel.close()
     print(json.dumps(sorted(left.names)), flush=True)
 
