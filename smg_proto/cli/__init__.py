@@ -11,7 +11,10 @@ from importlib import import_module
 from smg_proto import __version__
 
 # Name and one line for --help. A module is imported only when its command is run.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "check": "Ask a running server what it cannot do for this package, and the other way round.",
+    "diff": "Tell what changed between two contracts, and whom it breaks.",
+}
 
 
 class CommandError(Exception):
