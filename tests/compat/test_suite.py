@@ -13,6 +13,7 @@ import pytest
 from _contract import contract, parse
 from _frozen import COMPAT, PUBLISHED, Frozen
 from golden import Golden
+from live import cells, uncovered
 
 import smg_proto
 
@@ -181,3 +182,11 @@ def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: F
     back = replace(like, symbol="MultimodalInputs.back", number="3", type="string")
     (problem,) = {p for p in frozen.unkept(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
     assert problem == f"{back.name}: 3 had another type in published-0.4.8"
+
+
+def test_a_cell_that_is_missing_in_the_live_matrix_is_noticed(frozen: Frozen) -> None:
+    every = cells(frozen)
+    assert not uncovered(every, frozen)
+    for cell in every:
+        assert uncovered([other for other in every if other != cell], frozen)
+    assert uncovered(cells(Frozen.here()), frozen), "one more release needs more cells"
