@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from smg_proto.testing import corpus
-from smg_proto.testing.tokenizer import CONTEXT_LENGTH, END, IM_END, tokenizer
+from smg_proto.testing.tokenizer import ADDED, CONTEXT_LENGTH, END, IM_END, tokenizer
 
 MODEL_NAME = "demo-model"
 EOS = frozenset({END, IM_END})
@@ -64,7 +64,7 @@ class Model:
             return self._plain
         last = context[-1]
         pair = self._after_two.get((context[-2], last)) if len(context) > 1 else None
-        text = self.tokenizer.token_bytes(last)
+        text = b"" if last < ADDED else self.tokenizer.token_bytes(last)
         if pair is not None and text[-1] >= 0x80:
             return pair  # within a character there is one way on
         if last in self._after_one and text.strip():

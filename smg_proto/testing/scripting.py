@@ -78,14 +78,16 @@ class _Entry:
     when: Callable[[Message], bool] | None
     times: int | None
 
-    def fits(self, rpc: str, request: Message) -> bool:
-        return self.rpc in (None, rpc) and (self.when is None or self.when(request))
+    def fits(self, rpc: str, request: Message, *, generates: bool) -> bool:
+        meant = generates if self.rpc is None else self.rpc == rpc
+        return meant and (self.when is None or self.when(request))
 
 
 class Script:
     """What is to happen with the next requests. Safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, generating: frozenset[str]) -> None:
+        self._generating = generating
         self._entries: list[_Entry] = []
         self._lock = threading.Lock()
 
@@ -99,9 +101,9 @@ class Script:
     ) -> None:
         """Have the next request get this answer or fault; several wait in line.
 
-        `rpc` is the RPC's short name ("Generate"), `when` looks at the request, `times` is for how
-        many requests it holds, None for all. A request takes the first answer and the first fault
-        that fit it.
+        `rpc` is the RPC's short name ("HealthCheck"), None any that generates; `when` looks at the
+        request; `times` is for how many requests it holds, None for all. A request takes the first
+        answer and the first fault that fit it.
         """
         with self._lock:
             self._entries.append(_Entry(action, rpc, when, times))
@@ -120,8 +122,10 @@ class Script:
 
     def _take(self, kind: type[Action], rpc: str, request: Message) -> Action | None:
         with self._lock:
+            generates = rpc in self._generating
             for entry in self._entries:
-                if isinstance(entry.action, kind) and entry.fits(rpc, request):
+                fits = entry.fits(rpc, request, generates=generates)
+                if isinstance(entry.action, kind) and fits:
                     if entry.times is not None:
                         entry.times -= 1
                         if entry.times <= 0:
@@ -163,9 +167,11 @@ class Record:
 
     def note(
         self, rpc: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> None:
+    ) -> dict[str, str | bytes]:
+        """Keep a request; its metadata."""
         metadata = tuple((key, value) for key, value in context.invocation_metadata() or ())
         self.received.append(Received(rpc, request, metadata))
+        return dict(metadata)
 
 
 class Injected(Exception):
