@@ -50,8 +50,9 @@ def written_call(name: str, arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to go wrong with one RPC: a delay, then after some messages a status.
+    """What is to go wrong with one RPC: a delay, then in place of a message a status.
 
+    `after` is the number of messages that come before; a stream that has no more stays whole.
     Status OK cuts the stream: it ends too early, as if the model behind it had gone away. An
     engine then ends without `complete`; a gateway, which must not pretend, answers UNAVAILABLE
     with STREAM_TRUNCATED. Without a status there is only the delay.
@@ -183,17 +184,16 @@ class Injected(Exception):
 
 
 async def interrupted(messages: AsyncGenerator[_M, None], fault: Fault | None) -> AsyncIterator[_M]:
-    """The messages, until the fault strikes: then Injected."""
+    """The messages, until the fault strikes in place of one: then Injected."""
+    strikes = fault if fault is not None and fault.status is not None else None
     async with aclosing(messages):
         if fault is not None:
             await asyncio.sleep(fault.delay)
+        if strikes is not None and strikes.after == 0:
+            raise Injected(strikes)  # without waiting for a message
         sent = 0
-        while True:
-            if fault is not None and fault.status is not None and sent == fault.after:
-                raise Injected(fault)
-            try:
-                message = await anext(messages)
-            except StopAsyncIteration:
-                return
+        async for message in messages:
+            if strikes is not None and sent == strikes.after:
+                raise Injected(strikes)
             yield message
             sent += 1
