@@ -15,6 +15,9 @@ from smg_proto import __version__
 COMMANDS = {
     "list": "list packages, services and messages of this release",
     "show": "print one definition with its comments",
+COMMANDS: dict[str, str] = {
+    "check": "Ask a running server what it cannot do for this package, and the other way round.",
+    "diff": "Tell what changed between two contracts, and whom it breaks.",
 }
 
 

@@ -259,13 +259,13 @@ def _field(
         type_name=type_name,
         presence=presence,
         oneof=message.oneof_decl[field.oneof_index].name if in_oneof else "",
-        json_name=field.json_name or _camel(field.name),
+        json_name=field.json_name or usual_json_name(field.name),
         deprecated=field.options.deprecated,
         entry=entries.get(type_name),
     )
 
 
-def _camel(name: str) -> str:
+def usual_json_name(name: str) -> str:
     """proto3 JSON's name of a field: generated code leaves it out when it is the usual one."""
     first, *rest = name.split("_")
     return first + "".join(word[:1].upper() + word[1:] for word in rest)

@@ -85,14 +85,16 @@ class _Differ:
             if name not in self.scope:
                 continue
             if name not in self.new.services:
-                yield Finding("rpc", name, "Removed: all its calls answer UNIMPLEMENTED.")
+                yield Finding(
+                    "rpc", name, "Removed: all its calls answer UNIMPLEMENTED.", removal=True
+                )
                 yield Finding("source", name, "Removed: generated stubs and servicers lose it.")
                 continue
             rpcs = self.new.services[name].rpcs
             for method, rpc in service.rpcs.items():
                 if method not in rpcs:
                     text = "Removed: a caller gets UNIMPLEMENTED."
-                    yield Finding("rpc", rpc.name, text)
+                    yield Finding("rpc", rpc.name, text, removal=True)
                     text = "Removed: generated stubs and servicers lose it."
                     yield Finding("source", rpc.name, text)
                 else:
@@ -101,8 +103,9 @@ class _Differ:
                 if method not in service.rpcs:
                     text = "Added: an older server answers UNIMPLEMENTED."
                     yield Finding("notice", rpc.name, text)
-        for name in self.new.services:
-            if name in self.scope and name not in self.old.services:
+        for name, service in self.new.services.items():
+            known = name in self.old.services or service.package not in self.old.packages
+            if name in self.scope and not known:
                 text = "Added: an older server answers UNIMPLEMENTED."
                 yield Finding("notice", name, text)
 
@@ -159,7 +162,7 @@ class _Differ:
         else:
             what = f"Removed (was {f.number}, {f.spelled})"
             what += "" if new.reserves(f.number) else ", and its number is not reserved"
-        yield from self._data(old, new, f, what)
+        yield from self._data(old, new, f, what, removal=moved is None)
         if not moved:
             yield from self._nameless(symbol, f)
 
@@ -175,12 +178,14 @@ class _Differ:
         yield Finding("json", symbol, text)
         yield Finding("source", symbol, "Removed: code that names it fails.")
 
-    def _data(self, old: Message, new: Message, f: Field, what: str) -> Iterator[Finding]:
+    def _data(
+        self, old: Message, new: Message, f: Field, what: str, removal: bool = False
+    ) -> Iterator[Finding]:
         """The finding, if there is a message that shows it."""
         sides = probe.Side(self.old, old), probe.Side(self.new, new)
         if witness := probe.field_witness(*sides, f.number):
             text = f"{what}: {_who(witness)}{self._carried(old.name)}."
-            yield Finding("data", f"{old.name}.{f.name}", text, witness)
+            yield Finding("data", f"{old.name}.{f.name}", text, witness, removal)
 
     def _carried(self, name: str) -> str:
         """Who else is affected: the fields that carry the message, directly or not."""
@@ -271,7 +276,8 @@ class _Differ:
                 reused = here & old.numbers.keys()
                 verb = f"Removed, and {number} is" if reused else "Renamed to"
                 what = f"{verb} {', '.join(sorted(here))}"
-            yield from self._value(old, symbol, {number}, f"{what} (was {number})")
+            text = f"{what} (was {number})"
+            yield from self._value(old, symbol, {number}, text, removal=not here)
             yield Finding("json", symbol, f"{what}: a JSON reader refuses the name.")
             yield Finding("source", symbol, f"{what}: code that names it fails.")
         for name, number in new.numbers.items():
@@ -279,21 +285,31 @@ class _Differ:
                 text = f"Added as {number}: an older peer sees a number without a name."
                 yield Finding("notice", f"{old.name}.{name}", text)
 
-    def _value(self, old: Enum, symbol: str, numbers: set[int], what: str) -> Iterator[Finding]:
+    def _value(
+        self, old: Enum, symbol: str, numbers: set[int], what: str, removal: bool = False
+    ) -> Iterator[Finding]:
         """The finding, if a field carries the enum on both sides and a message shows it."""
         for message, field in self.old.carriers.get(old.name, ()):
-            after = self.new.messages.get(message.name)
+            successor = self.retyped.get(message.name, message.name)
+            after = self.new.messages.get(message.name) or self.new.messages.get(successor)
             g = after.fields.get(field.number) if after else None
-            if after and g and (g.is_enum or g.entry) and probe.alike(field, g):
+            if (
+                after
+                and g
+                and probe.alike(field, g)
+                and not probe.crossed(field, g, message, after)
+            ):
                 sides = probe.Side(self.old, message), probe.Side(self.new, after)
                 if witness := probe.value_witness(*sides, field.number, numbers):
                     text = f"{what}: {_who(witness)}{self._carried(old.name)}."
-                    yield Finding("data", symbol, text, witness)
+                    yield Finding("data", symbol, text, witness, removal)
                     return
 
     # --- types and files ---------------------------------------------------------------------
 
     def _types(self) -> Iterator[Finding]:
+        for package in (self.new.packages - self.old.packages) & self.packages:
+            yield Finding("notice", package, "Added: a new package.")
         for old, new, kind in (
             (self.old.messages, self.new.messages, "message"),
             (self.old.enums, self.new.enums, "enum"),
@@ -305,8 +321,9 @@ class _Differ:
                     reach = "" if name in self.old.served else " No RPC reached it."
                     text = f"The {kind} is gone ({what}): code that names it fails.{reach}"
                     yield Finding("source", name, text)
-            for name in new:
-                if name in self.scope and name not in old:
+            for name, added in new.items():
+                known = name in old or added.package not in self.old.packages
+                if name in self.scope and not known:
                     yield Finding("notice", name, f"Added: a new {kind}.")
 
     def _files(self) -> Iterator[Finding]:

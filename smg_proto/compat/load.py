@@ -139,7 +139,11 @@ def _download(requirement: str) -> Path:
     if not (wheels := sorted(folder.glob(f"{stem}-*.whl"))):
         with tempfile.TemporaryDirectory() as scratch:
             options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "-q"]
-            _run([*_pip(), "download", *options, "-d", scratch, requirement], f"pypi:{requirement}")
+            try:
+                _run([*_pip(), "download", *options, "-d", scratch, requirement], "")
+            except ContractError as error:
+                reason = str(error).partition(" (from versions")[0].partition("ERROR: ")[2]
+                raise ContractError(f"pypi:{requirement}: {reason or error}") from None
             folder.mkdir(parents=True, exist_ok=True)
             for wheel in Path(scratch).glob("*.whl"):
                 shutil.copyfile(wheel, folder / f"{wheel.name}.new")

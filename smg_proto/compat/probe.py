@@ -324,8 +324,10 @@ def _singles(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
         yield from sorted(contract.enums[field.type_name].names, key=lambda n: (n == 0, n))
     elif field.is_message:
         side = Side(contract, contract.messages[field.type_name])
-        inner = side.message.fields.values() if depth else ()
-        yield side.build({f.number: next(_samples(contract, f, depth - 1)) for f in inner})
+        inner = list(side.message.fields.values()) if depth else []
+        # All fields at once, of each oneof the first; then each field alone.
+        chosen = {f.oneof or f.number: f for f in reversed(inner)}.values()
+        yield side.build({f.number: next(_samples(contract, f, depth - 1)) for f in chosen})
         for f in inner:
             for value in _samples(contract, f, depth - 1):
                 yield side.build({f.number: value})

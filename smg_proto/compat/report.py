@@ -30,6 +30,7 @@ class Finding:
     symbol: str
     message: str
     witness: Witness | None = None
+    removal: bool = False  # one side lacks it, and that is all: a matter of age between peers
 
     def as_dict(self) -> dict[str, object]:
         witness = asdict(self.witness) if self.witness else None
@@ -93,8 +94,7 @@ def _text(report: Report) -> Iterator[str]:
     for name, findings in _by_class(report):
         yield f"\n{name}: {CLASSES[name]}"
         for finding in findings:
-            yield f"  {finding.symbol}"
-            yield f"    {finding.message}"
+            yield f"  {finding.symbol}: {finding.message}"
             for witness in _witnesses(finding):
                 yield f"    {witness.direction}, {witness.outcome}: {witness.message}"
                 yield f"      bytes  {witness.bytes or '(none)'}"
