@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from _contract import contract
-from _frozen import WITH_VECTORS, Frozen
+from _frozen import PUBLISHED, ROOT, WITH_VECTORS, Frozen, numbers
 from golden import Golden
 
 import smg_proto
@@ -32,3 +32,25 @@ def test_published_releases_and_every_release_of_ours_have_vectors() -> None:
 )
 def test_golden_vectors_read_the_same_then_and_now(path: Path) -> None:
     assert list(GOLDEN.problems(path)) == []
+
+
+def test_since_of_a_mirrored_symbol_is_the_published_release_that_brought_it() -> None:
+    first: dict[tuple[str, ...], str] = {}
+    for version in PUBLISHED:
+        for line in FROZEN.contracts[f"published-{version}"]:
+            first.setdefault((line.name, line.kind, line.number, line.type), version)
+    wrong = [
+        f"{line.name}: since {line.since}, but {brought} has it first"
+        for line in contract(smg_proto.descriptor_set())
+        if (brought := first.get((line.name, line.kind, line.number, line.type)))
+        and line.kind != "reserved"
+        # What the oldest frozen release has may be older than that.
+        and (numbers(line.since) > numbers(brought) or brought not in (PUBLISHED[0], line.since))
+    ]
+    assert wrong == []
+
+
+def test_the_promise_names_every_contract() -> None:
+    promise = (ROOT / "docs" / "stability.md").read_text()
+    packages = {line.package for line in contract(smg_proto.descriptor_set())}
+    assert [package for package in sorted(packages) if f"`{package}`" not in promise] == []
