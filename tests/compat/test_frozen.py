@@ -8,6 +8,7 @@ from _frozen import PUBLISHED, ROOT, WITH_VECTORS, Frozen, numbers
 from golden import Golden
 
 import smg_proto
+from smg_proto.compat import diff, load
 
 FROZEN = Frozen.here()
 GOLDEN = Golden(FROZEN)
@@ -20,6 +21,18 @@ def test_every_release_is_frozen_and_no_frozen_file_was_edited() -> None:
 def test_the_contract_of_today_keeps_all_that_was_released() -> None:
     now = contract(smg_proto.descriptor_set())
     assert list(FROZEN.unkept(now, smg_proto.__version__)) == []
+
+
+@pytest.mark.parametrize("release", [FROZEN.old[-1], *FROZEN.own])
+def test_between_a_release_and_today_there_are_only_additions(release: str) -> None:
+    report = diff(load(FROZEN.image(release)), load("self"))
+    assert report.verdict == "compatible", report.text()
+
+
+@pytest.mark.parametrize("version", WITH_VECTORS)
+def test_no_published_release_that_is_frozen_loses_data_or_calls_today(version: str) -> None:
+    report = diff(load(FROZEN.image(f"published-{version}")), load("self"))
+    assert not report.fails("rpc"), report.text()
 
 
 def test_published_releases_and_every_release_of_ours_have_vectors() -> None:
