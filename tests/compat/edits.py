@@ -37,7 +37,7 @@ from tree import (
 import smg_proto
 
 F = FieldDescriptorProto
-PER_KIND = 3  # packages in which each kind of edit is made
+PER_KIND = 2  # packages in which each kind of edit is made
 NUMBER = 12_345  # unused everywhere
 Apply = Callable[[Tree, str], None]
 Kinds = dict[str, tuple[str, Find, Apply]]
