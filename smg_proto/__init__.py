@@ -4,8 +4,7 @@
 `import smg_proto` alone loads neither grpc nor protobuf.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as type checkers take it; importing typing would cost more than all else
 if TYPE_CHECKING:
     from pathlib import Path
 
