@@ -53,7 +53,7 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
         called = names(symbol, packages)
         if not any(re.search(rf"(?<![\w.]){re.escape(n)}(?!\.?\w)", text) for n in called):
             yield f"CHANGELOG.md does not name {called[-1]} ({symbol}), which {last} has otherwise"
-    yield from misdated(old, new, version)
+    yield from misdated(frozen, new, version)
     verdict = diff(load(frozen.image(frozen.last)), Contract(files, "proto/")).verdict
     if verdict != "compatible":
         needed, why = "major", f"the change is of class {verdict}"
@@ -65,13 +65,20 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
         yield f"{last} to {version} is too small a step: {why}, so it has to be a {needed} one"
 
 
-def misdated(old: set[Line], new: set[Line], version: str) -> Iterator[str]:
-    """New symbols whose comment claims another release."""
-    there = {line.name for line in old}
+def misdated(frozen: Frozen, new: set[Line], version: str) -> Iterator[str]:
+    """New symbols whose comment claims another release.
+
+    A mirrored one may also name the published release that has it, one after the last frozen.
+    """
+    there = {line.name for line in frozen.contracts[frozen.last]}
+    mirrored = {line.package for line in frozen.contracts[frozen.old[-1]]}
     release = ".".join(str(number) for number in numbers(version))
     wrong: dict[str, list[str]] = {}
-    for line in sorted(new):
-        if line.name not in there and line.since != release:
+    for line in sorted(line for line in new if line.name not in there):
+        upstream = line.package in mirrored and line.since != "-"
+        if line.since != release and not (
+            upstream and numbers(line.since) > numbers(frozen.old[-1].removeprefix("published-"))
+        ):
             wrong.setdefault(line.since, []).append(line.name)
     for since, symbols in wrong.items():
         more = f" and {len(symbols) - 1} more" if symbols[1:] else ""

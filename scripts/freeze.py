@@ -66,6 +66,7 @@ def main() -> int:
     publish = commands.add_parser("published", help="freeze wheels of the package index")
     publish.add_argument("versions", nargs="+", metavar="VERSION")
     args = parser.parse_args()
+    _venv.enter()
     if args.command == "check":
         return check()
     from _frozen import PUBLISHED

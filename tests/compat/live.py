@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from _contract import contract
-from _frozen import ROOT, Frozen
+from _frozen import Frozen
 from golden import Classes, Golden, todays_classes, written
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
@@ -48,12 +48,12 @@ def uncovered(chosen: Iterable[Cell], frozen: Frozen) -> set[tuple[str, tuple[st
     return {(r, role) for r in wanted for role in roles} - {(r, WAYS[way]) for r, way in chosen}
 
 
-def release_wheel(release: str, this_wheel: Path, out: Path, root: Path = ROOT) -> Path:
+def release_wheel(release: str, this_wheel: Path, out: Path, frozen: Frozen) -> Path:
     """The wheel of a release of ours, built from the commit that froze it.
 
     The commit is found by the file that it added: a clone need not have the tags.
     """
-    file = f"tests/compat/releases/{release}/contract.txt"
+    root, file = frozen.home.parents[1], f"tests/compat/releases/{release}/contract.txt"
     if not (root / ".git").exists():
         missing(f"the wheel of {release} is built from its commit: run in a git clone")
     if run("git", "rev-parse", "--is-shallow-repository", cwd=root).strip() == "true":
@@ -73,7 +73,7 @@ def release_wheel(release: str, this_wheel: Path, out: Path, root: Path = ROOT) 
     )
     with zipfile.ZipFile(wheel) as zipped:
         files = FileDescriptorSet.FromString(zipped.read("smg_proto/descriptors.binpb"))
-    assert contract(files) == Frozen.here().contracts[release], f"{release} is not what was frozen"
+    assert contract(files) == frozen.contracts[release], f"{release} is not what was frozen"
     return wheel
 
 

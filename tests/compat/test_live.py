@@ -29,7 +29,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
             if release == THIS:
                 source = wheel
             elif package == "smg_proto":
-                source = release_wheel(release, wheel, home)
+                source = release_wheel(release, wheel, home, FROZEN)
             python = make_environment(home / "venv", [source])
             done[release] = Installed(python, package, *describe(release, FROZEN, GOLDEN))
         return done[release]
