@@ -45,7 +45,7 @@ def serving(
     services: Sequence[str] = (ENGINE,),
     healthy: bool | None = True,
     reflects: bool = True,
-    interceptors: Sequence[Any] = (),
+    interceptors: Sequence[grpc.ServerInterceptor] = (),
     credentials: grpc.ServerCredentials | None = None,
 ) -> Iterator[str]:
     """A server with reflection over this package's contracts, edited; healthy None: no health."""
@@ -54,7 +54,7 @@ def serving(
     pool = DescriptorPool()
     for file in files.file:
         pool.AddSerializedFile(file.SerializeToString())
-    server = grpc.server(ThreadPoolExecutor(4), interceptors=interceptors)
+    server = grpc.server(ThreadPoolExecutor(4), interceptors=list(interceptors))
     if reflects:
         reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool)
     if healthy is not None:
