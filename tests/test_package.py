@@ -49,6 +49,14 @@ def test_old_import_path_is_the_same_module(name: str) -> None:
     assert new.__spec__ is not None and new.__spec__.name == f"smg_proto.{name}"
 
 
+def test_old_import_path_lists_its_modules() -> None:
+    assert sorted(smg_grpc_proto.__all__) == OLD
+    assert set(OLD) <= set(dir(smg_grpc_proto))
+    names: dict[str, object] = {}
+    exec("from smg_grpc_proto import *", names)
+    assert names["vllm_engine_pb2"] is smg_proto.vllm_engine_pb2
+
+
 def test_old_import_path_has_the_version_and_refuses_unknown_names() -> None:
     assert smg_grpc_proto.__version__ == smg_proto.__version__
     with pytest.raises(AttributeError, match="no attribute 'nothing_pb2'"):

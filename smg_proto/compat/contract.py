@@ -54,6 +54,11 @@ class Field:
         return self.kind == FieldDescriptor.TYPE_ENUM
 
     @property
+    def value(self) -> "Field":
+        """What it holds: a map's value, else itself."""
+        return self.entry.fields[2] if self.entry else self
+
+    @property
     def spelled(self) -> str:
         """The type as a proto file spells it."""
         if self.entry:
@@ -145,7 +150,7 @@ class Contract:
         for file in self.files:
             self._read(file)
 
-    @property
+    @cached_property
     def packages(self) -> frozenset[str]:
         """The packages that are compared: not what google and grpc themselves own."""
         names = {file.package for file in self.files}

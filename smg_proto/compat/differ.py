@@ -139,6 +139,8 @@ class _Differ:
     def _message(self, old: Message, new: Message) -> Iterator[Finding]:
         for number in sorted(old.fields.keys() | new.fields.keys()):
             f, g = old.fields.get(number), new.fields.get(number)
+            if f == g:
+                continue
             if f and g and probe.crossed(f, g, old, new):
                 yield from self._reused(old, new, f, g)
             elif f and g:
@@ -150,7 +152,8 @@ class _Differ:
                 text = f"Added as {number}: an older peer ignores it."
                 text += again if old.reserves(number) else ""
                 yield Finding("notice", f"{old.name}.{g.name}", text)
-        yield from self._oneofs(old, new)
+        if old.oneofs != new.oneofs:
+            yield from self._oneofs(old, new)
         if new.deprecated and not old.deprecated:
             yield Finding("notice", old.name, "Deprecated.")
 
@@ -293,12 +296,9 @@ class _Differ:
             successor = self.retyped.get(message.name, message.name)
             after = self.new.messages.get(message.name) or self.new.messages.get(successor)
             g = after.fields.get(field.number) if after else None
-            if (
-                after
-                and g
-                and probe.alike(field, g)
-                and not probe.crossed(field, g, message, after)
-            ):
+            if not after or not g or probe.crossed(field, g, message, after):
+                continue
+            if probe.alike(field, g) and probe.alike(field.value, g.value):
                 sides = probe.Side(self.old, message), probe.Side(self.new, after)
                 if witness := probe.value_witness(*sides, field.number, numbers):
                     text = f"{what}: {_who(witness)}{self._carried(old.name)}."
@@ -374,6 +374,6 @@ def _presence(f: Field, g: Field) -> str:
 
 def _json_form(field: Field) -> str:
     if field.entry:
-        return f"a map to {_json_form(field.entry.fields[2])}"
+        return f"a map to {_json_form(field.value)}"
     form = _JSON_FORM.get(field.kind, "a number")
     return f"a list of {form}" if field.repeated else form

@@ -119,8 +119,7 @@ def value_witness(old: Side, new: Side, number: int, values: Iterable[int]) -> W
 
     def messages(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
         field = writer.message.fields[number]
-        inner = field.entry.fields[2] if field.entry else field
-        there = writer.contract.enums[inner.type_name].names
+        there = writer.contract.enums[field.value.type_name].names
         for value in sorted(known & there.keys()):
             yield writer.build({number: _wrapped(field, value)})
 
@@ -198,7 +197,7 @@ def _compared(
         arrived = {_plain(key): value for key, value in read.items()}
         if any(_plain(key) not in arrived for key in sent):
             return "lost" if len(arrived) < len(sent) else "misread"
-        f, g = f.entry.fields[2], g.entry.fields[2]
+        f, g = f.value, g.value
         pairs = [(value, arrived[_plain(key)]) for key, value in sent.items()]
     else:
         there, here = (sent if f.repeated else [sent]), (read if g.repeated else [read])
@@ -283,11 +282,11 @@ def _tries(
     if not alike(f, g):
         yield from _samples(writer.contract, f, _DEPTH)
     elif f.entry and g.entry:
-        key, value = f.entry.fields[1], f.entry.fields[2]
+        key = f.entry.fields[1]
         key_sample = next(_samples(writer.contract, key, _DEPTH))
-        for inner in _tries(writer, reader, value, g.entry.fields[2], seen):
+        for inner in _tries(writer, reader, f.value, g.value, seen):
             yield {key_sample: inner}
-        value_sample = next(_samples(writer.contract, value, _DEPTH))
+        value_sample = next(_samples(writer.contract, f.value, _DEPTH))
         for inner in _tries(writer, reader, key, g.entry.fields[1], seen):
             yield {inner: value_sample}
     elif f.type_name == g.type_name:
@@ -303,9 +302,8 @@ def _tries(
 def _samples(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
     """Values of any field: an everyday one first."""
     if field.entry:
-        key, value = field.entry.fields[1], field.entry.fields[2]
-        first = next(_samples(contract, key, depth))
-        for inner in _samples(contract, value, depth):
+        first = next(_samples(contract, field.entry.fields[1], depth))
+        for inner in _samples(contract, field.value, depth):
             yield {first: inner}
         return
     singles = _singles(contract, field, depth)
@@ -346,7 +344,7 @@ def _put(message: ProtoMessage, field: Field, value: Value) -> None:
     there = getattr(message, field.name)
     if field.entry:
         for key, inner in value.items():
-            if field.entry.fields[2].is_message:
+            if field.value.is_message:
                 there[key].CopyFrom(inner)
             else:
                 there[key] = inner
