@@ -11,7 +11,9 @@ from importlib import import_module
 from smg_proto import __version__
 
 # Name and one line for --help. A module is imported only when its command is run.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "demo": "run an embedded gateway and engine over a small built-in model",
+}
 
 
 class CommandError(Exception):
