@@ -18,7 +18,7 @@ def test_quickstart_goes_from_nothing_to_a_completion(tmp_path: Path) -> None:
             target = tmp_path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target)
-    command = [sys.executable, tmp_path / "scripts" / "quickstart"]
+    command = [sys.executable, str(tmp_path / "scripts" / "quickstart")]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "One contract serves many clients" in done.stdout

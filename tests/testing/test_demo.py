@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, vllm_engine_pb2, vllm_engine_pb2_grpc
+from smg_proto.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -53,7 +55,8 @@ def outcome(*command: str) -> "subprocess.CompletedProcess[str]":
 
 def reflected(channel: grpc.Channel) -> set[str]:
     ask = reflection_pb2.ServerReflectionRequest(list_services="")
-    (reply,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    (reply,) = stub.ServerReflectionInfo(iter([ask]))
     return {service.name for service in reply.list_services_response.service}
 
 
@@ -63,7 +66,7 @@ def test_it_serves_and_prints_all_that_it_should(running: tuple[str, str]) -> No
     expected |= {"entity.grpc.LLMService", "vllm.grpc.engine.VllmEngine", "grpc.health.v1.Health"}
     with grpc.insecure_channel(address) as channel:
         assert reflected(channel) == expected | {"grpc.reflection.v1alpha.ServerReflection"}
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", "readiness", "liveness", *expected - {"grpc.health.v1.Health"}):
             status = health.Check(health_pb2.HealthCheckRequest(service=name)).status
             assert status == health_pb2.HealthCheckResponse.SERVING
@@ -149,21 +152,37 @@ def test_signals_stop_it_cleanly_also_in_the_middle_of_a_stream(number: signal.S
         assert process.stdout.read() == "smg-proto demo: stopping\n"
 
 
-def test_port_in_use_is_one_clear_line(running: tuple[str, str]) -> None:
-    done = outcome("-m", "smg_proto", "demo", "--listen", running[0])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(
-        rf"smg-proto demo: cannot listen on {running[0]}: Address already in use.*\n", done.stderr
-    )
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What it says on standard error, with exit code 2 and nothing else."""
+    assert main(["demo", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+def test_port_in_use_is_one_clear_line(
+    running: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = rf"smg-proto demo: cannot listen on {running[0]}: Address already in use.*\n"
+    assert re.fullmatch(expected, refused(capsys, "--listen", running[0]))
 
 
 @pytest.mark.parametrize("listen", ["8000", ":8000", "127.0.0.1:port", "127.0.0.1:70000", ""])
-def test_bad_address_is_one_clear_line(listen: str) -> None:
-    done = outcome("-m", "smg_proto", "demo", "--listen", listen)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"smg-proto demo: --listen must be HOST:PORT, such as 127.0.0.1:8000, not {listen!r}\n"
-    )
+def test_bad_address_is_one_clear_line(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = f"--listen must be HOST:PORT, such as 127.0.0.1:8000, not {listen!r}"
+    assert refused(capsys, "--listen", listen) == f"smg-proto demo: {expected}\n"
+
+
+def test_default_port_is_8000(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", 8000))
+        except OSError:
+            pass  # taken by someone else: all the better
+        else:
+            other.listen()
+        assert "127.0.0.1:8000" in refused(capsys)
 
 
 def test_missing_extra_is_one_clear_line() -> None:
@@ -183,16 +202,3 @@ def test_fakes_need_no_extra() -> None:
         "'tokenizers', 'pytest', 'pydantic', 'httpx'])); import smg_proto.testing, smg_proto.errors"
     )
     assert outcome("-c", code).returncode == 0
-
-
-def test_default_port_is_8000() -> None:
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            other.bind(("127.0.0.1", 8000))
-        except OSError:
-            pass  # taken by someone else: all the better
-        else:
-            other.listen()
-        done = outcome("-m", "smg_proto", "demo")
-    assert done.returncode == 2 and "127.0.0.1:8000" in done.stderr
