@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     printed = capsys.readouterr()
     assert printed.out == ""
     return printed.err
+
+
+def test_no_other_server_can_share_its_port(running: tuple[str, str]) -> None:
+    with futures.ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError):
+        grpc.server(pool).add_insecure_port(running[0])
 
 
 def test_port_in_use_is_one_clear_line(
