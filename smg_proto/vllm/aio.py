@@ -97,7 +97,7 @@ class AsyncVLLMGrpcClient(ClientCore[grpc.aio.Channel, AsyncToken]):
         return False
 
     async def close(self) -> None:
-        """End all calls and close the channel. One that was given, or is another client's, stays."""
+        """End all calls and close the channel, if it is this client's own."""
         if self._owner and not self._host.closed:
             self._host.closed = True
             if self._host.given is None:
