@@ -42,6 +42,8 @@ def load(spec: str | Path) -> Contract:
 
             with Server(address.removeprefix("//")) as server:
                 return server.contract()
+        case "", "", "":
+            raise ContractError(f"an empty name; give {' '.join(SPECS.split())}")
         case _:
             return Contract(_path(Path(text), text), text)
 

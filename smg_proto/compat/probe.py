@@ -200,11 +200,11 @@ def _compared(
         f, g = f.value, g.value
         pairs = [(value, arrived[_plain(key)]) for key, value in sent.items()]
     else:
+        if f.entry or g.entry:
+            return "misread"  # a map on one side alone
         there, here = (sent if f.repeated else [sent]), (read if g.repeated else [read])
         if len(there) != len(here):
             return "lost" if len(here) < len(there) else "misread"
-        if f.entry or g.entry:
-            return None if f.is_message and g.is_message else "misread"
         pairs = list(zip(there, here, strict=True))
     for one, other in pairs:
         if outcome := _compared_one(writer, reader, f, g, one, other, forward):
