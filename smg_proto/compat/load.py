@@ -17,7 +17,8 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
 
-from smg_proto.compat.contract import Contract, ContractError
+from smg_proto.compat.contract import Contract
+from smg_proto.compat.descriptors import ContractError
 
 SPECS = """\
 a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSION, git:REVISION,
