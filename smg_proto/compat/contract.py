@@ -230,7 +230,7 @@ class Contract:
             self._read_enum(enum, f"{name}.", package)
         known = self._pool.FindMessageTypeByName(name).fields_by_number
         fields = {
-            field.number: _field(field, message, known[field.number].has_presence, entries)
+            field.number: _field(field, message, known[field.number], entries)
             for field in sorted(message.field, key=lambda field: field.number)
         }
         spans = tuple(range(span.start, span.end) for span in message.reserved_range)
@@ -243,11 +243,11 @@ class Contract:
 def _field(
     field: FieldDescriptorProto,
     message: DescriptorProto,
-    has_presence: bool,
+    known: FieldDescriptor,
     entries: Mapping[str, Message],
 ) -> Field:
     in_oneof = field.HasField("oneof_index") and not field.proto3_optional
-    presence: Presence = "explicit" if has_presence else "implicit"
+    presence: Presence = "explicit" if known.has_presence else "implicit"
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
         presence = "repeated"
     elif field.label == FieldDescriptorProto.LABEL_REQUIRED:
@@ -256,7 +256,7 @@ def _field(
     return Field(
         name=field.name,
         number=field.number,
-        kind=field.type,
+        kind=known.type,
         type_name=type_name,
         presence=presence,
         oneof=message.oneof_decl[field.oneof_index].name if in_oneof else "",

@@ -13,7 +13,8 @@ class ContractError(Exception):
 
 def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]:
     """The files and protobuf's own that they import, each after its imports."""
-    given = {file.name: file for file in files.file}
+    # str(): a name that is no UTF-8 comes as bytes, and is refused by the pool like any bad name.
+    given = {str(file.name): file for file in files.file}
     ordered: dict[str, FileDescriptorProto] = {}
     entered: set[str] = set()
 
@@ -23,7 +24,7 @@ def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]
         entered.add(name)
         file = given.get(name) or _well_known(name, importer, origin)
         for dependency in file.dependency:
-            add(dependency, name)
+            add(str(dependency), name)
         ordered[name] = file
 
     for name in sorted(given):
