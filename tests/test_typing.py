@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, make_environment, run
+from support import ROOT, make_environment, run, wheel_metadata
 
 pytestmark = [pytest.mark.typing, pytest.mark.timeout(300)]
 
@@ -20,10 +20,11 @@ PACKAGES = ["smg_proto", "smg_grpc_proto"]
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a user's environment: the wheel, its extras, nothing of this checkout."""
+    """Of a user's environment: the wheel, all extras but our own, nothing of this checkout."""
     home = tmp_path_factory.mktemp("user") / "env"
-    extras = "types,client,decode,testing,gateway"
-    return make_environment(home, [f"smg-grpc-proto[{extras}] @ {wheel.as_uri()}"])
+    extras = set(wheel_metadata(wheel).get_all("Provides-Extra", [])) - {"dev"}
+    package = f"smg-grpc-proto[{','.join(sorted(extras))}] @ {wheel.as_uri()}"
+    return make_environment(home, [package, "pytest"])  # pytest: the package has a plugin for it
 
 
 @pytest.fixture

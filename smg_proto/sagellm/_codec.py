@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeGuard, cast
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -23,11 +25,39 @@ def is_list(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
+@dataclass(frozen=True)
+class _Field:
+    """How a field of a message stands to the field of a model."""
+
+    field: str
+    name: str  # in the model
+    is_json: bool
+    is_message: bool  # messages, maps and lists of messages
+    has_presence: bool
+    enum: EnumDescriptor | None
+    kind: str  # for an error
+
+
+@cache
+def _fields(descriptor: Any) -> list[_Field]:
+    return [
+        _Field(
+            field=field.name,
+            name=field.name.removesuffix(_JSON),
+            is_json=field.name.endswith(_JSON),
+            is_message=field.message_type is not None,
+            has_presence=field.has_presence,
+            enum=field.enum_type,
+            kind=_KINDS.get(field.type, "its type"),
+        )
+        for field in descriptor.fields
+    ]
+
+
 def encode(model: BaseModel, message: Any) -> None:
     """Write the fields of a model that the message has into the message."""
-    for field in message.DESCRIPTOR.fields:
-        name = field.name.removesuffix(_JSON)
-        value = getattr(model, name, None)
+    for field in _fields(message.DESCRIPTOR):
+        value = getattr(model, field.name, None)
         if value is None:
             continue
         try:
@@ -35,55 +65,54 @@ def encode(model: BaseModel, message: Any) -> None:
         except WireError:
             raise
         except (ValueError, TypeError, KeyError, RecursionError):
-            kind = "JSON" if field.name.endswith(_JSON) else _KINDS.get(field.type, "its type")
-            raise WireError(
-                f"{type(model).__name__}.{name}: the value does not fit {kind}"
-            ) from None
+            where = f"{type(model).__name__}.{field.name}"
+            kind = "JSON" if field.is_json else field.kind
+            raise WireError(f"{where}: the value does not fit {kind}") from None
 
 
-def _set(message: Any, field: Any, value: Any) -> None:
-    if field.name.endswith(_JSON):
+def _set(message: Any, field: _Field, value: Any) -> None:
+    if field.is_json:
         if value or field.has_presence:
-            setattr(message, field.name, _json_text(value))
-    elif field.enum_type is not None:
-        setattr(message, field.name, _number(field.enum_type, value))
+            setattr(message, field.field, _json_text(value))
+    elif field.enum is not None:
+        setattr(message, field.field, _number(field.enum, value))
     elif is_list(value):
-        target = getattr(message, field.name)
-        if field.message_type is not None:  # a list that may be absent
+        target = getattr(message, field.field)
+        if field.is_message:  # a list that may be absent
             target.SetInParent()
             target = target.items
         target.extend([i.to_proto() if hasattr(i, "to_proto") else i for i in value])
     elif isinstance(value, Mapping):
-        getattr(message, field.name).update(value)
-    elif field.message_type is not None:
-        target = getattr(message, field.name)
+        getattr(message, field.field).update(value)
+    elif field.is_message:
+        target = getattr(message, field.field)
         target.SetInParent()
         target.CopyFrom(value.to_proto())
     else:
-        setattr(message, field.name, value)
+        setattr(message, field.field, value)
 
 
 def decode(message: Any) -> dict[str, Any]:
     """The fields of a message as the models spell them; what is unset is left out."""
     values: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
-        if field.has_presence and not message.HasField(field.name):
+    for field in _fields(message.DESCRIPTOR):
+        if field.has_presence and not message.HasField(field.field):
             continue
-        value = getattr(message, field.name)
-        name = field.name.removesuffix(_JSON)
-        if field.name.endswith(_JSON):
+        value = getattr(message, field.field)
+        if field.is_json:
             if value or field.has_presence:
-                values[name] = _json_object(value, f"{message.DESCRIPTOR.full_name}.{field.name}")
-        elif field.enum_type is not None:
+                where = f"{message.DESCRIPTOR.full_name}.{field.field}"
+                values[field.name] = _json_object(value, where)
+        elif field.enum is not None:
             if value:
-                values[name] = _name(field.enum_type, value)
-        elif isinstance(value, Message):
-            is_list = value.DESCRIPTOR.name.endswith("List")
-            values[name] = _items(value) if is_list else decode(value)
+                values[field.name] = _name(field.enum, value)
         elif isinstance(value, (bool, int, float, str)):
-            values[name] = value
+            values[field.name] = value
+        elif isinstance(value, Message):
+            listed = value.DESCRIPTOR.name.endswith("List")
+            values[field.name] = _items(value) if listed else decode(value)
         else:
-            values[name] = dict(value) if hasattr(value, "keys") else list(value)
+            values[field.name] = dict(value) if hasattr(value, "keys") else list(value)
     return values
 
 

@@ -46,6 +46,8 @@ class _Event(Wire[pb.StreamEvent]):
         self._adopt_below(inner)
 
     def _kept(self) -> list[Message]:
+        if not self._unknown:
+            return []
         envelope = pb.StreamEvent.FromString(self._unknown)
         return [envelope, getattr(envelope, self._kind())]
 

@@ -127,12 +127,12 @@ class Wire(Model, Generic[M]):
             for message in self._kept()
             for number in sorted(set(unknown_numbers(message)))
         ]
-        for place, value in self._values():
-            where = ".".join(map(str, place))
+        for name, value in self:
             if isinstance(value, Unknown):
-                found.append(f"{type(self).__name__}.{where}: value {value.number}")
-            elif is_wire(value):
-                found += [f"{where}: {text}" for text in value.unknown()]
+                found.append(f"{type(self).__name__}.{name}: value {value.number}")
+            for index, model in _models(value):
+                place = name if index is None else f"{name}.{index}"
+                found += [f"{place}: {text}" for text in model.unknown()]
         return found
 
     def _kept(self) -> list[Message]:
@@ -153,13 +153,18 @@ class Wire(Model, Generic[M]):
 
     def _adopt_below(self, message: Any) -> None:
         for name, value in self:
-            if is_wire(value):
-                value._adopt(getattr(message, name))
-            elif is_list(value):
-                for index, item in enumerate(value):
-                    if is_wire(item):
-                        item._adopt(getattr(message, name).items[index])
+            for index, model in _models(value):
+                part = getattr(message, name)
+                model._adopt(part if index is None else part.items[index])
 
 
-def is_wire(value: object) -> TypeGuard[Wire[Any]]:
+def _is_wire(value: object) -> TypeGuard[Wire[Any]]:
     return isinstance(value, Wire)
+
+
+def _models(value: object) -> Iterator[tuple[int | None, Wire[Any]]]:
+    """The models in the value of a field: itself, or a list's items with their index."""
+    if _is_wire(value):
+        yield None, value
+    elif is_list(value) and value and _is_wire(value[0]):
+        yield from enumerate(value)

@@ -29,6 +29,22 @@ __all__ = [
     "to_generate_request",
 ]
 
+# Fields of vLLM's SamplingParams that sageLLM can say, or that have no effect on the answer.
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "max_tokens",
+    "stop",
+    "seed",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "n",
+)
+
 
 def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm.GenerateRequest:
     """The same request for vLLM.
@@ -127,19 +143,3 @@ def from_generate_request(
         stream=message.stream,
         sampling_params=SamplingParams(**params),
     )
-
-
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "max_tokens",
-    "stop",
-    "seed",
-    "skip_special_tokens",
-    "spaces_between_special_tokens",
-    "n",
-)

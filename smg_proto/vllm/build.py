@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
@@ -122,7 +122,7 @@ def check_request(params: Mapping[str, Any]) -> tuple[CallParams, CompletionRequ
     sampling = given.pop("sampling_params", None)
     for name, value in given.items():
         if type(value) is tuple:
-            given[name] = list(value)
+            given[name] = list(cast("tuple[object, ...]", value))
     if sampling is not None:
         if not isinstance(sampling, SamplingParams):
             raise VLLMGrpcValidationError("sampling_params", "must be a SamplingParams")
