@@ -91,12 +91,14 @@ def _first(
     writer: Side, reader: Side, direction: Direction, messages: Iterator[ProtoMessage]
 ) -> Witness | None:
     for sent in messages:
-        if witness := deliver(writer, reader, direction, sent):
+        if witness := _deliver(writer, reader, direction, sent):
             return witness
     return None
 
 
-def deliver(writer: Side, reader: Side, direction: Direction, sent: ProtoMessage) -> Witness | None:
+def _deliver(
+    writer: Side, reader: Side, direction: Direction, sent: ProtoMessage
+) -> Witness | None:
     """Serialize, parse on the other side, compare: None if all that counts has arrived."""
     data = sent.SerializePartialToString()
     read = reader.contract.message_class(reader.message.name)()
