@@ -85,7 +85,7 @@ class _Differ:
 
     def _rpc(self, old: Rpc, new: Rpc) -> Iterator[Finding]:
         if old.streaming != new.streaming:
-            text = f"Was {old.streaming}, is {new.streaming}: a call between old and new fails."
+            text = f"Was {old.streaming}, is {new.streaming}: calls between old and new fail."
             yield Finding("rpc", old.name, text)
             text = f"Was {old.streaming}, is {new.streaming}: stubs and servicers change."
             yield Finding("source", old.name, text)

@@ -166,6 +166,9 @@ class Messages:
             if g.oneof and not f.oneof:
                 text = f"Belongs to the oneof {g.oneof} now: generated code has another shape."
                 yield Finding("source", f"{old.name}.{f.name}", text)
+            elif f.oneof and not g.oneof:
+                text = f"Left the oneof {f.oneof}: generated code has another shape."
+                yield Finding("source", f"{old.name}.{f.name}", text)
 
 
 def who(witness: Witness) -> str:
@@ -202,6 +205,6 @@ def _presence(f: Field, g: Field) -> str:
 
 def _json_form(field: Field) -> str:
     if field.entry:
-        return f"a map to {_json_form(field.value)}"
+        return f"a map (to {_json_form(field.value)})"
     form = _JSON_FORM.get(field.kind, "a number")
-    return f"a list of {form}" if field.repeated else form
+    return f"a list (each {form})" if field.repeated else form
