@@ -12,16 +12,12 @@ from importlib import import_module
 from smg_proto import __version__
 
 # Name and one line for --help. A module is imported only when its command is run.
-<<<<<<< HEAD
 COMMANDS = {
+    "demo": "run an embedded gateway and engine over a small built-in model",
     "diff": "tell what changed between two contracts, and whom it breaks",
     "check": "ask a running server what it cannot do for this package, and the other way round",
     "list": "list packages, services and messages of this release",
     "show": "print one definition with its comments",
-=======
-COMMANDS: dict[str, str] = {
-    "demo": "run an embedded gateway and engine over a small built-in model",
->>>>>>> embedded
 }
 
 
