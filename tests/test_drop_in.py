@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -192,9 +193,10 @@ def test_the_other_rpcs_answer(
     assert stub.FlushCache(common_pb2.FlushCacheRequest()).success
     assert stub.StartProfile(common_pb2.StartProfileRequest()).success
     assert stub.StopProfile(common_pb2.StopProfileRequest()).success
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
     asked = health_pb2.HealthCheckRequest(service="vllm.grpc.engine.VllmEngine")
-    assert health.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+    answer = health.Check(asked)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_the_tokenizer_arrives_whole(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:

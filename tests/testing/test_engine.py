@@ -217,6 +217,7 @@ REFUSED: list[dict[str, object]] = [
     {"n": 2, "temperature": 0},
     {"json_schema": "{"},
     {"choice": pb.ChoiceConstraint()},
+    {"json_object": False},
     {"text": ""},
     {"text": "word " * 3000},
 ]
