@@ -388,8 +388,9 @@ def test_a_handshake_that_fails_is_explained_and_not_repeated(
             settings = {"max_retries": 0}
             expected = "check host, port and secure="
         client = both.make(f"127.0.0.1:{port}", **settings)
-        with pytest.raises(VLLMGrpcConnectionError, match=expected):
+        with pytest.raises(VLLMGrpcConnectionError, match=expected) as caught:
             both.run(client.health.check(timeout=10))
+        assert caught.value.retryable == (case == "no tls")
 
 
 def test_the_servers_name_can_be_set(both: Both, tls: int, authority: Authority) -> None:

@@ -1,5 +1,6 @@
 """Streams: reading, leaving, time limits, what they amount to."""
 
+import asyncio
 import gc
 import time
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from vllm_kit import Both, ScriptedEngine, chunk, complete, eventually, used
 
+from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine
 from smg_proto.vllm import (
     Timeout,
@@ -121,8 +123,6 @@ def test_ending_a_stream_early_reaches_the_engine(
 
 async def _turn() -> None:
     """Let the event loop send what it has to send."""
-    import asyncio
-
     await asyncio.sleep(0.05)
 
 
@@ -153,6 +153,24 @@ def test_a_stream_that_falls_silent_is_ended(
     assert stream.completion.choices[0].token_ids == [1, 2]
     with pytest.raises(VLLMGrpcTimeoutError):
         both.run(stream.get_final_completion())
+
+
+def test_silence_is_noticed_also_after_a_slow_reader(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1), chunk(2), complete(2)]
+    scripted.pause = lambda number: 0.2 if number < 2 else 9.0
+    stream = both.stream(scripted_client, prompt="x", timeout=Timeout(first_message=9, idle=0.3))
+    assert both.next(stream)
+    if both.asynchronous:
+        both.run(asyncio.sleep(0.7))  # the limit goes by while nobody waits
+    else:
+        time.sleep(0.7)
+    assert both.next(stream)
+    began = time.monotonic()
+    with pytest.raises(VLLMGrpcTimeoutError, match="no further message"):
+        both.next(stream)
+    assert time.monotonic() - began < 3
 
 
 def test_time_that_the_reader_takes_does_not_count_as_silence(
@@ -228,10 +246,19 @@ def test_abort_and_engine_errors_with_status_ok_are_finish_reasons(
     assert both.create(scripted_client, prompt="x").choices[0].finish_reason == "error"
 
 
+def test_a_message_without_counts_does_not_wipe_out_the_counts(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    aborted = pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="abort"))
+    scripted.messages = [chunk(1, cached_tokens=4), aborted]
+    usage = used(both.final(scripted_client, prompt="x"))
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (9, 1, 4)
+
+
 def test_a_message_of_an_unknown_kind_is_passed_over(
     both: Both, scripted: ScriptedEngine, scripted_client: Any
 ) -> None:
-    unknown = type(chunk())()
+    unknown = pb.GenerateResponse()
     scripted.messages = [unknown, chunk(1), unknown, complete(1)]
     assert len(both.chunks(scripted_client, prompt="x")) == 2
 
