@@ -93,6 +93,8 @@ class AsyncReader(Generic[M]):
             await asyncio.sleep(delay)
             if self.done:  # by close(), from another task
                 raise StopAsyncIteration
+            if self._expired:
+                raise self._waits.late(self._begun, self._attempts)
             await self.begin()
         except BaseException:
             self.close()

@@ -1,5 +1,6 @@
 """Checks of what callers pass, whatever the annotations promise."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -16,6 +17,15 @@ def sequence(value: object) -> Sequence[Any] | None:
 
 def mapping(value: object) -> Mapping[Any, Any] | None:
     return cast(Any, value) if isinstance(value, Mapping) else None
+
+
+def json_object(content: str) -> dict[str, Any] | None:
+    """The JSON object of a text, if it is one."""
+    try:
+        found = mapping(json.loads(content))
+    except ValueError:
+        return None
+    return None if found is None else dict(found)
 
 
 def text(param: str, value: object) -> str:

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm.checks import mapping, sequence
+from smg_proto.vllm.checks import json_object, mapping, sequence
 from smg_proto.vllm.errors import VLLMGrpcValidationError
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
@@ -213,11 +213,7 @@ _OFF: dict[str, Any] = {
 
 
 def _json_object(param: str, text: str) -> None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        raise VLLMGrpcValidationError(param, "is not valid JSON") from None
-    if not isinstance(value, dict):
+    if json_object(text) is None:
         raise VLLMGrpcValidationError(param, "must be the JSON text of an object")
 
 

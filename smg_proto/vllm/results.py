@@ -3,7 +3,6 @@
 `raw` is the message that an object was made of. It is left out of dumps and of repr().
 """
 
-import json
 import random
 import time
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm.checks import mapping
+from smg_proto.vllm.checks import json_object
 from smg_proto.vllm.errors import Metadata
 
 
@@ -222,8 +221,7 @@ def stop_reason(complete: pb.GenerateComplete) -> int | str | None:
 def kv_transfer_params(complete: pb.GenerateComplete) -> dict[str, Any] | None:
     if not complete.HasField("kv_transfer_params_json"):
         return None
-    value = mapping(json.loads(complete.kv_transfer_params_json))
-    return None if value is None else dict(value)
+    return json_object(complete.kv_transfer_params_json)
 
 
 def usage(

@@ -1,13 +1,12 @@
 """What the server says of itself."""
 
-import json
 from typing import Any
 
 from pydantic import Field, SkipValidation
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm.checks import mapping
+from smg_proto.vllm.checks import json_object
 from smg_proto.vllm.results import Result
 
 
@@ -47,7 +46,6 @@ class ModelInfo(Result):
 
     @classmethod
     def from_grpc(cls, wire: pb.GetModelInfoResponse) -> "ModelInfo":
-        defaults = mapping(json.loads(wire.default_sampling_params_json or "{}"))
         return cls(
             model_path=wire.model_path,
             is_generation=wire.is_generation,
@@ -62,7 +60,7 @@ class ModelInfo(Result):
             pad_token_id=wire.pad_token_id,
             bos_token_id=wire.bos_token_id,
             max_req_input_len=wire.max_req_input_len,
-            default_sampling_params=dict(defaults or {}),
+            default_sampling_params=json_object(wire.default_sampling_params_json) or {},
             raw=wire,
         )
 

@@ -48,11 +48,13 @@ class Watchdog:
         while True:
             with self._changed:
                 now = time.monotonic()
-                late = [stream for stream in self._streams if stream.wait_until <= now]
+                # A copy: garbage that is collected meanwhile may take its stream out.
+                streams = list(self._streams)
+                late = [stream for stream in streams if stream.wait_until <= now]
                 self._streams.difference_update(late)
                 if not late:
                     # A wait that begins after this moment cannot end before `patience` is over.
-                    ends = [min(s.wait_until, now + s.patience) for s in self._streams]
+                    ends = [min(s.wait_until, now + s.patience) for s in streams]
                     self._wakes = min(ends, default=now + _LINGER)
                     pause = min(self._wakes - now, threading.TIMEOUT_MAX)
                     if not self._changed.wait(pause) and not ends and not self._streams:

@@ -247,7 +247,9 @@ def test_parameter_objects_check_themselves() -> None:
         MediaRef(url="")
     with pytest.raises(VLLMGrpcValidationError, match="input_ids"):
         TokenizedInput(input_ids=[])
-    with pytest.raises(VLLMGrpcValidationError, match="json_schema: is not valid JSON"):
+    with pytest.raises(
+        VLLMGrpcValidationError, match="json_schema: must be the JSON text"
+    ):
         StructuredOutputs(json_schema="{")
     secret = f'{{"{SECRET}"'
     with pytest.raises(VLLMGrpcValidationError) as caught:

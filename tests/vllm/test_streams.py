@@ -263,6 +263,15 @@ def test_a_message_of_an_unknown_kind_is_passed_over(
     assert len(both.chunks(scripted_client, prompt="x")) == 2
 
 
+def test_json_of_the_server_that_is_none_is_left_in_the_raw_message(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [complete(1, kv_transfer_params_json="{broken")]
+    choice = both.create(scripted_client, prompt="x").choices[0]
+    assert choice.kv_transfer_params is None
+    assert choice.raw is not None and choice.raw.kv_transfer_params_json == "{broken"
+
+
 def test_tokens_that_come_with_the_end_only_are_not_lost(
     both: Both, scripted: ScriptedEngine, scripted_client: Any
 ) -> None:
