@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.vllm.errors import VLLMGrpcInternalError
 from smg_proto.vllm.results import (
-    CompletionChunkChoice,
     CompletionLogprobs,
     input_logprobs,
     kv_transfer_params,
@@ -62,6 +61,10 @@ class _Choice:
         self.complete: pb.GenerateComplete | None = None
 
 
+Delta = dict[str, object]
+"""What a message adds, as CompletionChunkChoice takes it."""
+
+
 class Accumulator:
     """What the messages of one Generate amount to."""
 
@@ -74,108 +77,81 @@ class Accumulator:
         self._choices: dict[int, _Choice] = {}
         self.counts = Counts()
 
-    def add(self, message: pb.GenerateResponse) -> CompletionChunkChoice | None:
+    def add(self, message: pb.GenerateResponse) -> Delta | None:
         """Take in one message: what it adds. None: nothing that is known."""
-        match message.WhichOneof("response"):
-            case "chunk":
-                return self._add_chunk(message.chunk)
-            case "complete":
-                return self._add_complete(message.complete)
-            case _:
-                return None
-
-    def absorb(self, message: pb.GenerateResponse) -> None:
-        """Take in one message of an unstreamed answer, whose deltas nobody wants."""
+        if message.HasField("chunk"):
+            chunk = message.chunk
+            choice = self._choices.get(chunk.index) or self._begin(chunk)
+            return self._extend(choice, chunk, list(chunk.token_ids))
         if message.HasField("complete"):
-            self._end_choice(message.complete)
-        else:
-            self.add(message)
+            return self._end(message.complete)
+        return None
 
-    def _choice(self, message: pb.GenerateStreamChunk | pb.GenerateComplete) -> _Choice:
-        index = message.index
-        choice = self._choices.get(index)
-        if choice is None:
-            choice = self._choices[index] = _Choice(
-                self._text.new() if self._text is not None else None
-            )
-            choice.prompt_logprobs = input_logprobs(message)
-            if choice.prompt_logprobs is not None:
-                self._name(choice.prompt_logprobs)
-        counts = self.counts
-        if message.prompt_tokens > counts.prompt:
-            counts.prompt = message.prompt_tokens
-        if message.cached_tokens > counts.cached:
-            counts.cached = message.cached_tokens
+    def _begin(self, message: pb.GenerateStreamChunk | pb.GenerateComplete) -> _Choice:
+        choice = _Choice(self._text.new() if self._text is not None else None)
+        self._choices[message.index] = choice
+        choice.prompt_logprobs = input_logprobs(message)
+        if choice.prompt_logprobs is not None:
+            self._name(choice.prompt_logprobs)
+        self._count(message)
         return choice
 
-    def _add_chunk(self, chunk: pb.GenerateStreamChunk) -> CompletionChunkChoice:
-        choice = self._choice(chunk)
-        ids, text, logprobs = self._extend(choice, chunk, list(chunk.token_ids))
-        return CompletionChunkChoice(
-            index=self._offset + chunk.index,
-            delta_token_ids=ids,
-            delta_text=text,
-            logprobs=logprobs,
-        )
+    def _count(self, message: pb.GenerateStreamChunk | pb.GenerateComplete) -> None:
+        """The figures about the prompt, which any message may lack."""
+        self.counts.prompt = max(self.counts.prompt, message.prompt_tokens)
+        self.counts.cached = max(self.counts.cached, message.cached_tokens)
 
-    def _add_complete(self, complete: pb.GenerateComplete) -> CompletionChunkChoice:
-        ids, text, logprobs = self._end_choice(complete)
-        return CompletionChunkChoice(
-            index=self._offset + complete.index,
-            delta_token_ids=ids,
-            delta_text=text,
-            finish_reason=complete.finish_reason or "stop",
-            stop_reason=stop_reason(complete),
-            logprobs=logprobs,
-        )
-
-    def _end_choice(
-        self, complete: pb.GenerateComplete
-    ) -> tuple[list[int], str, CompletionLogprobs | None]:
-        seen = complete.index in self._choices
-        choice = self._choice(complete)
+    def _end(self, complete: pb.GenerateComplete) -> Delta:
+        choice = self._choices.get(complete.index)
+        delta: Delta = {"index": self._offset + complete.index}
+        if choice is None:  # no chunk has brought the tokens
+            choice = self._begin(complete)
+            delta = self._extend(choice, complete, list(complete.output_ids))
         choice.complete = complete
-        ids: list[int] = []
-        text, logprobs = "", None
-        if not seen:  # no chunk has brought the tokens
-            ids, text, logprobs = self._extend(choice, complete, list(complete.output_ids))
+        stopped_by = stop_reason(complete)
         if choice.text is not None:
-            rest = choice.text.finish(stop_reason(complete))
+            rest = choice.text.finish(stopped_by)
             choice.parts.append(rest)
-            text += rest
+            delta["delta_text"] = f"{delta.get('delta_text', '')}{rest}"
+        delta["finish_reason"], delta["stop_reason"] = complete.finish_reason or "stop", stopped_by
+        self._count(complete)
         self.counts.accepted += complete.spec_accepted_tokens
         self.counts.drafted += complete.spec_draft_tokens
-        return ids, text, logprobs
+        return delta
 
     def _extend(
         self,
         choice: _Choice,
         message: pb.GenerateStreamChunk | pb.GenerateComplete,
         ids: list[int],
-    ) -> tuple[list[int], str, CompletionLogprobs | None]:
+    ) -> Delta:
         choice.token_ids += ids
         self.counts.completion += len(ids)
+        delta: Delta = {"index": self._offset + message.index, "delta_token_ids": ids}
         logprobs = output_logprobs(message)
+        if choice.text is not None:
+            text = self._decode(choice.text, ids, logprobs)
+            if text:
+                choice.parts.append(text)
+                delta["delta_text"] = text
         if logprobs is not None:
             self._name(logprobs)
             if choice.logprobs is None:
                 choice.logprobs = CompletionLogprobs()
-        text = ""
-        if choice.text is not None:
-            if logprobs is not None and logprobs.token_ids == ids:  # each token's place is wanted
-                pieces: list[str] = []
-                for token in ids:
-                    logprobs.text_offset.append(choice.text.length)
-                    pieces.append(choice.text.feed([token]))
-                text = "".join(pieces)
-            else:
-                text = choice.text.feed(ids)
-            if text:
-                choice.parts.append(text)
-        if logprobs is not None and choice.logprobs is not None:
             for name in CompletionLogprobs.model_fields:
                 getattr(choice.logprobs, name).extend(getattr(logprobs, name))
-        return ids, text, logprobs
+            delta["logprobs"] = logprobs
+        return delta
+
+    def _decode(self, text: ChoiceText, ids: list[int], logprobs: CompletionLogprobs | None) -> str:
+        """The text that the tokens add; with logprobs, also where each token's text begins."""
+        if logprobs is None or logprobs.token_ids != ids:
+            return text.feed(ids)
+        pieces: list[str] = []
+        for token in ids:
+            logprobs.text_offset.append(text.length)
+            pieces.append(text.feed([token]))
+        return "".join(pieces)
 
     def _name(self, logprobs: CompletionLogprobs) -> None:
         """Show tokens as text, now that there is a decoder; `token_id:N` stays where it isn't."""

@@ -64,7 +64,7 @@ class AsyncCompletions(AsyncResource):
         try:
             for reader, part in zip(readers, plan.parts, strict=True):
                 async for message in reader:
-                    part.answer.absorb(message)
+                    part.answer.add(message)
                 part.answer.check_complete(part.request.request_id)
         except BaseException as error:
             for reader in readers:

@@ -106,7 +106,8 @@ class AsyncGenerateStream(CompletionStreamCore, AsyncStream[CompletionChunk]):
                 delta = part.answer.add(message)
                 if delta is not None:
                     if self._name is not None:
-                        state.plan.model, self._name = await self._name(), None
+                        name, self._name = self._name, None
+                        state.named(await name())
                     return state.chunk(delta, message)
         except BaseException as error:
             state.end(error)

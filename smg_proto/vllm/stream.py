@@ -102,7 +102,8 @@ class GenerateStream(CompletionStreamCore, Stream[CompletionChunk]):
                 delta = part.answer.add(message)
                 if delta is not None:
                     if self._name is not None:
-                        state.plan.model, self._name = self._name(), None
+                        name, self._name = self._name, None
+                        state.named(name())
                     return state.chunk(delta, message)
         except BaseException as error:
             state.end(error)

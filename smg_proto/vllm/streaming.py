@@ -1,17 +1,22 @@
 """What sync and async streams of completions share: from messages to chunks."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.vllm.accumulate import Delta
 from smg_proto.vllm.build import Part, Plan
 from smg_proto.vllm.errors import VLLMGrpcError
 from smg_proto.vllm.results import (
     Completion,
     CompletionChunk,
-    CompletionChunkChoice,
     CompletionUsage,
 )
+
+# What model_validate() calls. A stream makes thousands of chunks, and its own cost would show.
+_make_chunk: Callable[[object], CompletionChunk]
+_make_chunk = CompletionChunk.__pydantic_validator__.validate_python
 
 
 class Closable(Protocol):
@@ -24,7 +29,7 @@ ReaderT = TypeVar("ReaderT", bound=Closable)
 class ChunkMaker(Generic[ReaderT]):
     """Where a stream stands. `live` are the prompts whose answers have not ended, in turn."""
 
-    __slots__ = ("_continuous", "_finished", "_owed", "cancelled", "error", "live", "plan")
+    __slots__ = ("_continuous", "_finished", "_head", "_owed", "cancelled", "error", "live", "plan")
 
     def __init__(self, plan: Plan, readers: list[ReaderT]) -> None:
         asked = plan.asked.stream_options
@@ -33,19 +38,24 @@ class ChunkMaker(Generic[ReaderT]):
         self.error: VLLMGrpcError | None = None
         self.cancelled = False
         self._finished = False
+        self._head: dict[str, object] = {
+            "id": plan.request_id,
+            "created": plan.created,
+            "model": plan.model,
+        }
         self._owed = asked is not None and asked.include_usage
         self._continuous = asked is not None and asked.continuous_usage_stats
 
-    def chunk(self, delta: CompletionChunkChoice, message: pb.GenerateResponse) -> CompletionChunk:
-        plan = self.plan
-        return CompletionChunk(
-            id=plan.request_id,
-            created=plan.created,
-            model=plan.model,
-            choices=[delta],
-            usage=plan.usage() if self._continuous else None,
-            raw=message,
-        )
+    def chunk(self, delta: Delta, message: pb.GenerateResponse) -> CompletionChunk:
+        fields: dict[str, object] = {**self._head, "choices": (delta,), "raw": message}
+        if self._continuous:
+            fields["usage"] = self.plan.usage()
+        return _make_chunk(fields)
+
+    def named(self, model: str) -> None:
+        """The model's name has become known."""
+        self.plan.model = model
+        self._head["model"] = model
 
     def part_ended(self, part: Part) -> None:
         """The call of one prompt came to its end."""
@@ -61,10 +71,7 @@ class ChunkMaker(Generic[ReaderT]):
             self.end()
             return None
         self._owed = False
-        plan = self.plan
-        return CompletionChunk(
-            id=plan.request_id, created=plan.created, model=plan.model, usage=plan.usage()
-        )
+        return CompletionChunk.model_validate({**self._head, "usage": self.plan.usage()})
 
     def end(self, error: BaseException | None = None) -> None:
         """Nothing is wanted any more, or nothing can come."""

@@ -247,9 +247,7 @@ def test_parameter_objects_check_themselves() -> None:
         MediaRef(url="")
     with pytest.raises(VLLMGrpcValidationError, match="input_ids"):
         TokenizedInput(input_ids=[])
-    with pytest.raises(
-        VLLMGrpcValidationError, match="json_schema: must be the JSON text"
-    ):
+    with pytest.raises(VLLMGrpcValidationError, match="json_schema: must be the JSON text"):
         StructuredOutputs(json_schema="{")
     secret = f'{{"{SECRET}"'
     with pytest.raises(VLLMGrpcValidationError) as caught:
