@@ -135,6 +135,7 @@ def test_every_public_type_is_complete(package: str, python: Path, tmp_path: Pat
 def test_mypy_finds_nothing_in_the_repository() -> None:
     programs = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     run("mypy", *PACKAGES, "tests", *programs, cwd=ROOT)
+    # All of one module name, so they are excluded above and come one by one.
     for conftest in (ROOT / "tests").glob("*/**/conftest.py"):
         run("mypy", conftest, cwd=ROOT, MYPYPATH=f"tests:{conftest.parent}")
 
