@@ -19,9 +19,13 @@ PACKAGES = ["smg_proto", "smg_grpc_proto"]
 
 
 def requirements(wheel: Path) -> list[str]:
-    """The wheel with all of its extras but our own, and pytest, which it has a plugin for."""
-    extras = set(wheel_metadata(wheel).get_all("Provides-Extra", [])) - {"dev"}
-    return [f"smg-grpc-proto[{','.join(sorted(extras))}] @ {wheel.as_uri()}", "pytest"]
+    """The wheel with all of its extras but our own, and what else its own code is checked with."""
+    required = wheel_metadata(wheel)
+    extras = set(required.get_all("Provides-Extra", [])) - {"dev"}
+    lines = required.get_all("Requires-Dist", [])
+    types = [line.partition(";")[0] for line in lines if line.startswith("types-")]
+    package = f"smg-grpc-proto[{','.join(sorted(extras))}] @ {wheel.as_uri()}"
+    return [package, "pytest", *types]
 
 
 @pytest.fixture(scope="module")
