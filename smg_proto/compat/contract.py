@@ -142,7 +142,7 @@ class Contract:
 
     def __init__(self, files: FileDescriptorSet, origin: str) -> None:
         self.origin = origin
-        self.files = _in_order(files, origin)  # with what they import
+        self.files: list[FileDescriptorProto] = _in_order(files, origin)  # with what they import
         self._pool = _pool(self.files, origin)
         self.messages: dict[str, Message] = {}
         self.enums: dict[str, Enum] = {}
