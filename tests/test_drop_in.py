@@ -195,7 +195,8 @@ def test_the_other_rpcs_answer(
     assert stub.StopProfile(common_pb2.StopProfileRequest()).success
     health: Any = health_pb2_grpc.HealthStub(channel)
     asked = health_pb2.HealthCheckRequest(service="vllm.grpc.engine.VllmEngine")
-    assert health.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+    answer = health.Check(asked)  # type: ignore[attr-defined]
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_the_tokenizer_arrives_whole(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:

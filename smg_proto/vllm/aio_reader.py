@@ -58,8 +58,8 @@ class AsyncReader(Generic[M]):
             raise StopAsyncIteration
         if self._limit is not None:
             self._wait_until = self._loop.time() + self._limit
-            if self._timer is None:
-                self._timer = self._loop.call_at(self._wait_until, self._look)
+            if self._timer is None:  # early enough for the shorter of the two limits
+                self._timer = self._loop.call_later(self._waits.shortest, self._look)
         while True:
             try:
                 message = await self._next()

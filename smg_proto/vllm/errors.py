@@ -199,7 +199,7 @@ _NO_CONNECTION = (
     "handshake",
     "no address",
 )
-_TLS = ("certificate", "ssl", "tls", "handshake", "no match found for server name")
+_TLS = ("certificate", "ssl", "tls", "handshake", "verification check")
 
 
 def pairs(metadata: Iterable[Sequence[str | bytes]] | None) -> Metadata:

@@ -226,7 +226,6 @@ class CompletionRequest(SamplingParams):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    request_id: Text | None = None
     model: Text | None = None
     use_model_defaults: bool = False
     stream_options: StreamOptions | None = None

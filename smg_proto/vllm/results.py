@@ -117,7 +117,9 @@ class Completion(Result):
                     raw=complete,
                 )
             ],
-            usage=usage(complete.prompt_tokens, complete.completion_tokens, complete.cached_tokens),
+            usage=CompletionUsage.model_validate(
+                usage(complete.prompt_tokens, complete.completion_tokens, complete.cached_tokens)
+            ),
         )
 
 
@@ -163,7 +165,9 @@ class CompletionChunk(Result):
             delta_token_ids=list(chunk.token_ids),
             logprobs=output_logprobs(chunk),
         )
-        counts = usage(chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens)
+        counts = CompletionUsage.model_validate(
+            usage(chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens)
+        )
         return cls(id=request_id, model=model, choices=[choice], usage=counts)
 
 
@@ -224,20 +228,21 @@ def kv_transfer_params(complete: pb.GenerateComplete) -> dict[str, Any] | None:
 
 def usage(
     prompt: int, completion: int, cached: int, accepted: int = 0, drafted: int = 0
-) -> CompletionUsage:
-    details = None
+) -> dict[str, object]:
+    """CompletionUsage, not yet validated."""
+    result: dict[str, object] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "cached_tokens": cached,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
     if drafted:
-        details = CompletionTokensDetails(
-            accepted_prediction_tokens=accepted, rejected_prediction_tokens=drafted - accepted
-        )
-    return CompletionUsage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=prompt + completion,
-        cached_tokens=cached,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
-        completion_tokens_details=details,
-    )
+        result["completion_tokens_details"] = {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": drafted - accepted,
+        }
+    return result
 
 
 def token_name(token_id: int) -> str:
