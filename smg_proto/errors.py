@@ -113,7 +113,7 @@ def to_status_bytes(error: SmgError) -> bytes:
     last first, then the metadata.
     """
     message = error.message[:_LONGEST_MESSAGE]
-    metadata = error.metadata
+    metadata = dict(error.metadata)
     violations = [(found.field, found.description) for found in error.field_violations]
     while True:
         details: list[_google_rpc.Detail] = []

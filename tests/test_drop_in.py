@@ -195,7 +195,7 @@ def test_the_other_rpcs_answer(
     assert stub.StopProfile(common_pb2.StopProfileRequest()).success
     health: Any = health_pb2_grpc.HealthStub(channel)
     asked = health_pb2.HealthCheckRequest(service="vllm.grpc.engine.VllmEngine")
-    answer = health.Check(asked)  # type: ignore[attr-defined]
+    answer = health.Check(asked)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
