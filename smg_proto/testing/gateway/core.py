@@ -63,8 +63,8 @@ class Core:
     def __init__(self, token_delay: float) -> None:
         self.model: Model = model()
         self.token_delay = token_delay
-        self.script = Script(_GENERATING)
-        self.record = Record()
+        self.script: Script = Script(_GENERATING)
+        self.record: Record = Record()
 
     async def begin(self, rpc: str, request: Message, context: Context) -> Call:
         """Note a request and answer its headers."""
