@@ -124,9 +124,10 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
                 if running.aborted:
                     for cut, _ in open_choices:
                         cut.abort()
-                        for message in cut.messages(stream=request.stream):
+                        for message in cut.messages(stream=True) if request.stream else ():
                             yield message
-                    return
+                    open_choices.clear()
+                    break
                 for _ in range(self.tokens_per_chunk if request.stream else 1):
                     choice.take(next(source))
                     self._meter.tokens.append(time.monotonic())

@@ -1,5 +1,6 @@
 """Streams: reading, leaving, time limits, what they amount to."""
 
+import gc
 import time
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_ending_a_stream_early_reaches_the_engine(
         case "forget":
             state = stream._state
             del stream
+            gc.collect()
             assert state.cancelled
             return
     if both.asynchronous:
