@@ -138,7 +138,7 @@ class Contract:
 
     def __init__(self, files: FileDescriptorSet, origin: str) -> None:
         self.origin = origin
-        self.files = in_order(files, origin)  # with what they import
+        self.files: list[FileDescriptorProto] = in_order(files, origin)  # with what they import
         self._pool = pool_of(self.files, origin)
         self.messages: dict[str, Message] = {}
         self.enums: dict[str, Enum] = {}

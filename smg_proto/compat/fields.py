@@ -30,7 +30,8 @@ class Messages:
     """Compares messages of two contracts, and notes which types stand in for others."""
 
     def __init__(self, old: Contract, new: Contract) -> None:
-        self.old, self.new = old, new
+        self.old: Contract = old
+        self.new: Contract = new
         self.retyped: dict[str, str] = {}  # message or enum of old: what stands in its place
 
     def findings(self, old: Message, new: Message) -> Iterator[Finding]:

@@ -44,14 +44,14 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         kv_events: bool = True,
     ) -> None:
         self.model: Model = model()
-        self.name = name or self.model.name
+        self.name: str = name or self.model.name
         self.token_delay = token_delay
         self.tokens_per_chunk = tokens_per_chunk
         self.kv_events = kv_events
         self.healthy = True
-        self.profiling = False
-        self.script = Script(frozenset({"Generate"}))
-        self.record = Record()
+        self.profiling: bool = False
+        self.script: Script = Script(frozenset({"Generate"}))
+        self.record: Record = Record()
         self._cache = KvCache()
         self._meter = LoadMeter(self._cache)
 
@@ -124,9 +124,10 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
                 if running.aborted:
                     for cut, _ in open_choices:
                         cut.abort()
-                        for message in cut.messages(stream=request.stream):
+                        for message in cut.messages(stream=True) if request.stream else ():
                             yield message
-                    return
+                    open_choices.clear()
+                    break
                 for _ in range(self.tokens_per_chunk if request.stream else 1):
                     choice.take(next(source))
                     self._meter.tokens.append(time.monotonic())

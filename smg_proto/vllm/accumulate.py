@@ -75,7 +75,7 @@ class Accumulator:
         self._offset = offset  # index of this prompt's first choice among those of all prompts
         self._text = text
         self._choices: dict[int, _Choice] = {}
-        self.counts = Counts()
+        self.counts: Counts = Counts()
 
     def add(self, message: pb.GenerateResponse) -> Delta | None:
         """Take in one message: what it adds. None: nothing that is known."""

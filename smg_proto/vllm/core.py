@@ -29,7 +29,7 @@ class Host(Generic[ChannelT]):
         self.closed = False
         self.model: ModelInfo | None = None
         self.nameless = False  # the server did not tell its model's name; it is not asked again
-        self.telemetry = telemetry.of(where.target, spans)
+        self.telemetry: telemetry.Telemetry | None = telemetry.of(where.target, spans)
 
     def closed_error(self) -> VLLMGrpcClosedError | None:
         return VLLMGrpcClosedError("the client has been closed") if self.closed else None

@@ -5,7 +5,7 @@
 
 import random
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
@@ -21,7 +21,9 @@ def new_request_id(prefix: str) -> str:
 class Result(BaseModel):
     """Base of results. `model_path` and the like are the server's words, not pydantic's."""
 
-    model_config = ConfigDict(protected_namespaces=(), arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        protected_namespaces=(), arbitrary_types_allowed=True
+    )
 
 
 class PromptTokensDetails(Result):

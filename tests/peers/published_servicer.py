@@ -3,10 +3,12 @@
     cd tests && PYTHON -m peers.published_servicer MODEL_FOLDER [--delta N] [--interval SECONDS]
                                                    [--events FILE]
 
-PYTHON is of an environment with smg-grpc-servicer[no extras], msgspec, and either this project's
-wheel or a published smg-grpc-proto. Prints one line of JSON, {"port": …}, when it serves on
-127.0.0.1; ends when its standard input does. MODEL_FOLDER is made with a byte tokenizer if it is
-not there. What the engine is asked and how it ends goes to FILE, a line of JSON each.
+PYTHON is of an environment with smg-grpc-servicer, msgspec, and either this project's wheel or a
+published smg-grpc-proto; vLLM is not needed (`peers.start` makes such environments).
+
+Prints one line of JSON, {"port": …}, when it serves on 127.0.0.1; ends when its standard input
+does. MODEL_FOLDER is made with a byte tokenizer if it is not there. What the engine is asked and
+how it ends goes to FILE, a line of JSON each.
 """
 
 import argparse
