@@ -32,7 +32,8 @@ def environment() -> dict[str, str]:
     """For commands in .venv: its programs first, nothing of the caller's own Python set-up."""
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     path = f"{VENV / 'bin'}{os.pathsep}{clean.get('PATH', '')}"
-    return clean | {"PATH": path, "VIRTUAL_ENV": str(VENV)}
+    # The certificates that pip and git trust here, for uv too.
+    return {"UV_SYSTEM_CERTS": "1"} | clean | {"PATH": path, "VIRTUAL_ENV": str(VENV)}
 
 
 def enter() -> None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from smg_proto import common_pb2 as common_pb2
     from smg_proto import common_pb2_grpc as common_pb2_grpc
+    from smg_proto import compat as compat
+    from smg_proto import errors as errors
     from smg_proto import llm_pb2 as llm_pb2
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
     from smg_proto import smg_pb2 as smg_pb2
     from smg_proto import smg_pb2_grpc as smg_pb2_grpc
+    from smg_proto import testing as testing
     from smg_proto import tokenspeed_encoder_pb2 as tokenspeed_encoder_pb2
     from smg_proto import tokenspeed_encoder_pb2_grpc as tokenspeed_encoder_pb2_grpc
     from smg_proto import tokenspeed_scheduler_pb2 as tokenspeed_scheduler_pb2
@@ -36,11 +39,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.5.0.dev0"
 
-# Modules that are loaded when they are first asked for. A test holds this against the folder.
+# Modules that are loaded when they are first asked for: all that the base install can load for its
+# users. A test holds this against the folder. What needs an extra is imported by its own name.
 _SUBMODULES = frozenset(
     {
         "common_pb2",
         "common_pb2_grpc",
+        "compat",
+        "errors",
         "llm_pb2",
         "llm_pb2_grpc",
         "mlx_engine_pb2",
@@ -53,6 +59,7 @@ _SUBMODULES = frozenset(
         "sglang_scheduler_pb2_grpc",
         "smg_pb2",
         "smg_pb2_grpc",
+        "testing",
         "tokenspeed_encoder_pb2",
         "tokenspeed_encoder_pb2_grpc",
         "tokenspeed_scheduler_pb2",

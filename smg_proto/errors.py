@@ -26,8 +26,10 @@ DOMAIN = "smg"
 DETAILS_KEY = "grpc-status-details-bin"
 
 # gRPC's usual limit for all metadata of a reply is 8 KiB; a trailer above it loses the whole error.
-_MOST_BYTES = 4096
-_LONGEST_MESSAGE = 1024
+# Details grow by a third on the way (base64); the message goes beside them, and each byte of it
+# that is not ASCII becomes three.
+_MOST_BYTES = 3072
+_LONGEST_MESSAGE = 1024  # bytes
 
 # The reasons that this release of smg.v1 knows, without their prefix. A peer may send others.
 REASONS = frozenset(name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()[1:])
@@ -86,10 +88,9 @@ def abort(
 ) -> Awaitable[NoReturn]: ...
 def abort(context: Any, error: SmgError) -> Any:
     """End an RPC with this error. Await it in a grpc.aio servicer. It does not return."""
-    message = error.message[:_LONGEST_MESSAGE]
     kept = tuple(context.trailing_metadata() or ())
     context.set_trailing_metadata((*kept, (DETAILS_KEY, to_status_bytes(error))))
-    return context.abort(error.code, message)
+    return context.abort(error.code, _shortened(error.message))
 
 
 def from_rpc_error(error: grpc.RpcError) -> SmgError:
@@ -112,7 +113,7 @@ def to_status_bytes(error: SmgError) -> bytes:
     """The google.rpc.Status. What would make it too large for a trailer is left out: violations,
     last first, then the metadata.
     """
-    message = error.message[:_LONGEST_MESSAGE]
+    message = _shortened(error.message)
     metadata = dict(error.metadata)
     violations = [(found.field, found.description) for found in error.field_violations]
     while True:
@@ -130,6 +131,11 @@ def to_status_bytes(error: SmgError) -> bytes:
             violations.pop()
         else:
             metadata = {}
+
+
+def _shortened(message: str) -> str:
+    """As much of a message as may go on the wire, in whole characters."""
+    return message.encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore")
 
 
 def from_status_bytes(data: bytes) -> SmgError:

@@ -47,11 +47,14 @@ AioContext = grpc.aio.ServicerContext[Any, Any]
 
 
 class Sync(smg_pb2_grpc.GatewayServiceServicer):
+    def __init__(self, error: SmgError = FULL) -> None:
+        self.error = error
+
     def GetGatewayInfo(
         self, request: smg_pb2.GetGatewayInfoRequest, context: Context
     ) -> smg_pb2.GatewayInfo:
         context.set_trailing_metadata((("x-kept", "1"),))
-        abort(context, FULL)
+        abort(context, self.error)
 
 
 class Aio(smg_pb2_grpc.GatewayServiceServicer):
@@ -196,14 +199,26 @@ def test_an_error_too_large_for_a_trailer_loses_details_but_not_its_reason() -> 
     big = SmgError(
         Code.INVALID_ARGUMENT, "m" * 5000, reason="INVALID_REQUEST", field_violations=many
     )
-    data = to_status_bytes(big)
-    read = from_status_bytes(data)
-    assert len(data) <= 4096
+    read = from_status_bytes(to_status_bytes(big))
     assert read.reason == "INVALID_REQUEST"
     assert read.field_violations and read.field_violations[0] == many[0]
     big = SmgError(Code.INTERNAL, "m", reason="WORKER_ERROR", metadata={"x": "y" * 9000})
     read = from_status_bytes(to_status_bytes(big))
     assert (read.reason, dict(read.metadata)) == ("WORKER_ERROR", {})
+
+
+@pytest.mark.parametrize("character", ["m", "中", "😀"])
+def test_an_error_of_any_length_and_script_reaches_the_client(character: str) -> None:
+    many = [FieldViolation(f"items[{n}]", character * 50) for n in range(500)]
+    big = SmgError(
+        Code.INVALID_ARGUMENT, character * 5000, reason="INVALID_REQUEST", field_violations=many
+    )
+    with serving(Sync(big)) as address:
+        for _ in range(5):  # above the soft limit gRPC refuses some, not all
+            read = from_rpc_error(sync_error(address))
+            assert (read.code, read.reason) == (big.code, big.reason), read.message
+            assert read.message == character * (1024 // len(character.encode()))
+            assert read.field_violations and read.field_violations[0] == many[0]
 
 
 def test_reasons_are_those_of_the_contract() -> None:

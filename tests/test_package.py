@@ -12,6 +12,7 @@ import smg_proto
 
 PACKAGE = Path(smg_proto.__file__).parent
 GENERATED = sorted(path.stem for path in PACKAGE.glob("*_pb2*.py"))
+BASE = ["compat", "errors", "testing", "v1"]
 OLD = [name for name in GENERATED if not name.startswith(("llm", "smg", "sagellm"))]
 
 
@@ -28,8 +29,12 @@ def test_importing_messages_does_not_load_grpc() -> None:
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("name", GENERATED)
-def test_every_generated_module_is_an_attribute_of_the_package(name: str) -> None:
+def test_the_listed_modules_are_all_generated_ones_and_those_without_an_extra() -> None:
+    assert {*GENERATED, *BASE} == smg_proto._SUBMODULES
+
+
+@pytest.mark.parametrize("name", [*GENERATED, *BASE])
+def test_every_module_of_the_base_install_is_an_attribute_of_the_package(name: str) -> None:
     assert name in dir(smg_proto)
     assert getattr(smg_proto, name) is importlib.import_module(f"smg_proto.{name}")
 
@@ -37,6 +42,8 @@ def test_every_generated_module_is_an_attribute_of_the_package(name: str) -> Non
 def test_unknown_submodule_is_refused_with_the_close_names() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'vllm_engin_pb2'.*vllm_engine_pb2"):
         _ = smg_proto.vllm_engin_pb2  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'error'; did you mean errors"):
+        _ = smg_proto.error  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", OLD)

@@ -29,9 +29,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
     if not 0 <= seconds <= 60:
-        raise argparse.ArgumentTypeError("must be from 0 to 60")
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 60, not {text!r}")
     return seconds
 
 
