@@ -14,6 +14,8 @@ from smg_proto import __version__
 # Name and one line for --help. A module is imported only when its command is run.
 COMMANDS = {
     "list": "list packages, services and messages of this release",
+    "export": "write the proto files into a folder of yours, and check it later",
+    "generate": "generate code for another language",
     "show": "print one definition with its comments",
 }
 
