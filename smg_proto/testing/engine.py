@@ -59,10 +59,10 @@ class _Rates:
 class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
     """All RPCs of `VllmEngine`, answered as the published vLLM server answers them.
 
-    Add it to a `grpc.aio` server, or use run_vllm_engine(). `script` sets answers and faults,
-    `record` has the requests and the counters. `healthy` is what HealthCheck says, `token_delay`
-    the seconds between two tokens, `tokens_per_chunk` the most tokens in one chunk, `kv_events`
-    whether SubscribeKvEvents is there.
+    Use run_vllm_engine(), or add it to a grpc.aio server of your own with `add_to_server`.
+    `script` sets answers and faults, `record` has the requests and the counters. `healthy` is what
+    HealthCheck says, `token_delay` the seconds between two tokens, `tokens_per_chunk` the most
+    tokens in one chunk, `kv_events` whether SubscribeKvEvents is there.
     """
 
     def __init__(
@@ -80,11 +80,14 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         self.kv_events = kv_events
         self.healthy = True
         self.profiling = False
-        self.script = Script()
+        self.script = Script(frozenset({"Generate"}))
         self.record = Record()
         self._cache = KvCache()
         self._running: set[_Running] = set()
         self._rates = _Rates()
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(self, server)
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
