@@ -95,8 +95,12 @@ func cancelAfterFirst(ctx context.Context, gateway grpc.ClientConnInterface) err
 	request := chatRequest("Tell me a long story")
 	request.Sampling = &smgv1.SamplingParams{IgnoreEos: true}
 	stream, err := smgv1.NewChatServiceClient(gateway).StreamChat(ctx, request)
-	for ; err == nil; _, err = stream.Recv() {
-		cancel()
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		_, err = stream.Recv()
+		cancel() // Recv still gives what has come already, then the status
 	}
 	return err
 }
