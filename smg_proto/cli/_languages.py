@@ -133,7 +133,7 @@ LANGUAGES = {
                 Tool("protoc", f"{_PROTOC}, 25.9", (25, 0)),
                 Tool(
                     "protoc-gen-grpc-java",
-                    "https://repo1.maven.org/maven2/io/grpc/protoc-gen-grpc-java/1.85.1/, "
+                    "https://repo1.maven.org/maven2/io/grpc/protoc-gen-grpc-java/1.83.0/, "
                     "the .exe of your system, executable and under this name on PATH",
                 ),
             ),

@@ -14,8 +14,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from xml.etree import ElementTree
 
-from support import ROOT, need, run
+from support import ROOT, missing, need, run
 
 Command = list[str | Path]
 
@@ -109,4 +110,75 @@ class TypeScript(Toolchain):
         )
 
 
-TOOLCHAINS: dict[str, type[Toolchain]] = {"go": Go, "typescript": TypeScript}
+class Rust(Toolchain):
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        return super().environment | {
+            "CARGO_TARGET_DIR": str(self.home / "target"),
+            # Dependencies are exempt from lints, so one setting serves all and is built once.
+            "RUSTFLAGS": "-Dwarnings",
+            "CARGO_PROFILE_DEV_DEBUG": "0",
+            "SMG_DESCRIPTORS": str(ROOT / "smg_proto" / "descriptors.binpb"),
+        }
+
+    def install(self) -> None:
+        need("cargo")
+        self.home.mkdir(parents=True, exist_ok=True)
+        wanted = ["protoc-gen-prost@0.5.0", "protoc-gen-tonic@0.5.0"]
+        options = ["--quiet", "--locked", "--debug", "--root", self.plugins]
+        self.run("cargo", "install", *options, *wanted, cwd=self.home)
+
+    def build(self) -> Programs:
+        for folder in (self.client, self.executor):
+            self.run("cargo", "build", "--quiet", cwd=folder)
+        built = self.home / "target" / "debug"
+        return Programs([built / "executor"], [built / "example"])
+
+
+class Java(Toolchain):
+    plugins_of_maven = {
+        "protoc": "com.google.protobuf:protoc:3.25.9",
+        "protoc-gen-grpc-java": "io.grpc:protoc-gen-grpc-java:1.83.0",
+    }
+
+    def mvn(self, *words: str | Path, cwd: Path) -> None:
+        repository = f"-Dmaven.repo.local={self.home / 'repository'}"
+        self.run("mvn", "--batch-mode", "--quiet", repository, *words, cwd=cwd)
+
+    def install(self) -> None:
+        need("javac")
+        need("mvn")
+        programs = self.plugins / "bin"
+        programs.mkdir(parents=True, exist_ok=True)
+        for name, artifact in self.plugins_of_maven.items():
+            if not (programs / name).exists():
+                what = f"-Dartifact={artifact}:exe:{platform()}"
+                self.mvn("dependency:copy", what, f"-DoutputDirectory={programs}", cwd=self.home)
+                (found,) = programs.glob(f"{name}-[0-9]*.exe")
+                found.chmod(0o755)
+                found.rename(programs / name)
+
+    def build(self) -> Programs:
+        version = ElementTree.parse(self.client / "gen" / "pom.xml").findtext("{*}version")
+        self.mvn("install", cwd=self.client / "gen")
+        commands: list[Command] = []
+        for folder in (self.executor, self.client):
+            use = f"-Dsmg.version={version}"
+            path = "-Dmdep.outputFile=target/classpath"
+            self.mvn("compile", "dependency:build-classpath", use, path, cwd=folder)
+            classes = f"{folder / 'target' / 'classes'}:"
+            classes += (folder / "target" / "classpath").read_text().strip()
+            commands.append(["java", "-cp", classes, f"{folder.name.replace('client', 'example')}.Main"])
+        return Programs(*commands)
+
+
+def platform() -> str:
+    """This machine, as Maven Central calls it."""
+    system = {"linux": "linux", "darwin": "osx"}.get(sys.platform)
+    if system is None:
+        missing(f"no protoc for {sys.platform} on Maven Central")
+    processor = {"arm64": "aarch_64", "aarch64": "aarch_64"}.get(os.uname().machine, "x86_64")
+    return f"{system}-{processor}"
+
+
+TOOLCHAINS: dict[str, type[Toolchain]] = {"go": Go, "typescript": TypeScript, "rust": Rust, "java": Java}
