@@ -72,6 +72,7 @@ class Language:
     title: str
     tools: tuple[Tool, ...]
     wants_google_rpc: bool = False  # its gRPC library has no types for the details of a status
+    impossible_fields: tuple[str, ...] = ()  # names that its generator makes broken code of
 
     @property
     def folder(self) -> Path:
@@ -137,6 +138,8 @@ LANGUAGES = {
                     "the .exe of your system, executable and under this name on PATH",
                 ),
             ),
+            # Every message class has a static getDescriptor() of its own.
+            impossible_fields=("descriptor",),
         ),
         Language(
             "cpp",

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -44,19 +45,30 @@ def generated(language: Language) -> dict[str, bytes]:
     buf = BUF.find()
     assert buf is not None  # require_tools has looked
     template = language.folder / TEMPLATE
-    inputs = [proto_path(), *([GOOGLE_RPC] if language.wants_google_rpc else [])]
     with tempfile.TemporaryDirectory() as scratch:
-        for protos in inputs:
-            command = [buf, "generate", str(protos), "--template", str(template), "-o", scratch]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                said = (done.stderr or done.stdout).strip()
-                raise CommandError(f"{' '.join(command)}: {said}")
-        files = dict(read_tree(Path(scratch)))
+        protos, out = Path(scratch, "proto"), Path(scratch, "out")
+        shutil.copytree(proto_path(), protos)
+        if language.wants_google_rpc:
+            shutil.copytree(GOOGLE_RPC, protos, dirs_exist_ok=True)
+        for name in language.impossible_fields:
+            rename_fields(protos, name)
+        command = [buf, "generate", str(protos), "--template", str(template), "-o", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            raise CommandError(f"{language.title} cannot be generated: {said}")
+        files = dict(read_tree(out))
     for name, data in read_tree(language.folder):
         if name != TEMPLATE:
             files[name] = data.replace(b"0.0.0-version", semantic_version().encode())
     return files
+
+
+def rename_fields(protos: Path, name: str) -> None:
+    """Put `_field` behind the name of a field; on the wire and in JSON nothing changes."""
+    declared = re.compile(rf"^(\s+[\w. ]+ )({name}) = (\d+);$", re.MULTILINE)
+    for path in protos.rglob("*.proto"):
+        path.write_text(declared.sub(r'\1\2_field = \3 [json_name = "\2"];', path.read_text()))
 
 
 def semantic_version() -> str:
