@@ -150,6 +150,8 @@ LANGUAGES = {
                 Tool("grpc_cpp_plugin", "apt-get install protobuf-compiler-grpc"),
             ),
             wants_google_rpc=True,
+            # As in Java; the compilers of 26 and newer rename it themselves.
+            impossible_fields=("descriptor",),
         ),
     )
 }

@@ -9,6 +9,7 @@ Everything is in .cache/languages/<language>/, and is reused by the next run:
 
 import os
 import shutil
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
 
-from support import ROOT, missing, need, run
+from support import IN_CI, ROOT, missing, need, run
 
 Command = list[str | Path]
 
@@ -172,6 +173,30 @@ class Java(Toolchain):
         return Programs(*commands)
 
 
+class Cpp(Toolchain):
+    packages = ("cmake", "g++", "pkg-config", "libgrpc++-dev", "protobuf-compiler-grpc")
+
+    def install(self) -> None:
+        if not self.installed() and IN_CI and os.geteuid() == 0 and shutil.which("apt-get"):
+            run("apt-get", "update", "-q")
+            run("apt-get", "install", "-q", "-y", "--no-install-recommends", *self.packages)
+        if not self.installed():
+            missing(f"no gRPC for C++: apt-get install {' '.join(self.packages)}")
+        self.home.mkdir(parents=True, exist_ok=True)
+
+    def installed(self) -> bool:
+        programs = ("cmake", "g++", "pkg-config", "protoc", "grpc_cpp_plugin")
+        library = ("pkg-config", "--exists", "grpc++")
+        return all(map(shutil.which, programs)) and subprocess.run(library).returncode == 0
+
+    def build(self) -> Programs:
+        where = ["-S", self.executor, "-B", self.home / "build"]
+        self.run("cmake", *where, "-DCMAKE_CXX_FLAGS=-O0", cwd=self.home)
+        self.run("cmake", "--build", "build", "--parallel", "2", cwd=self.home)
+        build = self.home / "build"
+        return Programs([build / "executor"], [build / "client" / "example"])
+
+
 def platform() -> str:
     """This machine, as Maven Central calls it."""
     system = {"linux": "linux", "darwin": "osx"}.get(sys.platform)
@@ -181,4 +206,10 @@ def platform() -> str:
     return f"{system}-{processor}"
 
 
-TOOLCHAINS: dict[str, type[Toolchain]] = {"go": Go, "typescript": TypeScript, "rust": Rust, "java": Java}
+TOOLCHAINS: dict[str, type[Toolchain]] = {
+    "go": Go,
+    "typescript": TypeScript,
+    "rust": Rust,
+    "java": Java,
+    "cpp": Cpp,
+}
