@@ -4,11 +4,9 @@
 `import smg_proto` alone loads neither grpc nor protobuf.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as type checkers take it; importing typing would cost more than all else
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import ModuleType
 
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
     from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
+    from smg_proto import sagellm_pb2 as sagellm_pb2
+    from smg_proto import sagellm_pb2_grpc as sagellm_pb2_grpc
     from smg_proto import sglang_encoder_pb2 as sglang_encoder_pb2
     from smg_proto import sglang_encoder_pb2_grpc as sglang_encoder_pb2_grpc
     from smg_proto import sglang_scheduler_pb2 as sglang_scheduler_pb2
@@ -45,6 +45,8 @@ _SUBMODULES = frozenset(
         "llm_pb2_grpc",
         "mlx_engine_pb2",
         "mlx_engine_pb2_grpc",
+        "sagellm_pb2",
+        "sagellm_pb2_grpc",
         "sglang_encoder_pb2",
         "sglang_encoder_pb2_grpc",
         "sglang_scheduler_pb2",
@@ -64,16 +66,18 @@ _SUBMODULES = frozenset(
 )
 
 
-def __getattr__(name: str) -> "ModuleType":
-    if name not in _SUBMODULES:
-        from difflib import get_close_matches
+if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any other name
 
-        close = get_close_matches(name, _SUBMODULES)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
-    from importlib import import_module
+    def __getattr__(name):
+        if name not in _SUBMODULES:
+            from difflib import get_close_matches
 
-    return import_module(f"smg_proto.{name}")
+            close = get_close_matches(name, _SUBMODULES)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
+        from importlib import import_module
+
+        return import_module(f"smg_proto.{name}")
 
 
 def __dir__() -> list[str]:

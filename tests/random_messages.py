@@ -5,8 +5,12 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
 Known = Callable[[FieldDescriptor], bool]
 
@@ -20,6 +24,12 @@ INTEGERS = {
 FLOATS = [0.0, -0.0, 1.0, -1.5, 1e-40, 3.4e38, float("inf"), float("-inf"), 1 / 3]
 TEXTS = ["", " ", "a", "\0", "naïve 東京 🙂", '{"json": [1, 2.50]}', "x" * 300]
 DEPTH = 4
+# Of these only some values have a JSON form, so they are not random.
+WELL_KNOWN: dict[str, Message] = {
+    "google.protobuf.Timestamp": Timestamp(seconds=-1, nanos=999_999_999),
+    "google.protobuf.Duration": Duration(seconds=-1, nanos=-5),
+    "google.protobuf.Struct": json_format.ParseDict({"a": [1, None, {"b": "\0"}]}, Struct()),
+}
 
 
 def random_message(
@@ -32,6 +42,9 @@ def random_message(
 
 
 def _fill(message: Any, chance: random.Random, known: Known, full: bool, depth: int) -> None:
+    if example := WELL_KNOWN.get(message.DESCRIPTOR.full_name):
+        message.CopyFrom(example)
+        return
     for field in chosen(message.DESCRIPTOR, chance, known, full):
         count = chance.randint(1, 3)
         if field.message_type and field.message_type.GetOptions().map_entry:

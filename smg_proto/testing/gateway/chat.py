@@ -29,6 +29,7 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
     ) -> AsyncGenerator[pb.ChatEvent, None]:
         conversation = self._conversation(request)
         prompt = conversation.prompt(self._core)
+        self._core.check_length(prompt, "messages")
         opening, whole = conversation.output(call.answer)
         sampling = checks.sampling(request, opening=opening, whole=whole)
         start = pb.ChatResponse(id=call.request_id, model=request.model)

@@ -90,6 +90,7 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
             None if known else FieldViolation(field, "has an id outside the vocabulary"),
             *refused,
         )
+        self._core.check_length(prompt, field)
         return prompt
 
     def _echo(self, request: pb.CompletionRequest, prompt: list[int]) -> pb.CompletionDelta:

@@ -142,18 +142,17 @@ class Core:
         else:
             counters.finished += 1
 
+    def check_length(self, prompt: Sequence[int], field: str) -> None:
+        """Refuse a prompt that leaves no room for an answer; `field` is where it came from."""
+        most = self.model.context_length
+        if len(prompt) >= most:
+            found = FieldViolation(field, f"has {len(prompt)} tokens; the context is {most}")
+            raise invalid(found, reason="CONTEXT_LENGTH_EXCEEDED")
+
     async def generate(
         self, call: Call, prompt: Sequence[int], sampling: Sampling, n: int = 1
     ) -> AsyncGenerator[tuple[int, Piece], None]:
         """The pieces of all choices, in turn, each with the number of its choice."""
-        if len(prompt) >= self.model.context_length:
-            raise invalid(
-                FieldViolation(
-                    "prompt",
-                    f"has {len(prompt)} tokens; the context is {self.model.context_length}",
-                ),
-                reason="CONTEXT_LENGTH_EXCEEDED",
-            )
         sources = {index: generate(self.model, prompt, sampling, index) for index in range(n)}
         while sources:
             for index, source in list(sources.items()):

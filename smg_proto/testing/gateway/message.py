@@ -40,6 +40,7 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
     ) -> AsyncGenerator[pb.MessageEvent, None]:
         conversation = self._conversation(request)
         prompt = conversation.prompt(self._core)
+        self._core.check_length(prompt, "turns")
         opening, whole = conversation.output(call.answer)
         sampling = checks.sampling(request, opening=opening, whole=whole)
         yield pb.MessageEvent(start=pb.Message(id=call.request_id, model=request.model))

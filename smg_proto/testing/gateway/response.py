@@ -224,6 +224,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     ) -> AsyncGenerator[pb.ResponseEvent, None]:
         conversation = self._conversation(request, stored)
         prompt = conversation.prompt(self._core)
+        self._core.check_length(prompt, "items" if request.HasField("items") else "input")
         opening, whole = conversation.output(call.answer)
         sampling = checks.sampling(request, opening=opening, whole=whole)
         response = stored.response
