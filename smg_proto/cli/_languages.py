@@ -16,13 +16,18 @@ from smg_proto.cli import CommandError
 Version = tuple[int, ...]
 
 
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
 @dataclass(frozen=True)
 class Tool:
     """A program of a generation: what is needed, and where it comes from."""
 
     program: str
     install: str
-    minimum: Version = ()  # the tests run with this one or a newer one; () where it tells no version
+    minimum: Version = ()  # () where the program tells no version
+    below: Version = (sys.maxsize,)
 
     def problem(self) -> str | None:
         """Why this tool cannot be used; None when it can."""
@@ -44,11 +49,13 @@ class Tool:
             return f"{path} does not run ({error}): {self.install}"
         match = re.search(r"\d+(?:\.\d+)+", said)
         found = tuple(map(int, match[0].split("."))) if match else ()
-        if found >= self.minimum:
+        if self.minimum <= found < self.below:
             return None
         shown = match[0] if match else "of no known version"
-        needed = ".".join(map(str, self.minimum))
-        return f"{path} is {shown}, needed is {needed} or newer: {self.install}"
+        needed = f"{_dotted(self.minimum)} or newer"
+        if self.below != Tool.below:
+            needed += f", but older than {_dotted(self.below)}"
+        return f"{path} is {shown}, needed is {needed}: {self.install}"
 
     def find(self) -> str | None:
         """On PATH, or beside this Python, where pip puts programs."""
@@ -131,7 +138,7 @@ LANGUAGES = {
             "Java",
             (
                 # grpc-java still stands on protobuf-java 3.25, whose compiler is 25.
-                Tool("protoc", f"{_PROTOC}, 25.9", (25, 0)),
+                Tool("protoc", f"{_PROTOC}, 25.9", (25, 0), (26,)),
                 Tool(
                     "protoc-gen-grpc-java",
                     "https://repo1.maven.org/maven2/io/grpc/protoc-gen-grpc-java/1.83.0/, "

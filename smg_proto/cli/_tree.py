@@ -79,7 +79,7 @@ def write(
         _recover(folder)
         old = read_manifest(folder)
         _refuse(folder, destination, old, manifest, force)
-        if old == manifest and not old.modified(folder) and not old.missing(folder):
+        if old and old == manifest and not old.modified(folder) and not old.missing(folder):
             return False
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
@@ -99,9 +99,7 @@ def write(
     return True
 
 
-def _refuse(
-    folder: Path, shown: Path, old: Manifest | None, new: Manifest, force: bool
-) -> None:
+def _refuse(folder: Path, shown: Path, old: Manifest | None, new: Manifest, force: bool) -> None:
     """Raise CommandError where writing would take something away from somebody."""
     if folder.exists() and not folder.is_dir():
         raise CommandError(f"{shown}: not a directory; choose another destination")

@@ -8,6 +8,7 @@ from smg_proto import __version__, descriptor_set, proto_path
 from smg_proto.cli import CommandError
 from smg_proto.cli._contract import Contract
 from smg_proto.cli._tree import Manifest, read_manifest, sha256, write
+from smg_proto.compat import ContractError, diff, load
 
 COMMAND = "export"
 
@@ -59,19 +60,18 @@ def check(dest: Path) -> int:
     manifest = read_manifest(dest)
     if manifest is None or manifest.command != COMMAND:
         raise CommandError(f"{dest}: no export of smg-proto; `smg-proto export {dest}` makes one")
-    touched = [f"modified: {name}" for name in manifest.modified(dest)]
-    touched += [f"missing: {name}" for name in manifest.missing(dest)]
-    behind = differences(manifest)
-    for line in [*touched, *behind]:
+    lines = [f"modified since it was exported: {name}" for name in manifest.modified(dest)]
+    lines += [f"missing: {name}" for name in manifest.missing(dest)]
+    if stale := stale_files(manifest):
+        lines.append(f"exported from smg-proto {manifest.version}; in {__version__}:")
+        lines += [f"  {line}" for line in [*stale, *contract_changes(dest, manifest)]]
+    for line in lines or [f"{len(manifest.files)} files, unmodified, as in {__version__}"]:
         print(f"{dest}: {line}")
-    if touched or behind:
-        return 1
-    print(f"{dest}: {len(manifest.files)} files, unmodified, as in smg-proto {__version__}")
-    return 0
+    return 1 if lines else 0
 
 
-def differences(manifest: Manifest) -> list[str]:
-    """What an export has otherwise than this release would write it."""
+def stale_files(manifest: Manifest) -> list[str]:
+    """The files that this release would export otherwise."""
     known = set(Contract().packages)
     ours = closure(known.intersection(manifest.packages))
     digests = {name: sha256(data) for name, data in ours.items()}
@@ -83,6 +83,16 @@ def differences(manifest: Manifest) -> list[str]:
             lines.append(f"{name} is new")
         elif digests[name] != manifest.files[name]:
             lines.append(f"{name} has changed")
-    if not lines:
-        return []
-    return [f"exported from smg-proto {manifest.version}; in {__version__}:", *lines]
+    return lines
+
+
+def contract_changes(dest: Path, manifest: Manifest) -> list[str]:
+    """What `smg-proto diff` finds between the copy and this release."""
+    try:
+        old, new = load(dest), load("self")
+        known = old.packages | new.packages
+        report = diff(old, new, [name for name in manifest.packages if name in known])
+    except ContractError as error:
+        return [f"what that means cannot be told: {error}"]
+    lines = [f"{found.cls}: {found.symbol}: {found.message}" for found in report.findings]
+    return lines or ["only comments and options differ"]

@@ -18,7 +18,9 @@ TEMPLATE = "buf.gen.yaml"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lang", required=True, metavar="LANGUAGE", help=", ".join(LANGUAGES))
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder of its own")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="a folder of its own"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite local modifications")
 
 
@@ -72,5 +74,5 @@ def rename_fields(protos: Path, name: str) -> None:
 
 
 def semantic_version() -> str:
-    """The version as other registries spell it: 0.5.0.dev0 is 0.5.0-dev.0, 0.5.0rc1 is 0.5.0-rc.1."""
+    """The version as npm, cargo and Maven spell it: 0.5.0.dev0 is 0.5.0-dev.0."""
     return re.sub(r"\.?(a|b|rc|dev|post)(\d+)$", r"-\1.\2", __version__)

@@ -85,7 +85,7 @@ class Executor:
         return replies
 
     def outcomes(self, vectors: Sequence[Vector]) -> Iterator[tuple[str, str | None]]:
-        """"check message case" of each vector, and what is wrong or None."""
+        """ "check message case" of each vector, and what is wrong or None."""
         decoded = self.ask([{"message": v.message, "hex": v.hex} for v in vectors])
         encoded = self.ask([{"message": v.message, "json": v.value} for v in vectors])
         for vector, there, back in zip(vectors, decoded, encoded, strict=True):
@@ -135,7 +135,7 @@ def alike(one: Any, other: Any) -> bool:
             return len(one) == len(other) and all(map(alike, one, other))
         case bool(), _:
             return one is other
-        case (int() | float()), (int() | float()):
+        case ((int() | float()), (int() | float())):
             return not isinstance(other, bool)
         case _:
             return bool(one == other)

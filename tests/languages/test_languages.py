@@ -1,10 +1,9 @@
-"""Each language generates its code, compiles it, reads every golden vector and calls the servers."""
+"""Each language generates its code, reads every golden vector, and talks to Python."""
 
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 import pytest
@@ -13,7 +12,7 @@ from support import ROOT
 from toolchains import TOOLCHAINS, Command
 
 from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, smg_pb2_grpc, vllm_engine_pb2
-from smg_proto.testing import Fault, FakeGateway, run_gateway, run_vllm_engine
+from smg_proto.testing import FakeGateway, Fault, run_gateway, run_vllm_engine
 from smg_proto.vllm_engine_pb2_grpc import VllmEngineStub
 
 pytestmark = [pytest.mark.languages, pytest.mark.timeout(900)]

@@ -43,7 +43,8 @@ class Toolchain(ABC):
         return {"PATH": os.pathsep.join(map(str, path))}
 
     def run(self, *command: str | Path, cwd: Path, **env: str) -> str:
-        return run(*command, cwd=cwd, **self.environment, **env)
+        variables: dict[str, str] = {**self.environment, **env}
+        return run(*command, cwd=cwd, check=True, **variables)
 
     def prepare(self) -> Programs:
         """Generate from proto/, and build the programs; skips where the machine lacks a tool."""
@@ -53,7 +54,7 @@ class Toolchain(ABC):
             (ROOT / "tests" / "languages" / self.name, self.executor),
         ):
             shutil.copytree(source, target, dirs_exist_ok=True)
-        generate = ["generate", "--lang", self.name, "--out", self.client / "gen"]
+        generate: Command = ["generate", "--lang", self.name, "--out", self.client / "gen"]
         self.run("smg-proto", *generate, cwd=self.home)
         return self.build()
 
@@ -126,7 +127,7 @@ class Rust(Toolchain):
         need("cargo")
         self.home.mkdir(parents=True, exist_ok=True)
         wanted = ["protoc-gen-prost@0.5.0", "protoc-gen-tonic@0.5.0"]
-        options = ["--quiet", "--locked", "--debug", "--root", self.plugins]
+        options: Command = ["--quiet", "--locked", "--debug", "--root", self.plugins]
         self.run("cargo", "install", *options, *wanted, cwd=self.home)
 
     def build(self) -> Programs:
@@ -136,12 +137,13 @@ class Rust(Toolchain):
         return Programs([built / "executor"], [built / "example"])
 
 
-class Java(Toolchain):
-    plugins_of_maven = {
-        "protoc": "com.google.protobuf:protoc:3.25.9",
-        "protoc-gen-grpc-java": "io.grpc:protoc-gen-grpc-java:1.83.0",
-    }
+JAVA_PLUGINS = {
+    "protoc": "com.google.protobuf:protoc:3.25.9",
+    "protoc-gen-grpc-java": "io.grpc:protoc-gen-grpc-java:1.83.0",
+}
 
+
+class Java(Toolchain):
     def mvn(self, *words: str | Path, cwd: Path) -> None:
         repository = f"-Dmaven.repo.local={self.home / 'repository'}"
         self.run("mvn", "--batch-mode", "--quiet", repository, *words, cwd=cwd)
@@ -151,7 +153,7 @@ class Java(Toolchain):
         need("mvn")
         programs = self.plugins / "bin"
         programs.mkdir(parents=True, exist_ok=True)
-        for name, artifact in self.plugins_of_maven.items():
+        for name, artifact in JAVA_PLUGINS.items():
             if not (programs / name).exists():
                 what = f"-Dartifact={artifact}:exe:{platform()}"
                 self.mvn("dependency:copy", what, f"-DoutputDirectory={programs}", cwd=self.home)
@@ -163,13 +165,12 @@ class Java(Toolchain):
         version = ElementTree.parse(self.client / "gen" / "pom.xml").findtext("{*}version")
         self.mvn("install", cwd=self.client / "gen")
         commands: list[Command] = []
-        for folder in (self.executor, self.client):
-            use = f"-Dsmg.version={version}"
-            path = "-Dmdep.outputFile=target/classpath"
-            self.mvn("compile", "dependency:build-classpath", use, path, cwd=folder)
-            classes = f"{folder / 'target' / 'classes'}:"
-            classes += (folder / "target" / "classpath").read_text().strip()
-            commands.append(["java", "-cp", classes, f"{folder.name.replace('client', 'example')}.Main"])
+        for folder, package in ((self.executor, "executor"), (self.client, "example")):
+            options = [f"-Dsmg.version={version}", "-Dmdep.outputFile=target/classpath"]
+            self.mvn("compile", "dependency:build-classpath", *options, cwd=folder)
+            libraries = (folder / "target" / "classpath").read_text().strip()
+            classes = f"{folder / 'target' / 'classes'}:{libraries}"
+            commands.append(["java", "-cp", classes, f"{package}.Main"])
         return Programs(*commands)
 
 
@@ -190,7 +191,7 @@ class Cpp(Toolchain):
         return all(map(shutil.which, programs)) and subprocess.run(library).returncode == 0
 
     def build(self) -> Programs:
-        where = ["-S", self.executor, "-B", self.home / "build"]
+        where: Command = ["-S", self.executor, "-B", self.home / "build"]
         self.run("cmake", *where, "-DCMAKE_CXX_FLAGS=-O0", cwd=self.home)
         self.run("cmake", "--build", "build", "--parallel", "2", cwd=self.home)
         build = self.home / "build"

@@ -17,6 +17,12 @@ pub mod mlx {
     }
 }
 
+pub mod sagellm {
+    pub mod v1 {
+        include!("sagellm/v1/sagellm.v1.rs");
+    }
+}
+
 pub mod sglang {
     pub mod grpc {
         pub mod encoder {

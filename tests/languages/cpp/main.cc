@@ -46,6 +46,13 @@ std::string Error(const std::string& what) {
   return Json(reply);
 }
 
+// The text of the last member of a request: a Struct would read -0.0 as 0.
+std::string Value(const std::string& line, const std::string& key) {
+  const std::string start = "\"" + key + "\": ";
+  const size_t at = line.find(start) + start.size();
+  return line.substr(at, line.rfind('}') - at);
+}
+
 std::string Answer(const std::string& line) {
   pb::Struct request;
   if (!pb::util::JsonStringToMessage(line, &request).ok()) {
@@ -66,8 +73,7 @@ std::string Answer(const std::string& line) {
     }
     json = "\"json\":" + Json(*message) + ",";
   } else {
-    // The Struct has the numbers as doubles, which all JSON numbers of proto JSON fit into.
-    auto status = pb::util::JsonStringToMessage(Json(fields.at("json")), message.get());
+    auto status = pb::util::JsonStringToMessage(Value(line, "json"), message.get());
     if (!status.ok()) {
       return Error(std::string(status.message()));
     }

@@ -16,6 +16,7 @@ import (
 
 	_ "github.com/smg-grpc-proto/go/entity/grpc"
 	_ "github.com/smg-grpc-proto/go/mlx/grpc/engine"
+	_ "github.com/smg-grpc-proto/go/sagellm/v1"
 	_ "github.com/smg-grpc-proto/go/sglang/grpc/encoder"
 	_ "github.com/smg-grpc-proto/go/sglang/grpc/scheduler"
 	_ "github.com/smg-grpc-proto/go/smg/grpc/common"

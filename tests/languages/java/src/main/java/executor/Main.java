@@ -18,17 +18,18 @@ import java.util.Map;
 public final class Main {
   private static final HexFormat HEX = HexFormat.of();
   private static final Map<String, String> PACKAGES =
-      Map.of(
-          "entity.grpc", "entity",
-          "mlx.grpc.engine", "mlx.engine",
-          "sglang.grpc.encoder", "sglang.encoder",
-          "sglang.grpc.scheduler", "sglang.scheduler",
-          "smg.grpc.common", "common",
-          "smg.v1", "smg.v1",
-          "tokenspeed.grpc.encoder", "tokenspeed.encoder",
-          "tokenspeed.grpc.scheduler", "tokenspeed.scheduler",
-          "trtllm", "trtllm",
-          "vllm.grpc.engine", "vllm.engine");
+      Map.ofEntries(
+          Map.entry("entity.grpc", "entity"),
+          Map.entry("mlx.grpc.engine", "mlx.engine"),
+          Map.entry("sagellm.v1", "sagellm.v1"),
+          Map.entry("sglang.grpc.encoder", "sglang.encoder"),
+          Map.entry("sglang.grpc.scheduler", "sglang.scheduler"),
+          Map.entry("smg.grpc.common", "common"),
+          Map.entry("smg.v1", "smg.v1"),
+          Map.entry("tokenspeed.grpc.encoder", "tokenspeed.encoder"),
+          Map.entry("tokenspeed.grpc.scheduler", "tokenspeed.scheduler"),
+          Map.entry("trtllm", "trtllm"),
+          Map.entry("vllm.grpc.engine", "vllm.engine"));
 
   private Main() {}
 
