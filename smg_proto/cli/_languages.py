@@ -64,9 +64,8 @@ class Tool:
 
 
 _HERE = Path(__file__).resolve().parents[1]
-TEMPLATES = _HERE / "buf.gen"  # in the wheel; a checkout has it beside the package
-if not TEMPLATES.is_dir():
-    TEMPLATES = _HERE.parent / "buf.gen"
+_SHIPPED = _HERE / "buf.gen"
+TEMPLATES = _SHIPPED if _SHIPPED.is_dir() else _HERE.parent / "buf.gen"  # the latter in a checkout
 GOOGLE_RPC = TEMPLATES / "google_rpc"
 
 BUF = Tool("buf", "pip install buf-bin", (1, 50))
@@ -157,7 +156,7 @@ LANGUAGES = {
                 Tool("grpc_cpp_plugin", "apt-get install protobuf-compiler-grpc"),
             ),
             wants_google_rpc=True,
-            # As in Java; the compilers of 26 and newer rename it themselves.
+            # As in Java: a static descriptor().
             impossible_fields=("descriptor",),
         ),
     )
