@@ -135,6 +135,31 @@ def test_a_folder_of_other_things_is_left_alone(
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
 
 
+def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    (dest / "smg" / "mine").mkdir(parents=True)
+    (dest / "smg" / "mine" / "thesis.tex").write_text("mine")
+    assert main(["export", str(dest), "--only", "smg.grpc.common", "--force"]) == 0
+    assert contents(dest).keys() == {COMMON, _tree.MANIFEST, "smg/mine/thesis.tex"}
+    assert main(["export", "--check", str(dest)]) == 0
+
+
+def test_generated_code_is_not_replaced_by_protos(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest["command"] = "generate go"
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    assert main(["export", str(vendored)]) == 2
+    assert "written by `smg-proto generate go`" in capsys.readouterr().err
+
+
+def test_a_half_written_export_is_completed(vendored: Path) -> None:
+    (vendored / VLLM).unlink()
+    assert main(["export", str(vendored), "--only", "vllm.grpc.engine"]) == 0
+    assert main(["export", "--check", str(vendored)]) == 0
+
+
 def test_a_file_is_no_destination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest = tmp_path / "file"
     dest.write_text("mine")
