@@ -111,7 +111,7 @@ def test_a_renamed_field_keeps_its_number_and_its_json_name(tmp_path: Path) -> N
     )
     rename_fields(tmp_path, "descriptor")
     assert path.read_text() == (
-        "  // descriptor = 1;\n"
+        "  // The descriptor = 1.\n"
         '  bytes descriptor_field = 2 [json_name = "descriptor"];\n'
         "  string descriptors = 3;\n"
     )
