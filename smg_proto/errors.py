@@ -109,20 +109,27 @@ def from_rpc_error(error: grpc.RpcError) -> SmgError:
 
 
 def to_status_bytes(error: SmgError) -> bytes:
-    """The google.rpc.Status. What would make it too large for a trailer is left out, last first."""
-    details: list[_google_rpc.Detail] = []
-    if error.reason:
-        details.append(_google_rpc.error_info(error.reason, error.domain, error.metadata))
-    if error.retry_after is not None:
-        details.append(_google_rpc.retry_info(error.retry_after))
-    violations = [(found.field, found.description) for found in error.field_violations]
+    """The google.rpc.Status. What would make it too large for a trailer is left out: violations,
+    last first, then the metadata.
+    """
     message = error.message[:_LONGEST_MESSAGE]
+    metadata = dict(error.metadata)
+    violations = [(found.field, found.description) for found in error.field_violations]
     while True:
-        fields = [_google_rpc.bad_request(violations)] if violations else []
-        data = _google_rpc.status(error.code.value[0], message, [*details, *fields])
-        if len(data) <= _MOST_BYTES or not (violations or details):
+        details: list[_google_rpc.Detail] = []
+        if error.reason:
+            details.append(_google_rpc.error_info(error.reason, error.domain, metadata))
+        if error.retry_after is not None:
+            details.append(_google_rpc.retry_info(error.retry_after))
+        if violations:
+            details.append(_google_rpc.bad_request(violations))
+        data = _google_rpc.status(error.code.value[0], message, details)
+        if len(data) <= _MOST_BYTES or not (violations or metadata):
             return data
-        (violations or details).pop()
+        if violations:
+            violations.pop()
+        else:
+            metadata = {}
 
 
 def from_status_bytes(data: bytes) -> SmgError:

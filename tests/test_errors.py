@@ -201,6 +201,9 @@ def test_an_error_too_large_for_a_trailer_loses_details_but_not_its_reason() -> 
     assert len(data) <= 4096
     assert read.reason == "INVALID_REQUEST"
     assert read.field_violations and read.field_violations[0] == many[0]
+    big = SmgError(Code.INTERNAL, "m", reason="WORKER_ERROR", metadata={"x": "y" * 9000})
+    read = from_status_bytes(to_status_bytes(big))
+    assert (read.reason, dict(read.metadata)) == ("WORKER_ERROR", {})
 
 
 def test_reasons_are_those_of_the_contract() -> None:

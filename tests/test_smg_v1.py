@@ -26,6 +26,17 @@ def test_shared_fields_of_generation_requests_have_one_number_and_type() -> None
         assert len(names) == 1 or number in inputs or number >= 30, (number, names)
 
 
+def test_a_delta_of_text_costs_at_most_eight_bytes_above_its_text() -> None:
+    text = " gateway"
+    for event in (
+        smg_pb2.CompletionEvent(delta=smg_pb2.CompletionDelta(text=text)),
+        smg_pb2.ChatEvent(delta=smg_pb2.ChatDelta(index=9, content=text)),
+        smg_pb2.MessageEvent(delta=smg_pb2.MessageDelta(index=9, text=text)),
+        smg_pb2.ResponseEvent(delta=smg_pb2.ResponseDelta(output_index=9, text=text)),
+    ):
+        assert event.ByteSize() <= len(text) + 8
+
+
 def test_json_stays_text() -> None:
     files = [file for file in descriptor_set().file if file.package == "smg.v1"]
     imports = {name for file in files for name in file.dependency}

@@ -18,13 +18,20 @@ MISTAKES = ROOT / "tests" / "typing" / "mistakes.py"
 PACKAGES = ["smg_proto", "smg_grpc_proto"]
 
 
+def requirements(wheel: Path) -> list[str]:
+    """The wheel with all of its extras but our own, and what else its own code is checked with."""
+    required = wheel_metadata(wheel)
+    extras = set(required.get_all("Provides-Extra", [])) - {"dev"}
+    lines = required.get_all("Requires-Dist", [])
+    types = [line.partition(";")[0] for line in lines if line.startswith("types-")]
+    package = f"smg-grpc-proto[{','.join(sorted(extras))}] @ {wheel.as_uri()}"
+    return [package, "pytest", *types]
+
+
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a user's environment: the wheel, all extras but our own, nothing of this checkout."""
-    home = tmp_path_factory.mktemp("user") / "env"
-    extras = set(wheel_metadata(wheel).get_all("Provides-Extra", [])) - {"dev"}
-    package = f"smg-grpc-proto[{','.join(sorted(extras))}] @ {wheel.as_uri()}"
-    return make_environment(home, [package, "pytest"])  # pytest: the package has a plugin for it
+    """Of a user's environment: nothing of this checkout."""
+    return make_environment(tmp_path_factory.mktemp("user") / "env", requirements(wheel))
 
 
 @pytest.fixture
@@ -66,6 +73,23 @@ def test_mypy_finds_nothing_in_the_samples(python: Path, folder: Path) -> None:
 
 def test_pyright_finds_nothing_in_the_samples(python: Path, folder: Path) -> None:
     assert pyright(python, *(path.name for path in SAMPLES), cwd=folder) == []
+
+
+def test_samples_are_clean_at_the_floors_of_the_extra(
+    wheel: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    required = wheel_metadata(wheel).get_all("Requires-Dist", [])
+    floors = [
+        line.partition(";")[0].replace(">=", "==") + ".*"
+        for line in required
+        if line.endswith("extra == 'types'")
+    ]
+    assert len(floors) == 2
+    home = tmp_path_factory.mktemp("floors") / "env"
+    python = make_environment(home, [*requirements(wheel), *floors])
+    names = [path.name for path in SAMPLES]
+    assert mypy(python, *names, cwd=folder).startswith("Success")
+    assert pyright(python, *names, cwd=folder) == []
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
@@ -115,6 +139,9 @@ def test_every_public_type_is_complete(package: str, python: Path, tmp_path: Pat
 def test_mypy_finds_nothing_in_the_repository() -> None:
     programs = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     run("mypy", *PACKAGES, "tests", *programs, cwd=ROOT)
+    # All of one module name, so they are excluded above and come one by one.
+    for conftest in (ROOT / "tests").glob("*/**/conftest.py"):
+        run("mypy", conftest, cwd=ROOT, MYPYPATH=f"tests:{conftest.parent}")
 
 
 def test_pyright_finds_nothing_in_the_repository() -> None:

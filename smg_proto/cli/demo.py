@@ -42,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         missing = f"{error.name} is missing: pip install 'smg-grpc-proto[testing]'"
         raise CommandError(missing) from None
-    asyncio.run(serve(args.listen, args.token_delay, engine_only=args.engine_only))
+    try:
+        asyncio.run(serve(args.listen, args.token_delay, engine_only=args.engine_only))
+    except OSError as error:
+        raise CommandError(str(error)) from None
     return 0
 
 

@@ -5,7 +5,8 @@ report = diff(old, load("self"))
 report.verdict, [finding.symbol for finding in report.findings]
 """
 
-from smg_proto.compat.contract import Contract, ContractError
+from smg_proto.compat.contract import Contract
+from smg_proto.compat.descriptors import ContractError
 from smg_proto.compat.differ import diff
 from smg_proto.compat.load import load
 from smg_proto.compat.probe import Witness

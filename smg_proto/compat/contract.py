@@ -1,9 +1,8 @@
 """A contract: the messages, enums and services of one release, and classes to try them with."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Literal
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -14,19 +13,16 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
 )
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.message_factory import GetMessageClass
+
+from smg_proto.compat.descriptors import in_order, pool_of
 
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 # Imported by contracts, or served beside them; not theirs to change.
 FOREIGN = ("google.", "grpc.")
 
 Presence = Literal["implicit", "explicit", "required", "repeated"]
-
-
-class ContractError(Exception):
-    """A contract that cannot be read: one line saying which, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,8 @@ class Contract:
 
     def __init__(self, files: FileDescriptorSet, origin: str) -> None:
         self.origin = origin
-        self.files = _in_order(files, origin)  # with what they import
-        self._pool = _pool(self.files, origin)
+        self.files: list[FileDescriptorProto] = in_order(files, origin)  # with what they import
+        self._pool = pool_of(self.files, origin)
         self.messages: dict[str, Message] = {}
         self.enums: dict[str, Enum] = {}
         self.services: dict[str, Service] = {}
@@ -234,7 +230,7 @@ class Contract:
             self._read_enum(enum, f"{name}.", package)
         known = self._pool.FindMessageTypeByName(name).fields_by_number
         fields = {
-            field.number: _field(field, message, known[field.number].has_presence, entries)
+            field.number: _field(field, message, known[field.number], entries)
             for field in sorted(message.field, key=lambda field: field.number)
         }
         spans = tuple(range(span.start, span.end) for span in message.reserved_range)
@@ -247,11 +243,11 @@ class Contract:
 def _field(
     field: FieldDescriptorProto,
     message: DescriptorProto,
-    has_presence: bool,
+    known: FieldDescriptor,
     entries: Mapping[str, Message],
 ) -> Field:
     in_oneof = field.HasField("oneof_index") and not field.proto3_optional
-    presence: Presence = "explicit" if has_presence else "implicit"
+    presence: Presence = "explicit" if known.has_presence else "implicit"
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
         presence = "repeated"
     elif field.label == FieldDescriptorProto.LABEL_REQUIRED:
@@ -260,7 +256,7 @@ def _field(
     return Field(
         name=field.name,
         number=field.number,
-        kind=field.type,
+        kind=known.type,
         type_name=type_name,
         presence=presence,
         oneof=message.oneof_decl[field.oneof_index].name if in_oneof else "",
@@ -278,55 +274,3 @@ def usual_json_name(name: str) -> str:
 
 def _type(kind: int) -> FieldDescriptorProto.Type.ValueType:
     return FieldDescriptorProto.Type.ValueType(kind)
-
-
-def _in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]:
-    """The files and protobuf's own that they import, each after its imports."""
-    given = {file.name: file for file in files.file}
-    ordered: dict[str, FileDescriptorProto] = {}
-    entered: set[str] = set()
-
-    def add(name: str, importer: str) -> None:
-        if name in entered:
-            return
-        entered.add(name)
-        file = given.get(name) or _well_known(name, importer, origin)
-        for dependency in file.dependency:
-            add(dependency, name)
-        ordered[name] = file
-
-    for name in sorted(given):
-        add(name, "")
-    return list(ordered.values())
-
-
-def _well_known(name: str, importer: str, origin: str) -> FileDescriptorProto:
-    """A file of protobuf's own; generated code and servers leave these out."""
-    if name.startswith("google/protobuf/") and name.endswith(".proto"):
-        try:
-            module = import_module(f"{name.removesuffix('.proto').replace('/', '.')}_pb2")
-        except ImportError:
-            pass
-        else:
-            return FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-    raise ContractError(
-        f"{origin}: {importer} imports {name}, which is not in it; "
-        "a descriptor set must be made with its imports (protoc --include_imports, buf build)"
-    )
-
-
-def _pool(files: Iterable[FileDescriptorProto], origin: str) -> DescriptorPool:
-    """A pool with these files alone; building it shows whether they hold together."""
-    pool = DescriptorPool()
-    for file in files:
-        plain = FileDescriptorProto()
-        plain.CopyFrom(file)
-        plain.ClearField("source_code_info")
-        try:
-            pool.AddSerializedFile(plain.SerializeToString())
-        except (TypeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise ContractError(
-                f"{origin}: {file.name} does not hold together: {reason}"
-            ) from error
-    return pool

@@ -17,7 +17,8 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
 
-from smg_proto.compat.contract import Contract, ContractError
+from smg_proto.compat.contract import Contract
+from smg_proto.compat.descriptors import ContractError
 
 SPECS = """\
 a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSION, git:REVISION,
@@ -115,7 +116,7 @@ def _serialized(source: bytes, origin: str) -> list[bytes]:
     """The descriptors in a generated module, which passes each to the pool as a bytes literal."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ContractError(f"{origin}: not a Python module: {error}") from error
     found: list[bytes] = []
     for node in ast.walk(tree):
@@ -233,6 +234,6 @@ def _run(command: Sequence[str], origin: str, cwd: Path | None = None) -> bytes:
         raise ContractError(f"{origin}: {command[0]} does not run: {error}") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        said = next((line for line in lines if "error" in line.lower()), (lines or ["nothing"])[0])
-        raise ContractError(f"{origin}: {Path(command[0]).name} said: {said.strip()}")
+        said = [line for line in lines if "warning" not in line.lower()] or lines or ["nothing"]
+        raise ContractError(f"{origin}: {Path(command[0]).name} said: {said[0].strip()}")
     return done.stdout

@@ -21,7 +21,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from smg_proto.compat.contract import Contract, ContractError
+from smg_proto.compat.contract import Contract
+from smg_proto.compat.descriptors import ContractError
 
 # Newest first; grpc's own Python servers offer v1alpha alone.
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")

@@ -28,7 +28,7 @@ class Model(BaseModel):
     """
 
     # An error names the field and the bound; the input may hold somebody's prompt.
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     @classmethod
     def model_validate(cls, obj: Any, *, strict: bool | None = None, **options: Any) -> Self:

@@ -39,7 +39,10 @@ async def serve(listen: str, token_delay: float, *, engine_only: bool) -> None:
     healthy = await _add_health(server, services)
     services += [health.SERVICE_NAME, reflection.SERVICE_NAME]
     reflection.enable_server_reflection(services, server)
-    port = server.add_insecure_port(listen)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {listen}: {error}") from None
     stopping = _on_signals()
     await server.start()
     _announce(f"{listen.rpartition(':')[0]}:{port}", services, _TRY_ENGINE if engine_only else _TRY)

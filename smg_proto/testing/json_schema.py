@@ -53,6 +53,9 @@ class _Maker:
         schema = cast("dict[str, Any]", given)
         if unknown := sorted(set(schema) - {*_DEMANDS, *_NOTES}):
             raise Unsupported(f"the JSON Schema keyword {unknown[0]!r} is not understood")
+        demands = set(schema) & set(_DEMANDS) - {"type"}
+        if len(demands) > 1 and (whole := sorted(demands & {"$ref", "const", "enum", "anyOf"})):
+            raise Unsupported(f"the JSON Schema has {whole[0]!r} beside other demands")
         if "$ref" in schema:
             return self.make(self._resolve(schema["$ref"]), depth + 1)
         if "const" in schema:
@@ -86,7 +89,8 @@ class _Maker:
         names = schema.get("required", [])
         if len(names) > schema.get("maxProperties", len(names)):
             raise Unsupported("the JSON Schema requires more properties than it allows")
-        return {name: self.make(properties.get(name, True), depth + 1) for name in names}
+        others = schema.get("additionalProperties", True)
+        return {name: self.make(properties.get(name, others), depth + 1) for name in names}
 
     def _resolve(self, reference: str) -> Json:
         if not reference.startswith("#"):

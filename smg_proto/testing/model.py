@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from smg_proto.testing import corpus
-from smg_proto.testing.tokenizer import ADDED, CONTEXT_LENGTH, END, IM_END, tokenizer
+from smg_proto.testing.tokenizer import ADDED, CONTEXT_LENGTH, END, IM_END, Tokenizer, tokenizer
 
 MODEL_NAME = "demo-model"
 EOS = frozenset({END, IM_END})
@@ -31,7 +31,7 @@ class Model:
     context_length = CONTEXT_LENGTH
 
     def __init__(self) -> None:
-        self.tokenizer = tokenizer()
+        self.tokenizer: Tokenizer = tokenizer()
         after_one: defaultdict[int, Counter[int]] = defaultdict(Counter)
         after_two: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
         spaced: Counter[int] = Counter()

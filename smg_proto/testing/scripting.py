@@ -34,7 +34,7 @@ class Answer:
     text: str = ""
     reasoning: str = ""
     calls: Sequence[Call] = ()
-    # Overrides how a finished answer ends, for "error", "repetition" and the like.
+    # How the answer is said to end, for "error", "repetition" and the like. Empty: as it does.
     finish_reason: str = ""
 
     def written(self) -> str:
@@ -76,7 +76,7 @@ Action = Answer | Fault
 class _Entry:
     action: Action
     rpc: str | None
-    when: Callable[[Message], bool] | None
+    when: Callable[[Any], bool] | None
     times: int | None
 
     def fits(self, rpc: str, request: Message, *, generates: bool) -> bool:
@@ -97,7 +97,7 @@ class Script:
         action: Action,
         *,
         rpc: str | None = None,
-        when: Callable[[Message], bool] | None = None,
+        when: Callable[[Any], bool] | None = None,
         times: int | None = 1,
     ) -> None:
         """Have the next request get this answer or fault; several wait in line.

@@ -5,12 +5,12 @@ choice repeats the last chunk's tokens, so its own are used only where no chunk 
 message are of that message alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.vllm.errors import VLLMGrpcInternalError
 from smg_proto.vllm.results import (
-    CompletionChoice,
     CompletionChunkChoice,
     CompletionLogprobs,
     input_logprobs,
@@ -18,6 +18,7 @@ from smg_proto.vllm.results import (
     output_logprobs,
     stop_reason,
     token_name,
+    usage,
 )
 from smg_proto.vllm.text import ChoiceText, TextPlan
 
@@ -32,14 +33,19 @@ class Counts:
     accepted: int = 0
     drafted: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.prompt + other.prompt,
-            self.completion + other.completion,
-            self.cached + other.cached,
-            self.accepted + other.accepted,
-            self.drafted + other.drafted,
+    @classmethod
+    def total(cls, several: "Sequence[Counts]") -> "Counts":
+        return cls(
+            sum(counts.prompt for counts in several),
+            sum(counts.completion for counts in several),
+            sum(counts.cached for counts in several),
+            sum(counts.accepted for counts in several),
+            sum(counts.drafted for counts in several),
         )
+
+    def usage(self) -> dict[str, object]:
+        """As CompletionUsage takes it."""
+        return usage(self.prompt, self.completion, self.cached, self.accepted, self.drafted)
 
 
 class _Choice:
@@ -66,7 +72,7 @@ class Accumulator:
         self._offset = offset  # index of this prompt's first choice among those of all prompts
         self._text = text
         self._choices: dict[int, _Choice] = {}
-        self.counts = Counts()
+        self.counts: Counts = Counts()
 
     def add(self, message: pb.GenerateResponse) -> CompletionChunkChoice | None:
         """Take in one message: what it adds. None: nothing that is known."""
@@ -186,22 +192,25 @@ class Accumulator:
             for top in logprobs.top_ids
         ]
 
-    def choices(self) -> list[CompletionChoice]:
-        """Every choice so far, by index."""
-        return [
-            CompletionChoice(
-                index=self._offset + index,
-                text="".join(choice.parts),
-                token_ids=choice.token_ids,
-                finish_reason=choice.complete and (choice.complete.finish_reason or "stop"),
-                stop_reason=choice.complete and stop_reason(choice.complete),
-                logprobs=choice.logprobs,
-                prompt_logprobs=choice.prompt_logprobs,
-                kv_transfer_params=choice.complete and kv_transfer_params(choice.complete),
-                raw=choice.complete,
-            )
-            for index, choice in sorted(self._choices.items())
-        ]
+    def choices(self) -> list[dict[str, object]]:
+        """Every choice so far, by index, as CompletionChoice takes it."""
+        return [self._result(index) for index in sorted(self._choices)]
+
+    def _result(self, index: int) -> dict[str, object]:
+        choice = self._choices[index]
+        result: dict[str, object] = {
+            "index": self._offset + index,
+            "text": "".join(choice.parts),
+            "token_ids": choice.token_ids,
+            "logprobs": choice.logprobs,
+            "prompt_logprobs": choice.prompt_logprobs,
+        }
+        if (complete := choice.complete) is not None:
+            result["finish_reason"] = complete.finish_reason or "stop"
+            result["stop_reason"] = stop_reason(complete)
+            result["kv_transfer_params"] = kv_transfer_params(complete)
+            result["raw"] = complete
+        return result
 
     def check_complete(self, request_id: str) -> None:
         """A call that ended well must have ended every choice."""

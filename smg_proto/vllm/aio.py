@@ -97,12 +97,11 @@ class AsyncVLLMGrpcClient(ClientCore[grpc.aio.Channel, AsyncToken]):
         return False
 
     async def close(self) -> None:
-        """End all calls and close the channel, unless it was given or belongs to another client."""
+        """End all calls and close the channel, if it is this client's own."""
         if self._owner and not self._host.closed:
             self._host.closed = True
-            channel = self._transport.opened.channel
-            if self._host.given is None and channel is not None:
-                await channel.close()
+            if self._host.given is None:
+                await self._transport.opened.close()
 
     async def __aenter__(self) -> Self:
         return self

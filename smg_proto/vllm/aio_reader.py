@@ -41,7 +41,7 @@ class AsyncReader(Generic[M]):
         self._limit = waits.first_message
         self._expired = False
         self._begun = False
-        self.done = False
+        self.done: bool = False
         self._wait_until = math.inf
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None

@@ -53,7 +53,7 @@ class AsyncCompletions(AsyncResource):
         """Continue a prompt, or each of several: choice i of prompt p has index p * n + i."""
         transport = self._transport
         call, asked, decoder = transport.check(stream, params)
-        if asked.use_model_defaults and transport.host.model is None:
+        if asked.params.use_model_defaults and transport.host.model is None:
             await transport.model_info(call)
         plan = transport.plan(prompt, call, asked, decoder, stream)
         timeout = plan.options.timeout

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import grpc
 
@@ -28,6 +29,14 @@ class AsyncChannel:
         self.channel: grpc.aio.Channel | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.stub: Any = None
+        self.streams: WeakSet[Any] = WeakSet()  # calls that may still be running
+
+    async def close(self) -> None:
+        # Some releases of gRPC leave streams running that nobody is just waiting for.
+        for call in list(self.streams):
+            call.cancel()
+        if self.channel is not None:
+            await self.channel.close()
 
 
 class AsyncTransport(TransportCore[grpc.aio.Channel]):
@@ -114,6 +123,7 @@ class AsyncTransport(TransportCore[grpc.aio.Channel]):
                 metadata=await self.metadata(metadata),
                 wait_for_ready=options.wait_for_ready,
             )
+            self.opened.streams.add(call)
             return call
 
         attempts = self.attempts(options, waits.whole, request_id)

@@ -1,8 +1,10 @@
 """From the arguments of `create` to requests, one per prompt, and what will collect the answers."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 from smg_proto import common_pb2
@@ -21,7 +23,7 @@ from smg_proto.vllm.params import (
     StructuredOutputs,
     parse_prompts,
 )
-from smg_proto.vllm.results import Completion, CompletionUsage, new_request_id, usage
+from smg_proto.vllm.results import Completion, CompletionUsage, new_request_id
 from smg_proto.vllm.telemetry import Span
 from smg_proto.vllm.text import TextPlan
 
@@ -90,21 +92,24 @@ class Plan:
     trailing_metadata: Metadata = ()
 
     def usage(self) -> CompletionUsage:
-        counts = sum((part.answer.counts for part in self.parts), Counts())
-        return usage(
-            counts.prompt, counts.completion, counts.cached, counts.accepted, counts.drafted
-        )
+        return CompletionUsage.model_validate(self._counted())
+
+    def _counted(self) -> dict[str, object]:
+        counts = [part.answer.counts for part in self.parts]
+        return (counts[0] if len(counts) == 1 else Counts.total(counts)).usage()
 
     def completion(self) -> Completion:
-        """What has come so far."""
-        return Completion(
-            id=self.request_id,
-            created=self.created,
-            model=self.model,
-            choices=[choice for part in self.parts for choice in part.answer.choices()],
-            usage=self.usage(),
-            initial_metadata=self.initial_metadata,
-            trailing_metadata=self.trailing_metadata,
+        """What has come so far. Validated as a whole, which is cheaper than piece by piece."""
+        return Completion.model_validate(
+            {
+                "id": self.request_id,
+                "created": self.created,
+                "model": self.model,
+                "choices": [choice for part in self.parts for choice in part.answer.choices()],
+                "usage": self._counted(),
+                "initial_metadata": self.initial_metadata,
+                "trailing_metadata": self.trailing_metadata,
+            }
         )
 
     def end(self, error: BaseException | None = None) -> None:
@@ -114,77 +119,115 @@ class Plan:
             self.span.end(error)
 
 
-def check_request(params: Mapping[str, Any]) -> tuple[CallParams, CompletionRequest]:
-    """The arguments of `create`, checked."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The arguments of `create` besides the prompt, checked. Never changed: it may be shared."""
+
+    params: CompletionRequest
+    sampling: pb.SamplingParams
+    request_id: str | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Asked":
+        params = CompletionRequest(**given)
+        return cls(params, params.to_grpc())
+
+
+def check_request(params: Mapping[str, Any]) -> tuple[CallParams, Asked]:
+    """The arguments of `create`, checked. Programs ask for the same again and again: so once."""
     call, given = split({name: value for name, value in params.items() if value is not None})
     if "timeout" in params:
         call["timeout"] = params["timeout"]  # None says "no limit"
-    sampling = given.pop("sampling_params", None)
-    for name, value in given.items():
-        if type(value) is tuple:
-            given[name] = list(cast("tuple[object, ...]", value))
-    if sampling is not None:
-        if not isinstance(sampling, SamplingParams):
-            raise VLLMGrpcValidationError("sampling_params", "must be a SamplingParams")
-        base = {name: getattr(sampling, name) for name in sampling.model_fields_set}
-        if twice := base.keys() & given.keys():
-            raise VLLMGrpcValidationError(
-                min(twice), "given twice: by itself and in sampling_params"
-            )
-        given = base | given
-    for name in ("logit_bias", "kv_transfer_params"):
-        if (by_name := mapping(given.get(name))) is not None:
-            given[name] = dict(by_name)
-    return call, CompletionRequest(**given)
+    request_id = given.pop("request_id", None)
+    if "sampling_params" in given:
+        given = _unpacked(given.pop("sampling_params"), given)
+    try:
+        # The type belongs to the key, as 1 == 1.0 == True.
+        asked = _asked_before(
+            tuple((name, value.__class__, value) for name, value in given.items())
+        )
+    except TypeError:  # a list or the like, which cannot be a key
+        asked = Asked.of({name: _plain(value) for name, value in given.items()})
+    if request_id is not None:
+        asked = replace(asked, request_id=text("request_id", request_id))
+    return call, asked
 
 
-def with_model_defaults(
-    asked: CompletionRequest, defaults: Mapping[str, object]
-) -> CompletionRequest:
+@lru_cache(maxsize=128)
+def _asked_before(given: tuple[tuple[str, type, Any], ...]) -> Asked:
+    return Asked.of({name: _plain(value) for name, _, value in given})
+
+
+def _plain(value: object) -> object:
+    """Tuples and mappings in the one form that the models take."""
+    if type(value) is tuple:
+        return list(cast("tuple[object, ...]", value))
+    by_name = mapping(value)
+    return value if by_name is None else dict(by_name)
+
+
+def _unpacked(sampling: object, given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a SamplingParams as if they had been given one by one."""
+    if not isinstance(sampling, SamplingParams):
+        raise VLLMGrpcValidationError("sampling_params", "must be a SamplingParams")
+    base = {name: getattr(sampling, name) for name in sampling.model_fields_set}
+    if twice := base.keys() & given.keys():
+        raise VLLMGrpcValidationError(min(twice), "given twice: by itself and in sampling_params")
+    return base | given
+
+
+def with_model_defaults(asked: Asked, defaults: Mapping[str, object]) -> Asked:
     """The model's own sampling parameters wherever the caller set none."""
-    known: dict[str, Any] = {k: v for k, v in defaults.items() if k in SamplingParams.model_fields}
-    given = {name: getattr(asked, name) for name in asked.model_fields_set}
-    return CompletionRequest(**(known | given))
+    known = {k: v for k, v in defaults.items() if k in SamplingParams.model_fields}
+    params = asked.params
+    given = {name: getattr(params, name) for name in params.model_fields_set}
+    return replace(Asked.of(known | given), request_id=asked.request_id)
 
 
 def build(
     prompt: object,
-    asked: CompletionRequest,
+    asked: Asked,
     *,
     stream: bool,
     options: Options,
-    created: int,
     decoder: TokenDecoder | None,
-    defaults: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object],
 ) -> Plan:
     """The requests. Nothing has been sent yet, and nothing wrong will be."""
     inputs = parse_prompts(prompt)
     if defaults:
         asked = with_model_defaults(asked, defaults)
-    if (asked.media_refs or asked.mm_inputs) and any(isinstance(i, str) for i in inputs):
-        raise VLLMGrpcValidationError("prompt", "media need a prompt in token ids")
-    if asked.truncate_prompt_tokens and not all(isinstance(i, str) for i in inputs):
-        raise VLLMGrpcValidationError(
-            "truncate_prompt_tokens", "the server cuts text prompts only; cut the token ids"
-        )
+    params = asked.params
+    _check_form(inputs, params)
     request_id = asked.request_id or new_request_id("cmpl")
-    sampling = asked.to_grpc()
+    several = len(inputs) > 1
     parts: list[Part] = []
     for number, one in enumerate(inputs):
         request = pb.GenerateRequest(
-            request_id=request_id if len(inputs) == 1 else f"{request_id}-{number}",
-            sampling_params=sampling,
+            request_id=f"{request_id}-{number}" if several else request_id,
+            tokenized=None if isinstance(one, str) else one,
+            sampling_params=asked.sampling,
             stream=stream,
-            data_parallel_rank=asked.data_parallel_rank,
+            data_parallel_rank=params.data_parallel_rank,
         )
         if isinstance(one, str):
             request.text = one
-        else:
-            request.tokenized.CopyFrom(one)
-        _add_media(request, asked)
-        words = _text_plan(decoder, asked, one) if decoder is not None else None
-        parts.append(Part(request, Accumulator(asked.n, offset=number * asked.n, text=words)))
-    return Plan(request_id, created, parts, options, asked, asked.model or "")
+        if params.kv_transfer_params or params.media_refs or params.mm_inputs:
+            _add_media(request, params)
+        words = _text_plan(decoder, params, one) if decoder is not None else None
+        parts.append(Part(request, Accumulator(params.n, offset=number * params.n, text=words)))
+    return Plan(request_id, int(time.time()), parts, options, params, params.model or "")
+
+
+def _check_form(inputs: Sequence[Input], params: CompletionRequest) -> None:
+    """What depends on whether the prompt is text."""
+    if params.media_refs or params.mm_inputs:
+        if any(isinstance(one, str) for one in inputs):
+            raise VLLMGrpcValidationError("prompt", "media need a prompt in token ids")
+    elif params.truncate_prompt_tokens and not all(isinstance(one, str) for one in inputs):
+        raise VLLMGrpcValidationError(
+            "truncate_prompt_tokens", "the server cuts text prompts only; cut the token ids"
+        )
 
 
 def _add_media(request: pb.GenerateRequest, asked: CompletionRequest) -> None:

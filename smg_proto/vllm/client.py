@@ -95,7 +95,7 @@ class VLLMGrpcClient(ClientCore[grpc.Channel, Token]):
         return False
 
     def close(self) -> None:
-        """End all calls and close the channel, unless it was given or belongs to another client."""
+        """End all calls and close the channel, if it is this client's own."""
         if self._owner and not self._host.closed:
             self._host.closed = True
             if self._host.given is None:

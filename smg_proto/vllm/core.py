@@ -1,7 +1,6 @@
 """What calls of sync and async clients share: settings, metadata, and the plan of a call."""
 
 import copy
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -9,13 +8,12 @@ from typing import Any, Generic, TypeVar
 from typing_extensions import Self
 
 from smg_proto.vllm import log, telemetry
-from smg_proto.vllm.build import CompletionParams, Plan, build, check_request
+from smg_proto.vllm.build import Asked, CompletionParams, Plan, build, check_request
 from smg_proto.vllm.calls import Unary
 from smg_proto.vllm.connection import Address, AsyncToken, check_token, check_token_value
 from smg_proto.vllm.decode import TokenDecoder
 from smg_proto.vllm.errors import Metadata, VLLMGrpcClosedError, VLLMGrpcValidationError
 from smg_proto.vllm.options import CALL_PARAMS, Attempts, CallParams, Options, merge_metadata, split
-from smg_proto.vllm.params import CompletionRequest
 from smg_proto.vllm.server_results import ModelInfo
 
 ChannelT = TypeVar("ChannelT")
@@ -31,7 +29,7 @@ class Host(Generic[ChannelT]):
         self.closed = False
         self.model: ModelInfo | None = None
         self.nameless = False  # the server did not tell its model's name; it is not asked again
-        self.telemetry = telemetry.of(where.target, spans)
+        self.telemetry: telemetry.Telemetry | None = telemetry.of(where.target, spans)
 
     def closed_error(self) -> VLLMGrpcClosedError | None:
         return VLLMGrpcClosedError("the client has been closed") if self.closed else None
@@ -104,7 +102,7 @@ class TransportCore(Generic[ChannelT]):
 
     def check(
         self, stream: object, params: CompletionParams
-    ) -> tuple[CallParams, CompletionRequest, TokenDecoder | None]:
+    ) -> tuple[CallParams, Asked, TokenDecoder | None]:
         """The arguments of `completions.create`, without the prompt."""
         self.host.check()
         if not isinstance(stream, bool):
@@ -120,24 +118,24 @@ class TransportCore(Generic[ChannelT]):
         self,
         prompt: object,
         call: CallParams,
-        asked: CompletionRequest,
+        asked: Asked,
         decoder: TokenDecoder | None,
         stream: bool,
     ) -> Plan:
         """Everything about a completion before its first byte is sent."""
         host, info = self.host, self.host.model
+        defaults = info.default_sampling_params if info is not None else {}
         plan = build(
             prompt,
             asked,
             stream=stream,
             options=self.options.changed(call),
-            created=int(time.time()),
             decoder=decoder,
-            defaults=info.default_sampling_params if asked.use_model_defaults and info else None,
+            defaults=defaults if asked.params.use_model_defaults else {},
         )
         plan.metadata = plan.options.metadata
         if host.telemetry is not None:
-            plan.span = host.telemetry.completion(plan.asked, asked.model or host.model_name)
+            plan.span = host.telemetry.completion(plan.asked, plan.model or host.model_name)
             if plan.span is not None:
                 plan.metadata = merge_metadata(plan.span.metadata(), plan.metadata)
         for part in plan.parts:

@@ -165,9 +165,9 @@ class Attempts:
     def __init__(
         self, options: Options, limit: float | None, *, target: str, request_id: str | None = None
     ) -> None:
-        self.options = options
-        self.target = target
-        self.request_id = request_id
+        self.options: Options = options
+        self.target: str = target
+        self.request_id: str | None = request_id
         self._ends = None if limit is None else time.monotonic() + limit
         self._number = 0
 

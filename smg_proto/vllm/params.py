@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -25,7 +25,7 @@ _GREEDY = 1e-5  # vLLM's own border
 class Params(BaseModel):
     """Base of what callers pass: checked strictly, unknown names refused, nothing echoed."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         strict=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
     )
 
@@ -81,7 +81,7 @@ class ChoiceConstraint(Params):
 class StructuredOutputs(Params):
     """What the output must look like: exactly one of these."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
@@ -224,9 +224,8 @@ def _json_object(param: str, text: str) -> None:
 class CompletionRequest(SamplingParams):
     """All of `completions.create` that is about the request itself, checked."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
-    request_id: Text | None = None
     model: Text | None = None
     use_model_defaults: bool = False
     stream_options: StreamOptions | None = None

@@ -33,9 +33,9 @@ class Reader(Generic[M]):
         self._limit = waits.first_message
         self._expired = False
         self._begun = False
-        self.done = False
-        self.wait_until = math.inf
-        self.patience = waits.shortest
+        self.done: bool = False
+        self.wait_until: float = math.inf
+        self.patience: float = waits.shortest
         self._call = start(waits.deadline(attempts))
         if self.patience < math.inf:
             WATCHDOG.add(self)

@@ -6,7 +6,7 @@
 import json
 import random
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
@@ -22,7 +22,9 @@ def new_request_id(prefix: str) -> str:
 class Result(BaseModel):
     """Base of results. `model_path` and the like are the server's words, not pydantic's."""
 
-    model_config = ConfigDict(protected_namespaces=(), arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        protected_namespaces=(), arbitrary_types_allowed=True
+    )
 
 
 class PromptTokensDetails(Result):
@@ -117,7 +119,9 @@ class Completion(Result):
                     raw=complete,
                 )
             ],
-            usage=usage(complete.prompt_tokens, complete.completion_tokens, complete.cached_tokens),
+            usage=CompletionUsage.model_validate(
+                usage(complete.prompt_tokens, complete.completion_tokens, complete.cached_tokens)
+            ),
         )
 
 
@@ -163,7 +167,9 @@ class CompletionChunk(Result):
             delta_token_ids=list(chunk.token_ids),
             logprobs=output_logprobs(chunk),
         )
-        counts = usage(chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens)
+        counts = CompletionUsage.model_validate(
+            usage(chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens)
+        )
         return cls(id=request_id, model=model, choices=[choice], usage=counts)
 
 
@@ -224,20 +230,21 @@ def kv_transfer_params(complete: pb.GenerateComplete) -> dict[str, Any] | None:
 
 def usage(
     prompt: int, completion: int, cached: int, accepted: int = 0, drafted: int = 0
-) -> CompletionUsage:
-    details = None
+) -> dict[str, object]:
+    """CompletionUsage, not yet validated."""
+    result: dict[str, object] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "cached_tokens": cached,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
     if drafted:
-        details = CompletionTokensDetails(
-            accepted_prediction_tokens=accepted, rejected_prediction_tokens=drafted - accepted
-        )
-    return CompletionUsage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=prompt + completion,
-        cached_tokens=cached,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
-        completion_tokens_details=details,
-    )
+        result["completion_tokens_details"] = {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": drafted - accepted,
+        }
+    return result
 
 
 def token_name(token_id: int) -> str:

@@ -28,10 +28,10 @@ class ChunkMaker(Generic[ReaderT]):
 
     def __init__(self, plan: Plan, readers: list[ReaderT]) -> None:
         asked = plan.asked.stream_options
-        self.plan = plan
-        self.live = deque(zip(readers, plan.parts, strict=True))
+        self.plan: Plan = plan
+        self.live: deque[tuple[ReaderT, Part]] = deque(zip(readers, plan.parts, strict=True))
         self.error: VLLMGrpcError | None = None
-        self.cancelled = False
+        self.cancelled: bool = False
         self._finished = False
         self._owed = asked is not None and asked.include_usage
         self._continuous = asked is not None and asked.continuous_usage_stats

@@ -37,7 +37,7 @@ class ChoiceText:
         )
         self._held = ""
         self._held_token: int | None = None
-        self.length = 0
+        self.length: int = 0
         """Characters given out or held back so far."""
 
     def feed(self, ids: Sequence[int]) -> str:

@@ -31,8 +31,10 @@ class Transport(TransportCore[grpc.Channel]):
         token: AsyncToken | None,
     ) -> None:
         super().__init__(host, options, decoder, token)
-        self.channel = host.given or host.address.channel()
-        self.stub = vllm_engine_pb2_grpc.VllmEngineStub(self.channel)
+        self.channel: grpc.Channel = host.given or host.address.channel()
+        self.stub: vllm_engine_pb2_grpc.VllmEngineStub = vllm_engine_pb2_grpc.VllmEngineStub(
+            self.channel
+        )
 
     def metadata(self, metadata: Metadata) -> Metadata:
         token = self.token

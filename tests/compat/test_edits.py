@@ -14,6 +14,7 @@ ALSO = {
     "rename a package": "source",
     "remove an RPC": "source",
     "stream the requests": "source",
+    "a member out of its oneof": "source",
     "a field alone into a new oneof": "source",
 }
 

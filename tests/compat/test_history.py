@@ -207,3 +207,11 @@ def test_buf_says_of_these_pairs_what_it_said_when_they_were_measured() -> None:
         "0.4.14": (4, 0, 0),
         "0.4.28": (1, 0, 0),
     }
+
+
+def test_the_stability_page_has_every_row_that_is_not_compatible() -> None:
+    rows = (ROOT / "docs" / "history.md").read_text().splitlines()
+    broken = [row for row in rows if row.startswith("| 0.") and "| compatible |" not in row]
+    page = (ROOT / "docs" / "stability.md").read_text().splitlines()
+    assert len(broken) == len(VERDICTS)
+    assert [row for row in page if row.startswith("| 0.")] == broken

@@ -1,6 +1,7 @@
 """A contract is read from wherever it is; what cannot be read gets one line that says why."""
 
 import json
+import random
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -277,6 +278,23 @@ def test_a_wheel_without_protos_or_cut_short_is_refused(
     whole = bare.read_bytes()
     bare.write_bytes(whole[: len(whole) // 2])
     assert "bare.whl" in refused(capsys, "diff", bare, "self")
+
+
+def test_spoilt_descriptor_sets_are_read_or_refused_and_never_crash(tmp_path: Path) -> None:
+    chance, path = random.Random(1), tmp_path / "spoilt.binpb"
+    whole, ours = smg_proto.descriptor_set().SerializeToString(), load("self")
+    refusals = 0
+    for _ in range(40):
+        spoilt = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 5])):
+            spoilt[chance.randrange(len(spoilt))] = chance.randrange(256)
+        path.write_bytes(spoilt if chance.random() < 0.8 else spoilt[: chance.randrange(10**5)])
+        try:
+            diff(ours, load(path)).text()
+        except ContractError as error:
+            refusals += 1
+            assert "\n" not in str(error)
+    assert 0 < refusals < 40
 
 
 def test_without_a_compiler_it_is_said_what_to_install(

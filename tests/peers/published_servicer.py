@@ -3,10 +3,12 @@
     cd tests && PYTHON -m peers.published_servicer MODEL_FOLDER [--delta N] [--interval SECONDS]
                                                    [--events FILE]
 
-PYTHON is of an environment with smg-grpc-servicer[no extras], msgspec, and either this project's
-wheel or a published smg-grpc-proto. Prints one line of JSON, {"port": …}, when it serves on
-127.0.0.1; ends when its standard input does. MODEL_FOLDER is made with a byte tokenizer if it is
-not there. What the engine is asked and how it ends goes to FILE, a line of JSON each.
+PYTHON is of an environment with smg-grpc-servicer, msgspec, and either this project's wheel or a
+published smg-grpc-proto; vLLM is not needed (`peers.start` makes such environments).
+
+Prints one line of JSON, {"port": …}, when it serves on 127.0.0.1; ends when its standard input
+does. MODEL_FOLDER is made with a byte tokenizer if it is not there. What the engine is asked and
+how it ends goes to FILE, a line of JSON each.
 """
 
 import argparse
@@ -28,7 +30,8 @@ from smg_grpc_servicer.vllm.health_servicer import VllmHealthServicer  # noqa: E
 from smg_grpc_servicer.vllm.servicer import VllmEngineServicer  # noqa: E402
 
 import smg_grpc_proto  # noqa: E402
-from peers.fake_engine import FakeEngine, write_tokenizer  # noqa: E402
+from peers.fake_engine import FakeEngine  # noqa: E402
+from peers.fake_model import write_tokenizer  # noqa: E402
 from smg_grpc_proto import vllm_engine_pb2_grpc  # noqa: E402
 
 SERVICE = "vllm.grpc.engine.VllmEngine"

@@ -20,7 +20,7 @@ from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, vllm_engine_pb2, vllm_engi
 from smg_proto.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = ["quickstart", "stream_chat", "tool_call", "handle_errors"]
 
 
 @contextmanager
@@ -84,10 +84,10 @@ def test_the_line_to_try_works_as_it_is_printed(running: tuple[str, str]) -> Non
     assert (done.returncode, done.stdout[:7]) == (0, " serves"), done.stderr
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run(running: tuple[str, str], example: Path) -> None:
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_run(running: tuple[str, str], example: str) -> None:
     port = running[0].rpartition(":")[2]
-    done = outcome(str(example), f"localhost:{port}")
+    done = outcome(f"examples/{example}.py", f"localhost:{port}")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) > 1
 

@@ -217,6 +217,7 @@ REFUSED: list[dict[str, object]] = [
     {"n": 2, "temperature": 0},
     {"json_schema": "{"},
     {"choice": pb.ChoiceConstraint()},
+    {"json_object": False},
     {"text": ""},
     {"text": "word " * 3000},
 ]
@@ -288,6 +289,23 @@ def test_abort_without_stream_gives_the_tokens_made_so_far(
     stub.Abort(pb.AbortRequest(request_ids=["r2"]))
     (end,) = ends_of(list(call))
     assert end.finish_reason == "abort" and 0 < end.completion_tokens < 4000
+
+
+def test_abort_without_stream_keeps_the_choices_that_had_ended(
+    stub: Stub, engine: FakeVllmEngine
+) -> None:
+    short = list(stub.Generate(request("Say", n=2, max_tokens=1, temperature=2)))
+    firsts = [end.output_ids[0] for end in ends_of(short)]
+    assert firsts[0] != firsts[1]
+    engine.token_delay = 0.02
+    parameters = pb.SamplingParams(n=2, temperature=2, ignore_eos=True, stop_token_ids=firsts[:1])
+    call = stub.Generate(
+        pb.GenerateRequest(text="Say", request_id="r3", sampling_params=parameters)
+    )
+    before = len(engine._meter.tokens)
+    eventually(lambda: len(engine._meter.tokens) >= before + 3)  # so the first has ended
+    stub.Abort(pb.AbortRequest(request_ids=["r3"]))
+    assert [end.finish_reason for end in ends_of(list(call))] == ["stop", "abort"]
 
 
 @pytest.mark.parametrize("deadline", [None, 0.2])

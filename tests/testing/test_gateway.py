@@ -402,12 +402,17 @@ def test_script_can_look_at_the_request(channel: grpc.Channel, gateway: FakeGate
 
     gateway.script.add(Answer("oui"), when=is_french, times=None)
     gateway.script.add(Fault(grpc.StatusCode.UNAVAILABLE), rpc="ListModels")
+    gateway.script.add(Fault(grpc.StatusCode.UNAVAILABLE), rpc="GetResponse")
     for _ in range(2):
         french = pb.CompletionRequest(model=MODEL, prompt="Bonjour!")
         assert stub.Complete(french).text == "oui"
     assert stub.Complete(pb.CompletionRequest(model=MODEL, prompt="Hello!")).text != "oui"
+    responses, models = rpc.ResponseServiceStub(channel), rpc.ModelServiceStub(channel)
     with pytest.raises(grpc.RpcError) as raised:
-        rpc.ModelServiceStub(channel).ListModels(pb.ListModelsRequest())
+        responses.GetResponse(pb.GetResponseRequest(id="x"))
+    assert from_rpc_error(raised.value).code == grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(grpc.RpcError) as raised:
+        models.ListModels(pb.ListModelsRequest())
     assert from_rpc_error(raised.value).code == grpc.StatusCode.UNAVAILABLE
     received = gateway.record.received[-1]
     assert received.rpc == "ListModels"

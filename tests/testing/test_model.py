@@ -156,6 +156,8 @@ SCHEMAS: list[tuple[object, object]] = [
     ({"type": "integer", "exclusiveMinimum": 4}, 5),
     ({"type": "number", "maximum": -2.5}, -2.5),
     ({"type": ["boolean", "null"]}, False),
+    ({"type": "object", "required": ["a"], "additionalProperties": {"type": "string"}}, {"a": ""}),
+    ({"type": "string", "enum": ["x"], "title": "t"}, "x"),
     ({"const": {"k": [1]}}, {"k": [1]}),
     ({"anyOf": [{"$ref": "#/$defs/t"}], "$defs": {"t": {"type": "boolean"}}}, False),
     (True, None),
@@ -176,6 +178,8 @@ def test_smallest_value_of_a_schema(schema: object, value: object) -> None:
         {"$ref": "#"},
         {"$ref": "https://example.com/schema"},
         {"type": "color"},
+        {"anyOf": [{"type": "object"}], "required": ["a"]},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
         False,
         {
             "$defs": {"a": {"type": "array", "minItems": 999, "items": {"$ref": "#/$defs/b"}},

@@ -12,6 +12,7 @@ from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_engine_pb2_grpc as pb_grpc
 from smg_proto import vllm_engin_pb2  # wrong: no such module
 from smg_proto.v1 import chat_pb2, token_pb2
+from smg_proto.vllm import AsyncVLLMGrpcClient, VLLMGrpcClient
 
 Context = grpc.ServicerContext
 
@@ -104,3 +105,21 @@ class WrongAsyncStream(llm_pb2_grpc.LLMServiceServicer):
 def serve(server: grpc.Server) -> None:
     llm_pb2_grpc.add_LLMServiceServicer_to_server(WrongKind(), server)  # wrong: another service's
     pb_grpc.add_VllmEngineServicer_to_server(WrongKind(), "server")  # wrong: a string
+
+
+def completions(client: VLLMGrpcClient) -> None:
+    client.completions.create(prompt="x", best_of=2)  # wrong: no such parameter
+    client.completions.create(prompt="x", max_tokens="9")  # wrong: a string for a number
+    client.completions.create(prompt=7)  # wrong: a number is no prompt
+    client.completions.create()  # wrong: no prompt
+    print(client.completions.create(prompt="x").choices[0].txt)  # wrong: no such field
+    print(client.completions.create(prompt="x", stream=True).choices)  # wrong: a stream
+    client.with_options(retries=1)  # wrong: no such option
+    client.health.check(timeout="soon")  # wrong: a string for seconds
+
+
+async def async_completions(client: AsyncVLLMGrpcClient) -> None:
+    print(client.completions.create(prompt="x").choices)  # wrong: not awaited
+    stream = await client.completions.create(prompt="x", stream=True)
+    for chunk in stream:  # wrong: not an async for
+        del chunk

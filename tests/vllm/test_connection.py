@@ -16,9 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from vllm_kit import Both, metadata_of
 
-from smg_proto import vllm_engine_pb2_grpc
-from smg_proto.testing import Address, FakeVllmEngine
-from smg_proto.testing.server import listening_thread
+from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
 from smg_proto.vllm import (
     AsyncVLLMGrpcClient,
     Timeout,
@@ -254,13 +252,14 @@ def test_wait_for_ready_waits_for_a_server_that_comes_later(both: Both) -> None:
     client = both.make(f"127.0.0.1:{port}", max_retries=0)
     done = threading.Event()
 
-    def serve() -> None:
-        def register(servicer: FakeVllmEngine, server: grpc.aio.Server) -> None:
-            vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(servicer, server)
+    class There(FakeVllmEngine):
+        def add_to_server(self, server: grpc.aio.Server) -> None:
+            super().add_to_server(server)
             server.add_insecure_port(f"127.0.0.1:{port}")
 
+    def serve() -> None:
         done.wait(0.3)
-        with listening_thread(FakeVllmEngine(), register):
+        with run_vllm_engine(There()):
             done.wait(20)
 
     thread = threading.Thread(target=serve)
@@ -320,7 +319,16 @@ class Authority:
 
 
 class Guarded(FakeVllmEngine):
-    """An engine behind a proxy that wants a token."""
+    """An engine on a port with TLS, and behind a proxy that wants a token."""
+
+    def __init__(self, credentials: grpc.ServerCredentials) -> None:
+        super().__init__()
+        self._credentials = credentials
+        self.port = 0
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        super().add_to_server(server)
+        self.port = server.add_secure_port("127.0.0.1:0", self._credentials)
 
     async def HealthCheck(self, request: Any, context: Any) -> Any:
         if dict(context.invocation_metadata()).get("authorization") != "Bearer right":
@@ -336,17 +344,12 @@ def authority() -> Authority:
 @contextmanager
 def secured(identity: Identity, clients: bytes | None = None) -> Iterator[int]:
     """A server with this certificate; with `clients`, it wants one of theirs."""
-    ports: list[int] = []
-
-    def register(servicer: FakeVllmEngine, server: grpc.aio.Server) -> None:
-        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(servicer, server)
-        credentials = grpc.ssl_server_credentials(
-            [(identity.key, identity.certificate)], clients, clients is not None
-        )
-        ports.append(server.add_secure_port("127.0.0.1:0", credentials))
-
-    with listening_thread(Guarded(), register):
-        yield ports[0]
+    credentials = grpc.ssl_server_credentials(
+        [(identity.key, identity.certificate)], clients, clients is not None
+    )
+    engine = Guarded(credentials)
+    with run_vllm_engine(engine):
+        yield engine.port
 
 
 @pytest.fixture(scope="module")

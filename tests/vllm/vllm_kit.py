@@ -166,6 +166,6 @@ def eventually(condition: Callable[[], object], within: float = 5.0) -> None:
         time.sleep(0.005)
 
 
-def used(completion: Completion) -> CompletionUsage:
+def used(completion: Completion | CompletionChunk) -> CompletionUsage:
     assert completion.usage is not None
     return completion.usage

@@ -130,7 +130,7 @@ def _bad_tools(tools: list[pb.Tool], choice: pb.ToolChoice) -> Iterator[FieldVio
     kind = choice.WhichOneof("choice")
     if kind == "function" and choice.function not in seen:
         yield FieldViolation("tool_choice.function", "must be one of the tools")
-    if kind == "mode" and choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED and not tools:
+    if kind == "mode" and not tools:
         yield FieldViolation("tool_choice", "needs tools")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -63,8 +63,8 @@ class Core:
     def __init__(self, token_delay: float) -> None:
         self.model: Model = model()
         self.token_delay = token_delay
-        self.script = Script(_GENERATING)
-        self.record = Record()
+        self.script: Script = Script(_GENERATING)
+        self.record: Record = Record()
 
     async def begin(self, rpc: str, request: Message, context: Context) -> Call:
         """Note a request and answer its headers."""
@@ -86,15 +86,20 @@ class Core:
         answer: Callable[[_Request], _Reply],
     ) -> _Reply:
         """An RPC that generates nothing."""
+        return await self.plain_of(rpc, request, context, lambda call: answer(request))
+
+    async def plain_of(
+        self, rpc: str, request: Message, context: Context, answer: Callable[[Call], _Reply]
+    ) -> _Reply:
+        """The same where it matters who calls."""
         call = await self.begin(rpc, request, context)
 
         async def once() -> AsyncGenerator[_Reply, None]:
-            yield answer(request)
+            yield answer(call)
 
-        async with failing(context):
+        async with Failing(context):
             (reply,) = [reply async for reply in interrupted(once(), call.fault)]
             return reply
-        raise AssertionError("unreachable")
 
     async def whole(
         self,
@@ -106,11 +111,10 @@ class Core:
     ) -> _Reply:
         """A unary RPC: the events that the stream would send, put together."""
         call = await self.begin(rpc, request, context)
-        async with failing(context):
+        async with Failing(context):
             with self.counted():
                 sent = interrupted(events(request, call), call.fault)
                 return fold([event async for event in sent])
-        raise AssertionError("unreachable")
 
     async def stream(
         self,
@@ -121,7 +125,7 @@ class Core:
     ) -> AsyncIterator[_Event]:
         """A streaming RPC."""
         call = await self.begin(rpc, request, context)
-        async with failing(context):
+        async with Failing(context):
             with self.counted():
                 async for event in interrupted(events(request, call), call.fault):
                     yield event
@@ -177,15 +181,19 @@ class Core:
         )
 
 
-@asynccontextmanager
-async def failing(context: Context) -> AsyncGenerator[None, None]:
-    """Turn what goes wrong inside into the RPC's status, with details."""
-    try:
-        yield
-    except SmgError as error:
-        await abort(context, error)
-    except Injected as error:
-        await abort(context, injected(error.fault))
+class Failing:
+    """Turns what goes wrong inside into the RPC's status, with details: `async with`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Injected):
+            error = injected(error.fault)
+        if isinstance(error, SmgError):
+            await abort(self._context, error)
 
 
 def injected(fault: Fault) -> SmgError:

@@ -80,15 +80,16 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
     def _conversation(
         self, request: pb.CreateMessageRequest, *, counting: bool = False
     ) -> talk.Conversation:
-        too_hot = request.temperature > 1
         checks.check(
             request,
             self._core.model,
             checks.missing("turns", request.turns),
             None if counting else checks.missing("max_tokens", request.HasField("max_tokens")),
             checks.no_mcp(list(request.tools)),
-            FieldViolation("temperature", "must be from 0 to 1") if too_hot else None,
-            FieldViolation("top_k", "must be at least 1") if request.top_k < 0 else None,
+            FieldViolation("temperature", "must be from 0 to 1")
+            if 1 < request.temperature <= 2
+            else None,
+            FieldViolation("top_k", "must be at least 1") if request.top_k == -1 else None,
         )
         said = [
             item

@@ -16,7 +16,7 @@ from smg_proto.testing.gateway.core import (
     Call,
     Context,
     Core,
-    failing,
+    Failing,
     injected,
     not_found,
     unsupported,
@@ -51,20 +51,19 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         self, request: pb.CreateResponseRequest, context: Context
     ) -> pb.Response:
         call = await self._core.begin("CreateResponse", request, context)
-        async with failing(context):
+        async with Failing(context):
             stored = self._new(request, call)
             if request.background:
                 self._start(request, call, stored)
                 return _copy(stored)
             with self._core.counted():
                 return _fold([event async for event in self._run(request, call, stored)])
-        raise AssertionError("unreachable")
 
     async def StreamResponse(
         self, request: pb.CreateResponseRequest, context: Context
     ) -> AsyncIterator[pb.ResponseEvent]:
         call = await self._core.begin("StreamResponse", request, context)
-        async with failing(context):
+        async with Failing(context):
             stored = self._new(request, call)
             if request.background:
                 queue = self._start(request, call, stored)
@@ -78,16 +77,15 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                         yield event
 
     async def GetResponse(self, request: pb.GetResponseRequest, context: Context) -> pb.Response:
-        call = await self._core.begin("GetResponse", request, context)
-        async with failing(context):
+        def answer(call: Call) -> pb.Response:
             return _copy(self._find(call.tenant, request.id))
-        raise AssertionError("unreachable")
+
+        return await self._core.plain_of("GetResponse", request, context, answer)
 
     async def CancelResponse(
         self, request: pb.CancelResponseRequest, context: Context
     ) -> pb.Response:
-        call = await self._core.begin("CancelResponse", request, context)
-        async with failing(context):
+        def answer(call: Call) -> pb.Response:
             stored = self._find(call.tenant, request.id)
             if stored.job is None or stored.job.done():
                 raise SmgError(
@@ -97,29 +95,30 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                 )
             stored.response.status = pb.RESPONSE_STATUS_CANCELLED
             stored.job.cancel()
-            await asyncio.wait([stored.job])
             return _copy(stored)
-        raise AssertionError("unreachable")
+
+        return await self._core.plain_of("CancelResponse", request, context, answer)
 
     async def DeleteResponse(
         self, request: pb.DeleteResponseRequest, context: Context
     ) -> pb.DeleteResponseResponse:
-        call = await self._core.begin("DeleteResponse", request, context)
-        async with failing(context):
+        def answer(call: Call) -> pb.DeleteResponseResponse:
             stored = self._find(call.tenant, request.id)
             if stored.job is not None:
                 stored.job.cancel()
             del self._stored[call.tenant, request.id]
-        return pb.DeleteResponseResponse()
+            return pb.DeleteResponseResponse()
+
+        return await self._core.plain_of("DeleteResponse", request, context, answer)
 
     async def ListResponseInputItems(
         self, request: pb.ListResponseInputItemsRequest, context: Context
     ) -> pb.ListResponseInputItemsResponse:
-        call = await self._core.begin("ListResponseInputItems", request, context)
-        async with failing(context):
+        def answer(call: Call) -> pb.ListResponseInputItemsResponse:
             items = self._find(call.tenant, request.id).input
             return pb.ListResponseInputItemsResponse(items=items)
-        raise AssertionError("unreachable")
+
+        return await self._core.plain_of("ListResponseInputItems", request, context, answer)
 
     def _find(self, tenant: str, ident: str) -> _Stored:
         if not ident:
