@@ -68,7 +68,7 @@ _SHIPPED = _HERE / "buf.gen"
 TEMPLATES = _SHIPPED if _SHIPPED.is_dir() else _HERE.parent / "buf.gen"  # the latter in a checkout
 GOOGLE_RPC = TEMPLATES / "google_rpc"
 
-BUF = Tool("buf", "pip install buf-bin", (1, 50))
+BUF = Tool("buf", "pip install 'smg-grpc-proto[generate]'", (1, 50))
 _PROTOC = "the compiler of https://github.com/protocolbuffers/protobuf/releases"
 
 

@@ -1,11 +1,13 @@
 """smg-proto generate: what it says when it cannot. tests/languages/ shows what it writes."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from smg_proto.cli import _languages, main
 from smg_proto.cli._languages import LANGUAGES
+from smg_proto.cli._tree import read_tree
 from smg_proto.cli.generate import rename_fields, semantic_version
 
 
@@ -94,6 +96,14 @@ def test_every_language_has_a_template_with_its_plugins(name: str) -> None:
 def test_templates_are_for_known_languages_only() -> None:
     folders = {path.name for path in _languages.TEMPLATES.iterdir()}
     assert folders == {*LANGUAGES, _languages.GOOGLE_RPC.name}
+
+
+@pytest.mark.packaging
+def test_the_templates_are_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {n.partition("/")[2]: archive.read(n) for n in archive.namelist()}
+    for name, data in read_tree(_languages.TEMPLATES):
+        assert shipped[f"buf.gen/{name}"] == data
 
 
 def test_the_version_is_one_that_other_registries_take(monkeypatch: pytest.MonkeyPatch) -> None:

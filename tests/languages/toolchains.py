@@ -19,6 +19,8 @@ from xml.etree import ElementTree
 
 from support import IN_CI, ROOT, missing, need, run
 
+from smg_proto.cli._languages import LANGUAGES
+
 Command = list[str | Path]
 
 
@@ -48,15 +50,22 @@ class Toolchain(ABC):
 
     def prepare(self) -> Programs:
         """Generate from proto/, and build the programs; skips where the machine lacks a tool."""
+        self.home.mkdir(parents=True, exist_ok=True)
         self.install()
         for source, target in (
             (ROOT / "clients" / self.name, self.client),
             (ROOT / "tests" / "languages" / self.name, self.executor),
         ):
-            shutil.copytree(source, target, dirs_exist_ok=True)
+            made = shutil.ignore_patterns("gen", "node_modules", "dist", "target", "build")
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=made)
         generate: Command = ["generate", "--lang", self.name, "--out", self.client / "gen"]
         self.run("smg-proto", *generate, cwd=self.home)
         return self.build()
+
+    def install_plugins(self, **env: str) -> None:
+        """Run what `smg-proto generate` says when a plugin is missing."""
+        for tool in LANGUAGES[self.name].tools:
+            self.run(*tool.install.split(), cwd=self.home, **env)
 
     @abstractmethod
     def install(self) -> None:
@@ -69,12 +78,7 @@ class Toolchain(ABC):
 class Go(Toolchain):
     def install(self) -> None:
         need("go")
-        for plugin in (
-            "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12",
-            "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
-        ):
-            self.home.mkdir(parents=True, exist_ok=True)
-            self.run("go", "install", plugin, cwd=self.home, GOBIN=str(self.plugins / "bin"))
+        self.install_plugins(GOBIN=str(self.plugins / "bin"))
 
     def build(self) -> Programs:
         for folder in (self.client / "gen", self.client, self.executor):
@@ -94,9 +98,7 @@ class TypeScript(Toolchain):
     def install(self) -> None:
         need("node")
         need("npm")
-        self.plugins.mkdir(parents=True, exist_ok=True)
-        plugin = "@bufbuild/protoc-gen-es@2.17.0"
-        self.run("npm", "install", "--global", "--prefix=.", *self.npm, plugin, cwd=self.plugins)
+        self.install_plugins(npm_config_prefix=str(self.plugins))
 
     def build(self) -> Programs:
         packed = self.executor / "smg-grpc-proto.tgz"
@@ -125,10 +127,9 @@ class Rust(Toolchain):
 
     def install(self) -> None:
         need("cargo")
-        self.home.mkdir(parents=True, exist_ok=True)
-        wanted = ["protoc-gen-prost@0.5.0", "protoc-gen-tonic@0.5.0"]
-        options: Command = ["--quiet", "--locked", "--debug", "--root", self.plugins]
-        self.run("cargo", "install", *options, *wanted, cwd=self.home)
+        # Unoptimized: compiling the plugins takes longer than running them.
+        where = {"CARGO_INSTALL_ROOT": str(self.plugins), "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0"}
+        self.install_plugins(**where)
 
     def build(self) -> Programs:
         for folder in (self.client, self.executor):
@@ -183,7 +184,6 @@ class Cpp(Toolchain):
             run("apt-get", "install", "-q", "-y", "--no-install-recommends", *self.packages)
         if not self.installed():
             missing(f"no gRPC for C++: apt-get install {' '.join(self.packages)}")
-        self.home.mkdir(parents=True, exist_ok=True)
 
     def installed(self) -> bool:
         programs = ("cmake", "g++", "pkg-config", "protoc", "grpc_cpp_plugin")
@@ -192,7 +192,8 @@ class Cpp(Toolchain):
 
     def build(self) -> Programs:
         where: Command = ["-S", self.executor, "-B", self.home / "build"]
-        self.run("cmake", *where, "-DCMAKE_CXX_FLAGS=-O0", cwd=self.home)
+        quick = ["-DCMAKE_CXX_FLAGS=-O0", "-DCMAKE_UNITY_BUILD=ON"]
+        self.run("cmake", *where, *quick, cwd=self.home)
         self.run("cmake", "--build", "build", "--parallel", "2", cwd=self.home)
         build = self.home / "build"
         return Programs([build / "executor"], [build / "client" / "example"])
