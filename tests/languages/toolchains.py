@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from xml.etree import ElementTree
 
 from support import IN_CI, ROOT, missing, need, run
 
@@ -163,12 +162,11 @@ class Java(Toolchain):
                 found.rename(programs / name)
 
     def build(self) -> Programs:
-        version = ElementTree.parse(self.client / "gen" / "pom.xml").findtext("{*}version")
         self.mvn("install", cwd=self.client / "gen")
         commands: list[Command] = []
         for folder, package in ((self.executor, "executor"), (self.client, "example")):
-            options = [f"-Dsmg.version={version}", "-Dmdep.outputFile=target/classpath"]
-            self.mvn("compile", "dependency:build-classpath", *options, cwd=folder)
+            where = "-Dmdep.outputFile=target/classpath"
+            self.mvn("compile", "dependency:build-classpath", where, cwd=folder)
             libraries = (folder / "target" / "classpath").read_text().strip()
             classes = f"{folder / 'target' / 'classes'}:{libraries}"
             commands.append(["java", "-cp", classes, f"{package}.Main"])
