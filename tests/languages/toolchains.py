@@ -58,7 +58,7 @@ class Toolchain(ABC):
             made = shutil.ignore_patterns("gen", "node_modules", "dist", "target", "build")
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=made)
         generate: Command = ["generate", "--lang", self.name, "--out", self.client / "gen"]
-        self.run("smg-proto", *generate, cwd=self.home)
+        self.run("smg-proto", *generate, "--force", cwd=self.home)
         return self.build()
 
     def install_plugins(self, **env: str) -> None:
