@@ -17,6 +17,8 @@ COMMANDS = {
     "diff": "tell what changed between two contracts, and whom it breaks",
     "check": "ask a running server what it cannot do for this package, and the other way round",
     "list": "list packages, services and messages of this release",
+    "export": "write the proto files into a folder of yours, and check it later",
+    "generate": "generate code for another language",
     "show": "print one definition with its comments",
 }
 

@@ -1,0 +1,275 @@
+"""smg-proto export: vendored protos that stay verified, and never cost anybody's work."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support import find_python, make_environment, run
+
+from smg_proto import __version__, proto_path
+from smg_proto.cli import _tree, export, main
+
+COMMON = "smg/grpc/common/common.proto"
+VLLM = "vllm/grpc/engine/vllm_engine.proto"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return dict(_tree.read_tree(folder))
+
+
+@pytest.fixture
+def vendored(tmp_path: Path) -> Path:
+    """An export of the vLLM contract."""
+    dest = tmp_path / "vendored"
+    assert main(["export", str(dest), "--only", "vllm.grpc.engine"]) == 0
+    return dest
+
+
+@pytest.fixture
+def older(vendored: Path) -> Path:
+    """The same, as if a release before this one had written it, without a field."""
+    path = vendored / VLLM
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if " grammar_from_first_token = " not in line))
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest["version"] = "0.0.1"
+    manifest["files"][VLLM] = _tree.sha256(path.read_bytes())
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    return vendored
+
+
+def test_everything_is_exported(tmp_path: Path) -> None:
+    dest = tmp_path / "new" / "protos"
+    assert main(["export", str(dest)]) == 0
+    written = contents(dest)
+    manifest = json.loads(written.pop(_tree.MANIFEST))
+    assert written == {k: v for k, v in contents(proto_path()).items() if k.endswith(".proto")}
+    assert manifest["version"] == __version__
+    assert manifest["files"] == {name: _tree.sha256(data) for name, data in written.items()}
+
+
+def test_a_choice_comes_with_what_it_imports(vendored: Path) -> None:
+    assert contents(vendored).keys() == {COMMON, VLLM, _tree.MANIFEST}
+
+
+def test_an_untouched_export_passes_the_check(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--check", str(vendored)]) == 0
+    assert "2 files, unmodified" in capsys.readouterr().out
+
+
+def test_the_check_names_modified_and_missing_files(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (vendored / VLLM).write_text("syntax = 'proto3';\n")
+    (vendored / COMMON).unlink()
+    assert main(["export", "--check", str(vendored)]) == 1
+    shown = capsys.readouterr().out
+    assert f"modified since it was exported: {VLLM}" in shown
+    assert f"missing: {COMMON}" in shown
+
+
+def test_the_check_says_by_what_a_copy_is_behind(
+    older: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(older)
+    assert main(["export", "--check", str(older)]) == 1
+    shown = capsys.readouterr().out
+    assert f"exported from smg-proto 0.0.1; in {__version__}:" in shown
+    assert f"  {VLLM} has changed" in shown
+    assert "notice: vllm.grpc.engine.SamplingParams.grammar_from_first_token: " in shown
+    assert "modified" not in shown
+    assert contents(older) == before
+
+
+def test_an_older_export_is_replaced_and_what_others_put_there_stays(older: Path) -> None:
+    (older / "BUILD.bazel").write_text("mine")
+    (older / "vllm" / "notes").mkdir()
+    (older / "vllm" / "notes" / "why.txt").write_text("mine too")
+    assert main(["export", str(older), "--only", "smg.grpc.common"]) == 0
+    assert contents(older).keys() == {COMMON, _tree.MANIFEST, "BUILD.bazel", "vllm/notes/why.txt"}
+    assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
+
+
+def test_a_local_modification_is_overwritten_by_force_only(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = vendored / VLLM
+    original = path.read_bytes()
+    path.write_bytes(original + b"// ours\n")
+    assert main(["export", str(vendored), "--only", "vllm.grpc.engine"]) == 2
+    assert f"changed by hand: {VLLM}" in capsys.readouterr().err
+    assert path.read_bytes().endswith(b"// ours\n")
+    assert main(["export", str(vendored), "--only", "vllm.grpc.engine", "--force"]) == 0
+    assert path.read_bytes() == original
+
+
+def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) -> None:
+    mine = vendored / "entity" / "grpc" / "llm.proto"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert main(["export", str(vendored)]) == 2
+    assert mine.read_text() == "mine"
+    assert contents(vendored).keys() == {"entity/grpc/llm.proto", COMMON, VLLM, _tree.MANIFEST}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("vllm.grpc.engin", "there is vllm.grpc.engine"), ("nothing", "there is entity.grpc, ")],
+)
+def test_an_unknown_package_is_answered_with_the_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, hint: str
+) -> None:
+    assert main(["export", str(tmp_path / "out"), "--only", name]) == 2
+    assert hint in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_things_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert main(["export", str(tmp_path)]) == 2
+    assert "not empty, and not written by smg-proto" in capsys.readouterr().err
+    assert contents(tmp_path) == {"thesis.tex": b"mine"}
+
+
+def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    (dest / "smg" / "mine").mkdir(parents=True)
+    (dest / "smg" / "mine" / "thesis.tex").write_text("mine")
+    assert main(["export", str(dest), "--only", "smg.grpc.common", "--force"]) == 0
+    assert contents(dest).keys() == {COMMON, _tree.MANIFEST, "smg/mine/thesis.tex"}
+    assert main(["export", "--check", str(dest)]) == 0
+
+
+def test_generated_code_is_not_replaced_by_protos(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest["command"] = "generate go"
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    assert main(["export", str(vendored)]) == 2
+    assert "written by `smg-proto generate go`" in capsys.readouterr().err
+
+
+def test_a_half_written_export_is_completed(vendored: Path) -> None:
+    (vendored / VLLM).unlink()
+    assert main(["export", str(vendored), "--only", "vllm.grpc.engine"]) == 0
+    assert main(["export", "--check", str(vendored)]) == 0
+
+
+def test_a_file_is_no_destination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dest = tmp_path / "file"
+    dest.write_text("mine")
+    assert main(["export", str(dest)]) == 2
+    assert main(["export", str(dest / "below")]) == 2
+    assert "not a directory" in capsys.readouterr().err.lower()
+    assert dest.read_text() == "mine"
+
+
+def test_a_broken_manifest_is_named(vendored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (vendored / _tree.MANIFEST).write_text("{")
+    assert main(["export", str(vendored)]) == 2
+    assert main(["export", "--check", str(vendored)]) == 2
+    assert "not a manifest of smg-proto" in capsys.readouterr().err
+
+
+def test_a_manifest_cannot_reach_outside_of_its_folder(vendored: Path) -> None:
+    victim = vendored.parent / "victim"
+    victim.write_text("mine")
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest["files"]["../victim"] = _tree.sha256(b"mine")
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    assert main(["export", str(vendored), "--force"]) == 2
+    assert victim.read_text() == "mine"
+
+
+def test_the_check_of_something_else_is_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--check", str(tmp_path)]) == 2
+    assert "no export of smg-proto" in capsys.readouterr().err
+
+
+def test_a_destination_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(tmp_path))  # root may write anywhere
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    assert main(["export", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path}: Permission denied" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_current_directory_is_not_pulled_from_under_ones_feet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "."]) == 2
+    assert "run this from outside of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("killed_after", ["new", "old"])
+def test_a_killed_run_leaves_what_was_there_and_the_next_one_clears_up(
+    older: Path, monkeypatch: pytest.MonkeyPatch, killed_after: str
+) -> None:
+    """Killed before, and between, the two renames that swap the folders."""
+    (older / "mine.txt").write_text("mine")
+    before = contents(older)
+    rename = Path.rename
+
+    def stop(self: Path, target: Path) -> Path:
+        if killed_after == "old" and self == older:
+            rename(self, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stop)
+        patched.setattr(_tree, "_settle", lambda *_: None)  # a killed process runs no finally
+        assert main(["export", str(older), "--only", "vllm.grpc.engine"]) == 130
+    if killed_after == "new":
+        assert contents(older) == before
+    assert main(["export", str(older), "--only", "vllm.grpc.engine"]) == 0
+    assert (older / "mine.txt").read_text() == "mine"
+    assert export.stale_files(_tree.read_manifest(older) or pytest.fail("no manifest")) == []
+    assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
+
+
+@pytest.mark.packaging
+@pytest.mark.parametrize(("compiler", "python"), [("1.62.3", "3.11"), ("newest", None)])
+def test_plain_protoc_compiles_all_of_it(
+    wheel: Path, tmp_path: Path, compiler: str, python: str | None
+) -> None:
+    """From an empty directory, by the oldest compiler that is promised and by the newest."""
+    home = tmp_path / "environment"
+    pin = "grpcio-tools" + (f"=={compiler}" if compiler != "newest" else "")
+    old_needs = ["setuptools<81"] if compiler != "newest" else []
+    wanted: list[str | Path] = [pin, wheel, *old_needs]
+    interpreter = make_environment(home, wanted, python=python and find_python(python))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    run(interpreter, "-m", "smg_proto", "export", "protos", cwd=empty)
+    names = sorted(path.relative_to(empty / "protos") for path in empty.rglob("*.proto"))
+    assert len(names) > 20
+    command: list[str | Path] = [
+        interpreter,
+        "-m",
+        "grpc_tools.protoc",
+        "-Iprotos",
+        "--python_out=.",
+    ]
+    run(*command, "--grpc_python_out=.", *map(str, names), cwd=empty)
+    assert len(list(empty.rglob("*_pb2_grpc.py"))) == len(names)
+    modules = [".".join(name.with_suffix("").parts) + "_pb2" for name in names]
+    check = f"import importlib\nfor m in {modules!r}: importlib.import_module(m)"
+    run(interpreter, "-c", check, cwd=empty)
+
+
+@pytest.mark.packaging
+def test_buf_builds_all_of_it(tmp_path: Path) -> None:
+    assert main(["export", str(tmp_path / "protos")]) == 0
+    run("buf", "build", "protos", cwd=tmp_path)
