@@ -11,7 +11,9 @@ from importlib import import_module
 from smg_proto import __version__
 
 # Name and one line for --help. A module is imported only when its command is run.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "serve": "serve the gateway API (smg.v1) over gRPC, in front of a gateway's HTTP API",
+}
 
 
 class CommandError(Exception):

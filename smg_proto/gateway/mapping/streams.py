@@ -1,0 +1,68 @@
+"""How the events of a route's stream become events of smg.v1: one small state machine per route."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+from smg_proto.gateway.failures import failed, unreadable
+from smg_proto.gateway.fields import JsonObject
+from smg_proto.gateway.sse import ServerSentEvent
+
+Event_co = TypeVar("Event_co", covariant=True)
+
+
+class EventStream(Protocol[Event_co]):
+    """Reads one stream. `done` once `end` has been given out; a stream that stops before is cut."""
+
+    done: bool
+
+    def feed(self, event: ServerSentEvent) -> Iterator[Event_co]: ...
+
+
+def json_of(event: ServerSentEvent) -> JsonObject:
+    try:
+        data: Any = json.loads(event.data)
+    except (ValueError, RecursionError) as error:
+        raise unreadable("an event") from error
+    if not isinstance(data, dict):
+        raise unreadable("an event")
+    return data  # pyright: ignore[reportUnknownVariableType]
+
+
+def failure_of(data: JsonObject) -> Exception:
+    """The status of an error event."""
+    error = data.get("error")
+    message = error.get("message") if isinstance(error, dict) else error  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return failed(str(message or "the worker failed in the middle of the stream"))  # pyright: ignore[reportUnknownArgumentType]
+
+
+class Chunks(Generic[Event_co]):
+    """A stream of chunks that ends with [DONE]: completions, chat, generate."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def feed(self, event: ServerSentEvent) -> Iterator[Event_co]:
+        if event.data == "[DONE]":
+            if self.complete():
+                self.done = True
+                yield self.end()
+            return
+        data = json_of(event)
+        if data.get("error") is not None:
+            raise failure_of(data)
+        try:
+            yield from self.event(event.name, data)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise unreadable("an event") from error
+
+    def event(self, name: str, data: JsonObject) -> Iterator[Event_co]:
+        """The events that this chunk brings."""
+        raise NotImplementedError
+
+    def complete(self) -> bool:
+        """Whether every text has ended."""
+        raise NotImplementedError
+
+    def end(self) -> Event_co:
+        raise NotImplementedError
