@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from smg_proto.errors import SmgError
+from smg_proto.gateway.shapes import as_object
 from smg_proto.smg_pb2 import ErrorReason
 
 Code = grpc.StatusCode
@@ -159,10 +160,9 @@ class _Said:
             data: Any = json.loads(body)
         except ValueError:
             return cls(body.decode(errors="replace").strip()[:1000])
-        if not isinstance(data, dict):
-            return cls()
-        error: Any = data.get("error")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        inner: Any = error if isinstance(error, dict) else {}
+        outer = as_object(data)
+        error = outer.get("error")
+        inner = as_object(error)
         message = error if isinstance(error, str) else inner.get("message") or ""
-        code = data.get("code") or inner.get("code") or inner.get("type") or ""  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        return cls(str(message), str(code), str(inner.get("param") or ""))  # pyright: ignore[reportUnknownArgumentType]
+        code = outer.get("code") or inner.get("code") or inner.get("type") or ""
+        return cls(str(message), str(code), str(inner.get("param") or ""))

@@ -10,14 +10,14 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from smg_proto.gateway.failures import invalid, unreadable
+from smg_proto.gateway.shapes import JsonObject, as_array, as_object, dig
 
-JsonObject = dict[str, Any]
 M = TypeVar("M", bound=Message)
 
 NOT_CARRIED = "this route cannot carry it"
@@ -216,7 +216,7 @@ class Table(Generic[M]):
             found = dig(data, row.path)
             if found is None:
                 continue
-            current = getattr(message, name)
+            current: Any = getattr(message, name)
             if isinstance(current, MutableSequence):
                 items = row.codec.read(found) if row.whole else map(row.codec.read, found)
                 current.extend(item for item in items or () if item is not None)
@@ -283,7 +283,7 @@ class Wrapped:
     def read(self, data: Any) -> Any:
         if not isinstance(data, list):
             return None
-        items: Iterable[Any] = map(self._codec.read, data)  # pyright: ignore[reportUnknownArgumentType]
+        items = map(self._codec.read, as_array(data))
         return self._message(**{self._field: [item for item in items if item is not None]})
 
 
@@ -316,30 +316,18 @@ def merge(out: JsonObject, path: str, value: Any) -> None:
         for name in outer:
             out = out.setdefault(name, {})
         value = {last: value}
-    for name, content in (value or {}).items():
+    for name, content in as_object(value).items():
         there = out.setdefault(name, content)
-        if there is not content and isinstance(there, dict) and isinstance(content, dict):
-            merge(there, "", content)  # pyright: ignore[reportUnknownArgumentType]
-
-
-def dig(data: Any, path: str) -> Any:
-    """What is at a path, or None."""
-    for name in path.split(".") if path else ():
-        if isinstance(data, dict):
-            data = data.get(name)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        elif isinstance(data, list) and name.isdigit() and int(name) < len(data):  # pyright: ignore[reportUnknownArgumentType]
-            data = data[int(name)]  # pyright: ignore[reportUnknownVariableType]
-        else:
-            return None
-    return data  # pyright: ignore[reportUnknownVariableType]
+        if there is not content and isinstance(there, dict):
+            merge(as_object(there), "", as_object(content))
 
 
 def _write_each(codec: Codec, content: Any, at: At) -> Any:
     if isinstance(content, MutableMapping):
-        return dict(content)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        return dict(cast("Mapping[str, Any]", content))
     if isinstance(content, MutableSequence):
-        items: Iterable[Any] = content
-        return [codec.write(item, at.item(number)) for number, item in enumerate(items)]
+        items = enumerate(cast("Iterable[Any]", content))
+        return [codec.write(item, at.item(number)) for number, item in items]
     return codec.write(content, at)
 
 

@@ -1,8 +1,8 @@
-"""What each RPC of smg.v1 does at the gateway: a line of UNARY or STREAMS, with or without a function."""
+"""What each RPC of smg.v1 does at the gateway: a line of UNARY or STREAMS, some with a function."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from google.protobuf.message import Message
@@ -12,9 +12,10 @@ from smg_proto import smg_pb2 as smg
 from smg_proto.errors import SmgError
 from smg_proto.gateway.calls import Call, path_of, read_answer
 from smg_proto.gateway.failures import truncated, unsupported
-from smg_proto.gateway.fields import JsonObject, M, Table, read_reply, write_request
+from smg_proto.gateway.fields import M, Table, read_reply, write_request
 from smg_proto.gateway.mapping import chat, completion, message, others, response
 from smg_proto.gateway.mapping.streams import EventStream
+from smg_proto.gateway.shapes import JsonObject, as_array, as_object
 
 Unary = Callable[[Call, Any], Awaitable[Any]]
 Streaming = Callable[[Call, Any], AsyncGenerator[Any, None]]
@@ -33,7 +34,7 @@ async def complete(call: Call, request: smg.CompletionRequest) -> smg.Completion
     path, table, reply = generate_route(request)
     answer = await call.ask("POST", path, write_request(table, request))
     data = answer.json(f"the answer to {path}")
-    one = data[0] if isinstance(data, list) and data else data  # pyright: ignore[reportUnknownVariableType]
+    one = as_array(data)[0] if as_array(data) else data
     found = read_reply(reply, one, f"the answer to {path}")
     found.model = found.model or request.model
     return found
@@ -99,7 +100,7 @@ async def stream_response(
             raise
         try:
             answer = await call.ask("GET", path_of("/v1/responses", reader.id))
-            data = answer.json("the stored response")
+            data = as_object(answer.json("the stored response"))
         except SmgError:
             data = {}
         if data.get("status") != "cancelled":
@@ -131,15 +132,17 @@ async def classify(call: Call, request: smg.ClassifyRequest) -> smg.ClassifyResp
 
 async def _each(call: Call, path: str, body: JsonObject, table: Table[M]) -> M:
     """One request for each input: the gateway would join an array into one text."""
-    total: Any = table.message()
-    one: Any
+    total: Any = None
     for text in body["input"]:
         answer = await call.ask("POST", path, body | {"input": text})
-        one = read_answer(table, answer, path)
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"):
-            setattr(one.usage, name, getattr(one.usage, name) + getattr(total.usage, name))
+        one: Any = read_answer(table, answer, path)
+        if total is None:
+            total = one
+            continue
+        for count in smg.Usage.DESCRIPTOR.fields_by_name:
+            setattr(one.usage, count, getattr(one.usage, count) + getattr(total.usage, count))
         total.MergeFrom(one)
-    return total
+    return cast(M, total)
 
 
 # --- Stored responses ---

@@ -12,11 +12,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from smg_proto.errors import SmgError
-from smg_proto.gateway.fields import dig
 from smg_proto.gateway.metrics import Metrics
 from smg_proto.gateway.operations import SERVICES
 from smg_proto.gateway.options import Options, OptionsError
 from smg_proto.gateway.rpcs import Rpcs
+from smg_proto.gateway.shapes import dig
 from smg_proto.gateway.upstream import Upstream
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -10,7 +10,6 @@ from smg_proto.gateway.fields import (
     TEXT,
     At,
     ByteNumbers,
-    JsonObject,
     Row,
     Table,
     Variants,
@@ -32,6 +31,7 @@ from smg_proto.gateway.mapping.common import (
     WriteOnly,
 )
 from smg_proto.gateway.mapping.streams import Chunks
+from smg_proto.gateway.shapes import JsonObject
 
 
 class ImageUrl(Picture):

@@ -5,17 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto.gateway.fields import (
-    JSON_OBJECT,
-    At,
-    Enum,
-    JsonObject,
-    Row,
-    Same,
-    Table,
-    Variants,
-    same,
-)
+from smg_proto.gateway.fields import JSON_OBJECT, At, Enum, Row, Same, Table, Variants, same
+from smg_proto.gateway.shapes import JsonObject, as_object
 
 
 class WriteOnly:
@@ -161,7 +152,7 @@ MESSAGE_TOOL = Table(smg.Tool, {"function": Row("", MESSAGE_FUNCTION)}, required
 class ToolChoice(WriteOnly):
     """A rule for all tools, or one function; the routes have three shapes for them."""
 
-    def __init__(self, modes: Mapping[int, Any], function: JsonObject) -> None:
+    def __init__(self, modes: Mapping[Any, Any], function: JsonObject) -> None:
         self._modes, self._function = modes, function
 
     def write(self, value: Any, at: At) -> Any:
@@ -173,7 +164,11 @@ class ToolChoice(WriteOnly):
 
 
 def _with_name(shape: JsonObject, name: str) -> JsonObject:
-    return {k: _with_name(v, name) if isinstance(v, dict) else v or name for k, v in shape.items()}
+    """A shape with the name in its empty place."""
+    return {
+        k: _with_name(as_object(v), name) if isinstance(v, dict) else v or name
+        for k, v in shape.items()
+    }
 
 
 _MODES = {

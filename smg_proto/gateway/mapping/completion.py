@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto.gateway.fields import SECONDS, JsonObject, Row, Table, Wrapped, read_reply, same
+from smg_proto.gateway.fields import SECONDS, Row, Table, Wrapped, read_reply, same
 from smg_proto.gateway.mapping.common import (
     COMPLETION_FORMAT,
     MATCHED_STOP,
@@ -12,6 +12,7 @@ from smg_proto.gateway.mapping.common import (
     ReadOnly,
 )
 from smg_proto.gateway.mapping.streams import Chunks, EventStream
+from smg_proto.gateway.shapes import JsonObject, as_array, as_object, dig
 
 _SHARED = same("temperature", "top_p", "top_k", "stop", "frequency_penalty", "presence_penalty") | {
     "output_format": Row("", COMPLETION_FORMAT)
@@ -47,13 +48,10 @@ class ParallelLogprobs(ReadOnly):
     """Log probabilities in arrays side by side: tokens, token_logprobs, top_logprobs."""
 
     def read(self, data: Any) -> Any:
-        chosen = data.get("token_logprobs") or []
-        tops = data.get("top_logprobs") or []
-        for number, token in enumerate(data.get("tokens") or []):
-            found = smg.TokenLogprob(token=token)
-            if number < len(chosen) and chosen[number] is not None:
-                found.logprob = chosen[number]
-            for text, logprob in ((tops[number] if number < len(tops) else None) or {}).items():
+        for number, token in enumerate(as_array(data.get("tokens"))):
+            # None stays unset.
+            found = smg.TokenLogprob(token=token, logprob=dig(data, f"token_logprobs.{number}"))
+            for text, logprob in as_object(dig(data, f"top_logprobs.{number}")).items():
                 found.top.add(token=text, logprob=logprob)
             yield found
 

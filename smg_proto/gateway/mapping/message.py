@@ -10,13 +10,12 @@ from smg_proto.gateway.fields import (
     TEXT,
     At,
     Enum,
-    JsonObject,
     Not,
     Row,
+    Rows,
     Table,
     Variants,
     Wrapped,
-    dig,
     read_reply,
     same,
 )
@@ -29,9 +28,10 @@ from smg_proto.gateway.mapping.common import (
     WriteOnly,
 )
 from smg_proto.gateway.mapping.streams import failure_of, json_of
+from smg_proto.gateway.shapes import JsonObject, dig
 from smg_proto.gateway.sse import ServerSentEvent
 
-_TEXT_OR_IMAGE = {
+_TEXT_OR_IMAGE: dict[str, tuple[str, Rows]] = {
     "text": ("text", {"text": "text"}),
     "image": ("image", {"image": Row("source", MessageImage())}),
 }

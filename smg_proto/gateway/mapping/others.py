@@ -3,8 +3,9 @@
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto.gateway.fields import Enum, IsoTime, Row, Table, Wrapped, dig, same
+from smg_proto.gateway.fields import Enum, IsoTime, Row, Table, Wrapped, same
 from smg_proto.gateway.mapping.common import CHAT_TOOL, USAGE, ReadOnly, Unsent
+from smg_proto.gateway.shapes import dig
 
 # --- EmbeddingService: one request for each input ---
 
@@ -145,7 +146,7 @@ REACHED_WORKER = Table(
 )
 
 
-def worker_table(data: Any) -> Table:
+def worker_table(data: Any) -> Table[smg.Worker]:
     return PENDING_WORKER if dig(data, "status") == "pending" else REACHED_WORKER
 
 

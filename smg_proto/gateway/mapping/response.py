@@ -10,12 +10,10 @@ from smg_proto.gateway.fields import (
     TEXT,
     At,
     Enum,
-    JsonObject,
     Row,
     Table,
     Variants,
     Wrapped,
-    dig,
     read_reply,
     same,
 )
@@ -30,6 +28,7 @@ from smg_proto.gateway.mapping.common import (
     ReadOnly,
 )
 from smg_proto.gateway.mapping.streams import json_of
+from smg_proto.gateway.shapes import JsonObject, dig
 from smg_proto.gateway.sse import ServerSentEvent
 
 _IMAGE = ("input_image", {"image": Row("", Picture("image_url"))})

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from smg_proto.gateway.failures import failed, unreadable
-from smg_proto.gateway.fields import JsonObject
+from smg_proto.gateway.shapes import JsonObject, as_object
 from smg_proto.gateway.sse import ServerSentEvent
 
 Event_co = TypeVar("Event_co", covariant=True)
@@ -26,14 +26,14 @@ def json_of(event: ServerSentEvent) -> JsonObject:
         raise unreadable("an event") from error
     if not isinstance(data, dict):
         raise unreadable("an event")
-    return data  # pyright: ignore[reportUnknownVariableType]
+    return as_object(data)
 
 
 def failure_of(data: JsonObject) -> Exception:
     """The status of an error event."""
     error = data.get("error")
-    message = error.get("message") if isinstance(error, dict) else error  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    return failed(str(message or "the worker failed in the middle of the stream"))  # pyright: ignore[reportUnknownArgumentType]
+    message = as_object(error).get("message") or (error if isinstance(error, str) else "")
+    return failed(str(message or "the worker failed in the middle of the stream"))
 
 
 class Chunks(Generic[Event_co]):
