@@ -1,0 +1,217 @@
+"""smg_proto.errors between real servers and clients, sync and aio, and beside google's own."""
+
+import pickle
+from collections.abc import AsyncIterator, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smg_proto import smg_pb2, smg_pb2_grpc
+from smg_proto.errors import (
+    DETAILS_KEY,
+    REASONS,
+    FieldViolation,
+    SmgError,
+    abort,
+    from_rpc_error,
+    from_status_bytes,
+    invalid,
+    to_status_bytes,
+)
+
+Code = grpc.StatusCode
+FULL = SmgError(
+    Code.RESOURCE_EXHAUSTED,
+    "the queue is full",
+    reason="OVERLOADED",
+    metadata={"http_status": "429"},
+    field_violations=(FieldViolation("messages[0].role", "must be set"),),
+    retry_after=timedelta(seconds=2, milliseconds=500),
+)
+
+
+def same(left: SmgError, right: SmgError) -> bool:
+    return left.__reduce__() == right.__reduce__()
+
+
+Context = grpc.ServicerContext
+AioContext = grpc.aio.ServicerContext[Any, Any]
+
+
+class Sync(smg_pb2_grpc.GatewayServiceServicer):
+    def GetGatewayInfo(
+        self, request: smg_pb2.GetGatewayInfoRequest, context: Context
+    ) -> smg_pb2.GatewayInfo:
+        context.set_trailing_metadata((("x-kept", "1"),))
+        abort(context, FULL)
+
+
+class Aio(smg_pb2_grpc.GatewayServiceServicer):
+    async def GetGatewayInfo(
+        self, request: smg_pb2.GetGatewayInfoRequest, context: AioContext
+    ) -> smg_pb2.GatewayInfo:
+        context.set_trailing_metadata((("x-kept", "1"),))
+        await abort(context, FULL)
+        raise AssertionError("abort does not return")
+
+
+@contextmanager
+def serving(servicer: smg_pb2_grpc.GatewayServiceServicer) -> Iterator[str]:
+    with futures.ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool)
+        smg_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+@pytest.fixture
+async def aio_address() -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    smg_pb2_grpc.add_GatewayServiceServicer_to_server(Aio(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+def sync_error(address: str) -> grpc.RpcError:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            smg_pb2_grpc.GatewayServiceStub(channel).GetGatewayInfo(
+                smg_pb2.GetGatewayInfoRequest(), timeout=10
+            )
+        except grpc.RpcError as error:
+            return error
+    raise AssertionError("it must fail")
+
+
+async def aio_error(address: str) -> grpc.aio.AioRpcError:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = smg_pb2_grpc.GatewayServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.GetGatewayInfo(smg_pb2.GetGatewayInfoRequest(), timeout=10)
+        return raised.value
+
+
+def test_sync_client_reads_what_a_sync_server_aborts_with() -> None:
+    with serving(Sync()) as address:
+        error = sync_error(address)
+    assert same(from_rpc_error(error), FULL)
+    assert isinstance(error, grpc.Call)
+    assert ("x-kept", "1") in [tuple(pair) for pair in error.trailing_metadata() or ()]
+
+
+async def test_aio_client_reads_what_an_aio_server_aborts_with(aio_address: str) -> None:
+    error = await aio_error(aio_address)
+    assert same(from_rpc_error(error), FULL)
+    assert ("x-kept", "1") in list(error.trailing_metadata())
+
+
+def test_grpc_status_reads_what_we_write() -> None:
+    with serving(Sync()) as address:
+        error = sync_error(address)
+    assert isinstance(error, grpc.Call)
+    status = rpc_status.from_call(error)
+    assert status is not None and status.code == Code.RESOURCE_EXHAUSTED.value[0]
+    info, retry, bad = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.RetryInfo(),
+        error_details_pb2.BadRequest(),
+    )
+    for packed, into in zip(status.details, (info, retry, bad), strict=True):
+        assert packed.Unpack(into)
+    assert (info.reason, info.domain, dict(info.metadata)) == (
+        "OVERLOADED",
+        "smg",
+        {"http_status": "429"},
+    )
+    assert retry.retry_delay.ToTimedelta() == FULL.retry_after
+    assert [(v.field, v.description) for v in bad.field_violations] == [
+        ("messages[0].role", "must be set")
+    ]
+
+
+def test_we_read_what_grpc_status_writes() -> None:
+    class Google(smg_pb2_grpc.GatewayServiceServicer):
+        def GetGatewayInfo(
+            self, request: smg_pb2.GetGatewayInfoRequest, context: Context
+        ) -> smg_pb2.GatewayInfo:
+            status = status_pb2.Status(code=9, message="too late")
+            info = error_details_pb2.ErrorInfo(reason="NEW_REASON", domain="elsewhere")
+            help_ = error_details_pb2.Help(links=[error_details_pb2.Help.Link(url="http://x")])
+            for detail in (help_, info):
+                status.details.add().Pack(detail)
+            context.abort_with_status(rpc_status.to_status(status))
+            raise AssertionError
+
+    with serving(Google()) as address:
+        read = from_rpc_error(sync_error(address))
+    assert (read.code, read.message) == (Code.FAILED_PRECONDITION, "too late")
+    assert (read.reason, read.domain) == ("NEW_REASON", "elsewhere")
+    assert read.known_reason == smg_pb2.ERROR_REASON_UNSPECIFIED
+
+
+def test_a_status_of_grpc_itself_has_a_code_and_no_reason() -> None:
+    read = from_rpc_error(sync_error("127.0.0.1:1"))
+    assert (read.code, read.reason, read.domain) == (Code.UNAVAILABLE, "", "")
+    assert from_rpc_error(grpc.RpcError("odd")).code == Code.UNKNOWN
+
+
+TEXT = st.text(max_size=30)
+ERRORS = st.builds(
+    SmgError,
+    code=st.sampled_from([code for code in Code if code != Code.OK]),
+    message=TEXT,
+    reason=st.sampled_from(sorted(REASONS)) | st.text(min_size=1, max_size=20),
+    domain=TEXT,
+    metadata=st.dictionaries(TEXT, TEXT, max_size=3),
+    field_violations=st.lists(st.builds(FieldViolation, TEXT, TEXT), max_size=3).map(tuple),
+    retry_after=st.none() | st.timedeltas(timedelta(0), timedelta(days=9)),
+)
+
+
+@given(error=ERRORS)
+def test_every_error_survives_its_own_bytes_and_pickling(error: SmgError) -> None:
+    assert same(from_status_bytes(to_status_bytes(error)), error)
+    assert same(pickle.loads(pickle.dumps(error)), error)
+
+
+@given(data=st.binary(max_size=60))
+def test_unreadable_details_are_read_as_none(data: bytes) -> None:
+    assert isinstance(from_status_bytes(data), SmgError)
+
+
+def test_an_error_too_large_for_a_trailer_loses_details_but_not_its_reason() -> None:
+    many = [FieldViolation(f"items[{n}]", "x" * 50) for n in range(500)]
+    big = SmgError(
+        Code.INVALID_ARGUMENT, "m" * 5000, reason="INVALID_REQUEST", field_violations=many
+    )
+    data = to_status_bytes(big)
+    read = from_status_bytes(data)
+    assert len(data) <= 4096
+    assert read.reason == "INVALID_REQUEST"
+    assert read.field_violations and read.field_violations[0] == many[0]
+
+
+def test_reasons_are_those_of_the_contract() -> None:
+    assert {"MODEL_NOT_FOUND", "STREAM_TRUNCATED"} <= REASONS
+    assert len(REASONS) == len(smg_pb2.ErrorReason.keys()) - 1
+    known = SmgError(Code.NOT_FOUND, "", reason="MODEL_NOT_FOUND").known_reason
+    assert known == smg_pb2.ERROR_REASON_MODEL_NOT_FOUND
+
+
+def test_text_of_an_error_names_code_reason_and_fields() -> None:
+    assert str(invalid(FieldViolation("n", "must be at least 1"))) == (
+        "INVALID_ARGUMENT (INVALID_REQUEST): n: must be at least 1"
+    )
+    assert DETAILS_KEY.endswith("-bin")
