@@ -9,7 +9,7 @@ from urllib.parse import quote
 from google.protobuf.duration_pb2 import Duration
 
 from smg_proto import smg_pb2 as smg
-from smg_proto.gateway.failures import invalid
+from smg_proto.errors import FieldViolation, invalid
 from smg_proto.gateway.fields import M, Table, read_reply
 from smg_proto.gateway.upstream import Answer, Stream, Upstream
 
@@ -78,7 +78,7 @@ def read_answer(table: Table[M], answer: Answer, path: str) -> M:
 def path_of(folder: str, id: str, rest: str = "") -> str:
     """The path of one thing; its id may be any text."""
     if not id:
-        raise invalid([("id", "is required")])
+        raise invalid(FieldViolation("id", "is required"))
     return f"{folder}/{quote(id, safe='')}{rest}"
 
 

@@ -1,15 +1,15 @@
 """Which status a failure of the gateway becomes. The whole table is here."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import grpc
 
-from smg_proto.errors import SmgError
+from smg_proto.errors import FieldViolation, SmgError
 from smg_proto.gateway.shapes import as_object
-from smg_proto.smg_pb2 import ErrorReason
 
 Code = grpc.StatusCode
 
@@ -81,10 +81,10 @@ def from_answer(http: int, headers: Mapping[str, str], body: bytes, path: str) -
     return SmgError(
         status,
         said.message or f"the gateway answered with HTTP {http}",
-        reason=ErrorReason.Value(f"ERROR_REASON_{reason}"),
+        reason=reason,
         metadata=metadata,
-        field_violations=[(said.param, said.message)] if said.param else [],
-        retry_after=float(wait) if wait.isdigit() else None,
+        field_violations=[FieldViolation(said.param, said.message)] if said.param else [],
+        retry_after=timedelta(seconds=int(wait)) if wait.isdigit() else None,
     )
 
 
@@ -96,54 +96,34 @@ def reason_of(code: str) -> str:
     return "WORKER_ERROR" if code in ("", "stream_error", "server_error") else code.upper()
 
 
-def invalid(found: Iterable[tuple[str, str]]) -> SmgError:
-    """A request that cannot be sent on."""
-    violations = list(found)
-    field, why = violations[0]
-    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    return SmgError(
-        Code.INVALID_ARGUMENT,
-        f"{field or 'request'}: {why}{more}",
-        reason=ErrorReason.ERROR_REASON_INVALID_REQUEST,
-        field_violations=violations,
-    )
-
-
 def unsupported(message: str) -> SmgError:
-    reason = ErrorReason.ERROR_REASON_UNSUPPORTED_BY_BACKEND
-    return SmgError(Code.UNIMPLEMENTED, message, reason=reason)
+    return SmgError(Code.UNIMPLEMENTED, message, reason="UNSUPPORTED_BY_BACKEND")
 
 
 def unreadable(what: str) -> SmgError:
     """The gateway said something that is not what it says there."""
-    reason = ErrorReason.ERROR_REASON_WORKER_ERROR
-    return SmgError(Code.INTERNAL, f"{what} of the gateway cannot be read", reason=reason)
+    return SmgError(Code.INTERNAL, f"{what} of the gateway cannot be read", reason="WORKER_ERROR")
 
 
 def failed(message: str, **metadata: str) -> SmgError:
     """The worker failed in the middle."""
-    reason = ErrorReason.ERROR_REASON_WORKER_ERROR
-    return SmgError(Code.INTERNAL, message, reason=reason, metadata=metadata)
+    return SmgError(Code.INTERNAL, message, reason="WORKER_ERROR", metadata=metadata)
 
 
 def truncated(why: str, **metadata: str) -> SmgError:
-    reason = ErrorReason.ERROR_REASON_STREAM_TRUNCATED
-    return SmgError(Code.UNAVAILABLE, why, reason=reason, metadata=metadata)
+    return SmgError(Code.UNAVAILABLE, why, reason="STREAM_TRUNCATED", metadata=metadata)
 
 
 def unreachable(why: str) -> SmgError:
-    reason = ErrorReason.ERROR_REASON_GATEWAY_UNAVAILABLE
-    return SmgError(Code.UNAVAILABLE, why, reason=reason)
+    return SmgError(Code.UNAVAILABLE, why, reason="GATEWAY_UNAVAILABLE")
 
 
 def too_slow(why: str) -> SmgError:
-    reason = ErrorReason.ERROR_REASON_WORKER_TIMEOUT
-    return SmgError(Code.DEADLINE_EXCEEDED, why, reason=reason)
+    return SmgError(Code.DEADLINE_EXCEEDED, why, reason="WORKER_TIMEOUT")
 
 
-def overloaded(why: str, retry_after: float) -> SmgError:
-    reason = ErrorReason.ERROR_REASON_OVERLOADED
-    return SmgError(Code.RESOURCE_EXHAUSTED, why, reason=reason, retry_after=retry_after)
+def overloaded(why: str, retry_after: timedelta) -> SmgError:
+    return SmgError(Code.RESOURCE_EXHAUSTED, why, reason="OVERLOADED", retry_after=retry_after)
 
 
 @dataclass(frozen=True)

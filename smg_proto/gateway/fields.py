@@ -8,15 +8,16 @@ ignored, so the gateway may grow.
 import base64
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, MutableSequence
+from collections.abc import Collection, Mapping, MutableMapping, MutableSequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from smg_proto.gateway.failures import invalid, unreadable
-from smg_proto.gateway.shapes import JsonObject, as_array, as_object, dig
+from smg_proto.errors import FieldViolation, invalid
+from smg_proto.gateway.failures import unreadable
+from smg_proto.gateway.shapes import JsonObject, as_array, as_object, dig, is_a
 
 M = TypeVar("M", bound=Message)
 
@@ -27,7 +28,7 @@ NOT_CARRIED = "this route cannot carry it"
 class At:
     """Where in the request the writer is, and what it has found wrong so far."""
 
-    found: list[tuple[str, str]]
+    found: list[FieldViolation]
     path: str = ""
 
     def field(self, name: str) -> "At":
@@ -37,7 +38,7 @@ class At:
         return At(self.found, f"{self.path}[{number}]")
 
     def refuse(self, why: str = NOT_CARRIED) -> None:
-        self.found.append((self.path, why))
+        self.found.append(FieldViolation(self.path, why))
 
 
 class Codec(Protocol):
@@ -217,14 +218,14 @@ class Table(Generic[M]):
             if found is None:
                 continue
             current: Any = getattr(message, name)
-            if isinstance(current, MutableSequence):
+            if is_a(current, MutableSequence):
                 items = row.codec.read(found) if row.whole else map(row.codec.read, found)
                 current.extend(item for item in items or () if item is not None)
                 continue
             value = row.codec.read(found)
             if value is None:
                 continue
-            if isinstance(current, MutableMapping):
+            if is_a(current, MutableMapping):
                 current.update(value)
             elif isinstance(current, Message):
                 current.SetInParent()
@@ -294,10 +295,10 @@ def same(*names: str) -> dict[str, Row]:
 
 def write_request(table: Table[Any], message: Message) -> JsonObject:
     """The JSON of a request; a status with every violation if there is one."""
-    found: list[tuple[str, str]] = []
+    found: list[FieldViolation] = []
     out = table.write(message, At(found))
     if found:
-        raise invalid(found)
+        raise invalid(*found)
     return out
 
 
@@ -323,11 +324,10 @@ def merge(out: JsonObject, path: str, value: Any) -> None:
 
 
 def _write_each(codec: Codec, content: Any, at: At) -> Any:
-    if isinstance(content, MutableMapping):
-        return dict(cast("Mapping[str, Any]", content))
-    if isinstance(content, MutableSequence):
-        items = enumerate(cast("Iterable[Any]", content))
-        return [codec.write(item, at.item(number)) for number, item in items]
+    if is_a(content, MutableMapping):
+        return dict(content)
+    if is_a(content, MutableSequence):
+        return [codec.write(item, at.item(number)) for number, item in enumerate(content)]
     return codec.write(content, at)
 
 

@@ -96,7 +96,7 @@ async def stream_response(
             async for event in events:
                 yield event
     except SmgError as error:
-        if error.reason != smg.ERROR_REASON_STREAM_TRUNCATED or not reader.id:
+        if error.reason != "STREAM_TRUNCATED" or not reader.id:
             raise
         try:
             answer = await call.ask("GET", path_of("/v1/responses", reader.id))
@@ -104,7 +104,7 @@ async def stream_response(
         except SmgError:
             data = {}
         if data.get("status") != "cancelled":
-            raise truncated(str(error), response_id=reader.id) from error
+            raise truncated(error.message, response_id=reader.id) from error
         end = reader.ended(data)
         end.end.pipeline.CopyFrom(call.report())
         yield end

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -20,6 +21,8 @@ from smg_proto.gateway.failures import overloaded
 from smg_proto.gateway.metrics import Metrics
 from smg_proto.gateway.operations import SERVICES, STREAMS, UNARY, Streaming, Unary
 from smg_proto.gateway.upstream import Upstream
+
+RETRY_AFTER = timedelta(seconds=1)
 
 log = logging.getLogger("smg_proto.gateway")
 
@@ -95,10 +98,13 @@ class Rpcs:
         self._content("request", name, request)
         try:
             if self._active > self._max_active:
-                raise overloaded(f"{self._max_active} requests are at work already", retry_after=1)
+                raise overloaded(
+                    f"{self._max_active} requests are at work already",
+                    retry_after=timedelta(seconds=1),
+                )
             yield call
         except SmgError as error:
-            code, reason = error.code.name, _reason(error)
+            code, reason = error.code.name, error.reason
             await abort(context, error)
         except asyncio.CancelledError:
             left = context.time_remaining()
@@ -121,7 +127,3 @@ class Rpcs:
     def _content(self, what: str, name: str, message: Message) -> None:
         if self._log_content:
             log.info("%s %s %s", what, name, MessageToJson(message, indent=None))
-
-
-def _reason(error: SmgError) -> str:
-    return str(error.reason)

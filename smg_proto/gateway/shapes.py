@@ -1,18 +1,25 @@
 """JSON of unknown shape, taken for what it should be."""
 
-from typing import Any, cast
+from typing import Any
 
 JsonObject = dict[str, Any]
 
 
+def is_a(data: Any, kind: type) -> bool:
+    """isinstance, without the type checkers' guess of what is inside."""
+    return isinstance(data, kind)
+
+
 def as_object(data: Any) -> JsonObject:
     """A JSON object; an empty one for anything else."""
-    return cast(JsonObject, data) if isinstance(data, dict) else {}
+    members: JsonObject = data if is_a(data, dict) else {}
+    return members
 
 
 def as_array(data: Any) -> list[Any]:
     """A JSON array; an empty one for anything else."""
-    return cast("list[Any]", data) if isinstance(data, list) else []
+    items: list[Any] = data if is_a(data, list) else []
+    return items
 
 
 def dig(data: Any, path: str) -> Any:
