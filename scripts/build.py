@@ -36,8 +36,9 @@ def compile_protos(out: Path) -> None:
     if not files:
         raise Stop(2, f"no .proto file under {PROTO}")
     command += ["-I.", f"--python_out={out}", f"--grpc_python_out={out}"]
-    for kind in ("mypy", "mypy_grpc"):
-        command += [f"--plugin={stubs}/protoc-gen-{kind}", f"--{kind}_out=quiet:{out}"]
+    # A servicer may leave RPCs out: those answer UNIMPLEMENTED, as they do in a later release.
+    for kind, options in {"mypy": "", "mypy_grpc": ",generate_concrete_servicer_stubs"}.items():
+        command += [f"--plugin={stubs}/protoc-gen-{kind}", f"--{kind}_out=quiet{options}:{out}"]
     command += [f"--descriptor_set_out={out}/descriptors.binpb"]
     command += ["--include_imports", "--include_source_info", *files]
     done = subprocess.run(command, cwd=PROTO, capture_output=True, text=True)

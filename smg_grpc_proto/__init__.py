@@ -8,15 +8,30 @@ from typing import TYPE_CHECKING
 from smg_proto import __version__ as __version__
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from smg_proto import common_pb2 as common_pb2
+    from smg_proto import common_pb2_grpc as common_pb2_grpc
+    from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
+    from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
+    from smg_proto import sglang_encoder_pb2 as sglang_encoder_pb2
+    from smg_proto import sglang_encoder_pb2_grpc as sglang_encoder_pb2_grpc
+    from smg_proto import sglang_scheduler_pb2 as sglang_scheduler_pb2
+    from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
+    from smg_proto import tokenspeed_encoder_pb2 as tokenspeed_encoder_pb2
+    from smg_proto import tokenspeed_encoder_pb2_grpc as tokenspeed_encoder_pb2_grpc
+    from smg_proto import tokenspeed_scheduler_pb2 as tokenspeed_scheduler_pb2
+    from smg_proto import tokenspeed_scheduler_pb2_grpc as tokenspeed_scheduler_pb2_grpc
+    from smg_proto import trtllm_service_pb2 as trtllm_service_pb2
+    from smg_proto import trtllm_service_pb2_grpc as trtllm_service_pb2_grpc
+    from smg_proto import vllm_engine_pb2 as vllm_engine_pb2
+    from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
+else:
 
+    def __getattr__(name):
+        from importlib import import_module
 
-def __getattr__(name: str) -> "ModuleType":
-    from importlib import import_module
-
-    if not name.endswith(("_pb2", "_pb2_grpc")):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error
+        if not name.endswith(("_pb2", "_pb2_grpc")):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error

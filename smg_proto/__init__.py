@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import ModuleType
 
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
@@ -64,16 +63,18 @@ _SUBMODULES = frozenset(
 )
 
 
-def __getattr__(name: str) -> "ModuleType":
-    if name not in _SUBMODULES:
-        from difflib import get_close_matches
+if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any other name
 
-        close = get_close_matches(name, _SUBMODULES)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
-    from importlib import import_module
+    def __getattr__(name):
+        if name not in _SUBMODULES:
+            from difflib import get_close_matches
 
-    return import_module(f"smg_proto.{name}")
+            close = get_close_matches(name, _SUBMODULES)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
+        from importlib import import_module
+
+        return import_module(f"smg_proto.{name}")
 
 
 def __dir__() -> list[str]:

@@ -62,12 +62,11 @@ class LLMServiceAsyncStub(LLMServiceStub):
     a non-OK status. Cancelling the RPC, or letting its deadline pass, stops the generation.
     """
 
-class LLMServiceServicer(metaclass=_abc_1.ABCMeta):
+class LLMServiceServicer:
     """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
     function of your own.
     """
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _llm_pb2.GenerateRequest,

@@ -7,7 +7,9 @@ from smg_proto import common_pb2 as smg_dot_grpc_dot_common_dot_common__pb2
 
 
 class MlxEngineStub(object):
-    """TODO
+    """An MLX engine. Requests share one batch and enter it between two steps; there are no
+    data-parallel ranks, no embeddings, no media and no constrained output. A LoRA adapter can be
+    chosen at launch only.
     """
 
     def __init__(self, channel):
@@ -49,46 +51,55 @@ class MlxEngineStub(object):
 
 
 class MlxEngineServicer(object):
-    """TODO
+    """An MLX engine. Requests share one batch and enter it between two steps; there are no
+    data-parallel ranks, no embeddings, no media and no constrained output. A LoRA adapter can be
+    chosen at launch only.
     """
 
     def Generate(self, request, context):
-        """TODO
+        """Generates text. Always answers with a stream, also when `stream` is false; GenerateResponse
+        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
+        error can come after messages. INVALID_ARGUMENT: the prompt is not given as `tokenized`, or a
+        parameter is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """TODO
+        """Ends requests from outside their call. Answers at once, OK and empty, also for unknown ids; the
+        engine acts before its next step. The Generate of a running request then ends with status OK
+        and WITHOUT a `complete`. Whoever holds the call should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """TODO
+        """Tells whether the generation thread runs. Answers OK in either case; read `healthy`. No token
+        is generated for it. The server also offers grpc.health.v1.Health.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """TODO
+        """Describes the model. The answer does not change while the server runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """TODO
+        """Describes the server: its kind, running time and running requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """TODO
+        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without any download. INTERNAL: the archive could not be built.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,7 +146,9 @@ def add_MlxEngineServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MlxEngine(object):
-    """TODO
+    """An MLX engine. Requests share one batch and enter it between two steps; there are no
+    data-parallel ranks, no embeddings, no media and no constrained output. A LoRA adapter can be
+    chosen at launch only.
     """
 
     @staticmethod

@@ -85,14 +85,13 @@ class SglangEncoderAsyncStub(SglangEncoderStub):
     Encode, which waits about a minute for the addresses.
     """
 
-class SglangEncoderServicer(metaclass=_abc_1.ABCMeta):
+class SglangEncoderServicer:
     """Encodes media into embeddings and delivers them to the worker that runs the language model. How
     they travel is the encoder's launch option `--encoder-transfer-backend`, which both sides must
     share: `zmq_to_scheduler`, `zmq_to_tokenizer` or `mooncake` (RDMA). Failures arrive as gRPC
     status INTERNAL with the cause as text.
     """
 
-    @_abc_1.abstractmethod
     def Encode(
         self,
         request: _sglang_encoder_pb2.EncodeRequest,
@@ -102,7 +101,6 @@ class SglangEncoderServicer(metaclass=_abc_1.ABCMeta):
         when this returns; on `mooncake` they wait in the encoder for Send.
         """
 
-    @_abc_1.abstractmethod
     def Send(
         self,
         request: _sglang_encoder_pb2.SendRequest,
@@ -112,7 +110,6 @@ class SglangEncoderServicer(metaclass=_abc_1.ABCMeta):
         The receiver calls it after Encode told it how much room the embeddings need.
         """
 
-    @_abc_1.abstractmethod
     def SchedulerReceiveUrl(
         self,
         request: _sglang_encoder_pb2.SchedulerReceiveUrlRequest,

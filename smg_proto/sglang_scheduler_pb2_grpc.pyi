@@ -180,12 +180,11 @@ class SglangSchedulerAsyncStub(SglangSchedulerStub):
     UNIMPLEMENTED. Since 0.4.14.
     """
 
-class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
+class SglangSchedulerServicer:
     """One SGLang server: one model, on one or more data-parallel ranks, each rank with a scheduler and
     a KV cache of its own.
     """
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _sglang_scheduler_pb2.GenerateRequest,
@@ -197,7 +196,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         needed.
         """
 
-    @_abc_1.abstractmethod
     def Embed(
         self,
         request: _sglang_scheduler_pb2.EmbedRequest,
@@ -207,7 +205,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         classifier or reranker.
         """
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _sglang_scheduler_pb2.AbortRequest,
@@ -217,7 +214,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         whoever holds it should cancel it instead.
         """
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _sglang_scheduler_pb2.HealthCheckRequest,
@@ -228,7 +224,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         answers with status OK and `healthy` false. Separate from `grpc.health.v1.Health`.
         """
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _sglang_scheduler_pb2.GetModelInfoRequest,
@@ -238,7 +233,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         while the server runs.
         """
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _sglang_scheduler_pb2.GetServerInfoRequest,
@@ -246,7 +240,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sglang_scheduler_pb2.GetServerInfoResponse, _abc.Awaitable[_sglang_scheduler_pb2.GetServerInfoResponse]]:
         """Describes the server: its launch arguments and a few live figures."""
 
-    @_abc_1.abstractmethod
     def GetLoads(
         self,
         request: _sglang_scheduler_pb2.GetLoadsRequest,
@@ -256,7 +249,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         not disturb them.
         """
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,
@@ -266,7 +258,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         of its own. FAILED_PRECONDITION when the server knows no tokenizer path. Since 0.4.2.
         """
 
-    @_abc_1.abstractmethod
     def SubscribeKvEvents(
         self,
         request: _common_pb2.SubscribeKvEventsRequest,
@@ -277,7 +268,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         ZeroMQ (`--kv-events-config`). Since 0.4.2.
         """
 
-    @_abc_1.abstractmethod
     def FlushCache(
         self,
         request: _common_pb2.FlushCacheRequest,
@@ -287,7 +277,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         comes as status OK with `success` false. Since 0.4.10.
         """
 
-    @_abc_1.abstractmethod
     def ListLoadedLoRAAdapters(
         self,
         request: _sglang_scheduler_pb2.ListLoadedLoRAAdaptersRequest,
@@ -297,7 +286,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         UNIMPLEMENTED. Since 0.4.14.
         """
 
-    @_abc_1.abstractmethod
     def LoadLoRAAdapter(
         self,
         request: _sglang_scheduler_pb2.LoadLoRAAdapterRequest,
@@ -307,7 +295,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         UNIMPLEMENTED. Since 0.4.14.
         """
 
-    @_abc_1.abstractmethod
     def StartProfile(
         self,
         request: _common_pb2.StartProfileRequest,
@@ -317,7 +304,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
         600 s for their answers. Since 0.4.10.
         """
 
-    @_abc_1.abstractmethod
     def StopProfile(
         self,
         request: _common_pb2.StopProfileRequest,
@@ -325,7 +311,6 @@ class SglangSchedulerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_common_pb2.ProfileResponse, _abc.Awaitable[_common_pb2.ProfileResponse]]:
         """Stops the profiler and has every rank write its trace, which may take minutes. Since 0.4.10."""
 
-    @_abc_1.abstractmethod
     def UnloadLoRAAdapter(
         self,
         request: _sglang_scheduler_pb2.UnloadLoRAAdapterRequest,

@@ -6,7 +6,7 @@ from smg_proto import tokenspeed_encoder_pb2 as tokenspeed_dot_grpc_dot_encoder_
 
 
 class TokenSpeedEncoderStub(object):
-    """TODO
+    """A TokenSpeed engine launched for the encode role.
     """
 
     def __init__(self, channel):
@@ -23,11 +23,14 @@ class TokenSpeedEncoderStub(object):
 
 
 class TokenSpeedEncoderServicer(object):
-    """TODO
+    """A TokenSpeed engine launched for the encode role.
     """
 
     def Encode(self, request, context):
-        """TODO
+        """Hands over one media item for encoding. The answer means accepted, not done: whether the
+        embedding arrived shows only on the prefill worker. INVALID_ARGUMENT: a request without
+        `mm_inputs`, with other than one item and one assignment, or with tensors that do not fit
+        together. INTERNAL: the engine could not take it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -49,7 +52,7 @@ def add_TokenSpeedEncoderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenSpeedEncoder(object):
-    """TODO
+    """A TokenSpeed engine launched for the encode role.
     """
 
     @staticmethod

@@ -7,7 +7,10 @@ from smg_proto import tokenspeed_scheduler_pb2 as tokenspeed_dot_grpc_dot_schedu
 
 
 class TokenSpeedSchedulerStub(object):
-    """TODO
+    """A TokenSpeed engine with one or more attention data-parallel ranks, each with a scheduler and a
+    KV cache of its own. A worker can serve whole requests, or be the prefill, the decode or the
+    encode part of a disaggregated deployment; an encode worker also serves TokenSpeedEncoder and
+    refuses Generate here with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -74,81 +77,100 @@ class TokenSpeedSchedulerStub(object):
 
 
 class TokenSpeedSchedulerServicer(object):
-    """TODO
+    """A TokenSpeed engine with one or more attention data-parallel ranks, each with a scheduler and a
+    KV cache of its own. A worker can serve whole requests, or be the prefill, the decode or the
+    encode part of a disaggregated deployment; an encode worker also serves TokenSpeedEncoder and
+    refuses Generate here with FAILED_PRECONDITION.
     """
 
     def Generate(self, request, context):
-        """TODO
+        """Generates text. Always answers with a stream, also when `stream` is false; GenerateResponse
+        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
+        error can come after messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """TODO
+        """Ends one request from outside its call; the Generate then ends with an error status, not with a
+        `complete`. Whoever holds the call should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """TODO
+        """Tells whether the engine really works: the published servicer (0.14.1) has it generate one
+        token and waits up to 20 s (`TOKENSPEED_HEALTH_CHECK_TIMEOUT`). On prefill, decode and encode
+        workers it only says that the server runs. Answers OK in either case; read `healthy`. The
+        server also offers grpc.health.v1.Health.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """TODO
+        """Describes the model. Only `weight_version` changes while the server runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """TODO
+        """Describes the server: its launch arguments and some live figures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """TODO
+        """Reports the present load, one entry per data-parallel rank. An encode worker answers with an
+        empty list. DEADLINE_EXCEEDED: the scheduler did not answer within 20 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """TODO Since 0.4.15.
+        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without any download. FAILED_PRECONDITION: the server has no tokenizer path. INTERNAL:
+        the archive could not be built. Since 0.4.15.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeKvEvents(self, request, context):
-        """TODO Since 0.4.11.
+        """Streams changes of the KV cache of all ranks, and the load with them, until the client cancels.
+        UNIMPLEMENTED: the engine runs without a ZMQ publisher of KV events (`--kv-events-config`).
+        Since 0.4.11.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FlushCache(self, request, context):
-        """TODO Since 0.4.10.
+        """Drops the prefix cache. The engine refuses while requests hold cached blocks, so the published
+        servicer (0.14.1) repeats the attempt for at least 2 s. A refusal is OK with `success` false.
+        INVALID_ARGUMENT: negative or infinite timeout. DEADLINE_EXCEEDED: no answer from the engine.
+        Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartProfile(self, request, context):
-        """TODO Since 0.4.10.
+        """Starts the engine's profiler. DEADLINE_EXCEEDED after 600 s; INTERNAL: the profiler refused.
+        Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopProfile(self, request, context):
-        """TODO Since 0.4.10.
+        """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after
+        600 s. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,7 +242,10 @@ def add_TokenSpeedSchedulerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenSpeedScheduler(object):
-    """TODO
+    """A TokenSpeed engine with one or more attention data-parallel ranks, each with a scheduler and a
+    KV cache of its own. A worker can serve whole requests, or be the prefill, the decode or the
+    encode part of a disaggregated deployment; an encode worker also serves TokenSpeedEncoder and
+    refuses Generate here with FAILED_PRECONDITION.
     """
 
     @staticmethod

@@ -7,7 +7,7 @@ from smg_proto import trtllm_service_pb2 as trtllm_dot_trtllm__service__pb2
 
 
 class TrtllmServiceStub(object):
-    """TODO
+    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; the rest is optional.
     """
 
     def __init__(self, channel):
@@ -59,60 +59,68 @@ class TrtllmServiceStub(object):
 
 
 class TrtllmServiceServicer(object):
-    """TODO
+    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; the rest is optional.
     """
 
     def Generate(self, request, context):
-        """TODO
+        """Generates text. Always answers with a stream, also when `streaming` is false; GenerateResponse
+        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
+        error can come after messages. INVALID_ARGUMENT: no `tokenized`, or a parameter that the engine
+        refuses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """TODO
+        """Computes one embedding. The engine's servicer answers UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """TODO
+        """Ends one request from outside its call. Whoever holds the call should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """TODO
+        """Tells whether the engine lives, without generating anything. Answers OK in either case; read
+        `status`. The engine's servicer does not offer grpc.health.v1.Health.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """TODO
+        """Describes the model. The answer does not change while the server runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """TODO
+        """Describes the server: version and parallelism. The answer does not change while it runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """TODO Since 0.4.2.
+        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without any download. Optional: the engine's servicer answers UNIMPLEMENTED, and the
+        gateway then needs a tokenizer of its own. Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeKvEvents(self, request, context):
-        """TODO Since 0.4.2.
+        """Streams changes of the KV cache until the client cancels. UNIMPLEMENTED: the servicer has no
+        support for events, or the engine does not record them (that takes block reuse and an event
+        buffer in its KV-cache configuration). Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,7 +177,7 @@ def add_TrtllmServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrtllmService(object):
-    """TODO
+    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; the rest is optional.
     """
 
     @staticmethod

@@ -168,13 +168,12 @@ class VllmEngineAsyncStub(VllmEngineStub):
     or the client's own deadline. Since 0.4.28.
     """
 
-class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
+class VllmEngineServicer:
     """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
     needed where the gateway has no tokenizer of its own. The rest is optional.
     """
 
-    @_abc_1.abstractmethod
     def Generate(
         self,
         request: _vllm_engine_pb2.GenerateRequest,
@@ -187,7 +186,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         does not mean success: look at `finish_reason`.
         """
 
-    @_abc_1.abstractmethod
     def Embed(
         self,
         request: _vllm_engine_pb2.EmbedRequest,
@@ -197,7 +195,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         UNIMPLEMENTED on the first vLLM servers.
         """
 
-    @_abc_1.abstractmethod
     def Abort(
         self,
         request: _vllm_engine_pb2.AbortRequest,
@@ -208,7 +205,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         streams, else with the tokens made so far.
         """
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _vllm_engine_pb2.HealthCheckRequest,
@@ -218,7 +214,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving.
         """
 
-    @_abc_1.abstractmethod
     def GetModelInfo(
         self,
         request: _vllm_engine_pb2.GetModelInfoRequest,
@@ -226,7 +221,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_vllm_engine_pb2.GetModelInfoResponse, _abc.Awaitable[_vllm_engine_pb2.GetModelInfoResponse]]:
         """Describes the model. The answer does not change while the server runs."""
 
-    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _vllm_engine_pb2.GetServerInfoRequest,
@@ -234,7 +228,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_vllm_engine_pb2.GetServerInfoResponse, _abc.Awaitable[_vllm_engine_pb2.GetServerInfoResponse]]:
         """Describes the server: its configuration and what a gateway may send it."""
 
-    @_abc_1.abstractmethod
     def GetLoads(
         self,
         request: _vllm_engine_pb2.GetLoadsRequest,
@@ -242,7 +235,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_vllm_engine_pb2.GetLoadsResponse, _abc.Awaitable[_vllm_engine_pb2.GetLoadsResponse]]:
         """Reports the present load, one entry per data-parallel rank. Since 0.4.10."""
 
-    @_abc_1.abstractmethod
     def GetTokenizer(
         self,
         request: _common_pb2.GetTokenizerRequest,
@@ -253,7 +245,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         the path is no local directory, as when vLLM was started with a hub id. Since 0.4.2.
         """
 
-    @_abc_1.abstractmethod
     def SubscribeKvEvents(
         self,
         request: _common_pb2.SubscribeKvEventsRequest,
@@ -266,7 +257,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         without end. Since 0.4.2.
         """
 
-    @_abc_1.abstractmethod
     def FlushCache(
         self,
         request: _common_pb2.FlushCacheRequest,
@@ -277,7 +267,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         time was up, or the engine did not answer. Since 0.4.19.
         """
 
-    @_abc_1.abstractmethod
     def StartProfile(
         self,
         request: _common_pb2.StartProfileRequest,
@@ -287,7 +276,6 @@ class VllmEngineServicer(metaclass=_abc_1.ABCMeta):
         launch only, and any option is answered with INVALID_ARGUMENT. Since 0.4.28.
         """
 
-    @_abc_1.abstractmethod
     def StopProfile(
         self,
         request: _common_pb2.StopProfileRequest,

@@ -4,7 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,31 @@ def build_wheel(out: Path, source: Path = ROOT) -> Path:
     run("uv", "build", "-q", "--wheel", "--out-dir", out, source)
     (wheel,) = out.glob("*.whl")
     return wheel
+
+
+def wheel_metadata(wheel: Path) -> Message:
+    """The METADATA of a wheel: name to values."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name))
+
+
+def published_wheel(version: str) -> Path:
+    """A published release of this distribution, downloaded once."""
+    store = ROOT / ".cache" / "wheels"
+    wheel = store / f"smg_grpc_proto-{version}-py3-none-any.whl"
+    if not wheel.exists():
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        run(*pip, "download", "--no-deps", "--dest", store, f"smg-grpc-proto=={version}")
+    return wheel
+
+
+def find_python(version: str) -> str:
+    """An interpreter of this version, from PATH or from pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")]
+    for python in map(str, filter(None, found)):
+        if run(python, "-c", "import sys; print(*sys.version_info[:2], sep='.')", check=False):
+            return python
+    missing(f"no Python {version}")
+    raise AssertionError

@@ -4,6 +4,7 @@ Exit codes: 0 fine, 1 the answer is no, 2 bad usage or unreadable input.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,7 +12,9 @@ from importlib import import_module
 from smg_proto import __version__
 
 # Name and one line for --help. A module is imported only when its command is run.
-COMMANDS: dict[str, str] = {
+COMMANDS = {
+    "list": "list packages, services and messages of this release",
+    "show": "print one definition with its comments",
     "serve": "serve the gateway API (smg.v1) over gRPC, in front of a gateway's HTTP API",
 }
 
@@ -21,7 +24,7 @@ class CommandError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else [*argv]  # `list` is a module of this package
     parser = argparse.ArgumentParser(
         prog="smg-proto",
         description="The wire contract for LLM serving over gRPC: run it, compare it, ship it.",
@@ -43,4 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return code

@@ -104,14 +104,13 @@ class ChatServiceAsyncStub(ChatServiceStub):
     engine.
     """
 
-class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
+class ChatServiceServicer:
     """A conversation in, its next message out. HTTP: POST /v1/chat/completions.
 
     The service keeps nothing: each request carries the whole conversation. Target, metadata and
     errors are as CompletionService says.
     """
 
-    @_abc_1.abstractmethod
     def Chat(
         self,
         request: _chat_pb2.ChatRequest,
@@ -132,7 +131,6 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         - INTERNAL: the worker failed (WORKER_ERROR)
         """
 
-    @_abc_1.abstractmethod
     def StreamChat(
         self,
         request: _chat_pb2.ChatRequest,

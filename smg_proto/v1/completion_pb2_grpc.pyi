@@ -132,7 +132,7 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     the gateway's stream stopped before its end. Cancelling the call ends the work in the engine.
     """
 
-class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
+class CompletionServiceServicer:
     """Continues a prompt. HTTP: POST /v1/completions, and POST /generate for prompts of token ids.
 
     Every service of smg.v1 is reached at one target, by default `localhost:8000`.
@@ -151,7 +151,6 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
     RESOURCE_EXHAUSTED may pass: try again with back-off, but not once an event has come.
     """
 
-    @_abc_1.abstractmethod
     def Complete(
         self,
         request: _completion_pb2.CompletionRequest,
@@ -173,7 +172,6 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         - INTERNAL: the worker failed (WORKER_ERROR)
         """
 
-    @_abc_1.abstractmethod
     def StreamComplete(
         self,
         request: _completion_pb2.CompletionRequest,

@@ -131,14 +131,13 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
     """
 
-class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
+class EmbeddingServiceServicer:
     """Numbers about texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST /rerank.
 
     Each RPC needs a model of its kind; a worker that cannot do it gives UNIMPLEMENTED. Target,
     metadata and errors are as CompletionService says.
     """
 
-    @_abc_1.abstractmethod
     def Embed(
         self,
         request: _embedding_pb2.EmbedRequest,
@@ -157,7 +156,6 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
         """
 
-    @_abc_1.abstractmethod
     def Classify(
         self,
         request: _embedding_pb2.ClassifyRequest,
@@ -176,7 +174,6 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
         """
 
-    @_abc_1.abstractmethod
     def Rerank(
         self,
         request: _embedding_pb2.RerankRequest,

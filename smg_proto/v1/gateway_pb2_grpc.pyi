@@ -65,14 +65,13 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     empty. Errors: UNAVAILABLE (GATEWAY_UNAVAILABLE) when the gateway does not answer.
     """
 
-class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
+class GatewayServiceServicer:
     """Facts about the server that was reached. No HTTP route of its own.
 
     Health is not here: ask grpc.health.v1.Health for "" or "readiness" (can it serve a request now)
     or "liveness" (is it running). Server reflection is there too.
     """
 
-    @_abc_1.abstractmethod
     def GetGatewayInfo(
         self,
         request: _gateway_pb2.GetGatewayInfoRequest,

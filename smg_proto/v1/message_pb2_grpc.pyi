@@ -122,14 +122,13 @@ class MessageServiceAsyncStub(MessageServiceStub):
     (OVERLOADED), UNAVAILABLE (NO_AVAILABLE_WORKERS, WORKER_ERROR, GATEWAY_UNAVAILABLE).
     """
 
-class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
+class MessageServiceServicer:
     """Turns of ordered blocks in, the assistant's next turn out. HTTP: POST /v1/messages.
 
     The service keeps nothing: each request carries the whole conversation. Target, metadata and
     errors are as CompletionService says.
     """
 
-    @_abc_1.abstractmethod
     def CreateMessage(
         self,
         request: _message_pb2.CreateMessageRequest,
@@ -150,7 +149,6 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         - INTERNAL: the worker failed (WORKER_ERROR)
         """
 
-    @_abc_1.abstractmethod
     def StreamMessage(
         self,
         request: _message_pb2.CreateMessageRequest,
@@ -166,7 +164,6 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         before its end. Cancelling the call ends the work in the engine.
         """
 
-    @_abc_1.abstractmethod
     def CountMessageTokens(
         self,
         request: _message_pb2.CreateMessageRequest,

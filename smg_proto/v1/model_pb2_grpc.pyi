@@ -77,14 +77,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     (GATEWAY_UNAVAILABLE); UNAUTHENTICATED, PERMISSION_DENIED (same names).
     """
 
-class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
+class ModelServiceServicer:
     """The models that the gateway's workers serve. HTTP: GET /v1/models.
 
     Target, metadata and errors are as CompletionService says. Details of a model come from the
     gateway's list of workers, which may want a control-plane key; without it they are unset.
     """
 
-    @_abc_1.abstractmethod
     def ListModels(
         self,
         request: _model_pb2.ListModelsRequest,
@@ -96,7 +95,6 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         gateway does not answer (GATEWAY_UNAVAILABLE); UNAUTHENTICATED, PERMISSION_DENIED (same names).
         """
 
-    @_abc_1.abstractmethod
     def GetModel(
         self,
         request: _model_pb2.GetModelRequest,

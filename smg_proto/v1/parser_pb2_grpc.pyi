@@ -85,7 +85,7 @@ class ParserServiceAsyncStub(ParserServiceStub):
     (GATEWAY_UNAVAILABLE).
     """
 
-class ParserServiceServicer(metaclass=_abc_1.ABCMeta):
+class ParserServiceServicer:
     """Admin: it wants a control-plane key where the gateway asks for one. What the gateway does to
     every chat, done to a text that you give: see how a model's output is read, or find the parser
     that fits. HTTP: POST /parse/reasoning, POST /parse/function_call.
@@ -93,7 +93,6 @@ class ParserServiceServicer(metaclass=_abc_1.ABCMeta):
     In chats the gateway picks the parsers by its own configuration, else by the model's name.
     """
 
-    @_abc_1.abstractmethod
     def ParseReasoning(
         self,
         request: _parser_pb2.ParseReasoningRequest,
@@ -106,7 +105,6 @@ class ParserServiceServicer(metaclass=_abc_1.ABCMeta):
         (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def ParseToolCalls(
         self,
         request: _parser_pb2.ParseToolCallsRequest,

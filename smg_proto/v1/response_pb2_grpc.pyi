@@ -180,7 +180,7 @@ class ResponseServiceAsyncStub(ResponseServiceStub):
     UNAVAILABLE (GATEWAY_UNAVAILABLE).
     """
 
-class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
+class ResponseServiceServicer:
     """Items in, items out; stored, and with MCP tools that the gateway runs itself. HTTP:
     /v1/responses.
 
@@ -190,7 +190,6 @@ class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
     the gateway trusts it. Target, metadata and errors are as CompletionService says.
     """
 
-    @_abc_1.abstractmethod
     def CreateResponse(
         self,
         request: _response_pb2.CreateResponseRequest,
@@ -216,7 +215,6 @@ class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
         Once a background response is QUEUED, its failure is Response.error, not a status.
         """
 
-    @_abc_1.abstractmethod
     def StreamResponse(
         self,
         request: _response_pb2.CreateResponseRequest,
@@ -234,7 +232,6 @@ class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
         background; a stream cannot be taken up again, but GetResponse works if the response is stored.
         """
 
-    @_abc_1.abstractmethod
     def GetResponse(
         self,
         request: _response_pb2.GetResponseRequest,
@@ -247,7 +244,6 @@ class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
         names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def CancelResponse(
         self,
         request: _response_pb2.CancelResponseRequest,
@@ -261,7 +257,6 @@ class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
         (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def DeleteResponse(
         self,
         request: _response_pb2.DeleteResponseRequest,
@@ -273,7 +268,6 @@ class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
         UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def ListResponseInputItems(
         self,
         request: _response_pb2.ListResponseInputItemsRequest,

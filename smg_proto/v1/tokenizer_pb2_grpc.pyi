@@ -81,14 +81,13 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     names); UNAVAILABLE (GATEWAY_UNAVAILABLE). An unknown id is no error: it is skipped.
     """
 
-class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
+class TokenizerServiceServicer:
     """Text to token ids and back, in the gateway; no worker is asked. HTTP: POST /v1/tokenize, POST
     /v1/detokenize.
 
     Target, metadata and errors are as CompletionService says.
     """
 
-    @_abc_1.abstractmethod
     def Tokenize(
         self,
         request: _tokenizer_pb2.TokenizeRequest,
@@ -101,7 +100,6 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         names); UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def Detokenize(
         self,
         request: _tokenizer_pb2.DetokenizeRequest,

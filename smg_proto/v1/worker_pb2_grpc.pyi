@@ -145,7 +145,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
     """
 
-class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
+class WorkerServiceServicer:
     """Admin: it wants a control-plane key where the gateway asks for one; an admin's to change things,
     any to read. HTTP: /workers, /get_loads, /flush_cache.
 
@@ -153,7 +153,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     and GetWorker tells how it goes. Target, metadata and errors are as CompletionService says.
     """
 
-    @_abc_1.abstractmethod
     def CreateWorker(
         self,
         request: _worker_pb2.CreateWorkerRequest,
@@ -167,7 +166,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def GetWorker(
         self,
         request: _worker_pb2.GetWorkerRequest,
@@ -179,7 +177,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         none, UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def ListWorkers(
         self,
         request: _worker_pb2.ListWorkersRequest,
@@ -190,7 +187,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def UpdateWorker(
         self,
         request: _worker_pb2.UpdateWorkerRequest,
@@ -203,7 +199,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def DeleteWorker(
         self,
         request: _worker_pb2.DeleteWorkerRequest,
@@ -217,7 +212,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def GetWorkerLoads(
         self,
         request: _worker_pb2.GetWorkerLoadsRequest,
@@ -228,7 +222,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
         """
 
-    @_abc_1.abstractmethod
     def FlushCache(
         self,
         request: _worker_pb2.FlushCacheRequest,

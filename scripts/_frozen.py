@@ -1,0 +1,174 @@
+"""The frozen releases: where they lie, and whether they are whole and proto/ keeps them.
+
+    tests/compat/releases/RELEASE/contract.txt        every symbol, a line each
+    tests/compat/releases/RELEASE/descriptors.binpb   its FileDescriptorSet, without comments
+    tests/compat/vectors/RELEASE/PACKAGE.jsonl        golden vectors
+    tests/compat/SHA256SUMS                           all of the above
+
+RELEASE is a version of ours, or `published-X` for what others published under this name until
+0.4.28: facts about the mirrored contracts, comments left out, descriptors and vectors for some.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from _contract import Line, broken, contract, dump, facts, parse, reused
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import DecodeError
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPAT = ROOT / "tests" / "compat"
+PUBLISHED = [f"0.4.{patch}" for patch in range(6, 29)]
+WITH_VECTORS = ["0.4.6", "0.4.14", "0.4.20", "0.4.28"]
+_HEADING = re.compile(r"^## \[(\d+\.\d+\.\d+)\]", re.MULTILINE)
+
+
+def released(changelog: str) -> list[str]:
+    """Our own releases, oldest first: the versions that have a section in the changelog."""
+    return sorted(_HEADING.findall(changelog), key=numbers)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """1.20.3 as (1, 20, 3); of a development version, those of the release that it leads to."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)(\.dev\d+)?$", version)
+    if not found:
+        raise ValueError(f"{version!r} is not a version such as 1.2.3")
+    return tuple(int(part) for part in found.groups()[:3])
+
+
+class Frozen:
+    """The frozen files below one folder, and which releases there must be."""
+
+    def __init__(self, home: Path, own: list[str]) -> None:
+        self.home = home
+        self.own = own
+        self.old = [f"published-{version}" for version in PUBLISHED]
+        self.readable = [f"published-{version}" for version in WITH_VECTORS] + own
+
+    @classmethod
+    def here(cls) -> "Frozen":
+        changelog = ROOT / "CHANGELOG.md"
+        return cls(COMPAT, released(changelog.read_text() if changelog.exists() else ""))
+
+    @property
+    def last(self) -> str:
+        """What the next release is compared with."""
+        return (self.old + self.own)[-1]
+
+    @cached_property
+    def contracts(self) -> dict[str, set[Line]]:
+        """What the contract.txt files say; one that cannot be read says nothing."""
+        found: dict[str, set[Line]] = {}
+        for path in self.home.glob("releases/*/contract.txt"):
+            try:
+                found[path.parent.name] = parse(path.read_text())
+            except ValueError:  # then its checksum is wrong as well, and says so
+                found[path.parent.name] = set()
+        return found
+
+    def image(self, release: str) -> Path:
+        return self.home / "releases" / release / "descriptors.binpb"
+
+    def descriptors(self, release: str) -> FileDescriptorSet:
+        return FileDescriptorSet.FromString(self.image(release).read_bytes())
+
+    def vectors(self, release: str) -> Path:
+        return self.home / "vectors" / release
+
+    def fixtures(self) -> list[Path]:
+        """Every file of vectors that is there, whether or not somebody asks for it."""
+        return sorted(self.home.glob("vectors/*/*"))
+
+    def files(self) -> list[Path]:
+        """All frozen files, relative."""
+        found = [*self.home.glob("releases/*/*"), *self.home.glob("vectors/*/*")]
+        return sorted(path.relative_to(self.home) for path in found)
+
+    def expected(self) -> set[Path]:
+        """The frozen files that there must be."""
+        wanted = {Path("releases", name, "contract.txt") for name in self.old + self.own}
+        wanted |= {Path("releases", name, "descriptors.binpb") for name in self.readable}
+        for release in self.readable:
+            lines = self.contracts.get(release, set())
+            packages = {line.package for line in lines if line.kind == "message"}
+            wanted |= {Path("vectors", release, f"{package}.jsonl") for package in packages}
+        return wanted
+
+    def sums(self) -> str:
+        """What SHA256SUMS has to say; `sha256sum -c` understands it."""
+        digests = (
+            (hashlib.sha256((self.home / f).read_bytes()).hexdigest(), f) for f in self.files()
+        )
+        return "".join(f"{digest}  {file.as_posix()}\n" for digest, file in digests)
+
+    def write(
+        self, release: str, lines: set[Line], files: FileDescriptorSet, vectors: Path | None
+    ) -> None:
+        """Freeze one release; without vectors, its contract lines alone."""
+        home = self.home / "releases" / release
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "contract.txt").write_text(dump(lines))
+        if vectors is not None:
+            bare = FileDescriptorSet.FromString(files.SerializeToString())
+            for file in bare.file:
+                file.ClearField("source_code_info")  # half of it; contract.txt has their hashes
+            (home / "descriptors.binpb").write_bytes(bare.SerializeToString(deterministic=True))
+            shutil.rmtree(self.vectors(release), ignore_errors=True)
+            self.vectors(release).mkdir(parents=True)
+            for path in vectors.glob("*.jsonl"):
+                shutil.copy(path, self.vectors(release))
+        (self.home / "SHA256SUMS").write_text(self.sums())
+
+    def unsound(self) -> Iterator[str]:
+        """What is missing, superfluous, edited or at odds with itself."""
+        there, wanted = set(self.files()), self.expected()
+        for path in sorted(wanted - there):
+            yield f"{path}: missing; every release has one"
+        for path in sorted(there - wanted):
+            yield f"{path}: belongs to no release that CHANGELOG.md or the published list names"
+        listed = self.home / "SHA256SUMS"
+        old = set(listed.read_text().splitlines()) if listed.exists() else set[str]()
+        for line in sorted(old ^ set(self.sums().splitlines())):
+            yield f"SHA256SUMS: a frozen file was edited, added or dropped: {line.split()[-1]}"
+        for release in self.readable:
+            yield from self._at_odds(release)
+
+    def _at_odds(self, release: str) -> Iterator[str]:
+        """Where the two forms of one freeze do not say the same."""
+        where = f"releases/{release}/contract.txt"
+        if not self.image(release).exists() or release not in self.contracts:
+            return  # missing; said already
+        try:
+            meant = facts(contract(self.descriptors(release)))
+        except DecodeError:
+            yield f"releases/{release}/descriptors.binpb: not a FileDescriptorSet"
+            return
+        if odd := sorted(facts(self.contracts[release]) ^ meant):
+            yield f"{where}: not that of descriptors.binpb beside it: {odd[0].name}"
+
+    def unkept(self, now: set[Line], version: str) -> Iterator[str]:
+        """What of the released contracts the contract of today breaks."""
+        for release in self.own:
+            frozen = self.contracts.get(release, set())
+            for line in broken(frozen, now):
+                yield f"{line.name}: not as released in {release}: {line.wire}"
+            if release == version and (stale := sorted(frozen ^ now)):
+                yield f"releases/{release}: stale, proto/ has moved on: {stale[0].name}"
+        bare, last = facts(now), self.old[-1]
+        mirrored = self.contracts.get(last, set())
+        for line in broken(mirrored, bare):
+            yield f"{line.name}: not as published in {last}: {line.wire}"
+        packages = {line.package for line in mirrored}
+        taken = {(line.package, line.symbol.rpartition(".")[0], line.number) for line in mirrored}
+        for release in self.old[:-1]:
+            gone = {
+                line
+                for line in self.contracts.get(release, set())
+                if (line.package, line.symbol.rpartition(".")[0], line.number) not in taken
+            }
+            for line in reused(gone, {line for line in bare if line.package in packages}):
+                yield f"{line.name}: {line.number} had another type in {release}"

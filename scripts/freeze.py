@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""The frozen releases in tests/compat: check them, write one.
+
+    scripts/freeze.py check                   are they whole, and does proto/ keep them?
+    scripts/freeze.py published VERSION ...   write what the wheels on the package index say
+
+`check` also asks `buf breaking` to compare proto/ with our last release, file by file. Our own
+releases are frozen by scripts/release.py. Exit: 0 fine, 1 the answer is no, 2 bad usage.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import _venv
+
+sys.path.insert(0, str(_venv.ROOT))
+
+
+def check() -> int:
+    from _contract import contract
+    from _frozen import Frozen
+
+    import smg_proto
+
+    frozen = Frozen.here()
+    found = [*frozen.unsound()]
+    found += frozen.unkept(contract(smg_proto.descriptor_set()), smg_proto.__version__)
+    for problem in found:
+        print(f"freeze: {problem}", file=sys.stderr)
+    if not frozen.own:
+        print("freeze: no release of ours yet; nothing for buf breaking to compare with")
+    elif image := frozen.image(frozen.own[-1]):
+        command = ["buf", "breaking", "--against", str(image)]
+        found += subprocess.run(command, cwd=_venv.ROOT).returncode * ["buf breaking"]
+    return 1 if found else 0
+
+
+def published(version: str) -> None:
+    """Freeze a release that others published, as its wheel says in an environment of its own."""
+    from _contract import contract, facts
+    from _frozen import WITH_VECTORS, Frozen
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    with tempfile.TemporaryDirectory() as scratch:
+        python = Path(scratch, "venv", "bin", "python")
+        made = Path(scratch, "made")
+        uv: list[str | Path] = [_venv.PYTHON, "-m", "uv"]
+        subprocess.run([*uv, "venv", "-q", python.parents[1]], check=True)
+        wheel = f"smg-grpc-proto=={version}"
+        subprocess.run([*uv, "pip", "install", "-q", "--python", python, wheel], check=True)
+        script = Path(__file__).with_name("_vectors.py")
+        subprocess.run([python, script, "smg_grpc_proto", made], check=True, cwd=scratch)
+        files = FileDescriptorSet.FromString((made / "descriptors.binpb").read_bytes())
+        vectors = made if version in WITH_VECTORS else None
+        Frozen.here().write(f"published-{version}", facts(contract(files)), files, vectors)
+
+
+def main() -> int:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="are they whole, and does proto/ keep them?")
+    publish = commands.add_parser("published", help="freeze wheels of the package index")
+    publish.add_argument("versions", nargs="+", metavar="VERSION")
+    args = parser.parse_args()
+    if args.command == "check":
+        return check()
+    from _frozen import PUBLISHED
+
+    if wrong := [version for version in args.versions if version not in PUBLISHED]:
+        parser.error(f"{wrong[0]} is not one of {PUBLISHED[0]} to {PUBLISHED[-1]}")
+    for version in args.versions:
+        published(version)
+        print(f"freeze: published-{version}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

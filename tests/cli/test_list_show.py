@@ -1,0 +1,83 @@
+"""smg-proto list and show: the contract, told at the terminal."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smg_proto import descriptor_set, proto_path
+from smg_proto.cli import main
+from smg_proto.symbols import symbols
+
+
+def test_list_names_every_service_with_its_rpcs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert "  rpc LLMService.Generate(GenerateRequest) returns (stream GenerateResponse)" in shown
+    services = {s.name.rpartition(".")[2] for s in symbols(descriptor_set()) if s.kind == "service"}
+    assert services == set(re.findall(r"^  service (\w+)$", shown, re.MULTILINE))
+
+
+def test_list_of_a_package_has_its_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "smg.v1", "--json"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert list(listing) == ["smg.v1"]
+    assert {"kind": "message", "name": "smg.v1.Usage", "since": "0.5.0"} in listing["smg.v1"]
+
+
+def test_show_prints_a_definition_that_compiles_to_the_same_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every line of the shown definition that is not a comment stands in the proto file."""
+    name = "vllm.grpc.engine.SamplingParams"
+    assert main(["show", name]) == 0
+    shown = capsys.readouterr().out
+    source = (proto_path() / "vllm/grpc/engine/vllm_engine.proto").read_text()
+    code = [line for line in shown.splitlines() if not line.strip().startswith("//")]
+    assert len(code) > 30
+    assert [line for line in code if line not in source.splitlines()] == []
+
+
+def test_show_prints_the_comments_and_what_is_newer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "vllm.grpc.engine.SamplingParams.grammar_from_first_token"]) == 0
+    assert "Since 0.4.28." in capsys.readouterr().out
+
+
+def test_show_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "smg.v1.MatchedStop", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    members = {member["name"]: member["number"] for member in shown["members"]}
+    assert shown["kind"] == "message"
+    assert members == {
+        "smg.v1.MatchedStop.stop": 0,
+        "smg.v1.MatchedStop.text": 1,
+        "smg.v1.MatchedStop.token_id": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["show", "VllmEngne"], "vllm.grpc.engine.VllmEngine"),
+        (["show", "vllm.grpc.engine.GenerateReqest"], "vllm.grpc.engine.GenerateRequest"),
+        (["show", "GenerateRequest"], "several symbols"),
+        (["list", "smg.v2"], "smg.v1"),
+    ],
+)
+def test_a_wrong_name_gets_the_close_ones_and_exit_2(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert hint in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+def test_a_reader_that_closes_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m smg_proto list | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr == ""

@@ -1,0 +1,165 @@
+"""Are the golden vectors what they were, for the release that wrote them, for others, for us?
+
+Every check starts from the fixtures that lie there: what today's code no longer knows shows up.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from _contract import Line
+from _frozen import Frozen
+from _vectors import UNKNOWN, files_of, messages
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+REQUIRED = {"unset", "zero", "full", "max", "unknown"}
+Classes = dict[str, type[Message]]
+
+
+@cache
+def todays_classes() -> Classes:
+    """The message classes of the installed package, from its generated modules."""
+    return {m.full_name: GetMessageClass(m) for m in messages(files_of("smg_proto"))}
+
+
+def written(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+class Golden:
+    """The vectors of all releases below one folder."""
+
+    def __init__(self, frozen: Frozen) -> None:
+        self.frozen = frozen
+        self._touched: dict[tuple[str, str], set[str]] = {}
+
+    @cached_property
+    def readers(self) -> dict[str, Classes]:
+        """Release to the message classes that its descriptors give."""
+        return {release: self._classes(release) for release in self.frozen.readable}
+
+    def _classes(self, release: str) -> Classes:
+        pool = DescriptorPool()
+        protos = self.frozen.descriptors(release).file
+        files = [pool.AddSerializedFile(proto.SerializeToString()) for proto in protos]
+        return {m.full_name: GetMessageClass(m) for m in messages(files)}
+
+    def problems(self, path: Path) -> Iterator[str]:
+        """What is wrong with one file of vectors."""
+        release, package = path.parent.name, path.name.removesuffix(".jsonl")
+        where = f"vectors/{release}/{path.name}"
+        if release not in self.readers:
+            yield f"{where}: no such release"
+            return
+        seen: dict[str, set[str]] = {}
+        for number, text in enumerate(path.read_text().splitlines(), 1):
+            try:
+                vector = json.loads(text)
+                name, case, value = vector["message"], vector["case"], vector["json"]
+                wire = bytes.fromhex(vector["hex"])
+            except (ValueError, KeyError) as error:
+                yield f"{where}:{number}: not a vector: {error!r}"
+                continue
+            seen.setdefault(name, set()).add(case)
+            for problem in self._vector(release, name, case, value, wire):
+                yield f"{where}:{number}: {name} {case}: {problem}"
+        lines = self.frozen.contracts[release]
+        for name in sorted(x.name for x in lines if (x.kind, x.package) == ("message", package)):
+            if lacking := REQUIRED - seen.pop(name, set()):
+                yield f"{where}: {name} has no vector for {', '.join(sorted(lacking))}"
+        for name in seen:
+            yield f"{where}: {name} is no message of {package} in {release}"
+
+    def _vector(self, release: str, name: str, case: str, value: Any, wire: bytes) -> Iterator[str]:
+        try:
+            own = self.readers[release][name]
+            original = own.FromString(wire)
+            yield from disagreement(original, value, case)
+        except (KeyError, DecodeError) as error:
+            yield f"{release} itself cannot read it: {error!r}"
+            return
+        if today := todays_classes().get(name):
+            message = today.FromString(wire)
+            if written(own.FromString(written(message))) != written(original):
+                yield "today's types write back something else"
+            if not self.names_changed(release, name):
+                yield from disagreement(message, value, case)
+            elif case != "unknown" and not fully_known(message):
+                yield "today's types do not know all of its fields"
+        elif not self.gone(release, name):
+            yield "today's types lack this message"
+        for older in self.older(release):
+            reader = self.readers[older].get(name)
+            # Where presence changed, an older reader may take an explicit zero for none.
+            if not reader or (self.changed(older, release, name) and re.search("zero|empty", case)):
+                continue
+            if written(own.FromString(written(reader.FromString(wire)))) != written(original):
+                yield f"data is lost on the way through a reader of {older}"
+
+    def older(self, release: str) -> list[str]:
+        return self.frozen.readable[: self.frozen.readable.index(release)]
+
+    def gone(self, release: str, name: str) -> bool:
+        """Dropped or moved before the last published release: history that nobody can mend."""
+        return release in self.frozen.old and name not in self.readers[self.frozen.old[-1]]
+
+    def names_changed(self, release: str, name: str) -> bool:
+        """Likewise renamed, so that its JSON of then is not its JSON of today."""
+        return release in self.frozen.old and self.changed(release, self.frozen.old[-1], name)
+
+    def changed(self, old: str, new: str, name: str) -> bool:
+        if (old, new) not in self._touched:
+            contracts = self.frozen.contracts
+            self._touched[old, new] = touched(contracts[old], contracts[new])
+        return name in self._touched[old, new]
+
+
+def disagreement(message: Message, value: Any, case: str) -> Iterator[str]:
+    """What keeps a message from being the value that the JSON beside it shows."""
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    if MessageToDict(message) != value:
+        yield "the bytes do not say what the JSON says"
+    elif written(ParseDict(value, type(message)())) != written(known):
+        yield "the JSON does not say what the bytes say"
+    if case == "unknown":
+        size, rest = len(written(known)), written(message)
+        if UNKNOWN not in rest or len(rest) != size + len(UNKNOWN):
+            yield "the unknown fields were not kept"
+    elif not fully_known(message):
+        yield "some of it is unknown fields"
+
+
+def fully_known(message: Message) -> bool:
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    return written(known) == written(message)
+
+
+def touched(old: set[Line], new: set[Line]) -> set[str]:
+    """The messages that have, or reach, a field or oneof that is not the same any more."""
+    there = {line.wire for line in new}
+    found = {
+        line.name.rpartition(".")[0]
+        for line in old
+        if line.kind in ("field", "oneof") and line.wire not in there
+    }
+    holders: dict[str, set[str]] = {}
+    for line in old:
+        if line.kind == "field":
+            for used in re.findall(r"[\w.]+", line.type):
+                holders.setdefault(used, set()).add(line.name.rpartition(".")[0])
+    queue = list(found)
+    while queue:
+        new_ones = holders.get(queue.pop(), set()) - found
+        found |= new_ones
+        queue += new_ones
+    return found

@@ -1,0 +1,183 @@
+"""The suite notices when somebody tampers with it: each kind of damage, done to a copy."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import _vectors
+import golden
+import pytest
+from _contract import contract, parse
+from _frozen import COMPAT, PUBLISHED, Frozen
+from golden import Golden
+
+import smg_proto
+
+OURS = "9.9.9"
+NOW = contract(smg_proto.descriptor_set())
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The frozen files of this checkout, and the checkout itself frozen as one more release."""
+    home = tmp_path_factory.mktemp("compat")
+    for name in ("releases", "vectors"):
+        shutil.copytree(COMPAT / name, home / name)
+    made = tmp_path_factory.mktemp("made")
+    _vectors.write("smg_proto", made)
+    frozen = Frozen(home, [*Frozen.here().own, OURS])
+    frozen.write(OURS, NOW, smg_proto.descriptor_set(), made)
+    return home
+
+
+@pytest.fixture
+def frozen(pristine: Path, tmp_path: Path) -> Frozen:
+    shutil.copytree(pristine, tmp_path / "compat")
+    return Frozen(tmp_path / "compat", [*Frozen.here().own, OURS])
+
+
+def all_problems(frozen: Frozen) -> list[str]:
+    golden_vectors = Golden(frozen)
+    found = [*frozen.unsound(), *frozen.unkept(NOW, OURS)]
+    for path in frozen.fixtures():
+        found += golden_vectors.problems(path)
+    return found
+
+
+def refresh_sums(frozen: Frozen) -> None:
+    (frozen.home / "SHA256SUMS").write_text(frozen.sums())
+
+
+def test_untouched_it_finds_nothing(frozen: Frozen) -> None:
+    assert all_problems(frozen) == []
+
+
+@pytest.mark.parametrize("name", ["contract.txt", "descriptors.binpb"])
+@pytest.mark.parametrize("release", ["published-0.4.14", OURS])
+def test_a_dropped_freeze_is_missed(frozen: Frozen, release: str, name: str) -> None:
+    (frozen.home / "releases" / release / name).unlink()
+    refresh_sums(frozen)
+    assert f"releases/{release}/{name}: missing; every release has one" in list(frozen.unsound())
+
+
+def test_each_dropped_file_of_vectors_is_missed(frozen: Frozen) -> None:
+    dropped = frozen.fixtures()
+    for path in dropped:
+        path.unlink()
+    refresh_sums(frozen)
+    found = set(frozen.unsound())
+    for path in dropped:
+        assert f"{path.relative_to(frozen.home)}: missing; every release has one" in found
+
+
+def test_a_release_without_a_snapshot_is_missed(frozen: Frozen) -> None:
+    found = list(Frozen(frozen.home, [*frozen.own, "10.0.0"]).unsound())
+    assert "releases/10.0.0/contract.txt: missing; every release has one" in found
+
+
+@pytest.mark.parametrize("path", [f"vectors/{OURS}/more.jsonl", "releases/0.0.1/contract.txt"])
+def test_a_file_that_nothing_uses_is_found(frozen: Frozen, path: str) -> None:
+    (frozen.home / path).parent.mkdir(exist_ok=True)
+    (frozen.home / path).write_text("")
+    refresh_sums(frozen)
+    assert [p for p in frozen.unsound() if p.startswith(path)]
+
+
+def test_any_edit_of_a_frozen_file_is_found_by_its_checksum(frozen: Frozen) -> None:
+    for path in frozen.files():
+        with (frozen.home / path).open("ab") as file:
+            file.write(b"\n")
+    found = "\n".join(frozen.unsound())
+    assert all(path.as_posix() in found for path in frozen.files())
+
+
+def edit_byte(vector: dict[str, str]) -> None:
+    """Flip one bit, the last: most often of a value, so that the bytes still are a message."""
+    wire = bytearray.fromhex(vector["hex"])
+    wire[-1] ^= 1
+    vector["hex"] = wire.hex()
+
+
+def edit_json(vector: dict[str, str]) -> None:
+    vector["json"] = {}  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("edit", [edit_byte, edit_json])
+def test_an_edited_vector_is_found_even_under_a_new_checksum(
+    frozen: Frozen, edit: Callable[[dict[str, str]], None]
+) -> None:
+    choice = random.Random(4)
+    golden_vectors = Golden(frozen)
+    for path in frozen.fixtures():
+        rows = path.read_text().splitlines()
+        chosen = [
+            i for i, row in enumerate(rows) if '"case":"full"' in row and '"hex":""' not in row
+        ]
+        number = choice.choice(chosen)
+        vector = json.loads(rows[number])
+        edit(vector)
+        rows[number] = json.dumps(vector)
+        path.write_text("\n".join(rows) + "\n")
+        found = list(golden_vectors.problems(path))
+        where = f"vectors/{path.parent.name}/{path.name}:{number + 1}:"
+        assert [p for p in found if p.startswith(where)], f"{where} {rows[number]}"
+
+
+def test_a_dropped_vector_is_missed(frozen: Frozen) -> None:
+    path = frozen.vectors(OURS) / "smg.v1.jsonl"
+    rows = path.read_text().splitlines(keepends=True)
+    for case in golden.REQUIRED:
+        first = next(i for i, row in enumerate(rows) if f'"case":"{case}"' in row)
+        path.write_text("".join(rows[:first] + rows[first + 1 :]))
+        (problem,) = Golden(frozen).problems(path)
+        assert problem.endswith(f"has no vector for {case}")
+
+
+def test_the_fixture_of_a_deleted_type_fails(
+    frozen: Frozen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = dict(golden.todays_classes())
+    del left["smg.v1.ChatRequest"]
+    monkeypatch.setattr(golden, "todays_classes", lambda: left)
+    found = list(Golden(frozen).problems(frozen.vectors(OURS) / "smg.v1.jsonl"))
+    assert found
+    assert all("smg.v1.ChatRequest" in p and "lack this message" in p for p in found)
+
+
+def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
+    for release in ("published-0.4.28", OURS):
+        path = frozen.home / "releases" / release / "contract.txt"
+        first, second, rest = path.read_text().split("\n", 2)
+        path.write_text(f"{first}\n{rest}")
+        refresh_sums(frozen)
+        (dropped,) = parse(second)
+        found = list(Frozen(frozen.home, frozen.own).unsound())
+        assert [p for p in found if release in p and p.endswith(dropped.name)]
+
+
+def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
+    some = min(NOW)
+    moved_on = NOW - {some} | {replace(some, comment="00000000")}
+    assert list(frozen.unkept(moved_on, "9.9.10.dev0")) == [], "comments may be rewritten later"
+    (problem,) = frozen.unkept(moved_on, OURS)
+    assert "stale" in problem
+    assert some.name in problem
+
+
+@pytest.mark.parametrize("change", [{"number": "77"}, {"type": "bytes"}, {"oneof": "other"}, None])
+def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, str] | None) -> None:
+    for package, release in (("smg.v1", OURS), ("vllm.grpc.engine", f"published-{PUBLISHED[-1]}")):
+        victim = min(x for x in NOW if x.package == package and x.kind == "field")
+        now = NOW - {victim} | ({replace(victim, **change)} if change else set())
+        found = list(frozen.unkept(now, "10.0.0.dev0"))
+        assert [p for p in found if p.startswith(f"{victim.name}: not as") and f"in {release}" in p]
+
+
+def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: Frozen) -> None:
+    like = min(x for x in NOW if x.package == "tokenspeed.grpc.scheduler" and x.kind == "field")
+    back = replace(like, symbol="MultimodalInputs.back", number="3", type="string")
+    (problem,) = {p for p in frozen.unkept(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
+    assert problem == f"{back.name}: 3 had another type in published-0.4.8"

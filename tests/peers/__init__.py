@@ -1,0 +1,1 @@
+"""Programs of other people's making (or over their code) that tests run as separate processes."""

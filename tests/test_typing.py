@@ -1,0 +1,117 @@
+"""Type checkers, as a user of the installed package runs them, and over this repository."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ROOT, make_environment, run
+
+pytestmark = [pytest.mark.typing, pytest.mark.timeout(300)]
+
+SAMPLES = sorted((ROOT / "tests" / "typing").glob("sample_*.py"))
+MISTAKES = ROOT / "tests" / "typing" / "mistakes.py"
+PACKAGES = ["smg_proto", "smg_grpc_proto"]
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a user's environment: the wheel, its extras, nothing of this checkout."""
+    home = tmp_path_factory.mktemp("user") / "env"
+    extras = "types,client,decode,testing,gateway"
+    return make_environment(home, [f"smg-grpc-proto[{extras}] @ {wheel.as_uri()}"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project of the user's: the sample programs and the mistakes."""
+    for source in [*SAMPLES, MISTAKES]:
+        shutil.copy(source, tmp_path)
+    return tmp_path
+
+
+def mypy(python: Path, *words: str, cwd: Path) -> str:
+    """What mypy --strict prints, without any configuration."""
+    options = ["--strict", "--config-file=", f"--cache-dir={ROOT / '.cache' / 'mypy'}"]
+    command = ["mypy", f"--python-executable={python}", *options, *words]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout
+
+
+def pyright(python: Path, *include: str, cwd: Path) -> list[dict[str, Any]]:
+    """The errors and warnings of pyright in strict mode."""
+    config = {
+        "typeCheckingMode": "strict",
+        "include": include,
+        "exclude": ["**/*_pb2.py", "**/*_pb2_grpc.py"],  # their types are in the .pyi beside them
+    }
+    (cwd / "pyrightconfig.json").write_text(json.dumps(config))
+    said = run("pyright", "--outputjson", "--pythonpath", python, cwd=cwd, check=False)
+    report = json.loads(said)
+    assert report["summary"]["filesAnalyzed"] >= len(include)
+    found: list[dict[str, Any]] = report["generalDiagnostics"]
+    return found
+
+
+def test_mypy_finds_nothing_in_the_samples(python: Path, folder: Path) -> None:
+    said = mypy(python, *(path.name for path in SAMPLES), cwd=folder)
+    assert said == f"Success: no issues found in {len(SAMPLES)} source files\n"
+
+
+def test_pyright_finds_nothing_in_the_samples(python: Path, folder: Path) -> None:
+    assert pyright(python, *(path.name for path in SAMPLES), cwd=folder) == []
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_samples_run(sample: Path, python: Path, tmp_path: Path) -> None:
+    run(python, "-W", "error", sample, cwd=tmp_path)
+
+
+def marked() -> set[int]:
+    lines = MISTAKES.read_text().splitlines()
+    return {number for number, line in enumerate(lines, 1) if "  # wrong" in line}
+
+
+def test_mypy_flags_every_mistake_and_nothing_else(python: Path, folder: Path) -> None:
+    said = mypy(python, MISTAKES.name, cwd=folder)
+    assert {int(line) for line in re.findall(r"mistakes\.py:(\d+): error", said)} == marked()
+
+
+def test_pyright_flags_every_mistake_and_nothing_else(python: Path, folder: Path) -> None:
+    found = pyright(python, MISTAKES.name, cwd=folder)
+    assert {one["range"]["start"]["line"] + 1 for one in found} == marked()
+    assert len(marked()) >= 25
+
+
+def test_mypy_finds_nothing_in_the_package(python: Path, tmp_path: Path) -> None:
+    words = [word for package in PACKAGES for word in ("--package", package)]
+    assert mypy(python, *words, cwd=tmp_path).startswith("Success: no issues found in ")
+
+
+def test_pyright_finds_nothing_in_the_package(python: Path, tmp_path: Path) -> None:
+    code = "import smg_proto; print(smg_proto.__path__[0])"
+    installed = Path(run(python, "-c", code, cwd=tmp_path).strip()).parent
+    assert pyright(python, *PACKAGES, cwd=installed) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_type_is_complete(package: str, python: Path, tmp_path: Path) -> None:
+    command = ["--verifytypes", package, "--ignoreexternal", "--outputjson"]
+    said = run("pyright", *command, "--pythonpath", python, cwd=tmp_path, check=False)
+    found = json.loads(said)["typeCompleteness"]
+    unknown = [symbol["name"] for symbol in found["symbols"] if not symbol["isTypeKnown"]]
+    assert found["completenessScore"] == 1 and not unknown
+    assert found["exportedSymbolCounts"]["withKnownType"] > 0
+
+
+def test_mypy_finds_nothing_in_the_repository() -> None:
+    scripts = [str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("*.py")]
+    run("mypy", "smg_proto", "smg_grpc_proto", "tests", *scripts, cwd=ROOT)
+
+
+def test_pyright_finds_nothing_in_the_repository() -> None:
+    run("pyright", cwd=ROOT)
