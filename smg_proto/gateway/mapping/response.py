@@ -83,7 +83,8 @@ class Thought:
     def write(self, value: Any, at: At) -> Any:
         if value.signature:
             at.field("signature").refuse()
-        return {"summary": [], "content": [{"type": "reasoning_text", "text": value.text}]}
+        content = [{"type": "reasoning_text", "text": value.text}]
+        return {"id": "", "summary": [], "content": content}  # the route wants an id, any
 
     def read(self, data: Any) -> Any:
         return smg.Reasoning(text="".join(part["text"] for part in data.get("content") or ()))
