@@ -3,10 +3,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from e2e.house import House, front_door, gateway
 from peers.start import published_servicer, servicer_environment
 from support import make_environment
 
+from e2e.house import House, front_door, gateway
 from smg_proto.testing import FakeVllmEngine, run_vllm_engine
 
 GATEWAY = "smg==1.13.0"

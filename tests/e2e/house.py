@@ -122,7 +122,9 @@ class Gateway:
 
 
 @contextmanager
-def gateway(python: Path, folder: Path, *workers: str, flags: Sequence[str] = ()) -> Iterator[Gateway]:
+def gateway(
+    python: Path, folder: Path, *workers: str, flags: Sequence[str] = ()
+) -> Iterator[Gateway]:
     running = Gateway(python, folder, workers, flags)
     try:
         running.start()

@@ -4,17 +4,20 @@ Each case has the request twice, written by hand: as a proto and as JSON. `says`
 says to it.
 """
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from e2e import views
 from e2e.house import House
-
 from smg_proto import smg_pb2 as smg
+from smg_proto import vllm_engine_pb2
 
 pytestmark = pytest.mark.gateway
 
+GRAMMAR = 'root ::= "yes" | "no"'
 WEATHER = '{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}'
 PARAMETERS = {
     "type": "object",
@@ -230,6 +233,8 @@ def test_chats_equal(house: House, case: Case) -> None:
         usage = {"include_usage": True}
         chunks = house.http.events("/v1/chat/completions", **body, stream_options=usage)
         assert streamed == views.chat_stream_http(chunks)
+        # The gateway counts reasoning tokens otherwise in streams.
+        expected["usage"]["reasoning"] = streamed["usage"]["reasoning"]
         assert streamed["usage"] == expected["usage"]
 
 
@@ -275,7 +280,12 @@ def test_a_whole_tool_conversation_goes_through(house: House) -> None:
 MESSAGES = {
     "plain": Case(PLAIN, {}, {}, "end_turn"),
     "stop string": Case(PLAIN, {"stop": ["four"]}, {"stop_sequences": ["four"]}, "stop_sequence"),
-    "thinking": Case(THOUGHT, {}, {}, "'thinking': '\\nOne and one.\\n'"),
+    "thinking": Case(
+        THOUGHT,
+        {"reasoning_effort": "low"},
+        {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}},
+        "'thinking': '\\nOne and one.\\n'",
+    ),
     "tool use": Case(
         CALL,
         {"tools": [TOOL], "parallel_tool_calls": False},
@@ -318,9 +328,8 @@ def test_messages_equal(house: House, case: Case) -> None:
         assert case.shows in str(expected)
         assert views.message(house.door.messages.CreateMessage(request)) == expected
         streamed = views.message_stream(house.door.messages.StreamMessage(request))
-        # Only the unary answer tells how many tokens were thinking.
-        expected["usage"]["reasoning"] = streamed["usage"]["reasoning"]
-        assert streamed == expected
+        events = house.http.events("/v1/messages", **body)
+        assert streamed == views.message_stream_http(events)
     counted = house.door.messages.CountMessageTokens(request)
     del body["max_tokens"]
     body.pop("stop_sequences", None)
@@ -361,56 +370,60 @@ def test_responses_equal(house: House, case: Case) -> None:
         assert dict(made.metadata) == case.http.get("metadata", {})
         streamed = views.response_stream(house.door.responses.StreamResponse(request))
         events = house.http.events("/v1/responses", **body)
-        # The gateway counts reasoning tokens otherwise in streams.
-        there = views.response_http(events[-1]["response"] | {"output": []})
-        assert streamed["usage"] == there["usage"]
-        assert streamed | {"usage": 0} == expected | {"usage": 0}
+        assert streamed == views.response_stream_http(events)
 
 
-@pytest.mark.parametrize("form", ["json object", "json schema", "regex", "grammar"])
+FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "json object": (
+        '{"a": 1}',
+        {"json_schema": {}},
+        {"json_schema": '{"type":"object"}'},
+        {"response_format": {"type": "json_object"}},
+    ),
+    "json schema": (
+        '{"city": "Paris"}',
+        {"json_schema": {"schema_json": WEATHER}},
+        {"json_schema": WEATHER},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "output", "schema": PARAMETERS},
+            }
+        },
+    ),
+    "regex": ("yes", {"regex": "yes|no"}, {"regex": "yes|no"}, {"regex": "yes|no"}),
+    "grammar": ("no", {"grammar": GRAMMAR}, {"ebnf": GRAMMAR}, {"ebnf": GRAMMAR}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_structured_output_equals(house: House, form: str) -> None:
-    if house.engine is None:
-        pytest.skip("the published servicer's fake engine only echoes: it obeys no form")
-    grammar = 'root ::= "yes" | "no"'
-    proto, completion, chat = {
-        "json object": (
-            {"json_schema": {}},
-            {"json_schema": '{"type":"object"}'},
-            {"response_format": {"type": "json_object"}},
-        ),
-        "json schema": (
-            {"json_schema": {"schema_json": WEATHER}},
-            {"json_schema": WEATHER},
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "output", "schema": PARAMETERS},
-                }
-            },
-        ),
-        "regex": ({"regex": "yes|no"}, {"regex": "yes|no"}, {"regex": "yes|no"}),
-        "grammar": ({"grammar": grammar}, {"ebnf": grammar}, {"ebnf": grammar}),
-    }[form]
+    says, proto, completion, chat = FORMS[form]
     given = smg.OutputFormat(**proto)
-    ask = {"model": house.model, "prompt": "How warm?", "temperature": 0} | completion
-    house.http.post("/v1/completions", **ask)
-    expected = views.completion_http(house.http.post("/v1/completions", **ask))
-    request = smg.CompletionRequest(
-        model=house.model, prompt="How warm?", temperature=0, output_format=given
-    )
-    assert views.completion(house.door.completions.Complete(request)) == expected
+    with house.saying(says):
+        ask = {"model": house.model, "prompt": says, **completion}
+        house.http.post("/v1/completions", **ask)
+        expected = views.completion_http(house.http.post("/v1/completions", **ask))
+        request = smg.CompletionRequest(model=house.model, prompt=says, output_format=given)
+        assert views.completion(house.door.completions.Complete(request)) == expected
+        assert expected["text"] == says
 
-    said = {"role": "user", "content": "How warm?"}
-    talk = {"model": house.model, "messages": [said], "temperature": 0} | chat
-    house.http.post("/v1/chat/completions", **talk)
-    answer = views.chat_http(house.http.post("/v1/chat/completions", **talk))
-    ask_chat = smg.ChatRequest(
-        model=house.model,
-        messages=[smg.ChatMessage(role=smg.ROLE_USER, content="How warm?")],
-        temperature=0,
-        output_format=given,
-    )
-    assert views.chat(house.door.chats.Chat(ask_chat)) == answer
-    received = house.engine.record.received[-1].request
-    constraint = {"regex": "regex", "grammar": "grammar"}.get(form, "json_schema")
-    assert received.sampling_params.WhichOneof("constraint") == constraint  # type: ignore[attr-defined]
+        talk = {"model": house.model, "messages": [{"role": "user", "content": says}], **chat}
+        house.http.post("/v1/chat/completions", **talk)
+        answer = views.chat_http(house.http.post("/v1/chat/completions", **talk))
+        said = smg.ChatMessage(role=smg.ROLE_USER, content=says)
+        ask_chat = smg.ChatRequest(model=house.model, messages=[said], output_format=given)
+        assert views.chat(house.door.chats.Chat(ask_chat)) == answer
+    if house.engine:
+        received = house.engine.record.received[-1].request
+        assert isinstance(received, vllm_engine_pb2.GenerateRequest)
+        constraint = received.sampling_params.WhichOneof("constraint")
+        assert constraint == (form if form in ("regex", "grammar") else "json_schema")
+
+
+def test_the_model_obeys_a_schema_by_itself(house: House) -> None:
+    if house.engine is None:
+        pytest.skip("an engine that echoes obeys no schema")
+    given = smg.OutputFormat(json_schema=smg.JsonSchema(schema_json=WEATHER))
+    request = smg.CompletionRequest(model=house.model, prompt="How warm?", output_format=given)
+    assert isinstance(json.loads(house.door.completions.Complete(request).text)["city"], str)

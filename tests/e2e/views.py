@@ -230,7 +230,8 @@ def message_stream(events: Iterable[smg.MessageEvent]) -> View:
             whole.blocks.append(event.block_start.block)
             continue
         block, delta = whole.blocks[event.delta.index], event.delta
-        block.text += delta.text if delta.text else ""
+        if delta.text:
+            block.text += delta.text
         if delta.reasoning:
             block.reasoning.text += delta.reasoning
         if delta.arguments:
@@ -261,6 +262,32 @@ def message_http(reply: Json) -> View:
             "reasoning": usage.get("output_tokens_details", {}).get("thinking_tokens", 0),
         },
     }
+
+
+def message_stream_http(events: Iterable[Json]) -> View:
+    """The events put together into a whole reply."""
+    whole: Json = {"content": []}
+    for event in events:
+        match event["type"]:
+            case "message_start":
+                whole |= {"model": event["message"]["model"]}
+            case "content_block_start":
+                whole["content"].append(dict(event["content_block"]))
+            case "content_block_delta":
+                block, delta = whole["content"][event["index"]], event["delta"]
+                name = {"text_delta": "text", "thinking_delta": "thinking"}.get(delta["type"])
+                if name:
+                    block[name] += delta[name]
+                else:
+                    block["json"] = block.get("json", "") + delta["partial_json"]
+            case "message_delta":
+                whole |= event["delta"] | {"usage": event["usage"]}
+            case _:
+                pass
+    for block in whole["content"]:
+        if "json" in block:
+            block["input"] = json.loads(block["json"])
+    return message_http(whole)
 
 
 # --- Responses ---
@@ -328,7 +355,7 @@ def response_http(reply: Json) -> View:
         "model": reply["model"],
         "status": reply["status"],
         "items": items,
-        "why": (reply["incomplete_details"] or {}).get("reason", ""),
+        "why": (reply.get("incomplete_details") or {}).get("reason", ""),
         "usage": {
             "in": usage["input_tokens"],
             "out": usage["output_tokens"],
@@ -337,3 +364,10 @@ def response_http(reply: Json) -> View:
             "reasoning": usage["output_tokens_details"]["reasoning_tokens"],
         },
     }
+
+
+def response_stream_http(events: Iterable[Json]) -> View:
+    """The final event, with the items that the others brought."""
+    *others, last = events
+    done = [event["item"] for event in others if event["type"] == "response.output_item.done"]
+    return response_http(last["response"] | {"output": done})
