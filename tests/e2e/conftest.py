@@ -17,8 +17,7 @@ TEMPLATE = """\
 {% for tool in tools %}{{ tool | tojson }}{% endfor %}<|im_end|>
 {% endif -%}
 {%- for message in messages %}<|im_start|>{{ message.role }}
-{{ message.content or '' }}{% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}\
-<|im_end|>
+{{ message.content or '' }}{{ (message.tool_calls or []) | tojson }}<|im_end|>
 {% endfor -%}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
