@@ -138,6 +138,7 @@ class Door:
     """The front door, as a process, and a channel to it."""
 
     process: "subprocess.Popen[str]"
+    banner: str
     address: str
     log: Path
     channel: grpc.Channel
@@ -173,7 +174,7 @@ def front_door(upstream: str, folder: Path, *flags: str) -> Iterator[Door]:
         address = banner.partition(" on ")[2].partition(",")[0]
         try:
             with grpc.insecure_channel(address) as channel:
-                yield Door(process, address, log, channel)
+                yield Door(process, banner.strip(), address, log, channel)
         finally:
             process.terminate()
             try:
