@@ -43,7 +43,7 @@ def house(
         if request.param == "fake":
             template.write_text(TEMPLATE)
             engine = FakeVllmEngine(tokens_per_chunk=2)
-            worker, model = stack.enter_context(run_vllm_engine(engine)), engine.name
+            worker, model = str(stack.enter_context(run_vllm_engine(engine))), engine.name
         else:
             template.write_text(ECHO_TEMPLATE)
             wheel: Path = request.getfixturevalue("wheel")

@@ -101,10 +101,9 @@ def test_token_ids_go_in_and_out(house: House) -> None:
         smg.TokenizeRequest(model=house.model, texts=[PLAIN])
     ).sequences[0]
     request = smg.CompletionRequest(model=house.model, prompt_token_ids=sequence, max_tokens=5)
-    body = {"model": house.model, "input_ids": list(sequence.ids)}
-    body["sampling_params"] = {"max_new_tokens": 5}
+    body = {"input_ids": list(sequence.ids), "sampling_params": {"max_new_tokens": 5}}
     with house.saying(PLAIN):
-        (expected,) = house.http.post("/generate", **body)
+        (expected,) = house.http.post("/generate", model=house.model, **body)
         reply = house.door.completions.Complete(request)
         events = list(house.door.completions.StreamComplete(request))
     assert reply.text == expected["text"]

@@ -4,8 +4,8 @@ import math
 
 import grpc
 import pytest
-from e2e.house import House, wait_for
 
+from e2e.house import House, wait_for
 from smg_proto import __version__
 from smg_proto import smg_pb2 as smg
 from smg_proto.errors import SmgError, from_rpc_error
@@ -190,7 +190,9 @@ def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
     assert item.message.content[0].text == "How are you?"
 
     # What came out goes back in, as items or by its id.
-    more = smg.Item(message=smg.ItemMessage(role=smg.ROLE_USER, content=[{"text": "And?"}]))
+    more = smg.Item(
+        message=smg.ItemMessage(role=smg.ROLE_USER, content=[smg.ContentPart(text="And?")])
+    )
     both = smg.Items(items=[item, *made.output, more])
     by_items = smg.CreateResponseRequest(model=house.model, items=both, max_tokens=4)
     by_id = smg.CreateResponseRequest(
@@ -240,7 +242,7 @@ def test_the_request_id_comes_back_and_is_in_the_reply(house: House) -> None:
         max_tokens=2,
     )
     reply, call = house.door.chats.Chat.with_call(
-        request, metadata=[("x-request-id", "mine-1"), ("x-smg-parser", "symphony")]
+        request, metadata=(("x-request-id", "mine-1"), ("x-smg-parser", "symphony"))
     )
     assert dict(call.initial_metadata())["x-request-id"] == "mine-1"
     assert reply.id.startswith("mine-1")
