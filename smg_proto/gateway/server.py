@@ -8,19 +8,15 @@ from types import TracebackType
 
 import grpc
 from aiohttp import web
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from smg_proto.errors import SmgError
+from smg_proto.gateway.health import Health
 from smg_proto.gateway.metrics import Metrics
 from smg_proto.gateway.operations import SERVICES
 from smg_proto.gateway.options import Options, OptionsError
 from smg_proto.gateway.rpcs import Rpcs
 from smg_proto.gateway.shapes import dig
 from smg_proto.gateway.upstream import Upstream
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class FrontDoor:
@@ -32,7 +28,7 @@ class FrontDoor:
         self.metrics = Metrics()
         self.port = 0
         self.metrics_port = 0
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", options.max_request),
@@ -75,7 +71,7 @@ class FrontDoor:
         if self._stopped:
             return
         self._stopped = True
-        await self._health.enter_graceful_shutdown()
+        await self._health.stop()
         await self._server.stop(self.options.drain if grace is None else grace)
         await self._stack.aclose()
 
@@ -101,12 +97,7 @@ class FrontDoor:
             log_content=self.options.log_content,
         )
         self._server.add_generic_rpc_handlers(tuple(rpcs.handlers()))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
-        for name in ("", "readiness", *SERVICES):
-            await self._health.set(name, NOT_SERVING)
-        await self._health.set("liveness", SERVING)
+        await self._health.add_to(self._server)
         self.port = self._bind()
         if self.options.metrics:
             self.metrics_port = await self._serve_metrics(self.options.metrics)
@@ -177,9 +168,7 @@ class FrontDoor:
             await self._look()
 
     async def _look(self) -> None:
-        status = SERVING if await self._ready() else NOT_SERVING
-        for name in ("", "readiness", *SERVICES):
-            await self._health.set(name, status)
+        await self._health.set_ready(await self._ready())
 
     async def _ready(self) -> bool:
         """What /readiness says; where there is no such path, whether models are listed."""
