@@ -11,6 +11,12 @@ from typing import Any
 from smg_proto import smg_pb2 as smg
 
 Json = Any
+# Of a stream that was not asked for it.
+NO_USAGE: Any = {
+    **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0),
+    "prompt_tokens_details": {"cached_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0},
+}
 View = dict[str, Any]
 
 
@@ -72,6 +78,17 @@ def completion_http(reply: Json) -> View:
         "out": usage["completion_tokens"],
         "cached": usage["prompt_tokens_details"]["cached_tokens"],
     }
+
+
+def completion_stream_http(chunks: Iterable[Json]) -> View:
+    """The chunks put together into a whole reply."""
+    whole: Json = {"choices": [{"text": ""}]}
+    for chunk in chunks:
+        whole |= {"model": chunk["model"], "usage": chunk.get("usage") or whole.get("usage")}
+        for part in chunk["choices"]:
+            whole["choices"][0]["text"] += part["text"]
+            whole["choices"][0]["finish_reason"] = part["finish_reason"]
+    return completion_http(whole)
 
 
 # --- Chats ---
@@ -149,7 +166,7 @@ def chat_http(reply: Json) -> View:
                 ],
             }
         )
-    usage = reply["usage"]
+    usage = reply["usage"] or NO_USAGE
     return {
         "model": reply["model"],
         "choices": choices,
