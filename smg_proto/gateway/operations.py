@@ -14,7 +14,7 @@ from smg_proto.gateway.calls import Call, path_of, read_answer
 from smg_proto.gateway.failures import truncated, unsupported
 from smg_proto.gateway.fields import M, Table, read_reply, write_request
 from smg_proto.gateway.mapping import chat, completion, message, others, response
-from smg_proto.gateway.mapping.streams import EventStream
+from smg_proto.gateway.mapping.streams import EventStream, fused
 from smg_proto.gateway.shapes import JsonObject, as_array, as_object
 
 Unary = Callable[[Call, Any], Awaitable[Any]]
@@ -60,8 +60,8 @@ async def relay(
 ) -> AsyncGenerator[Any, None]:
     """The events of a stream, as its reader gives them; a stream without an end is a failure."""
     async with call.listen(path, body) as stream:
-        async for event in stream.events:
-            for found in reader.feed(event):
+        async for batch in stream.events:
+            for found in fused(each for event in batch for each in reader.feed(event)):
                 if found.HasField("delta"):
                     call.got_token()
                 elif found.HasField("end"):

@@ -1,5 +1,6 @@
 """JSON of unknown shape, taken for what it should be."""
 
+from functools import cache
 from typing import Any
 
 JsonObject = dict[str, Any]
@@ -24,10 +25,16 @@ def as_array(data: Any) -> list[Any]:
 
 def dig(data: Any, path: str) -> Any:
     """What is at a path, or None. A number in the path is a place in an array."""
-    for name in path.split(".") if path else ():
-        if name.isdigit():
-            items = as_array(data)
-            data = items[int(name)] if int(name) < len(items) else None
+    for step in _steps(path):
+        if isinstance(step, str):
+            data = as_object(data).get(step)
         else:
-            data = as_object(data).get(name)
+            items = as_array(data)
+            data = items[step] if step < len(items) else None
     return data
+
+
+@cache
+def _steps(path: str) -> tuple[str | int, ...]:
+    steps = path.split(".") if path else ()
+    return tuple(int(step) if step.isdigit() else step for step in steps)

@@ -1,11 +1,10 @@
 """Server-sent events out of bytes, however the bytes are cut."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     name: str
     data: str
 

@@ -52,10 +52,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Stream:
-    """A success, event by event."""
+    """A success, event by event: those that came together are given together."""
 
     headers: Mapping[str, str]
-    events: AsyncIterator[sse.ServerSentEvent]
+    events: AsyncIterator[list[sse.ServerSentEvent]]
 
     async def finish(self) -> None:
         """Read what follows the last event, so that the connection can serve again."""
@@ -130,12 +130,13 @@ class Upstream:
                 raise unreadable(f"the answer to POST {path}")
             yield Stream(_headers(response), self._events(response))
 
-    async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[sse.ServerSentEvent]:
+    async def _events(
+        self, response: aiohttp.ClientResponse
+    ) -> AsyncIterator[list[sse.ServerSentEvent]]:
         decoder = sse.Decoder(self._max_answer)
         try:
             async for piece in response.content.iter_any():
-                for event in decoder.feed(piece):
-                    yield event
+                yield list(decoder.feed(piece))
         except sse.TooLong as error:
             raise unreadable("an event") from error
 
@@ -196,7 +197,7 @@ class Upstream:
         return b"".join(pieces)
 
 
-async def _exhaust(events: AsyncIterator[sse.ServerSentEvent]) -> None:
+async def _exhaust(events: AsyncIterator[list[sse.ServerSentEvent]]) -> None:
     async for _ in events:
         pass
 
