@@ -33,6 +33,11 @@ class Line:
         return f"{self.package}.{self.symbol}"
 
     @property
+    def place(self) -> tuple[str, str, str]:
+        """What a number is unique in, and the number."""
+        return self.package, self.symbol.rpartition(".")[0], self.number
+
+    @property
     def wire(self) -> "Line":
         """What a released symbol can never change."""
         return replace(self, deprecated="-", comment="-")
@@ -98,16 +103,12 @@ def reused(released: Iterable[Line], now: Iterable[Line]) -> list[Line]:
     types: dict[tuple[str, str, str], set[str]] = {}
     for line in released:
         if line.kind == "field":
-            types.setdefault(_place(line), set()).add(line.type)
+            types.setdefault(line.place, set()).add(line.type)
     return sorted(
         line
         for line in now
-        if line.kind == "field" and line.type not in types.get(_place(line), {line.type})
+        if line.kind == "field" and line.type not in types.get(line.place, {line.type})
     )
-
-
-def _place(line: Line) -> tuple[str, str, str]:
-    return line.package, line.symbol.rpartition(".")[0], line.number
 
 
 def changed(old: Iterable[Line], new: Iterable[Line]) -> list[str]:

@@ -29,7 +29,8 @@ _HEADING = re.compile(r"^## \[(\d+\.\d+\.\d+)\]", re.MULTILINE)
 
 def released(changelog: str) -> list[str]:
     """Our own releases, oldest first: the versions that have a section in the changelog."""
-    return sorted(_HEADING.findall(changelog), key=numbers)
+    found = sorted(_HEADING.findall(changelog), key=numbers)
+    return [version for version in found if numbers(version) > numbers(PUBLISHED[-1])]
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -163,12 +164,9 @@ class Frozen:
         for line in broken(mirrored, bare):
             yield f"{line.name}: not as published in {last}: {line.wire}"
         packages = {line.package for line in mirrored}
-        taken = {(line.package, line.symbol.rpartition(".")[0], line.number) for line in mirrored}
+        taken = {line.place for line in mirrored}
         for release in self.old[:-1]:
-            gone = {
-                line
-                for line in self.contracts.get(release, set())
-                if (line.package, line.symbol.rpartition(".")[0], line.number) not in taken
-            }
+            released_then = self.contracts.get(release, set())
+            gone = {line for line in released_then if line.place not in taken}
             for line in reused(gone, {line for line in bare if line.package in packages}):
                 yield f"{line.name}: {line.number} had another type in {release}"

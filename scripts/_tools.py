@@ -21,6 +21,7 @@ STUBS = [
     "protobuf==7.36.2",  # mypy-protobuf wants 6.32 or newer; also reads the descriptor set
 ]
 PROTOC_VERSION = "libprotoc 25.1"
+STUBS_VERSION = "mypy-protobuf 5.1.0"
 PYTHONS = ((3, 10), (3, 12))  # grpcio-tools 1.62.3 has wheels for these
 
 
@@ -37,15 +38,27 @@ def protoc() -> list[str]:
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         raise Stop(2, f"run with Python 3.10, 3.11 or 3.12: {GENERATOR[0]} has wheels for no other")
     command = [str(python_with("generator", GENERATOR)), "-m", "grpc_tools.protoc"]
-    found = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout.strip()
-    if found != PROTOC_VERSION:
-        raise Stop(2, f"protoc is {found!r}, not {PROTOC_VERSION!r}; delete {CACHE} and run again")
+    _assert_version(command, PROTOC_VERSION)
     return command
 
 
 def stub_python() -> Path:
     """The Python beside which protoc-gen-mypy and protoc-gen-mypy_grpc lie."""
-    return python_with("stubs", STUBS)
+    python = python_with("stubs", STUBS)
+    for plugin in ("protoc-gen-mypy", "protoc-gen-mypy_grpc"):
+        _assert_version([str(python.with_name(plugin))], STUBS_VERSION)
+    return python
+
+
+def _assert_version(command: list[str], wanted: str) -> None:
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True)
+        found = done.stdout.strip() or f"exit {done.returncode}"
+    except OSError as error:
+        found = str(error)
+    if found != wanted:
+        tool = " ".join(command)
+        raise Stop(2, f"{tool} is not {wanted} but: {found}; delete {CACHE} and run again")
 
 
 def python_with(name: str, pins: list[str]) -> Path:
@@ -57,8 +70,8 @@ def python_with(name: str, pins: list[str]) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         with home.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two checkouts may build at once
-            if not ready.exists():
-                print(f"build: making the {name} environment: {', '.join(pins)}", file=sys.stderr)
+            if not (ready.exists() and python.exists()):
+                print(f"build: making the {name} environment: {', '.join(pins)}", flush=True)
                 shutil.rmtree(home, ignore_errors=True)
                 _run(name, [sys.executable, "-m", "venv", str(home)])
                 _run(name, [str(python), "-m", "pip", "install", "-q", "--no-input", *pins])

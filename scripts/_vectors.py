@@ -130,8 +130,8 @@ def fill(message: Message, case: str, depth: int = DEPTH, member: str = "") -> N
     if depth == 0:
         return
     descriptor: Descriptor = message.DESCRIPTOR
-    if descriptor.file.package == "google.protobuf":
-        if value := WELL_KNOWN[descriptor.full_name].get(case):
+    if known := WELL_KNOWN.get(descriptor.full_name):  # not every content of theirs has a JSON form
+        if value := known.get(case):
             json_format.ParseDict(value, message)
         return
     chosen = {oneof.fields[-1].name for oneof in oneofs(descriptor)}

@@ -35,6 +35,14 @@ def environment() -> dict[str, str]:
     return clean | {"PATH": path, "VIRTUAL_ENV": str(VENV)}
 
 
+def enter() -> None:
+    """Go on in .venv's Python, if the script was started with another."""
+    if Path(sys.prefix).resolve() != VENV.resolve():
+        words = [str(ensure("dev")), *sys.argv]
+        sys.stdout.flush()
+        os.execve(words[0], words, environment())
+
+
 def _run(*command: str | Path) -> None:
     words = [str(word) for word in command]
     print("+", " ".join(words), flush=True)

@@ -64,7 +64,7 @@ def generate(out: Path) -> dict[Path, bytes]:
     v1_stubs: dict[str, str] = {}
     for path, module in sources.items():
         new = moved[module]
-        if new.startswith(V1) and new.endswith("_grpc") and not has_service(path):
+        if new.endswith("_grpc") and not has_service(path) and not OLD_PATH.fullmatch(new):
             continue
         text = rewrite(path.read_text(), moved, stub=path.suffix == ".pyi")
         made[Path(*new.split(".")).with_suffix(path.suffix)] = text.encode()

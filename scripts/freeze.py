@@ -26,15 +26,18 @@ def check() -> int:
     import smg_proto
 
     frozen = Frozen.here()
-    found = [*frozen.unsound()]
-    found += frozen.unkept(contract(smg_proto.descriptor_set()), smg_proto.__version__)
+    found = [
+        *frozen.unsound(),
+        *frozen.unkept(contract(smg_proto.descriptor_set()), smg_proto.__version__),
+    ]
     for problem in found:
         print(f"freeze: {problem}", file=sys.stderr)
-    if not frozen.own:
+    if frozen.own:
+        command = ["buf", "breaking", "--against", str(frozen.image(frozen.own[-1]))]
+        if subprocess.run(command, cwd=_venv.ROOT).returncode:
+            found.append("buf breaking")
+    else:
         print("freeze: no release of ours yet; nothing for buf breaking to compare with")
-    elif image := frozen.image(frozen.own[-1]):
-        command = ["buf", "breaking", "--against", str(image)]
-        found += subprocess.run(command, cwd=_venv.ROOT).returncode * ["buf breaking"]
     return 1 if found else 0
 
 
@@ -66,6 +69,7 @@ def main() -> int:
     publish = commands.add_parser("published", help="freeze wheels of the package index")
     publish.add_argument("versions", nargs="+", metavar="VERSION")
     args = parser.parse_args()
+    _venv.enter()
     if args.command == "check":
         return check()
     from _frozen import PUBLISHED

@@ -4,8 +4,7 @@
 `import smg_proto` alone loads neither grpc nor protobuf.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as type checkers take it; importing typing would cost more than all else
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
     from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
+    from smg_proto import sagellm_pb2 as sagellm_pb2
+    from smg_proto import sagellm_pb2_grpc as sagellm_pb2_grpc
     from smg_proto import sglang_encoder_pb2 as sglang_encoder_pb2
     from smg_proto import sglang_encoder_pb2_grpc as sglang_encoder_pb2_grpc
     from smg_proto import sglang_scheduler_pb2 as sglang_scheduler_pb2
@@ -44,6 +45,8 @@ _SUBMODULES = frozenset(
         "llm_pb2_grpc",
         "mlx_engine_pb2",
         "mlx_engine_pb2_grpc",
+        "sagellm_pb2",
+        "sagellm_pb2_grpc",
         "sglang_encoder_pb2",
         "sglang_encoder_pb2_grpc",
         "sglang_scheduler_pb2",

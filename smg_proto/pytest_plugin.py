@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from smg_proto.testing import Address, FakeVllmEngine
+    from smg_proto.testing import Address, FakeGateway, FakeVllmEngine
 
 
 @pytest.fixture
@@ -19,4 +19,13 @@ def vllm_engine() -> Iterator["Address[FakeVllmEngine]"]:
     from smg_proto.testing import run_vllm_engine
 
     with run_vllm_engine() as address:
+        yield address
+
+
+@pytest.fixture
+def smg_gateway() -> Iterator["Address[FakeGateway]"]:
+    """A running server of all `smg.v1` services: `grpc.insecure_channel(smg_gateway)`."""
+    from smg_proto.testing import run_gateway
+
+    with run_gateway() as address:
         yield address

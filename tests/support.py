@@ -46,7 +46,7 @@ def make_environment(
     home: Path, requirements: Sequence[str | Path], *, python: str | None = None
 ) -> Path:
     """A fresh virtual environment with these requirements and no others: its Python."""
-    run("uv", "venv", "-q", "--python", python or sys.executable, home)
+    run("uv", "venv", "-q", "--no-python-downloads", "--python", python or sys.executable, home)
     interpreter = home / "bin" / "python"
     words = [str(requirement) for requirement in requirements]
     run("uv", "pip", "install", "-q", "--python", interpreter, *words)

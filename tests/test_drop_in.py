@@ -6,21 +6,25 @@ the package and not of itself, in one with the package it was made for.
 
 import hashlib
 import io
+import json
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from peers.start import PUBLISHED, Servicer, published_servicer, servicer_environment
+from support import ROOT, run
 
 import smg_proto
 from smg_proto import common_pb2, vllm_engine_pb2, vllm_engine_pb2_grpc
 
 pytestmark = pytest.mark.packaging
 END = 256
+ENGINES = ["vllm_engine", "sglang_scheduler", "mlx_engine", "tokenspeed_scheduler"]
 
 
 @pytest.fixture(scope="module", params=["this package", "published package"])
@@ -45,6 +49,14 @@ def channel(servicer: Servicer) -> Iterator[grpc.Channel]:
 @pytest.fixture(scope="module")
 def stub(channel: grpc.Channel) -> vllm_engine_pb2_grpc.VllmEngineStub:
     return vllm_engine_pb2_grpc.VllmEngineStub(channel)
+
+
+def test_servicers_of_all_engines_find_what_they_import(wheel: Path, tmp_path: Path) -> None:
+    python = servicer_environment(tmp_path / "env", wheel)
+    said = json.loads(run(python, ROOT / "tests" / "peers" / "old_imports.py", cwd=tmp_path))
+    assert said["uses"] > 100
+    assert {f"{engine}_pb2_grpc" for engine in ENGINES} <= set(said["modules"])
+    assert not said["missing"]
 
 
 def request(
@@ -181,9 +193,10 @@ def test_the_other_rpcs_answer(
     assert stub.FlushCache(common_pb2.FlushCacheRequest()).success
     assert stub.StartProfile(common_pb2.StartProfileRequest()).success
     assert stub.StopProfile(common_pb2.StopProfileRequest()).success
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
     asked = health_pb2.HealthCheckRequest(service="vllm.grpc.engine.VllmEngine")
-    assert health.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+    answer = health.Check(asked)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_the_tokenizer_arrives_whole(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
@@ -191,6 +204,23 @@ def test_the_tokenizer_arrives_whole(stub: vllm_engine_pb2_grpc.VllmEngineStub) 
     archive = b"".join(chunk.data for chunk in chunks)
     assert chunks[-1].sha256 == hashlib.sha256(archive).hexdigest()
     assert "tokenizer.json" in zipfile.ZipFile(io.BytesIO(archive)).namelist()
+
+
+def test_an_engine_error_can_end_with_ok(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
+    *_, last = stub.Generate(request("!finish:error"))
+    assert last.complete.finish_reason == "error"
+
+
+def test_a_prompt_seen_before_is_cached_until_flushed(
+    stub: vllm_engine_pb2_grpc.VllmEngineStub,
+) -> None:
+    def cached() -> int:
+        (answer,) = stub.Generate(request("x" * 40, stream=False))
+        return answer.complete.cached_tokens
+
+    assert [cached(), cached()] == [0, 32]
+    assert stub.FlushCache(common_pb2.FlushCacheRequest()).success
+    assert cached() == 0
 
 
 def test_events_are_off(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:

@@ -15,12 +15,11 @@ GENERATED = sorted(path.stem for path in PACKAGE.glob("*_pb2*.py"))
 OLD = [name for name in GENERATED if not name.startswith(("llm", "smg", "sagellm"))]
 
 
-def test_importing_the_package_loads_neither_grpc_nor_protobuf() -> None:
-    code = (
-        "import sys, smg_proto; print([m for m in ('grpc', 'google.protobuf') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_importing_the_package_loads_nothing_else() -> None:
+    code = "import sys; old = set(sys.modules); import smg_proto; print({*sys.modules} - old)"
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "{'smg_proto'}"
 
 
 def test_importing_messages_does_not_load_grpc() -> None:
@@ -47,6 +46,14 @@ def test_old_import_path_is_the_same_module(name: str) -> None:
     assert importlib.import_module(f"smg_grpc_proto.generated.{name}") is new
     assert getattr(smg_grpc_proto, name) is new
     assert new.__spec__ is not None and new.__spec__.name == f"smg_proto.{name}"
+
+
+def test_old_import_path_lists_its_modules() -> None:
+    assert sorted(smg_grpc_proto.__all__) == OLD
+    assert set(OLD) <= set(dir(smg_grpc_proto))
+    names: dict[str, object] = {}
+    exec("from smg_grpc_proto import *", names)
+    assert names["vllm_engine_pb2"] is smg_proto.vllm_engine_pb2
 
 
 def test_old_import_path_has_the_version_and_refuses_unknown_names() -> None:

@@ -1,6 +1,7 @@
 """Type checkers, as a user of the installed package runs them, and over this repository."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, make_environment, run
+from support import ROOT, make_environment, run, wheel_metadata
 
 pytestmark = [pytest.mark.typing, pytest.mark.timeout(300)]
 
@@ -17,12 +18,16 @@ MISTAKES = ROOT / "tests" / "typing" / "mistakes.py"
 PACKAGES = ["smg_proto", "smg_grpc_proto"]
 
 
+def requirements(wheel: Path) -> list[str]:
+    """The wheel with all of its extras but our own, and pytest, which it has a plugin for."""
+    extras = set(wheel_metadata(wheel).get_all("Provides-Extra", [])) - {"dev"}
+    return [f"smg-grpc-proto[{','.join(sorted(extras))}] @ {wheel.as_uri()}", "pytest"]
+
+
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a user's environment: the wheel, its extras, nothing of this checkout."""
-    home = tmp_path_factory.mktemp("user") / "env"
-    extras = "types,client,decode,testing,gateway"
-    return make_environment(home, [f"smg-grpc-proto[{extras}] @ {wheel.as_uri()}"])
+    """Of a user's environment: nothing of this checkout."""
+    return make_environment(tmp_path_factory.mktemp("user") / "env", requirements(wheel))
 
 
 @pytest.fixture
@@ -66,6 +71,23 @@ def test_pyright_finds_nothing_in_the_samples(python: Path, folder: Path) -> Non
     assert pyright(python, *(path.name for path in SAMPLES), cwd=folder) == []
 
 
+def test_samples_are_clean_at_the_floors_of_the_extra(
+    wheel: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    required = wheel_metadata(wheel).get_all("Requires-Dist", [])
+    floors = [
+        line.partition(";")[0].replace(">=", "==") + ".*"
+        for line in required
+        if line.endswith("extra == 'types'")
+    ]
+    assert len(floors) == 2
+    home = tmp_path_factory.mktemp("floors") / "env"
+    python = make_environment(home, [*requirements(wheel), *floors])
+    names = [path.name for path in SAMPLES]
+    assert mypy(python, *names, cwd=folder).startswith("Success")
+    assert pyright(python, *names, cwd=folder) == []
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_samples_run(sample: Path, python: Path, tmp_path: Path) -> None:
     run(python, "-W", "error", sample, cwd=tmp_path)
@@ -100,17 +122,21 @@ def test_pyright_finds_nothing_in_the_package(python: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_type_is_complete(package: str, python: Path, tmp_path: Path) -> None:
-    command = ["--verifytypes", package, "--ignoreexternal", "--outputjson"]
-    said = run("pyright", *command, "--pythonpath", python, cwd=tmp_path, check=False)
-    found = json.loads(said)["typeCompleteness"]
-    unknown = [symbol["name"] for symbol in found["symbols"] if not symbol["isTypeKnown"]]
-    assert found["completenessScore"] == 1 and not unknown
+    # In this mode pyright takes the environment of the python that comes first in PATH.
+    path = os.pathsep.join([str(python.parent), os.environ["PATH"]])
+    command = ["pyright", "--verifytypes", package, "--ignoreexternal", "--outputjson"]
+    found = json.loads(run(*command, cwd=tmp_path, check=False, PATH=path))["typeCompleteness"]
+    assert Path(found["moduleRootDirectory"]).is_relative_to(python.parents[1])
+    incomplete = [symbol["name"] for symbol in found["symbols"] if not symbol["isTypeKnown"]]
+    assert not incomplete and found["completenessScore"] == 1
     assert found["exportedSymbolCounts"]["withKnownType"] > 0
 
 
 def test_mypy_finds_nothing_in_the_repository() -> None:
-    scripts = [str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("*.py")]
-    run("mypy", "smg_proto", "smg_grpc_proto", "tests", *scripts, cwd=ROOT)
+    programs = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    run("mypy", *PACKAGES, "tests", *programs, cwd=ROOT)
+    for conftest in (ROOT / "tests").glob("*/**/conftest.py"):
+        run("mypy", conftest, cwd=ROOT, MYPYPATH=f"tests:{conftest.parent}")
 
 
 def test_pyright_finds_nothing_in_the_repository() -> None:

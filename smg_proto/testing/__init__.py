@@ -5,19 +5,29 @@ with run_vllm_engine() as address:
 """
 
 from smg_proto.testing.engine import FakeVllmEngine
+from smg_proto.testing.gateway import FakeGateway
 from smg_proto.testing.scripting import Answer, Call, Counters, Fault, Received, Record, Script
-from smg_proto.testing.server import Address, run_vllm_engine, serve_vllm_engine
+from smg_proto.testing.server import (
+    Address,
+    run_gateway,
+    run_vllm_engine,
+    serve_gateway,
+    serve_vllm_engine,
+)
 
 __all__ = [
     "Address",
     "Answer",
     "Call",
     "Counters",
+    "FakeGateway",
     "FakeVllmEngine",
     "Fault",
     "Received",
     "Record",
     "Script",
+    "run_gateway",
     "run_vllm_engine",
+    "serve_gateway",
     "serve_vllm_engine",
 ]

@@ -2,18 +2,16 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
-from smg_proto import __version__, common_pb2, vllm_engine_pb2_grpc
+from smg_proto import common_pb2, vllm_engine_pb2_grpc
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.testing.engine_load import MAX_RUNNING, LoadMeter, Running
 from smg_proto.testing.engine_replies import Choice, input_logprobs, model_info, server_info
 from smg_proto.testing.engine_requests import Refused, prompt_of, sampling_of
 from smg_proto.testing.generation import generate
@@ -24,45 +22,17 @@ from smg_proto.testing.tokenizer import CHUNK_SIZE
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_MAX_RUNNING = 256
 _HEARTBEAT = 1.0
 _NO_TRACE = "noted; a fake engine writes no trace"
-_LOAD_WINDOW = 2.0  # seconds over which the generation rate is measured
-
-
-@dataclass(eq=False)
-class _Running:
-    """A request at work: who may abort it, and whether someone has."""
-
-    request_id: str
-    aborted: bool = False
-
-
-@dataclass
-class _Rates:
-    """What happened lately, for the loads."""
-
-    tokens: deque[float] = field(default_factory=lambda: deque[float](maxlen=10_000))
-    prompts: deque[tuple[int, int]] = field(
-        default_factory=lambda: deque[tuple[int, int]](maxlen=64)
-    )
-
-    def per_second(self) -> float:
-        since = time.monotonic() - _LOAD_WINDOW
-        return sum(at >= since for at in self.tokens) / _LOAD_WINDOW
-
-    def hit_rate(self) -> float:
-        total = sum(size for size, _ in self.prompts)
-        return sum(cached for _, cached in self.prompts) / total if total else 0.0
 
 
 class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
     """All RPCs of `VllmEngine`, answered as the published vLLM server answers them.
 
-    Add it to a `grpc.aio` server, or use run_vllm_engine(). `script` sets answers and faults,
-    `record` has the requests and the counters. `healthy` is what HealthCheck says, `token_delay`
-    the seconds between two tokens, `tokens_per_chunk` the most tokens in one chunk, `kv_events`
-    whether SubscribeKvEvents is there.
+    Use run_vllm_engine(), or add it to a grpc.aio server of your own with `add_to_server`.
+    `script` sets answers and faults, `record` has the requests and the counters. `healthy` is what
+    HealthCheck says, `token_delay` the seconds between two tokens, `tokens_per_chunk` the most
+    tokens in one chunk, `kv_events` whether SubscribeKvEvents is there.
     """
 
     def __init__(
@@ -80,11 +50,13 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         self.kv_events = kv_events
         self.healthy = True
         self.profiling = False
-        self.script = Script()
+        self.script = Script(frozenset({"Generate"}))
         self.record = Record()
         self._cache = KvCache()
-        self._running: set[_Running] = set()
-        self._rates = _Rates()
+        self._meter = LoadMeter(self._cache)
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(self, server)
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
@@ -101,12 +73,12 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
             await _fail(context, error)
 
     @contextmanager
-    def _accounted(self, request: pb.GenerateRequest) -> Generator[_Running, None, None]:
+    def _accounted(self, request: pb.GenerateRequest) -> Generator[Running, None, None]:
         """Count a request in, and out again by how it ended."""
-        running = _Running(request.request_id)
+        running = Running(request.request_id)
         counters = self.record.counters
         counters.started += 1
-        self._running.add(running)
+        self._meter.running.add(running)
         try:
             yield running
         except (asyncio.CancelledError, GeneratorExit):
@@ -121,15 +93,15 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
             else:
                 counters.finished += 1
         finally:
-            self._running.discard(running)
+            self._meter.running.discard(running)
 
     async def _messages(
-        self, request: pb.GenerateRequest, answer: Answer | None, running: _Running
+        self, request: pb.GenerateRequest, answer: Answer | None, running: Running
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         prompt = prompt_of(request, self.model)
         sampling = sampling_of(request, None if answer is None else answer.written())
         cached = self._cache.store(prompt)
-        self._rates.prompts.append((len(prompt), cached))
+        self._meter.prompts.append((len(prompt), cached))
         asked = request.sampling_params
         inputs = input_logprobs(self.model, prompt, asked)
         choices = [
@@ -157,7 +129,7 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
                     return
                 for _ in range(self.tokens_per_chunk if request.stream else 1):
                     choice.take(next(source))
-                    self._rates.tokens.append(time.monotonic())
+                    self._meter.tokens.append(time.monotonic())
                     if choice.ended:
                         open_choices.remove((choice, source))
                         break
@@ -181,8 +153,8 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
         await self._receive_unary("Abort", request, context)
-        for running in self._running:
-            if running.request_id in request.request_ids:
+        for running in self._meter.running:
+            if running.request_id and running.request_id in request.request_ids:
                 running.aborted = True
         return pb.AbortResponse()
 
@@ -203,43 +175,11 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         await self._receive_unary("GetServerInfo", request, context)
-        return server_info(_MAX_RUNNING)
+        return server_info(MAX_RUNNING)
 
     async def GetLoads(self, request: pb.GetLoadsRequest, context: Context) -> pb.GetLoadsResponse:
         await self._receive_unary("GetLoads", request, context)
-        load = self._load()
-        return pb.GetLoadsResponse(
-            timestamp=datetime.now(timezone.utc).isoformat(),
-            version=__version__,
-            dp_rank_count=1,
-            loads=[
-                pb.SchedulerLoad(
-                    num_running_reqs=load.running_requests,
-                    num_total_reqs=load.running_requests,
-                    num_used_tokens=load.num_used_tokens,
-                    max_total_num_tokens=load.max_total_num_tokens,
-                    token_usage=load.token_usage,
-                    gen_throughput=load.gen_throughput,
-                    cache_hit_rate=load.cache_hit_rate,
-                    utilization=load.token_usage,
-                    max_running_requests=load.max_running_requests,
-                )
-            ],
-        )
-
-    def _load(self, *, sample: int = 0) -> common_pb2.EngineLoad:
-        used, capacity = self._cache.used_tokens, self._cache.capacity
-        return common_pb2.EngineLoad(
-            running_requests=len(self._running),
-            waiting_uncached_tokens=0,
-            token_usage=used / capacity,
-            gen_throughput=self._rates.per_second(),
-            max_running_requests=_MAX_RUNNING,
-            sample=sample,
-            cache_hit_rate=self._rates.hit_rate(),
-            num_used_tokens=used,
-            max_total_num_tokens=capacity,
-        )
+        return self._meter.loads()
 
     async def GetTokenizer(
         self, request: common_pb2.GetTokenizerRequest, context: Context
@@ -294,7 +234,7 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
                         sequence_number=self._cache.sequence, timestamp=time.time(), dp_rank=0
                     )
                 samples += 1
-                load = self._load(sample=samples)
+                load = self._meter.load(sample=samples)
                 load.load_only = not batch.events
                 sent = common_pb2.KvEventBatch(load=load)
                 sent.MergeFrom(batch)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.testing.generation import Piece, Step
+from smg_proto.testing.generation import Piece, Step, score
 from smg_proto.testing.kv_cache import BLOCK_SIZE
 from smg_proto.testing.model import EOS, Model
 from smg_proto.testing.tokenizer import PAD, START
@@ -123,19 +123,12 @@ def input_logprobs(
         return None
     count = asked.prompt_logprobs
     reply = pb.InputLogProbs(token_ids=prompt)
-    for place, token in enumerate(prompt):
-        if place == 0:
-            reply.token_logprobs.add()
-            if count:
-                reply.top_logprobs.add()
-            continue
-        logits = model.logits(0, prompt[max(place - 2, 0) : place], place)
-        logprobs = model.logprobs(logits, token)
-        best = sorted(logprobs.items(), key=lambda item: (-item[1], item[0]))
-        reply.token_logprobs.add(value=logprobs[token])
-        if count:
-            step = Step(token, logprobs[token], tuple(best))
-            reply.top_logprobs.append(_top(step, count))
+    reply.token_logprobs.add()
+    for step in score(model, prompt, count):
+        reply.token_logprobs.add(value=step.logprob)
+    if count:
+        reply.top_logprobs.add()
+        reply.top_logprobs.extend(_top(step, count) for step in score(model, prompt, count))
     return reply
 
 

@@ -105,10 +105,6 @@ def _check_ranges(params: pb.SamplingParams, temperature: float) -> None:
     _check(params.n <= 1 or temperature >= 1e-5, "n must be 1 when temperature is 0")
     for name, asked in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
         _check(-1 <= asked <= MAX_LOGPROBS, f"{name} must be from -1 to {MAX_LOGPROBS}")
-    _check(
-        params.prompt_logprobs == 0 or not params.ignore_eos or params.prompt_logprobs > -2,
-        "prompt_logprobs must be -1 or more",
-    )
 
 
 def _check_json(text: str, name: str) -> None:
@@ -129,6 +125,7 @@ def _constrained(params: pb.SamplingParams) -> str | None:
     kind = params.WhichOneof("constraint")
     if kind is None:
         return None
+    _check(kind != "json_object" or params.json_object, "json_object must be true or unset")
     if kind not in makers:
         raise unsupported(f"the built-in model cannot keep to a constraint of kind {kind}")
     try:

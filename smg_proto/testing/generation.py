@@ -90,6 +90,19 @@ def generate(
         yield Piece(step, shown, steps_shown)
 
 
+def score(model: Model, prompt: Sequence[int], top: int) -> Iterator[Step]:
+    """How likely the model finds each token of a prompt but the first, which nothing precedes."""
+    for place in range(1, len(prompt)):
+        logits = model.logits(0, prompt[max(place - 2, 0) : place], place)
+        logprobs = model.logprobs(logits, prompt[place])
+        yield Step(prompt[place], logprobs[prompt[place]], _best(logprobs, top))
+
+
+def _best(logprobs: dict[int, float], top: int) -> tuple[tuple[int, float], ...]:
+    ranked = sorted(logprobs.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(ranked[: max(top, 0)])
+
+
 def _steps(
     model: Model, prompt: Sequence[int], sampling: Sampling, index: int
 ) -> Iterator[tuple[Step, bool]]:
@@ -110,13 +123,9 @@ def _steps(
         _forbid_ends(logits, sampling, len(made))
         token = _choose(dict(logits), made, prompt, sampling, draw)
         logprobs = model.logprobs(logits, token)
-        top: tuple[tuple[int, float], ...] = ()
-        if sampling.logprobs is not None and sampling.logprobs > 0:
-            best = sorted(logprobs.items(), key=lambda item: (-item[1], item[0]))
-            top = tuple(best[: sampling.logprobs])
         made.append(token)
         context.append(token)
-        yield Step(token, logprobs[token], top), False
+        yield Step(token, logprobs[token], _best(logprobs, sampling.logprobs or 0)), False
 
 
 def _forbid_ends(logits: dict[int, float], sampling: Sampling, made: int) -> None:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from smg_proto.testing import corpus
-from smg_proto.testing.tokenizer import CONTEXT_LENGTH, END, IM_END, tokenizer
+from smg_proto.testing.tokenizer import ADDED, CONTEXT_LENGTH, END, IM_END, tokenizer
 
 MODEL_NAME = "demo-model"
 EOS = frozenset({END, IM_END})
@@ -53,20 +53,20 @@ class Model:
         """What could come after the context, `made` tokens into the answer to prompt `key`."""
         logits = {
             token: math.log(count) + _noise(key, made, token)
-            for token, count in self._counts(context).items()
+            for token, count in self._counts(context, made).items()
         }
         if END in logits:
             logits[END] += (made - _PATIENCE) * 0.25
         return logits
 
-    def _counts(self, context: Sequence[int]) -> Counter[int]:
+    def _counts(self, context: Sequence[int], made: int) -> Counter[int]:
         if not context:
             return self._plain
         last = context[-1]
         pair = self._after_two.get((context[-2], last)) if len(context) > 1 else None
-        text = self.tokenizer.token_bytes(last)
-        if pair is not None and text[-1] >= 0x80:
-            return pair  # within a character there is one way on
+        text = b"" if last < ADDED else self.tokenizer.token_bytes(last)
+        if text and text[-1] >= 0x80:  # within a character, or at the end of the prompt
+            return pair if pair is not None and made else self._spaced
         if last in self._after_one and text.strip():
             return self._after_one[last] + (pair + pair if pair else Counter())
         return self._spaced if text.strip() else self._plain

@@ -50,8 +50,9 @@ def written_call(name: str, arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to go wrong with one RPC: a delay, then after some messages a status.
+    """What is to go wrong with one RPC: a delay, then in place of a message a status.
 
+    `after` is the number of messages that come before; a stream that has no more stays whole.
     Status OK cuts the stream: it ends too early, as if the model behind it had gone away. An
     engine then ends without `complete`; a gateway, which must not pretend, answers UNAVAILABLE
     with STREAM_TRUNCATED. Without a status there is only the delay.
@@ -78,14 +79,16 @@ class _Entry:
     when: Callable[[Message], bool] | None
     times: int | None
 
-    def fits(self, rpc: str, request: Message) -> bool:
-        return self.rpc in (None, rpc) and (self.when is None or self.when(request))
+    def fits(self, rpc: str, request: Message, *, generates: bool) -> bool:
+        meant = generates if self.rpc is None else self.rpc == rpc
+        return meant and (self.when is None or self.when(request))
 
 
 class Script:
     """What is to happen with the next requests. Safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, generating: frozenset[str]) -> None:
+        self._generating = generating
         self._entries: list[_Entry] = []
         self._lock = threading.Lock()
 
@@ -99,9 +102,9 @@ class Script:
     ) -> None:
         """Have the next request get this answer or fault; several wait in line.
 
-        `rpc` is the RPC's short name ("Generate"), `when` looks at the request, `times` is for how
-        many requests it holds, None for all. A request takes the first answer and the first fault
-        that fit it.
+        `rpc` is the RPC's short name ("HealthCheck"), None any that generates; `when` looks at the
+        request; `times` is for how many requests it holds, None for all. A request takes the first
+        answer and the first fault that fit it.
         """
         with self._lock:
             self._entries.append(_Entry(action, rpc, when, times))
@@ -120,8 +123,10 @@ class Script:
 
     def _take(self, kind: type[Action], rpc: str, request: Message) -> Action | None:
         with self._lock:
+            generates = rpc in self._generating
             for entry in self._entries:
-                if isinstance(entry.action, kind) and entry.fits(rpc, request):
+                fits = entry.fits(rpc, request, generates=generates)
+                if isinstance(entry.action, kind) and fits:
                     if entry.times is not None:
                         entry.times -= 1
                         if entry.times <= 0:
@@ -163,9 +168,11 @@ class Record:
 
     def note(
         self, rpc: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> None:
+    ) -> dict[str, str | bytes]:
+        """Keep a request; its metadata."""
         metadata = tuple((key, value) for key, value in context.invocation_metadata() or ())
         self.received.append(Received(rpc, request, metadata))
+        return dict(metadata)
 
 
 class Injected(Exception):
@@ -177,17 +184,16 @@ class Injected(Exception):
 
 
 async def interrupted(messages: AsyncGenerator[_M, None], fault: Fault | None) -> AsyncIterator[_M]:
-    """The messages, until the fault strikes: then Injected."""
+    """The messages, until the fault strikes in place of one: then Injected."""
+    strikes = fault if fault is not None and fault.status is not None else None
     async with aclosing(messages):
         if fault is not None:
             await asyncio.sleep(fault.delay)
+        if strikes is not None and strikes.after == 0:
+            raise Injected(strikes)  # without waiting for a message
         sent = 0
-        while True:
-            if fault is not None and fault.status is not None and sent == fault.after:
-                raise Injected(fault)
-            try:
-                message = await anext(messages)
-            except StopAsyncIteration:
-                return
+        async for message in messages:
+            if strikes is not None and sent == strikes.after:
+                raise Injected(strikes)
             yield message
             sent += 1

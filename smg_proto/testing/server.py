@@ -2,18 +2,22 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
-from smg_proto import vllm_engine_pb2_grpc
 from smg_proto.testing.engine import FakeVllmEngine
+from smg_proto.testing.gateway import FakeGateway
 
-_S = TypeVar("_S")
+
+class _Servable(Protocol):
+    def add_to_server(self, server: grpc.aio.Server) -> None: ...
+
+
+_S = TypeVar("_S", bound=_Servable)
 _T = TypeVar("_T")
-_ANY_PORT = "127.0.0.1:0"
 
 
 class Address(str, Generic[_S]):
@@ -28,25 +32,20 @@ class Address(str, Generic[_S]):
 
 
 @asynccontextmanager
-async def listening(
-    servicer: _S, register: Callable[[_S, grpc.aio.Server], None], listen: str = _ANY_PORT
-) -> AsyncGenerator[Address[_S], None]:
+async def _serve(servicer: _S) -> AsyncGenerator[Address[_S], None]:
     """Serve in the running event loop; on leaving, calls still at work are cancelled."""
-    # Without this option a second server could share the port, and get half of the calls.
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    register(servicer, server)
-    port = server.add_insecure_port(listen)
+    server = grpc.aio.server()
+    servicer.add_to_server(server)
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        yield Address(f"{listen.rpartition(':')[0]}:{port}", servicer)
+        yield Address(f"127.0.0.1:{port}", servicer)
     finally:
         await server.stop(None)
 
 
 @contextmanager
-def listening_thread(
-    servicer: _S, register: Callable[[_S, grpc.aio.Server], None]
-) -> Generator[Address[_S], None, None]:
+def _run(servicer: _S) -> Generator[Address[_S], None, None]:
     """Serve in a thread with an event loop of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="smg-proto-fake", daemon=True)
@@ -57,7 +56,7 @@ def listening_thread(
 
     stack = AsyncExitStack()
     try:
-        yield run(stack.enter_async_context(listening(servicer, register)))
+        yield run(stack.enter_async_context(_serve(servicer)))
     finally:
         run(stack.aclose())
         loop.call_soon_threadsafe(loop.stop)
@@ -65,16 +64,19 @@ def listening_thread(
         loop.close()
 
 
-def _register_engine(servicer: FakeVllmEngine, server: grpc.aio.Server) -> None:
-    vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(servicer, server)
-
-
 @contextmanager
 def run_vllm_engine(
     engine: FakeVllmEngine | None = None,
 ) -> Generator[Address[FakeVllmEngine], None, None]:
     """A running FakeVllmEngine: `with run_vllm_engine() as address:`; `address.servicer` is it."""
-    with listening_thread(engine or FakeVllmEngine(), _register_engine) as address:
+    with _run(engine or FakeVllmEngine()) as address:
+        yield address
+
+
+@contextmanager
+def run_gateway(gateway: FakeGateway | None = None) -> Generator[Address[FakeGateway], None, None]:
+    """A running FakeGateway: `with run_gateway() as address:`; `address.servicer` is it."""
+    with _run(gateway or FakeGateway()) as address:
         yield address
 
 
@@ -82,6 +84,15 @@ def run_vllm_engine(
 async def serve_vllm_engine(
     engine: FakeVllmEngine | None = None,
 ) -> AsyncGenerator[Address[FakeVllmEngine], None]:
-    """The same in the running event loop: `async with serve_vllm_engine() as address:`."""
-    async with listening(engine or FakeVllmEngine(), _register_engine) as address:
+    """run_vllm_engine() in the running event loop: `async with serve_vllm_engine() as address:`."""
+    async with _serve(engine or FakeVllmEngine()) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serve_gateway(
+    gateway: FakeGateway | None = None,
+) -> AsyncGenerator[Address[FakeGateway], None]:
+    """run_gateway() in the running event loop: `async with serve_gateway() as address:`."""
+    async with _serve(gateway or FakeGateway()) as address:
         yield address

@@ -18,6 +18,7 @@ from smg_proto.testing.corpus import words
 # Special tokens leave no text when special tokens are skipped; markers always do.
 SPECIAL = ("<|pad|>", "<|start|>", "<|end|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+ADDED = len(SPECIAL) + len(MARKERS)  # ids below are of these
 PAD, START, END, IM_START, IM_END = range(len(SPECIAL))
 
 CONTEXT_LENGTH = 4096

@@ -13,6 +13,11 @@ import pytest
 from _contract import contract, parse
 from _frozen import COMPAT, PUBLISHED, Frozen
 from golden import Golden
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from live import cells, uncovered
 
 import smg_proto
 
@@ -111,7 +116,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
 ) -> None:
     choice = random.Random(4)
     golden_vectors = Golden(frozen)
-    for path in frozen.fixtures():
+    for path in [*frozen.vectors(OURS).iterdir(), *frozen.vectors("published-0.4.6").iterdir()]:
         rows = path.read_text().splitlines()
         chosen = [
             i for i, row in enumerate(rows) if '"case":"full"' in row and '"hex":""' not in row
@@ -145,6 +150,33 @@ def test_the_fixture_of_a_deleted_type_fails(
     found = list(Golden(frozen).problems(frozen.vectors(OURS) / "smg.v1.jsonl"))
     assert found
     assert all("smg.v1.ChatRequest" in p and "lack this message" in p for p in found)
+
+
+def retyped(reader: type[Message], number: int) -> type[Message]:
+    """A message class like this one, but that one field, a number, is a bool."""
+    file = FileDescriptorProto(name="retyped.proto", package="retyped", syntax="proto3")
+    reader.DESCRIPTOR.CopyToProto(file.message_type.add())
+    (message,) = file.message_type
+    (field,) = (field for field in message.field if field.number == number)
+    assert field.type == field.TYPE_UINT32
+    field.type = field.TYPE_BOOL
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return GetMessageClass(pool.FindMessageTypeByName(f"retyped.{message.name}"))
+
+
+@pytest.mark.parametrize("side", ["today", "older"])
+def test_a_reader_that_takes_a_field_for_another_type_is_found(
+    frozen: Frozen, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    name = "vllm.grpc.engine.EmbedResponse"
+    vectors = Golden(frozen)
+    classes = golden.todays_classes() if side == "today" else vectors.readers["published-0.4.28"]
+    monkeypatch.setitem(classes, name, retyped(classes[name], 2))
+    found = list(vectors.problems(frozen.vectors(OURS) / "vllm.grpc.engine.jsonl"))
+    assert all(name in problem for problem in found)
+    expected = "write back something else" if side == "today" else "reader of published-0.4.28"
+    assert [problem for problem in found if expected in problem]
 
 
 def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
@@ -181,3 +213,11 @@ def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: F
     back = replace(like, symbol="MultimodalInputs.back", number="3", type="string")
     (problem,) = {p for p in frozen.unkept(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
     assert problem == f"{back.name}: 3 had another type in published-0.4.8"
+
+
+def test_a_cell_that_is_missing_in_the_live_matrix_is_noticed(frozen: Frozen) -> None:
+    every = cells(frozen)
+    assert not uncovered(every, frozen)
+    for cell in every:
+        assert uncovered([other for other in every if other != cell], frozen)
+    assert uncovered(cells(Frozen.here()), frozen), "one more release needs more cells"

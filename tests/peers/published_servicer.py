@@ -28,7 +28,8 @@ from smg_grpc_servicer.vllm.health_servicer import VllmHealthServicer  # noqa: E
 from smg_grpc_servicer.vllm.servicer import VllmEngineServicer  # noqa: E402
 
 import smg_grpc_proto  # noqa: E402
-from peers.fake_engine import FakeEngine, write_tokenizer  # noqa: E402
+from peers.fake_engine import FakeEngine  # noqa: E402
+from peers.fake_model import write_tokenizer  # noqa: E402
 from smg_grpc_proto import vllm_engine_pb2_grpc  # noqa: E402
 
 SERVICE = "vllm.grpc.engine.VllmEngine"

@@ -217,6 +217,7 @@ REFUSED: list[dict[str, object]] = [
     {"n": 2, "temperature": 0},
     {"json_schema": "{"},
     {"choice": pb.ChoiceConstraint()},
+    {"json_object": False},
     {"text": ""},
     {"text": "word " * 3000},
 ]
@@ -313,12 +314,19 @@ def test_tokenizer_comes_in_chunks_with_the_digest_on_the_last(stub: Stub) -> No
     assert "tokenizer.json" in zipfile.ZipFile(io.BytesIO(data)).namelist()
 
 
-def test_kv_events_send_headers_at_once_then_stored_blocks_and_loads(stub: Stub) -> None:
+def test_kv_events_send_headers_before_there_is_any_event(stub: Stub) -> None:
+    call = stub.SubscribeKvEvents(common_pb2.SubscribeKvEventsRequest(), timeout=3)
+    call.initial_metadata()  # waits for the headers, or for the end
+    assert call.is_active()
+    call.cancel()
+
+
+def test_kv_events_are_stored_blocks_and_loads(stub: Stub) -> None:
     stub.FlushCache(common_pb2.FlushCacheRequest())
     call = stub.SubscribeKvEvents(
         common_pb2.SubscribeKvEventsRequest(load_records_before_first_batch=True), timeout=20
     )
-    call.initial_metadata()  # returns before any event
+    call.initial_metadata()
     text = "The gateway takes a request and hands it to a worker. " * 3
     prompt = tokenizer().encode(text)
     assert ends_of(list(stub.Generate(request(text))))[0].cached_tokens == 0

@@ -103,6 +103,8 @@ def test_shown_text_is_the_tokens_text_up_to_the_stop(prompt: str, sampling: Sam
     else:
         assert whole[len(text) :] in ("", "\ufffd")  # half a character, cut off by max_tokens
         assert last.finish_reason == ("stop" if last.step.token == END else "length")
+    if not sampling.include_stop and not sampling.min_tokens:
+        assert not any(stop in text for stop in sampling.stop)
     if sampling.max_tokens is not None:
         assert len(pieces) <= sampling.max_tokens
     assert len(pieces) >= min(sampling.min_tokens, sampling.max_tokens or 5)

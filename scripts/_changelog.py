@@ -1,0 +1,85 @@
+"""The changelog against the contracts: what a release has to name, how big a step it has to be."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from _contract import Line, changed, contract
+from _frozen import Frozen, numbers
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from smg_proto.compat import Contract, diff, load
+
+UNRELEASED = "Unreleased"
+STEPS = ("none", "patch", "minor", "major")
+
+
+def section(changelog: str, title: str) -> str:
+    """The text under `## [title]`; empty if there is no such heading."""
+    found = re.search(
+        rf"^## \[{re.escape(title)}\].*\n((?:(?!## ).*\n?)*)", changelog, re.MULTILINE
+    )
+    return found[1].strip() if found else ""
+
+
+def released_section(changelog: str, version: str, date: str) -> str:
+    """The changelog with what was unreleased under the heading of a version."""
+    if section(changelog, version):
+        return changelog
+    heading = f"## [{UNRELEASED}]"
+    return changelog.replace(heading, f"{heading}\n\n## [{version}] - {date}", 1)
+
+
+def step(old: str, new: str) -> str:
+    """How big a step it is from one version to the next, as one of STEPS."""
+    before, after = numbers(old), numbers(new)
+    for name, was, now in zip(("major", "minor", "patch"), before, after, strict=True):
+        if was != now:
+            return name if now > was else "none"
+    return "none"
+
+
+def names(symbol: str, packages: Iterable[str]) -> list[str]:
+    """How a changelog may call a symbol: in full, or within its package."""
+    return [symbol, *(symbol.removeprefix(f"{p}.") for p in packages if symbol.startswith(f"{p}."))]
+
+
+def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) -> Iterator[str]:
+    """What keeps these contracts from being released as this version with this section."""
+    last = frozen.last.removeprefix("published-")
+    old, new = frozen.contracts[frozen.last], contract(files)
+    packages = {line.package for line in old | new}
+    symbols = changed(old, new)
+    for symbol in symbols:
+        called = names(symbol, packages)
+        if not any(re.search(rf"(?<![\w.]){re.escape(n)}(?!\.?\w)", text) for n in called):
+            yield f"CHANGELOG.md does not name {called[-1]} ({symbol}), which {last} has otherwise"
+    yield from misdated(frozen, new, version)
+    verdict = diff(load(frozen.image(frozen.last)), Contract(files, "proto/")).verdict
+    if verdict != "compatible":
+        needed, why = "major", f"the change is of class {verdict}"
+    elif symbols:
+        needed, why = "minor", "contracts have changed"
+    else:
+        needed, why = "patch", "a release needs a version of its own"
+    if STEPS.index(step(last, version)) < STEPS.index(needed):
+        yield f"{last} to {version} is too small a step: {why}, so it has to be a {needed} one"
+
+
+def misdated(frozen: Frozen, new: set[Line], version: str) -> Iterator[str]:
+    """New symbols whose comment claims another release.
+
+    A mirrored one may also name the published release that has it, one after the last frozen.
+    """
+    there = {line.name for line in frozen.contracts[frozen.last]}
+    mirrored = {line.package for line in frozen.contracts[frozen.old[-1]]}
+    release = ".".join(str(number) for number in numbers(version))
+    wrong: dict[str, list[str]] = {}
+    for line in sorted(line for line in new if line.name not in there):
+        upstream = line.package in mirrored and line.since != "-"
+        if line.since != release and not (
+            upstream and numbers(line.since) > numbers(frozen.old[-1].removeprefix("published-"))
+        ):
+            wrong.setdefault(line.since, []).append(line.name)
+    for since, symbols in wrong.items():
+        more = f" and {len(symbols) - 1} more" if symbols[1:] else ""
+        yield f"{symbols[0]}{more}: new, but the comment says since {since}, not {release}"

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Write docs/history.md: every release against the one before, judged by smg-proto diff and buf.
+
+    scripts/history.py            write it
+    scripts/history.py --check    only say whether it is as it should be
+
+Exit: 0 fine, 1 the answer is no, 2 a release cannot be had or buf is missing.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import DescriptorProto
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "history.md"
+PUBLISHED = ["0.3.2", "0.3.3", *(f"0.4.{patch}" for patch in range(29))]
+BUF_LEVELS = ("FILE", "WIRE_JSON", "WIRE")
+INTRO = """\
+# What each published release changed
+
+Every release of `smg-grpc-proto` before this repository's first, against the one before it: what
+`smg-proto diff` finds, by class, and how many errors `buf breaking` reports for the same pair at
+three of its levels. Made by `scripts/history.py`. The findings of a pair, with their witnesses:
+
+    smg-proto diff pypi:smg-grpc-proto==0.4.10 pypi:smg-grpc-proto==0.4.11
+
+buf's WIRE level is silent where data behind a `reserved` number is lost (0.4.2 in part, 0.4.6
+wholly), and it reports errors where not a byte differs (0.4.13: messages that moved, a field that
+became the first member of a oneof).
+
+"""
+HEADER = ["release", "verdict", "data", "rpc", "presence", "json", "source"]
+
+
+def rows() -> Iterator[list[str]]:
+    """One for each release but the first."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from smg_proto.compat import CLASSES, diff, load
+
+    contracts = [load(f"pypi:smg-grpc-proto=={version}") for version in PUBLISHED]
+    with tempfile.TemporaryDirectory() as scratch:
+        images = [Path(scratch, f"{version}.binpb") for version in PUBLISHED]
+        for contract, image in zip(contracts, images, strict=True):
+            files = FileDescriptorSet(file=contract.files)
+            for file in files.file:
+                for message in file.message_type:
+                    name_for_json(message)
+            image.write_bytes(files.SerializeToString())
+        for place in range(1, len(PUBLISHED)):
+            report = diff(contracts[place - 1], contracts[place])
+            classes = [finding.cls for finding in report.findings]
+            counts = [classes.count(name) for name in CLASSES if name != "notice"]
+            said = [buf_errors(images[place - 1], images[place], level) for level in BUF_LEVELS]
+            yield [PUBLISHED[place], report.verdict, *(str(n or "") for n in [*counts, *said])]
+
+
+def name_for_json(message: "DescriptorProto") -> None:
+    """Say JSON's names aloud: generated modules leave them out, and buf reads no other sign."""
+    from smg_proto.compat.contract import usual_json_name
+
+    for field in message.field:
+        field.json_name = field.json_name or usual_json_name(field.name)
+    for nested in message.nested_type:
+        name_for_json(nested)
+
+
+def buf_errors(old: Path, new: Path, level: str) -> int:
+    """How many errors buf breaking reports at this level."""
+    config = f'{{"version":"v2","breaking":{{"use":["{level}"]}}}}'
+    command = ["buf", "breaking", str(new), "--against", str(old), "--config", config]
+    done = subprocess.run([*command, "--error-format", "json"], capture_output=True, text=True)
+    if done.returncode not in (0, 100):  # 100: there are errors to report
+        sys.exit(f"history: buf breaking failed: {done.stderr.strip()}")
+    return len(done.stdout.splitlines())
+
+
+def page() -> str:
+    header = [*HEADER, *(f"buf {level}" for level in BUF_LEVELS)]
+    lines = [header, ["---"] * len(header), *rows()]
+    return INTRO + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> int:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--check", action="store_true", help="only compare")
+    check = parser.parse_args().check
+    if not shutil.which("buf"):
+        print("history: buf is not on PATH; pip install buf-bin", file=sys.stderr)
+        return 2
+    os.environ.setdefault("SMG_PROTO_CACHE", str(ROOT / ".cache"))
+    from smg_proto.compat import ContractError
+
+    try:
+        text = page()
+    except ContractError as error:
+        print(f"history: {error}", file=sys.stderr)
+        return 2
+    if not check:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
+        print(f"history: {PAGE.relative_to(ROOT)} is stale; run {__file__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Cut a release: check, freeze, build, commit, tag. Nothing is pushed and nothing uploaded.
+
+    scripts/release.py 0.6.0 --dry-run       only the checks, and what would be done
+    scripts/release.py 0.6.0                 all of it; runs the whole of scripts/test before
+
+The checks: a clean tree, a free version, a changelog that names every changed symbol, a step of
+version that is big enough for the change, comments that date new symbols rightly. Then it writes
+the version, the changelog's heading, the freeze and the golden vectors, runs the tests with them,
+builds sdist and wheel twice from what is to be committed, compares them, commits, tags with their
+checksums, and sets the next development version. If anything fails, the tree is as it was.
+Exit: 0 done, 1 the answer is no, 2 bad usage.
+"""
+
+import argparse
+import datetime
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import _venv
+
+ROOT = _venv.ROOT
+DIST = ROOT / "dist"
+INIT = ROOT / "smg_proto" / "__init__.py"
+CHANGELOG = ROOT / "CHANGELOG.md"
+
+
+class Refused(Exception):
+    """The release is not made; one reason a line."""
+
+
+def run(*command: str | Path, cwd: Path = ROOT, capture: bool = False) -> str:
+    """Run a command in the repository's environment; a failure ends the release."""
+    # A caller's SOURCE_DATE_EPOCH would change the files; without one the builder takes a constant.
+    clean = {k: v for k, v in _venv.environment().items() if k != "SOURCE_DATE_EPOCH"}
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=cwd, env=clean, stdout=subprocess.PIPE if capture else None)
+    if done.returncode:
+        raise Refused(f"{' '.join(words)}: exit {done.returncode}")
+    return done.stdout.decode().strip() if capture else ""
+
+
+def git(*words: str) -> str:
+    return run("git", *words, capture=True)
+
+
+def objections(version: str) -> list[str]:
+    """Why this version cannot be released from this tree."""
+    from _changelog import UNRELEASED, problems, section
+    from _frozen import Frozen
+
+    import smg_proto
+
+    frozen, found = Frozen.here(), list[str]()
+    if changed := git("status", "--porcelain"):
+        found.append(f"the tree is not clean: {changed.splitlines()[0].strip()}, ...")
+    if git("tag", "--list", f"v{version}"):
+        found.append(f"the tag v{version} is there already")
+    if version in frozen.own:
+        found.append(f"{version} is frozen already; a release is never made again")
+        return found
+    changelog = CHANGELOG.read_text()
+    text = section(changelog, version) or section(changelog, UNRELEASED)
+    if not text:
+        found.append(f"CHANGELOG.md says nothing under [{UNRELEASED}] nor under [{version}]")
+    return [*found, *problems(frozen, smg_proto.descriptor_set(), text, version)]
+
+
+def set_version(version: str) -> None:
+    text, count = re.subn(
+        r'^__version__ = "[^"]*"$',
+        f'__version__ = "{version}"',
+        INIT.read_text(),
+        flags=re.MULTILINE,
+    )
+    if count != 1:
+        raise Refused(f"{INIT}: not exactly one line sets __version__")
+    INIT.write_text(text)
+
+
+def write_release(version: str) -> None:
+    """The version, the changelog's heading, the freeze and the vectors."""
+    from _changelog import released_section
+    from _contract import contract
+    from _frozen import Frozen
+
+    import smg_proto
+
+    set_version(version)
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    CHANGELOG.write_text(released_section(CHANGELOG.read_text(), version, today))
+    files = smg_proto.descriptor_set()
+    with tempfile.TemporaryDirectory() as made:
+        run(_venv.PYTHON, ROOT / "scripts" / "_vectors.py", "smg_proto", made)
+        Frozen.here().write(version, contract(files), files, Path(made))
+
+
+def build(out: Path) -> str:
+    """sdist and wheel of what is staged, as SHA256SUMS has them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        archive, source = Path(scratch, "tree.tar"), Path(scratch, "source")
+        git("archive", f"--output={archive}", git("write-tree"))
+        shutil.unpack_archive(archive, source)
+        run(_venv.PYTHON, "-m", "uv", "build", "-q", "--out-dir", out, source)
+    files = sorted([*out.glob("*.whl"), *out.glob("*.tar.gz")])
+    return "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files)
+
+
+def build_twice(out: Path) -> str:
+    """The checksums of a build, after a second one that came out the same."""
+    sums = build(out)
+    with tempfile.TemporaryDirectory() as again:
+        if (second := build(Path(again))) != sums:
+            raise Refused(f"two builds of one tree differ:\n{sums}{second}")
+    (out / "SHA256SUMS").write_text(sums)
+    return sums
+
+
+def next_version(version: str) -> str:
+    major, minor, _ = version.split(".")
+    return f"{major}.{int(minor) + 1}.0.dev0"
+
+
+def release(version: str, groups: list[str]) -> None:
+    """Make the release, or leave the tree as it was."""
+    head = git("rev-parse", "HEAD")
+    built = Path(tempfile.mkdtemp(dir=ROOT / ".venv"))
+    try:
+        write_release(version)
+        run(ROOT / "scripts" / "test", *groups)
+        git("add", "--all")
+        sums = build_twice(built)
+        git("commit", "--quiet", f"--message=Release {version}")
+        git("tag", "--annotate", f"v{version}", f"--message=Release {version}\n\n{sums}")
+        set_version(next_version(version))
+        git("commit", "--quiet", "--all", f"--message=Develop on towards {next_version(version)}")
+        shutil.rmtree(DIST, ignore_errors=True)
+        shutil.move(built, DIST)
+    except BaseException:
+        git("add", "--all")  # what is new goes with the reset
+        git("reset", "--quiet", "--hard", head)
+        subprocess.run(["git", "tag", "--delete", f"v{version}"], cwd=ROOT, capture_output=True)
+        raise
+    finally:
+        shutil.rmtree(built, ignore_errors=True)
+    print(f"release: {version} is v{version}; {DIST}:\n{sums}")
+    print(f"release: next: git push --follow-tags, then upload {DIST}")
+
+
+def main() -> int:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("version", metavar="VERSION", help="such as 0.6.0")
+    parser.add_argument("--dry-run", action="store_true", help="check, write nothing")
+    parser.add_argument("--groups", nargs="*", default=[], help="of scripts/test; none: all")
+    args = parser.parse_args()
+    if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", args.version):
+        parser.error(f"{args.version!r} is not a version such as 1.2.3")
+    _venv.enter()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    try:
+        if found := objections(args.version):
+            raise Refused("\n".join(found))
+        if args.dry_run:
+            run(ROOT / "scripts" / "test", "gate")
+            print(
+                f"release: {args.version} could be made; next would be {next_version(args.version)}"
+            )
+        else:
+            release(args.version, args.groups)
+    except Refused as refused:
+        for line in str(refused).splitlines():
+            print(f"release: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What the bridges share: which settings a request comes down to, and what has no place."""
+
+import struct
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from google.protobuf.message import Message
+
+from smg_proto.sagellm._enums import DecodingStrategy, Unknown
+from smg_proto.sagellm._models import Request, SamplingParams
+
+# Fields of Request that neither vLLM's nor the gateway's API can carry.
+_NOWHERE = (
+    "kv_budget_tokens",
+    "metadata",
+    "phase",
+    "rank",
+    "world_size",
+    "group_id",
+    "tp_rank",
+    "pp_rank",
+    "tp_size",
+    "pp_size",
+)
+
+
+class BridgeError(ValueError):
+    """A request says what the other API cannot say; the text names the field and the way out."""
+
+
+def prompt_of(request: Request, target: str, drop: Collection[str]) -> str:
+    """The prompt, once it is sure that nothing of the request would be lost unnoticed."""
+    for name in _NOWHERE:
+        if getattr(request, name) is not None and name not in drop:
+            raise BridgeError(
+                f"Request.{name} has no place in {target}: leave it unset, or name it in drop"
+            )
+    if not request.prompt and request.messages:
+        raise BridgeError(
+            f"{target} takes a prompt, not messages: render them with the model's chat template, "
+            "or use an API for chats"
+        )
+    return request.prompt
+
+
+def sampling_of(request: Request) -> SamplingParams | None:
+    """The sampling parameters that hold, with temperature 0 for greedy. None: the engine's own."""
+    params = request.sampling_params
+    if params is None:
+        return None
+    match params.strategy:
+        case DecodingStrategy.SAMPLING:
+            return params
+        case DecodingStrategy.GREEDY:
+            return params.model_copy(update={"temperature": 0.0})
+        case Unknown() | DecodingStrategy():
+            name = params.strategy.value
+            raise BridgeError(f"strategy {name} cannot be asked for here: greedy and sampling can")
+
+
+def put(message: Any, name: str, value: Any) -> None:
+    """Set a field; a number that it cannot hold is refused by the field's name."""
+    try:
+        setattr(message, name, value)
+    except ValueError:
+        kind = message.DESCRIPTOR.full_name
+        raise BridgeError(f"{kind}.{name} cannot hold this value: it is too large") from None
+
+
+def refuse_the_rest(message: Message, *handled: str) -> None:
+    """BridgeError if a field is set that was not handled."""
+    for field, _ in message.ListFields():
+        if field.name not in handled:
+            name = field.full_name
+            raise BridgeError(f"{name} has no place in a sageLLM request: leave it unset")
+
+
+def values_set(message: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the named fields that are set."""
+    return {name: getattr(message, name) for name in names if message.HasField(name)}
+
+
+def max_tokens_of(given: int | None, otherwise: int | None) -> int:
+    tokens = otherwise if given is None else given
+    if tokens is None:
+        raise BridgeError("sageLLM requires max_tokens: it is not in the request, so give it")
+    return tokens
+
+
+def shortest(value: float) -> float:
+    """The decimal number that was meant by a float of 32 bits: 0.7, not 0.699999988."""
+    for digits in range(6, 9):
+        number = float(f"{value:.{digits}g}")
+        if struct.pack("f", number) == struct.pack("f", value):
+            return number
+    return value

@@ -1,0 +1,136 @@
+"""Stream events: three kinds in one message, and a fourth for what a newer peer adds."""
+
+from typing import Annotated, Any, Literal
+
+from google.protobuf.message import Message
+from pydantic import AliasChoices, Field
+
+from smg_proto import sagellm_pb2 as pb
+from smg_proto.sagellm._codec import WireError, decode, encode, rest, unknown_numbers
+from smg_proto.sagellm._enums import FinishReason, Unknown
+from smg_proto.sagellm._models import Error, Metrics
+from smg_proto.sagellm._wire import Wire
+
+# Protocol packages before 0.4.1.0 have other names for three fields.
+_CONTENT = Field(validation_alias=AliasChoices("content", "chunk"))
+_CONTENT_TOKENS = Field(validation_alias=AliasChoices("content_tokens", "chunk_tokens"))
+_WHOLE_CONTENT = Field(validation_alias=AliasChoices("content", "output_text"))
+
+
+class _Event(Wire[pb.StreamEvent]):
+    """The ids are in StreamEvent itself, the other fields in the member that `event` names."""
+
+    def _encode(self, message: Any) -> None:
+        encode(self, message)
+        inner = getattr(message, self._kind())
+        inner.SetInParent()
+        encode(self, inner)
+
+    @classmethod
+    def _decode(cls, message: Any) -> dict[str, Any]:
+        kind = message.WhichOneof("event")
+        if kind != cls._kind():
+            found = f"has {kind}" if kind else "has no event that this release knows"
+            raise WireError(f"{cls.__name__}.from_proto: the StreamEvent {found}")
+        values = decode(message)
+        inner: dict[str, Any] = values.pop(kind)
+        return values | inner
+
+    def _adopt(self, message: Any) -> None:
+        inner = getattr(message, self._kind())
+        if below := rest(inner):
+            kept = pb.StreamEvent()
+            getattr(kept, self._kind()).MergeFromString(below)
+            below = kept.SerializeToString()
+        self._unknown = rest(message) + below
+        self._adopt_below(inner)
+
+    def _kept(self) -> list[Message]:
+        if not self._unknown:
+            return []
+        envelope = pb.StreamEvent.FromString(self._unknown)
+        return [envelope, getattr(envelope, self._kind())]
+
+    @classmethod
+    def _kind(cls) -> str:
+        kind: str = cls.model_fields["event"].default
+        return kind
+
+
+class StreamEventStart(_Event):
+    """First event: the engine has taken the request."""
+
+    event: Literal["start"] = "start"
+    request_id: str
+    trace_id: str
+    engine_id: str
+    prompt_tokens: int | None = None
+
+
+class StreamEventDelta(_Event):
+    """The next piece of the output. `chunk` and `chunk_tokens` are accepted on input."""
+
+    event: Literal["delta"] = "delta"
+    request_id: str
+    trace_id: str
+    engine_id: str
+    content: Annotated[str, _CONTENT]
+    content_tokens: Annotated[list[int], _CONTENT_TOKENS]
+
+
+class StreamEventEnd(_Event):
+    """Last event: the whole output. `output_text` is accepted on input for `content`."""
+
+    event: Literal["end"] = "end"
+    request_id: str
+    trace_id: str
+    engine_id: str
+    prompt_tokens: int | None = None
+    content: Annotated[str, _WHOLE_CONTENT]
+    output_tokens: list[int]
+    finish_reason: FinishReason
+    metrics: Metrics
+    error: Error | None = None
+
+
+class StreamEventUnknown(Wire[pb.StreamEvent]):
+    """An event of a kind that only a newer peer knows: kept, and the same again on the wire.
+
+    `event` is unknown_N, N being the field number of the kind in StreamEvent.
+    """
+
+    event: Unknown
+    request_id: str
+    trace_id: str
+    engine_id: str
+
+    @classmethod
+    def _decode(cls, message: Any) -> dict[str, Any]:
+        kinds = unknown_numbers(message, _MESSAGE)
+        if not kinds:
+            raise WireError("the StreamEvent has no event")
+        return decode(message) | {"event": Unknown(kinds[-1])}
+
+
+StreamEvent = Annotated[
+    StreamEventStart | StreamEventDelta | StreamEventEnd, Field(discriminator="event")
+]
+AnyStreamEvent = StreamEventStart | StreamEventDelta | StreamEventEnd | StreamEventUnknown
+StartEvent = StreamEventStart
+DeltaEvent = StreamEventDelta
+EndEvent = StreamEventEnd
+
+_MESSAGE = 2  # the wire type of messages
+
+
+def stream_event_from_proto(message: pb.StreamEvent, *, strict: bool = False) -> AnyStreamEvent:
+    """The model of whichever event it is; of a kind that is not known here, StreamEventUnknown."""
+    match message.WhichOneof("event"):
+        case "start":
+            return StreamEventStart.from_proto(message, strict=strict)
+        case "delta":
+            return StreamEventDelta.from_proto(message, strict=strict)
+        case "end":
+            return StreamEventEnd.from_proto(message, strict=strict)
+        case _:
+            return StreamEventUnknown.from_proto(message, strict=strict)

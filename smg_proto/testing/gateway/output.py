@@ -1,0 +1,101 @@
+"""Taking a model's output apart: thinking, tool calls and the rest, as it comes in.
+
+The syntax is the built-in model's own: <think>...</think>, and <tool_call> around a JSON object
+with name and arguments (what the parsers "qwen3" and "qwen" of the gateway read).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+_THINK, _THOUGHT = "<think>", "</think>"
+_CALL, _CALLED = "<tool_call>", "</tool_call>"
+
+Kind = Literal["text", "reasoning", "call"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of text or of reasoning, or one whole tool call (its arguments as `text`)."""
+
+    kind: Kind
+    text: str
+    name: str = ""
+
+
+class Splitter:
+    """Feed it text, get parts; then `finish` for what is held back."""
+
+    def __init__(self, *, reasoning: bool, calls: bool) -> None:
+        self._opening = [tag for tag, on in ((_THINK, reasoning), (_CALL, calls)) if on]
+        self._inside = ""  # the tag that was opened last and is not closed
+        self._buffer = ""
+        self._fresh = False  # nothing but line breaks since the last tag
+
+    def feed(self, text: str) -> list[Part]:
+        self._buffer += text
+        return list(self._split(final=False))
+
+    def finish(self) -> list[Part]:
+        return list(self._split(final=True))
+
+    def _split(self, *, final: bool) -> Iterator[Part]:
+        while True:
+            closing = {_THINK: [_THOUGHT], _CALL: [_CALLED]}.get(self._inside, self._opening)
+            found = [(at, tag) for tag in closing if (at := self._buffer.find(tag)) >= 0]
+            if not found:
+                break
+            at, tag = min(found)
+            before, self._buffer = self._buffer[:at], self._buffer[at + len(tag) :]
+            if tag == _CALLED:
+                yield _call(before)
+            else:
+                yield from self._text(before.rstrip("\n"))
+            self._inside = tag if tag in self._opening else ""
+            self._fresh = True
+        if self._inside == _CALL:
+            if final and self._buffer:  # cut off: shown as it is
+                yield Part("text", _CALL + self._buffer)
+                self._buffer = ""
+            return
+        held = 0 if final else self._held(closing)
+        ready = self._buffer[: len(self._buffer) - held]
+        self._buffer = self._buffer[len(ready) :]
+        yield from self._text(ready.rstrip("\n") if final and self._inside else ready)
+
+    def _text(self, text: str) -> Iterator[Part]:
+        if self._fresh:
+            text = text.lstrip("\n")
+        if text:
+            self._fresh = False
+            yield Part("reasoning" if self._inside == _THINK else "text", text)
+
+    def _held(self, tags: list[str]) -> int:
+        """How much of the buffer's end may be the beginning of a tag, line breaks before it too."""
+        starts = (tag[:length] for tag in tags for length in range(len(tag) - 1, 0, -1))
+        held = max((len(start) for start in starts if self._buffer.endswith(start)), default=0)
+        rest = self._buffer[: len(self._buffer) - held]
+        return held + (len(rest) - len(rest.rstrip("\n")) if tags else 0)
+
+
+def _call(body: str) -> Part:
+    """A tool call out of what stood between its tags; broken ones stay text."""
+    try:
+        read = json.loads(body)
+        name, arguments = read["name"], read.get("arguments", {})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        name, arguments = None, None
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return Part("text", _CALL + body + _CALLED)
+    compact = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+    return Part("call", compact, name)
+
+
+def parse(text: str, *, reasoning: bool = False, calls: bool = False) -> list[Part]:
+    splitter = Splitter(reasoning=reasoning, calls=calls)
+    return [*splitter.feed(text), *splitter.finish()]
+
+
+def join(parts: list[Part], kind: Kind) -> str:
+    return "".join(part.text for part in parts if part.kind == kind)

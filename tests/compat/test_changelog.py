@@ -1,0 +1,103 @@
+"""The changelog names every changed symbol, and the version says how much has changed."""
+
+import pytest
+from _changelog import problems, released_section, section, step
+from _frozen import ROOT, Frozen
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+import smg_proto
+
+FROZEN = Frozen.here()
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.skipif(smg_proto.__version__ in FROZEN.own, reason="this very commit is the release")
+def test_changes_since_the_last_release_are_named_and_the_version_is_big_enough() -> None:
+    text = section(CHANGELOG, "Unreleased")
+    found = problems(FROZEN, smg_proto.descriptor_set(), text, smg_proto.__version__)
+    assert list(found) == []
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> FileDescriptorSet:
+    """The published contract of 0.4.28, to be changed: here, the last release."""
+    monkeypatch.setattr(FROZEN, "own", [])
+    return FROZEN.descriptors(FROZEN.last)
+
+
+def file_of(files: FileDescriptorSet, package: str) -> FileDescriptorProto:
+    return next(file for file in files.file if file.package == package)
+
+
+def add_rpc(files: FileDescriptorSet) -> None:
+    (service,) = file_of(files, "vllm.grpc.engine").service
+    service.method.add(name="New").MergeFrom(service.method[0])
+    service.method[-1].name = "New"
+
+
+def drop_field(files: FileDescriptorSet) -> None:
+    (message,) = (m for m in file_of(files, "trtllm").message_type if m.name == "AbortRequest")
+    del message.field[0]
+
+
+@pytest.mark.parametrize("name", ["`VllmEngine.New`", "vllm.grpc.engine.VllmEngine.New."])
+def test_a_new_symbol_has_to_be_named_in_a_minor_release(
+    released: FileDescriptorSet, name: str
+) -> None:
+    add_rpc(released)
+    assert list(problems(FROZEN, released, "", "0.4.29")) == [
+        "CHANGELOG.md does not name VllmEngine.New (vllm.grpc.engine.VllmEngine.New), which 0.4.28 "
+        "has otherwise",
+        "vllm.grpc.engine.VllmEngine.New: new, but the comment says since -, not 0.4.29",
+        "0.4.28 to 0.4.29 is too small a step: contracts have changed, so it has to be a minor one",
+    ]
+    (only,) = problems(FROZEN, released, f"- {name}", "0.5.0")
+    assert "says since" in only
+
+
+@pytest.mark.parametrize("name", ["VllmEngine", "VllmEngine.NewOne", "MyVllmEngine.New", "New"])
+def test_a_name_that_only_looks_like_the_symbol_does_not_count(
+    released: FileDescriptorSet, name: str
+) -> None:
+    add_rpc(released)
+    assert [p for p in problems(FROZEN, released, name, "0.5.0") if "does not name" in p]
+
+
+def test_a_break_needs_a_major_release(released: FileDescriptorSet) -> None:
+    drop_field(released)
+    text = "AbortRequest.request_id"
+    (only,) = problems(FROZEN, released, text, "0.5.0")
+    why = "the change is of class data, so it has to be a major one"
+    assert only == f"0.4.28 to 0.5.0 is too small a step: {why}"
+    assert list(problems(FROZEN, released, text, "1.0.0")) == []
+
+
+def test_without_changes_a_patch_release_will_do(released: FileDescriptorSet) -> None:
+    assert list(problems(FROZEN, released, "", "0.4.29")) == []
+    assert len(list(problems(FROZEN, released, "", "0.4.28"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("0.5.0", "0.6.0.dev0", "minor"),
+        ("0.5.9", "1.0.0", "major"),
+        ("0.5.0", "0.5.1", "patch"),
+        ("0.5.1", "0.5.1", "none"),
+        ("0.5.1", "0.4.9", "none"),
+    ],
+)
+def test_steps_between_versions(old: str, new: str, expected: str) -> None:
+    assert step(old, new) == expected
+
+
+def test_unreleased_entries_move_under_the_version() -> None:
+    text = (
+        "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- A.\n\n## [0.4.0] - 2026-01-01\n\n- B.\n"
+    )
+    new = released_section(text, "0.5.0", "2026-02-03")
+    assert section(new, "Unreleased") == ""
+    assert section(new, "0.5.0") == "### Added\n\n- A."
+    assert section(new, "0.4.0") == "- B."
+    assert "## [0.5.0] - 2026-02-03\n" in new
+    assert released_section(new, "0.5.0", "2027-01-01") == new

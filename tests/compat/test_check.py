@@ -1,0 +1,251 @@
+"""smg-proto check, against real servers of other contracts than this package's."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from support import need, run
+
+import smg_proto
+from smg_proto.cli import main
+from smg_proto.compat import diff, load
+
+ENGINE = "vllm.grpc.engine.VllmEngine"
+Edit = Callable[[FileDescriptorSet], None]
+
+
+class Guard(grpc.ServerInterceptor):
+    """Lets only calls through that carry the token."""
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        if ("authorization", "s3cret") in handler_call_details.invocation_metadata:
+            return continuation(handler_call_details)
+
+        def refuse(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+            yield  # never: a stream handler must be a generator
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+@contextmanager
+def serving(
+    edit: Edit = lambda files: None,
+    *,
+    services: Sequence[str] = (ENGINE,),
+    healthy: bool | None = True,
+    reflects: bool = True,
+    interceptors: Sequence[grpc.ServerInterceptor] = (),
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[str]:
+    """A server with reflection over this package's contracts, edited; healthy None: no health."""
+    files = smg_proto.descriptor_set()
+    edit(files)
+    pool = DescriptorPool()
+    for file in files.file:
+        pool.AddSerializedFile(file.SerializeToString())
+    server = grpc.server(ThreadPoolExecutor(4), interceptors=list(interceptors))
+    if reflects:
+        reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool)
+    if healthy is not None:
+        servicer = health.HealthServicer()
+        states = health_pb2.HealthCheckResponse
+        servicer.set("", states.SERVING if healthy else states.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = (
+        server.add_secure_port("localhost:0", credentials)
+        if credentials
+        else server.add_insecure_port("localhost:0")
+    )
+    server.start()
+    try:
+        yield f"localhost:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def engine(files: FileDescriptorSet) -> Any:
+    return next(file for file in files.file if file.package == "vllm.grpc.engine")
+
+
+def message(files: FileDescriptorSet, name: str) -> Any:
+    return next(m for m in engine(files).message_type if m.name == name)
+
+
+def older(files: FileDescriptorSet) -> None:
+    """Lacks an RPC, a field of a request and one of a response."""
+    service = engine(files).service[0]
+    service.method.remove(next(m for m in service.method if m.name == "Abort"))
+    for name in ("GenerateRequest", "GenerateComplete"):
+        owner = message(files, name)
+        plain = [f for f in owner.field if not f.HasField("oneof_index")]
+        owner.field.remove(plain[-1])
+
+
+def newer(files: FileDescriptorSet) -> None:
+    """Has an RPC and a field more."""
+    service = engine(files).service[0]
+    service.method.add().CopyFrom(service.method[0])
+    service.method[-1].name = "Newcomer"
+    message(files, "GenerateRequest").field.add(name="newcomer", number=12345, label=1, type=9)
+
+
+def other(files: FileDescriptorSet) -> None:
+    """Means another thing by a field."""
+    request_id = message(files, "GenerateRequest").field[0]
+    request_id.type = request_id.TYPE_INT64
+
+
+def check(capsys: pytest.CaptureFixture[str], code: int, *words: str | Path) -> str:
+    assert main(["check", *map(str, words)]) == code
+    said = capsys.readouterr()
+    if code == 2:
+        assert said.out == ""
+        assert said.err.count("\n") == 1, said.err
+        return said.err
+    return said.out
+
+
+def test_a_server_of_the_same_contract_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as address:
+        said = check(capsys, 0, address)
+        assert diff(load(f"grpc://{address}"), load("self")).verdict == "compatible"
+    assert "health: SERVING" in said
+    assert f"served, and known here: {ENGINE}" in said
+    assert "trtllm.TrtllmService" in said.splitlines()[2]  # known here, but not served
+    assert said.endswith("fine\n")
+
+
+def test_what_an_older_server_lacks_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(older) as address:
+        said = check(capsys, 1, address)
+        assert check(capsys, 0, address, "--allow-older").endswith("\nfine\n")
+        told = json.loads(check(capsys, 1, address, "--format", "json"))
+    assert f"{ENGINE}.Abort: the server does not have it: UNIMPLEMENTED" in said
+    assert said.count("the server does not know it: it ignores") == 1
+    assert said.count("the server does not know it: it never sets") == 1
+    assert told["fine"] is False
+    assert [gap["kind"] for gap in told["server_lacks"]] == ["rpc", "field", "field"]
+    assert told["conflicts"] == []
+
+
+def test_an_enum_value_that_the_server_does_not_know_is_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service = "tokenspeed.grpc.scheduler.TokenSpeedScheduler"
+
+    def edit(files: FileDescriptorSet) -> None:
+        common = next(file for file in files.file if file.package == "smg.grpc.common")
+        del next(e for e in common.enum_type if e.name == "Modality").value[-1]
+
+    with serving(edit, services=[service]) as address:
+        said = check(capsys, 1, address)
+    assert "value smg.grpc.common.Modality." in said
+
+
+def test_what_a_newer_server_has_is_listed_and_no_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(newer) as address:
+        said = check(capsys, 0, address)
+    assert "this package lacks" in said
+    assert f"rpc   {ENGINE}.Newcomer" in said
+    assert "GenerateRequest.newcomer: this package does not know it: we cannot set" in said
+
+
+def test_a_field_that_both_have_and_read_differently_is_a_conflict(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(other) as address:
+        said = check(capsys, 1, address, "--allow-older")
+    assert "data     vllm.grpc.engine.GenerateRequest.request_id" in said
+
+
+def test_a_server_that_is_not_healthy_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(healthy=False) as address:
+        assert "health: NOT_SERVING" in check(capsys, 1, address)
+    with serving(healthy=None) as address:
+        assert "no health service" in check(capsys, 0, address)
+
+
+def test_a_server_without_reflection_is_told_what_to_switch_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(reflects=False) as address:
+        assert "grpcio-reflection" in check(capsys, 2, address)
+        assert main(["diff", f"grpc://{address}", "self"]) == 2
+
+
+def test_a_server_that_offers_nothing_known_is_not_fine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def edit(files: FileDescriptorSet) -> None:
+        files.file.add(name="shop.proto", package="shop", syntax="proto3").service.add(name="Shop")
+
+    with serving(edit, services=["shop.Shop"]) as address:
+        said = check(capsys, 1, address)
+    assert "served, but not known here: shop.Shop" in said
+
+
+def test_a_server_that_cannot_be_reached_or_stays_silent_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with closing(socket.create_server(("localhost", 0))) as silent:
+        address = f"localhost:{silent.getsockname()[1]}"
+        assert address in check(capsys, 2, address, "--timeout", "0.5")
+    assert "cannot be reached" in check(capsys, 2, address)
+
+
+def test_metadata_is_sent_and_never_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(interceptors=[Guard()]) as address:
+        assert "--metadata" in check(capsys, 2, address)
+        assert "s3cret" not in check(capsys, 2, address, "--metadata", "authorization:s3cret")
+        said = check(capsys, 0, address, "--metadata", "Authorization=s3cret")
+    assert "s3cret" not in said
+
+
+def test_tls_is_spoken_with_the_given_roots_and_certificate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    words = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    run(need("openssl"), *words, *names, "-keyout", key, "-out", cert)
+    pair = (key.read_bytes(), cert.read_bytes())
+    mutual = grpc.ssl_server_credentials([pair], pair[1], require_client_auth=True)
+    with ExitStack() as servers:
+        plain = servers.enter_context(serving())
+        address = servers.enter_context(serving(credentials=mutual))
+        assert "fine" in check(capsys, 0, address, "--ca", cert, "--cert", cert, "--key", key)
+        assert "TLS" in check(capsys, 2, address, "--ca", cert)  # it wants our certificate
+        assert "TLS" in check(capsys, 2, address)  # plain text to a TLS port
+        assert "TLS" in check(capsys, 2, plain, "--tls")
+        assert "both" in check(capsys, 2, address, "--cert", cert)
+        assert "no.pem" in check(capsys, 2, address, "--ca", tmp_path / "no.pem")
+
+
+@pytest.mark.parametrize("address", ["", ":", "host:port", "localhost:99999"])
+def test_an_address_that_is_none_is_refused(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(capsys, 2, address)

@@ -1,0 +1,308 @@
+"""A contract is read from wherever it is; what cannot be read gets one line that says why."""
+
+import json
+import random
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from support import ROOT, missing, need, run
+
+import smg_proto
+from smg_proto.cli import main
+from smg_proto.compat import ContractError, diff, load
+
+PROTO = 'syntax = "proto3";\npackage shop;\n{imports}message Order {{ {fields} }}\n'
+
+
+def tree(folder: Path, fields: str, imports: str = "") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "shop.proto").write_text(PROTO.format(fields=fields, imports=imports))
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """What the command says when it cannot read its input: one line, and nothing else."""
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1, said.err
+    return said.err
+
+
+def modules_of_this_package() -> Iterator[tuple[Path, str]]:
+    for path in sorted((ROOT / "smg_proto").rglob("*_pb2.py")):
+        yield path, path.relative_to(ROOT).as_posix()
+
+
+# --- what can be read ----------------------------------------------------------------------------
+
+
+def test_every_form_of_this_contract_is_the_same_contract(tmp_path: Path) -> None:
+    binary = tmp_path / "contract.binpb"
+    binary.write_bytes(smg_proto.descriptor_set().SerializeToString())
+    modules, descriptors = tmp_path / "modules.whl", tmp_path / "descriptors.whl"
+    with zipfile.ZipFile(modules, "w") as wheel:
+        for path, name in modules_of_this_package():
+            wheel.write(path, name)
+    with zipfile.ZipFile(descriptors, "w") as wheel:
+        wheel.write(ROOT / "smg_proto" / "descriptors.binpb", "smg_proto/descriptors.binpb")
+    for spec in (binary, modules, descriptors, ROOT / "proto", ROOT):
+        report = diff(load(spec), load("self"))
+        assert report.findings == (), f"{spec}\n{report.text()}"
+        assert len(load(spec).messages) == len(load("self").messages)
+
+
+def test_a_wheel_is_read_without_running_its_code(tmp_path: Path) -> None:
+    path = tmp_path / "trap.whl"
+    proof = tmp_path / "it ran"
+    source = (ROOT / "smg_proto" / "llm_pb2.py").read_text()
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("trap/llm_pb2.py", f"open({str(proof)!r}, 'w')\n{source}")
+    assert "entity.grpc.LLMService" in load(path).services
+    assert not proof.exists()
+
+
+def test_a_wheel_with_protos_only_is_compiled(tmp_path: Path) -> None:
+    path = tmp_path / "protos.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("shop.proto", PROTO.format(fields="string id = 1;", imports=""))
+    assert load(path).packages == {"shop"}
+
+
+def test_a_git_revision_is_read_from_its_descriptors_or_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("git")
+    repository = tree(tmp_path / "repository", "string id = 1;").parent / "repository"
+
+    def git(*words: str) -> None:
+        run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words, cwd=repository)
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    (repository / "shop.proto").write_text(PROTO.format(fields="int32 id = 1;", imports=""))
+    (repository / "folder").mkdir()
+    monkeypatch.chdir(repository / "folder")
+    assert diff(load("git:HEAD"), load(repository)).verdict == "data"
+    (repository / "smg_proto").mkdir()
+    binary = smg_proto.descriptor_set().SerializeToString()
+    (repository / "smg_proto" / "descriptors.binpb").write_bytes(binary)
+    git("add", ".")
+    git("commit", "-q", "-m", "second")
+    assert load("git:HEAD").packages == load("self").packages
+
+
+@pytest.mark.packaging
+def test_a_published_version_is_downloaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path))
+    assert "vllm.grpc.engine" in load("pypi:smg-grpc-proto==0.4.10").packages
+    assert [path.suffix for path in (tmp_path / "wheels").iterdir()] == [".whl"]
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    assert "vllm.grpc.engine" in load("pypi:smg_grpc.Proto==0.4.10").packages
+
+
+@pytest.mark.packaging
+def test_a_version_that_was_never_published_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path))
+    said = refused(capsys, "diff", "pypi:smg-grpc-proto==0.0.1", "self")
+    assert "smg-grpc-proto==0.0.1" in said
+    assert list(tmp_path.rglob("*")) == []
+
+
+# --- what the command prints ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    old = tree(tmp_path / "old", "string id = 1; int32 count = 2;")
+    return old, tree(tmp_path / "new", "string id = 1; string total = 3;")
+
+
+def test_the_exit_code_is_one_from_the_asked_for_class_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tree(tmp_path / "old", "int32 count = 1;")
+    renamed = tree(tmp_path / "new", "int32 total = 1;")
+    for level, code in {"source": 1, "json": 1, "presence": 0, "rpc": 0, "data": 0}.items():
+        assert main(["diff", str(old), str(renamed), "--level", level]) == code
+    assert main(["diff", "self", "self"]) == 0
+    assert "verdict: compatible" in capsys.readouterr().out
+
+
+def test_json_has_the_verdict_and_each_finding_with_its_witness(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", *map(str, pair), "--format", "json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() == {"verdict", "findings"}
+    assert told["verdict"] == "data"
+    assert all(f.keys() == {"class", "symbol", "message", "witness"} for f in told["findings"])
+    (lost,) = (f for f in told["findings"] if f["class"] == "data")
+    assert lost["symbol"] == "shop.Order.count"
+    assert lost["witness"]["bytes"] == "1007"
+    assert lost["witness"]["sent"] == "count: 7"
+    assert lost["witness"]["outcome"] == "lost"
+    assert {f["class"] for f in told["findings"] if f["witness"] is None} == {
+        "json",
+        "source",
+        "notice",
+    }
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_people_read_the_symbol_who_notices_and_the_bytes(
+    form: str, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", *map(str, pair), "--format", form]) == 1
+    told = capsys.readouterr().out
+    for word in (
+        "shop.Order.count",
+        "a new reader loses",
+        "1007",
+        "count: 7",
+        "old to new",
+        "data",
+    ):
+        assert word in told
+
+
+def test_only_the_packages_asked_for_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = smg_proto.descriptor_set()
+    for file in files.file:
+        if file.package in ("entity.grpc", "trtllm"):
+            del file.service[:]
+    path = tmp_path / "less.binpb"
+    path.write_bytes(files.SerializeToString())
+    for package, code in {"entity.grpc": 1, "trtllm": 1, "smg.v1": 0}.items():
+        assert main(["diff", "self", str(path), "--package", package]) == code
+    capsys.readouterr()
+    assert "entity.grpc" in refused(capsys, "diff", "self", "self", "--package", "no.such")
+
+
+# --- what cannot be read -------------------------------------------------------------------------
+
+
+def test_a_proto_that_does_not_compile_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tree(tmp_path / "broken", "strin id = 1;")
+    assert "shop.proto" in refused(capsys, "diff", broken, "self")
+
+
+def test_an_import_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = smg_proto.descriptor_set()
+    kept = [file for file in files.file if file.name != "smg/v1/usage.proto"]
+    path = tmp_path / "partial.binpb"
+    path.write_bytes(FileDescriptorSet(file=kept).SerializeToString())
+    said = refused(capsys, "diff", path, "self")
+    assert "smg/v1/usage.proto" in said
+    assert "--include_imports" in said
+    absent = tree(tmp_path / "absent", "string id = 1;", 'import "gone.proto";\n')
+    assert "gone.proto" in refused(capsys, "diff", "self", absent)
+
+
+def test_descriptors_that_contradict_themselves_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = smg_proto.descriptor_set()
+    files.file[-1].message_type.add(name="Broken").field.add(
+        name="what", number=1, label=1, type=11, type_name=".no.such.Type"
+    )
+    path = tmp_path / "contradiction.binpb"
+    path.write_bytes(files.SerializeToString())
+    assert "no.such.Type" in refused(capsys, "diff", path, "self")
+
+
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ("no/such/path", "No such file"),
+        ("pypi:smg-grpc-proto", "NAME==VERSION"),
+        ("pypi:--index-url=http://evil==1", "NAME==VERSION"),
+        ("git:no-such-revision", "no such revision"),
+        ("git:--output=x", "REVISION"),
+        ("grpc://nowhere", "HOST:PORT"),
+        ("", "HOST:PORT"),
+    ],
+)
+def test_a_spec_that_names_nothing_says_what_to_write(
+    spec: str, word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if spec.startswith("git:") and not (ROOT / ".git").exists():
+        missing("not a git checkout")
+    assert word in refused(capsys, "diff", "self", spec)
+
+
+def test_files_of_other_kinds_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, empty, nothing = tmp_path / "notes.txt", tmp_path / "empty", tmp_path / "nothing"
+    text.write_text("Not a contract.\n")
+    empty.write_bytes(b"")
+    nothing.mkdir()
+    for path in (text, empty, nothing):
+        assert path.name in refused(capsys, "diff", path, "self")
+
+
+def test_a_wheel_without_protos_or_cut_short_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, spoilt, twice = (tmp_path / f"{name}.whl" for name in ("bare", "spoilt", "twice"))
+    with zipfile.ZipFile(bare, "w") as wheel:
+        wheel.writestr("bare/__init__.py", "")
+    assert "no protos" in refused(capsys, "diff", bare, "self")
+    with zipfile.ZipFile(spoilt, "w") as wheel:
+        wheel.writestr("spoilt/x_pb2.py", "DESCRIPTOR = pool.AddSerializedFile(b'\\xff\\xff')")
+    assert "x_pb2.py" in refused(capsys, "diff", spoilt, "self")
+    modules = {name: path for path, name in modules_of_this_package()}
+    with zipfile.ZipFile(twice, "w") as wheel:
+        wheel.write(modules["smg_proto/llm_pb2.py"], "one/llm_pb2.py")
+        other = modules["smg_proto/llm_pb2.py"].read_text().replace("LLMService", "LLMServicf")
+        wheel.writestr("two/llm_pb2.py", other)
+    assert "differ about" in refused(capsys, "diff", twice, "self")
+    whole = bare.read_bytes()
+    bare.write_bytes(whole[: len(whole) // 2])
+    assert "bare.whl" in refused(capsys, "diff", bare, "self")
+
+
+def test_spoilt_descriptor_sets_are_read_or_refused_and_never_crash(tmp_path: Path) -> None:
+    chance, path = random.Random(1), tmp_path / "spoilt.binpb"
+    whole, ours = smg_proto.descriptor_set().SerializeToString(), load("self")
+    refusals = 0
+    for _ in range(40):
+        spoilt = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 5])):
+            spoilt[chance.randrange(len(spoilt))] = chance.randrange(256)
+        path.write_bytes(spoilt if chance.random() < 0.8 else spoilt[: chance.randrange(10**5)])
+        try:
+            diff(ours, load(path)).text()
+        except ContractError as error:
+            refusals += 1
+            assert "\n" not in str(error)
+    assert 0 < refusals < 40
+
+
+def test_without_a_compiler_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protos = tree(tmp_path / "protos", "string id = 1;")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setitem(sys.modules, "grpc_tools", None)
+    with pytest.raises(ContractError, match="grpcio-tools"):
+        load(protos)

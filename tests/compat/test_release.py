@@ -1,0 +1,167 @@
+"""scripts/release.py, run for real on a copy of this checkout in a repository of its own."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from _changelog import section
+from _frozen import ROOT, Frozen, numbers
+from live import release_wheel
+from support import run
+
+import smg_proto
+
+pytestmark = pytest.mark.packaging
+
+FROZEN = Frozen.here()
+NOW = smg_proto.__version__
+MAJOR, MINOR, _ = numbers(NOW)
+# The release that this checkout leads to; from a release itself, the next one.
+VERSION = f"{MAJOR}.{MINOR + 1}.0" if NOW in FROZEN.own else f"{MAJOR}.{MINOR}.0"
+
+
+def attempt(repository: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = ["python3", "scripts/release.py", *words]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True)
+
+
+def git(repository: Path, *words: str) -> str:
+    return run("git", *words, cwd=repository).strip()
+
+
+def commit(repository: Path, path: str, old: str, new: str) -> None:
+    file = repository / path
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    git(repository, "commit", "-qam", f"Edit {path}")
+
+
+def state(repository: Path) -> tuple[str, ...]:
+    """All that a release that is not made must leave alone."""
+    asked = (["rev-parse", "HEAD"], ["tag"], ["status", "--porcelain", "--ignored=no"])
+    return tuple(git(repository, *words) for words in asked)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of this checkout as one commit, with one more entry in the changelog."""
+    home = tmp_path_factory.mktemp("release") / "repository"
+    for name in run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines():
+        if (ROOT / name).exists():
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, home / name)
+    changelog = home / "CHANGELOG.md"
+    entry = "## [Unreleased]\n\n- One more entry.\n"
+    changelog.write_text(changelog.read_text().replace("## [Unreleased]\n", entry, 1))
+    git(home, "init", "-q", "-b", "main")
+    for key in ("commit.gpgsign", "tag.gpgsign"):
+        git(home, "config", key, "false")
+    git(home, "config", "user.name", "A. Maintainer")
+    git(home, "config", "user.email", "maintainer@localhost")
+    git(home, "add", "-A")
+    git(home, "commit", "-qm", "A checkout")
+    return home
+
+
+def test_a_dry_run_checks_and_writes_nothing(repository: Path) -> None:
+    before = state(repository)
+    done = attempt(repository, VERSION, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{VERSION} could be made" in done.stdout
+    assert state(repository) == before
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "reason"),
+    [
+        ("1.2", 2, "'1.2' is not a version such as 1.2.3"),
+        ("v1.2.3", 2, "'v1.2.3' is not a version"),
+        ("1.2.3.dev0", 2, "'1.2.3.dev0' is not a version"),
+        ("0.0.1", 1, "to 0.0.1 is too small a step"),
+    ],
+)
+def test_a_version_that_cannot_be_is_refused(
+    repository: Path, version: str, code: int, reason: str
+) -> None:
+    done = attempt(repository, version)
+    assert done.returncode == code
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "reason"),
+    [
+        ("README.md", "#", "##", "the tree is not clean"),
+        ("CHANGELOG.md", "## [Unreleased]", "## [Done]", "says nothing under [Unreleased]"),
+    ],
+)
+def test_a_tree_that_is_not_ready_is_refused(
+    repository: Path, path: str, old: str, new: str, reason: str
+) -> None:
+    file = repository / path
+    text = file.read_text()
+    file.write_text(text.replace(old, new, 1))
+    done = attempt(repository, VERSION)
+    file.write_text(text)
+    assert done.returncode == 1
+    assert reason in done.stderr
+
+
+def test_a_release_whose_tests_fail_leaves_the_tree_as_it_was(repository: Path) -> None:
+    commit(repository, "scripts/_tools.py", "import fcntl", "import  fcntl")  # the gate formats
+    before = state(repository)
+    done = attempt(repository, VERSION, "--groups", "gate")
+    assert state(repository) == before
+    assert done.returncode == 1
+    assert "release: " in done.stderr
+    assert "scripts/test gate: exit 1" in done.stderr
+    git(repository, "reset", "-q", "--hard", "HEAD~1")
+
+
+def test_a_release_is_frozen_built_and_tagged_and_then_holds(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = attempt(repository, VERSION, "--groups", "gate")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    # Two commits: the release, and what follows.
+    subjects = git(repository, "log", "--format=%s", "-2").splitlines()
+    later = f"{VERSION.split('.')[0]}.{int(VERSION.split('.')[1]) + 1}.0.dev0"
+    assert subjects == [f"Develop on towards {later}", f"Release {VERSION}"]
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "rev-parse", f"v{VERSION}^{{commit}}", "HEAD~1").split()[0] == git(
+        repository, "rev-parse", "HEAD~1"
+    )
+    for revision, version in (("HEAD", later), ("HEAD~1", VERSION)):
+        text = git(repository, "show", f"{revision}:smg_proto/__init__.py")
+        assert f'__version__ = "{version}"' in text
+    changelog = (repository / "CHANGELOG.md").read_text()
+    assert section(changelog, "Unreleased") == ""
+    assert "- One more entry." in section(changelog, VERSION)
+
+    # sdist and wheel, with checksums beside them and in the tag.
+    sums = (repository / "dist" / "SHA256SUMS").read_text()
+    assert sums.strip() in git(repository, "tag", "--list", "--format=%(contents)", f"v{VERSION}")
+    names = [line.split("  ")[1] for line in sums.splitlines()]
+    stem = f"smg_grpc_proto-{VERSION}"
+    assert names == [f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"]
+    run("sha256sum", "--check", "SHA256SUMS", cwd=repository / "dist")
+
+    # Frozen whole, found again by the suite, and built again from its commit to the same bytes.
+    frozen = Frozen(repository / "tests" / "compat", [*FROZEN.own, VERSION])
+    assert list(frozen.unsound()) == []
+    wheel = release_wheel(VERSION, Path("unused"), tmp_path / "again", frozen)
+    assert wheel.read_bytes() == (repository / "dist" / names[0]).read_bytes()
+    run("python3", "scripts/test", "gate", cwd=repository)
+
+    # Never made again, and nothing that it has can be taken away.
+    assert f"{VERSION} is frozen already" in attempt(repository, VERSION).stderr
+    commit(repository, "proto/smg/v1/chat.proto", "string model = 1;", "string model = 77;")
+    run("python3", "scripts/build.py", cwd=repository)
+    gate = subprocess.run(
+        ["python3", "scripts/test", "gate"], cwd=repository, capture_output=True, text=True
+    )
+    assert gate.returncode == 1
+    assert f"smg.v1.ChatRequest.model: not as released in {VERSION}" in gate.stderr
+    assert 'Previously present field "1" with name "model"' in gate.stdout + gate.stderr  # buf

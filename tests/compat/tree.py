@@ -1,0 +1,166 @@
+"""The current contracts as a tree to edit, and where in it an edit of some kind can be made."""
+
+from collections.abc import Callable, Iterator
+
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    MethodDescriptorProto,
+    ServiceDescriptorProto,
+)
+
+F = FieldDescriptorProto
+Field = tuple[DescriptorProto, FieldDescriptorProto]
+Find = Callable[["Tree"], Iterator[str]]
+
+
+class Tree:
+    """The current contracts, to be edited: messages, fields, enums and services by full name."""
+
+    def __init__(self, files: FileDescriptorSet) -> None:
+        self.files = FileDescriptorSet()
+        self.files.CopyFrom(files)
+        self.home: dict[str, FileDescriptorProto] = {}
+        self.messages: dict[str, DescriptorProto] = {}
+        self.fields: dict[str, Field] = {}
+        self.enums: dict[str, EnumDescriptorProto] = {}
+        self.services: dict[str, ServiceDescriptorProto] = {}
+        self.rpcs: dict[str, MethodDescriptorProto] = {}
+        for file in self.files.file:
+            if file.package.startswith("google."):
+                continue
+            for message in file.message_type:
+                self._message(message, file.package, file)
+            for enum in file.enum_type:
+                self.enums[f"{file.package}.{enum.name}"] = enum
+                self.home[f"{file.package}.{enum.name}"] = file
+            for service in file.service:
+                name = f"{file.package}.{service.name}"
+                self.services[name], self.home[name] = service, file
+                self.rpcs |= {f"{name}.{method.name}": method for method in service.method}
+                self.home |= {f"{name}.{method.name}": file for method in service.method}
+
+    def _message(self, message: DescriptorProto, prefix: str, file: FileDescriptorProto) -> None:
+        name = f"{prefix}.{message.name}"
+        self.messages[name], self.home[name] = message, file
+        for field in message.field:
+            self.fields[f"{name}.{field.name}"] = message, field
+            self.home[f"{name}.{field.name}"] = file
+        for nested in message.nested_type:
+            self._message(nested, name, file)
+        for enum in message.enum_type:
+            self.enums[f"{name}.{enum.name}"] = enum
+            self.home[f"{name}.{enum.name}"] = file
+
+    def plain(self) -> Iterator[tuple[str, DescriptorProto, FieldDescriptorProto]]:
+        """Singular scalar fields that stand alone: in no oneof, not `optional`."""
+        for name, (message, field) in self.fields.items():
+            alone = not field.HasField("oneof_index") and field.label == F.LABEL_OPTIONAL
+            if alone and not field.type_name and not message.options.map_entry:
+                yield name, message, field
+
+    def carried(self) -> set[str]:
+        """The enums that some field is of."""
+        return {field.type_name.lstrip(".") for _, field in self.fields.values()}
+
+
+# --- where an edit can be made ---------------------------------------------------------------
+
+
+def of_type(*kinds: int, label: int = F.LABEL_OPTIONAL) -> Find:
+    def find(tree: Tree) -> Iterator[str]:
+        for name, (message, field) in tree.fields.items():
+            if field.type in kinds and field.label == label and not message.options.map_entry:
+                yield name
+
+    return find
+
+
+def plain_of_type(*kinds: int) -> Find:
+    return lambda tree: (name for name, _, field in tree.plain() if field.type in kinds)
+
+
+def plain_twice(tree: Tree) -> Iterator[str]:
+    """A plain field whose message has another one of the same type."""
+    for name, message, field in tree.plain():
+        if twin(tree, message, field):
+            yield name
+
+
+def twin(
+    tree: Tree, message: DescriptorProto, field: FieldDescriptorProto
+) -> FieldDescriptorProto | None:
+    for _, other, candidate in tree.plain():
+        if other is message and candidate is not field and candidate.type == field.type:
+            return candidate
+    return None
+
+
+def optional_scalar(tree: Tree) -> Iterator[str]:
+    return (name for name, (_, field) in tree.fields.items() if field.proto3_optional)
+
+
+def oneof_member(tree: Tree) -> Iterator[str]:
+    """A member of a oneof that has others."""
+    for name, (message, field) in tree.fields.items():
+        if field.HasField("oneof_index") and not field.proto3_optional:
+            members = [f for f in message.field if f.oneof_index == field.oneof_index]
+            if len([f for f in members if f.HasField("oneof_index")]) > 1:
+                yield name
+
+
+def message_field(tree: Tree) -> Iterator[str]:
+    for name in of_type(F.TYPE_MESSAGE)(tree):
+        kind = tree.fields[name][1].type_name.lstrip(".")
+        if kind in tree.messages and tree.messages[kind].field:
+            yield name
+
+
+def map_field(tree: Tree) -> Iterator[str]:
+    for name in of_type(F.TYPE_MESSAGE, label=F.LABEL_REPEATED)(tree):
+        kind = tree.fields[name][1].type_name.lstrip(".")
+        if kind in tree.messages and tree.messages[kind].options.map_entry:
+            yield name
+
+
+def enum_field(tree: Tree) -> Iterator[str]:
+    return of_type(F.TYPE_ENUM)(tree)
+
+
+def carried_enum(tree: Tree) -> Iterator[str]:
+    carried = tree.carried()
+    return (name for name, enum in tree.enums.items() if name in carried and len(enum.value) > 2)
+
+
+def message_field_to_copy(tree: Tree) -> Iterator[str]:
+    """A field of a message type that holds no other type."""
+    for name in message_field(tree):
+        kind = tree.messages[tree.fields[name][1].type_name.lstrip(".")]
+        if not kind.nested_type and not kind.enum_type:
+            yield name
+
+
+def flat_message(tree: Tree) -> Iterator[str]:
+    """A top-level message of scalars."""
+    for name in any_message(tree):
+        top = name.count(".") == tree.home[name].package.count(".") + 1
+        message = tree.messages[name]
+        if top and not message.nested_type and not any(f.type_name for f in message.field):
+            yield name
+
+
+def any_message(tree: Tree) -> Iterator[str]:
+    for name, message in tree.messages.items():
+        if message.field and not message.options.map_entry:
+            yield name
+
+
+def any_service(tree: Tree) -> Iterator[str]:
+    yield from tree.services
+
+
+def any_rpc(tree: Tree) -> Iterator[str]:
+    yield from tree.rpcs

@@ -1,0 +1,227 @@
+"""Requests of sageLLM as requests of vLLM and of the gateway, and back."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sagellm_models import models
+
+from smg_proto import smg_pb2 as smg
+from smg_proto import vllm_engine_pb2 as vllm
+from smg_proto.sagellm import ChatMessage, Request, SamplingParams
+from smg_proto.sagellm.completion import (
+    completion_metadata,
+    from_completion_request,
+    to_completion_request,
+)
+from smg_proto.sagellm.vllm import (
+    BridgeError,
+    create_arguments,
+    from_generate_request,
+    to_generate_request,
+)
+
+REQUEST = Request(request_id="r", trace_id="t", model="m", prompt="Once", max_tokens=8, stream=True)
+PARAMS = SamplingParams(
+    temperature=0.7,
+    top_p=0.9,
+    top_k=40,
+    repetition_penalty=1.1,
+    presence_penalty=-0.5,
+    frequency_penalty=0.25,
+    stop_sequences=["\n", "END"],
+    seed=0,
+    skip_special_tokens=False,
+)
+DROPPED = ["kv_budget_tokens", "metadata", "phase", "rank", "world_size", "group_id"]
+DROPPED += ["tp_rank", "pp_rank", "tp_size", "pp_size"]
+
+
+def _with(**changes: Any) -> Request:
+    return REQUEST.model_copy(update=changes)
+
+
+# vLLM
+
+
+def test_a_bare_request_leaves_the_choice_to_vllm_but_for_its_traps() -> None:
+    assert to_generate_request(REQUEST) == vllm.GenerateRequest(
+        request_id="r",
+        text="Once",
+        stream=True,
+        sampling_params=vllm.SamplingParams(
+            max_tokens=8,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            skip_special_tokens=True,
+            spaces_between_special_tokens=True,
+        ),
+    )
+
+
+def test_sampling_params_win_over_the_request() -> None:
+    message = to_generate_request(_with(temperature=0.1, top_p=0.2, sampling_params=PARAMS))
+    assert message.sampling_params == vllm.SamplingParams(
+        temperature=0.7,
+        top_p=0.9,
+        top_k=40,
+        repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=0.25,
+        max_tokens=8,
+        stop=["\n", "END"],
+        seed=0,
+        spaces_between_special_tokens=True,
+    )
+
+
+def test_greedy_is_temperature_zero_and_no_limit_is_off() -> None:
+    greedy = SamplingParams(strategy="greedy", temperature=0.7, top_k=-1)  # type: ignore[arg-type]
+    params = to_generate_request(_with(sampling_params=greedy)).sampling_params
+    assert (params.HasField("temperature"), params.temperature, params.top_k) == (True, 0.0, 0)
+
+
+def test_a_request_comes_back_from_vllm_with_the_numbers_that_were_meant() -> None:
+    sent = to_generate_request(_with(sampling_params=PARAMS))
+    back = from_generate_request(sent, trace_id="t", model="m")
+    assert back == _with(sampling_params=PARAMS)
+
+
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(request=models(Request, finite=True), data=st.data())
+def test_every_request_is_carried_or_refused_by_name(request: Request, data: st.DataObject) -> None:
+    params = data.draw(st.none() | models(SamplingParams, finite=True))
+    request = request.model_copy(update={"sampling_params": params, "model": "m", "prompt": "p"})
+    try:
+        engine = to_generate_request(request, drop=DROPPED)
+        gateway = to_completion_request(request, drop=DROPPED)
+    except BridgeError as error:
+        assert any(word in str(error) for word in ("strategy", "too large"))
+        return
+    again = from_generate_request(engine, trace_id=request.trace_id, model="m")
+    assert to_generate_request(again).sampling_params.max_tokens == request.max_tokens
+    back = from_completion_request(
+        gateway, request_id=request.request_id, trace_id=request.trace_id, stream=request.stream
+    )
+    assert to_completion_request(back) == gateway
+
+
+@pytest.mark.parametrize("name", DROPPED)
+@pytest.mark.parametrize("bridge", [to_generate_request, to_completion_request])
+def test_what_cannot_be_told_is_refused_by_name_unless_it_may_be_dropped(
+    bridge: Any, name: str
+) -> None:
+    value = {"metadata": {}, "phase": "decode", "group_id": "g"}.get(name, 1)
+    with pytest.raises(BridgeError, match=rf"Request\.{name} has no place.*drop"):
+        bridge(_with(**{name: value}))
+    assert bridge(_with(**{name: value}), drop=[name]) == bridge(REQUEST)
+
+
+@pytest.mark.parametrize("bridge", [to_generate_request, to_completion_request])
+def test_messages_alone_and_other_strategies_are_refused(bridge: Any) -> None:
+    turn = ChatMessage(role="user", content="a secret")
+    with pytest.raises(BridgeError, match="render them") as caught:
+        bridge(_with(prompt="", messages=[turn]))
+    assert "secret" not in str(caught.value)
+    assert bridge(_with(messages=[turn])) == bridge(REQUEST)  # the prompt wins
+    for strategy in ("beam_search", "contrastive", "speculative", "unknown_9"):
+        params = SamplingParams.model_validate({"strategy": strategy})
+        with pytest.raises(BridgeError, match=f"strategy {strategy}"):
+            bridge(_with(sampling_params=params))
+
+
+@pytest.mark.parametrize("bridge", [to_generate_request, to_completion_request])
+def test_numbers_that_do_not_fit_are_refused_by_name(bridge: Any) -> None:
+    with pytest.raises(BridgeError, match=r"max_tokens cannot hold"):
+        bridge(_with(max_tokens=2**40))
+    with pytest.raises(BridgeError, match=r"SamplingParams\.seed cannot hold"):
+        to_generate_request(_with(sampling_params=SamplingParams(seed=2**40)))
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (vllm.GenerateRequest(tokenized=vllm.TokenizedInput(input_ids=[1])), "tokenized"),
+        (vllm.GenerateRequest(data_parallel_rank=0), "data_parallel_rank"),
+        (vllm.GenerateRequest(sampling_params=vllm.SamplingParams(min_p=0.1)), "min_p"),
+        (vllm.GenerateRequest(sampling_params=vllm.SamplingParams(json_object=True)), "json_o"),
+        (vllm.GenerateRequest(sampling_params=vllm.SamplingParams(n=2)), "n above 1"),
+        (vllm.GenerateRequest(text="x"), "max_tokens"),
+    ],
+)
+def test_what_sagellm_cannot_say_is_refused_by_name(
+    message: vllm.GenerateRequest, words: str
+) -> None:
+    with pytest.raises(BridgeError, match=words):
+        from_generate_request(message)
+
+
+def test_an_empty_request_of_vllm_means_its_plain_defaults() -> None:
+    made = from_generate_request(vllm.GenerateRequest(text="x"), max_tokens=16)
+    assert made.max_tokens == 16
+    assert made.sampling_params == SamplingParams(skip_special_tokens=False)
+
+
+def test_arguments_of_the_client_are_the_same_request() -> None:
+    arguments = create_arguments(_with(sampling_params=PARAMS))
+    assert arguments == {
+        "prompt": "Once",
+        "request_id": "r",
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 40,
+        "frequency_penalty": 0.25,
+        "presence_penalty": -0.5,
+        "repetition_penalty": 1.1,
+        "max_tokens": 8,
+        "stop": ["\n", "END"],
+        "seed": 0,
+        "skip_special_tokens": False,
+        "stream_options": {"include_usage": True},
+    }
+    bare = create_arguments(_with(stream=False))
+    assert [bare[name] for name in ("temperature", "seed", "stop", "stream_options")] == [None] * 4
+
+
+# The gateway
+
+
+def test_a_request_for_the_gateway_says_what_was_said_and_no_more() -> None:
+    assert to_completion_request(_with(temperature=0.0, top_p=0.5)) == smg.CompletionRequest(
+        model="m", prompt="Once", max_tokens=8, temperature=0.0, top_p=0.5
+    )
+    assert completion_metadata(REQUEST) == (("x-request-id", "r"),)
+    assert completion_metadata(_with(request_id="")) == ()
+    with pytest.raises(BridgeError, match=r"Request\.model is empty"):
+        to_completion_request(_with(model=""))
+
+
+def test_a_request_comes_back_from_the_gateway() -> None:
+    for request in (
+        REQUEST,
+        _with(temperature=0.5),
+        _with(sampling_params=PARAMS, stream=False),
+    ):
+        back = from_completion_request(
+            to_completion_request(request), request_id="r", trace_id="t", stream=request.stream
+        )
+        assert back == request
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (smg.CompletionRequest(echo=True), r"CompletionRequest\.echo"),
+        (smg.CompletionRequest(user="u"), r"CompletionRequest\.user"),
+        (smg.CompletionRequest(logprobs=0), r"CompletionRequest\.logprobs"),
+        (smg.CompletionRequest(prompt_token_ids=smg.TokenIds()), "prompt_token_ids"),
+        (smg.CompletionRequest(sampling=smg.SamplingParams(min_tokens=1)), "min_tokens"),
+        (smg.CompletionRequest(prompt="x"), "max_tokens"),
+    ],
+)
+def test_what_sagellm_cannot_say_of_the_gateway_is_refused_by_name(
+    message: smg.CompletionRequest, words: str
+) -> None:
+    with pytest.raises(BridgeError, match=words):
+        from_completion_request(message, request_id="r")

@@ -1,0 +1,83 @@
+"""Inputs that the released protocol packages accept or refuse: the models agree."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sagellm_judge import judge
+
+import smg_proto.sagellm
+
+CASES: list[dict[str, Any]] = json.loads(
+    Path(__file__).with_name("protocol_cases.json").read_text()
+)
+NEWEST = "0.5.4.16"
+
+
+def _key(case: dict[str, Any]) -> str:
+    return json.dumps([case["model"], case["input"]])
+
+
+# Where the two releases differ, the newer one is followed; only its spelling of events is not the
+# only one that passes.
+NEWEST_SAYS = {_key(case): case["accepted"] for case in CASES if case["version"] == NEWEST}
+BOTH_SPELLINGS = ("delta in the", "end in the")
+
+
+def _expected(case: dict[str, Any]) -> bool:
+    if case["why"].startswith(BOTH_SPELLINGS):
+        return True
+    accepted: bool = NEWEST_SAYS.get(_key(case), case["accepted"])
+    return accepted
+
+
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case['model']}-{case['version']}-{case['why']}"
+)
+def test_the_models_accept_and_refuse_what_the_protocol_does(case: dict[str, Any]) -> None:
+    verdict = judge("smg_proto.sagellm", case["model"], case["input"])
+    assert verdict["accepted"] == _expected(case)
+    if not verdict["accepted"] or case["version"] not in (NEWEST, "both"):
+        return
+    made = json.loads(verdict["json"])
+    match case.get("becomes"):
+        case str(version):
+            assert made == version
+        case {"dropped": list(dropped)}:
+            assert not set(dropped) & set(made)
+        case dict(becomes):
+            assert made.items() >= becomes.items()
+        case _:
+            pass
+
+
+def test_every_model_of_the_fields_file_is_there_with_its_fields_in_order() -> None:
+    fields: dict[str, list[str]] = {}
+    for line in Path(__file__).with_name("protocol_fields.tsv").read_text().splitlines()[1:]:
+        _, model, kind, field, *_, status, _, _ = line.split("\t")
+        if kind in ("model", "enum") and status != "renamed":
+            fields.setdefault(model, []).append(field)
+    assert len(fields) > 40
+    for model, names in fields.items():
+        kind = getattr(smg_proto.sagellm, model)
+        ours = list(getattr(kind, "model_fields", None) or kind.__members__)
+        assert ours == names, model
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        {"event": "delta", "chunk": "x", "chunk_tokens": [1]},
+        {"event": "end", "output_text": "x", "output_tokens": [1], "finish_reason": "stop"},
+    ],
+    ids=["delta", "end"],
+)
+def test_an_event_in_the_old_spelling_becomes_one_in_the_new(old: dict[str, Any]) -> None:
+    ids = {"request_id": "r", "trace_id": "t", "engine_id": "e"}
+    figures = {"ttft_ms": 1.0, "throughput_tps": 1.0, "peak_mem_mb": 1, "error_rate": 0.0}
+    verdict = judge("smg_proto.sagellm", "StreamEvent", ids | old | {"metrics": figures})
+    made = json.loads(verdict["json"])
+    assert made["content"] == "x"
+    assert made.get("content_tokens", made.get("output_tokens")) == [1]
+    assert not {"chunk", "chunk_tokens", "output_text"} & made.keys()

@@ -1,0 +1,169 @@
+"""GenerateService over sockets: in front a client of sagellm.v1, behind a vLLM engine."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from smg_proto import sagellm_pb2 as pb
+from smg_proto import sagellm_pb2_grpc
+from smg_proto.sagellm import (
+    AnyStreamEvent,
+    Request,
+    Response,
+    SamplingParams,
+    StreamEventEnd,
+    stream_event_from_proto,
+)
+from smg_proto.sagellm.service import GenerateServicer
+from smg_proto.testing import FakeVllmEngine, Fault, serve_vllm_engine
+from smg_proto.vllm import AsyncVLLMGrpcClient, TokenDecoder
+
+Code = grpc.StatusCode
+REQUEST = Request(
+    request_id="r",
+    trace_id="t",
+    prompt="Once upon a time",
+    max_tokens=8,
+    sampling_params=SamplingParams(temperature=0.0),
+)
+
+LONG = REQUEST.model_copy(update={"max_tokens": 500})
+
+
+@dataclass
+class Served:
+    stub: "sagellm_pb2_grpc.GenerateServiceAsyncStub"
+    engine: FakeVllmEngine
+    decoder: TokenDecoder
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serve_vllm_engine(FakeVllmEngine(token_delay=0.001)) as address:
+        host, _, port = address.rpartition(":")
+        async with AsyncVLLMGrpcClient(host, int(port), max_retries=0) as client:
+            decoder = await TokenDecoder.afrom_client(client)
+            server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            servicer = GenerateServicer(client, decoder, engine_id="e", models=["m"])
+            sagellm_pb2_grpc.add_GenerateServiceServicer_to_server(servicer, server)
+            front = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{front}") as channel:
+                    stub = sagellm_pb2_grpc.GenerateServiceStub(channel)
+                    yield Served(stub, address.servicer, decoder)
+            finally:
+                await server.stop(None)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def _failure(served: Served, message: pb.Request) -> grpc.aio.AioRpcError:
+    """Of both RPCs, which must agree."""
+    with pytest.raises(grpc.aio.AioRpcError) as unary:
+        await served.stub.Generate(message)
+    with pytest.raises(grpc.aio.AioRpcError) as streamed:
+        async for _ in served.stub.StreamGenerate(message):
+            pass
+    assert unary.value.code() is streamed.value.code()
+    assert unary.value.details() == streamed.value.details()
+    return unary.value
+
+
+async def test_the_whole_answer_and_the_stream_say_the_same(served: Served) -> None:
+    began = time.perf_counter()
+    response = Response.from_proto(await served.stub.Generate(REQUEST.to_proto()), strict=True)
+    took = 1000 * (time.perf_counter() - began)
+    events = [
+        stream_event_from_proto(message, strict=True)
+        async for message in served.stub.StreamGenerate(REQUEST.to_proto())
+    ]
+    start, *deltas, end = events
+    assert (start.event, start.request_id, start.trace_id, start.engine_id) == (
+        "start",
+        "r",
+        "t",
+        "e",
+    )
+    assert {delta.event for delta in deltas} == {"delta"}
+    assert isinstance(end, StreamEventEnd)
+    assert (end.content, end.output_tokens, end.finish_reason, end.prompt_tokens) == (
+        response.output_text,
+        response.output_tokens,
+        response.finish_reason,
+        response.prompt_tokens,
+    )
+    assert served.decoder.decode(response.output_tokens) == response.output_text != ""
+    assert 0 < response.metrics.ttft_ms < took
+    assert response.metrics.ttft_ms + sum(response.metrics.itl_list) < took
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "words"),
+    [
+        (pb.Request(prompt="a secret"), Code.INVALID_ARGUMENT, "max_tokens: .*greater than 0"),
+        (pb.Request(max_tokens=1, top_p=2.0), Code.INVALID_ARGUMENT, "top_p: .*equal to 1"),
+        (pb.Request(max_tokens=1, metadata_json="{"), Code.INVALID_ARGUMENT, "metadata_json"),
+        (pb.Request(max_tokens=1), Code.INVALID_ARGUMENT, "prompt"),
+        (pb.Request(max_tokens=1, prompt="p", rank=0), Code.UNIMPLEMENTED, "Request.rank"),
+        (pb.Request(max_tokens=1, prompt="p", model="x"), Code.NOT_FOUND, "model"),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused_with_the_reason(
+    served: Served, message: pb.Request, code: grpc.StatusCode, words: str
+) -> None:
+    failure = await _failure(served, message)
+    assert failure.code() is code
+    details = failure.details() or ""
+    assert re.search(words, details)
+    assert "secret" not in details
+
+
+async def test_a_failure_of_the_engine_is_a_failure_of_the_call(served: Served) -> None:
+    for status in (Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNAVAILABLE):
+        served.engine.script.add(Fault(status, after=2), rpc="Generate", times=2)
+        assert (await _failure(served, REQUEST.to_proto())).code() is status
+
+
+async def test_the_end_before_a_failure_has_what_was_generated(served: Served) -> None:
+    served.engine.script.add(Fault(Code.UNAVAILABLE, after=3), rpc="Generate")
+    call = served.stub.StreamGenerate(REQUEST.to_proto())
+    events: list[AnyStreamEvent] = []
+    with pytest.raises(grpc.aio.AioRpcError):
+        async for message in call:
+            events.append(stream_event_from_proto(message))
+    end = events[-1]
+    assert isinstance(end, StreamEventEnd)
+    assert end.error is not None
+    assert (end.error.code, len(end.output_tokens)) == ("unavailable", 3)
+    assert await call.code() is Code.UNAVAILABLE
+
+
+async def test_cancelling_the_call_or_its_deadline_ends_the_work_in_the_engine(
+    served: Served,
+) -> None:
+    counters = served.engine.record.counters
+    served.engine.token_delay = 0.05
+    call = served.stub.StreamGenerate(LONG.to_proto())
+    async for message in call:
+        if message.WhichOneof("event") == "delta":
+            break
+    assert counters.running == 1
+    call.cancel()
+    await _until(lambda: counters.cancelled + counters.aborted == 1)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.stub.Generate(LONG.to_proto(), timeout=0.3)
+    assert caught.value.code() is Code.DEADLINE_EXCEEDED
+    await _until(lambda: counters.cancelled + counters.aborted == 2)
+    assert counters.running == 0

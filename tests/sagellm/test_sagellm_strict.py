@@ -1,0 +1,172 @@
+"""Validation: pydantic's errors with field and bound, and what strict adds. Versions, presets."""
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import smg_proto.sagellm
+from smg_proto.sagellm import (
+    DEFAULT_SAMPLING_PARAMS,
+    PROTOCOL_VERSION,
+    DecodingStrategy,
+    Error,
+    Metrics,
+    ProtocolVersion,
+    Request,
+    Response,
+    SamplingParams,
+    SamplingPreset,
+    Timestamps,
+    get_interface_since_version,
+    is_interface_frozen,
+    negotiate_version,
+)
+
+REQUEST: dict[str, Any] = {"request_id": "r", "trace_id": "t", "prompt": "p", "max_tokens": 8}
+METRICS: dict[str, Any] = {
+    "ttft_ms": 1.0,
+    "throughput_tps": 1.0,
+    "peak_mem_mb": 1,
+    "error_rate": 0.0,
+}
+RESPONSE: dict[str, Any] = {
+    "request_id": "r",
+    "trace_id": "t",
+    "output_text": "x",
+    "output_tokens": [1],
+    "finish_reason": "stop",
+}
+
+
+def test_an_error_names_field_and_bound_but_not_what_was_given() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Request(**(REQUEST | {"prompt": ["a secret"], "temperature": 2.5}))
+    text = str(caught.value)
+    assert re.search(r"temperature\n\s+Input should be less than or equal to 2 ", text)
+    assert "prompt" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "words"),
+    [
+        ({"prompt": ""}, ("prompt",), "messages"),
+        ({"prompt": "", "messages": []}, ("prompt",), "messages"),
+        ({"rank": 2, "world_size": 2}, ("rank",), "below world_size, which is 2"),
+        ({"tp_rank": 3, "tp_size": 2}, ("tp_rank",), "below tp_size"),
+        ({"pp_rank": 3, "pp_size": 2}, ("pp_rank",), "below pp_size"),
+        (
+            {"sampling_params": {"strategy": "sampling", "temperature": 0}},
+            ("sampling_params", "temperature"),
+            "at least 1e-05",
+        ),
+        (
+            {"sampling_params": {"length_penalty": float("inf")}},
+            ("sampling_params", "length_penalty"),
+            "finite",
+        ),
+        ({"max_tokens": "8"}, ("max_tokens",), "valid integer"),
+    ],
+)
+def test_strict_refuses_a_request_that_the_protocol_lets_pass(
+    changes: dict[str, Any], place: tuple[str, ...], words: str
+) -> None:
+    given = REQUEST | changes
+    lax = Request.model_validate(given)
+    with pytest.raises(ValidationError) as caught:
+        Request.model_validate(given, strict=True)
+    (error,) = caught.value.errors()
+    assert error["loc"] == place
+    assert words in error["msg"]
+    if place != ("max_tokens",):  # conversion is over by then
+        with pytest.raises(ValidationError):
+            lax.check()
+        with pytest.raises(ValidationError):
+            Request.from_proto(lax.to_proto(), strict=True)
+
+
+def test_strict_reports_all_contradictions_at_once_with_their_places() -> None:
+    stamps = Timestamps(queued_at=4.0, scheduled_at=3.0, executed_at=2.0, completed_at=2.0)
+    metrics = Metrics(**METRICS, itl_list=[1.0, float("nan")], timestamps=stamps)
+    metrics.ttft_ms = float("inf")
+    with pytest.raises(ValidationError) as caught:
+        Response(**RESPONSE, metrics=metrics).check()
+    assert [error["loc"] for error in caught.value.errors()] == [
+        ("metrics", "ttft_ms"),
+        ("metrics", "itl_list", 1),
+        ("metrics", "timestamps", "scheduled_at"),
+        ("metrics", "timestamps", "executed_at"),
+    ]
+
+
+def test_strict_passes_what_is_right_from_python_and_from_json() -> None:
+    given = RESPONSE | {"metrics": METRICS, "error": {"code": "unavailable", "message": "m"}}
+    model = Response.model_validate(given, strict=True)
+    assert Response.model_validate_json(model.model_dump_json(), strict=True) == model
+    assert Response.from_proto(model.to_proto(), strict=True) == model
+    assert Request(**REQUEST, rank=1, world_size=2).check().rank == 1
+    with pytest.raises(ValidationError, match=r"code"):
+        Error.model_validate_json('{"code": "UNAVAILABLE", "message": "m"}', strict=True)
+
+
+@pytest.mark.parametrize(
+    ("assign", "words"),
+    [
+        ({"strategy": DecodingStrategy.SAMPLING, "temperature": 0.0}, "temperature"),
+        ({"strategy": DecodingStrategy.BEAM_SEARCH, "beam_size": 1}, "beam_size"),
+        ({"strategy": DecodingStrategy.CONTRASTIVE, "alpha": 3.0}, "alpha"),
+        ({"strategy": DecodingStrategy.CONTRASTIVE, "penalty_alpha": -1.0}, "penalty_alpha"),
+        ({"strategy": DecodingStrategy.SPECULATIVE, "n_speculative_tokens": 0}, "n_spec"),
+    ],
+)
+def test_a_strategy_that_contradicts_another_field_is_refused_on_demand(
+    assign: dict[str, Any], words: str
+) -> None:
+    params = SamplingParams()
+    params.validate_strategy_params()
+    for name, value in assign.items():
+        setattr(params, name, value)
+    with pytest.raises(ValueError, match=words):
+        params.validate_strategy_params()
+
+
+def test_presets_have_parameters_of_their_own() -> None:
+    for preset in SamplingPreset:
+        params = SamplingPreset.get_params(preset)
+        params.check()
+        assert params is not SamplingPreset.get_params(preset)
+    assert DEFAULT_SAMPLING_PARAMS.strategy is DecodingStrategy.GREEDY
+
+
+def test_versions_are_ordered_and_compatible_upwards() -> None:
+    old, new = ProtocolVersion.parse("0.1"), ProtocolVersion.parse(" 0.2 ")
+    assert old < new
+    assert (str(new), new) == ("0.2", ProtocolVersion(0, 2))
+    assert new.is_compatible_with(old)
+    assert not old.is_compatible_with(new)
+    assert not ProtocolVersion(1, 0).is_compatible_with(old)
+    assert str(negotiate_version("0.0")) == PROTOCOL_VERSION
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("0.2", r"asks for protocol 0\.2, this server speaks 0\.1"),
+        ("1.0", r"same major number"),
+        ("0.1.5", r"'0\.1\.5' is not a protocol version: write MAJOR\.MINOR"),
+        ("", r"'' is not a protocol version"),
+    ],
+)
+def test_a_version_that_cannot_be_served_is_refused_with_the_reason(asked: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        negotiate_version(asked)
+
+
+def test_frozen_names_that_this_package_has_are_here() -> None:
+    frozen = {name for name in smg_proto.sagellm.__all__ if is_interface_frozen(name)}
+    assert len(frozen) == 17
+    assert is_interface_frozen("QuantizationConfig")
+    assert get_interface_since_version("Request") == "0.1"
+    assert get_interface_since_version("SamplingParams") is None

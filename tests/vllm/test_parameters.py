@@ -1,0 +1,264 @@
+"""What is sent for what was asked, and what is refused before it is sent."""
+
+import json
+from typing import Any
+
+import pytest
+from vllm_kit import Both, ScriptedEngine, complete, sent
+
+from smg_proto import common_pb2
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.testing import FakeVllmEngine
+from smg_proto.vllm import (
+    ChoiceConstraint,
+    MediaRef,
+    SamplingParams,
+    StructuredOutputs,
+    TokenDecoder,
+    TokenizedInput,
+    VLLMGrpcInvalidArgumentError,
+    VLLMGrpcValidationError,
+)
+
+ALL: dict[str, Any] = {
+    "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "frequency_penalty": -1.5,
+    "presence_penalty": 1.5, "repetition_penalty": 1.25, "max_tokens": 3, "min_tokens": 1,
+    "stop": ["one", "two"], "stop_token_ids": [4, 5], "skip_special_tokens": False,
+    "spaces_between_special_tokens": False, "ignore_eos": True, "n": 2, "logprobs": 1,
+    "prompt_logprobs": 0, "seed": 0, "include_stop_str_in_output": True,
+    "logit_bias": {3: -100.0, 4: 2.5}, "truncate_prompt_tokens": 2,
+    "grammar_from_first_token": True,
+}  # fmt: skip
+ONLY_OFF = pb.SamplingParams(
+    top_p=1.0,
+    repetition_penalty=1.0,
+    n=1,
+    skip_special_tokens=True,
+    spaces_between_special_tokens=True,
+)
+
+
+def test_every_sampling_parameter_arrives(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    both.create(client, prompt="some words to cut", **ALL)
+    wire = sent(engine).sampling_params
+    assert wire == pb.SamplingParams(**ALL)
+    assert {f.name for f in wire.DESCRIPTOR.fields if not f.containing_oneof or f.name in ALL} == {
+        *ALL
+    }
+    both.create(client, prompt="some words to cut", sampling_params=SamplingParams(**ALL))
+    assert sent(engine).sampling_params == wire
+
+
+def test_what_is_not_asked_for_stays_unset(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    both.create(client, prompt="x")
+    request = sent(engine)
+    assert request.sampling_params == ONLY_OFF
+    assert not request.HasField("data_parallel_rank")
+    assert not request.HasField("kv_transfer_params_json")
+    nothing = dict.fromkeys([*ALL, "structured_outputs", "media_refs", "model"])
+    both.create(client, prompt="x", **nothing)
+    assert sent(engine).sampling_params == ONLY_OFF
+
+
+def test_forms_that_people_use_are_understood(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    both.create(
+        client, prompt="x", stop="end", stop_token_ids=(4,), top_k=-1, logit_bias={"7": -1},
+        temperature=1, max_tokens=1,
+    )  # fmt: skip
+    wire = sent(engine).sampling_params
+    assert list(wire.stop) == ["end"] and list(wire.stop_token_ids) == [4]
+    assert wire.top_k == 0 and dict(wire.logit_bias) == {7: -1.0} and wire.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("constraint", "expected"),
+    [
+        ({"json_schema": {"type": "object"}}, {"json_schema": '{"type": "object"}'}),
+        ({"json_schema": '{"type":"object"}'}, {"json_schema": '{"type":"object"}'}),
+        ({"regex": "a+"}, {"regex": "a+"}),
+        ({"grammar": 'root ::= "a"'}, {"grammar": 'root ::= "a"'}),
+        ({"structural_tag": {"a": 1}}, {"structural_tag": '{"a": 1}'}),
+        ({"json_object": True}, {"json_object": True}),
+        ({"choice": ["a", "b"]}, {"choice": pb.ChoiceConstraint(choices=["a", "b"])}),
+        (
+            {"choice": ChoiceConstraint(choices=["a"])},
+            {"choice": pb.ChoiceConstraint(choices=["a"])},
+        ),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_each_constraint_arrives(
+    constraint: dict[str, Any],
+    expected: dict[str, Any],
+    both: Both,
+    scripted: ScriptedEngine,
+    scripted_client: Any,
+) -> None:
+    scripted.messages = [complete(1)]
+    both.create(scripted_client, prompt="x", structured_outputs=StructuredOutputs(**constraint))
+    wanted, wire = pb.SamplingParams(**expected), sent(scripted).sampling_params
+    name = wanted.WhichOneof("constraint")
+    assert name is not None and wire.WhichOneof("constraint") == name
+    assert getattr(wire, name) == getattr(wanted, name)
+
+
+def test_every_form_of_prompt_arrives(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    wire = pb.TokenizedInput(original_text="five", input_ids=[5])
+    for prompt, expected in (
+        ("text", pb.GenerateRequest(text="text")),
+        ([5], pb.GenerateRequest(tokenized=pb.TokenizedInput(input_ids=[5]))),
+        (TokenizedInput(original_text="five", input_ids=[5]), pb.GenerateRequest(tokenized=wire)),
+        (wire, pb.GenerateRequest(tokenized=wire)),
+    ):
+        both.create(client, prompt=prompt, max_tokens=1)
+        request = sent(engine)
+        assert request.WhichOneof("input") == expected.WhichOneof("input")
+        assert (request.text, request.tokenized) == (expected.text, expected.tokenized)
+
+
+def test_media_and_transfer_parameters_arrive(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [complete(1)]
+
+    def arrives(**params: Any) -> pb.GenerateRequest:
+        both.create(scripted_client, prompt=[5, 6], **params)
+        return sent(scripted)
+
+    first, second = pb.MultimodalInputs(mm_hashes=["a"]), pb.MultimodalInputs(mm_hashes=["b"])
+    request = arrives(mm_inputs=[first, second], data_parallel_rank=0)
+    assert request.mm_inputs == first and list(request.extra_mm_inputs) == [second]
+    assert request.HasField("data_parallel_rank") and request.data_parallel_rank == 0
+    request = arrives(mm_inputs=first, kv_transfer_params={"do_remote_decode": True})
+    assert request.mm_inputs == first and not request.extra_mm_inputs
+    assert json.loads(request.kv_transfer_params_json) == {"do_remote_decode": True}
+    assert arrives(kv_transfer_params='{"a":1.0}').kv_transfer_params_json == '{"a":1.0}'
+    refs = [MediaRef(url="https://x/y.png"), MediaRef(url="u", modality="audio")]
+    items = arrives(media_refs=refs).media_refs.items
+    assert [(i.url, i.modality) for i in items] == [
+        ("https://x/y.png", common_pb2.IMAGE),
+        ("u", common_pb2.AUDIO),
+    ]
+
+
+def test_the_models_own_defaults_are_applied_where_asked_for(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    defaults = both.run(client.models.retrieve()).default_sampling_params
+    assert defaults, "the fake model should have some"
+    both.create(client, prompt="x", max_tokens=1, use_model_defaults=True)
+    wire = sent(engine).sampling_params
+    for name, value in defaults.items():
+        assert getattr(wire, name) == pytest.approx(value)
+    both.create(client, prompt="x", max_tokens=1, use_model_defaults=True, temperature=0.75)
+    assert sent(engine).sampling_params.temperature == 0.75
+    both.create(client, prompt="x", max_tokens=1)
+    assert sent(engine).sampling_params.ListFields() != wire.ListFields()
+
+
+SECRET = "tell nobody about the treasure"
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"temperature": 2.5}, "temperature"),
+    ({"temperature": float("nan")}, "temperature"),
+    ({"temperature": "warm"}, "temperature"),
+    ({"top_p": 0.0}, "top_p"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"min_p": 2}, "min_p"),
+    ({"frequency_penalty": 3}, "frequency_penalty"),
+    ({"presence_penalty": -3}, "presence_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_tokens": 2**32}, "max_tokens"),
+    ({"max_tokens": 2, "min_tokens": 3}, "min_tokens"),
+    ({"n": 0}, "n"),
+    ({"n": 2, "temperature": 0}, "n"),
+    ({"logprobs": -2}, "logprobs"),
+    ({"prompt_logprobs": True}, "prompt_logprobs"),
+    ({"seed": 2**31}, "seed"),
+    ({"stop": ""}, "stop.0"),
+    ({"stop": [1]}, "stop.0"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
+    ({"logit_bias": {1: float("inf")}}, "logit_bias.1"),
+    ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"structured_outputs": "a+"}, "structured_outputs"),
+    ({"data_parallel_rank": -1}, "data_parallel_rank"),
+    ({"kv_transfer_params": "[1]"}, "kv_transfer_params"),
+    ({"kv_transfer_params": "{"}, "kv_transfer_params"),
+    ({"media_refs": []}, "media_refs"),
+    ({"media_refs": [MediaRef(url="u")], "mm_inputs": pb.MultimodalInputs()}, "media_refs"),
+    ({"request_id": ""}, "request_id"),
+    ({"stream_options": {"more": True}}, "more"),
+    ({"decoder": "gpt2"}, "decoder"),
+    ({"sampling_params": {"n": 1}}, "sampling_params"),
+    ({"sampling_params": SamplingParams(n=1), "n": 1}, "n"),
+    ({"best_of": 2}, "best_of"),
+    ({"echo": True}, "echo"),
+    ({"suffix": "x"}, "suffix"),
+    ({"temprature": 1}, "temprature"),
+    ({"timeout": -1}, "timeout"),
+    ({"timeout": "long"}, "timeout"),
+    ({"max_retries": -1}, "max_retries"),
+    ({"metadata": {"Bad Name": "x"}}, "metadata"),
+    ({"metadata": {"x": "ünsendable"}}, "metadata"),
+    ({"metadata": "x"}, "metadata"),
+    ({"traceparent": "00-1-2-3"}, "traceparent"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("params", "name"), WRONG, ids=[f"{p}" for p, _ in WRONG])
+def test_what_is_wrong_is_named_and_not_sent(
+    params: dict[str, Any], name: str, both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        both.create(client, prompt=SECRET, **params)
+    assert caught.value.param == name
+    assert str(caught.value).startswith(f"{name}: ")
+    assert SECRET not in str(caught.value)
+    assert not engine.record.received
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", [], (), ["", "x"], [[]], [SECRET, 5], [5, SECRET], [5, None], SECRET.encode()]
+)
+def test_prompts_that_cannot_be_are_refused_without_showing_them(
+    prompt: Any, both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="prompt") as caught:
+        both.create(client, prompt=prompt)
+    assert SECRET not in str(caught.value) and not engine.record.received
+
+
+def test_media_and_cuts_need_the_right_kind_of_prompt(both: Both, client: Any) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="media need a prompt in token ids"):
+        both.create(client, prompt="x", media_refs=[MediaRef(url="u")])
+    with pytest.raises(VLLMGrpcValidationError, match="cuts text prompts only"):
+        both.create(client, prompt=[5], truncate_prompt_tokens=3)
+
+
+def test_parameter_objects_check_themselves() -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="n: greedy"):
+        SamplingParams(n=3, temperature=0)
+    with pytest.raises(VLLMGrpcValidationError, match="url"):
+        MediaRef(url="")
+    with pytest.raises(VLLMGrpcValidationError, match="input_ids"):
+        TokenizedInput(input_ids=[])
+    with pytest.raises(VLLMGrpcValidationError, match="json_schema: is not valid JSON"):
+        StructuredOutputs(json_schema="{")
+    secret = f'{{"{SECRET}"'
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        StructuredOutputs(json_schema=secret)
+    assert SECRET not in str(caught.value)
+
+
+def test_what_only_the_server_can_judge_comes_back_typed(
+    both: Both, client: Any, decoder: TokenDecoder
+) -> None:
+    with pytest.raises(VLLMGrpcInvalidArgumentError) as caught:
+        both.create(client, prompt=[5] * 100_000, max_tokens=1)
+    assert not isinstance(caught.value, VLLMGrpcValidationError)
+    assert caught.value.request_id

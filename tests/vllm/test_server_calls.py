@@ -1,0 +1,129 @@
+"""Everything besides completions: what the server tells, and administration."""
+
+from typing import Any
+
+import pytest
+from vllm_kit import Both
+
+from smg_proto.testing import Address, FakeVllmEngine
+from smg_proto.vllm import (
+    VLLMGrpcOutOfRangeError,
+    VLLMGrpcUnimplementedError,
+    VLLMGrpcValidationError,
+)
+
+
+def test_the_model_describes_itself(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    info = both.run(client.models.retrieve())
+    assert info.id == info.served_model_name == engine.name
+    assert info.is_generation and info.max_context_length > 0 and info.vocab_size > 0
+    assert info.raw is not None and info.raw.model_path == info.model_path
+    models = both.run(client.models.list())
+    assert [model.id for model in models.data] == [engine.name]
+    assert models.model_path == info.model_path  # as callers of the known client expect
+
+
+def test_health(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    assert both.run(client.health.check()).healthy
+    assert both.run(client.is_healthy()) is True
+    engine.healthy = False
+    check = both.run(client.health.check())
+    assert not check.healthy and check.message
+    assert both.run(client.is_healthy()) is False
+    assert both.run(client.wait_for_ready(timeout=0.3, poll_interval=0.05)) is False
+    engine.healthy = True
+    assert both.run(client.wait_for_ready(timeout=5, poll_interval=0.05)) is True
+
+
+def test_a_server_that_is_not_there_is_not_healthy(both: Both) -> None:
+    client = both.make("127.0.0.1:1")
+    assert both.run(client.is_healthy(timeout=1.0, max_retries=0)) is False
+    assert both.run(client.wait_for_ready(timeout=0.3, poll_interval=0.1)) is False
+
+
+def test_requests_are_aborted_by_id(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    engine.token_delay = 0.02
+    aborted = engine.record.counters.aborted
+    stream: Any = both.stream(client, prompt="x", max_tokens=2000)
+    both.next(stream)
+    both.run(client.health.abort(stream.request_id))
+    final = both.run(stream.get_final_completion())
+    assert final.choices[0].finish_reason == "abort"
+    assert engine.record.counters.aborted == aborted + 1
+    both.run(client.health.abort(["nobody", "knows"]))
+    for wrong in ([], "", [""], [1]):
+        with pytest.raises(VLLMGrpcValidationError, match="request_ids"):
+            both.run(client.health.abort(wrong))
+
+
+def test_embeddings_of_one_and_of_several_inputs(both: Both, client: Any) -> None:
+    one = both.run(client.embeddings.create(input=[5, 6, 7]))
+    assert one.usage.prompt_tokens == 3 and one.model and len(one.data[0].embedding) > 0
+    several = both.run(client.embeddings.create(input=[[5, 6, 7], [8]]))
+    assert [e.index for e in several.data] == [0, 1]
+    assert several.data[0].embedding == one.data[0].embedding != several.data[1].embedding
+    assert several.usage.total_tokens == 4 and len(several.raw) == 2
+    with pytest.raises(VLLMGrpcValidationError, match="input: is empty"):
+        both.run(client.embeddings.create(input=[]))
+    with pytest.raises(VLLMGrpcValidationError, match="request_id"):
+        both.run(client.embeddings.create(input=[1], request_id=""))
+
+
+def test_loads(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    engine.token_delay = 0.02
+    stream: Any = both.stream(client, prompt="x", max_tokens=2000)
+    both.next(stream)
+    loads = both.run(client.loads.retrieve(include=["core"]))
+    assert loads.active_requests == 1 and loads.loads[0].max_running_requests > 0
+    both.run(stream.close())
+    with pytest.raises(VLLMGrpcValidationError, match="include"):
+        both.run(client.loads.retrieve(include="core"))
+
+
+def test_kv_events_follow_the_cache(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    both.run(client.admin.flush_cache())
+    subscription: Any = both.run(client.kv_events.subscribe())
+    both.run(subscription.initial_metadata())
+    both.create(client, prompt=list(range(20, 60)), max_tokens=1)
+    seen = both.each(subscription, lambda batch: any(e.HasField("stored") for e in batch.events))
+    stored = seen[-1].events[-1].stored
+    assert list(stored.blocks[0].token_ids)[:2] == [20, 21]
+    assert subscription.sequence_numbers == {0: seen[-1].sequence_number}
+    assert both.each(subscription) == []  # leaving the loop has closed it
+    with pytest.raises(VLLMGrpcOutOfRangeError):
+        both.next(both.run(client.kv_events.subscribe(start_sequence_number=9)))
+    with pytest.raises(VLLMGrpcValidationError, match="start_sequence_number"):
+        both.run(client.kv_events.subscribe(start_sequence_number=-1))
+    engine.kv_events = False
+    with pytest.raises(VLLMGrpcUnimplementedError):
+        both.next(both.run(client.kv_events.subscribe()))
+
+
+def test_administration(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    assert both.run(client.admin.flush_cache(timeout_s=1)).success
+    assert both.run(client.admin.start_profile()).success and engine.profiling
+    assert both.run(client.admin.stop_profile()).success and not engine.profiling
+    for wrong in (-1, float("nan"), True, "1"):
+        with pytest.raises(VLLMGrpcValidationError, match="timeout_s"):
+            both.run(client.admin.flush_cache(timeout_s=wrong))
+
+
+def test_unknown_call_options_are_refused(both: Both, client: Any) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="retries"):
+        both.run(client.health.check(retries=3))
+
+
+def test_a_model_without_a_name_is_asked_for_it_only_once(
+    both: Both, address: Address[FakeVllmEngine]
+) -> None:
+    import grpc
+
+    from smg_proto.testing import Fault
+
+    engine = address.servicer
+    engine.script.add(Fault(grpc.StatusCode.UNIMPLEMENTED), rpc="GetModelInfo", times=None)
+    client = both.make(address)
+    for _ in range(3):
+        assert both.create(client, prompt="x", max_tokens=1).model == ""
+    assert both.create(client, prompt="x", max_tokens=1, model="mine").model == "mine"
+    assert [r.rpc for r in engine.record.received].count("GetModelInfo") == 1

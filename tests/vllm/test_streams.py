@@ -1,0 +1,271 @@
+"""Streams: reading, leaving, time limits, what they amount to."""
+
+import time
+from typing import Any
+
+import pytest
+from vllm_kit import Both, ScriptedEngine, chunk, complete, eventually, used
+
+from smg_proto.testing import Address, FakeVllmEngine
+from smg_proto.vllm import (
+    Timeout,
+    TokenDecoder,
+    VLLMGrpcClosedError,
+    VLLMGrpcError,
+    VLLMGrpcInternalError,
+    VLLMGrpcTimeoutError,
+    VLLMGrpcValidationError,
+)
+
+PROMPT = "the quick brown"
+
+
+def test_a_stream_and_an_unstreamed_completion_amount_to_the_same(
+    both: Both, address: Address[FakeVllmEngine], decoder: TokenDecoder
+) -> None:
+    client = both.make(address, decoder=decoder)
+    asked: dict[str, Any] = {
+        "prompt": PROMPT * 4, "max_tokens": 12, "n": 2, "temperature": 1.0, "seed": 3,
+        "logprobs": 3, "prompt_logprobs": 1, "request_id": "same",
+    }  # fmt: skip
+    whole = both.create(client, **asked)
+    streamed = both.final(client, **asked)
+    different = {"created", "usage"}  # the prompt of the second is in the cache
+    assert streamed.model_dump(exclude=different) == whole.model_dump(exclude=different)
+    assert used(streamed).completion_tokens == used(whole).completion_tokens == 24
+    assert used(streamed).prompt_tokens == used(whole).prompt_tokens
+    assert used(streamed).cached_tokens > 0
+
+
+def test_chunks_bring_deltas_and_each_choice_ends_once(both: Both, client: Any) -> None:
+    chunks = both.chunks(client, prompt=PROMPT, max_tokens=5, n=2, seed=1)
+    ends = [c.choices[0] for c in chunks if c.choices[0].finish_reason]
+    assert sorted(end.index for end in ends) == [0, 1]
+    assert all(end.delta_token_ids == [] for end in ends)
+    assert len({c.id for c in chunks}) == 1
+    assert all(c.raw is not None and c.usage is None for c in chunks)
+
+
+def test_usage_comes_with_the_stream_when_it_is_asked_for(both: Both, client: Any) -> None:
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 4}
+    *_, before, last = both.chunks(client, **asked, stream_options={"include_usage": True})
+    assert last.choices == [] and used(last).completion_tokens == 4
+    assert before.choices[0].finish_reason and before.usage is None
+    chunks = both.chunks(client, **asked, stream_options={"continuous_usage_stats": True})
+    assert [used(c).completion_tokens for c in chunks] == [1, 2, 3, 4, 4]
+
+
+def test_several_prompts_share_a_stream_and_keep_their_indexes(both: Both, client: Any) -> None:
+    prompts = [PROMPT, [5, 6, 7]]
+    chunks = both.chunks(client, prompt=prompts, max_tokens=4, n=2, seed=1)
+    assert {c.choices[0].index for c in chunks} == {0, 1, 2, 3}
+    final = both.final(client, prompt=prompts, max_tokens=4, n=2, seed=1)
+    whole = both.create(client, prompt=prompts, max_tokens=4, n=2, seed=1)
+    assert [c.token_ids for c in final.choices] == [c.token_ids for c in whole.choices]
+    alone = both.create(client, prompt=[5, 6, 7], max_tokens=4, n=2, seed=1)
+    assert [c.token_ids for c in alone.choices] == [c.token_ids for c in whole.choices[2:]]
+    assert whole.usage is not None and whole.usage.completion_tokens == 16
+
+
+def test_a_stream_can_be_read_by_hand_and_then_to_its_end(both: Both, client: Any) -> None:
+    stream = both.stream(client, prompt=PROMPT, max_tokens=6)
+    first = both.next(stream)
+    assert stream.completion.choices[0].token_ids == first.choices[0].token_ids
+    final = both.run(stream.get_final_completion())
+    assert len(final.choices[0].token_ids) == stream.usage.completion_tokens == 6
+    assert both.each(stream) == []
+
+
+@pytest.mark.parametrize("how", ["close", "cancel", "break", "block", "error", "forget"])
+def test_ending_a_stream_early_reaches_the_engine(
+    how: str, both: Both, client: Any, address: Address[FakeVllmEngine]
+) -> None:
+    engine = address.servicer
+    engine.token_delay = 0.02
+    before = engine.record.counters.cancelled
+    stream: Any = both.stream(client, prompt=PROMPT, max_tokens=2000)
+    got = both.next(stream)
+    match how:
+        case "close":
+            both.run(stream.close())
+        case "cancel":
+            stream.cancel()
+        case "break":
+            both.each(stream, lambda _: True)
+        case "block":
+            both.run(stream.__aenter__() if both.asynchronous else stream.__enter__())
+            leave = stream.__aexit__ if both.asynchronous else stream.__exit__
+            both.run(leave(None, None, None))
+        case "error":
+
+            def fail(_: object) -> None:
+                raise KeyError("mine")
+
+            with pytest.raises(KeyError, match="mine"):
+                both.each(stream, fail)
+        case "forget":
+            state = stream._state
+            del stream
+            assert state.cancelled
+            return
+    if both.asynchronous:
+        both.run(_turn())
+    eventually(lambda: engine.record.counters.cancelled == before + 1)
+    assert both.each(stream) == []
+    partial = both.run(stream.get_final_completion())
+    assert partial.choices[0].token_ids[:1] == got.choices[0].token_ids
+    assert partial.choices[0].finish_reason is None
+
+
+async def _turn() -> None:
+    """Let the event loop send what it has to send."""
+    import asyncio
+
+    await asyncio.sleep(0.05)
+
+
+def test_a_first_message_that_is_late_ends_the_stream(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1), complete(1)]
+    scripted.pause = lambda number: 5.0 if number == 0 else 0.0
+    began = time.monotonic()
+    with pytest.raises(VLLMGrpcTimeoutError, match=r"no first message within 0\.2 s") as caught:
+        both.chunks(scripted_client, prompt="x", timeout=Timeout(first_message=0.2, idle=9))
+    assert time.monotonic() - began < 2
+    assert caught.value.code == "DEADLINE_EXCEEDED" and caught.value.request_id
+    eventually(lambda: scripted.ended_early == 1)
+
+
+def test_a_stream_that_falls_silent_is_ended(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1), chunk(2), chunk(3), complete(3)]
+    scripted.pause = lambda number: 5.0 if number == 2 else 0.1
+    stream = both.stream(scripted_client, prompt="x", timeout=Timeout(first_message=9, idle=0.3))
+    assert both.next(stream).choices[0].token_ids == [1]
+    assert both.next(stream).choices[0].token_ids == [2]
+    with pytest.raises(VLLMGrpcTimeoutError, match=r"no further message within 0\.3 s"):
+        both.next(stream)
+    eventually(lambda: scripted.ended_early == 1)
+    assert stream.completion.choices[0].token_ids == [1, 2]
+    with pytest.raises(VLLMGrpcTimeoutError):
+        both.run(stream.get_final_completion())
+
+
+def test_time_that_the_reader_takes_does_not_count_as_silence(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1), chunk(2), complete(2)]
+    stream = both.stream(scripted_client, prompt="x", timeout=0.2)
+    for _ in range(3):
+        assert both.next(stream)
+        time.sleep(0.3)
+    assert both.each(stream) == []
+
+
+def test_the_deadline_of_a_whole_stream_strikes_in_the_middle(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(i) for i in range(100)]
+    scripted.pause = lambda number: 0.05
+    stream = both.stream(scripted_client, prompt="x", timeout=Timeout(stream=0.3))
+    with pytest.raises(VLLMGrpcTimeoutError):
+        both.each(stream)
+    assert 1 <= len(stream.completion.choices[0].token_ids) < 10
+    eventually(lambda: scripted.ended_early == 1)
+
+
+def test_an_unstreamed_call_has_one_deadline(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [complete(1)]
+    scripted.pause = lambda number: 5.0
+    with pytest.raises(VLLMGrpcTimeoutError):
+        both.create(scripted_client, prompt="x", timeout=0.2)
+    eventually(lambda: scripted.ended_early == 1)
+
+
+def test_metadata_of_the_call_is_there(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1), complete(1)]
+    stream: Any = both.stream(scripted_client, prompt="x", request_id="mine")
+    assert stream.request_id == "mine"
+    assert ("x-server", "scripted") in both.run(stream.initial_metadata())
+    assert both.run(stream.trailing_metadata()) == ()
+    final = both.run(stream.get_final_completion())
+    assert ("x-cost", "7") in both.run(stream.trailing_metadata())
+    assert ("x-cost", "7") in final.trailing_metadata and final.request_id == "mine"
+    scripted.messages = [complete(1)]
+    whole = both.create(scripted_client, prompt="x")
+    assert ("x-server", "scripted") in whole.initial_metadata
+    assert "metadata" not in whole.model_dump_json()
+
+
+def test_a_stream_without_its_end_is_an_error(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1)]
+    stream = both.stream(scripted_client, prompt="x")
+    assert both.next(stream)
+    with pytest.raises(VLLMGrpcInternalError, match="without ending choice 0"):
+        both.next(stream)
+    scripted.messages = [complete(1, index=0)]
+    with pytest.raises(VLLMGrpcInternalError, match="without ending choice 1"):
+        both.create(scripted_client, prompt="x", n=2)
+
+
+def test_abort_and_engine_errors_with_status_ok_are_finish_reasons(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1), chunk(), complete(finish_reason="abort")]
+    *_, end = both.chunks(scripted_client, prompt="x")
+    assert end.choices[0].finish_reason == "abort"
+    scripted.messages = [complete(finish_reason="error")]
+    assert both.create(scripted_client, prompt="x").choices[0].finish_reason == "error"
+
+
+def test_a_message_of_an_unknown_kind_is_passed_over(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    unknown = type(chunk())()
+    scripted.messages = [unknown, chunk(1), unknown, complete(1)]
+    assert len(both.chunks(scripted_client, prompt="x")) == 2
+
+
+def test_tokens_that_come_with_the_end_only_are_not_lost(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [complete(4, 5)]
+    assert both.final(scripted_client, prompt="x").choices[0].token_ids == [4, 5]
+
+
+def test_closing_the_client_ends_its_streams_with_a_clear_error(
+    both: Both, address: Address[FakeVllmEngine]
+) -> None:
+    client = both.make(address)
+    address.servicer.token_delay = 0.05
+    stream = both.stream(client, prompt=PROMPT, max_tokens=2000)
+    both.next(stream)
+    both.run(client.close())
+    with pytest.raises(VLLMGrpcClosedError):
+        for _ in range(100):
+            both.next(stream)
+
+
+def test_a_stream_that_failed_keeps_saying_so(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1)]
+    stream = both.stream(scripted_client, prompt="x")
+    with pytest.raises(VLLMGrpcError) as first:
+        both.run(stream.get_final_completion())
+    with pytest.raises(VLLMGrpcError) as second:
+        both.run(stream.get_final_completion())
+    assert first.value is second.value
+
+
+def test_stream_must_be_a_truth_value(both: Both, client: Any) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="stream: must be True or False"):
+        both.run(client.completions.create(prompt="x", stream="yes"))
