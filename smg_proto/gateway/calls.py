@@ -34,6 +34,7 @@ class Call:
         self._upstream, self._context = upstream, context
         self._headers = {k: metadata[k] for k in HEADERS_IN if k in metadata}
         self._sent = 0.0
+        self._told = False
         self.first_token: float | None = None
         self.request_id = ""
         self._worker = self._parser = ""
@@ -65,7 +66,8 @@ class Call:
     async def _heard(self, headers: Mapping[str, str]) -> None:
         self._worker = headers.get("x-smg-routed-worker-id", "")
         self._parser = headers.get("x-smg-parser", "")
-        if not self.request_id:
+        if not self._told:
+            self._told = True
             self.request_id = headers.get("x-request-id", "")
             returned = (("x-request-id", self.request_id),) if self.request_id else ()
             await self._context.send_initial_metadata(returned)

@@ -304,6 +304,8 @@ def write_request(table: Table[Any], message: Message) -> JsonObject:
 
 def read_reply(table: Table[M], data: Any, what: str) -> M:
     """The message of a reply; a status if it is not such a reply."""
+    if not is_a(data, dict):
+        raise unreadable(what)
     try:
         return table.read(data)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:

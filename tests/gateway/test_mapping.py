@@ -52,6 +52,7 @@ def value_of(field: FieldDescriptor) -> Any:
         case FieldDescriptor.CPPTYPE_STRING:
             return MARK.encode() if field.type == FieldDescriptor.TYPE_BYTES else MARK
         case FieldDescriptor.CPPTYPE_ENUM:
+            assert field.enum_type
             return max(field.enum_type.values_by_number)
         case FieldDescriptor.CPPTYPE_BOOL:
             return True

@@ -1,5 +1,8 @@
 """Recorded answers of the real gateway, one by one: each becomes the reply or status it should."""
 
+from collections.abc import Callable
+from typing import Any
+
 import grpc
 import pytest
 from e2e import views
@@ -17,13 +20,13 @@ UNARY = {
     "/v1/responses": "ResponseService.CreateResponse",
 }
 STREAMED = dict(zip(UNARY, STREAMS, strict=True))
-VIEWS = {
+VIEWS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "CompletionService.Complete": (views.completion, views.completion_http),
     "ChatService.Chat": (views.chat, views.chat_http),
     "MessageService.CreateMessage": (views.message, views.message_http),
     "ResponseService.CreateResponse": (views.response, views.response_http),
 }
-STREAM_VIEWS = {
+STREAM_VIEWS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "CompletionService.StreamComplete": (views.completion_stream, views.completion_stream_http),
     "ChatService.StreamChat": (views.chat_stream, views.chat_stream_http),
     "MessageService.StreamMessage": (views.message_stream, views.message_stream_http),
@@ -274,9 +277,8 @@ async def test_token_ids_are_read_from_generate(
     assert not events[-1].end.id.endswith("-0")
 
 
-def _body(name: str) -> dict[str, object]:
-    body: dict[str, object] = EXCHANGES[name]["response"]["body"]
-    return body
+def _body(name: str) -> Any:
+    return EXCHANGES[name]["response"]["body"]
 
 
 def test_every_rpc_has_a_request_here() -> None:
