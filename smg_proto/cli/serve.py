@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -117,6 +118,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # What gRPC itself writes is said by our own line, or is noise.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from smg_proto.gateway import OptionsError
     except ImportError as error:

@@ -39,6 +39,8 @@ class Upstream:
     asked: list[Asked] = field(default_factory=list)
     # Requests whose connection the front door closed before the answer was over.
     dropped: int = 0
+    # What /readiness says.
+    ready: bool = True
     _handlers: list[Handler] = field(default_factory=list)
 
     def say(self, handler: Handler) -> None:
@@ -92,7 +94,7 @@ class Upstream:
         body = json.loads(raw) if raw else None
         path = request.path_qs
         if path == "/readiness":
-            return web.json_response({"status": "ready"})
+            return web.json_response({}, status=200 if self.ready else 503)
         self.asked.append(Asked(request.method, path, dict(request.headers), body))
         if not self._handlers:
             return web.json_response({"error": {"message": "nothing to say"}}, status=404)
