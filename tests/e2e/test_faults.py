@@ -262,7 +262,7 @@ def metrics(door: Door) -> dict[str, float]:
 
 
 def test_a_killed_gateway_is_seen_and_so_is_its_return(real: Gateway, door: Door) -> None:
-    health = health_pb2_grpc.HealthStub(door.channel)
+    health: Any = health_pb2_grpc.HealthStub(door.channel)
 
     def serving() -> bool:
         request = health_pb2.HealthCheckRequest(service="smg.v1.ChatService")

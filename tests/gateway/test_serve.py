@@ -8,6 +8,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import grpc
@@ -109,7 +110,7 @@ async def test_calls_at_work_may_end_after_sigterm(upstream: Upstream) -> None:
         ask = stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
         await ask.read()
         process.send_signal(signal.SIGTERM)
-        last = None
+        last: Any = None
         while (event := await ask.read()) is not grpc.aio.EOF:
             last = event
         assert last.HasField("end")

@@ -105,7 +105,7 @@ def test_bad_requests_are_refused_with_the_field(serving: Any) -> None:
             ("top_p", {"top_p": 0.0}),
             ("stop", {"stop": [""]}),
         ):
-            failure = fails(channel, **fields)  # type: ignore[arg-type]
+            failure = fails(channel, **fields)
             assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
             assert [found.field for found in failure.field_violations] == [field]
     with serving(allow_empty_prompt=True) as channel:
@@ -239,7 +239,7 @@ def two_fields() -> tuple[type[Message], type[Message]]:
         message = file.message_type.add(name=name)
         message.field.add(name=field, number=1, type=string, label=single)
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     found = [pool.FindMessageTypeByName(f"entity.grpc.{m.name}") for m in file.message_type]
     request, reply = map(message_factory.GetMessageClass, found)
     return request, reply
