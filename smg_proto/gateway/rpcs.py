@@ -98,10 +98,7 @@ class Rpcs:
         self._content("request", name, request)
         try:
             if self._active > self._max_active:
-                raise overloaded(
-                    f"{self._max_active} requests are at work already",
-                    retry_after=timedelta(seconds=1),
-                )
+                raise overloaded(f"{self._max_active} requests are at work already", RETRY_AFTER)
             yield call
         except SmgError as error:
             code, reason = error.code.name, error.reason

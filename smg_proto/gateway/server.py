@@ -34,7 +34,7 @@ class FrontDoor:
                 ("grpc.max_receive_message_length", options.max_request),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
-                # Clients may ping as they like: a long unary call is silent for minutes.
+                # A long unary call is silent for minutes; its client may ping meanwhile.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ]
