@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from smg_proto.gateway import OptionsError
     except ImportError as error:
-        raise CommandError(f"needs {error.name}; install smg-grpc-proto[gateway]") from error
+        raise CommandError(str(error)) from error
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         stream=sys.stderr,

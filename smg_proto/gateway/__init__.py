@@ -9,6 +9,15 @@
 `smg-proto serve` is this as a command. Needs the extra `gateway`.
 """
 
+try:
+    import aiohttp as _aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import grpc_health as _health  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import grpc_reflection as _reflection  # noqa: F401  # pyright: ignore[reportUnusedImport]
+except ImportError as error:
+    raise ImportError(
+        f"smg_proto.gateway needs {error.name}: pip install 'smg-grpc-proto[gateway]'"
+    ) from None
+
 from smg_proto.gateway.options import Options, OptionsError
 from smg_proto.gateway.server import FrontDoor
 

@@ -175,6 +175,9 @@ class Upstream:
                 yield response
             finally:
                 response.close()
+        except aiohttp.ConnectionTimeoutError as error:
+            self._metrics.upstream_error("unreachable")
+            raise unreachable("the gateway cannot be reached") from error
         except asyncio.TimeoutError as error:
             self._metrics.upstream_error("timeout")
             raise too_slow("the gateway did not answer in time") from error

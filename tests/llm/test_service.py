@@ -331,7 +331,11 @@ def test_a_shutdown_lets_calls_at_work_end() -> None:
     assert adapter.wait(0)
 
 
-
 def test_the_example_prints_each_token() -> None:
     printed = run(sys.executable, ROOT / "examples" / "servers" / "grpc_server.py")
     assert printed.splitlines()[:4] == ["Hello", " from", " the", " server!"]
+
+
+def test_it_is_imported_without_any_extra() -> None:
+    program = "import sys, smg_proto.llm; print({'aiohttp', 'pydantic'} & set(sys.modules))"
+    assert run(sys.executable, "-c", program).strip() == "set()"
