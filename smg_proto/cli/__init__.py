@@ -14,12 +14,13 @@ from smg_proto import __version__
 # Name and one line for --help. A module is imported only when its command is run.
 COMMANDS = {
     "demo": "run an embedded gateway and engine over a small built-in model",
+    "serve": "serve the gateway API (smg.v1) over gRPC, in front of a gateway's HTTP API",
     "diff": "tell what changed between two contracts, and whom it breaks",
     "check": "ask a running server what it cannot do for this package, and the other way round",
     "list": "list packages, services and messages of this release",
+    "show": "print one definition with its comments",
     "export": "write the proto files into a folder of yours, and check it later",
     "generate": "generate code for another language",
-    "show": "print one definition with its comments",
 }
 
 

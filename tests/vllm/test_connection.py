@@ -1,19 +1,13 @@
 """How the client finds and reaches a server: addresses, TLS, tokens, metadata, channels."""
 
-import datetime
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority, Identity
 from vllm_kit import Both, metadata_of
 
 from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
@@ -274,48 +268,7 @@ def test_wait_for_ready_waits_for_a_server_that_comes_later(both: Both) -> None:
         thread.join()
 
 
-# TLS. Certificates are made here: one authority, and what it signs.
-
-
-@dataclass
-class Identity:
-    certificate: bytes
-    key: bytes
-
-
-class Authority:
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        self.certificate = self._sign(self._name, self._key, days=1, authority=True)
-
-    def _sign(self, name: x509.Name, key: Any, *, days: int, authority: bool = False) -> bytes:
-        now = datetime.datetime.now(datetime.timezone.utc)
-        names = [x509.DNSName("engine.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        ends = now + datetime.timedelta(days=days)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(ends - datetime.timedelta(days=2))
-            .not_valid_after(ends)
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        )
-        signed = builder.sign(self._key, hashes.SHA256())
-        return signed.public_bytes(serialization.Encoding.PEM)
-
-    def issue(self, name: str, *, days: int = 1) -> Identity:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        pem = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        return Identity(self._sign(subject, key, days=days), pem)
+# TLS.
 
 
 class Guarded(FakeVllmEngine):

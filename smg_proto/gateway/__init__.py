@@ -1,0 +1,24 @@
+"""The front door: every service of smg.v1, served from a gateway's HTTP API.
+
+    from smg_proto.gateway import FrontDoor, Options
+
+    async with FrontDoor(Options(upstream="http://127.0.0.1:30000", listen="127.0.0.1:0")) as door:
+        print(door.port)
+        await door.wait()
+
+`smg-proto serve` is this as a command. Needs the extra `gateway`.
+"""
+
+try:
+    import aiohttp as _aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import grpc_health as _health  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import grpc_reflection as _reflection  # noqa: F401  # pyright: ignore[reportUnusedImport]
+except ImportError as error:
+    raise ImportError(
+        f"smg_proto.gateway needs {error.name}: pip install 'smg-grpc-proto[gateway]'"
+    ) from None
+
+from smg_proto.gateway.options import Options, OptionsError
+from smg_proto.gateway.server import FrontDoor
+
+__all__ = ["FrontDoor", "Options", "OptionsError"]

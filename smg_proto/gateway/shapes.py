@@ -1,0 +1,40 @@
+"""JSON of unknown shape, taken for what it should be."""
+
+from functools import cache
+from typing import Any
+
+JsonObject = dict[str, Any]
+
+
+def is_a(data: Any, kind: type) -> bool:
+    """isinstance, without the type checkers' guess of what is inside."""
+    return isinstance(data, kind)
+
+
+def as_object(data: Any) -> JsonObject:
+    """A JSON object; an empty one for anything else."""
+    members: JsonObject = data if is_a(data, dict) else {}
+    return members
+
+
+def as_array(data: Any) -> list[Any]:
+    """A JSON array; an empty one for anything else."""
+    items: list[Any] = data if is_a(data, list) else []
+    return items
+
+
+def dig(data: Any, path: str) -> Any:
+    """What is at a path, or None. A number in the path is a place in an array."""
+    for step in _steps(path):
+        if isinstance(step, str):
+            data = as_object(data).get(step)
+        else:
+            items = as_array(data)
+            data = items[step] if step < len(items) else None
+    return data
+
+
+@cache
+def _steps(path: str) -> tuple[str | int, ...]:
+    steps = path.split(".") if path else ()
+    return tuple(int(step) if step.isdigit() else step for step in steps)

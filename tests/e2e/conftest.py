@@ -1,0 +1,56 @@
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from peers.start import published_servicer, servicer_environment
+from support import make_environment
+
+from e2e.house import House, front_door, gateway
+from smg_proto.testing import FakeVllmEngine, run_vllm_engine
+
+GATEWAY = "smg==1.13.0"
+
+# Tools and calls are rendered; what an echoing worker is to say is the last message alone.
+TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}{% endfor %}<|im_end|>
+{% endif -%}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content or '' }}{{ (message.tool_calls or []) | tojson }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+ECHO_TEMPLATE = "{{ messages[-1].content }}"
+PARSERS = ["--reasoning-parser", "qwen3", "--tool-call-parser", "qwen"]
+
+
+@pytest.fixture(scope="session")
+def gateway_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with the real gateway."""
+    return make_environment(tmp_path_factory.mktemp("smg") / "env", [GATEWAY])
+
+
+@pytest.fixture(scope="session", params=["fake", "published"])
+def house(
+    request: pytest.FixtureRequest, gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[House]:
+    """A gateway over our fake engine, or over the published servicer, and the front door."""
+    home = tmp_path_factory.mktemp(request.param)
+    template = home / "template.jinja"
+    engine: FakeVllmEngine | None = None
+    with ExitStack() as stack:
+        if request.param == "fake":
+            template.write_text(TEMPLATE)
+            engine = FakeVllmEngine(tokens_per_chunk=2)
+            worker, model = str(stack.enter_context(run_vllm_engine(engine))), engine.name
+        else:
+            template.write_text(ECHO_TEMPLATE)
+            wheel: Path = request.getfixturevalue("wheel")
+            python = servicer_environment(home / "servicer", wheel)
+            servicer = stack.enter_context(published_servicer(python, home / "worker"))
+            worker, model = servicer.address, "echo"
+        flags = [*PARSERS, "--chat-template", str(template)]
+        real = stack.enter_context(gateway(gateway_python, home, worker, flags=flags))
+        door = stack.enter_context(front_door(real.http.url, home))
+        yield House(real.http, door, model, engine)

@@ -1,0 +1,126 @@
+"""The gateway itself runs the tools of an MCP server, and the front door tells what it did."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import pytest
+from support import make_environment
+
+from e2e.house import Door, free_port, front_door, gateway, wait_for
+from smg_proto import smg_pb2 as smg
+from smg_proto.errors import from_rpc_error
+from smg_proto.testing import Answer, Call, FakeVllmEngine, run_vllm_engine
+
+pytestmark = pytest.mark.gateway
+
+SERVER = Path(__file__).with_name("mcp_server.py")
+
+
+@pytest.fixture(scope="module")
+def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("mcp")
+    python = make_environment(home / "env", ["mcp>=1.9,<2"])
+    port = free_port()
+    with (home / "mcp.log").open("w") as log:
+        process = subprocess.Popen([python, SERVER, str(port)], stdout=log, stderr=log)
+
+    def listens() -> bool:
+        with closing(socket.socket()) as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_for(listens, f"the MCP server listens; see {home}/mcp.log")
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def engine() -> FakeVllmEngine:
+    return FakeVllmEngine()
+
+
+@pytest.fixture(scope="module")
+def door(
+    engine: FakeVllmEngine, gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Door]:
+    home = tmp_path_factory.mktemp("gateway")
+    with (
+        run_vllm_engine(engine) as worker,
+        gateway(gateway_python, home, worker, flags=["--tool-call-parser", "qwen"]) as real,
+        front_door(real.http.url, home) as running,
+    ):
+        yield running
+
+
+def request(url: str) -> smg.CreateResponseRequest:
+    tool = smg.McpTool(
+        server_label="weather", server_url=url, allowed_tools=["get_weather", "fail"]
+    )
+    return smg.CreateResponseRequest(
+        model="demo-model", input="How warm is Paris?", tools=[smg.Tool(mcp=tool)]
+    )
+
+
+def test_a_tool_is_run_and_its_answer_used(
+    engine: FakeVllmEngine, door: Door, mcp_url: str
+) -> None:
+    engine.script.add(Answer(calls=[Call("get_weather", '{"city": "Paris"}')]))
+    engine.script.add(Answer(text="It is 18 degrees."))
+    reply = door.responses.CreateResponse(request(mcp_url))
+    tools, call, said = reply.output
+    assert {tool.name for tool in tools.mcp_tool_list.tools} == {"get_weather", "fail"}
+    assert tools.mcp_tool_list.server_label == "weather"
+    assert (call.tool_call.name, call.tool_call.server_label) == ("get_weather", "weather")
+    assert call.tool_call.arguments == '{"city":"Paris"}'
+    assert "18 degrees in Paris" in call.tool_call.output
+    assert said.message.content[0].text == "It is 18 degrees."
+
+
+def test_a_stream_tells_of_the_call_as_it_happens(
+    engine: FakeVllmEngine, door: Door, mcp_url: str
+) -> None:
+    engine.script.add(Answer(calls=[Call("get_weather", '{"city": "Rome"}')]))
+    engine.script.add(Answer(text="Warm."))
+    events = list(door.responses.StreamResponse(request(mcp_url)))
+    ended = [event.item_end.item for event in events if event.HasField("item_end")]
+    (call,) = (item.tool_call for item in ended if item.HasField("tool_call"))
+    assert "18 degrees in Rome" in call.output
+    arguments = "".join(event.delta.arguments for event in events)
+    assert arguments == call.arguments
+    assert "".join(event.delta.text for event in events) == "Warm."
+    assert events[-1].end.status == smg.RESPONSE_STATUS_COMPLETED
+
+
+def test_a_tool_that_fails_is_told_to_the_model(
+    engine: FakeVllmEngine, door: Door, mcp_url: str
+) -> None:
+    engine.script.add(Answer(calls=[Call("fail", '{"city": "Oslo"}')]))
+    engine.script.add(Answer(text="I do not know."))
+    reply = door.responses.CreateResponse(request(mcp_url))
+    (call,) = (item.tool_call for item in reply.output if item.HasField("tool_call"))
+    told = call.error.message + call.output
+    assert "no weather in Oslo" in told
+    assert reply.output[-1].message.content[0].text == "I do not know."
+
+
+def test_a_server_that_is_not_there_is_named(door: Door) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        door.responses.CreateResponse(request(f"http://127.0.0.1:{free_port()}/mcp"))
+    failure = from_rpc_error(caught.value)
+    assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert failure.reason == "MCP_SERVER_UNAVAILABLE"
+
+
+def test_mcp_items_are_refused_as_input(door: Door) -> None:
+    call = smg.ToolCall(id="a", name="b", arguments="{}", server_label="weather")
+    items = smg.Items(items=[smg.Item(tool_call=call)])
+    with pytest.raises(grpc.RpcError) as caught:
+        door.responses.CreateResponse(smg.CreateResponseRequest(model="demo-model", items=items))
+    (violation,) = from_rpc_error(caught.value).field_violations
+    assert violation.field == "items.items[0].tool_call.server_label"
