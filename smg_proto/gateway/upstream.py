@@ -1,7 +1,7 @@
 """The gateway's HTTP API, as bytes and events. What they mean is the mapping's business.
 
 aiohttp, because a front door forwards many small pieces: measured over loopback it costs 15 µs of
-processor time for each piece of a stream where httpx costs 100 (benchmarks/gateway.py has the
+processor time for each piece of a stream where httpx costs 100 (benchmarks/front_door.py has the
 front door's own numbers).
 """
 

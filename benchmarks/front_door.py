@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the front door costs over the gateway's own HTTP API, in one run on loopback.
 
-    python benchmarks/gateway.py                 latency, throughput, memory, bytes
-    python benchmarks/gateway.py --load 60       and 500 concurrent streams for a minute
+    python benchmarks/front_door.py                 latency, throughput, memory, bytes
+    python benchmarks/front_door.py --load 60       and 500 concurrent streams for a minute
 
 The baseline is the same request over HTTP to the same gateway (PyPI `smg`), over the same fake
 vLLM worker. Runs are interleaved; figures are medians of their ratios. Needs uv and the package
