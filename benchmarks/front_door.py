@@ -64,7 +64,15 @@ def gateway_program() -> Path:
     home = ROOT / ".cache" / "benchmarks" / SMG
     if not (home / "bin" / "smg").exists():
         subprocess.run(["uv", "venv", "-q", "--python", sys.executable, home], check=True)
-        install = ["uv", "pip", "install", "-q", "--python", home / "bin" / "python", SMG]
+        install: list[str | Path] = [
+            "uv",
+            "pip",
+            "install",
+            "-q",
+            "--python",
+            home / "bin" / "python",
+            SMG,
+        ]
         subprocess.run(install, check=True)
     return home / "bin" / "smg"
 
@@ -97,7 +105,14 @@ async def house(pace: float) -> AsyncIterator[tuple[str, str, int]]:
     """Worker, gateway and front door: the HTTP URL, the gRPC address, the front door's pid."""
     port = free_port()
     with process(sys.executable, "-c", WORKER, str(pace)) as (_, worker):
-        command = [gateway_program(), "launch", "--host", "127.0.0.1", "--port", str(port)]
+        command: list[str | Path] = [
+            gateway_program(),
+            "launch",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
         command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
         command += ["--worker-urls", f"grpc://{worker}", "--log-level", "error"]
         command += ["--disable-worker-overload-protection", "--max-concurrent-requests", "-1"]

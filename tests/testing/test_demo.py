@@ -214,6 +214,7 @@ def test_missing_extra_is_one_clear_line() -> None:
 def test_fakes_need_no_extra() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['grpc_health', 'grpc_reflection', "
-        "'tokenizers', 'pytest', 'pydantic', 'aiohttp'])); import smg_proto.testing, smg_proto.errors"
+        "'tokenizers', 'pytest', 'pydantic', 'aiohttp'])); "
+        "import smg_proto.testing, smg_proto.errors"
     )
     assert outcome("-c", code).returncode == 0
