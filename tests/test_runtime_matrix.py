@@ -39,6 +39,7 @@ class Cell:
 CELLS = [
     *(Cell(protobuf, grpcio) for protobuf in PROTOBUFS for grpcio in GRPCIOS),
     Cell("4.25.8", "1.62.3", python="3.10"),
+    Cell("5.29.5", "1.71.2", python="3.12"),
     Cell(NEWEST, NEWEST, python="3.13"),
     Cell("6.33.6", "1.71.2", implementation="python"),
 ]
@@ -61,6 +62,7 @@ def test_package_works_on(cell: Cell, wheel: Path, messages: list[Message], tmp_
     assert said["implementation"] == cell.implementation
     assert said["modules"] == count_modules()
     assert said["sync"] == said["async"] == ["fine", [1, 2, 3], "m"]
+    assert said["helpers"] == [" serves many", "INVALID_REQUEST", ["max_tokens"], 0]
     for message, answer in zip(messages, said["messages"], strict=True):
         assert type(message).FromString(base64.b64decode(answer[1])) == message
 

@@ -1,8 +1,8 @@
 """Uses the installed smg_proto on whatever runtimes are installed beside it.
 
-Imports every module, runs a unary and a streaming RPC through sync and async stubs, and sends the
-messages of standard input through the parser (the format of `peers.reserialize`). Prints one line
-of JSON. Run with warnings as errors.
+Imports every module, runs a unary and a streaming RPC through sync and async stubs, uses what the
+base install has beside the stubs, and sends the messages of standard input through the parser (the
+format of `peers.reserialize`). Prints one line of JSON. Run with warnings as errors.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from google.protobuf.internal import api_implementation
 import smg_grpc_proto
 import smg_proto
 from peers.reserialize import answer
-from smg_proto import smg_pb2, smg_pb2_grpc, vllm_engine_pb2, vllm_engine_pb2_grpc
+from smg_proto import compat, errors, smg_pb2, smg_pb2_grpc, vllm_engine_pb2, vllm_engine_pb2_grpc
+from smg_proto.testing import run_gateway
 
 
 class Engine(vllm_engine_pb2_grpc.VllmEngineServicer):
@@ -81,6 +82,22 @@ async def call_async(address: str) -> list[object]:
         return [(await engine.HealthCheck(CHECK, timeout=10)).message, tokens, listed]
 
 
+def helpers() -> list[object]:
+    """An answer of the embedded gateway, a refusal as a typed error, a comparison of contracts."""
+    with run_gateway() as address, grpc.insecure_channel(address) as channel:
+        stub = smg_pb2_grpc.CompletionServiceStub(channel)
+        request = smg_pb2.CompletionRequest(model="demo-model", prompt="One contract", max_tokens=2)
+        answer = stub.Complete(request, timeout=10).text
+        request.max_tokens = 0
+        try:
+            raise AssertionError(stub.Complete(request, timeout=10))
+        except grpc.RpcError as error:
+            refused = errors.from_rpc_error(error)
+    fields = [violation.field for violation in refused.field_violations]
+    now = compat.load("self")
+    return [answer, refused.reason, fields, len(compat.diff(now, now).findings)]
+
+
 def main() -> None:
     modules = import_all()
     server = grpc.server(futures.ThreadPoolExecutor(2))
@@ -91,6 +108,7 @@ def main() -> None:
     said = {
         "sync": call(address),
         "async": asyncio.run(call_async(address)),
+        "helpers": helpers(),
         "versions": [version("protobuf"), version("grpcio"), version("smg-grpc-proto")],
         "implementation": api_implementation.Type(),
         "modules": modules,

@@ -25,7 +25,7 @@ def answer(request: completion_pb2.CompletionRequest) -> completion_pb2.Completi
     made = completion_pb2.CompletionResponse(
         text="a" * count, completion_tokens=count, matched_stop=stop
     )
-    made.create_time.GetCurrentTime()
+    made.create_time.FromSeconds(1)
     return made
 
 

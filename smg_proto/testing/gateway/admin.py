@@ -9,7 +9,7 @@ from smg_proto import __version__, smg_pb2_grpc
 from smg_proto import smg_pb2 as pb
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing.gateway import checks
-from smg_proto.testing.gateway.core import WORKER_URL, Context, Core, not_found
+from smg_proto.testing.gateway.core import WORKER_URL, Context, Core, not_found, set_now
 
 _SCHEMES = ("http", "https", "grpc", "grpcs", "ipc")
 _CAPABILITIES = ("completions", "chat", "messages", "responses", "tools", "embeddings")
@@ -164,7 +164,7 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         def answer(request: pb.GetWorkerLoadsRequest) -> pb.GetWorkerLoadsResponse:
             running = self._core.record.counters.running
             reply = pb.GetWorkerLoadsResponse()
-            reply.read_time.GetCurrentTime()
+            set_now(reply.read_time)
             if self._built_in.id in self._workers:
                 reply.loads.add(worker_url=WORKER_URL, running_requests=running)
             return reply

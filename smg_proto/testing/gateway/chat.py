@@ -7,7 +7,7 @@ from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.testing.gateway import checks
 from smg_proto.testing.gateway import conversation as talk
-from smg_proto.testing.gateway.core import PARSER, Call, Context, Core, matched_stop
+from smg_proto.testing.gateway.core import PARSER, Call, Context, Core, matched_stop, set_now
 from smg_proto.testing.gateway.output import Part, Splitter
 
 
@@ -33,7 +33,7 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
         opening, whole = conversation.output(call.answer)
         sampling = checks.sampling(request, opening=opening, whole=whole)
         start = pb.ChatResponse(id=call.request_id, model=request.model)
-        start.create_time.GetCurrentTime()
+        set_now(start.create_time)
         yield pb.ChatEvent(start=start)
         choices = [
             _Choice(self._core, request, conversation, prompt, index)

@@ -6,7 +6,7 @@ from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation
 from smg_proto.testing.gateway import checks
-from smg_proto.testing.gateway.core import Call, Context, Core, matched_stop
+from smg_proto.testing.gateway.core import Call, Context, Core, matched_stop, set_now
 from smg_proto.testing.generation import Piece, Step, score
 
 
@@ -36,7 +36,7 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
         with_ids = request.HasField("prompt_token_ids")
         start = pb.CompletionResponse(id=call.request_id, model=request.model)
         if not with_ids:
-            start.create_time.GetCurrentTime()
+            set_now(start.create_time)
         yield pb.CompletionEvent(start=start)
         if request.echo:
             yield pb.CompletionEvent(delta=self._echo(request, prompt))

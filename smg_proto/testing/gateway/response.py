@@ -19,6 +19,7 @@ from smg_proto.testing.gateway.core import (
     Failing,
     injected,
     not_found,
+    set_now,
     unsupported,
 )
 from smg_proto.testing.gateway.items import OutputItems, said_in, user_message
@@ -154,7 +155,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             previous_response_id=request.previous_response_id,
             metadata=request.metadata,
         )
-        response.create_time.GetCurrentTime()
+        set_now(response.create_time)
         stored = _Stored(response, list(mine), history)
         self._conversation(request, stored)  # what is wrong with the items is said at once
         if not request.HasField("store") or request.store:
@@ -249,7 +250,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         response.status = pb.RESPONSE_STATUS_INCOMPLETE if cut else pb.RESPONSE_STATUS_COMPLETED
         response.incomplete_reason = "max_output_tokens" if cut else ""
         response.usage.CopyFrom(talk.usage(len(prompt), count, reasoning))
-        response.complete_time.GetCurrentTime()
+        set_now(response.complete_time)
         end = _without_output(response)
         end.pipeline.CopyFrom(call.report())
         end.pipeline.ClearField("worker_url")
