@@ -8,7 +8,7 @@ ignored, so the gateway may grow.
 import base64
 import json
 import math
-from collections.abc import Collection, Mapping, MutableMapping, MutableSequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, MutableSequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -189,6 +189,8 @@ class Table(Generic[M]):
         known = message.DESCRIPTOR.fields_by_name
         if unknown := self.rows.keys() - known.keys():
             raise TypeError(f"{message.DESCRIPTOR.full_name} has no field {min(unknown)}")
+        empty = message()
+        self._reads = [(name, row, _set_of(empty, name)) for name, row in self.rows.items()]
 
     def write(self, value: Any, at: At) -> JsonObject:
         """The JSON of a message. `at` takes the violations; the JSON is of no use if there are."""
@@ -213,25 +215,10 @@ class Table(Generic[M]):
         return message
 
     def read_into(self, message: Message, data: Any) -> None:
-        for name, row in self.rows.items():
+        for name, row, put in self._reads:
             found = dig(data, row.path)
-            if found is None:
-                continue
-            current: Any = getattr(message, name)
-            if is_a(current, MutableSequence):
-                items = row.codec.read(found) if row.whole else map(row.codec.read, found)
-                current.extend(item for item in items or () if item is not None)
-                continue
-            value = row.codec.read(found)
-            if value is None:
-                continue
-            if is_a(current, MutableMapping):
-                current.update(value)
-            elif isinstance(current, Message):
-                current.SetInParent()
-                current.CopyFrom(value)
-            else:
-                setattr(message, name, value)
+            if found is not None:
+                put(message, name, row, found)
 
 
 class Variants:
@@ -323,6 +310,39 @@ def merge(out: JsonObject, path: str, value: Any) -> None:
         there = out.setdefault(name, content)
         if there is not content and isinstance(there, dict):
             merge(as_object(there), "", as_object(content))
+
+
+def _set_of(empty: Message, name: str) -> Callable[[Any, str, Row, Any], None]:
+    """How a field of this kind takes what was found for it."""
+    current: Any = getattr(empty, name)
+    if is_a(current, MutableSequence):
+        return _extend
+    if is_a(current, MutableMapping):
+        return _update
+    return _copy if is_a(current, Message) else _set
+
+
+def _extend(message: Any, name: str, row: Row, found: Any) -> None:
+    items = row.codec.read(found) if row.whole else map(row.codec.read, found)
+    getattr(message, name).extend(item for item in items or () if item is not None)
+
+
+def _update(message: Any, name: str, row: Row, found: Any) -> None:
+    getattr(message, name).update(row.codec.read(found))
+
+
+def _copy(message: Any, name: str, row: Row, found: Any) -> None:
+    value = row.codec.read(found)
+    if value is not None:
+        current = getattr(message, name)
+        current.SetInParent()
+        current.CopyFrom(value)
+
+
+def _set(message: Any, name: str, row: Row, found: Any) -> None:
+    value = row.codec.read(found)
+    if value is not None:
+        setattr(message, name, value)
 
 
 def _write_each(codec: Codec, content: Any, at: At) -> Any:

@@ -26,11 +26,13 @@ def as_array(data: Any) -> list[Any]:
 def dig(data: Any, path: str) -> Any:
     """What is at a path, or None. A number in the path is a place in an array."""
     for step in _steps(path):
-        if isinstance(step, str):
-            data = as_object(data).get(step)
+        kind: Any = type(data)
+        if kind is dict:
+            data = data.get(step)
+        elif kind is list and isinstance(step, int) and step < len(data):
+            data = data[step]
         else:
-            items = as_array(data)
-            data = items[step] if step < len(items) else None
+            return None
     return data
 
 
