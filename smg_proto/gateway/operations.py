@@ -1,5 +1,7 @@
 """What each RPC of smg.v1 does at the gateway: a line of UNARY or STREAMS, some with a function."""
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, cast
@@ -16,6 +18,10 @@ from smg_proto.gateway.fields import M, Table, read_reply, write_request
 from smg_proto.gateway.mapping import chat, completion, message, others, response
 from smg_proto.gateway.mapping.streams import EventStream, fused
 from smg_proto.gateway.shapes import JsonObject, as_array, as_object
+
+# Seconds. Text that comes faster than this is told in larger pieces: nobody reads 200 deltas a
+# second, and each one costs a message.
+PACE = 0.005
 
 Unary = Callable[[Call, Any], Awaitable[Any]]
 Streaming = Callable[[Call, Any], AsyncGenerator[Any, None]]
@@ -60,7 +66,10 @@ async def relay(
 ) -> AsyncGenerator[Any, None]:
     """The events of a stream, as its reader gives them; a stream without an end is a failure."""
     async with call.listen(path, body) as stream:
+        before = 0.0
         async for batch in stream.events:
+            now = time.monotonic()
+            fast, before = now - before < PACE, now
             for found in fused(each for event in batch for each in reader.feed(event)):
                 if found.HasField("delta"):
                     call.got_token()
@@ -70,6 +79,8 @@ async def relay(
             if reader.done:
                 await stream.finish()
                 return
+            if fast:
+                await asyncio.sleep(PACE)
     raise truncated("the gateway's stream stopped before its end")
 
 

@@ -26,7 +26,7 @@ def as_array(data: Any) -> list[Any]:
 def dig(data: Any, path: str) -> Any:
     """What is at a path, or None. A number in the path is a place in an array."""
     for step in _steps(path):
-        kind: Any = type(data)
+        kind: Any = type(data)  # pyright: ignore[reportUnknownVariableType]
         if kind is dict:
             data = data.get(step)
         elif kind is list and isinstance(step, int) and step < len(data):
