@@ -35,6 +35,8 @@ def need(program: str) -> str:
 def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env: str) -> str:
     """Run a command; its standard output. A failure shows all that it printed."""
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    # uv, ruff and the like are found also where the environment is not activated.
+    clean["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=cwd, env=clean | env, capture_output=True, text=True)
     if check and done.returncode:

@@ -13,9 +13,9 @@ try:
     import aiohttp as _aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport]
     import grpc_health as _health  # noqa: F401  # pyright: ignore[reportUnusedImport]
     import grpc_reflection as _reflection  # noqa: F401  # pyright: ignore[reportUnusedImport]
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        f"smg_proto.gateway needs {error.name}: pip install 'smg-grpc-proto[gateway]'"
+        f"smg_proto.gateway needs {_error.name}: pip install 'smg-grpc-proto[gateway]'"
     ) from None
 
 from smg_proto.gateway.options import Options, OptionsError

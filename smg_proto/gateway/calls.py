@@ -36,7 +36,7 @@ class Call:
         self._sent = 0.0
         self._told = False
         self.first_token: float | None = None
-        self.request_id = ""
+        self.request_id: str = ""
         self._worker = self._parser = ""
 
     async def ask(self, method: str, path: str, body: Any = None) -> Answer:

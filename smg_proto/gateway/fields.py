@@ -82,7 +82,7 @@ class Enum:
     """A closed set: proto number to JSON text."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        self.names = dict(names)
+        self.names: dict[int, str] = dict(names)
         self._numbers = {name: number for number, name in names.items()}
 
     def write(self, value: Any, at: At) -> Any:
@@ -185,7 +185,9 @@ class Table(Generic[M]):
         always: JsonObject | None = None,
     ) -> None:
         self.message, self._required, self._always = message, required, always or {}
-        self.rows = {k: Row(row) if isinstance(row, str) else row for k, row in rows.items()}
+        self.rows: dict[str, Row] = {
+            k: Row(row) if isinstance(row, str) else row for k, row in rows.items()
+        }
         known = message.DESCRIPTOR.fields_by_name
         if unknown := self.rows.keys() - known.keys():
             raise TypeError(f"{message.DESCRIPTOR.full_name} has no field {min(unknown)}")

@@ -24,7 +24,7 @@ from smg_proto.gateway.upstream import Upstream
 
 RETRY_AFTER = timedelta(seconds=1)
 
-log = logging.getLogger("smg_proto.gateway")
+log: logging.Logger = logging.getLogger("smg_proto.gateway")
 
 
 class Rpcs:

@@ -25,9 +25,9 @@ class FrontDoor:
     def __init__(self, options: Options) -> None:
         options.check()
         self.options = options
-        self.metrics = Metrics()
-        self.port = 0
-        self.metrics_port = 0
+        self.metrics: Metrics = Metrics()
+        self.port: int = 0
+        self.metrics_port: int = 0
         self._health = Health()
         self._server = grpc.aio.server(
             options=[

@@ -78,8 +78,8 @@ class Upstream:
         tls: ssl.SSLContext | None = None,
         max_answer: int = 256 << 20,
     ) -> None:
-        self.url = url.rstrip("/")
-        self.timeouts = timeouts or Timeouts()
+        self.url: str = url.rstrip("/")
+        self.timeouts: Timeouts = timeouts or Timeouts()
         self._metrics, self._tls, self._max_answer = metrics, tls, max_answer
         self._session: aiohttp.ClientSession | None = None
 

@@ -12,7 +12,7 @@ import grpc
 from smg_proto import llm_pb2_grpc
 from smg_proto.llm.service import AsyncLLMService, Source
 
-log = logging.getLogger("smg_proto.llm")
+log: logging.Logger = logging.getLogger("smg_proto.llm")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class LLMGRPCAdapter:
     """
 
     def __init__(self, config: AdapterConfig | Mapping[str, Any] | None = None) -> None:
-        self.config = config if isinstance(config, AdapterConfig) else _config(config or {})
-        self.port = 0
+        self.config: AdapterConfig = (
+            config if isinstance(config, AdapterConfig) else _config(config or {})
+        )
+        self.port: int = 0
         self._stopped = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None

@@ -15,7 +15,7 @@ from smg_proto.errors import FieldViolation, SmgError, abort, invalid
 from smg_proto.llm.backends import Backend, EchoBackend, FunctionBackend, Piece
 from smg_proto.llm_pb2 import GenerateRequest, GenerateResponse
 
-log = logging.getLogger("smg_proto.llm")
+log: logging.Logger = logging.getLogger("smg_proto.llm")
 
 Source = Backend | Callable[..., AsyncIterator[str | Piece]]
 

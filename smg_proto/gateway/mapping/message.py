@@ -174,7 +174,7 @@ class MessageEvents:
     """The stream of a message."""
 
     def __init__(self) -> None:
-        self.done = False
+        self.done: bool = False
         self._end = smg.Message()
         self._skipped: set[int] = set()
 

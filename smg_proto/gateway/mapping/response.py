@@ -232,8 +232,8 @@ class ResponseEvents:
     """The stream of a response."""
 
     def __init__(self) -> None:
-        self.done = False
-        self.id = ""
+        self.done: bool = False
+        self.id: str = ""
         self._skipped: set[int] = set()
         self._start = smg.Response()
 

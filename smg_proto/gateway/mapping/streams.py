@@ -84,7 +84,7 @@ class Chunks(Generic[Event_co]):
     """A stream of chunks that ends with [DONE]: completions, chat, generate."""
 
     def __init__(self) -> None:
-        self.done = False
+        self.done: bool = False
 
     def feed(self, event: ServerSentEvent) -> Iterator[Event_co]:
         if event.data == "[DONE]":
