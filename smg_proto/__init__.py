@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from smg_proto import vllm_engine_pb2 as vllm_engine_pb2
     from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
 
-__version__ = "0.5.0"
+__version__ = "0.6.0.dev0"
 
 # Modules that are loaded when they are first asked for: all that the base install can load for its
 # users. A test holds this against the folder. What needs an extra is imported by its own name.
