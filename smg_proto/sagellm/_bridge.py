@@ -67,6 +67,14 @@ def put(message: Any, name: str, value: Any) -> None:
         raise BridgeError(f"{kind}.{name} cannot hold this value: it is too large") from None
 
 
+def put_plain_sampling(message: Any, request: Request) -> None:
+    """Set what a request without sampling parameters says of sampling itself."""
+    if request.temperature is not None:
+        message.temperature = request.temperature
+    if request.top_p is not None:
+        message.top_p = request.top_p
+
+
 def refuse_the_rest(message: Message, *handled: str) -> None:
     """BridgeError if a field is set that was not handled."""
     for field, _ in message.ListFields():

@@ -11,6 +11,7 @@ from smg_proto.sagellm._bridge import (
     max_tokens_of,
     prompt_of,
     put,
+    put_plain_sampling,
     refuse_the_rest,
     sampling_of,
     values_set,
@@ -40,10 +41,7 @@ def to_completion_request(request: Request, *, drop: Collection[str] = ()) -> sm
     put(message, "max_tokens", request.max_tokens)
     params = sampling_of(request)
     if params is None:
-        if request.temperature is not None:
-            message.temperature = request.temperature
-        if request.top_p is not None:
-            message.top_p = request.top_p
+        put_plain_sampling(message, request)
         return message
     for name in _COMMON:
         if (value := getattr(params, name)) is not None:

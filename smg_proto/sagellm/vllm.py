@@ -16,6 +16,7 @@ from smg_proto.sagellm._bridge import (
     max_tokens_of,
     prompt_of,
     put,
+    put_plain_sampling,
     refuse_the_rest,
     sampling_of,
     shortest,
@@ -64,10 +65,7 @@ def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm
     put(out, "max_tokens", request.max_tokens)
     params = sampling_of(request)
     if params is None:
-        if request.temperature is not None:
-            out.temperature = request.temperature
-        if request.top_p is not None:
-            out.top_p = request.top_p
+        put_plain_sampling(out, request)
         return message
     out.temperature, out.top_p = params.temperature, params.top_p
     put(out, "top_k", max(params.top_k, 0))
