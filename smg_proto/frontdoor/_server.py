@@ -13,6 +13,7 @@ from smg_proto._http.shapes import dig
 from smg_proto._http.upstream import Upstream
 from smg_proto.errors import SmgError
 from smg_proto.frontdoor._health import Health
+from smg_proto.frontdoor._log import log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES
 from smg_proto.frontdoor._options import Options, OptionsError
@@ -171,7 +172,13 @@ class FrontDoor:
             await self._look()
 
     async def _look(self) -> None:
-        await self._health.set_ready(await self._ready())
+        """Health becomes what the upstream says. A look that fails is logged, and is not ready."""
+        try:
+            ready = await self._ready()
+        except Exception as error:
+            log_defect("health check", error)
+            ready = False
+        await self._health.set_ready(ready)
 
     async def _ready(self) -> bool:
         """What /readiness says; where there is no such path, whether models are listed."""
