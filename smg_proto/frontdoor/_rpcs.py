@@ -95,7 +95,7 @@ class Rpcs:
         self, name: str, kind: type[Message], data: bytes, context: Any, work: Work
     ) -> Any:
         """Run one RPC. Whatever happens, it ends with a status, is counted and is logged."""
-        started = time.monotonic()
+        started, allowed = time.monotonic(), context.time_remaining()
         call: Call | None = None
         code, failure = grpc.StatusCode.OK, None
         self._metrics.started(name)
@@ -110,15 +110,14 @@ class Rpcs:
         except SmgError as error:
             code, failure = error.code, error
         except asyncio.CancelledError:
-            code = _left(context)
+            code = _left(context, allowed)
             raise
+        except grpc.aio.InternalError:  # the client left while gRPC was writing to it
+            code = _left(context, allowed)
         except Exception as error:
-            if context.done():  # the client left while gRPC was writing to it
-                code = _left(context)
-            else:
-                log_defect(name, error)
-                code = grpc.StatusCode.INTERNAL
-                failure = SmgError(code, "a defect of the front door; see its log")
+            log_defect(name, error)
+            code = grpc.StatusCode.INTERNAL
+            failure = SmgError(code, "a defect of the front door; see its log")
         finally:
             took = time.monotonic() - started
             self._active -= 1
@@ -148,9 +147,12 @@ def _decoded(kind: type[Message], data: bytes) -> Message:
         raise invalid(FieldViolation(kind.DESCRIPTOR.full_name, "cannot be decoded")) from None
 
 
-def _left(context: Any) -> grpc.StatusCode:
-    """Why an RPC ended before its time."""
+def _left(context: Any, allowed: float | None) -> grpc.StatusCode:
+    """Why a client has left: its deadline, of so many seconds from the start, or its own wish.
+
+    A client's clock began a little earlier, and what is on the wire is rounded up.
+    """
     remaining = context.time_remaining()
-    if remaining is None or remaining > 0:
+    if allowed is None or remaining is None or remaining > 0.05 + 0.02 * allowed:
         return grpc.StatusCode.CANCELLED
     return grpc.StatusCode.DEADLINE_EXCEEDED

@@ -268,7 +268,7 @@ def test_a_killed_gateway_is_seen_and_so_is_its_return(real: Gateway, door: Door
         request = health_pb2.HealthCheckRequest(service="smg.v1.ChatService")
         return bool(health.Check(request).status == health_pb2.HealthCheckResponse.SERVING)
 
-    assert serving()
+    wait_for(serving, "the front door is healthy", 30)
     events = door.chats.StreamChat(chat("slow", 1000))
     next(iter(events))
     real.kill()
@@ -282,9 +282,9 @@ def test_a_killed_gateway_is_seen_and_so_is_its_return(real: Gateway, door: Door
         grpc.StatusCode.UNAVAILABLE,
         "GATEWAY_UNAVAILABLE",
     )
-    wait_for(lambda: not serving(), "the front door is no longer healthy", 10)
+    wait_for(lambda: not serving(), "the front door is no longer healthy", 30)
     real.start()
-    wait_for(serving, "the front door is healthy again", 10)
+    wait_for(serving, "the front door is healthy again", 30)
     assert door.chats.Chat(chat("slow", 3)).usage.completion_tokens == 3
 
 
