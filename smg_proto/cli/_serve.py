@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -138,19 +137,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(options: "Options") -> int:
+    from smg_proto._serving.process import raise_descriptor_limit, serve_until_told
     from smg_proto.frontdoor import FrontDoor
 
-    async with FrontDoor(options) as door:
-        told = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, told.set)
-        print(door.banner(), flush=True)
-        await told.wait()
-        logging.getLogger("smg_proto.frontdoor").info(
-            "stopping: RPCs at work have %g s", options.drain
-        )
-        await door.stop()
+    log = logging.getLogger("smg_proto.frontdoor")
+    if warning := raise_descriptor_limit(_descriptors(options)):
+        log.warning(warning)
+    door = FrontDoor(options)
+    await serve_until_told(
+        door.start,
+        door.stop,
+        started=lambda: print(door.banner(), flush=True),
+        stopping=lambda: log.info("stopping drain=%gs", options.drain),
+    )
     return 0
+
+
+def _descriptors(options: "Options") -> int:
+    """Each RPC in flight may hold a connection of its client's and one to the upstream."""
+    return 2 * options.max_active + 256
 
 
 def _options(args: argparse.Namespace) -> "Options":
