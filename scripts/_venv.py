@@ -23,7 +23,7 @@ def ensure(extras: str) -> Path:
     # uv installs in seconds what takes pip a minute; it comes from the package index as all else.
     _run(PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv>=0.5")
     uv: list[str | Path] = [PYTHON, "-m", "uv", "pip", "install", "-q", "--python", PYTHON]
-    _run(*uv, "--editable", f"{ROOT}[{extras}]")
+    _run(*uv, "--editable", f"{ROOT}[{extras}]" if extras else ROOT)
     stamp.write_text(wanted)
     return PYTHON
 

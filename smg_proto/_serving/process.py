@@ -3,30 +3,44 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@dataclass
+class Orders:
+    """What a server is told: to drain, and to wait for the drain no longer."""
+
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def signalled(self) -> None:
+        (self.stop if self.drain.is_set() else self.drain).set()
+
+
 @asynccontextmanager
-async def stop_signals() -> "AsyncGenerator[asyncio.Queue[int], None]":
-    """SIGINT and SIGTERM, as they come."""
-    told: asyncio.Queue[int] = asyncio.Queue()
+async def orders_by_signal() -> AsyncGenerator[Orders, None]:
+    """SIGINT and SIGTERM as orders. Python delivers signals to the main thread only."""
+    orders = Orders()
     loop = asyncio.get_running_loop()
     before: dict[int, Any] = {}
+    numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
     try:
-        for number in _SIGNALS:
+        for number in numbers:
             try:
-                loop.add_signal_handler(number, told.put_nowait, int(number))
+                loop.add_signal_handler(number, orders.signalled)
             except NotImplementedError:  # Windows
                 before[number] = signal.signal(
-                    number, lambda got, _: loop.call_soon_threadsafe(told.put_nowait, got) and None
+                    number, lambda _, __: loop.call_soon_threadsafe(orders.signalled) and None
                 )
-        yield told
+        yield orders
     finally:
-        for number in _SIGNALS:
+        for number in numbers:
             if number in before:
                 signal.signal(number, before[number])
             else:
@@ -34,42 +48,39 @@ async def stop_signals() -> "AsyncGenerator[asyncio.Queue[int], None]":
 
 
 async def serve_until_told(
-    start: Callable[[], Awaitable[object]],
-    stop: Callable[[float | None], Awaitable[object]],
+    start: Callable[[], Coroutine[Any, Any, object]],
+    stop: Callable[[float | None], Coroutine[Any, Any, object]],
+    orders: Orders,
     *,
     started: Callable[[], object],
     stopping: Callable[[], object],
 ) -> None:
-    """Start a server, and stop it at the first signal; the second one ends the drain.
+    """Start a server and stop it when told. An order while it starts ends the start.
 
-    A signal while it starts ends the start. `stop` takes the seconds of the drain, or None for the
-    server's own.
+    `stop` takes the seconds of the drain, or None for the server's own.
     """
-    async with stop_signals() as told:
-        starting = asyncio.ensure_future(start())
-        if not await _first(starting, told):
-            starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await starting
-            return
-        await starting  # raises what went wrong
-        started()
-        await told.get()
-        stopping()
-        draining = asyncio.ensure_future(stop(None))
-        if not await _first(draining, told):
-            await stop(0)
-        await draining
+    starting = asyncio.create_task(start())
+    if not await _done_before(orders.drain, starting):
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return
+    await starting  # raises what went wrong
+    started()
+    await orders.drain.wait()
+    stopping()
+    draining = asyncio.create_task(stop(None))
+    if not await _done_before(orders.stop, draining):
+        await stop(0)
+    await draining
 
 
-async def _first(work: "asyncio.Future[object]", told: "asyncio.Queue[int]") -> bool:
-    """Whether the work ended before a signal came."""
-    signalled = asyncio.ensure_future(told.get())
-    await asyncio.wait({work, signalled}, return_when=asyncio.FIRST_COMPLETED)
-    if work.done():
-        signalled.cancel()
-        return True
-    return False
+async def _done_before(order: asyncio.Event, work: "asyncio.Task[object]") -> bool:
+    """Wait for the work or the order; whether the work was done first."""
+    waiting = asyncio.create_task(order.wait())
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    return work.done()
 
 
 def raise_descriptor_limit(needed: int) -> str:
@@ -89,6 +100,6 @@ def raise_descriptor_limit(needed: int) -> str:
     if wanted >= needed:
         return ""
     return (
-        f"the limit of open files is {wanted}, and up to {needed} may be needed; "
-        f"raise it (ulimit -n {needed}) or lower --max-active"
+        f"the limit of open files is {wanted}, and up to {needed} may be needed: "
+        f"raise it (ulimit -n {needed}) or lower the number of RPCs in flight"
     )

@@ -51,12 +51,11 @@ class Reflection:
         self._draining.set()
 
     async def _reflect(self, requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
-        asked = aiter(requests)
         draining = asyncio.ensure_future(self._draining.wait())
-        coming = draining
+        coming: asyncio.Future[Any] = draining
         try:
             while True:
-                coming = asyncio.ensure_future(anext(asked, None))
+                coming = asyncio.ensure_future(_next(requests))
                 await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
                 request = coming.result() if coming.done() else None
                 if request is None:
@@ -91,6 +90,12 @@ class Reflection:
             case _:
                 _fail(reply, grpc.StatusCode.INVALID_ARGUMENT, "the request asks for nothing")
         return reply
+
+
+async def _next(requests: AsyncIterator[Any]) -> Any | None:
+    async for request in requests:
+        return request
+    return None
 
 
 def _fail(reply: Any, code: grpc.StatusCode, message: str) -> None:

@@ -4,8 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +49,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="S",
         help="wait this long for the upstream to come up (default: 0)",
+    )
+    parser.add_argument(
+        "--processes",
+        default="1",
+        metavar="N",
+        help="processes that share the port, or auto: one for each core (default: %(default)s)",
     )
     secure = parser.add_argument_group("security")
     secure.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
@@ -123,39 +127,38 @@ def run(args: argparse.Namespace) -> int:
         from smg_proto.frontdoor import OptionsError
     except ImportError as error:
         raise CommandError(str(error)) from error
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=args.log_level.upper(),
-        format="%(asctime)sZ %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    from smg_proto.frontdoor._worker import log_to_stderr
+
+    log_to_stderr(logging.getLevelName(args.log_level.upper()))
     try:
-        return asyncio.run(_serve(_options(args)))
+        return asyncio.run(_serve(_options(args), args.processes))
     except OptionsError as error:
         raise CommandError(str(error)) from error
 
 
-async def _serve(options: "Options") -> int:
-    from smg_proto._serving.process import raise_descriptor_limit, serve_until_told
+async def _serve(options: "Options", processes: str) -> int:
+    from smg_proto._serving.process import (
+        orders_by_signal,
+        raise_descriptor_limit,
+        serve_until_told,
+    )
     from smg_proto.frontdoor import FrontDoor
+    from smg_proto.frontdoor._supervisor import Supervisor, processes_of
 
     log = logging.getLogger("smg_proto.frontdoor")
-    if warning := raise_descriptor_limit(_descriptors(options)):
+    number = processes_of(processes)
+    door = FrontDoor(options) if number == 1 else Supervisor(options, number)
+    if warning := raise_descriptor_limit(options.descriptors):
         log.warning(warning)
-    door = FrontDoor(options)
-    await serve_until_told(
-        door.start,
-        door.stop,
-        started=lambda: print(door.banner(), flush=True),
-        stopping=lambda: log.info("stopping drain=%gs", options.drain),
-    )
+    async with orders_by_signal() as orders:
+        await serve_until_told(
+            door.start,
+            door.stop,
+            orders,
+            started=lambda: print(door.banner(), flush=True),
+            stopping=lambda: log.info("stopping drain=%gs", options.drain),
+        )
     return 0
-
-
-def _descriptors(options: "Options") -> int:
-    """Each RPC in flight may hold a connection of its client's and one to the upstream."""
-    return 2 * options.max_active + 256
 
 
 def _options(args: argparse.Namespace) -> "Options":

@@ -70,6 +70,11 @@ class Options:
     # Write requests and replies to the log, prompts and texts included.
     log_content: bool = False
 
+    @property
+    def descriptors(self) -> int:
+        """Files that may be open at a time: each RPC may hold a connection on either side."""
+        return 2 * self.max_active + 256
+
     def check(self) -> None:
         """Everything that can be seen to be wrong without a connection."""
         parts = urlsplit(self.upstream)

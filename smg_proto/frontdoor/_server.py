@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 
 import grpc
-from aiohttp import web
 
 from smg_proto._http.shapes import dig
 from smg_proto._http.upstream import Upstream
-from smg_proto._serving.address import Address, AddressError, check_free, unavailable
+from smg_proto._serving.address import Address, AddressError, check_free
 from smg_proto._serving.server import Server
 from smg_proto.errors import SmgError
+from smg_proto.frontdoor._exposition import serve_metrics
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES
 from smg_proto.frontdoor._options import Options, OptionsError
@@ -23,13 +23,14 @@ from smg_proto.frontdoor._rpcs import Rpcs
 class FrontDoor:
     """One server over one gateway. Open it with `async with`; then it serves on `port`."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, reuse_port: bool = False) -> None:
+        """`reuse_port` lets other front doors listen on the same port."""
         options.check()
         self.options = options
         self.metrics: Metrics = Metrics()
-        self.metrics_port: int = 0
-        self._address = _address(options.listen)
-        self._metrics_address = _address(options.metrics) if options.metrics else None
+        self._address = address_of(options.listen)
+        self._metrics_address = metrics_address(options)
+        self._reuse_port = reuse_port
         self._credentials = options.tls.credentials() if options.tls else None
         self._upstream = Upstream(
             options.upstream,
@@ -46,6 +47,11 @@ class FrontDoor:
     def port(self) -> int:
         """The port that it listens on; 0 for a Unix socket."""
         return self._address.port
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of the metrics; 0 without them."""
+        return self._metrics_address.port if self._metrics_address else 0
 
     async def start(self) -> None:
         """Find the upstream and serve; OptionsError if that cannot be."""
@@ -91,25 +97,29 @@ class FrontDoor:
         """What is served, where, in front of what: one line."""
         tls = self.options.tls
         how = "plaintext" if not tls else "mutual TLS" if tls.client_ca else "TLS"
-        seen = f"; metrics on port {self.metrics_port}" if self.metrics_port else ""
         return (
             f"smg.v1 ({len(SERVICES)} services, health, reflection) on {self._address}, {how}, "
-            f"in front of {self.options.upstream}{seen}"
+            f"in front of {self.options.upstream}"
+            + (f"; metrics on port {self.metrics_port}" if self._metrics_address else "")
         )
 
     # --- Starting ---
 
     async def _start(self) -> None:
-        check_free(self._address)  # before the upstream is waited for
+        if not self._reuse_port:
+            check_free(self._address)  # before the upstream is waited for
         await self._stack.enter_async_context(self._upstream)
         if self._metrics_address:
-            self.metrics_port = await self._serve_metrics(self._metrics_address)
+            self._metrics_address = await serve_metrics(
+                self._stack, self._metrics_address, self._metrics_text
+            )
         if self.options.wait is not None:
             await self._find(self.options.wait)
         self._server = server = Server(
             self._address,
             SERVICES,
             credentials=self._credentials,
+            reuse_port=self._reuse_port,
             options={
                 "grpc.max_receive_message_length": self.options.max_request,
                 "grpc.max_send_message_length": -1,
@@ -130,27 +140,8 @@ class FrontDoor:
         watcher = asyncio.create_task(self._watch())
         self._stack.callback(watcher.cancel)
 
-    async def _serve_metrics(self, address: Address) -> int:
-        async def show(_: web.Request) -> web.Response:
-            kind = "text/plain; version=0.0.4; charset=utf-8"
-            return web.Response(body=self.metrics.text().encode(), headers={"content-type": kind})
-
-        application = web.Application()
-        application.router.add_get("/metrics", show)
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        check_free(address)
-        site: web.BaseSite = (
-            web.UnixSite(runner, address.path)
-            if address.path
-            else web.TCPSite(runner, address.host, address.port)
-        )
-        try:
-            await site.start()
-        except OSError as error:
-            raise unavailable(address, error.strerror or "in use") from error
-        return 0 if address.path else int(runner.addresses[0][1])
+    async def _metrics_text(self) -> str:
+        return self.metrics.text()
 
     async def _find(self, wait: float) -> None:
         """See that the upstream is there and OpenAI-compatible; it may have to come up."""
@@ -206,8 +197,18 @@ class FrontDoor:
         return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _address(text: str) -> Address:
+def address_of(text: str) -> Address:
+    """An address in the options."""
     try:
         return Address.parse(text)
     except AddressError as error:
         raise OptionsError(str(error)) from error
+
+
+def metrics_address(options: Options) -> Address | None:
+    if not options.metrics:
+        return None
+    address = address_of(options.metrics)
+    if address.path:
+        raise OptionsError(f'invalid address "{options.metrics}": metrics need HOST:PORT')
+    return address

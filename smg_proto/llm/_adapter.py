@@ -12,7 +12,7 @@ import grpc
 from smg_proto import llm_pb2_grpc
 from smg_proto._serving.address import Address
 from smg_proto._serving.loop import LoopThread
-from smg_proto._serving.process import serve_until_told
+from smg_proto._serving.process import orders_by_signal, serve_until_told
 from smg_proto._serving.server import Server
 from smg_proto.llm._service import LLMService, Source
 
@@ -88,14 +88,7 @@ class LLMGRPCAdapter:
         """Serve until SIGINT or SIGTERM, in the main thread. A second signal ends the drain."""
         if self._server is not None:
             raise RuntimeError("the adapter has been started already")
-        asyncio.run(
-            serve_until_told(
-                self._start,
-                self._stop,
-                started=lambda: print(f"LLMService on {self.address}", flush=True),
-                stopping=lambda: log.info("stopping drain=%gs", self.config.grace),
-            )
-        )
+        asyncio.run(self._run())
 
     def shutdown(self) -> None:
         """Accept no new calls, let those in flight end within the grace, then cancel them."""
@@ -116,6 +109,16 @@ class LLMGRPCAdapter:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
+
+    async def _run(self) -> None:
+        async with orders_by_signal() as orders:
+            await serve_until_told(
+                self._start,
+                self._stop,
+                orders,
+                started=lambda: print(f"LLMService on {self.address}", flush=True),
+                stopping=lambda: log.info("stopping drain=%gs", self.config.grace),
+            )
 
     async def _start(self) -> None:
         server = Server(

@@ -142,12 +142,12 @@ def _from_engine(error: "VLLMGrpcError") -> SmgError:
     """The engine's status without its text."""
     from smg_proto.vllm import VLLMGrpcValidationError
 
-    local = isinstance(error, VLLMGrpcValidationError)
     wait = error.pushback
+    at_fault = [error.param] if isinstance(error, VLLMGrpcValidationError) else []
     return SmgError(
         getattr(grpc.StatusCode, error.code or "", grpc.StatusCode.INTERNAL),
         "the engine failed",
-        reason="INVALID_REQUEST" if local else "WORKER_ERROR",
-        field_violations=[FieldViolation(error.param, "the engine rejects it")] if local else (),
+        reason="INVALID_REQUEST" if at_fault else "WORKER_ERROR",
+        field_violations=[FieldViolation(param, "the engine rejects it") for param in at_fault],
         retry_after=timedelta(seconds=wait) if wait and wait > 0 else None,
     )

@@ -189,9 +189,13 @@ class SyncLLMService(llm_pb2_grpc.LLMServiceServicer):
         if started := self._start(work):
             loop, call = started
             call.add_done_callback(lambda _: handed.put(None))  # however it ends
-            # The client may leave while the backend is silent, or may have left already.
-            if not context.add_callback(call.cancel):
+
+            def leave() -> None:
                 call.cancel()
+
+            # The client may leave while the backend is silent, or may have left already.
+            if not context.add_callback(leave):
+                leave()
             try:
                 while (reply := handed.get()) is not None:
                     yield reply
