@@ -1,13 +1,12 @@
 """The protos, compiled by buf, and the Python modules that they become."""
 
-import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from _modules import module_of
-from _tools import Stop, program
+from _tools import Stop, run
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 # What buf takes for a module is the folder itself, whatever a buf.yaml around it says.
@@ -83,14 +82,11 @@ def _imported(file: str) -> str:
 
 
 def every_message(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]]:
-    """The messages of a file with their names in it, each before those that lie within it."""
-
-    def walk(messages: Iterable[DescriptorProto], prefix: str) -> Iterator:
-        for message in messages:
-            yield prefix + message.name, message
-            yield from walk(message.nested_type, f"{prefix}{message.name}.")
-
-    return walk(file.message_type, "")
+    """The messages of a file, at any depth, with their names in it."""
+    found = [(message.name, message) for message in file.message_type]
+    for name, message in found:
+        found += [(f"{name}.{nested.name}", nested) for nested in message.nested_type]
+    yield from found
 
 
 def compile_protos(folder: Path) -> Protos:
@@ -98,7 +94,7 @@ def compile_protos(folder: Path) -> Protos:
     if not any(folder.rglob("*.proto")):
         raise Stop(1, f"no .proto file under {folder}")
     options = ["--config", _CONFIG, "--as-file-descriptor-set", "-o", "-"]
-    done = subprocess.run([program("buf"), "build", *options], cwd=folder, capture_output=True)
+    done = run("buf", "build", *options, cwd=folder)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip()
         raise Stop(1, f"buf refused the protos; nothing was changed\n{reason}")

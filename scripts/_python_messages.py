@@ -51,7 +51,7 @@ def pb2(file: FileDescriptorProto, protos: Protos) -> str:
     _check(file)
     bare = _bare(file)
     whole = _bytes(bare)
-    options = "" if bare.HasField("options") else "  DESCRIPTOR._options = None\n"
+    options = "" if bare.options.ByteSize() else "  DESCRIPTOR._options = None\n"
     for thing, value in _options(bare):
         options += _OPTIONS.format(thing=thing, serialized=_octal(_bytes(value)))
     places = ""
@@ -109,17 +109,17 @@ def _thing(path: Iterable[str]) -> str:
 
 def _options(file: FileDescriptorProto) -> Iterator[tuple[str, Message]]:
     """The options of everything that has some."""
-    if file.HasField("options"):
+    if file.options.ByteSize():
         yield "_globals['DESCRIPTOR']", file.options
     for enum in file.enum_type:
         yield from _enum_options(enum, [enum.name])
     for message in file.message_type:
         yield from _message_options(message, [message.name])
     for service in file.service:
-        if service.HasField("options"):
+        if service.options.ByteSize():
             yield _thing([service.name]), service.options
         for method in service.method:
-            if method.HasField("options"):
+            if method.options.ByteSize():
                 yield f"{_thing([service.name])}.methods_by_name['{method.name}']", method.options
 
 
@@ -129,17 +129,17 @@ def _message_options(message: DescriptorProto, path: list[str]) -> Iterator[tupl
     for enum in message.enum_type:
         yield from _enum_options(enum, [*path, enum.name])
     for field in message.field:
-        if field.HasField("options"):
+        if field.options.ByteSize():
             yield f"{_thing(path)}.fields_by_name['{field.name}']", field.options
-    if message.HasField("options"):
+    if message.options.ByteSize():
         yield _thing(path), message.options
 
 
 def _enum_options(enum: EnumDescriptorProto, path: list[str]) -> Iterator[tuple[str, Message]]:
-    if enum.HasField("options"):
+    if enum.options.ByteSize():
         yield _thing(path), enum.options
     for value in enum.value:
-        if value.HasField("options"):
+        if value.options.ByteSize():
             yield f'{_thing(path)}.values_by_name["{value.name}"]', value.options
 
 

@@ -1,11 +1,10 @@
 """The texts of the `.pyi` files: what mypy-protobuf writes, and what pyright strict wants."""
 
 import re
-import subprocess
 from collections.abc import Mapping
 
 from _protos import Protos, plain_module
-from _tools import Stop, program
+from _tools import Stop, last_line, run
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
 
 _HEADER = """\
@@ -35,10 +34,9 @@ def stubs(protos: Protos) -> dict[str, str]:
     made: dict[str, str] = {}
     for name, parameter in _PLUGINS.items():
         request.parameter = parameter
-        plugin = program(f"protoc-gen-{name}")
-        done = subprocess.run([plugin], input=request.SerializeToString(), capture_output=True)
+        done = run(f"protoc-gen-{name}", given=request.SerializeToString())
         if done.returncode:
-            raise Stop(1, f"{plugin.name} failed:\n{done.stderr.decode(errors='replace').strip()}")
+            raise Stop(2, f"protoc-gen-{name} failed: {last_line(done.stderr)}")
         for file in CodeGeneratorResponse.FromString(done.stdout).file:
             stem, pb2, rest = file.name.replace("/", ".").rpartition("_pb2")
             module = modules[stem + pb2] + rest.removesuffix(".pyi")

@@ -1,6 +1,7 @@
 """The pinned tools that generate code, in the environment that runs the script."""
 
 import re
+import subprocess
 import sys
 import sysconfig
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ import _venv
 
 # Another release of these may write other text; pyproject.toml says which.
 PINNED = ("buf-bin", "mypy-protobuf")
+_AGAIN = f"delete {_venv.VENV} and run again"
 
 
 class Stop(Exception):
@@ -25,15 +27,22 @@ def enter() -> None:
     if _wrong() and Path(sys.prefix).resolve() != _venv.VENV.resolve():
         _venv.enter()  # does not come back
     if wrong := _wrong():
-        raise Stop(2, f"{wrong}; delete {_venv.VENV} and run again")
+        raise Stop(2, f"{wrong}; {_AGAIN}")
 
 
-def program(name: str) -> Path:
-    """A program of this environment, whether or not the environment is on PATH."""
-    found = Path(sysconfig.get_path("scripts"), name + (".exe" if sys.platform == "win32" else ""))
-    if not found.exists():
-        raise Stop(2, f"{found} is missing, though its package is installed; reinstall it")
-    return found
+def run(
+    name: str, *options: str, cwd: Path | None = None, given: bytes = b""
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run a program of this environment, whether or not the environment is on PATH."""
+    program = Path(sysconfig.get_path("scripts"), name)
+    try:
+        return subprocess.run([program, *options], cwd=cwd, input=given, capture_output=True)
+    except OSError as error:
+        raise Stop(2, f"{program} does not run: {error.strerror}; {_AGAIN}") from error
+
+
+def last_line(output: bytes) -> str:
+    return (output.decode(errors="replace").strip() or "no output").splitlines()[-1]
 
 
 def _wrong() -> str:

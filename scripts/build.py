@@ -10,6 +10,7 @@ Exit: 0 fine, 1 the answer is no (a proto does not compile, a file differs), 2 a
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,8 @@ def replace(path: Path, content: bytes | None) -> None:
         fresh.write_bytes(content)
         fresh.replace(there)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
         raise Stop(
             2, f"{path} cannot be written: {error.strerror}; mend that, run again"
         ) from error
