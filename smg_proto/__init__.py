@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from smg_proto import common_pb2_grpc as common_pb2_grpc
     from smg_proto import compat as compat
     from smg_proto import errors as errors
-    from smg_proto import gateway as gateway
+    from smg_proto import frontdoor as frontdoor
     from smg_proto import llm as llm
     from smg_proto import llm_pb2 as llm_pb2
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
     from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
-    from smg_proto import pytest_plugin as pytest_plugin
     from smg_proto import sagellm as sagellm
     from smg_proto import sagellm_pb2 as sagellm_pb2
     from smg_proto import sagellm_pb2_grpc as sagellm_pb2_grpc
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
     from smg_proto import smg_pb2 as smg_pb2
     from smg_proto import smg_pb2_grpc as smg_pb2_grpc
-    from smg_proto import symbols as symbols
     from smg_proto import testing as testing
     from smg_proto import tokenspeed_encoder_pb2 as tokenspeed_encoder_pb2
     from smg_proto import tokenspeed_encoder_pb2_grpc as tokenspeed_encoder_pb2_grpc
