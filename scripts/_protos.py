@@ -1,5 +1,6 @@
 """The protos, compiled by buf, and the Python modules that they become."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +9,6 @@ from pathlib import Path
 from _modules import module_of
 from _tools import Stop, run
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
-
-# What buf takes for a module is the folder itself, whatever a buf.yaml around it says.
-_CONFIG = '{"version":"v2","modules":[{"path":"."}]}'
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,11 @@ def every_message(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorPr
     yield from found
 
 
-def compile_protos(folder: Path) -> Protos:
-    """What buf makes of all protos below a folder."""
-    if not any(folder.rglob("*.proto")):
-        raise Stop(1, f"no .proto file under {folder}")
-    options = ["--config", _CONFIG, "--as-file-descriptor-set", "-o", "-"]
-    done = run("buf", "build", *options, cwd=folder)
+def compile_protos(root: Path, *folders: str) -> Protos:
+    """What buf makes of all protos in some folders, from each of which they import one another."""
+    config = {"version": "v2", "modules": [{"path": folder} for folder in folders]}
+    options = ["--config", json.dumps(config), "--as-file-descriptor-set", "-o", "-"]
+    done = run("buf", "build", *options, cwd=root)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip()
         raise Stop(1, f"buf refused the protos; nothing was changed\n{reason}")

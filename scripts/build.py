@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 INIT = Path("smg_proto/__init__.py")
+# Descriptions of messages that are not ours to define; smg_proto needs a few of each.
+STANDARD = ["scripts/standard", "templates/google_rpc"]
 # What this script owns, besides a part of INIT. A file that matches and is not generated is stale.
 OWNED = [
     "smg_proto/*_pb2*.py*",
     *(f"{package.replace('.', '/')}/*.py*" for package in FACADES),
+    "smg_proto/_standard_files.py",
     "smg_proto/descriptors.binpb",
     *(f"{folder}/*_pb2*.py" for folder in OLD_FOLDERS),
     "docs/reference/*.md",
@@ -36,11 +39,13 @@ OWNED = [
 def generate() -> dict[Path, bytes]:
     """Everything that this script owns: path below ROOT to content."""
     from _protos import compile_protos
+    from _python_messages import literal
     from _reference import pages
 
-    protos = compile_protos(ROOT / "proto")
+    protos = compile_protos(ROOT, "proto")
     image = protos.image()
     made = python(protos)
+    made["smg_proto/_standard_files.py"] = literal(compile_protos(ROOT, *STANDARD).files)
     made |= {f"docs/reference/{name}": text for name, text in pages(image).items()}
     found = {Path(path): text.encode() for path, text in made.items()}
     found[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)

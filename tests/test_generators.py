@@ -162,12 +162,12 @@ def test_the_modules_are_those_of_the_original_generators(
     source: str, odd: Path, original: Path, tmp_path: Path
 ) -> None:
     folder = odd if source == "odd" else ROOT / "proto"
-    assert ours(compile_protos(folder)) == theirs(original, folder, tmp_path / "theirs")
+    assert ours(compile_protos(folder, ".")) == theirs(original, folder, tmp_path / "theirs")
 
 
 @pytest.mark.usefixtures("unmoved")
 def test_modules_of_odd_protos_import_and_work(odd: Path, tmp_path: Path) -> None:
-    for name, text in ours(compile_protos(odd)).items():
+    for name, text in ours(compile_protos(odd, ".")).items():
         path = tmp_path / "lib" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -190,7 +190,7 @@ def test_a_comment_is_the_docstring_whatever_is_in_it(comment: str, tmp_path: Pa
     proto = tmp_path / "odd" / "a.proto"
     proto.parent.mkdir()
     proto.write_text(f'syntax = "proto3"; package odd;\n// {comment}\nservice S {{}}\n')
-    protos = compile_protos(tmp_path)
+    protos = compile_protos(tmp_path, ".")
     text = pb2_grpc(protos.own[0], protos)
     stub = next(node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
     assert (ast.get_docstring(stub) or "").strip() == comment
