@@ -1,14 +1,15 @@
 """The protos, compiled by buf, and the Python modules that they become."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from _modules import module_of
 from _tools import Stop, run
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+from smg_proto._descriptors import declarations
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,8 @@ class Protos:
     @cached_property
     def types(self) -> dict[str, str]:
         """The full name of each message, as fields and RPCs spell it, and the file that has it."""
-        return {
-            f".{file.package}.{name}".replace("..", "."): file.name
-            for file in self.files
-            for name, _ in every_message(file)
-        }
+        declared = (d for file in self.files for d in declarations(file))
+        return {f".{d.name}": d.file.name for d in declared if d.kind == "message"}
 
     def image(self) -> FileDescriptorSet:
         """What the package ships: of the places in the source, those with a comment of ours."""
@@ -77,14 +75,6 @@ def plain_module(file: str) -> str:
 
 def _imported(file: str) -> str:
     return plain_module(file).replace("_", "__").replace(".", "_dot_")
-
-
-def every_message(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]]:
-    """The messages of a file, at any depth, with their names in it."""
-    found = [(message.name, message) for message in file.message_type]
-    for name, message in found:
-        found += [(f"{name}.{nested.name}", nested) for nested in message.nested_type]
-    yield from found
 
 
 def compile_protos(root: Path, *folders: str) -> Protos:

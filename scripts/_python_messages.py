@@ -6,10 +6,12 @@ until 8.x at least; each newer protoc loses the older runtimes.
 
 from collections.abc import Iterable, Iterator
 
-from _protos import Protos, every_message
+from _protos import Protos
 from _tools import Stop
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 from google.protobuf.message import Message
+
+from smg_proto._descriptors import declarations, usual_json_name
 
 _MODULE = '''\
 # -*- coding: utf-8 -*-
@@ -86,7 +88,8 @@ def added(file: FileDescriptorProto) -> str:
 
 def _check(file: FileDescriptorProto) -> None:
     """Stop at what no proto of ours uses: the code below does not write it."""
-    extended = file.extension or any(m.extension for _, m in every_message(file))
+    messages = (d.proto for d in declarations(file) if d.kind == "message")
+    extended = file.extension or any(message.extension for message in messages)
     for used, what in (
         (file.syntax != "proto3", "another syntax than proto3"),
         (file.public_dependency, "a public import"),
@@ -101,11 +104,10 @@ def _bare(file: FileDescriptorProto) -> FileDescriptorProto:
     bare = FileDescriptorProto()
     bare.CopyFrom(file)
     bare.ClearField("source_code_info")
-    for _, message in every_message(bare):
-        for field in message.field:
-            first, *rest = field.name.split("_")
-            if field.json_name == first + "".join(word[:1].upper() + word[1:] for word in rest):
-                field.ClearField("json_name")
+    for declared in declarations(bare):
+        part = declared.proto
+        if declared.kind == "field" and part.json_name == usual_json_name(part.name):
+            part.ClearField("json_name")
     return bare
 
 

@@ -1,12 +1,8 @@
 """The reference pages, docs/reference/*.md, from a descriptor set."""
 
 import re
-import sys
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _tools
+import _venv
 from _modules import FACADES, OLD_FOLDERS, OLD_PATH, old_path, with_names
 from _tools import Stop
 
 if TYPE_CHECKING:
     from _protos import Protos
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = _venv.ROOT
+sys.path.insert(0, str(ROOT))
 INIT = Path("smg_proto/__init__.py")
 # Descriptions of messages that are not ours to define; smg_proto needs a few of each.
 STANDARD = ["scripts/standard", "templates/google_rpc"]

@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": {"_google_rpc"},
     "_http": {"errors"},
     "vllm": set(),
-    "compat": {"_standard"},
+    "compat": {"_standard", "_descriptors"},
     "sagellm": {"vllm", "_descriptors"},
     "llm": {"vllm", "_http", "errors"},
     "frontdoor": {"_http", "errors"},

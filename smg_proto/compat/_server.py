@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 
 # Newest first; grpc's own Python servers offer v1alpha alone.
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
