@@ -6,15 +6,15 @@ from typing import Any
 
 import grpc
 
-from smg_proto._serving.standard import message
+from smg_proto._standard import message_class
 
 SERVICE = "grpc.health.v1.Health"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 # The name of the process itself: serving while it replies, whatever it depends on.
 LIVENESS = "liveness"
 
-_Request = message("grpc.health.v1.HealthCheckRequest")
-_Response = message("grpc.health.v1.HealthCheckResponse")
+_Request = message_class("grpc.health.v1.HealthCheckRequest")
+_Response = message_class("grpc.health.v1.HealthCheckResponse")
 
 
 class Health:

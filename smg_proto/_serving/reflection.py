@@ -11,9 +11,11 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.json_format import MessageToJson, Parse
 
 import smg_proto
-from smg_proto._serving import standard
+from smg_proto._descriptors import declarations
+from smg_proto._standard import message_class, standard_files
 
 # The two versions differ in nothing but their name.
 SERVICES = (
@@ -21,8 +23,8 @@ SERVICES = (
     "grpc.reflection.v1alpha.ServerReflection",
 )
 
-_Request = standard.message("grpc.reflection.v1.ServerReflectionRequest")
-_Response = standard.message("grpc.reflection.v1.ServerReflectionResponse")
+_Request = message_class("grpc.reflection.v1.ServerReflectionRequest")
+_Response = message_class("grpc.reflection.v1.ServerReflectionResponse")
 
 
 class Reflection:
@@ -108,7 +110,7 @@ class _Index:
 
     def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
         self._files = {file.name: file for file in files}
-        self._home = {name: file.name for file in self._files.values() for name in _names(file)}
+        self._home = {name: file.name for file in self._files.values() for name in _symbols(file)}
 
     def closure(self, asked: str, *, by_name: bool) -> list[bytes]:
         """The file of this name, or of this symbol, and all that it imports; empty: no such."""
@@ -123,34 +125,36 @@ class _Index:
 
 @cache
 def _index() -> _Index:
-    return _Index([*smg_proto.descriptor_set().file, *standard.files()])
+    ours = smg_proto.descriptor_set().file
+    known = {file.name for file in ours}
+    others = [file for file in standard_files() if file.name not in known]
+    return _Index([*ours, *map(_with_json_names, (*others, _v1alpha(others)))])
 
 
-def _names(file: FileDescriptorProto) -> Iterator[str]:
-    """The full name of everything that a file defines."""
-    prefix = f"{file.package}." if file.package else ""
-    for service in file.service:
-        yield prefix + service.name
-        yield from (f"{prefix}{service.name}.{method.name}" for method in service.method)
-    for message in file.message_type:
-        yield from _names_in_message(message, prefix)
-    for enum in file.enum_type:
-        yield from _names_in_enum(enum, prefix)
+def _symbols(file: FileDescriptorProto) -> Iterator[str]:
+    """The full name of everything that a file declares."""
+    for each in declarations(file):
+        if each.kind != "file":
+            yield each.name
+        if each.kind == "value":
+            # In protobuf's own scopes a value is a sibling of its enum.
+            enum, _, value = each.name.rpartition(".")
+            yield f"{enum.rpartition('.')[0]}.{value}".lstrip(".")
 
 
-def _names_in_message(message: Any, prefix: str) -> Iterator[str]:
-    yield prefix + message.name
-    inner = f"{prefix}{message.name}."
-    yield from (inner + each.name for each in (*message.field, *message.oneof_decl))
-    for nested in message.nested_type:
-        yield from _names_in_message(nested, inner)
-    for enum in message.enum_type:
-        yield from _names_in_enum(enum, inner)
+def _v1alpha(files: Iterable[FileDescriptorProto]) -> FileDescriptorProto:
+    """The older version of reflection's own file: all that it names has another package."""
+    (v1,) = (file for file in files if file.package == "grpc.reflection.v1")
+    text = MessageToJson(v1).replace("grpc.reflection.v1", "grpc.reflection.v1alpha")
+    return Parse(
+        text.replace("grpc/reflection/v1/", "grpc/reflection/v1alpha/"), FileDescriptorProto()
+    )
 
 
-def _names_in_enum(enum: Any, prefix: str) -> Iterator[str]:
-    yield prefix + enum.name
-    for value in enum.value:
-        # A value is a sibling of its enum in protobuf's own scopes; people write it as a member.
-        yield prefix + value.name
-        yield f"{prefix}{enum.name}.{value.name}"
+def _with_json_names(file: FileDescriptorProto) -> FileDescriptorProto:
+    """With the JSON names that protobuf derives, as clients of reflection expect them."""
+    for each in declarations(file):
+        if each.kind == "field":
+            first, *rest = each.proto.name.split("_")
+            each.proto.json_name = first + "".join(word[:1].upper() + word[1:] for word in rest)
+    return file
