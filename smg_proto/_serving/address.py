@@ -92,7 +92,8 @@ def reserve(address: Address) -> tuple[Address, list[socket.socket]]:
     """Hold an address for several processes that share it with SO_REUSEPORT.
 
     The sockets are bound and do not listen, so no connection comes to them. Keep them while the
-    processes serve: they keep everybody else from the port. Returns the address with its port.
+    processes serve: the port stays theirs when all of them restart. Returns the address with its
+    port.
     """
     check_free(address)
     held: list[socket.socket] = []

@@ -117,10 +117,18 @@ class _Index:
         # Tools write a method as pkg.Service.Method, pkg.Service/Method or /pkg.Service/Method.
         symbol = asked.lstrip("/.").replace("/", ".")
         first = asked if by_name else self._home.get(symbol, "")
-        names = [first] if first in self._files else []
-        for name in names:
-            names += [each for each in self._files[name].dependency if each not in names]
-        return [self._files[name].SerializeToString() for name in names]
+        if first not in self._files:
+            return []
+        names: dict[str, None] = {}
+        self._collect(first, names)
+        return [self._files[name].SerializeToString() for name in reversed(names)]
+
+    def _collect(self, name: str, names: dict[str, None]) -> None:
+        """Add a file behind all that it imports; reversed, it comes before them."""
+        for each in self._files[name].dependency:
+            if each not in names:
+                self._collect(each, names)
+        names[name] = None
 
 
 @cache
