@@ -1,9 +1,7 @@
 """Runs operations as RPCs: each that is begun ends with a status, a line in the log and a count."""
 
 import asyncio
-import logging
 import time
-import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
@@ -19,12 +17,11 @@ from smg_proto._http.failures import overloaded
 from smg_proto._http.upstream import Upstream
 from smg_proto.errors import SmgError, abort
 from smg_proto.frontdoor._calls import Call
+from smg_proto.frontdoor._log import log, log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES, STREAMS, UNARY, Streaming, Unary
 
 RETRY_AFTER = timedelta(seconds=1)
-
-log: logging.Logger = logging.getLogger("smg_proto.frontdoor")
 
 
 class Rpcs:
@@ -109,9 +106,7 @@ class Rpcs:
             raise
         except Exception as error:
             code = "INTERNAL"
-            # Where, but not what: the text of an exception may quote the request.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s: %s\n%s", name, type(error).__name__, where)
+            log_defect(name, error)
             await context.abort(grpc.StatusCode.INTERNAL, "a defect of the front door; see its log")
         finally:
             took = time.monotonic() - begun

@@ -14,6 +14,7 @@ from smg_proto._serving.address import Address, AddressError, check_free
 from smg_proto._serving.server import Server
 from smg_proto.errors import SmgError
 from smg_proto.frontdoor._exposition import serve_metrics
+from smg_proto.frontdoor._log import log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES
 from smg_proto.frontdoor._options import Options, OptionsError
@@ -135,9 +136,9 @@ class FrontDoor:
             log_content=self.options.log_content,
         )
         server.grpc.add_generic_rpc_handlers(tuple(rpcs.handlers()))
-        await server.start(ready=await self._ready())
+        await server.start(ready=await self._look())
         self._address = server.address
-        watcher = asyncio.create_task(self._watch())
+        watcher = asyncio.create_task(self._watch(server))
         self._stack.callback(watcher.cancel)
 
     async def _metrics_text(self) -> str:
@@ -170,15 +171,18 @@ class FrontDoor:
 
     # --- Health ---
 
-    async def _watch(self) -> None:
+    async def _watch(self, server: Server) -> None:
         while True:
             await asyncio.sleep(self.options.health_interval)
-            await self._look()
+            server.health.set_ready(await self._look())
 
-    async def _look(self) -> None:
-        ready = await self._ready()
-        if self._server:
-            self._server.health.set_ready(ready)
+    async def _look(self) -> bool:
+        """Whether the upstream is ready. A look that fails is logged, and is not ready."""
+        try:
+            return await self._ready()
+        except Exception as error:
+            log_defect("health check", error)
+            return False
 
     async def _ready(self) -> bool:
         """What /readiness says; where there is no such path, whether models are listed."""
