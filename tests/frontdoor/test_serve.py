@@ -157,7 +157,7 @@ async def test_a_second_signal_ends_the_drain(upstream: Upstream) -> None:
 
 
 async def test_a_signal_while_it_waits_for_the_upstream_ends_it(upstream: Upstream) -> None:
-    upstream.answer(502, "not yet")
+    upstream.answer(404, "not yet")
     command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream.url]
     command += ["--listen", "127.0.0.1:0", "--wait", "600"]
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
