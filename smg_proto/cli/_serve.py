@@ -103,7 +103,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that RPCs at work have when told to stop (default: %(default)s)",
     )
+    limits.add_argument(
+        "--max-connection-age",
+        type=_seconds,
+        metavar="S",
+        help="have clients connect anew after this long, so that they spread (default: never)",
+    )
+    limits.add_argument(
+        "--max-connection-age-grace",
+        type=_seconds,
+        metavar="S",
+        help="then cancel RPCs of the old connection after this long (default: never)",
+    )
     seen = parser.add_argument_group("what it shows")
+    seen.add_argument(
+        "--probes",
+        default="",
+        metavar="ADDR",
+        help="HOST:PORT for health alone, in plaintext, for probes without TLS (default: none)",
+    )
     seen.add_argument(
         "--metrics", default="", metavar="ADDR", help="HOST:PORT for GET /metrics (default: none)"
     )
@@ -178,7 +196,10 @@ def _options(args: argparse.Namespace) -> "Options":
         timeouts=Timeouts(args.connect_timeout, args.request_timeout, args.idle_timeout),
         max_request=args.max_request_mib << 20,
         max_active=args.max_active,
+        max_connection_age=args.max_connection_age,
+        max_connection_age_grace=args.max_connection_age_grace,
         drain=args.drain,
+        probes=args.probes,
         metrics=args.metrics,
         log_content=args.log_content,
     )

@@ -31,6 +31,7 @@ class FrontDoor:
         self.metrics: Metrics = Metrics()
         self._address = address_of(options.listen)
         self._metrics_address = metrics_address(options)
+        self._probes = address_of(options.probes) if options.probes else None
         self._reuse_port = reuse_port
         self._credentials = options.tls.credentials() if options.tls else None
         self._upstream = Upstream(
@@ -101,6 +102,7 @@ class FrontDoor:
         return (
             f"smg.v1 ({len(SERVICES)} services, health, reflection) on {self._address}, {how}, "
             f"in front of {self.options.upstream}"
+            + (f"; probes on port {self._probes.port}" if self._probes else "")
             + (f"; metrics on port {self.metrics_port}" if self._metrics_address else "")
         )
 
@@ -121,13 +123,8 @@ class FrontDoor:
             SERVICES,
             credentials=self._credentials,
             reuse_port=self._reuse_port,
-            options={
-                "grpc.max_receive_message_length": self.options.max_request,
-                "grpc.max_send_message_length": -1,
-                # A long unary call is silent for minutes; its client may ping meanwhile.
-                "grpc.http2.min_ping_interval_without_data_ms": 10_000,
-                "grpc.keepalive_permit_without_calls": 1,
-            },
+            probes=self._probes,
+            options=self.options.server_options,
         )
         rpcs = Rpcs(
             self._upstream,
@@ -137,7 +134,7 @@ class FrontDoor:
         )
         server.grpc.add_generic_rpc_handlers(tuple(rpcs.handlers()))
         await server.start(ready=await self._look())
-        self._address = server.address
+        self._address, self._probes = server.address, server.probes
         watcher = asyncio.create_task(self._watch(server))
         self._stack.callback(watcher.cancel)
 

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
-from smg_proto._serving.address import reserve
+from smg_proto._serving.address import Address, reserve
 from smg_proto.frontdoor._exposition import Merged, serve_metrics
 from smg_proto.frontdoor._options import Options, OptionsError
 from smg_proto.frontdoor._server import address_of, metrics_address
@@ -43,8 +43,10 @@ class Supervisor:
         self.processes = processes
         self._address = address_of(options.listen)
         self._metrics_address = metrics_address(options)
-        if self._address.path:
-            raise OptionsError(f"{self._address} cannot be shared by processes; use HOST:PORT")
+        self._probes = address_of(options.probes) if options.probes else None
+        for address in filter(None, (self._address, self._probes)):
+            if address.path:
+                raise OptionsError(f"{address} cannot be shared by processes: use HOST:PORT")
         if not hasattr(socket, "SO_REUSEPORT"):
             raise OptionsError("processes cannot share a port on this system: use --processes 1")
         self._stack = AsyncExitStack()
@@ -83,9 +85,9 @@ class Supervisor:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        self._address, held = reserve(self._address)
-        for each in held:
-            self._stack.callback(each.close)
+        self._address = self._reserve(self._address)
+        if self._probes:
+            self._probes = self._reserve(self._probes)
         if self._metrics_address:
             self._metrics_address = await serve_metrics(
                 self._stack, self._metrics_address, self.metrics
@@ -98,12 +100,20 @@ class Supervisor:
         for number in range(self.processes):
             self._keepers.append(asyncio.create_task(self._keep(number)))
 
+    def _reserve(self, address: Address) -> Address:
+        address, held = reserve(address)
+        for each in held:
+            self._stack.callback(each.close)
+        return address
+
     async def _begin(self, number: int) -> None:
         worker = await self._spawn(number, replace(self.options, wait=None))
         await worker.ready
 
     async def _spawn(self, number: int, options: Options) -> "_Worker":
-        worker = await _Worker.start(replace(options, listen=str(self._address), metrics=""))
+        probes = str(self._probes or "")
+        own = replace(options, listen=str(self._address), probes=probes, metrics="")
+        worker = await _Worker.start(own)
         self._workers[number] = worker
         return worker
 

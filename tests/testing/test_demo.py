@@ -20,7 +20,7 @@ from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, vllm_engine_pb2, vllm_engi
 from smg_proto.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ["quickstart", "stream_chat", "tool_call", "handle_errors"]
+EXAMPLES = ["quickstart", "stream_chat", "tool_call", "handle_errors", "load_balancing"]
 
 
 @contextmanager
