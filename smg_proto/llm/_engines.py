@@ -70,15 +70,15 @@ class OpenAIBackend:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         upstream, reader = await self._upstream.get(), completion.CompletionChunks()
         async with upstream.listen("/v1/completions", body, self._headers) as stream:
-            async for batch in stream.events:
-                for event in (found for each in batch for found in reader.feed(each)):
+            while (batch := await stream.read()) is not None:
+                for event in reader.read(batch):
                     if event.HasField("delta"):
                         yield Piece(event.delta.text)
                     elif event.HasField("end"):
                         end = event.end
                         yield Piece("", end.finish_reason, end.prompt_tokens, end.completion_tokens)
                 if reader.done:
-                    await stream.finish()
+                    stream.finish()
                     return
         raise truncated("the server's stream stopped before its end")
 

@@ -311,6 +311,6 @@ def test_keys_pass_through_and_stay_out_of_the_log(
         assert reply.usage.completion_tokens == 3
         list(door.chats.StreamChat(request, metadata=key))
         log = door.log.read_text()
-    assert "ChatService.Chat OK" in log
+    assert "method=ChatService.Chat code=OK" in log
     for private in (SECRET, "Hello.", reply.choices[0].message.content.strip()):
         assert private not in log
