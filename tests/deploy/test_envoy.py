@@ -63,9 +63,7 @@ def test_calls_go_through_it_to_every_front_door(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with ExitStack() as stack:
-        doors = [
-            stack.enter_context(run_gateway(FakeGateway(token_delay=0.01))) for _ in range(2)
-        ]
+        doors = [stack.enter_context(run_gateway(FakeGateway(token_delay=0.01))) for _ in range(2)]
         file, ca = config(tmp_path, port, [str(door) for door in doors])
         stack.enter_context(running(file))
         credentials = grpc.ssl_channel_credentials(ca)
