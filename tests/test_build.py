@@ -12,7 +12,7 @@ from support import ROOT, find_python, make_environment
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs"]
+PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates"]
 CHAT = Path("proto/smg/v1/chat.proto")
 # Those that must be there, and the newer ones that are.
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
