@@ -37,10 +37,10 @@ def content(home: Path) -> dict[Path, bytes]:
 
 
 def test_a_broken_proto_is_named_with_its_line_and_nothing_changes(copy: Path) -> None:
-    lines = (copy / CHAT).read_text().splitlines(keepends=True)
+    lines = (copy / CHAT).read_text(encoding="utf-8").splitlines(keepends=True)
     broken = next(i for i, line in enumerate(lines) if line.startswith("message ChatMessage"))
     lines.insert(broken + 1, "  nonsense here = 1;\n")
-    (copy / CHAT).write_text("".join(lines))
+    (copy / CHAT).write_text("".join(lines), encoding="utf-8")
     before = content(copy)
     done = build(copy)
     assert done.returncode == 1
@@ -54,7 +54,7 @@ def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
     stale = copy / "smg_proto/gone_pb2.py"
     mine = copy / "smg_proto/handwritten.py"
     before = content(copy)
-    edited.write_text(edited.read_text() + "\n")
+    edited.write_text(edited.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     lost.unlink()
     stale.touch()
     mine.touch()
@@ -73,8 +73,8 @@ def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
 
 
 def test_a_changed_comment_changes_stubs_and_reference(copy: Path) -> None:
-    text = (copy / CHAT).read_text()
-    (copy / CHAT).write_text(text.replace("// ", "// Indeed: ", 1))
+    text = (copy / CHAT).read_text(encoding="utf-8")
+    (copy / CHAT).write_text(text.replace("// ", "// Indeed: ", 1), encoding="utf-8")
     done = build(copy, "--check")
     assert done.returncode == 1
     assert {"smg_proto/v1/chat_pb2.pyi", "smg_proto/descriptors.binpb"} <= {
@@ -96,7 +96,9 @@ def test_without_a_network_one_line_says_so(copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["libprotoc 25.1", "mypy-protobuf 5.1.0"])
 def test_a_tool_of_another_version_is_refused(version: str, copy: Path) -> None:
     tools = copy / "scripts" / "_tools.py"
-    tools.write_text(tools.read_text().replace(f'"{version}"', '"another 1.0"'))
+    tools.write_text(
+        tools.read_text(encoding="utf-8").replace(f'"{version}"', '"another 1.0"'), encoding="utf-8"
+    )
     before = content(copy)
     done = build(copy)
     assert done.returncode == 2

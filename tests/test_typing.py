@@ -58,7 +58,7 @@ def pyright(python: Path, *include: str, cwd: Path) -> list[dict[str, Any]]:
         "include": include,
         "exclude": ["**/*_pb2.py", "**/*_pb2_grpc.py"],  # their types are in the .pyi beside them
     }
-    (cwd / "pyrightconfig.json").write_text(json.dumps(config))
+    (cwd / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
     said = run("pyright", "--outputjson", "--pythonpath", python, cwd=cwd, check=False)
     report = json.loads(said)
     assert report["summary"]["filesAnalyzed"] >= len(include)
@@ -98,7 +98,7 @@ def test_samples_run(sample: Path, python: Path, tmp_path: Path) -> None:
 
 
 def marked() -> set[int]:
-    lines = MISTAKES.read_text().splitlines()
+    lines = MISTAKES.read_text(encoding="utf-8").splitlines()
     return {number for number, line in enumerate(lines, 1) if "  # wrong" in line}
 
 

@@ -35,7 +35,7 @@ def test_show_prints_a_definition_that_compiles_to_the_same_message(
     name = "vllm.grpc.engine.SamplingParams"
     assert main(["show", name]) == 0
     shown = capsys.readouterr().out
-    source = (proto_path() / "vllm/grpc/engine/vllm_engine.proto").read_text()
+    source = (proto_path() / "vllm/grpc/engine/vllm_engine.proto").read_text(encoding="utf-8")
     code = [line for line in shown.splitlines() if not line.strip().startswith("//")]
     assert len(code) > 30
     assert [line for line in code if line not in source.splitlines()] == []

@@ -163,14 +163,14 @@ def front_door(upstream: str, folder: Path, *flags: str) -> Iterator[Door]:
     log = folder / "front_door.log"
     command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream]
     command += ["--listen", "127.0.0.1:0", *flags]
-    with log.open("w") as stderr:
+    with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     with process:
         assert process.stdout
         banner = process.stdout.readline()
         if " on 127.0.0.1:" not in banner:
             process.kill()
-            pytest.fail(f"the front door did not start\n{log.read_text()}")
+            pytest.fail(f"the front door did not start\n{log.read_text(encoding='utf-8')}")
         address = banner.partition(" on ")[2].partition(",")[0]
         try:
             with grpc.insecure_channel(address) as channel:

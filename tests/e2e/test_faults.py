@@ -310,7 +310,7 @@ def test_keys_pass_through_and_stay_out_of_the_log(
         reply = door.chats.Chat(request, metadata=key)
         assert reply.usage.completion_tokens == 3
         list(door.chats.StreamChat(request, metadata=key))
-        log = door.log.read_text()
+        log = door.log.read_text(encoding="utf-8")
     assert "ChatService.Chat OK" in log
     for private in (SECRET, "Hello.", reply.choices[0].message.content.strip()):
         assert private not in log

@@ -25,7 +25,7 @@ def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("mcp")
     python = make_environment(home / "env", ["mcp>=1.9,<2"])
     port = free_port()
-    with (home / "mcp.log").open("w") as log:
+    with (home / "mcp.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([python, SERVER, str(port)], stdout=log, stderr=log)
 
     def listens() -> bool:

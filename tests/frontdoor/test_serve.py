@@ -181,7 +181,7 @@ async def test_its_own_key_is_for_its_own_requests(
     upstream: Upstream, tmp_path: Path, refused: Refused
 ) -> None:
     key = tmp_path / "key"
-    key.write_text("own-key\n")
+    key.write_text("own-key\n", encoding="utf-8")
     upstream.answer(200, MODELS)
     flags = ("--listen", "127.0.0.1:0", "--upstream-key-file", str(key))
     async with (
@@ -232,7 +232,7 @@ async def test_wrong_tls_files_are_one_line(
     authority, other = Authority(), Authority()
     (tmp_path / "cert").write_bytes(authority.issue("localhost").certificate)
     (tmp_path / "key").write_bytes(other.issue("localhost").key)
-    (tmp_path / "junk").write_text("junk")
+    (tmp_path / "junk").write_text("junk", encoding="utf-8")
     cert, key, junk = (str(tmp_path / name) for name in ("cert", "key", "junk"))
     for flags, said in (
         (("--tls-cert", cert), "go together"),

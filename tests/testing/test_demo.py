@@ -93,7 +93,7 @@ def test_examples_run(running: tuple[str, str], example: str) -> None:
 
 
 def test_quickstart_reads_what_a_completion_has_and_streams_it(running: tuple[str, str]) -> None:
-    source = (ROOT / "examples" / "quickstart.py").read_text()
+    source = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
     assert '"localhost:8000"' in source and "grpc.insecure_channel(target)" in source
     for read in ("response.text", ".finish_reason", ".prompt_tokens", ".completion_tokens"):
         assert read in source
