@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from progress import Progress
 from support import build_wheel
 
 from smg_proto.testing import Address, FakeGateway, run_gateway
+
+os.environ.pop("GRPC_VERBOSITY", None)  # programs that the tests run print nothing on their own
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
