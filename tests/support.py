@@ -1,11 +1,13 @@
-"""What several tests need: fresh environments, built wheels, clear skips."""
+"""What several tests need: fresh environments, built wheels, clear skips, patience."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -14,6 +16,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI", "") not in ("", "false", "0")
+
+
+PATIENCE = 30.0  # seconds for anything to come about, on a slow machine with much else to do
+
+
+def eventually(condition: Callable[[], object], what: str = "the condition holds") -> None:
+    """Wait until something holds."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > ends:
+            pytest.fail(f"not within {PATIENCE:.0f} s: {what}")
+        time.sleep(0.01)
+
+
+async def async_eventually(
+    condition: Callable[[], object], what: str = "the condition holds"
+) -> None:
+    """The same, while the event loop goes on."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > ends:
+            pytest.fail(f"not within {PATIENCE:.0f} s: {what}")
+        await asyncio.sleep(0.01)
 
 
 def missing(reason: str) -> None:
