@@ -1,7 +1,7 @@
 """Run the checks and the tests, in the repository's own environment.
 
     scripts/test                 the gate, the core suite, then every slow group
-    scripts/test core            one group only; several may be named
+    scripts/test gate core       some groups only; slow stands for all beyond these two
     scripts/test core -- -k pb2  what follows -- goes to pytest
     scripts/test --list          the groups and what each does
 
@@ -103,6 +103,10 @@ def main(words: list[str]) -> int:
     extra = words[words.index("--") + 1 :] if "--" in words else []
     named = words[: words.index("--")] if "--" in words else words
     known = groups()
+    slow = [*known][2:]
+    if "slow" in named:
+        at = named.index("slow")
+        named[at : at + 1] = slow
     if {"-h", "--help"} & {*named}:
         print(__doc__)
     if {"-h", "--help", "--list"} & {*named}:
@@ -123,7 +127,7 @@ def main(words: list[str]) -> int:
         print(f"\n== {group}: {known[group]}", flush=True)
         started = time.monotonic()
         try:
-            result = gate() if group == "gate" else pytest(group, [*known][2:], extra)
+            result = gate() if group == "gate" else pytest(group, slow, extra)
         except KeyboardInterrupt:
             return 130
         result.seconds = time.monotonic() - started

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -37,11 +38,9 @@ def stop(problem: str) -> NoReturn:
 def ensure(purpose: str) -> Path:
     """Make .venv with the package (editable) and what the purpose needs, unless it is there."""
     what, module, size = _PURPOSES[purpose]
-    parts = [str(ROOT).encode(), (ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes()]
-    wanted = hashlib.sha256(b"\0".join(parts)).hexdigest()
     stamp = VENV / f"ready-{purpose}"
     try:
-        if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted():
             _assert_whole(module)
             return PYTHON
         if not PYTHON.exists():
@@ -49,16 +48,21 @@ def ensure(purpose: str) -> Path:
             print(f"First run: makes {VENV}; downloads about {download}, takes {disk} of disk.")
             _run("make a virtual environment", [sys.executable, "-m", "venv", str(VENV)])
         # uv installs in seconds what takes pip a minute.
-        constrained = ["-c", str(CONSTRAINTS)]
         pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
-        _run("install uv", [*pip, *constrained, "uv"])
+        _run("install uv", [*pip, _pinned("uv")])
         uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
-        _run("install the packages", [*uv, *constrained, *what])
-        stamp.write_text(wanted, encoding="utf-8")
+        _run("install the packages", [*uv, "-c", str(CONSTRAINTS), *what])
+        stamp.write_text(wanted(), encoding="utf-8")
     except OSError as error:
         stop(f"cannot write {VENV}: {error.strerror}; make it writable, or delete it")
     _assert_whole(module)
     return PYTHON
+
+
+def wanted() -> str:
+    """What .venv is made from, as a digest: it is made anew when this changes."""
+    parts = [str(ROOT).encode(), (ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def environment() -> dict[str, str]:
@@ -88,6 +92,11 @@ def watch(process: "subprocess.Popen[str]") -> tuple[str, int]:
             print(f"  still at it after {time.monotonic() - started:.0f} s", flush=True)
 
 
+def _pinned(name: str) -> str:
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{name}=="))
+
+
 def _assert_whole(module: str) -> None:
     command = [str(PYTHON), "-c", f"import {module}"]
     try:
@@ -115,7 +124,8 @@ def _reason(printed: str) -> str:
     lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["no output"]
     errors = [line for line in lines if line.lower().startswith("error:")]
     causes = [line.removeprefix("cause: ") for line in lines if line.startswith("cause: ")]
-    return ": ".join([(errors or lines)[-1].partition("rror: ")[2] or lines[-1], *causes[-1:]])
+    said = [(errors or lines)[-1], *causes[-1:]]
+    return ": ".join(re.sub("^error: ", "", line, flags=re.IGNORECASE) for line in said)
 
 
 # What to do, by what a failed command printed.

@@ -106,10 +106,23 @@ def published_wheel(version: str) -> Path:
 
 def find_python(version: str) -> str:
     """An interpreter of this version, from PATH or from pyenv."""
+    if python := _interpreter(version):
+        return python
+    missing(f"no Python {version}")
+    raise AssertionError
+
+
+def old_python(version: str) -> str:
+    """One that is too old for us. No machine has to have it, CI's neither."""
+    if python := _interpreter(version):
+        return python
+    pytest.skip(f"no Python {version}")
+
+
+def _interpreter(version: str) -> str | None:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     found = [shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")]
     for python in map(str, filter(None, found)):
-        if run(python, "-c", "import sys; print(*sys.version_info[:2], sep='.')", check=False):
+        if run(python, "-c", "import sys; print(sys.version_info[:2])", check=False):
             return python
-    missing(f"no Python {version}")
-    raise AssertionError
+    return None
