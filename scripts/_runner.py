@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,8 +73,16 @@ def gate() -> Result:
     for what, command in GATE.items():
         print(f"gate: {what}: {' '.join(command)}", flush=True)
         started = time.monotonic()
-        with subprocess.Popen(command, cwd=ROOT, env=_venv.environment(), text=True) as process:
-            _, status = _venv.watch(process)
+        try:
+            with subprocess.Popen(command, cwd=ROOT, env=_venv.environment(), text=True) as process:
+                _, status = _venv.watch(process)
+        except OSError as error:
+            print(
+                f"gate: cannot run {command[0]}: {error.strerror}; "
+                f"delete {_venv.VENV} and run again",
+                file=sys.stderr,
+            )
+            status = 2
         took = time.monotonic() - started
         if result.slowest is None or took > result.slowest[1]:
             result.slowest = (" ".join(command), took)

@@ -76,7 +76,8 @@ def make_environment(
     run("uv", "venv", "-q", "--no-python-downloads", "--python", python or sys.executable, home)
     interpreter = home / "bin" / "python"
     words = [str(requirement) for requirement in requirements]
-    run("uv", "pip", "install", "-q", "--python", interpreter, *words)
+    if words:
+        run("uv", "pip", "install", "-q", "--python", interpreter, *words)
     return interpreter
 
 
