@@ -39,7 +39,7 @@ class Result:
 
     passed: int = 0
     failed: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)  # how many, by reason
+    skipped: dict[str, int] = field(default_factory=dict[str, int])  # how many, by reason
     slowest: tuple[str, float] | None = None
     seconds: float = 0.0
     unable: int = 0  # failed because something that it needs is missing or damaged

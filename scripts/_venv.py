@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import _require_python  # noqa: F401
+import _require_python  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
@@ -110,9 +110,14 @@ def _assert_whole(module: str) -> None:
 
 def _run(what: str, words: Sequence[str]) -> None:
     print("+", " ".join(words), flush=True)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(
-        words, env=environment(), cwd=ROOT, text=True, encoding="utf-8", errors="replace", **pipes
+        words,
+        env=environment(),
+        cwd=ROOT,
+        encoding="utf-8",
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as process:
         printed, status = watch(process)
     if status:

@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Progress:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         self._over.set()
         stats: dict[str, list[Any]] = terminalreporter.stats
-        seconds: Counter[str] = Counter()
+        seconds: dict[str, float] = defaultdict(float)
         for report in (report for reports in stats.values() for report in reports):
             if isinstance(report, pytest.TestReport):
                 seconds[report.nodeid] += report.duration
@@ -42,7 +43,7 @@ class Progress:
             "passed": len(stats.get("passed", ())) + len(stats.get("xfailed", ())),
             "failed": len(stats.get("failed", ())) + len(stats.get("error", ())),
             "skipped": Counter(_reason(report) for report in stats.get("skipped", ())),
-            "slowest": next(iter(seconds.most_common(1)), None),
+            "slowest": max(seconds.items(), key=itemgetter(1), default=None),
         }
         self._summary.write_text(json.dumps(told), encoding="utf-8")
 

@@ -27,7 +27,7 @@ def install(extras: list[str], wheel: Path, home: Path, *, python: str, resoluti
     interpreter = make_environment(home, [], python=python)
     flags = [word for extra in extras for word in ("--extra", extra)]
     # From pyproject.toml, since the floors of an installed wheel's requirements are not "direct".
-    direct = ["-r", ROOT / "pyproject.toml", *flags, "--resolution", resolution]
+    direct = ["-r", str(ROOT / "pyproject.toml"), *flags, "--resolution", resolution]
     run("uv", "pip", "install", "-q", "--python", interpreter, *direct)
     run("uv", "pip", "install", "-q", "--python", interpreter, "--no-deps", wheel)
     run("uv", "pip", "check", "-q", "--python", interpreter)

@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -12,13 +15,13 @@ from smg_proto import smg_pb2, smg_pb2_grpc
 
 
 def client() -> None:
-    from smg_proto.sagellm import Request, SamplingParams
+    from smg_proto.sagellm import SamplingParams
     from smg_proto.testing import run_vllm_engine
     from smg_proto.vllm import VLLMGrpcClient
 
     with run_vllm_engine() as address, VLLMGrpcClient(target=address) as client:
         assert client.completions.create(prompt="x", max_tokens=3).choices[0].token_ids
-    assert Request and SamplingParams
+    assert SamplingParams(temperature=0.5).temperature == 0.5
 
 
 def decode() -> None:
@@ -37,8 +40,8 @@ def telemetry() -> None:
     asked: list[str] = []
 
     class Tracers(trace.TracerProvider):
-        def get_tracer(self, name: str, *rest: object, **more: object) -> trace.Tracer:
-            asked.append(name)
+        def get_tracer(self, *words: Any, **more: Any) -> trace.Tracer:
+            asked.append(words[0])
             return trace.NoOpTracer()
 
     trace.set_tracer_provider(Tracers())
@@ -47,15 +50,16 @@ def telemetry() -> None:
 
 
 def testing() -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    from smg_proto.cli._demo import run
-    from smg_proto.testing import run_gateway
-
-    assert run and health_pb2 and health_pb2_grpc
-    with run_gateway() as address, grpc.insecure_channel(address) as channel:
-        request = smg_pb2.CompletionRequest(model="demo-model", prompt="x", max_tokens=3)
-        assert smg_pb2_grpc.CompletionServiceStub(channel).Complete(request).text
+    command = [sys.executable, "-m", "smg_proto", "demo", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stdout
+            said = next(line for line in demo.stdout if "listening on " in line)
+            with grpc.insecure_channel(re.split("listening on |,", said)[1]) as channel:
+                request = smg_pb2.CompletionRequest(model="demo-model", prompt="x", max_tokens=3)
+                assert smg_pb2_grpc.CompletionServiceStub(channel).Complete(request).text
+        finally:
+            demo.terminate()
 
 
 def serve() -> None:
