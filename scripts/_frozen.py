@@ -55,7 +55,9 @@ class Frozen:
     @classmethod
     def here(cls) -> "Frozen":
         changelog = ROOT / "CHANGELOG.md"
-        return cls(COMPAT, released(changelog.read_text() if changelog.exists() else ""))
+        return cls(
+            COMPAT, released(changelog.read_text(encoding="utf-8") if changelog.exists() else "")
+        )
 
     @property
     def last(self) -> str:
@@ -68,7 +70,7 @@ class Frozen:
         found: dict[str, set[Symbol]] = {}
         for path in self.home.glob("releases/*/contract.txt"):
             try:
-                found[path.parent.name] = parse(path.read_text())
+                found[path.parent.name] = parse(path.read_text(encoding="utf-8"))
             except ValueError:  # then its checksum is wrong as well, and says so
                 found[path.parent.name] = set()
         return found
@@ -114,7 +116,7 @@ class Frozen:
         """Freeze one release; without vectors, its contract lines alone."""
         home = self.home / "releases" / release
         home.mkdir(parents=True, exist_ok=True)
-        (home / "contract.txt").write_text(dump(lines))
+        (home / "contract.txt").write_text(dump(lines), encoding="utf-8")
         if vectors is not None:
             bare = FileDescriptorSet.FromString(files.SerializeToString())
             for file in bare.file:
@@ -124,7 +126,7 @@ class Frozen:
             self.vectors(release).mkdir(parents=True)
             for path in vectors.glob("*.jsonl"):
                 shutil.copy(path, self.vectors(release))
-        (self.home / "SHA256SUMS").write_text(self.sums())
+        (self.home / "SHA256SUMS").write_text(self.sums(), encoding="utf-8")
 
     def unsound(self) -> Iterator[str]:
         """What is missing, superfluous, edited or at odds with itself."""
@@ -134,7 +136,9 @@ class Frozen:
         for path in sorted(there - wanted):
             yield f"{path}: belongs to no release that CHANGELOG.md or the published list names"
         listed = self.home / "SHA256SUMS"
-        old = set(listed.read_text().splitlines()) if listed.exists() else set[str]()
+        old = (
+            set(listed.read_text(encoding="utf-8").splitlines()) if listed.exists() else set[str]()
+        )
         for line in sorted(old ^ set(self.sums().splitlines())):
             yield f"SHA256SUMS: a frozen file was edited, added or dropped: {line.split()[-1]}"
         for release in self.readable:

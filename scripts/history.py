@@ -96,8 +96,8 @@ def main() -> int:
         print(f"history: {error}", file=sys.stderr)
         return 2
     if not check:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
         print(f"history: {PAGE.relative_to(ROOT)} is stale; run {__file__}", file=sys.stderr)
         return 1
     return 0

@@ -66,7 +66,7 @@ def test_stubs_call_the_published_paths() -> None:
     here = {
         found
         for file in (ROOT / "smg_proto").glob("*_pb2_grpc.py")
-        for found in path.findall(file.read_text())
+        for found in path.findall(file.read_text(encoding="utf-8"))
     }
     assert published and published <= here
 

@@ -100,4 +100,6 @@ def test_shipped_protos_and_descriptor_set_agree() -> None:
 
 def test_the_first_program_of_the_readme_is_the_one_that_the_quickstart_runs() -> None:
     root = Path(__file__).parents[1]
-    assert (root / "examples" / "quickstart.py").read_text() in (root / "README.md").read_text()
+    assert (root / "examples" / "quickstart.py").read_text(encoding="utf-8") in (
+        root / "README.md"
+    ).read_text(encoding="utf-8")

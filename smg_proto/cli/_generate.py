@@ -70,7 +70,10 @@ def rename_fields(protos: Path, name: str) -> None:
     """Put `_field` behind the name of a field; on the wire and in JSON nothing changes."""
     declared = re.compile(rf"^(\s+[\w. ]+ )({name}) = (\d+);$", re.MULTILINE)
     for path in protos.rglob("*.proto"):
-        path.write_text(declared.sub(r'\1\2_field = \3 [json_name = "\2"];', path.read_text()))
+        path.write_text(
+            declared.sub(r'\1\2_field = \3 [json_name = "\2"];', path.read_text(encoding="utf-8")),
+            encoding="utf-8",
+        )
 
 
 def semantic_version() -> str:

@@ -60,7 +60,7 @@ class Golden:
             yield f"{where}: no such release"
             return
         seen: dict[str, set[str]] = {}
-        for number, text in enumerate(path.read_text().splitlines(), 1):
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 vector = json.loads(text)
                 name, case, value = vector["message"], vector["case"], vector["json"]

@@ -55,7 +55,7 @@ def all_problems(frozen: Frozen) -> list[str]:
 
 
 def refresh_sums(frozen: Frozen) -> None:
-    (frozen.home / "SHA256SUMS").write_text(frozen.sums())
+    (frozen.home / "SHA256SUMS").write_text(frozen.sums(), encoding="utf-8")
 
 
 def test_untouched_it_finds_nothing(frozen: Frozen) -> None:
@@ -88,7 +88,7 @@ def test_a_release_without_a_snapshot_is_missed(frozen: Frozen) -> None:
 @pytest.mark.parametrize("path", [f"vectors/{OURS}/more.jsonl", "releases/0.0.1/contract.txt"])
 def test_a_file_that_nothing_uses_is_found(frozen: Frozen, path: str) -> None:
     (frozen.home / path).parent.mkdir(exist_ok=True)
-    (frozen.home / path).write_text("")
+    (frozen.home / path).write_text("", encoding="utf-8")
     refresh_sums(frozen)
     assert [p for p in frozen.unsound() if p.startswith(path)]
 
@@ -119,7 +119,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
     choice = random.Random(4)
     golden_vectors = Golden(frozen)
     for path in [*frozen.vectors(OURS).iterdir(), *frozen.vectors("published-0.4.6").iterdir()]:
-        rows = path.read_text().splitlines()
+        rows = path.read_text(encoding="utf-8").splitlines()
         chosen = [
             i for i, row in enumerate(rows) if '"case":"full"' in row and '"hex":""' not in row
         ]
@@ -127,7 +127,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
         vector = json.loads(rows[number])
         edit(vector)
         rows[number] = json.dumps(vector)
-        path.write_text("\n".join(rows) + "\n")
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
         found = list(golden_vectors.problems(path))
         where = f"vectors/{path.parent.name}/{path.name}:{number + 1}:"
         assert [p for p in found if p.startswith(where)], f"{where} {rows[number]}"
@@ -135,10 +135,10 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
 
 def test_a_dropped_vector_is_missed(frozen: Frozen) -> None:
     path = frozen.vectors(OURS) / "smg.v1.jsonl"
-    rows = path.read_text().splitlines(keepends=True)
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for case in golden.REQUIRED:
         first = next(i for i, row in enumerate(rows) if f'"case":"{case}"' in row)
-        path.write_text("".join(rows[:first] + rows[first + 1 :]))
+        path.write_text("".join(rows[:first] + rows[first + 1 :]), encoding="utf-8")
         (problem,) = Golden(frozen).problems(path)
         assert problem.endswith(f"has no vector for {case}")
 
@@ -184,8 +184,8 @@ def test_a_reader_that_takes_a_field_for_another_type_is_found(
 def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
     for release in ("published-0.4.28", OURS):
         path = frozen.home / "releases" / release / "contract.txt"
-        first, second, rest = path.read_text().split("\n", 2)
-        path.write_text(f"{first}\n{rest}")
+        first, second, rest = path.read_text(encoding="utf-8").split("\n", 2)
+        path.write_text(f"{first}\n{rest}", encoding="utf-8")
         refresh_sums(frozen)
         (dropped,) = parse(second)
         found = list(Frozen(frozen.home, frozen.own).unsound())
