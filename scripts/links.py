@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from urllib.parse import unquote
@@ -100,10 +99,15 @@ class Repository:
         names = (name for name in done.stdout.split("\0") if name)
         self.files = {name for name in names if (root / name).is_file()}
         self.folders = {str(p) for name in self.files for p in PurePosixPath(name).parents}
-        self.anchors = cache(lambda name: anchors(self.read(name)))
+        self._anchors: dict[str, set[str]] = {}
 
     def read(self, name: str) -> str:
         return (self.root / name).read_text(encoding="utf-8")
+
+    def anchors(self, name: str) -> set[str]:
+        if name not in self._anchors:
+            self._anchors[name] = anchors(self.read(name))
+        return self._anchors[name]
 
     def fault(self, page: str, target: str) -> str | None:
         """Why a link of a page leads nowhere; None if it leads somewhere, or to another site."""
