@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from smg_proto import common_pb2_grpc as common_pb2_grpc
     from smg_proto import compat as compat
     from smg_proto import errors as errors
+    from smg_proto import llm as llm
     from smg_proto import llm_pb2 as llm_pb2
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
@@ -47,6 +48,7 @@ _SUBMODULES = frozenset(
         "common_pb2_grpc",
         "compat",
         "errors",
+        "llm",
         "llm_pb2",
         "llm_pb2_grpc",
         "mlx_engine_pb2",

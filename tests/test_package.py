@@ -12,7 +12,7 @@ import smg_proto
 
 PACKAGE = Path(smg_proto.__file__).parent
 GENERATED = sorted(path.stem for path in PACKAGE.glob("*_pb2*.py"))
-BASE = ["compat", "errors", "testing", "v1"]
+BASE = ["compat", "errors", "llm", "testing", "v1"]
 OLD = [name for name in GENERATED if not name.startswith(("llm", "smg", "sagellm"))]
 
 
