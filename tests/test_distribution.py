@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -26,6 +27,10 @@ print(json.dumps({
     "same": smg_grpc_proto.vllm_engine_pb2 is vllm_engine_pb2,
 }))
 """
+
+
+# What pyproject.toml's [build-system] asks for.
+BACKEND = ["hatchling", "hatch-fancy-pypi-readme"]
 
 
 def tracked(*folders: str) -> list[str]:
@@ -104,6 +109,24 @@ def test_metadata_is_as_intended(wheel: Path) -> None:
     assert all("extra == 'dev'" in line for line in exact), "a user cannot live with an exact pin"
 
 
+def test_the_index_page_leads_to_the_files_of_this_version(wheel: Path) -> None:
+    metadata = wheel_metadata(wheel)
+    urls = dict(line.split(", ", 1) for line in metadata.get_all("Project-URL", []))
+    assert urls.keys() == {"Repository", "Documentation", "Changelog", "Issues"}
+    assert all(url.startswith(urls["Repository"]) for url in urls.values())
+    assert metadata["Author"] and "@" not in metadata["Author"]
+    payload = metadata.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    page = payload.decode()
+    files = f"{urls['Repository']}/blob/v{smg_proto.__version__}/"
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    own = [link.removeprefix(files) for link in links if link.startswith(files)]
+    assert len(own) >= 10 and all((ROOT / link.partition("#")[0]).exists() for link in own)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page.replace(files, "").strip() == readme.strip()
+
+
 def test_base_install_brings_grpcio_and_protobuf_alone(wheel: Path, tmp_path: Path) -> None:
     python = make_environment(tmp_path / "env", [wheel])
     listed = json.loads(run("uv", "pip", "list", "--format=json", "--python", python))
@@ -154,7 +177,7 @@ def test_pip_installs(way: str, source: Path, tmp_path: Path) -> None:
 
 
 def test_sdist_becomes_a_wheel_without_a_network(sdist: Path, wheel: Path, tmp_path: Path) -> None:
-    python = make_environment(tmp_path / "env", ["pip", "hatchling"])
+    python = make_environment(tmp_path / "env", ["pip", *BACKEND])
     alone = ["--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={tmp_path / 'out'}"]
     nowhere = "http://127.0.0.1:9"
     pip = ["-m", "pip", "wheel", "-q", *alone]
@@ -165,7 +188,7 @@ def test_sdist_becomes_a_wheel_without_a_network(sdist: Path, wheel: Path, tmp_p
 
 def test_installing_compiles_nothing(sdist: Path, tmp_path: Path) -> None:
     # No compiler, no protoc, no plugin within reach; what is installed is what was committed.
-    python = make_environment(tmp_path / "env", ["pip", "hatchling", "grpcio", "protobuf"])
+    python = make_environment(tmp_path / "env", ["pip", *BACKEND, "grpcio", "protobuf"])
     pip = [str(python), "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation"]
     done = subprocess.run(
         [*pip, str(sdist)], env={"PATH": str(python.parent)}, capture_output=True, text=True
