@@ -55,6 +55,25 @@ def make_environment(
     return interpreter
 
 
+def tracked(*folders: str) -> list[str]:
+    """Files of this checkout that belong to the project, below these folders."""
+    command = ["ls-files", "--cached", "--others", "--exclude-standard", *folders]
+    names = run("git", *command, cwd=ROOT).splitlines()
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of this checkout as a repository of its own, with what is not yet committed."""
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    run("git", "init", "-q", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    run("git", *who, "commit", "-q", "-m", "copy", cwd=folder)
+    return folder
+
+
 def build_wheel(out: Path, source: Path = ROOT) -> Path:
     """The wheel of a checkout."""
     run("uv", "build", "-q", "--wheel", "--out-dir", out, source)

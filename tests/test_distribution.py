@@ -3,14 +3,21 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
-from support import ROOT, build_wheel, make_environment, run, wheel_metadata
+from support import (
+    ROOT,
+    build_wheel,
+    checkout,
+    make_environment,
+    run,
+    tracked,
+    wheel_metadata,
+)
 
 import smg_proto
 
@@ -31,25 +38,6 @@ print(json.dumps({
 
 # What pyproject.toml's [build-system] asks for.
 BACKEND = ["hatchling", "hatch-fancy-pypi-readme"]
-
-
-def tracked(*folders: str) -> list[str]:
-    """Files of this checkout that belong to the project, below these folders."""
-    command = ["ls-files", "--cached", "--others", "--exclude-standard", *folders]
-    names = run("git", *command, cwd=ROOT).splitlines()
-    return [name for name in names if (ROOT / name).is_file()]
-
-
-def checkout(folder: Path) -> Path:
-    """A copy of this checkout as a repository of its own, with what is not yet committed."""
-    for name in tracked():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    run("git", "init", "-q", cwd=folder)
-    run("git", "add", "-A", cwd=folder)
-    who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
-    run("git", *who, "commit", "-q", "-m", "copy", cwd=folder)
-    return folder
 
 
 def build_sdist(out: Path, source: Path) -> Path:

@@ -87,7 +87,7 @@ def test_an_extra_to_install_is_one_that_there_is(words: list[str]) -> None:
     known = set(re.findall(r"^(\w+) = \[", declared, re.MULTILINE))
     assert words[:2] == ["pip", "install"]
     for word in words[2:]:
-        if found := re.fullmatch(r"(?:smg-grpc-proto|\.)\[([\w,]+)\]", word):
+        if found := re.fullmatch(r"(?:smg-grpc-proto|\.)\[([\w,]+)\](?:>=[\d.]+)?", word):
             assert set(found[1].split(",")) <= known
 
 
