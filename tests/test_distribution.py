@@ -64,7 +64,7 @@ def files_of_wheel(wheel: Path) -> dict[str, bytes]:
 def test_wheel_has_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     packages = {name: (ROOT / name).read_bytes() for name in tracked("smg_proto", "smg_grpc_proto")}
     # What stands beside the packages in a checkout and inside smg_proto in a wheel.
-    inside = tracked("proto", "templates")
+    inside = tracked("proto", "templates", "LICENSE")
     protos = {f"smg_proto/{name}": (ROOT / name).read_bytes() for name in inside}
     assert any(name.endswith(".proto") for name in protos)
     assert {"smg_proto/py.typed", "smg_grpc_proto/py.typed"} < packages.keys()
