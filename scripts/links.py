@@ -93,7 +93,7 @@ class Repository:
     def __init__(self, root: Path) -> None:
         self.root = root
         command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8")
         if done.returncode:
             raise OSError(f"no git repository at {root}: {done.stderr.strip()}")
         names = (name for name in done.stdout.split("\0") if name)

@@ -14,11 +14,17 @@ pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 ORDER = 'syntax = "proto3";\npackage shop;\nmessage Order { string id = 1; int32 count = 2; }\n'
 
 
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def pre_commit(tools: Path, repository: Path, *words: str) -> tuple[int, str]:
     """The status of `pre-commit run`, and what it prints."""
     environment = os.environ | {"PRE_COMMIT_HOME": str(repository.parent / "pre-commit")}
     command = [tools / "pre-commit", "run", *words]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=repository, env=environment, capture_output=True, encoding="utf-8"
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -49,7 +55,7 @@ repos:
 
     def write(self, name: str, text: str) -> None:
         (self.home / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.home / name).write_text(text)
+        (self.home / name).write_text(text, encoding="utf-8")
 
     def commit(self) -> None:
         run("git", "add", "-A", cwd=self.home)
@@ -84,7 +90,7 @@ def test_a_vendored_copy_has_to_be_as_it_was_exported(team: Team) -> None:
     status, printed = team.check("smg-proto-export")
     assert status == 0 and "Passed" in printed, printed
     chat = team.home / "third_party/smg/smg/v1/chat.proto"
-    chat.write_text(f"// Ours.\n{chat.read_text()}")
+    chat.write_text(f"// Ours.\n{read(chat)}", encoding="utf-8")
     status, printed = team.check("smg-proto-export")
     assert status == 1
     assert "third_party/smg: modified since it was exported: smg/v1/chat.proto" in printed
@@ -103,8 +109,8 @@ def test_a_commit_may_add_to_a_contract_and_not_break_it(team: Team) -> None:
 def test_the_hooks_are_documented(tools: Path) -> None:
     manifest = ROOT / ".pre-commit-hooks.yaml"
     run(tools / "pre-commit", "validate-manifest", manifest)
-    pages = (ROOT / "docs/diff.md").read_text() + (ROOT / "docs/languages.md").read_text()
-    for hook in re.findall(r"^- id: (\S+)$", manifest.read_text(), re.MULTILINE):
+    pages = read(ROOT / "docs/diff.md") + read(ROOT / "docs/languages.md")
+    for hook in re.findall(r"^- id: (\S+)$", read(manifest), re.MULTILINE):
         assert f"id: {hook}" in pages
 
 
@@ -119,7 +125,7 @@ def test_our_own_hooks_pass_here_and_fail_where_they_should(tools: Path, tmp_pat
         "README.md": lambda text: f"{text}\n[dead](dead.md)\n",
     }
     for name, spoil in faults.items():
-        (repository / name).write_text(spoil((repository / name).read_text()))
+        (repository / name).write_text(spoil(read(repository / name)), encoding="utf-8")
     status, printed = pre_commit(tools, repository, "--all-files")
     assert status == 1 and printed.count("...Failed") == 5, printed
 

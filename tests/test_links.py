@@ -42,7 +42,7 @@ def repository(tmp_path: Path) -> Path:
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     run("git", "init", "-q", cwd=tmp_path)
     return tmp_path
 
@@ -71,9 +71,9 @@ def test_links_to_files_folders_and_headings_are_fine(repository: Path) -> None:
     ],
 )
 def test_a_dead_link_is_named_with_its_line(repository: Path, link: str, fault: str) -> None:
-    (repository / "page.md").write_text(f"# Page\n\n{link}\n")
+    (repository / "page.md").write_text(f"# Page\n\n{link}\n", encoding="utf-8")
     if link.startswith("[x](#"):
-        (repository / "README.md").write_text(link)
+        (repository / "README.md").write_text(link, encoding="utf-8")
         (found,) = Repository(repository).faults("README.md")
         assert found.startswith(f"README.md:1: {fault}")
         return
@@ -85,7 +85,7 @@ def test_a_dead_link_is_named_with_its_line(repository: Path, link: str, fault: 
     "code", ["`[x](none.md)`", "``a`[x](none.md)``", "```\n[x](none.md)\n```", "~~~md\n[x][y]\n~~~"]
 )
 def test_code_has_no_links(repository: Path, code: str) -> None:
-    (repository / "page.md").write_text(f"before\n\n{code}\n\nafter\n")
+    (repository / "page.md").write_text(f"before\n\n{code}\n\nafter\n", encoding="utf-8")
     assert list(Repository(repository).faults("page.md")) == []
 
 
@@ -104,11 +104,11 @@ def test_the_command_lists_what_is_dead_and_fails(
 
     def check(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, command, *words], cwd=repository, capture_output=True, text=True
+            [sys.executable, command, *words], cwd=repository, capture_output=True, encoding="utf-8"
         )
 
     assert (check().returncode, check().stderr) == (0, "")
-    (repository / "page.md").write_text("[x](none.md)\n")
+    (repository / "page.md").write_text("[x](none.md)\n", encoding="utf-8")
     assert check("README.md").returncode == 0
     done = check()
     assert done.returncode == 1

@@ -32,7 +32,7 @@ def name_of(path: Path) -> str:
 def public_modules() -> list[str]:
     """The handwritten modules with `__all__`, of which no name begins with an underscore."""
     files = [path for path in sorted(PACKAGE.rglob("*.py")) if "_pb2" not in path.name]
-    found = [name_of(path) for path in files if "\n__all__ = [" in path.read_text("utf-8")]
+    found = [name_of(path) for path in files if "\n__all__ = [" in path.read_text(encoding="utf-8")]
     return [name for name in found if "._" not in name and not name.startswith(NOT_YET_PRIVATE)]
 
 
@@ -84,13 +84,15 @@ def spoken() -> Iterator[tuple[str, str]]:
     """What the pages say, and import: the place, and the dotted name."""
     for page in PAGES:
         if page.name != "CHANGELOG.md":  # it has the names of its time
-            for name in re.findall(r"\bsmg_proto(?:\.\w+)+(?![\w/])", page.read_text("utf-8")):
+            for name in re.findall(
+                r"\bsmg_proto(?:\.\w+)+(?![\w/])", page.read_text(encoding="utf-8")
+            ):
                 yield page.relative_to(ROOT).as_posix(), name
     for block in blocks():
         if block.language == "python":
             yield from ((block.id, name) for name in imports(block.text))
     for example in sorted((ROOT / "examples").rglob("*.py")):
-        for name in imports(example.read_text("utf-8")):
+        for name in imports(example.read_text(encoding="utf-8")):
             yield example.relative_to(ROOT).as_posix(), name
 
 
@@ -107,13 +109,13 @@ def test_a_name_that_is_not_public_is_noticed(name: str) -> None:
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "smg_proto.cli"])
 def test_a_public_module_has_a_page_that_names_it(module: str) -> None:
     pages = [page for page in PAGES if page.parent.name == "docs"]
-    assert [page for page in pages if re.search(rf"\b{module}\b", page.read_text("utf-8"))]
+    assert [page for page in pages if re.search(rf"\b{module}\b", page.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("module", [name for name in GENERATED if name.endswith("_pb2")])
 def test_a_generated_module_is_in_the_readme(module: str) -> None:
     name = module.removeprefix("smg_proto.")
-    readme = (ROOT / "README.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"`{name}`" in readme or (name.startswith("v1.") and "`v1.*`" in readme)
 
 
@@ -126,7 +128,7 @@ def test_what_a_module_lists_is_there(module: str) -> None:
 
 
 def test_a_type_checker_sees_the_modules_that_can_be_asked_for() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     seen = [
         alias.asname
         for node in ast.walk(tree)
@@ -140,7 +142,7 @@ def test_a_type_checker_sees_the_modules_that_can_be_asked_for() -> None:
 def test_a_stub_has_the_names_of_its_module(module: str) -> None:
     loaded = importlib.import_module(module)
     assert loaded.__file__ is not None
-    stub = ast.parse(Path(loaded.__file__).with_suffix(".pyi").read_text("utf-8"))
+    stub = ast.parse(Path(loaded.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     promised = {name for name in top_level(stub) if not name.startswith("_")}
     present = {name for name in listed(module) if not inspect.ismodule(vars(loaded)[name])}
     # Names that stubs have of their own accord: aliases, and stubs of an asyncio channel.

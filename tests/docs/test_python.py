@@ -75,9 +75,9 @@ async def test_the_block_runs(block: Block, here: dict[str, str], tmp_path: Path
         assert text in code, f"{block.id} does not have {text!r}"
         code = code.replace(text, placed(other))
     before, client = placed(around.before).lstrip(), tmp_path / "client.py"
-    client.write_text(placed(around.client))
+    client.write_text(placed(around.client), encoding="utf-8")
     file = tmp_path / "test_block.py"
-    file.write_text(f"{before}{code}{placed(around.after)}")
+    file.write_text(f"{before}{code}{placed(around.after)}", encoding="utf-8")
     command: list[str | Path]
     if "def test_" in code:
         command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, file]
