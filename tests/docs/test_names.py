@@ -127,17 +127,6 @@ def test_what_a_module_lists_is_there(module: str) -> None:
     assert loaded.__doc__
 
 
-def test_a_type_checker_sees_the_modules_that_can_be_asked_for() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    seen = [
-        alias.asname
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "smg_proto"
-        for alias in node.names
-    ]
-    assert sorted(map(str, seen)) == sorted(smg_proto._SUBMODULES)
-
-
 @pytest.mark.parametrize("module", GENERATED)
 def test_a_stub_has_the_names_of_its_module(module: str) -> None:
     loaded = importlib.import_module(module)

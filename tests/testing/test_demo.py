@@ -1,5 +1,6 @@
 """smg-proto demo as a person runs it."""
 
+import os
 import re
 import signal
 import socket
@@ -48,8 +49,15 @@ def running() -> Iterator[tuple[str, str]]:
 
 
 def outcome(*command: str) -> "subprocess.CompletedProcess[str]":
+    utf8 = os.environ | {"PYTHONIOENCODING": "utf-8"}  # the demo's model has an emoji
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=utf8,
+        timeout=60,
+        cwd=ROOT,
     )
 
 
@@ -79,7 +87,7 @@ def test_it_serves_and_prints_all_that_it_should(running: tuple[str, str]) -> No
 
 def test_the_line_to_try_works_as_it_is_printed(running: tuple[str, str]) -> None:
     line = running[1].strip().splitlines()[-1].replace("python", sys.executable, 1)
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout[:7]) == (0, " serves"), done.stderr
 
 
