@@ -62,8 +62,11 @@ def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     # uv, ruff and the like are found also where the environment is not activated.
     clean["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
+    clean["PYTHONIOENCODING"] = "utf-8"  # whatever the locale
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=clean | env, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=cwd, env=clean | env, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if check and done.returncode:
         pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout

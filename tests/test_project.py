@@ -45,7 +45,7 @@ def test_every_test_group_runs_in_the_workflow() -> None:
     assert "scripts/test gate core\n" in job("core")
     assert "scripts/test languages\n" in job("languages")
     assert sorted([*matrix("groups", "group"), "languages"]) == sorted(GROUPS)
-    chosen = re.findall(r"groups: ([\w ]+) \}", job("nightly"))
+    chosen = re.findall(r"groups: ([\w ]+),", job("nightly"))
     assert chosen and all({*line.split()} <= {"gate", "core", *GROUPS} for line in chosen)
     assert re.search(r"needs: \[core, groups, languages\]", job("passed"))
 
@@ -68,12 +68,19 @@ def test_the_oldest_toolchain_of_a_client_is_the_one_that_is_tested(
         assert re.search(rf"^go {re.escape(found[1])}(\.0)?$", read("clients/go/go.mod"), re.M)
 
 
+def test_what_cpp_needs_is_installed_wherever_it_is_built() -> None:
+    from languages.toolchains import Cpp
+
+    for text in (job("languages"), read(".ci/run")):
+        assert " ".join(Cpp.packages) in " ".join(text.split())
+
+
 MANIFESTS = {
-    "pip": "pyproject.toml",
-    "gomod": "go.mod",
-    "npm": "package.json",
-    "cargo": "Cargo.toml",
-    "maven": "pom.xml",
+    "pip": ("pyproject.toml", "constraints.txt"),
+    "gomod": ("go.mod",),
+    "npm": ("package.json",),
+    "cargo": ("Cargo.toml",),
+    "maven": ("pom.xml",),
 }
 
 
@@ -84,11 +91,19 @@ def test_dependabot_looks_at_every_manifest() -> None:
         folders = re.search(r"director(?:y|ies): \[?(.*?)\]?\n", entry)
         assert folders
         if kind != "github-actions":
-            found = {f"{folder}/{MANIFESTS[kind]}" for folder in folders[1].split(", ")}
-            seen |= {name.strip("/") for name in found}
-    # Of templates there is nothing to update: `smg-proto generate` fills them in.
-    there = {name for name in tracked() if Path(name).name in MANIFESTS.values()}
-    assert seen == {name for name in there if not name.startswith("templates/")}
+            seen |= {f"{kind} {folder.strip('/')}" for folder in folders[1].split(", ")}
+    there = {
+        f"{kind} {'' if folder == '.' else folder}"
+        for kind, manifests in MANIFESTS.items()
+        for folder, name in map(folder_and_name, tracked())
+        # Of templates there is nothing to update: `smg-proto generate` fills them in.
+        if name in manifests and not folder.startswith("templates/")
+    }
+    assert seen == there
+
+
+def folder_and_name(name: str) -> tuple[str, str]:
+    return Path(name).parent.as_posix(), Path(name).name
 
 
 def test_the_form_lists_every_contract() -> None:

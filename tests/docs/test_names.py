@@ -87,7 +87,8 @@ def spoken() -> Iterator[tuple[str, str]]:
             for name in re.findall(
                 r"\bsmg_proto(?:\.\w+)+(?![\w/])", page.read_text(encoding="utf-8")
             ):
-                yield page.relative_to(ROOT).as_posix(), name
+                if "FILE" not in name:  # it stands for a name
+                    yield page.relative_to(ROOT).as_posix(), name
     for block in blocks():
         if block.language == "python":
             yield from ((block.id, name) for name in imports(block.text))
