@@ -30,15 +30,20 @@ def enter() -> None:
         raise Stop(2, f"{wrong}; {_AGAIN}")
 
 
+def program(name: str) -> str:
+    """A program of this environment, whether or not the environment is on PATH."""
+    return str(Path(sysconfig.get_path("scripts"), name))
+
+
 def run(
     name: str, *options: str, cwd: Path | None = None, given: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a program of this environment, whether or not the environment is on PATH."""
-    program = Path(sysconfig.get_path("scripts"), name)
+    """Run a program of this environment: what it prints is in the result."""
+    command = [program(name), *options]
     try:
-        return subprocess.run([program, *options], cwd=cwd, input=given, capture_output=True)
+        return subprocess.run(command, cwd=cwd, input=given, capture_output=True)
     except OSError as error:
-        raise Stop(2, f"{program} does not run: {error.strerror}; {_AGAIN}") from error
+        raise Stop(2, f"{command[0]} does not run: {error.strerror}; {_AGAIN}") from error
 
 
 def last_line(output: bytes) -> str:
@@ -47,9 +52,9 @@ def last_line(output: bytes) -> str:
 
 def _wrong() -> str:
     """What this environment lacks, or nothing."""
-    project = (_venv.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pins = _venv.CONSTRAINTS.read_text(encoding="utf-8")
     for name in PINNED:
-        (wanted,) = set(re.findall(rf'"{name}==([\w.]+)"', project))
+        (wanted,) = re.findall(rf"^{name}==([\w.]+)", pins, re.MULTILINE)
         try:
             found = version(name)
         except PackageNotFoundError:

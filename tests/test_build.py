@@ -12,12 +12,16 @@ from support import ROOT, find_python, make_environment
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs"]
+PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates"]
 CHAT = Path("proto/smg/v1/chat.proto")
 # Those that must be there, and the newer ones that are.
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 PYTHONS += [version for version in ("3.14", "3.15") if shutil.which(f"python{version}")]
-PINS = re.findall(r'"((?:buf-bin|mypy-protobuf)==[^"]+)"', (ROOT / "pyproject.toml").read_text())
+PINS = re.findall(
+    r"^((?:buf-bin|mypy-protobuf)==\S+)",
+    (ROOT / "scripts/constraints.txt").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
 
 
 @pytest.fixture
@@ -56,10 +60,10 @@ def named(done: "subprocess.CompletedProcess[str]") -> list[str]:
 
 
 def test_a_broken_proto_is_named_with_its_line_and_nothing_changes(copy: Path) -> None:
-    lines = (copy / CHAT).read_text().splitlines(keepends=True)
+    lines = (copy / CHAT).read_text(encoding="utf-8").splitlines(keepends=True)
     broken = next(i for i, line in enumerate(lines) if line.startswith("message ChatMessage"))
     lines.insert(broken + 1, "  nonsense here = 1;\n")
-    (copy / CHAT).write_text("".join(lines))
+    (copy / CHAT).write_text("".join(lines), encoding="utf-8")
     before = content(copy)
     done = build(copy)
     assert done.returncode == 1
@@ -74,7 +78,7 @@ def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
     stale = copy / "smg_proto/gone_pb2.py"
     mine = copy / "smg_proto/_handwritten.py"
     before = content(copy)
-    edited.write_text(edited.read_text() + "\n")
+    edited.write_text(edited.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     lost.unlink()
     stale.touch()
     mine.touch()
@@ -100,7 +104,7 @@ def test_type_checkers_learn_of_a_new_public_package(copy: Path) -> None:
     (copy / "smg_proto/news/__init__.py").touch()
     assert named(build(copy, "--check")) == ["smg_proto/__init__.py"]
     assert build(copy).returncode == 0
-    init = (copy / "smg_proto/__init__.py").read_text()
+    init = (copy / "smg_proto/__init__.py").read_text(encoding="utf-8")
     assert "    from smg_proto import news as news\n" in init
 
 
@@ -116,7 +120,9 @@ def test_a_changed_comment_changes_stubs_and_reference(copy: Path) -> None:
 
 
 def test_two_protos_of_one_module_are_named(copy: Path) -> None:
-    (copy / "proto/trtllm/llm.proto").write_text('syntax = "proto3"; package trtllm;')
+    (copy / "proto/trtllm/llm.proto").write_text(
+        'syntax = "proto3"; package trtllm;', encoding="utf-8"
+    )
     before = content(copy)
     done = build(copy)
     assert done.returncode == 1
@@ -138,7 +144,7 @@ def test_two_protos_of_one_module_are_named(copy: Path) -> None:
 )
 def test_what_the_generator_does_not_write_is_named(text: str, what: str, copy: Path) -> None:
     proto = copy / "proto/trtllm/more.proto"
-    proto.write_text(f'syntax = "proto3"; package trtllm; {text}')
+    proto.write_text(f'syntax = "proto3"; package trtllm; {text}', encoding="utf-8")
     before = content(copy)
     done = build(copy)
     assert done.returncode == 1

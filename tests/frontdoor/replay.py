@@ -17,7 +17,8 @@ from smg_proto.frontdoor import FrontDoor, Options
 EXCHANGES = {
     exchange["name"]: exchange
     for exchange in map(
-        json.loads, Path(__file__).with_name("exchanges.jsonl").read_text().splitlines()
+        json.loads,
+        Path(__file__).with_name("exchanges.jsonl").read_text(encoding="utf-8").splitlines(),
     )
 }
 

@@ -18,7 +18,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import ROOT, run
+from support import run
 
 from smg_proto import llm_pb2, llm_pb2_grpc
 from smg_proto.errors import SmgError, from_rpc_error
@@ -595,11 +595,6 @@ def test_a_shutdown_lets_calls_at_work_end() -> None:
         assert [reply.token for reply in replies] == ["b"]
         stopping.join(10)
     assert adapter.wait(0)
-
-
-def test_the_example_prints_each_token() -> None:
-    printed = run(sys.executable, ROOT / "examples" / "servers" / "grpc_server.py")
-    assert printed.splitlines() == ["Hello", " from", " the", " server!", ""]
 
 
 def test_an_adapter_that_runs_ends_at_a_signal_once_calls_have_ended() -> None:
