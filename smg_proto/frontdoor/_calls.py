@@ -14,6 +14,7 @@ from smg_proto._http.headers import header, is_printable
 from smg_proto._http.upstream import Answer, Stream, Upstream
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.frontdoor._pace import Pace
+from smg_proto.frontdoor._telemetry import NO_SPAN, Span
 
 # Metadata that travels on as HTTP headers of the same name. Nothing else does.
 HEADERS_IN = (
@@ -32,10 +33,11 @@ HEADERS_IN = (
 class Call:
     """What an operation works with."""
 
-    def __init__(self, upstream: Upstream, pace: Pace, context: Any) -> None:
+    def __init__(self, upstream: Upstream, pace: Pace, context: Any, span: Span = NO_SPAN) -> None:
         self._upstream, self._context = upstream, context
         self.pace: Pace = pace
-        self._headers = _headers_of(context.invocation_metadata() or ())
+        self.span: Span = span
+        self._headers = {**_headers_of(context.invocation_metadata() or ()), **span.headers}
         self._sent = 0.0
         self._answered = False
         self.first_token: float | None = None

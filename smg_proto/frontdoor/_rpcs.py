@@ -21,6 +21,7 @@ from smg_proto.frontdoor._log import log, log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES, STREAMS, UNARY
 from smg_proto.frontdoor._pace import Pace
+from smg_proto.frontdoor._telemetry import Telemetry
 
 RETRY_AFTER = timedelta(seconds=1)
 
@@ -38,6 +39,7 @@ class Rpcs:
         self._max_active, self._log_content = max_active, log_content
         self._active = 0
         self._pace = Pace()
+        self._telemetry = Telemetry()
 
     def handlers(self) -> Iterator[grpc.GenericRpcHandler]:
         pool = descriptor_pool.Default()
@@ -67,6 +69,7 @@ class Rpcs:
                 reply = await run(call, request)
                 if "pipeline" in reply.DESCRIPTOR.fields_by_name:
                     reply.pipeline.CopyFrom(call.report())
+                call.span.reply(reply)
                 self._content("reply", name, reply)
                 return reply
 
@@ -85,6 +88,7 @@ class Rpcs:
                         # Waits while the client reads slowly; then nothing is read upstream.
                         await context.write(event)
                         self._metrics.event(name)
+                        call.span.reply(event)
                         self._content("event", name, event)
 
             await self._account(name, kind, data, context, work)
@@ -98,13 +102,15 @@ class Rpcs:
         started, allowed = time.monotonic(), context.time_remaining()
         call: Call | None = None
         code, failure = grpc.StatusCode.OK, None
+        span = self._telemetry.start(name, context)
         self._metrics.started(name)
         self._active += 1
         try:
             if self._active > self._max_active:
                 raise overloaded(f"{self._max_active} requests are in flight already", RETRY_AFTER)
-            call = Call(self._upstream, self._pace, context)
+            call = Call(self._upstream, self._pace, context, span)
             request = _decoded(kind, data)
+            span.request(request)
             self._content("request", name, request)
             return await work(call, request)
         except SmgError as error:
@@ -122,6 +128,7 @@ class Rpcs:
             took = time.monotonic() - started
             self._active -= 1
             self._metrics.ended(name, code.name, took)
+            span.end(code, failure.reason if failure else "")
             if call and call.first_token is not None:
                 self._metrics.first_token(name, call.first_token)
             log.info(

@@ -17,7 +17,8 @@ from smg_proto.frontdoor import FrontDoor, Options
 EXCHANGES = {
     exchange["name"]: exchange
     for exchange in map(
-        json.loads, Path(__file__).with_name("exchanges.jsonl").read_text().splitlines()
+        json.loads,
+        Path(__file__).with_name("exchanges.jsonl").read_text(encoding="utf-8").splitlines(),
     )
 }
 
@@ -59,8 +60,13 @@ class Upstream:
 
         self.say(handler)
 
-    def stream(self, *pieces: bytes | float, cut: bool = False, **headers: str) -> None:
-        """Send pieces as they are; a number is a pause. `cut` breaks the connection at the end."""
+    def stream(
+        self, *pieces: bytes | float | asyncio.Event, cut: bool = False, **headers: str
+    ) -> None:
+        """Send pieces as they are; a number is a pause, an event is waited for.
+
+        `cut` breaks the connection at the end.
+        """
 
         async def handler(request: web.Request) -> web.StreamResponse:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -69,6 +75,8 @@ class Upstream:
             for piece in pieces:
                 if isinstance(piece, bytes):
                     await response.write(piece)
+                elif isinstance(piece, asyncio.Event):
+                    await piece.wait()
                 else:
                     await asyncio.sleep(piece)
             if cut:
