@@ -347,7 +347,11 @@ async def test_wrong_tls_files_are_one_line(
     (tmp_path / "cert").write_bytes(authority.issue("localhost").certificate)
     (tmp_path / "key").write_bytes(other.issue("localhost").key)
     (tmp_path / "junk").write_text("junk", encoding="utf-8")
+    locked = authority.issue("localhost", password=b"sesame")
+    (tmp_path / "locked cert").write_bytes(locked.certificate)
+    (tmp_path / "locked key").write_bytes(locked.key)
     cert, key, junk = (str(tmp_path / name) for name in ("cert", "key", "junk"))
+    locked_cert, locked_key = str(tmp_path / "locked cert"), str(tmp_path / "locked key")
     for flags, said in (
         (("--tls-cert", cert), "go together"),
         (("--client-ca", cert), "--client-ca needs --tls-cert"),
