@@ -162,7 +162,7 @@ async def test_a_signal_while_it_waits_for_the_upstream_ends_it(upstream: Upstre
     command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream.url]
     command += ["--listen", "127.0.0.1:0", "--wait", "600"]
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
-    await eventually(lambda: upstream.asked, "it looks at the upstream", 60)
+    await async_eventually(lambda: upstream.asked, "it looks at the upstream")
     process.send_signal(signal.SIGTERM)
     printed, said = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, printed, said) == (0, b"", b"")
