@@ -7,6 +7,7 @@ from pathlib import Path
 
 import _protos
 import pytest
+from _facades import facade
 from _protos import Protos, compile_protos, plain_module
 from _python_messages import pb2
 from _python_services import pb2_grpc
@@ -178,6 +179,28 @@ inner = some_things_pb2.Outer.Inner(b_c=b"!")
 outer = some_things_pb2.Outer(x=3, inners={1: inner}, plain=plain_pb2.Plain.Nested())
 assert pickle.loads(pickle.dumps(outer)) == outer
 assert some_things_pb2_grpc.SServicer.M.__doc__.startswith("What M is.")
+"""
+    env = {"PYTHONPATH": str(tmp_path / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("unmoved")
+def test_a_facade_has_all_that_the_files_of_its_package_declare(odd: Path, tmp_path: Path) -> None:
+    services = 'syntax = "proto3"; package odd.v1; import "odd/v1/plain.proto";'
+    services += "service Only { rpc M(Plain) returns (Plain); }"
+    (odd / "odd/v1/services.proto").write_text(services)
+    protos = compile_protos(odd, ".")
+    for name, text in (ours(protos) | facade("whole", protos.own, protos)).items():
+        path = tmp_path / "lib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    code = """
+import whole_pb2, whole_pb2_grpc
+from odd.v1 import some_things_pb2
+assert whole_pb2.Outer is some_things_pb2.Outer and whole_pb2.E_A == 1
+assert set(whole_pb2.DESCRIPTOR.services_by_name) == {"S", "Nothing", "OfOthersOnly", "Only"}
+assert whole_pb2_grpc.OnlyStub and whole_pb2_grpc.add_SServicer_to_server
 """
     env = {"PYTHONPATH": str(tmp_path / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
