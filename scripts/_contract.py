@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from smg_proto.symbols import Symbol, symbols
+from smg_proto._descriptors import Symbol, symbols
 
 
 @dataclass(frozen=True, order=True)

@@ -66,7 +66,7 @@ def rows() -> Iterator[list[str]]:
 
 def name_for_json(message: "DescriptorProto") -> None:
     """Say JSON's names aloud: generated modules leave them out, and buf reads no other sign."""
-    from smg_proto.compat.contract import usual_json_name
+    from smg_proto.compat._contract import usual_json_name
 
     for field in message.field:
         field.json_name = field.json_name or usual_json_name(field.name)

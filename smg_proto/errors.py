@@ -22,6 +22,19 @@ import grpc
 from smg_proto import _google_rpc
 from smg_proto.v1 import error_pb2
 
+__all__ = [
+    "DETAILS_KEY",
+    "DOMAIN",
+    "REASONS",
+    "FieldViolation",
+    "SmgError",
+    "abort",
+    "from_rpc_error",
+    "from_status_bytes",
+    "invalid",
+    "to_status_bytes",
+]
+
 DOMAIN = "smg"
 DETAILS_KEY = "grpc-status-details-bin"
 

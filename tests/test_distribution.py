@@ -71,7 +71,7 @@ def files_of_wheel(wheel: Path) -> dict[str, bytes]:
 def test_wheel_has_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     packages = {name: (ROOT / name).read_bytes() for name in tracked("smg_proto", "smg_grpc_proto")}
     # What stands beside the packages in a checkout and inside smg_proto in a wheel.
-    inside = tracked("proto", "buf.gen")
+    inside = tracked("proto", "templates")
     protos = {f"smg_proto/{name}": (ROOT / name).read_bytes() for name in inside}
     assert any(name.endswith(".proto") for name in protos)
     assert {"smg_proto/py.typed", "smg_grpc_proto/py.typed"} < packages.keys()
@@ -99,7 +99,7 @@ def test_metadata_is_as_intended(wheel: Path) -> None:
     base = [line for line in required if "extra ==" not in line]
     assert sorted(base) == ["grpcio>=1.62.3", "protobuf<9,>=4.25.8"]
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras >= {"types", "client", "decode", "testing", "gateway", "dev"}
+    assert extras >= {"types", "client", "decode", "testing", "serve", "dev"}
     exact = [line for line in required if "==" in line.partition(";")[0]]
     assert all("extra == 'dev'" in line for line in exact), "a user cannot live with an exact pin"
 

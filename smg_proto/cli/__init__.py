@@ -1,4 +1,6 @@
-"""The smg-proto command. Each subcommand is a module here with `arguments(parser)` and `run(args)`.
+"""The smg-proto command.
+
+Each subcommand NAME is the module _NAME here, with `arguments(parser)` and `run(args)`.
 
 Exit codes: 0 fine, 1 the answer is no, 2 bad usage or unreadable input.
 """
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from smg_proto import __version__
+
+__all__ = ["main"]
 
 # Name and one line for --help. A module is imported only when its command is run.
 COMMANDS = {
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, line in COMMANDS.items():
         command = commands.add_parser(name, help=line, description=line)
         if words[:1] == [name]:
-            module = import_module(f"smg_proto.cli.{name}")
+            module = import_module(f"smg_proto.cli._{name}")
             module.arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(words)

@@ -5,8 +5,8 @@ from difflib import get_close_matches
 from functools import cached_property
 
 from smg_proto import descriptor_set
+from smg_proto._descriptors import Symbol, symbols
 from smg_proto.cli import CommandError
-from smg_proto.symbols import Symbol, symbols
 
 
 class Contract:

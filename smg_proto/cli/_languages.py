@@ -1,6 +1,6 @@
 """The languages that `smg-proto generate` knows, and the plugins that each needs.
 
-The templates are buf.gen/<language>/buf.gen.yaml; what lies beside one is copied into the output
+The templates are templates/<language>/buf.gen.yaml; what lies beside one is copied into the output
 and makes it a package of the language's own kind.
 """
 
@@ -64,8 +64,9 @@ class Tool:
 
 
 _HERE = Path(__file__).resolve().parents[1]
-_SHIPPED = _HERE / "buf.gen"
-TEMPLATES = _SHIPPED if _SHIPPED.is_dir() else _HERE.parent / "buf.gen"  # the latter in a checkout
+_SHIPPED = _HERE / "templates"
+# In a checkout the templates stand beside the package.
+TEMPLATES = _SHIPPED if _SHIPPED.is_dir() else _HERE.parent / "templates"
 GOOGLE_RPC = TEMPLATES / "google_rpc"
 
 BUF = Tool("buf", "pip install 'smg-grpc-proto[generate]'", (1, 50))

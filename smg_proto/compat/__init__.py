@@ -5,22 +5,29 @@ report = diff(old, load("self"))
 report.verdict, [finding.symbol for finding in report.findings]
 """
 
-from smg_proto.compat.contract import Contract
-from smg_proto.compat.descriptors import ContractError
-from smg_proto.compat.differ import diff
-from smg_proto.compat.load import load
-from smg_proto.compat.probe import Witness
-from smg_proto.compat.report import CLASSES, Finding, FindingClass, Report, Verdict
+from smg_proto.compat._contract import Contract
+from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._differ import diff
+from smg_proto.compat._load import SPECS, load
+from smg_proto.compat._probe import Witness
+from smg_proto.compat._report import CLASSES, Finding, FindingClass, Report, Verdict
+from smg_proto.compat._server import Access, Server
+from smg_proto.compat._skew import Skew, skew
 
 __all__ = [
     "CLASSES",
+    "SPECS",
+    "Access",
     "Contract",
     "ContractError",
     "Finding",
     "FindingClass",
     "Report",
+    "Server",
+    "Skew",
     "Verdict",
     "Witness",
     "diff",
     "load",
+    "skew",
 ]

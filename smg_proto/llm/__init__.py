@@ -6,15 +6,15 @@
     llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(), server)
 
 `LLMService()` echoes. Give it an async function that yields text, or one of the backends:
-`OpenAIBackend` (extra `gateway`), `VLLMBackend` (extras `client` and `decode`), `Failover`.
+`OpenAIBackend` (extra `serve`), `VLLMBackend` (extras `client` and `decode`), `Failover`.
 `LLMService` is for `grpc.server`, `AsyncLLMService` for `grpc.aio.server`; `LLMGRPCAdapter` is a
 whole server.
 """
 
-from smg_proto.llm.adapter import AdapterConfig, LLMGRPCAdapter
-from smg_proto.llm.backends import Backend, EchoBackend, Failover, FunctionBackend, Piece
-from smg_proto.llm.engines import OpenAIBackend, VLLMBackend
-from smg_proto.llm.service import AsyncLLMService, LLMService
+from smg_proto.llm._adapter import AdapterConfig, LLMGRPCAdapter
+from smg_proto.llm._backends import Backend, EchoBackend, Failover, FunctionBackend, Piece
+from smg_proto.llm._engines import OpenAIBackend, VLLMBackend
+from smg_proto.llm._service import AsyncLLMService, LLMService
 
 __all__ = [
     "AdapterConfig",

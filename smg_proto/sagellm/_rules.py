@@ -8,7 +8,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from pydantic import Field
 
 from smg_proto import descriptor_set
-from smg_proto.symbols import symbols
+from smg_proto._descriptors import symbols
 
 PROTO = "sagellm/v1/sagellm.proto"
 _PREFIX = "sagellm.v1."

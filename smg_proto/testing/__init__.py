@@ -4,10 +4,10 @@ with run_vllm_engine() as address:
     stub = VllmEngineStub(grpc.insecure_channel(address))
 """
 
-from smg_proto.testing.engine import FakeVllmEngine
-from smg_proto.testing.gateway import FakeGateway
-from smg_proto.testing.scripting import Answer, Call, Counters, Fault, Received, Record, Script
-from smg_proto.testing.server import (
+from smg_proto.testing._engine.servicer import FakeVllmEngine
+from smg_proto.testing._gateway import FakeGateway
+from smg_proto.testing._scripting import Answer, Call, Counters, Fault, Received, Record, Script
+from smg_proto.testing._server import (
     Address,
     run_gateway,
     run_vllm_engine,

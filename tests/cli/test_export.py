@@ -7,7 +7,7 @@ import pytest
 from support import find_python, make_environment, run
 
 from smg_proto import __version__, proto_path
-from smg_proto.cli import _tree, export, main
+from smg_proto.cli import _export, _tree, main
 
 COMMON = "smg/grpc/common/common.proto"
 VLLM = "vllm/grpc/engine/vllm_engine.proto"
@@ -235,7 +235,7 @@ def test_a_killed_run_leaves_what_was_there_and_the_next_one_clears_up(
         assert contents(older) == before
     assert main(["export", str(older), "--only", "vllm.grpc.engine"]) == 0
     assert (older / "mine.txt").read_text() == "mine"
-    assert export.stale_files(_tree.read_manifest(older) or pytest.fail("no manifest")) == []
+    assert _export.stale_files(_tree.read_manifest(older) or pytest.fail("no manifest")) == []
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from smg_proto.cli import _languages, main
+from smg_proto.cli._generate import rename_fields, semantic_version
 from smg_proto.cli._languages import LANGUAGES
 from smg_proto.cli._tree import read_tree
-from smg_proto.cli.generate import rename_fields, semantic_version
 
 
 @pytest.fixture
@@ -103,13 +103,13 @@ def test_the_templates_are_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = {n.partition("/")[2]: archive.read(n) for n in archive.namelist()}
     for name, data in read_tree(_languages.TEMPLATES):
-        assert shipped[f"buf.gen/{name}"] == data
+        assert shipped[f"templates/{name}"] == data
 
 
 def test_the_version_is_one_that_other_registries_take(monkeypatch: pytest.MonkeyPatch) -> None:
     spelled: list[str] = []
     for version in ("1.2.3", "1.2.3.dev4", "1.2.3rc1"):
-        monkeypatch.setattr("smg_proto.cli.generate.__version__", version)
+        monkeypatch.setattr("smg_proto.cli._generate.__version__", version)
         spelled.append(semantic_version())
     assert spelled == ["1.2.3", "1.2.3-dev.4", "1.2.3-rc.1"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from smg_proto import descriptor_set, proto_path
+from smg_proto._descriptors import symbols
 from smg_proto.cli import main
-from smg_proto.symbols import symbols
 
 
 def test_list_names_every_service_with_its_rpcs(capsys: pytest.CaptureFixture[str]) -> None:

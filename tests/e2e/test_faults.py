@@ -22,7 +22,7 @@ from smg_proto import smg_pb2_grpc
 from smg_proto.errors import from_rpc_error
 from smg_proto.testing import Address, Answer, FakeVllmEngine, Fault, run_vllm_engine
 
-pytestmark = pytest.mark.gateway
+pytestmark = pytest.mark.e2e
 
 HELLO = smg.ChatMessage(role=smg.ROLE_USER, content="Hello.")
 SECRET = "sesame-0451"

@@ -15,7 +15,7 @@ from e2e.house import House
 from smg_proto import smg_pb2 as smg
 from smg_proto import vllm_engine_pb2
 
-pytestmark = pytest.mark.gateway
+pytestmark = pytest.mark.e2e
 
 GRAMMAR = 'root ::= "yes" | "no"'
 WEATHER = '{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}'

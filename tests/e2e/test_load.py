@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-pytestmark = pytest.mark.gateway
+pytestmark = pytest.mark.e2e
 
 
 def test_a_hundred_streams_without_a_pause() -> None:

@@ -15,7 +15,7 @@ from smg_proto import smg_pb2 as smg
 from smg_proto.errors import from_rpc_error
 from smg_proto.testing import Answer, Call, FakeVllmEngine, run_vllm_engine
 
-pytestmark = pytest.mark.gateway
+pytestmark = pytest.mark.e2e
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 

@@ -10,7 +10,7 @@ from e2e.house import front_door, gateway
 from smg_proto import smg_pb2 as smg
 from smg_proto.testing import run_vllm_engine
 
-pytestmark = pytest.mark.gateway
+pytestmark = pytest.mark.e2e
 
 
 def test_the_newest_gateway_answers_the_same(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from smg_proto import smg_pb2 as smg
 from smg_proto.errors import SmgError, from_rpc_error
 from smg_proto.testing import run_vllm_engine
 
-pytestmark = pytest.mark.gateway
+pytestmark = pytest.mark.e2e
 
 TEXTS = ["hello world", "a"]
 

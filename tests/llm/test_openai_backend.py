@@ -1,7 +1,7 @@
 """LLMService over an OpenAI-compatible URL."""
 
 import grpc
-from gateway.replay import Upstream, upstream
+from frontdoor.replay import Upstream, upstream
 
 from smg_proto import llm_pb2, llm_pb2_grpc
 from smg_proto.errors import from_rpc_error

@@ -13,10 +13,10 @@ from sagellm_models import WIRE
 import smg_proto.sagellm
 from smg_proto import descriptor_set
 from smg_proto import sagellm_pb2 as pb
+from smg_proto._descriptors import Symbol, symbols
 from smg_proto.sagellm import KVPriority, ProtocolVersion, SamplingPreset
 from smg_proto.sagellm._enums import FinishReason, Phase, Role
 from smg_proto.sagellm._rules import PROTO, ranges
-from smg_proto.symbols import Symbol, symbols
 
 FILE = FileDescriptorSet(file=[file for file in descriptor_set().file if file.name == PROTO])
 SYMBOLS = {symbol.name.removeprefix("sagellm.v1."): symbol for symbol in symbols(FILE)}

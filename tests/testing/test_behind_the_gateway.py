@@ -18,7 +18,7 @@ from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.testing import Address, Answer, FakeVllmEngine, Fault, run_vllm_engine
 
-pytestmark = pytest.mark.gateway
+pytestmark = pytest.mark.e2e
 
 MODEL = "demo-model"
 GATEWAY = "smg==1.13.0"

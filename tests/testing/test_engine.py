@@ -24,7 +24,7 @@ from smg_proto.testing import (
     run_vllm_engine,
     serve_vllm_engine,
 )
-from smg_proto.testing.tokenizer import tokenizer
+from smg_proto.testing._tokenizer import tokenizer
 
 Code = grpc.StatusCode
 Stub = vllm_engine_pb2_grpc.VllmEngineStub

@@ -13,7 +13,7 @@ from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.errors import from_rpc_error
 from smg_proto.testing import Answer, Call, FakeGateway, Fault, serve_gateway
-from smg_proto.testing.tokenizer import tokenizer
+from smg_proto.testing._tokenizer import tokenizer
 
 MODEL = "demo-model"
 CITY = '{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}'

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from smg_proto.testing.generation import Piece, Sampling, generate
-from smg_proto.testing.json_schema import Unsupported, smallest_text
-from smg_proto.testing.model import model
-from smg_proto.testing.tokenizer import END, SPECIAL, tokenizer
+from smg_proto.testing._generation import Piece, Sampling, generate
+from smg_proto.testing._json_schema import Unsupported, smallest_text
+from smg_proto.testing._model import model
+from smg_proto.testing._tokenizer import END, SPECIAL, tokenizer
 
 WORDS = ["The", " gateway", " café", "🙂", " — ", "<think>", "<|end|>", "\n", "  ", "Thé", "token."]
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(WORDS)).map("".join))

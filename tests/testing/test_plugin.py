@@ -31,7 +31,7 @@ def test_engine(vllm_engine):
 """
 
 COST = """
-import sys, smg_proto.pytest_plugin
+import sys, smg_proto._pytest_plugin
 print([name for name in ("grpc", "google.protobuf") if name in sys.modules])
 """
 

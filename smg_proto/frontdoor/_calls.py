@@ -1,0 +1,90 @@
+"""One RPC at work: what it may say to the gateway, what it got, and how long it took."""
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+from google.protobuf.duration_pb2 import Duration
+
+from smg_proto import smg_pb2 as smg
+from smg_proto._http.fields import M, Table, read_reply
+from smg_proto._http.upstream import Answer, Stream, Upstream
+from smg_proto.errors import FieldViolation, invalid
+
+# Metadata that travels on as HTTP headers of the same name. Nothing else does.
+HEADERS_IN = (
+    "authorization",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "x-smg-parser",
+    "x-smg-routing-key",
+    "x-smg-target-worker",
+    "x-smg-priority",
+    "x-smg-tenant-id",
+)
+
+
+class Call:
+    """What an operation works with."""
+
+    def __init__(self, upstream: Upstream, metadata: Mapping[str, str], context: Any) -> None:
+        self._upstream, self._context = upstream, context
+        self._headers = {k: metadata[k] for k in HEADERS_IN if k in metadata}
+        self._sent = 0.0
+        self._told = False
+        self.first_token: float | None = None
+        self.request_id: str = ""
+        self._worker = self._parser = ""
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
+        self._sent = self._sent or time.monotonic()
+        answer = await self._upstream.ask(method, path, body, self._headers)
+        await self._heard(answer.headers)
+        return answer
+
+    @asynccontextmanager
+    async def listen(self, path: str, body: Any) -> AsyncGenerator[Stream, None]:
+        self._sent = self._sent or time.monotonic()
+        async with self._upstream.listen(path, body, self._headers) as stream:
+            await self._heard(stream.headers)
+            yield stream
+
+    def got_token(self) -> None:
+        if self.first_token is None:
+            self.first_token = time.monotonic() - self._sent
+
+    def report(self) -> smg.PipelineReport:
+        report = smg.PipelineReport(worker_url=self._worker, parser=self._parser)
+        report.total_duration.CopyFrom(_duration(time.monotonic() - self._sent))
+        if self.first_token is not None:
+            report.time_to_first_token.CopyFrom(_duration(self.first_token))
+        return report
+
+    async def _heard(self, headers: Mapping[str, str]) -> None:
+        self._worker = headers.get("x-smg-routed-worker-id", "")
+        self._parser = headers.get("x-smg-parser", "")
+        if not self._told:
+            self._told = True
+            self.request_id = headers.get("x-request-id", "")
+            returned = (("x-request-id", self.request_id),) if self.request_id else ()
+            await self._context.send_initial_metadata(returned)
+
+
+def read_answer(table: Table[M], answer: Answer, path: str) -> M:
+    return read_reply(table, answer.json(f"the answer to {path}"), f"the answer to {path}")
+
+
+def path_of(folder: str, id: str, rest: str = "") -> str:
+    """The path of one thing; its id may be any text."""
+    if not id:
+        raise invalid(FieldViolation("id", "is required"))
+    return f"{folder}/{quote(id, safe='')}{rest}"
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration

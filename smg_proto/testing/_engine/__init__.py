@@ -1,0 +1,1 @@
+"""FakeVllmEngine: the `vllm.grpc.engine` service over the small built-in model."""

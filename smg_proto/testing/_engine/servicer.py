@@ -1,0 +1,289 @@
+"""FakeVllmEngine: a `vllm.grpc.engine` server over the built-in model."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from smg_proto import common_pb2, vllm_engine_pb2_grpc
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.testing._engine.load import MAX_RUNNING, LoadMeter, Running
+from smg_proto.testing._engine.replies import Choice, input_logprobs, model_info, server_info
+from smg_proto.testing._engine.requests import Refused, prompt_of, sampling_of
+from smg_proto.testing._generation import generate
+from smg_proto.testing._kv_cache import KvCache
+from smg_proto.testing._model import Model, model
+from smg_proto.testing._scripting import Answer, Fault, Injected, Record, Script, interrupted
+from smg_proto.testing._tokenizer import CHUNK_SIZE
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_HEARTBEAT = 1.0
+_NO_TRACE = "noted; a fake engine writes no trace"
+
+
+class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
+    """All RPCs of `VllmEngine`, answered as the published vLLM server answers them.
+
+    Use run_vllm_engine(), or add it to a grpc.aio server of your own with `add_to_server`.
+    `script` sets answers and faults, `record` has the requests and the counters. `healthy` is what
+    HealthCheck says, `token_delay` the seconds between two tokens, `tokens_per_chunk` the most
+    tokens in one chunk, `kv_events` whether SubscribeKvEvents is there.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        token_delay: float = 0.0,
+        tokens_per_chunk: int = 1,
+        kv_events: bool = True,
+    ) -> None:
+        self.model: Model = model()
+        self.name: str = name or self.model.name
+        self.token_delay = token_delay
+        self.tokens_per_chunk = tokens_per_chunk
+        self.kv_events = kv_events
+        self.healthy = True
+        self.profiling: bool = False
+        self.script: Script = Script(frozenset({"Generate"}))
+        self.record: Record = Record()
+        self._cache = KvCache()
+        self._meter = LoadMeter(self._cache)
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(self, server)
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        fault = self._receive("Generate", request, context)
+        answer = self.script.answer("Generate", request)
+        try:
+            with self._accounted(request) as running:
+                async for message in interrupted(self._messages(request, answer, running), fault):
+                    yield message
+        except Refused as error:
+            await context.abort(error.code, str(error))
+        except Injected as error:
+            await _fail(context, error)
+
+    @contextmanager
+    def _accounted(self, request: pb.GenerateRequest) -> Generator[Running, None, None]:
+        """Count a request in, and out again by how it ended."""
+        running = Running(request.request_id)
+        counters = self.record.counters
+        counters.started += 1
+        self._meter.running.add(running)
+        try:
+            yield running
+        except (asyncio.CancelledError, GeneratorExit):
+            counters.cancelled += 1
+            raise
+        except BaseException:
+            counters.failed += 1
+            raise
+        else:
+            if running.aborted:
+                counters.aborted += 1
+            else:
+                counters.finished += 1
+        finally:
+            self._meter.running.discard(running)
+
+    async def _messages(
+        self, request: pb.GenerateRequest, answer: Answer | None, running: Running
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+        prompt = prompt_of(request, self.model)
+        sampling = sampling_of(request, None if answer is None else answer.written())
+        cached = self._cache.store(prompt)
+        self._meter.prompts.append((len(prompt), cached))
+        asked = request.sampling_params
+        inputs = input_logprobs(self.model, prompt, asked)
+        choices = [
+            Choice(
+                index=index,
+                prompt_tokens=len(prompt),
+                cached_tokens=cached,
+                logprobs=sampling.logprobs,
+                inputs=inputs,
+                finish_override=answer.finish_reason if answer is not None else "",
+                kv_params=request.kv_transfer_params_json,
+            )
+            for index in range(max(asked.n, 1))
+        ]
+        sources = [generate(self.model, prompt, sampling, choice.index) for choice in choices]
+        open_choices = list(zip(choices, sources, strict=True))
+        while open_choices:
+            for choice, source in list(open_choices):
+                await asyncio.sleep(self.token_delay)
+                if running.aborted:
+                    for cut, _ in open_choices:
+                        cut.abort()
+                        for message in cut.messages(stream=True) if request.stream else ():
+                            yield message
+                    open_choices.clear()
+                    break
+                for _ in range(self.tokens_per_chunk if request.stream else 1):
+                    choice.take(next(source))
+                    self._meter.tokens.append(time.monotonic())
+                    if choice.ended:
+                        open_choices.remove((choice, source))
+                        break
+                if request.stream:
+                    for message in choice.messages(stream=True):
+                        yield message
+        if not request.stream:
+            for choice in choices:
+                for message in choice.messages(stream=False):
+                    yield message
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        await self._receive_unary("Embed", request, context)
+        tokens = request.tokenized.input_ids
+        if not tokens:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "tokenized input is required")
+        vector = self.model.embed(tokens)
+        return pb.EmbedResponse(
+            embedding=vector, prompt_tokens=len(tokens), embedding_dim=len(vector)
+        )
+
+    async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
+        await self._receive_unary("Abort", request, context)
+        for running in self._meter.running:
+            if running.request_id and running.request_id in request.request_ids:
+                running.aborted = True
+        return pb.AbortResponse()
+
+    async def HealthCheck(
+        self, request: pb.HealthCheckRequest, context: Context
+    ) -> pb.HealthCheckResponse:
+        await self._receive_unary("HealthCheck", request, context)
+        message = "Health" if self.healthy else "Engine is not alive"
+        return pb.HealthCheckResponse(healthy=self.healthy, message=message)
+
+    async def GetModelInfo(
+        self, request: pb.GetModelInfoRequest, context: Context
+    ) -> pb.GetModelInfoResponse:
+        await self._receive_unary("GetModelInfo", request, context)
+        return model_info(self.model, self.name)
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        await self._receive_unary("GetServerInfo", request, context)
+        return server_info(MAX_RUNNING)
+
+    async def GetLoads(self, request: pb.GetLoadsRequest, context: Context) -> pb.GetLoadsResponse:
+        await self._receive_unary("GetLoads", request, context)
+        return self._meter.loads()
+
+    async def GetTokenizer(
+        self, request: common_pb2.GetTokenizerRequest, context: Context
+    ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
+        fault = self._receive("GetTokenizer", request, context)
+        try:
+            async for chunk in interrupted(self._tokenizer_chunks(), fault):
+                yield chunk
+        except Injected as error:
+            await _fail(context, error)
+
+    async def _tokenizer_chunks(self) -> AsyncGenerator[common_pb2.GetTokenizerChunk, None]:
+        bundle = self.model.tokenizer.bundle
+        for start in range(0, len(bundle), CHUNK_SIZE):
+            last = start + CHUNK_SIZE >= len(bundle)
+            yield common_pb2.GetTokenizerChunk(
+                data=bundle[start : start + CHUNK_SIZE],
+                sha256=self.model.tokenizer.bundle_sha256 if last else "",
+            )
+
+    async def SubscribeKvEvents(
+        self, request: common_pb2.SubscribeKvEventsRequest, context: Context
+    ) -> AsyncIterator[common_pb2.KvEventBatch]:
+        fault = self._receive("SubscribeKvEvents", request, context)
+        if not self.kv_events:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "KV events are switched off")
+        if request.start_sequence_number:
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no history is kept: start from 0")
+        # Else grpc.aio holds the headers back until the first event, and the gateway gives up.
+        await context.send_initial_metadata(())
+        try:
+            async for batch in interrupted(self._batches(request), fault):
+                yield batch
+        except Injected as error:
+            await _fail(context, error)
+
+    async def _batches(
+        self, request: common_pb2.SubscribeKvEventsRequest
+    ) -> AsyncGenerator[common_pb2.KvEventBatch, None]:
+        may_send_load = request.load_records_before_first_batch
+        samples = 0
+        queue = self._cache.listen()
+        try:
+            while True:
+                try:
+                    batch = await asyncio.wait_for(queue.get(), _HEARTBEAT)
+                    may_send_load = True
+                except asyncio.TimeoutError:
+                    if not may_send_load:
+                        continue
+                    batch = common_pb2.KvEventBatch(
+                        sequence_number=self._cache.sequence, timestamp=time.time(), dp_rank=0
+                    )
+                samples += 1
+                load = self._meter.load(sample=samples)
+                load.load_only = not batch.events
+                sent = common_pb2.KvEventBatch(load=load)
+                sent.MergeFrom(batch)
+                yield sent
+        finally:
+            self._cache.unlisten(queue)
+
+    async def FlushCache(
+        self, request: common_pb2.FlushCacheRequest, context: Context
+    ) -> common_pb2.FlushCacheResponse:
+        await self._receive_unary("FlushCache", request, context)
+        if not request.timeout_s >= 0:  # so that NaN is refused too
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "timeout_s must be 0 or more")
+        self._cache.clear()
+        return common_pb2.FlushCacheResponse(success=True, message="Cache flushed")
+
+    async def StartProfile(
+        self, request: common_pb2.StartProfileRequest, context: Context
+    ) -> common_pb2.ProfileResponse:
+        await self._receive_unary("StartProfile", request, context)
+        if request.ListFields():
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "the profiler takes its options at launch only"
+            )
+        self.profiling = True
+        return common_pb2.ProfileResponse(success=True, message=_NO_TRACE)
+
+    async def StopProfile(
+        self, request: common_pb2.StopProfileRequest, context: Context
+    ) -> common_pb2.ProfileResponse:
+        await self._receive_unary("StopProfile", request, context)
+        self.profiling = False
+        return common_pb2.ProfileResponse(success=True, message=_NO_TRACE)
+
+    def _receive(self, rpc: str, request: Message, context: Context) -> Fault | None:
+        """Note a request; the fault that the script has for it."""
+        self.record.note(rpc, request, context)
+        return self.script.fault(rpc, request)
+
+    async def _receive_unary(self, rpc: str, request: Message, context: Context) -> None:
+        fault = self._receive(rpc, request, context)
+        if fault is not None:
+            await asyncio.sleep(fault.delay)
+            if fault.status is not None:
+                await context.abort(fault.status, fault.details)
+
+
+async def _fail(context: Context, error: Injected) -> None:
+    status = error.fault.status
+    if status not in (None, grpc.StatusCode.OK):
+        await context.abort(status, error.fault.details)

@@ -1,0 +1,182 @@
+"""smg.v1.ModelService, GatewayService and WorkerService: what there is."""
+
+import uuid
+from urllib.parse import urlsplit
+
+import grpc
+
+from smg_proto import __version__, smg_pb2_grpc
+from smg_proto import smg_pb2 as pb
+from smg_proto.errors import FieldViolation, SmgError, invalid
+from smg_proto.testing._gateway import checks
+from smg_proto.testing._gateway.core import WORKER_URL, Context, Core, not_found, set_now
+
+_SCHEMES = ("http", "https", "grpc", "grpcs", "ipc")
+_CAPABILITIES = ("completions", "chat", "messages", "responses", "tools", "embeddings")
+
+
+def _model(core: Core) -> pb.Model:
+    return pb.Model(
+        id=core.model.name,
+        owned_by="self_hosted",
+        capabilities=_CAPABILITIES,
+        context_length=core.model.context_length,
+    )
+
+
+class ModelService(smg_pb2_grpc.ModelServiceServicer):
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        def answer(request: pb.ListModelsRequest) -> pb.ListModelsResponse:
+            return pb.ListModelsResponse(models=[_model(self._core)])
+
+        return await self._core.plain("ListModels", request, context, answer)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
+        def answer(request: pb.GetModelRequest) -> pb.Model:
+            if not request.id:
+                raise invalid(FieldViolation("id", "is required"))
+            checks.check_model(request.id, self._core.model)
+            return _model(self._core)
+
+        return await self._core.plain("GetModel", request, context, answer)
+
+
+class GatewayService(smg_pb2_grpc.GatewayServiceServicer):
+    def __init__(self, core: Core, services: list[str]) -> None:
+        self._core = core
+        self._services = services
+
+    async def GetGatewayInfo(
+        self, request: pb.GetGatewayInfoRequest, context: Context
+    ) -> pb.GatewayInfo:
+        def answer(request: pb.GetGatewayInfoRequest) -> pb.GatewayInfo:
+            return pb.GatewayInfo(
+                version=f"fake-{__version__}", proto_version=__version__, services=self._services
+            )
+
+        return await self._core.plain("GetGatewayInfo", request, context, answer)
+
+
+class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
+    """A list of workers in memory. The first is the built-in model; the others are only names:
+
+    nothing is sent to them. A new one is PENDING in the first reply and READY from then on.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        built_in = pb.Worker(
+            id=str(uuid.uuid4()),
+            spec=pb.WorkerSpec(url=WORKER_URL, priority=50, cost=1.0),
+            state=pb.WORKER_STATE_READY,
+            connection_mode="grpc",
+            runtime="vllm",
+            models=[_model(core)],
+        )
+        self._workers = {built_in.id: built_in}
+        self._built_in = built_in
+
+    async def CreateWorker(self, request: pb.CreateWorkerRequest, context: Context) -> pb.Worker:
+        return await self._core.plain("CreateWorker", request, context, self._create)
+
+    def _create(self, request: pb.CreateWorkerRequest) -> pb.Worker:
+        spec = request.spec
+        if not spec.url:
+            raise invalid(FieldViolation("spec.url", "is required"))
+        if urlsplit(spec.url).scheme not in _SCHEMES:
+            raise invalid(FieldViolation("spec.url", f"must begin with {', '.join(_SCHEMES)}"))
+        if spec.priority < 0:
+            raise invalid(FieldViolation("spec.priority", "must be at least 0"))
+        if any(worker.spec.url == spec.url for worker in self._workers.values()):
+            raise SmgError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                "a worker with this URL is there",
+                reason="WORKER_ALREADY_EXISTS",
+            )
+        worker = pb.Worker(id=str(uuid.uuid4()), spec=pb.WorkerSpec(priority=50, cost=1.0))
+        worker.spec.MergeFrom(spec)
+        worker.spec.ClearField("api_key")
+        pending = pb.Worker(state=pb.WORKER_STATE_PENDING)
+        pending.MergeFrom(worker)
+        worker.state = pb.WORKER_STATE_READY
+        self._workers[worker.id] = worker
+        return pending
+
+    async def GetWorker(self, request: pb.GetWorkerRequest, context: Context) -> pb.Worker:
+        return await self._core.plain("GetWorker", request, context, lambda r: self._find(r.id))
+
+    async def ListWorkers(
+        self, request: pb.ListWorkersRequest, context: Context
+    ) -> pb.ListWorkersResponse:
+        def answer(request: pb.ListWorkersRequest) -> pb.ListWorkersResponse:
+            workers = [self._find(ident) for ident in self._workers]
+            serving = [
+                worker
+                for worker in workers
+                if not request.model or request.model in {model.id for model in worker.models}
+            ]
+            return pb.ListWorkersResponse(workers=serving)
+
+        return await self._core.plain("ListWorkers", request, context, answer)
+
+    async def UpdateWorker(self, request: pb.UpdateWorkerRequest, context: Context) -> pb.Worker:
+        return await self._core.plain("UpdateWorker", request, context, self._update)
+
+    def _update(self, request: pb.UpdateWorkerRequest) -> pb.Worker:
+        worker = self._find(request.id)
+        if request.priority < 0:
+            raise invalid(FieldViolation("priority", "must be at least 0"))
+        worker.spec.labels.update(request.labels)
+        if request.HasField("priority"):
+            worker.spec.priority = request.priority
+        if request.HasField("cost"):
+            worker.spec.cost = request.cost
+        return worker
+
+    async def DeleteWorker(
+        self, request: pb.DeleteWorkerRequest, context: Context
+    ) -> pb.DeleteWorkerResponse:
+        def answer(request: pb.DeleteWorkerRequest) -> pb.DeleteWorkerResponse:
+            del self._workers[self._find(request.id).id]
+            return pb.DeleteWorkerResponse()
+
+        return await self._core.plain("DeleteWorker", request, context, answer)
+
+    def _find(self, ident: str) -> pb.Worker:
+        try:
+            uuid.UUID(ident)
+        except ValueError:
+            raise invalid(FieldViolation("id", "must be the id of a worker")) from None
+        if ident not in self._workers:
+            raise not_found("WORKER_NOT_FOUND", "no worker has this id")
+        if ident == self._built_in.id:
+            self._built_in.active_requests = self._core.record.counters.running
+        return self._workers[ident]
+
+    async def GetWorkerLoads(
+        self, request: pb.GetWorkerLoadsRequest, context: Context
+    ) -> pb.GetWorkerLoadsResponse:
+        def answer(request: pb.GetWorkerLoadsRequest) -> pb.GetWorkerLoadsResponse:
+            running = self._core.record.counters.running
+            reply = pb.GetWorkerLoadsResponse()
+            set_now(reply.read_time)
+            if self._built_in.id in self._workers:
+                reply.loads.add(worker_url=WORKER_URL, running_requests=running)
+            return reply
+
+        return await self._core.plain("GetWorkerLoads", request, context, answer)
+
+    async def FlushCache(
+        self, request: pb.FlushCacheRequest, context: Context
+    ) -> pb.FlushCacheResponse:
+        """The built-in model keeps no cache behind the gateway, so there is nothing to empty."""
+
+        def answer(request: pb.FlushCacheRequest) -> pb.FlushCacheResponse:
+            return pb.FlushCacheResponse(flushed_workers=0)
+
+        return await self._core.plain("FlushCache", request, context, answer)

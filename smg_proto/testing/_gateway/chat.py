@@ -1,0 +1,194 @@
+"""smg.v1.ChatService."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+
+from smg_proto import smg_pb2 as pb
+from smg_proto import smg_pb2_grpc
+from smg_proto.errors import FieldViolation, invalid
+from smg_proto.testing._gateway import checks
+from smg_proto.testing._gateway import conversation as talk
+from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop, set_now
+from smg_proto.testing._gateway.output import Part, Splitter
+
+
+class ChatService(smg_pb2_grpc.ChatServiceServicer):
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
+        return await self._core.whole("Chat", request, context, self._events, _fold)
+
+    async def StreamChat(
+        self, request: pb.ChatRequest, context: Context
+    ) -> AsyncIterator[pb.ChatEvent]:
+        async for event in self._core.stream("StreamChat", request, context, self._events):
+            yield event
+
+    async def _events(
+        self, request: pb.ChatRequest, call: Call
+    ) -> AsyncGenerator[pb.ChatEvent, None]:
+        conversation = self._conversation(request)
+        prompt = conversation.prompt(self._core)
+        self._core.check_length(prompt, "messages")
+        opening, whole = conversation.output(call.answer)
+        sampling = checks.sampling(request, opening=opening, whole=whole)
+        start = pb.ChatResponse(id=call.request_id, model=request.model)
+        set_now(start.create_time)
+        yield pb.ChatEvent(start=start)
+        choices = [
+            _Choice(self._core, request, conversation, prompt, index)
+            for index in range(request.n or 1)
+        ]
+        async for index, piece in self._core.generate(call, prompt, sampling, len(choices)):
+            choice = choices[index]
+            for delta in choice.take(piece.text, last=bool(piece.finish_reason)):
+                if request.HasField("logprobs") and delta is choice.first:
+                    delta.logprobs.extend(self._core.logprobs(piece.shown, with_bytes=True))
+                if len(delta.ListFields()) > (delta.index != 0):
+                    yield pb.ChatEvent(delta=delta)
+            if piece.finish_reason:
+                reason = (call.answer and call.answer.finish_reason) or piece.finish_reason
+                choice.end.finish_reason = "tool_calls" if choice.calls else reason
+                choice.end.matched_stop.CopyFrom(matched_stop(piece.matched) or pb.MatchedStop())
+                if piece.matched is None:
+                    choice.end.ClearField("matched_stop")
+        end = pb.ChatResponse(
+            choices=[choice.end for choice in choices], pipeline=call.report(parser=PARSER)
+        )
+        end.MergeFrom(start)
+        end.usage.CopyFrom(
+            talk.usage(
+                len(prompt),
+                sum(choice.tokens for choice in choices),
+                sum(choice.reasoning for choice in choices),
+            )
+        )
+        yield pb.ChatEvent(end=end)
+
+    def _conversation(self, request: pb.ChatRequest) -> talk.Conversation:
+        goes_on = request.continue_final_message
+        last_is_not_ours = not request.messages or request.messages[-1].role != pb.ROLE_ASSISTANT
+        checks.check(
+            request,
+            self._core.model,
+            checks.missing("messages", request.messages),
+            checks.no_mcp(list(request.tools)),
+            FieldViolation("continue_final_message", "needs a last message of ROLE_ASSISTANT")
+            if goes_on and last_is_not_ours
+            else None,
+            FieldViolation("chat_template_kwargs_json", "must be a JSON object")
+            if request.chat_template_kwargs_json
+            and not checks.is_json_object(request.chat_template_kwargs_json)
+            else None,
+        )
+        return talk.Conversation(
+            said=[
+                (message.role, _written(message, f"messages[{index}]"))
+                for index, message in enumerate(request.messages)
+            ],
+            tools=talk.functions(request.tools),
+            choice=request.tool_choice,
+            parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
+            effort=request.reasoning_effort,
+            output_format=request.output_format,
+            open_turn=goes_on,
+        )
+
+
+def _written(message: pb.ChatMessage, at: str) -> str:
+    """A message as it goes into the prompt. Reasoning of earlier turns is left out."""
+    if message.role not in pb.Role.values() or message.role == pb.ROLE_UNSPECIFIED:
+        raise invalid(FieldViolation(f"{at}.role", "is required"))
+    if message.role == pb.ROLE_TOOL and not message.tool_call_id:
+        raise invalid(FieldViolation(f"{at}.tool_call_id", "is required"))
+    if message.role != pb.ROLE_TOOL and message.tool_call_id:
+        raise invalid(FieldViolation(f"{at}.tool_call_id", "is for ROLE_TOOL only"))
+    text = message.content
+    if message.WhichOneof("body") == "parts":
+        text = talk.text_of_parts(message.parts.parts, f"{at}.parts.parts")
+    calls = (
+        talk.text_of_call(call, f"{at}.tool_calls[{n}]")
+        for n, call in enumerate(message.tool_calls)
+    )
+    return text + "".join(calls)
+
+
+class _Choice:
+    """One choice on its way: the deltas of each piece, and what is known at the end."""
+
+    def __init__(
+        self,
+        core: Core,
+        request: pb.ChatRequest,
+        conversation: talk.Conversation,
+        prompt: list[int],
+        index: int,
+    ) -> None:
+        separate = not request.HasField("separate_reasoning") or request.separate_reasoning
+        self._splitter = Splitter(reasoning=separate, calls=conversation.may_call)
+        self._only_one = not conversation.parallel
+        self._prompt = prompt
+        self._core = core
+        self.end = pb.ChatChoice(index=index)
+        self.first: pb.ChatDelta | None = None
+        self.calls = 0
+        self.tokens = 0
+        self.reasoning = 0
+
+    def take(self, text: str, *, last: bool) -> Iterator[pb.ChatDelta]:
+        """The deltas that one token brings; the first of them is for its log probabilities."""
+        self.tokens += 1
+        parts = self._splitter.feed(text)
+        if last:
+            parts += self._splitter.finish()
+        self.first = pb.ChatDelta(index=self.end.index)
+        calls: list[pb.ToolCallDelta] = []
+        for part in parts:
+            match part.kind:
+                case "text":
+                    self.first.content += part.text
+                case "reasoning":
+                    self.first.reasoning_content += part.text
+                    self.reasoning += len(self._core.model.tokenizer.encode(part.text))
+                case "call":
+                    calls += self._call(part)
+        yield self.first
+        for call in calls:
+            yield pb.ChatDelta(index=self.end.index, tool_calls=[call])
+
+    def _call(self, part: Part) -> list[pb.ToolCallDelta]:
+        if self.calls and self._only_one:
+            return []
+        number, self.calls = self.calls, self.calls + 1
+        ident = talk.call_id("call", self._prompt, self.end.index, number)
+        return [
+            pb.ToolCallDelta(index=number, id=ident, name=part.name),
+            *(pb.ToolCallDelta(index=number, arguments=text) for text in talk.pieces(part.text)),
+        ]
+
+
+def _fold(events: Sequence[pb.ChatEvent]) -> pb.ChatResponse:
+    reply = pb.ChatResponse()
+    for event in events:
+        if event.HasField("end"):
+            reply.CopyFrom(event.end)
+    choices = {choice.index: choice for choice in reply.choices}
+    for choice in reply.choices:
+        choice.message.role = pb.ROLE_ASSISTANT
+    for event in events:
+        if event.HasField("delta"):
+            choice = choices[event.delta.index]
+            _append(choice.message, event.delta)
+            choice.logprobs.extend(event.delta.logprobs)
+    reply.pipeline.ClearField("time_to_first_token")
+    return reply
+
+
+def _append(message: pb.ChatMessage, delta: pb.ChatDelta) -> None:
+    if delta.content:
+        message.content += delta.content
+    message.reasoning_content += delta.reasoning_content
+    for piece in delta.tool_calls:
+        if piece.index == len(message.tool_calls):
+            message.tool_calls.add(id=piece.id, name=piece.name)
+        message.tool_calls[piece.index].arguments += piece.arguments

@@ -1,0 +1,198 @@
+"""smg.v1.MessageService."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+
+from smg_proto import smg_pb2 as pb
+from smg_proto import smg_pb2_grpc
+from smg_proto.errors import FieldViolation, invalid
+from smg_proto.testing._gateway import checks
+from smg_proto.testing._gateway import conversation as talk
+from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop
+from smg_proto.testing._gateway.output import Kind, Part, Splitter
+
+_FINISH_REASONS = {"stop": "end_turn", "length": "max_tokens"}
+
+
+class MessageService(smg_pb2_grpc.MessageServiceServicer):
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def CreateMessage(self, request: pb.CreateMessageRequest, context: Context) -> pb.Message:
+        return await self._core.whole("CreateMessage", request, context, self._events, _fold)
+
+    async def StreamMessage(
+        self, request: pb.CreateMessageRequest, context: Context
+    ) -> AsyncIterator[pb.MessageEvent]:
+        async for event in self._core.stream("StreamMessage", request, context, self._events):
+            yield event
+
+    async def CountMessageTokens(
+        self, request: pb.CreateMessageRequest, context: Context
+    ) -> pb.CountMessageTokensResponse:
+        def count(request: pb.CreateMessageRequest) -> pb.CountMessageTokensResponse:
+            prompt = self._conversation(request, counting=True).prompt(self._core)
+            return pb.CountMessageTokensResponse(prompt_tokens=len(prompt))
+
+        return await self._core.plain("CountMessageTokens", request, context, count)
+
+    async def _events(
+        self, request: pb.CreateMessageRequest, call: Call
+    ) -> AsyncGenerator[pb.MessageEvent, None]:
+        conversation = self._conversation(request)
+        prompt = conversation.prompt(self._core)
+        self._core.check_length(prompt, "turns")
+        opening, whole = conversation.output(call.answer)
+        sampling = checks.sampling(request, opening=opening, whole=whole)
+        yield pb.MessageEvent(start=pb.Message(id=call.request_id, model=request.model))
+        splitter = Splitter(reasoning=conversation.thinks, calls=conversation.may_call)
+        blocks = _Blocks(prompt, only_one=not conversation.parallel)
+        count = reasoning = 0
+        reason, matched = "", None
+        async for _, piece in self._core.generate(call, prompt, sampling):
+            count += 1
+            parts = splitter.feed(piece.text)
+            if piece.finish_reason:
+                parts += splitter.finish()
+                reason, matched = piece.finish_reason, piece.matched
+            for part in parts:
+                if part.kind == "reasoning":
+                    reasoning += len(self._core.model.tokenizer.encode(part.text))
+                for event in blocks.take(part):
+                    yield event
+        if matched is not None:
+            finish = "stop_sequence"
+        elif blocks.calls:
+            finish = "tool_use"
+        else:
+            reason = (call.answer and call.answer.finish_reason) or reason
+            finish = _FINISH_REASONS.get(reason, reason)
+        yield pb.MessageEvent(
+            end=pb.Message(
+                id=call.request_id,
+                model=request.model,
+                finish_reason=finish,
+                usage=talk.usage(len(prompt), count, reasoning),
+                matched_stop=matched_stop(matched),
+                pipeline=call.report(parser=PARSER),
+            )
+        )
+
+    def _conversation(
+        self, request: pb.CreateMessageRequest, *, counting: bool = False
+    ) -> talk.Conversation:
+        checks.check(
+            request,
+            self._core.model,
+            checks.missing("turns", request.turns),
+            None if counting else checks.missing("max_tokens", request.HasField("max_tokens")),
+            checks.no_mcp(list(request.tools)),
+            FieldViolation("temperature", "must be from 0 to 1")
+            if 1 < request.temperature <= 2
+            else None,
+            FieldViolation("top_k", "must be at least 1") if request.top_k == -1 else None,
+        )
+        said = [
+            item
+            for index, turn in enumerate(request.turns)
+            for item in _said(turn, f"turns[{index}]")
+        ]
+        if request.system:
+            said.insert(0, (pb.ROLE_SYSTEM, request.system))
+        return talk.Conversation(
+            said=said,
+            tools=talk.functions(request.tools),
+            choice=request.tool_choice,
+            parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
+            effort=request.reasoning_effort,
+        )
+
+
+def _said(turn: pb.Turn, at: str) -> Iterator[tuple[pb.Role.ValueType, str]]:
+    """A turn as messages of the prompt: results of tools come before what else the user says."""
+    if turn.role not in (pb.ROLE_USER, pb.ROLE_ASSISTANT):
+        raise invalid(FieldViolation(f"{at}.role", "must be ROLE_USER or ROLE_ASSISTANT"))
+    ours = turn.role == pb.ROLE_ASSISTANT
+    text = ""
+    for index, block in enumerate(turn.blocks):
+        where = f"{at}.blocks[{index}]"
+        match block.WhichOneof("block"):
+            case "text":
+                text += block.text
+            case "tool_call" if ours:
+                text += talk.text_of_call(block.tool_call, f"{where}.tool_call")
+            case "reasoning" if ours:
+                pass  # of earlier turns: left out of the prompt
+            case "tool_result" if not ours:
+                yield pb.ROLE_TOOL, talk.text_of_result(block.tool_result, f"{where}.tool_result")
+            case "image":
+                raise talk.no_media(f"{where}.image")
+            case None:
+                raise invalid(FieldViolation(where, "is empty"))
+            case kind:
+                raise invalid(FieldViolation(f"{where}.{kind}", "is not for this role"))
+    if text or not turn.blocks:
+        yield turn.role, text
+
+
+class _Blocks:
+    """Parts of the output as events of blocks."""
+
+    def __init__(self, prompt: list[int], *, only_one: bool) -> None:
+        self._prompt = prompt
+        self._only_one = only_one
+        self._index = -1
+        self._kind: Kind | None = None
+        self.calls = 0
+
+    def take(self, part: Part) -> Iterator[pb.MessageEvent]:
+        match part.kind:
+            case "text":
+                yield from self._open("text", pb.Block(text=""))
+                yield self._delta(pb.MessageDelta(text=part.text))
+            case "reasoning":
+                yield from self._open("reasoning", pb.Block(reasoning=pb.Reasoning()))
+                yield self._delta(pb.MessageDelta(reasoning=part.text))
+            case "call":
+                if self.calls and self._only_one:
+                    return
+                ident = talk.call_id("toolu", self._prompt, 0, self.calls)
+                self.calls += 1
+                self._kind = None  # each call is a block of its own
+                call = pb.ToolCall(id=ident, name=part.name)
+                yield from self._open("call", pb.Block(tool_call=call))
+                for text in talk.pieces(part.text):
+                    yield self._delta(pb.MessageDelta(arguments=text))
+
+    def _open(self, kind: Kind, block: pb.Block) -> Iterator[pb.MessageEvent]:
+        if self._kind != kind:
+            self._kind, self._index = kind, self._index + 1
+            yield pb.MessageEvent(block_start=pb.BlockStart(index=self._index, block=block))
+
+    def _delta(self, delta: pb.MessageDelta) -> pb.MessageEvent:
+        delta.index = self._index
+        return pb.MessageEvent(delta=delta)
+
+
+def _fold(events: Sequence[pb.MessageEvent]) -> pb.Message:
+    reply = pb.Message()
+    for event in events:
+        match event.WhichOneof("event"):
+            case "block_start":
+                reply.blocks.append(event.block_start.block)
+            case "delta":
+                block, delta = reply.blocks[event.delta.index], event.delta
+                match delta.WhichOneof("delta"):
+                    case "text":
+                        block.text += delta.text
+                    case "reasoning":
+                        block.reasoning.text += delta.reasoning
+                    case "arguments":
+                        block.tool_call.arguments += delta.arguments
+                    case _:
+                        pass
+            case "end":
+                reply.MergeFrom(event.end)
+            case _:
+                pass
+    reply.pipeline.ClearField("time_to_first_token")
+    return reply

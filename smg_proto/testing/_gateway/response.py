@@ -1,0 +1,282 @@
+"""smg.v1.ResponseService: responses are kept in memory until they are deleted."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from smg_proto import smg_pb2 as pb
+from smg_proto import smg_pb2_grpc
+from smg_proto.errors import FieldViolation, SmgError, invalid
+from smg_proto.testing._gateway import checks
+from smg_proto.testing._gateway import conversation as talk
+from smg_proto.testing._gateway.core import (
+    Call,
+    Context,
+    Core,
+    Failing,
+    injected,
+    not_found,
+    set_now,
+    unsupported,
+)
+from smg_proto.testing._gateway.items import OutputItems, said_in, user_message
+from smg_proto.testing._gateway.output import Splitter
+from smg_proto.testing._scripting import Injected, interrupted
+
+_Job = asyncio.Task[None]
+
+
+@dataclass
+class _Stored:
+    """A response with what it was made from."""
+
+    response: pb.Response
+    input: list[pb.Item]
+    history: list[pb.Item]  # of the responses that it goes on from
+    job: _Job | None = None
+
+    def fail(self, error: SmgError) -> None:
+        self.response.status = pb.RESPONSE_STATUS_FAILED
+        self.response.error.CopyFrom(pb.Error(reason=error.reason, message=error.message))
+
+
+class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._stored: dict[tuple[str, str], _Stored] = {}
+
+    async def CreateResponse(
+        self, request: pb.CreateResponseRequest, context: Context
+    ) -> pb.Response:
+        call = await self._core.begin("CreateResponse", request, context)
+        async with Failing(context):
+            stored = self._new(request, call)
+            if request.background:
+                self._start(request, call, stored)
+                return _copy(stored)
+            with self._core.counted():
+                return _fold([event async for event in self._run(request, call, stored)])
+
+    async def StreamResponse(
+        self, request: pb.CreateResponseRequest, context: Context
+    ) -> AsyncIterator[pb.ResponseEvent]:
+        call = await self._core.begin("StreamResponse", request, context)
+        async with Failing(context):
+            stored = self._new(request, call)
+            if request.background:
+                queue = self._start(request, call, stored)
+                while (event := await queue.get()) is not None:
+                    if isinstance(event, SmgError):
+                        raise event
+                    yield event
+            else:
+                with self._core.counted():
+                    async for event in self._run(request, call, stored):
+                        yield event
+
+    async def GetResponse(self, request: pb.GetResponseRequest, context: Context) -> pb.Response:
+        def answer(call: Call) -> pb.Response:
+            return _copy(self._find(call.tenant, request.id))
+
+        return await self._core.plain_of("GetResponse", request, context, answer)
+
+    async def CancelResponse(
+        self, request: pb.CancelResponseRequest, context: Context
+    ) -> pb.Response:
+        def answer(call: Call) -> pb.Response:
+            stored = self._find(call.tenant, request.id)
+            if stored.job is None or stored.job.done():
+                raise SmgError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "the response is not at work in the background",
+                    reason="RESPONSE_NOT_CANCELLABLE",
+                )
+            stored.response.status = pb.RESPONSE_STATUS_CANCELLED
+            stored.job.cancel()
+            return _copy(stored)
+
+        return await self._core.plain_of("CancelResponse", request, context, answer)
+
+    async def DeleteResponse(
+        self, request: pb.DeleteResponseRequest, context: Context
+    ) -> pb.DeleteResponseResponse:
+        def answer(call: Call) -> pb.DeleteResponseResponse:
+            stored = self._find(call.tenant, request.id)
+            if stored.job is not None:
+                stored.job.cancel()
+            del self._stored[call.tenant, request.id]
+            return pb.DeleteResponseResponse()
+
+        return await self._core.plain_of("DeleteResponse", request, context, answer)
+
+    async def ListResponseInputItems(
+        self, request: pb.ListResponseInputItemsRequest, context: Context
+    ) -> pb.ListResponseInputItemsResponse:
+        def answer(call: Call) -> pb.ListResponseInputItemsResponse:
+            items = self._find(call.tenant, request.id).input
+            return pb.ListResponseInputItemsResponse(items=items)
+
+        return await self._core.plain_of("ListResponseInputItems", request, context, answer)
+
+    def _find(self, tenant: str, ident: str) -> _Stored:
+        if not ident:
+            raise invalid(FieldViolation("id", "is required"))
+        if (tenant, ident) not in self._stored:
+            raise not_found("RESPONSE_NOT_FOUND", "no stored response has this id")
+        return self._stored[tenant, ident]
+
+    def _new(self, request: pb.CreateResponseRequest, call: Call) -> _Stored:
+        """Check a request and make its response, not begun."""
+        mine = request.items.items if request.HasField("items") else [user_message(request.input)]
+        given = request.items.items if request.HasField("items") else request.input
+        field = "items" if request.HasField("items") else "input"
+        form = request.output_format.WhichOneof("format")
+        checks.check(
+            request,
+            self._core.model,
+            checks.missing(field, given),
+            FieldViolation(f"output_format.{form}", "is not for this route")
+            if form in ("regex", "grammar")
+            else None,
+        )
+        if checks.no_mcp(list(request.tools)):
+            raise unsupported("the fake gateway runs no MCP tools")
+        history: list[pb.Item] = []
+        if request.previous_response_id:
+            before = self._find(call.tenant, request.previous_response_id)
+            history = [*before.history, *before.input, *before.response.output]
+        response = pb.Response(
+            id=f"resp_{uuid.uuid4().hex}",
+            model=request.model,
+            status=pb.RESPONSE_STATUS_QUEUED,
+            previous_response_id=request.previous_response_id,
+            metadata=request.metadata,
+        )
+        set_now(response.create_time)
+        stored = _Stored(response, list(mine), history)
+        self._conversation(request, stored)  # what is wrong with the items is said at once
+        if not request.HasField("store") or request.store:
+            self._stored[call.tenant, response.id] = stored
+        return stored
+
+    def _conversation(
+        self, request: pb.CreateResponseRequest, stored: _Stored
+    ) -> talk.Conversation:
+        said = [pair for item in stored.history for pair in said_in(item, "history")]
+        for index, item in enumerate(stored.input):
+            said += said_in(item, f"items.items[{index}]")
+        if request.instructions:
+            said.insert(0, (pb.ROLE_SYSTEM, request.instructions))
+        return talk.Conversation(
+            said=said,
+            tools=talk.functions(request.tools),
+            choice=request.tool_choice,
+            parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
+            effort=request.reasoning_effort,
+            output_format=request.output_format,
+        )
+
+    def _start(
+        self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
+    ) -> "asyncio.Queue[pb.ResponseEvent | SmgError | None]":
+        """Work on in the background; the events, closed by None."""
+        queue: asyncio.Queue[pb.ResponseEvent | SmgError | None] = asyncio.Queue()
+
+        async def work() -> None:
+            try:
+                with self._core.counted():
+                    async for event in self._run(request, call, stored):
+                        queue.put_nowait(event)
+            except SmgError as error:
+                queue.put_nowait(error)
+            finally:
+                if stored.response.status == pb.RESPONSE_STATUS_CANCELLED:
+                    queue.put_nowait(pb.ResponseEvent(end=_without_output(stored.response)))
+                queue.put_nowait(None)
+
+        stored.job = asyncio.create_task(work())
+        return queue
+
+    async def _run(
+        self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
+    ) -> AsyncGenerator[pb.ResponseEvent, None]:
+        """The events; whatever happens, the stored response tells it."""
+        try:
+            async for event in interrupted(self._events(request, call, stored), call.fault):
+                yield event
+        except Injected as error:
+            failure = injected(error.fault)
+            stored.fail(failure)
+            failure.metadata = {"response_id": stored.response.id}
+            raise failure from None
+        except SmgError as error:
+            stored.fail(error)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            stored.response.status = pb.RESPONSE_STATUS_CANCELLED
+            raise
+
+    async def _events(
+        self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
+    ) -> AsyncGenerator[pb.ResponseEvent, None]:
+        conversation = self._conversation(request, stored)
+        prompt = conversation.prompt(self._core)
+        self._core.check_length(prompt, "items" if request.HasField("items") else "input")
+        opening, whole = conversation.output(call.answer)
+        sampling = checks.sampling(request, opening=opening, whole=whole)
+        response = stored.response
+        response.status = pb.RESPONSE_STATUS_IN_PROGRESS
+        yield pb.ResponseEvent(start=_without_output(response))
+        splitter = Splitter(reasoning=True, calls=conversation.may_call)
+        items = OutputItems(response, prompt, only_one=not conversation.parallel)
+        count = reasoning = 0
+        cut = False
+        async for _, piece in self._core.generate(call, prompt, sampling):
+            count += 1
+            parts = splitter.feed(piece.text)
+            if piece.finish_reason:
+                parts += splitter.finish()
+                cut = piece.finish_reason == "length"
+            for part in parts:
+                if part.kind == "reasoning":
+                    reasoning += len(self._core.model.tokenizer.encode(part.text))
+                for event in items.take(part):
+                    yield event
+        for event in items.close(cut=cut):
+            yield event
+        response.status = pb.RESPONSE_STATUS_INCOMPLETE if cut else pb.RESPONSE_STATUS_COMPLETED
+        response.incomplete_reason = "max_output_tokens" if cut else ""
+        response.usage.CopyFrom(talk.usage(len(prompt), count, reasoning))
+        set_now(response.complete_time)
+        end = _without_output(response)
+        end.pipeline.CopyFrom(call.report())
+        end.pipeline.ClearField("worker_url")
+        yield pb.ResponseEvent(end=end)
+
+
+def _copy(stored: _Stored) -> pb.Response:
+    """The response as it is now: it goes on changing while the reply is sent."""
+    copy = pb.Response()
+    copy.CopyFrom(stored.response)
+    return copy
+
+
+def _without_output(response: pb.Response) -> pb.Response:
+    copy = pb.Response()
+    copy.CopyFrom(response)
+    copy.ClearField("output")
+    return copy
+
+
+def _fold(events: Sequence[pb.ResponseEvent]) -> pb.Response:
+    reply = pb.Response()
+    for event in events:
+        if event.HasField("item_end"):
+            reply.output.append(event.item_end.item)
+        elif event.HasField("end"):
+            reply.MergeFrom(event.end)
+    reply.pipeline.ClearField("time_to_first_token")
+    return reply

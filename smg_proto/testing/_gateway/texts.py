@@ -1,0 +1,182 @@
+"""smg.v1.EmbeddingService, TokenizerService and ParserService: what is said of a text."""
+
+import math
+
+from smg_proto import smg_pb2 as pb
+from smg_proto import smg_pb2_grpc
+from smg_proto.errors import FieldViolation, invalid
+from smg_proto.testing._gateway import checks
+from smg_proto.testing._gateway.conversation import usage
+from smg_proto.testing._gateway.core import Call, Context, Core, not_found
+from smg_proto.testing._gateway.output import join, parse
+from smg_proto.testing._model import EMBEDDING_SIZE
+
+_REASONING_PARSER = "qwen3"
+_TOOL_PARSER = "qwen"
+# Each class is what lies close to its word.
+_CLASSES = ("gateway", "worker", "client")
+
+
+class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
+    """Vectors of the built-in model; classes and ranks follow from how close vectors are."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        return await self._core.plain("Embed", request, context, self._embed)
+
+    def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        checks.check(
+            request,
+            self._core.model,
+            *_bad_texts("inputs", list(request.inputs)),
+            FieldViolation("dimensions", f"must be at most {EMBEDDING_SIZE}")
+            if request.dimensions > EMBEDDING_SIZE
+            else None,
+        )
+        size = request.dimensions or EMBEDDING_SIZE
+        tokens = [self._core.model.tokenizer.encode(text) for text in request.inputs]
+        return pb.EmbedResponse(
+            model=request.model,
+            embeddings=[pb.Embedding(values=self._core.model.embed(ids, size)) for ids in tokens],
+            usage=usage(sum(map(len, tokens)), 0),
+            pipeline=_report(),
+        )
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        return await self._core.plain("Classify", request, context, self._classify)
+
+    def _classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        checks.check(request, self._core.model, *_bad_texts("inputs", list(request.inputs)))
+        encode = self._core.model.tokenizer.encode
+        return pb.ClassifyResponse(
+            model=request.model,
+            results=[self._class_of(text) for text in request.inputs],
+            usage=usage(sum(len(encode(text)) for text in request.inputs), 0),
+            pipeline=_report(),
+        )
+
+    def _class_of(self, text: str) -> pb.Classification:
+        weights = [math.exp(4 * self._closeness(text, word)) for word in _CLASSES]
+        shares = [weight / sum(weights) for weight in weights]
+        return pb.Classification(
+            label=_CLASSES[shares.index(max(shares))].upper(), probabilities=shares
+        )
+
+    async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
+        return await self._core.plain("Rerank", request, context, self._rerank)
+
+    def _rerank(self, request: pb.RerankRequest) -> pb.RerankResponse:
+        checks.check(
+            request,
+            self._core.model,
+            checks.missing("query", request.query),
+            *_bad_texts("documents", list(request.documents)),
+        )
+        scores = [self._closeness(request.query, text) for text in request.documents]
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])
+        most = request.top_n if request.HasField("top_n") else len(order)
+        return pb.RerankResponse(
+            model=request.model,
+            results=[pb.RerankResult(index=n, score=scores[n]) for n in order[:most]],
+            pipeline=_report(),
+        )
+
+    def _closeness(self, left: str, right: str) -> float:
+        model = self._core.model
+        one, other = (
+            model.embed(model.tokenizer.encode(f" {text.strip()}")) for text in (left, right)
+        )
+        return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def _bad_texts(field: str, texts: list[str]) -> list[FieldViolation | None]:
+    empty = [
+        FieldViolation(f"{field}[{n}]", "is empty") for n, text in enumerate(texts) if not text
+    ]
+    return [checks.missing(field, texts), *empty]
+
+
+def _report() -> pb.PipelineReport:
+    return Call("", "", None, None).report()
+
+
+class TokenizerService(smg_pb2_grpc.TokenizerServiceServicer):
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        return await self._core.plain("Tokenize", request, context, self._tokenize)
+
+    def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+        self._check(request.model, checks.missing("texts", request.texts))
+        encode = self._core.model.tokenizer.encode
+        return pb.TokenizeResponse(
+            sequences=[pb.TokenIds(ids=encode(text)) for text in request.texts]
+        )
+
+    async def Detokenize(
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResponse:
+        return await self._core.plain("Detokenize", request, context, self._detokenize)
+
+    def _detokenize(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
+        self._check(request.model, checks.missing("sequences", request.sequences))
+        skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
+        decode = self._core.model.tokenizer.decode
+        return pb.DetokenizeResponse(
+            texts=[decode(sequence.ids, skip_special=skip) for sequence in request.sequences]
+        )
+
+    def _check(self, model: str, violation: FieldViolation | None) -> None:
+        found = [v for v in (checks.missing("model", model), violation) if v is not None]
+        if found:
+            raise invalid(*found)
+        if model != self._core.model.name:
+            raise not_found("TOKENIZER_NOT_FOUND", "there is no tokenizer for this model")
+
+
+class ParserService(smg_pb2_grpc.ParserServiceServicer):
+    """The two parsers that there are: "qwen3" for reasoning, "qwen" for tool calls."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def ParseReasoning(
+        self, request: pb.ParseReasoningRequest, context: Context
+    ) -> pb.ParseReasoningResponse:
+        return await self._core.plain("ParseReasoning", request, context, self._reasoning)
+
+    def _reasoning(self, request: pb.ParseReasoningRequest) -> pb.ParseReasoningResponse:
+        _check_parser(request.parser, _REASONING_PARSER)
+        parts = parse(request.text, reasoning=True)
+        return pb.ParseReasoningResponse(
+            content=join(parts, "text"), reasoning_content=join(parts, "reasoning")
+        )
+
+    async def ParseToolCalls(
+        self, request: pb.ParseToolCallsRequest, context: Context
+    ) -> pb.ParseToolCallsResponse:
+        return await self._core.plain("ParseToolCalls", request, context, self._tool_calls)
+
+    def _tool_calls(self, request: pb.ParseToolCallsRequest) -> pb.ParseToolCallsResponse:
+        _check_parser(request.parser, _TOOL_PARSER)
+        if violation := checks.no_mcp(list(request.tools)):
+            raise invalid(violation)
+        parts = parse(request.text, calls=True)
+        return pb.ParseToolCallsResponse(
+            content=join(parts, "text"),
+            tool_calls=[
+                pb.ToolCall(name=part.name, arguments=part.text)
+                for part in parts
+                if part.kind == "call"
+            ],
+        )
+
+
+def _check_parser(name: str, known: str) -> None:
+    if not name:
+        raise invalid(FieldViolation("parser", "is required"))
+    if name != known:
+        raise not_found("PARSER_NOT_FOUND", f"there is no such parser; there is {known!r}")

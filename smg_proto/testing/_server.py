@@ -1,0 +1,98 @@
+"""Running the fakes: in a thread of their own, or in your event loop."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+
+from smg_proto.testing._engine.servicer import FakeVllmEngine
+from smg_proto.testing._gateway import FakeGateway
+
+
+class _Servable(Protocol):
+    def add_to_server(self, server: grpc.aio.Server) -> None: ...
+
+
+_S = TypeVar("_S", bound=_Servable)
+_T = TypeVar("_T")
+
+
+class Address(str, Generic[_S]):
+    """Where a fake listens, as "127.0.0.1:port", with the fake itself as `servicer`."""
+
+    servicer: _S
+
+    def __new__(cls, address: str, servicer: _S) -> "Address[_S]":
+        self = super().__new__(cls, address)
+        self.servicer = servicer
+        return self
+
+
+@asynccontextmanager
+async def _serve(servicer: _S) -> AsyncGenerator[Address[_S], None]:
+    """Serve in the running event loop; on leaving, calls still at work are cancelled."""
+    server = grpc.aio.server()
+    servicer.add_to_server(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield Address(f"127.0.0.1:{port}", servicer)
+    finally:
+        await server.stop(None)
+
+
+@contextmanager
+def _run(servicer: _S) -> Generator[Address[_S], None, None]:
+    """Serve in a thread with an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="smg-proto-fake", daemon=True)
+    thread.start()
+
+    def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+    stack = AsyncExitStack()
+    try:
+        yield run(stack.enter_async_context(_serve(servicer)))
+    finally:
+        run(stack.aclose())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def run_vllm_engine(
+    engine: FakeVllmEngine | None = None,
+) -> Generator[Address[FakeVllmEngine], None, None]:
+    """A running FakeVllmEngine: `with run_vllm_engine() as address:`; `address.servicer` is it."""
+    with _run(engine or FakeVllmEngine()) as address:
+        yield address
+
+
+@contextmanager
+def run_gateway(gateway: FakeGateway | None = None) -> Generator[Address[FakeGateway], None, None]:
+    """A running FakeGateway: `with run_gateway() as address:`; `address.servicer` is it."""
+    with _run(gateway or FakeGateway()) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serve_vllm_engine(
+    engine: FakeVllmEngine | None = None,
+) -> AsyncGenerator[Address[FakeVllmEngine], None]:
+    """run_vllm_engine() in the running event loop: `async with serve_vllm_engine() as address:`."""
+    async with _serve(engine or FakeVllmEngine()) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serve_gateway(
+    gateway: FakeGateway | None = None,
+) -> AsyncGenerator[Address[FakeGateway], None]:
+    """run_gateway() in the running event loop: `async with serve_gateway() as address:`."""
+    async with _serve(gateway or FakeGateway()) as address:
+        yield address

@@ -1,0 +1,154 @@
+"""An upstream that says what it is told to: whole answers, or pieces of a stream, at a pace."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from aiohttp import web
+
+from smg_proto.frontdoor import FrontDoor, Options
+
+EXCHANGES = {
+    exchange["name"]: exchange
+    for exchange in map(
+        json.loads, Path(__file__).with_name("exchanges.jsonl").read_text().splitlines()
+    )
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Asked:
+    """A request as it arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass
+class Upstream:
+    url: str = ""
+    asked: list[Asked] = field(default_factory=list)
+    # Requests whose connection the front door closed before the answer was over.
+    dropped: int = 0
+    # What /readiness says.
+    ready: bool = True
+    _handlers: list[Handler] = field(default_factory=list)
+
+    def say(self, handler: Handler) -> None:
+        """Use this for the next request; several wait in line, the last one stays."""
+        self._handlers.append(handler)
+
+    def answer(self, status: int = 200, body: object = None, **headers: str) -> None:
+        async def handler(_: web.Request) -> web.StreamResponse:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            if isinstance(body, str | bytes):
+                raw = body.encode() if isinstance(body, str) else body
+                return web.Response(status=status, body=raw, headers=named)
+            return web.json_response(body, status=status, headers=named)
+
+        self.say(handler)
+
+    def stream(self, *pieces: bytes | float, cut: bool = False, **headers: str) -> None:
+        """Send pieces as they are; a number is a pause. `cut` breaks the connection at the end."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            response = web.StreamResponse(headers={"content-type": "text/event-stream"} | named)
+            await response.prepare(request)
+            for piece in pieces:
+                if isinstance(piece, bytes):
+                    await response.write(piece)
+                else:
+                    await asyncio.sleep(piece)
+            if cut:
+                assert request.transport
+                request.transport.abort()
+            return response
+
+        self.say(handler)
+
+    def replay(self, name: str) -> None:
+        """One of the recorded exchanges."""
+        response = EXCHANGES[name]["response"]
+        headers = {
+            key.replace("-", "_"): value
+            for key, value in response.get("headers", {}).items()
+            if key not in ("content-type", "content-length")
+        }
+        if "events" in response:
+            self.stream(*map(sse, response["events"]), **headers)
+        else:
+            self.answer(response["status"], response["body"], **headers)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        body = json.loads(raw) if raw else None
+        path = request.path_qs
+        if path == "/readiness":
+            return web.json_response({}, status=200 if self.ready else 503)
+        self.asked.append(Asked(request.method, path, dict(request.headers), body))
+        if not self._handlers:
+            return web.json_response({"error": {"message": "nothing to say"}}, status=404)
+        handler = self._handlers.pop(0) if len(self._handlers) > 1 else self._handlers[0]
+        try:
+            return await handler(request)
+        except (ConnectionError, asyncio.CancelledError):
+            self.dropped += 1
+            raise
+
+    def forget(self) -> None:
+        self.asked.clear()
+        self._handlers.clear()
+
+
+def sse(event: list[Any]) -> bytes:
+    """An event as bytes: [name or None, data]."""
+    name, data = event
+    text = data if isinstance(data, str) else json.dumps(data)
+    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
+
+
+@asynccontextmanager
+async def upstream() -> AsyncIterator[Upstream]:
+    said = Upstream()
+    application = web.Application(client_max_size=1 << 30)
+    application.router.add_route("*", "/{path:.*}", said._serve)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    said.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield said
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def front_door(said: Upstream, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a front door before it."""
+    settings = Options(upstream=said.url, listen="127.0.0.1:0", wait=None, **options)
+    async with (
+        FrontDoor(settings) as door,
+        grpc.aio.insecure_channel(
+            f"127.0.0.1:{door.port}", options=[("grpc.max_send_message_length", -1)]
+        ) as channel,
+    ):
+        said.forget()  # the look at the start
+        yield channel
+
+
+async def eventually(condition: Callable[[], object], what: str, seconds: float = 5) -> None:
+    for _ in range(int(seconds * 100)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s: {what}")

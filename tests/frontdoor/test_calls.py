@@ -1,0 +1,238 @@
+"""What travels with a call: metadata, deadlines, cancellation; and what limits it."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+
+import grpc
+import pytest
+from aiohttp import web
+
+from frontdoor.calls import REQUESTS, STREAMS, call, failure, stub
+from frontdoor.replay import EXCHANGES, Upstream, eventually, front_door, sse
+from frontdoor.replay import upstream as run_upstream
+from smg_proto import smg_pb2 as smg
+from smg_proto._http.upstream import Timeouts
+from smg_proto.errors import from_rpc_error
+from smg_proto.frontdoor._calls import HEADERS_IN
+
+Code = grpc.StatusCode
+CHAT = EXCHANGES["chat"]["response"]["body"]
+FIRST = sse(EXCHANGES["chat_stream_usage"]["response"]["events"][0])
+
+
+async def test_headers_travel_by_a_list_and_no_others(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    upstream.answer(200, CHAT, x_request_id="r-1", x_smg_routed_worker_id="grpc://w:1")
+    sent = {name: f"value of {name}" for name in HEADERS_IN}
+    other = {"x-api-key": "no", "cookie": "no", "x-custom": "no"}
+    ask = stub(channel, "ChatService.Chat")(
+        REQUESTS["ChatService.Chat"], metadata=tuple((sent | other).items())
+    )
+    reply = await ask
+    assert (await ask.initial_metadata())["x-request-id"] == "r-1"
+    assert reply.pipeline.worker_url == "grpc://w:1"
+    (asked,) = upstream.asked
+    arrived = {name.lower(): value for name, value in asked.headers.items()}
+    assert {name: arrived[name] for name in sent} == sent
+    assert not other.keys() & arrived.keys()
+
+
+@pytest.mark.parametrize("name", ["ChatService.Chat", "ChatService.StreamChat"])
+@pytest.mark.parametrize("how", ["cancel", "deadline"])
+async def test_leaving_closes_the_request_upstream(
+    upstream: Upstream, channel: grpc.aio.Channel, name: str, how: str
+) -> None:
+    upstream.stream(FIRST, 60.0) if "Stream" in name else upstream.say(_never)
+    request = (REQUESTS | STREAMS)[name]
+    ask = stub(channel, name)(request, timeout=0.3 if how == "deadline" else 30)
+    if "Stream" in name:
+        await ask.read()
+    else:
+        waiting = asyncio.ensure_future(_result(ask))
+        await eventually(lambda: upstream.asked, "it has arrived")
+    if how == "cancel":
+        ask.cancel()
+    await eventually(lambda: upstream.dropped == 1, "it was closed", 2)
+    code = await ask.code()
+    assert code is (Code.CANCELLED if how == "cancel" else Code.DEADLINE_EXCEEDED)
+    if "Stream" not in name:
+        await waiting
+
+
+async def _never(_: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(60)
+    raise AssertionError
+
+
+async def _result(ask: object) -> None:
+    with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        await ask  # type: ignore[misc]
+
+
+async def test_a_slow_reader_stops_the_reading_upstream(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    """It can get ahead of the client by buffers, not by everything."""
+    sent = 0
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        chunk = EXCHANGES["chat_stream_usage"]["response"]["events"][1][1]
+        chunk["choices"][0]["delta"]["content"] = "x" * 10_000
+        data = sse([None, chunk])
+        while sent < 10_000:  # 100 MB
+            await response.write(data)
+            sent += 1
+        return response
+
+    upstream.say(flood)
+    ask = stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
+    await ask.read()
+    seen = -1
+    while seen != sent:
+        seen = sent
+        await asyncio.sleep(0.3)
+    assert sent < 5_000
+    ask.cancel()
+    await eventually(lambda: upstream.dropped, "the request upstream is closed")
+
+
+async def test_more_calls_than_allowed_are_told_to_come_back() -> None:
+    async with run_upstream() as said, front_door(said, max_active=2) as channel:
+        said.stream(FIRST, 60.0)
+        start = stub(channel, "ChatService.StreamChat")
+        held = [start(STREAMS["ChatService.StreamChat"]) for _ in range(2)]
+        for ask in held:
+            await ask.read()
+        found = await failure(channel, "ChatService.Chat")
+        assert (found.code, found.reason) == (Code.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert found.retry_after is not None
+        held[0].cancel()
+        await eventually(lambda: said.dropped == 1, "one is gone")
+        await asyncio.sleep(0.05)  # the front door hears of it a moment later
+        said.forget()
+        said.answer(200, CHAT)
+        assert (await call(channel, "ChatService.Chat")).id
+
+
+async def test_a_message_of_64_mib_is_refused_and_the_next_one_served(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    huge = smg.CompletionRequest(model="m", prompt="x" * (64 << 20))
+    found = await failure(channel, "CompletionService.Complete", huge)
+    assert found.code is Code.RESOURCE_EXHAUSTED
+    assert not upstream.asked
+    upstream.replay("completion")
+    assert (await call(channel, "CompletionService.Complete")).text
+
+
+async def test_an_upstream_that_is_too_slow_is_a_timeout() -> None:
+    limits = Timeouts(connect=1, request=0.2, idle=0.2)
+    async with run_upstream() as said, front_door(said, timeouts=limits) as channel:
+        said.say(_never)
+        for name in ("ChatService.Chat", "ChatService.StreamChat"):
+            began = time.monotonic()
+            found = await failure(channel, name)
+            assert (found.code, found.reason) == (Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT")
+            assert time.monotonic() - began < 5
+        said.forget()
+        said.stream(FIRST, 60.0)
+        found = await failure(channel, "ChatService.StreamChat")
+        assert (found.code, found.reason) == (Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    "http, code, reason",
+    [
+        (400, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        (401, Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
+        (403, Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
+        (404, Code.NOT_FOUND, "INVALID_REQUEST"),
+        (408, Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT"),
+        (413, Code.INVALID_ARGUMENT, "REQUEST_TOO_LARGE"),
+        (418, Code.INTERNAL, "WORKER_ERROR"),
+        (422, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        (424, Code.FAILED_PRECONDITION, "MCP_SERVER_UNAVAILABLE"),
+        (429, Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
+        (500, Code.INTERNAL, "WORKER_ERROR"),
+        (501, Code.UNIMPLEMENTED, "UNSUPPORTED_BY_BACKEND"),
+        (502, Code.UNAVAILABLE, "WORKER_ERROR"),
+        (503, Code.UNAVAILABLE, "WORKER_ERROR"),
+        (504, Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT"),
+        (302, Code.INTERNAL, "WORKER_ERROR"),
+    ],
+)
+async def test_http_statuses_have_their_own(
+    upstream: Upstream, channel: grpc.aio.Channel, http: int, code: Code, reason: str
+) -> None:
+    upstream.answer(http, "what went wrong", retry_after="7", location="http://127.0.0.1:9/")
+    for name in ("ChatService.Chat", "ChatService.StreamChat"):
+        found = await failure(channel, name)
+        assert (found.code, found.reason) == (code, reason)
+        assert found.message == "what went wrong"
+        assert found.metadata["http_status"] == str(http)
+        assert found.retry_after is not None and found.retry_after.total_seconds() == 7
+
+
+@pytest.mark.parametrize(
+    "http, code, status, reason",
+    [
+        (503, "no_available_workers", Code.UNAVAILABLE, "NO_AVAILABLE_WORKERS"),
+        (503, "admission_queue_timeout", Code.UNAVAILABLE, "QUEUE_TIMEOUT"),
+        (400, "multimodal_not_supported", Code.INVALID_ARGUMENT, "MULTIMODAL_NOT_SUPPORTED"),
+        (400, "previous_response_not_found", Code.NOT_FOUND, "RESPONSE_NOT_FOUND"),
+    ],
+)
+async def test_codes_of_the_gateway_have_their_own(
+    upstream: Upstream,
+    channel: grpc.aio.Channel,
+    http: int,
+    code: str,
+    status: Code,
+    reason: str,
+) -> None:
+    upstream.answer(http, {"error": {"message": "m", "code": "other"}}, x_smg_error_code=code)
+    found = await failure(channel, "ChatService.Chat")
+    assert (found.code, found.reason, found.metadata["code"]) == (status, reason, code)
+
+
+async def test_an_upstream_that_is_gone_is_unavailable() -> None:
+    async with run_upstream() as said:
+        url = said.url
+    gone = Upstream(url)
+    async with front_door(gone) as channel:
+        for name in REQUESTS:
+            if name == "GatewayService.GetGatewayInfo":
+                continue  # it tells of the front door all the same
+            found = await failure(channel, name)
+            assert (found.code, found.reason) == (Code.UNAVAILABLE, "GATEWAY_UNAVAILABLE")
+
+
+@pytest.mark.parametrize("open_log", [False, True])
+async def test_content_is_in_the_log_only_when_asked_for(
+    caplog: pytest.LogCaptureFixture, open_log: bool
+) -> None:
+    said_by_model = CHAT["choices"][0]["message"]["content"]
+    request = smg.ChatRequest(
+        model="m", messages=[smg.ChatMessage(role=smg.ROLE_USER, content="a private question")]
+    )
+    async with run_upstream() as said, front_door(said, log_content=open_log) as channel:
+        with caplog.at_level(logging.DEBUG):
+            said.answer(200, CHAT)
+            said.answer(400, {"error": {"message": "bad: a private question", "code": "x"}})
+            ask = stub(channel, "ChatService.Chat")
+            await ask(request, metadata=(("authorization", "Bearer sesame"),))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ask(request, metadata=(("authorization", "Bearer sesame"),))
+            assert from_rpc_error(caught.value).code is Code.INVALID_ARGUMENT
+            line = "ChatService.Chat INVALID_ARGUMENT INVALID_REQUEST"
+            await eventually(lambda: line in caplog.text, "the call is in the log")
+    assert "ChatService.Chat OK" in caplog.text
+    assert "sesame" not in caplog.text
+    assert ("a private question" in caplog.text) is open_log
+    assert (said_by_model in caplog.text) is open_log

@@ -1,0 +1,290 @@
+"""`smg-proto serve`: what it says, how it ends, what it refuses."""
+
+import asyncio
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from certificates import Authority
+from grpc_health.v1 import health_pb2
+
+from frontdoor.calls import STREAMS, call, stub
+from frontdoor.replay import EXCHANGES, Upstream, eventually, sse
+from frontdoor.replay import upstream as run_upstream
+from smg_proto.cli import main
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+MODELS = {"object": "list", "data": []}
+
+
+@asynccontextmanager
+async def serve(upstream: str, *flags: str) -> AsyncIterator[tuple[Process, str]]:
+    """The command, and the line that it starts with."""
+    command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream, *flags]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    assert process.stdout
+    try:
+        yield process, (await process.stdout.readline()).decode().strip()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+class Refused:
+    """Runs the command, which cannot serve: its one line."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    async def __call__(self, upstream: str, *flags: str) -> str:
+        words = ["serve", "--upstream", upstream, "--listen", "127.0.0.1:0", *flags]
+        assert await asyncio.to_thread(main, words) == 2
+        said = self._capsys.readouterr().err
+        assert said.startswith("smg-proto serve: ") and said.count("\n") == 1, said
+        return said
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    return Refused(capsys)
+
+
+def port_of(line: str) -> int:
+    return int(line.partition(" on 127.0.0.1:")[2].partition(",")[0])
+
+
+async def health(channel: grpc.aio.Channel, service: str) -> int:
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    return int((await check(health_pb2.HealthCheckRequest(service=service))).status)
+
+
+async def test_it_says_what_it_serves_and_ends_when_told(upstream: Upstream) -> None:
+    upstream.answer(200, MODELS)
+    flags = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+    async with serve(upstream.url, *flags) as (process, line):
+        assert re.fullmatch(
+            r"smg\.v1 \(10 services, health, reflection\) on 127\.0\.0\.1:\d+, plaintext, "
+            rf"in front of {upstream.url}; metrics on port \d+",
+            line,
+        )
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel:
+            for name in ("", "readiness", "liveness", "smg.v1.ChatService"):
+                assert await health(channel, name) == SERVING
+            upstream.forget()
+            upstream.replay("chat")
+            await call(channel, "ChatService.Chat")
+            url = f"http://127.0.0.1:{line.rpartition(' ')[2]}/metrics"
+            async with aiohttp.ClientSession() as session, session.get(url) as reply:
+                told = await reply.text()
+            counted = 'smg_proto_requests_total{method="ChatService.Chat",code="OK"} 1'
+            assert counted in told.splitlines()
+            bucket = 'request_duration_seconds_bucket{method="ChatService.Chat",le="+Inf"} 1'
+            assert bucket in told
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_calls_at_work_may_end_after_sigterm(upstream: Upstream) -> None:
+    events = [sse(event) for event in EXCHANGES["chat_stream_usage"]["response"]["events"]]
+    upstream.answer(200, MODELS)
+    async with (
+        serve(upstream.url, "--listen", "127.0.0.1:0") as (process, line),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
+    ):
+        upstream.forget()
+        upstream.stream(events[0], 0.7, *events[1:])
+        ask = stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
+        await ask.read()
+        process.send_signal(signal.SIGTERM)
+        last: Any = None
+        while (event := await ask.read()) is not grpc.aio.EOF:
+            last = event
+        assert last.HasField("end")
+        assert await ask.code() is grpc.StatusCode.OK
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_calls_that_do_not_end_are_cancelled_after_the_drain(upstream: Upstream) -> None:
+    events = [sse(event) for event in EXCHANGES["chat_stream_usage"]["response"]["events"]]
+    upstream.answer(200, MODELS)
+    async with (
+        serve(upstream.url, "--listen", "127.0.0.1:0", "--drain", "0.2") as (process, line),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
+    ):
+        upstream.forget()
+        upstream.stream(events[0], 60.0)
+        ask = stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
+        await ask.read()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await ask.code() is not grpc.StatusCode.OK
+        await eventually(lambda: upstream.dropped == 1, "the request upstream is closed")
+
+
+async def test_a_port_in_use_is_one_line(upstream: Upstream, refused: Refused) -> None:
+    upstream.answer(200, MODELS)
+    async with serve(upstream.url, "--listen", "127.0.0.1:0") as (_, line):
+        address = f"127.0.0.1:{port_of(line)}"
+        async with serve(upstream.url, "--listen", address) as (process, line):
+            assert line == ""
+            assert process.stderr
+            said = (await process.stderr.read()).decode()
+            assert await process.wait() == 2
+        assert said.startswith(f"smg-proto serve: cannot listen on {address}: ")
+        assert said.count("\n") == 1
+        assert "cannot listen on" in await refused(upstream.url, "--metrics", address)
+
+
+async def test_an_upstream_that_cannot_be_used_is_one_line(
+    upstream: Upstream, refused: Refused
+) -> None:
+    async with run_upstream() as other:
+        gone = other.url
+    assert "does not answer" in await refused(gone)
+    for status, body, said in (
+        (404, "no", "is not OpenAI-compatible"),
+        (200, "<html>", "is not OpenAI-compatible"),
+        (200, {"models": []}, "is not OpenAI-compatible"),
+        (401, {"error": {"message": "key"}}, "wants another key"),
+    ):
+        upstream.forget()
+        upstream.answer(status, body)
+        assert said in await refused(upstream.url)
+    assert "is not an http:// or https:// URL" in await refused("localhost:1")
+    assert "password" in await refused("http://me:secret@127.0.0.1:1")
+
+
+async def test_an_upstream_may_come_up_later(upstream: Upstream) -> None:
+    upstream.answer(502, "not yet")
+    upstream.answer(404, "not yet")
+    upstream.answer(200, MODELS)
+    flags = ("--listen", "127.0.0.1:0", "--wait", "20")
+    async with serve(upstream.url, *flags) as (_, line):
+        assert " on 127.0.0.1:" in line
+
+
+async def test_its_own_key_is_for_its_own_requests(
+    upstream: Upstream, tmp_path: Path, refused: Refused
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("own-key\n")
+    upstream.answer(200, MODELS)
+    flags = ("--listen", "127.0.0.1:0", "--upstream-key-file", str(key))
+    async with (
+        serve(upstream.url, *flags) as (_, line),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
+    ):
+        assert upstream.asked[0].headers["Authorization"] == "Bearer own-key"
+        upstream.forget()
+        upstream.replay("chat")
+        await call(channel, "ChatService.Chat")
+        assert not any(name.lower() == "authorization" for name in upstream.asked[0].headers)
+    (tmp_path / "empty").touch()
+    assert "cannot read the key" in await refused(
+        upstream.url, "--upstream-key-file", str(tmp_path / "none")
+    )
+    assert "holds no key" in await refused(
+        upstream.url, "--upstream-key-file", str(tmp_path / "empty")
+    )
+
+
+async def test_tls_and_clients_with_certificates(upstream: Upstream, tmp_path: Path) -> None:
+    authority = Authority()
+    server, client = authority.issue("localhost"), authority.issue("client")
+    files = {"cert": server.certificate, "key": server.key, "ca": authority.certificate}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    upstream.answer(200, MODELS)
+    flags = ["--listen", "127.0.0.1:0", "--tls-cert", str(tmp_path / "cert")]
+    flags += ["--tls-key", str(tmp_path / "key"), "--client-ca", str(tmp_path / "ca")]
+    async with serve(upstream.url, *flags) as (_, line):
+        assert "mutual TLS" in line
+        target = f"127.0.0.1:{port_of(line)}"
+        known = grpc.ssl_channel_credentials(authority.certificate, client.key, client.certificate)
+        upstream.forget()
+        upstream.replay("chat")
+        async with grpc.aio.secure_channel(target, known) as channel:
+            assert (await call(channel, "ChatService.Chat")).id
+        stranger = grpc.ssl_channel_credentials(authority.certificate)
+        async with grpc.aio.secure_channel(target, stranger) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, "ChatService.Chat")
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_wrong_tls_files_are_one_line(
+    upstream: Upstream, tmp_path: Path, refused: Refused
+) -> None:
+    authority, other = Authority(), Authority()
+    (tmp_path / "cert").write_bytes(authority.issue("localhost").certificate)
+    (tmp_path / "key").write_bytes(other.issue("localhost").key)
+    (tmp_path / "junk").write_text("junk")
+    cert, key, junk = (str(tmp_path / name) for name in ("cert", "key", "junk"))
+    for flags, said in (
+        (("--tls-cert", cert), "go together"),
+        (("--client-ca", cert), "--client-ca needs --tls-cert"),
+        (("--tls-cert", cert, "--tls-key", key), "are no certificate and its key"),
+        (("--tls-cert", str(tmp_path / "none"), "--tls-key", key), "no such file"),
+        (("--tls-cert", junk, "--tls-key", junk), "are no certificate and its key"),
+        (("--upstream-ca", junk), "no CA certificates in"),
+    ):
+        assert said in await refused(upstream.url, *flags)
+
+
+def test_an_unknown_setting_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--lisen", "x"], ["--max-active", "0"], ["--idle-timeout", "soon"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", "--upstream", "http://127.0.0.1:1", *flags])
+        assert ended.value.code == 2
+        assert flags[0] in capsys.readouterr().err
+
+
+async def test_health_follows_the_upstream() -> None:
+    async with run_upstream() as said:
+        said.answer(200, MODELS)
+        async with (
+            serve(said.url, "--listen", "127.0.0.1:0") as (_, line),
+            grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
+        ):
+            assert await health(channel, "smg.v1.ChatService") == SERVING
+            said.ready = False
+            for _ in range(100):
+                if await health(channel, "smg.v1.ChatService") == NOT_SERVING:
+                    break
+                await asyncio.sleep(0.05)
+            assert await health(channel, "") == NOT_SERVING
+            assert await health(channel, "liveness") == SERVING
+
+
+async def test_reflection_lists_the_services(upstream: Upstream) -> None:
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+        ProtoReflectionDescriptorDatabase,
+    )
+
+    upstream.answer(200, MODELS)
+    async with serve(upstream.url, "--listen", "127.0.0.1:0") as (_, line):
+
+        def look() -> list[str]:
+            with grpc.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel:
+                database = ProtoReflectionDescriptorDatabase(channel)
+                pool = DescriptorPool(database)
+                service = pool.FindServiceByName("smg.v1.ChatService")
+                return [*database.get_services(), *(method.name for method in service.methods)]
+
+        found = await asyncio.to_thread(look)
+    assert {"smg.v1.ChatService", "grpc.health.v1.Health", "StreamChat"} <= set(found)
