@@ -4,9 +4,23 @@ import ast
 import re
 from collections.abc import Mapping
 
-V1 = "smg_proto.v1"
+# Package of protos: the module of a file in it. For a package that is not here: smg_proto.FILE.
+PLACES = {
+    "smg.v1": "smg_proto.v1.{}",
+    "openengine.v1": "smg_proto.openengine.{}",
+    "vllm": "smg_proto.vllm_{}",
+    "sglang.runtime.v1": "smg_proto.sglang_runtime{}",
+}
+# Packages of such modules: what they are on the wire, and NAME of the facade smg_proto.NAME_pb2.
+FACADES = {
+    "smg_proto.v1": ("smg.v1", "smg"),
+    "smg_proto.openengine": ("openengine.v1", "openengine"),
+}
 # The old import path had a flat module for each of these; what is newer is in smg_proto alone.
-OLD_PATH = re.compile(r"smg_proto\.(common|mlx|sglang|tokenspeed|trtllm|vllm)\w*_pb2(_grpc)?")
+OLD_PATH = re.compile(
+    r"smg_proto\.(common|(mlx|vllm)_engine|(sglang|tokenspeed)_(scheduler|encoder)|trtllm_service)"
+    r"_pb2(_grpc)?"
+)
 STUB_HEADER = """\
 # The async stub narrows the sync one, and a servicer may be either: both are meant.
 # pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
@@ -21,9 +35,11 @@ TABLES = {
 
 
 def new_name(module: str) -> str:
-    """Where a module of protoc's goes: those of smg.v1 into smg_proto.v1, the others lie flat."""
+    """Where a module of protoc's goes."""
     parent, _, name = module.rpartition(".")
-    return f"{V1}.{name}" if parent == "smg.v1" else f"smg_proto.{name}"
+    if parent == "sglang.runtime.v1":  # one file, with the name of the engine
+        name = name.removeprefix("sglang")
+    return PLACES.get(parent, "smg_proto.{}").format(name)
 
 
 def rewrite(source: str, moved: Mapping[str, str], stub: bool) -> str:

@@ -8,13 +8,16 @@ Exit: 0 fine, 1 the answer is no (a proto does not compile, a file differs), 2 a
 """
 
 import argparse
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from _modules import OLD_PATH, V1, alias, facade, new_name, rewrite
+from _modules import FACADES, OLD_PATH, alias, facade, new_name, rewrite
 from _tools import Stop, protoc, stub_python
+from _upstream import is_mirror
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTO = ROOT / "proto"
@@ -22,6 +25,7 @@ PROTO = ROOT / "proto"
 OWNED = [
     "smg_proto/*_pb2*.py*",
     "smg_proto/v1/*.py*",
+    "smg_proto/openengine/*.py*",
     "smg_proto/descriptors.binpb",
     "smg_grpc_proto/*_pb2*.py",
     "smg_grpc_proto/generated/*_pb2*.py",
@@ -35,7 +39,9 @@ def compile_protos(out: Path) -> None:
     files = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     if not files:
         raise Stop(2, f"no .proto file under {PROTO}")
-    command += ["-I.", f"--python_out={out}", f"--grpc_python_out={out}"]
+    command += ["-I."]
+    modules = [*command, f"--python_out={out}", *files]
+    command += [f"--grpc_python_out={out}"]
     # A servicer may leave RPCs out: those answer UNIMPLEMENTED, as they do in a later release.
     for kind, options in {"mypy": "", "mypy_grpc": ",generate_concrete_servicer_stubs"}.items():
         command += [f"--plugin={stubs}/protoc-gen-{kind}", f"--{kind}_out=quiet{options}:{out}"]
@@ -44,6 +50,20 @@ def compile_protos(out: Path) -> None:
     done = subprocess.run(command, cwd=PROTO, capture_output=True, text=True)
     if done.returncode:
         raise Stop(1, f"protoc refused the protos; nothing was changed\n{done.stderr.strip()}")
+    subprocess.run(modules, cwd=plain(out / "plain"), check=True)
+
+
+def plain(out: Path) -> Path:
+    """The protos as the Python modules embed them.
+
+    Whoever generates code from a text that we mirror registers its descriptors under the same file
+    names, and one process can import both if they are equal: without our options, they are.
+    """
+    shutil.copytree(PROTO, out)
+    for path in out.rglob("*.proto"):
+        if is_mirror(path.relative_to(out)):
+            path.write_text(re.sub(r"^option \w+ = .*;$", "", path.read_text(), flags=re.MULTILINE))
+    return out
 
 
 def reference(descriptors: Path, out: Path) -> dict[Path, bytes]:
@@ -61,21 +81,23 @@ def generate(out: Path) -> dict[Path, bytes]:
     made |= reference(descriptors, out / "reference")
     sources = {path: dotted(path.relative_to(out)) for path in sorted(out.rglob("*_pb2*.py*"))}
     moved = {module: new_name(module) for module in sources.values()}
-    v1_stubs: dict[str, str] = {}
+    stubs: dict[str, dict[str, str]] = {package: {} for package in FACADES}
     for path, module in sources.items():
         new = moved[module]
         if new.endswith("_grpc") and not has_service(path) and not OLD_PATH.fullmatch(new):
             continue
         text = rewrite(path.read_text(), moved, stub=path.suffix == ".pyi")
         made[Path(*new.split(".")).with_suffix(path.suffix)] = text.encode()
-        if new.startswith(V1) and path.suffix == ".pyi":
-            v1_stubs[new] = text
-    if v1_stubs:
-        made[Path("smg_proto/v1/__init__.py")] = b'"""smg.v1: a module for each proto file."""\n'
+        package = new.rpartition(".")[0]
+        if package in FACADES and path.suffix == ".pyi":
+            stubs[package][new] = text
+    for package, (wire, name) in FACADES.items():
+        init = f'"""{wire}: a module for each proto file."""\n'
+        made[Path(*package.split("."), "__init__.py")] = init.encode()
         for suffix in ("_pb2", "_pb2_grpc"):
-            source, stub = facade("smg.v1", v1_stubs, suffix)
-            made[Path(f"smg_proto/smg{suffix}.py")] = source.encode()
-            made[Path(f"smg_proto/smg{suffix}.pyi")] = stub.encode()
+            source, stub = facade(wire, stubs[package], suffix)
+            made[Path(f"smg_proto/{name}{suffix}.py")] = source.encode()
+            made[Path(f"smg_proto/{name}{suffix}.pyi")] = stub.encode()
     for module in filter(OLD_PATH.fullmatch, sorted(set(moved.values()))):
         for folder in ("smg_grpc_proto", "smg_grpc_proto/generated"):
             made[Path(folder, module.rpartition(".")[2] + ".py")] = alias(module).encode()

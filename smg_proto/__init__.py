@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
     from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
+    from smg_proto import openengine as openengine
+    from smg_proto import openengine_pb2 as openengine_pb2
+    from smg_proto import openengine_pb2_grpc as openengine_pb2_grpc
     from smg_proto import sagellm_pb2 as sagellm_pb2
     from smg_proto import sagellm_pb2_grpc as sagellm_pb2_grpc
     from smg_proto import sglang_encoder_pb2 as sglang_encoder_pb2
     from smg_proto import sglang_encoder_pb2_grpc as sglang_encoder_pb2_grpc
+    from smg_proto import sglang_runtime_pb2 as sglang_runtime_pb2
+    from smg_proto import sglang_runtime_pb2_grpc as sglang_runtime_pb2_grpc
     from smg_proto import sglang_scheduler_pb2 as sglang_scheduler_pb2
     from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
     from smg_proto import smg_pb2 as smg_pb2
@@ -34,8 +39,12 @@ if TYPE_CHECKING:
     from smg_proto import trtllm_service_pb2 as trtllm_service_pb2
     from smg_proto import trtllm_service_pb2_grpc as trtllm_service_pb2_grpc
     from smg_proto import v1 as v1
+    from smg_proto import vllm_control_pb2 as vllm_control_pb2
+    from smg_proto import vllm_control_pb2_grpc as vllm_control_pb2_grpc
     from smg_proto import vllm_engine_pb2 as vllm_engine_pb2
     from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
+    from smg_proto import vllm_inference_pb2 as vllm_inference_pb2
+    from smg_proto import vllm_inference_pb2_grpc as vllm_inference_pb2_grpc
 
 __version__ = "0.6.0.dev0"
 
@@ -51,10 +60,15 @@ _SUBMODULES = frozenset(
         "llm_pb2_grpc",
         "mlx_engine_pb2",
         "mlx_engine_pb2_grpc",
+        "openengine",
+        "openengine_pb2",
+        "openengine_pb2_grpc",
         "sagellm_pb2",
         "sagellm_pb2_grpc",
         "sglang_encoder_pb2",
         "sglang_encoder_pb2_grpc",
+        "sglang_runtime_pb2",
+        "sglang_runtime_pb2_grpc",
         "sglang_scheduler_pb2",
         "sglang_scheduler_pb2_grpc",
         "smg_pb2",
@@ -67,8 +81,12 @@ _SUBMODULES = frozenset(
         "trtllm_service_pb2",
         "trtllm_service_pb2_grpc",
         "v1",
+        "vllm_control_pb2",
+        "vllm_control_pb2_grpc",
         "vllm_engine_pb2",
         "vllm_engine_pb2_grpc",
+        "vllm_inference_pb2",
+        "vllm_inference_pb2_grpc",
     }
 )
 
