@@ -92,6 +92,11 @@ def is_mirror(file: PurePosixPath) -> bool:
     return ".".join(file.parent.parts) in EXPERIMENTAL
 
 
+def promised(files: "FileDescriptorSet") -> "FileDescriptorSet":
+    """A descriptor set without these contracts: what our own promise covers."""
+    return type(files)(file=[file for file in files.file if file.package not in EXPERIMENTAL])
+
+
 def _crate(name: str, version: str) -> Path:
     """The unpacked crate, by cargo: it verifies what it downloads, and keeps it."""
     for found in _unpacked(name, version):
