@@ -7,12 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from _upstream import EXPERIMENTAL
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
 from google.protobuf.message import Message
 
 # Packages that this project has and the published one has not.
-OWN_PACKAGES = ("smg.v1", "entity.grpc", "sagellm.v1")
+OWN_PACKAGES = ("smg.v1", "entity.grpc", "sagellm.v1", *sorted(EXPERIMENTAL))
 Fact: TypeAlias = tuple[object, ...]
 
 
@@ -20,10 +21,12 @@ def modules() -> list[Any]:
     """Every generated module with messages that stands for one proto file."""
     import smg_proto
 
-    folder = Path(smg_proto.__file__).parent
-    names = [path.stem for path in folder.glob("*_pb2.py") if path.stem != "smg_pb2"]
-    names += [f"v1.{path.stem}" for path in folder.glob("v1/*_pb2.py")]
-    return [import_module(f"smg_proto.{name}") for name in sorted(names)]
+    paths = Path(smg_proto.__file__).parent.glob("**/*_pb2.py")
+    folder = Path(smg_proto.__file__).parents[1]
+    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
+    found = [import_module(name) for name in sorted(names)]
+    # A facade such as smg_pb2 stands for several files, whose modules are here.
+    return [module for module in found if isinstance(module.DESCRIPTOR, FileDescriptor)]
 
 
 def message_classes() -> list[type[Message]]:
