@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class Upstream:
     crate_version: str = ""  # where it is not the release's own
     folder: str = "."  # of the protos in the crate
     names: Mapping[str, str] = field(default_factory=dict[str, str])  # published file to ours
+    # Whether the Python code that others have of it comes from buf, which has the plugin embed the
+    # names for JSON; protoc leaves them to the runtime.
+    json_names: bool = False
 
     @property
     def frozen(self) -> list[str]:
@@ -82,14 +85,16 @@ UPSTREAMS = (
         crate="dynamo-trtllm-sidecar",
         crate_version="1.6.1",
         folder="proto",
+        json_names=True,
     ),
 )
 EXPERIMENTAL = frozenset(upstream.package for upstream in UPSTREAMS)
 
 
-def is_mirror(file: PurePosixPath) -> bool:
-    """Whether a file of proto/ mirrors one of these contracts; its folder says its package."""
-    return ".".join(file.parent.parts) in EXPERIMENTAL
+def mirrored(file: PurePath) -> Upstream | None:
+    """Which of these contracts a file of proto/ mirrors; its folder says its package."""
+    package = ".".join(file.parent.parts)
+    return next((upstream for upstream in UPSTREAMS if upstream.package == package), None)
 
 
 def promised(files: "FileDescriptorSet") -> "FileDescriptorSet":

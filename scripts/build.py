@@ -17,7 +17,7 @@ from pathlib import Path
 
 from _modules import FACADES, OLD_PATH, alias, facade, new_name, rewrite
 from _tools import Stop, protoc, stub_python
-from _upstream import is_mirror
+from _upstream import mirrored
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTO = ROOT / "proto"
@@ -39,9 +39,7 @@ def compile_protos(out: Path) -> None:
     files = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     if not files:
         raise Stop(2, f"no .proto file under {PROTO}")
-    command += ["-I."]
-    modules = [*command, f"--python_out={out}", *files]
-    command += [f"--grpc_python_out={out}"]
+    command += ["-I.", f"--grpc_python_out={out}"]
     # A servicer may leave RPCs out: those answer UNIMPLEMENTED, as they do in a later release.
     for kind, options in {"mypy": "", "mypy_grpc": ",generate_concrete_servicer_stubs"}.items():
         command += [f"--plugin={stubs}/protoc-gen-{kind}", f"--{kind}_out=quiet{options}:{out}"]
@@ -50,20 +48,31 @@ def compile_protos(out: Path) -> None:
     done = subprocess.run(command, cwd=PROTO, capture_output=True, text=True)
     if done.returncode:
         raise Stop(1, f"protoc refused the protos; nothing was changed\n{done.stderr.strip()}")
-    subprocess.run(modules, cwd=plain(out / "plain"), check=True)
+    messages(out, files)
 
 
-def plain(out: Path) -> Path:
-    """The protos as the Python modules embed them.
+def messages(out: Path, files: list[str]) -> None:
+    """The modules of the messages.
 
     Whoever generates code from a text that we mirror registers its descriptors under the same file
-    names, and one process can import both if they are equal: without our options, they are.
+    names, and one process can import both if they are equal. So these modules embed the text as it
+    was published, without our options for other languages.
     """
-    shutil.copytree(PROTO, out)
-    for path in out.rglob("*.proto"):
-        if is_mirror(path.relative_to(out)):
-            path.write_text(re.sub(r"^option \w+ = .*;$", "", path.read_text(), flags=re.MULTILINE))
-    return out
+    bare, image = out / "bare", out / "bare.binpb"
+    shutil.copytree(PROTO, bare)
+    named: list[str] = []
+    for file in files:
+        if upstream := mirrored(Path(file)):
+            text = (bare / file).read_text()
+            (bare / file).write_text(re.sub(r"(?m)^option \w+ = .*;$", "", text))
+            named += [file] if upstream.json_names else []
+    command, plain = protoc(), [file for file in files if file not in named]
+    subprocess.run([*command, "-I.", f"--python_out={out}", *plain], cwd=bare, check=True)
+    whole = ["-I.", "--include_imports", f"--descriptor_set_out={image}"]
+    subprocess.run([*command, *whole, *named], cwd=bare, check=True)
+    # Out of a descriptor set, the names for JSON are taken for the author's own and are embedded.
+    read = [f"--descriptor_set_in={image}", f"--python_out={out}"]
+    subprocess.run([*command, *read, *named], check=True)
 
 
 def reference(descriptors: Path, out: Path) -> dict[Path, bytes]:

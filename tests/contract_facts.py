@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from _upstream import EXPERIMENTAL
+from _frozen import Frozen
+from _upstream import EXPERIMENTAL, Upstream
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
 from google.protobuf.message import Message
@@ -61,6 +62,26 @@ def published_files(wheel: Path) -> list[descriptor_pb2.FileDescriptorProto]:
                         ):
                             files.append(descriptor_pb2.FileDescriptorProto.FromString(data))
     return files
+
+
+def as_others_have_it(upstream: Upstream) -> descriptor_pb2.FileDescriptorSet:
+    """The newest release of a mirrored contract, as Python code that others generate registers it.
+
+    Under file names that say the package; buf's code names every field for JSON, protoc's does not.
+    """
+    files = Frozen.here().descriptors(upstream.frozen[-1])
+    for file in files.file:
+        file.name = upstream.names.get(file.name, file.name)
+        for message in file.message_type if not upstream.json_names else ():
+            _without_json_names(message)
+    return files
+
+
+def _without_json_names(message: descriptor_pb2.DescriptorProto) -> None:
+    for field in message.field:
+        field.ClearField("json_name")
+    for inner in message.nested_type:
+        _without_json_names(inner)
 
 
 def load(protos: Iterable[descriptor_pb2.FileDescriptorProto]) -> list[FileDescriptor]:

@@ -6,15 +6,15 @@ Published means: in the crates that carry the text. Their descriptors are frozen
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from _contract import contract
 from _frozen import Frozen
 from _upstream import UPSTREAMS, Unreachable, Upstream
+from contract_facts import as_others_have_it
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from peers.published import embedded
 from support import ROOT, missing
 
 import smg_proto
@@ -42,7 +42,7 @@ EACH = pytest.mark.parametrize("upstream", UPSTREAMS, ids=lambda upstream: upstr
 
 
 def published(upstream: Upstream) -> dict[str, FileDescriptorProto]:
-    """The files of the newest release under the names that they have here, as protoc wrote them."""
+    """The files of the newest release, under the names that they have here."""
     files = FROZEN.descriptors(upstream.frozen[-1]).file
     own = [file for file in files if file.package == upstream.package]
     for file in own:
@@ -80,11 +80,10 @@ def test_the_mirror_has_every_message_field_and_rpc(upstream: Upstream) -> None:
 
 @EACH
 def test_the_modules_embed_the_published_descriptors_as_they_are(upstream: Upstream) -> None:
-    files = published(upstream)
-    assert files.keys() <= MODULES.keys()
-    for name, file in files.items():
-        module = import_module(f"smg_proto.{MODULES[name]}")
-        assert module.DESCRIPTOR.serialized_pb == embedded(file), name
+    for file in as_others_have_it(upstream).file:
+        if file.package == upstream.package:
+            module = import_module(f"smg_proto.{MODULES[file.name]}")
+            assert module.DESCRIPTOR.serialized_pb == file.SerializeToString(), file.name
 
 
 def test_no_module_of_a_mirror_is_left_out() -> None:
@@ -95,30 +94,35 @@ def test_no_module_of_a_mirror_is_left_out() -> None:
 @pytest.mark.parametrize("order", ["ours first", "theirs first"])
 @EACH
 def test_code_that_others_generated_shares_the_process(
-    upstream: Upstream, order: str, implementation: str
+    upstream: Upstream, order: str, implementation: str, tmp_path: Path
 ) -> None:
-    done = share_a_process(upstream.frozen[-1], order, implementation, upstream.names)
+    done = share_a_process(as_others_have_it(upstream), order, implementation, tmp_path)
     assert not done.returncode, done.stderr[-2000:]
 
 
-def test_code_generated_from_a_bare_file_name_cannot_share_the_process() -> None:
+def test_code_generated_from_a_bare_file_name_cannot_share_the_process(tmp_path: Path) -> None:
     # What docs/engines.md warns of. The registry of descriptors takes a symbol from one file only.
-    done = share_a_process("vllm-proto-0.6.0", "theirs first", "upb", {})
+    bare = FROZEN.descriptors("vllm-proto-0.6.0")
+    done = share_a_process(bare, "theirs first", "upb", tmp_path)
     assert done.returncode
     assert re.search(r"duplicate symbol .?vllm\.", done.stderr), done.stderr[-2000:]
 
 
 def share_a_process(
-    release: str, order: str, implementation: str, names: Mapping[str, str]
+    files: FileDescriptorSet, order: str, implementation: str, folder: Path
 ) -> "subprocess.CompletedProcess[str]":
-    renames = [f"{old}={new}" for old, new in names.items()]
-    command = [sys.executable, "-m", "peers.published", str(FROZEN.image(release)), order, *renames]
-    environment = {
+    image = folder / "image.binpb"
+    image.write_bytes(files.SerializeToString())
+    variables = {
         "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": implementation,
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.run(
-        command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "peers.published", image, order],
+        cwd=ROOT / "tests",
+        env=variables,
+        capture_output=True,
+        text=True,
     )
 
 

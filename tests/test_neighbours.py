@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from _frozen import Frozen
 from _upstream import UPSTREAMS
+from contract_facts import as_others_have_it
 from peers.start import PUBLISHED
 from support import ROOT, make_environment, run
 
@@ -49,17 +49,14 @@ def test_all_import_into_one_process(python: Path, order: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def generated(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Code that a user generated from the engines' own protos, with the newest generator.
+    """What others generate from the engines' own protos, by the newest generator.
 
-    Neither the wheel of vLLM 0.33.0 nor that of SGLang 0.5.23 has any, and neither has the proto
-    files: their servers are compiled. TensorRT-LLM's server runs on such code.
+    The wheels of vLLM 0.33.0 and SGLang 0.5.23 have no such code, nor the proto files: their
+    servers are compiled. TensorRT-LLM's server runs on code that buf generated.
     """
     folder = tmp_path_factory.mktemp("generated")
-    frozen = Frozen.here()
     for upstream in UPSTREAMS:
-        files = frozen.descriptors(upstream.frozen[-1])
-        for file in files.file:
-            file.name = upstream.names.get(file.name, file.name)
+        files = as_others_have_it(upstream)
         image = folder / "image.binpb"
         image.write_bytes(files.SerializeToString())
         names = [file.name for file in files.file if file.package == upstream.package]

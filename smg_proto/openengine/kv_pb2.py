@@ -16,43 +16,43 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from smg_proto.openengine import error_pb2 as openengine_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16openengine/v1/kv.proto\x12\ropenengine.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19openengine/v1/error.proto\"\xaf\x01\n\x0cKvSessionRef\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x10transfer_backend\x18\x02 \x01(\t\x12,\n\tendpoints\x18\x03 \x03(\x0b\x32\x19.openengine.v1.KvEndpoint\x12\x0f\n\x07\x64p_rank\x18\x04 \x01(\r\x12\x32\n\x11\x61ttributes_struct\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\":\n\nKvEndpoint\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x10\n\x08protocol\x18\x03 \x01(\t\"\x8c\x03\n\x0fKvConnectorInfo\x12\x14\n\x07\x65nabled\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x10transfer_backend\x18\x02 \x01(\t\x12\x32\n\x0flocal_endpoints\x18\x03 \x03(\x0b\x32\x19.openengine.v1.KvEndpoint\x12\x1b\n\x13supported_protocols\x18\x04 \x03(\t\x12$\n\x17supports_remote_prefill\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12!\n\x14supports_decode_pull\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12#\n\x16supports_abort_cleanup\x18\x07 \x01(\x08H\x03\x88\x01\x01\x12\x1b\n\x0eschema_version\x18\x08 \x01(\rH\x04\x88\x01\x01\x42\n\n\x08_enabledB\x1a\n\x18_supports_remote_prefillB\x17\n\x15_supports_decode_pullB\x19\n\x17_supports_abort_cleanupB\x11\n\x0f_schema_version\"7\n\x18GetKvEventSourcesRequest\x12\x1b\n\x13\x64\x61ta_parallel_ranks\x18\x01 \x03(\r\"J\n\x19GetKvEventSourcesResponse\x12-\n\x07sources\x18\x01 \x03(\x0b\x32\x1c.openengine.v1.KvEventSource\"\xec\x02\n\rKvEventSource\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x30\n\rendpoint_addr\x18\x02 \x01(\x0b\x32\x19.openengine.v1.KvEndpoint\x12\r\n\x05topic\x18\x03 \x01(\t\x12\x17\n\x0freplay_endpoint\x18\x04 \x01(\t\x12\x1f\n\x12\x64\x61ta_parallel_rank\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08\x65ncoding\x18\x06 \x01(\t\x12\x1b\n\x0eschema_version\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x19\n\x0c\x62uffer_steps\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x10\n\x03hwm\x18\t \x01(\rH\x03\x88\x01\x01\x12\x1b\n\x0emax_queue_size\x18\n \x01(\rH\x04\x88\x01\x01\x42\x15\n\x13_data_parallel_rankB\x11\n\x0f_schema_versionB\x0f\n\r_buffer_stepsB\x06\n\x04_hwmB\x11\n\x0f_max_queue_size\"p\n\x18SubscribeKvEventsRequest\x12\x1b\n\x13\x64\x61ta_parallel_ranks\x18\x01 \x03(\r\x12\x18\n\x10include_snapshot\x18\x02 \x01(\x08\x12\x1d\n\x15start_sequence_number\x18\x03 \x01(\x04\"\x7f\n\x19SubscribeKvEventsResponse\x12,\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.openengine.v1.KvEventBatchH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.openengine.v1.EngineErrorH\x00\x42\x07\n\x05\x65vent\"\x89\x01\n\x0cKvEventBatch\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\x12\x1c\n\x14timestamp_unix_nanos\x18\x02 \x01(\x04\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x03 \x01(\r\x12&\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x16.openengine.v1.KvEvent\"\x80\x02\n\x07KvEvent\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\nkv_session\x18\x02 \x01(\x0b\x32\x1b.openengine.v1.KvSessionRef\x12\x32\n\x0c\x62lock_stored\x18\n \x01(\x0b\x32\x1a.openengine.v1.BlockStoredH\x00\x12\x34\n\rblock_removed\x18\x0b \x01(\x0b\x32\x1b.openengine.v1.BlockRemovedH\x00\x12=\n\x12\x61ll_blocks_cleared\x18\x0c \x01(\x0b\x32\x1f.openengine.v1.AllBlocksClearedH\x00\x42\x07\n\x05\x65vent\"\xf7\x02\n\x0b\x42lockStored\x12\x30\n\x0c\x62lock_hashes\x18\x01 \x03(\x0b\x32\x1a.openengine.v1.KvBlockHash\x12\x35\n\x11parent_block_hash\x18\x02 \x01(\x0b\x32\x1a.openengine.v1.KvBlockHash\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x0f\n\x07lora_id\x18\x05 \x01(\x03\x12\x11\n\tlora_name\x18\x06 \x01(\t\x12,\n\x06medium\x18\x07 \x01(\x0e\x32\x1c.openengine.v1.StorageMedium\x12\x31\n\nextra_keys\x18\x14 \x03(\x0b\x32\x1d.openengine.v1.OpaqueKeyTuple\x12\x11\n\tgroup_idx\x18\x15 \x01(\r\x12\x1a\n\x12kv_cache_spec_kind\x18\x16 \x01(\t\x12$\n\x1ckv_cache_spec_sliding_window\x18\x17 \x01(\r\"\x81\x01\n\x0c\x42lockRemoved\x12\x30\n\x0c\x62lock_hashes\x18\x01 \x03(\x0b\x32\x1a.openengine.v1.KvBlockHash\x12,\n\x06medium\x18\x02 \x01(\x0e\x32\x1c.openengine.v1.StorageMedium\x12\x11\n\tgroup_idx\x18\x03 \x01(\r\"\x12\n\x10\x41llBlocksCleared\".\n\x0bKvBlockHash\x12\r\n\x05value\x18\x01 \x01(\x0c\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\t\" \n\x0eOpaqueKeyTuple\x12\x0e\n\x06values\x18\x01 \x03(\t*\x9c\x01\n\rStorageMedium\x12\x1e\n\x1aSTORAGE_MEDIUM_UNSPECIFIED\x10\x00\x12\x16\n\x12STORAGE_MEDIUM_GPU\x10\x01\x12\x1d\n\x19STORAGE_MEDIUM_CPU_PINNED\x10\x02\x12\x17\n\x13STORAGE_MEDIUM_DISK\x10\x03\x12\x1b\n\x17STORAGE_MEDIUM_EXTERNAL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16openengine/v1/kv.proto\x12\ropenengine.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19openengine/v1/error.proto\"\xf0\x01\n\x0cKvSessionRef\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12)\n\x10transfer_backend\x18\x02 \x01(\tR\x0ftransferBackend\x12\x37\n\tendpoints\x18\x03 \x03(\x0b\x32\x19.openengine.v1.KvEndpointR\tendpoints\x12\x17\n\x07\x64p_rank\x18\x04 \x01(\rR\x06\x64pRank\x12\x44\n\x11\x61ttributes_struct\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructR\x10\x61ttributesStruct\"P\n\nKvEndpoint\x12\x12\n\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n\x08protocol\x18\x03 \x01(\tR\x08protocol\"\x9a\x04\n\x0fKvConnectorInfo\x12\x1d\n\x07\x65nabled\x18\x01 \x01(\x08H\x00R\x07\x65nabled\x88\x01\x01\x12)\n\x10transfer_backend\x18\x02 \x01(\tR\x0ftransferBackend\x12\x42\n\x0flocal_endpoints\x18\x03 \x03(\x0b\x32\x19.openengine.v1.KvEndpointR\x0elocalEndpoints\x12/\n\x13supported_protocols\x18\x04 \x03(\tR\x12supportedProtocols\x12;\n\x17supports_remote_prefill\x18\x05 \x01(\x08H\x01R\x15supportsRemotePrefill\x88\x01\x01\x12\x35\n\x14supports_decode_pull\x18\x06 \x01(\x08H\x02R\x12supportsDecodePull\x88\x01\x01\x12\x39\n\x16supports_abort_cleanup\x18\x07 \x01(\x08H\x03R\x14supportsAbortCleanup\x88\x01\x01\x12*\n\x0eschema_version\x18\x08 \x01(\rH\x04R\rschemaVersion\x88\x01\x01\x42\n\n\x08_enabledB\x1a\n\x18_supports_remote_prefillB\x17\n\x15_supports_decode_pullB\x19\n\x17_supports_abort_cleanupB\x11\n\x0f_schema_version\"J\n\x18GetKvEventSourcesRequest\x12.\n\x13\x64\x61ta_parallel_ranks\x18\x01 \x03(\rR\x11\x64\x61taParallelRanks\"S\n\x19GetKvEventSourcesResponse\x12\x36\n\x07sources\x18\x01 \x03(\x0b\x32\x1c.openengine.v1.KvEventSourceR\x07sources\"\xe7\x03\n\rKvEventSource\x12\x1c\n\ttransport\x18\x01 \x01(\tR\ttransport\x12>\n\rendpoint_addr\x18\x02 \x01(\x0b\x32\x19.openengine.v1.KvEndpointR\x0c\x65ndpointAddr\x12\x14\n\x05topic\x18\x03 \x01(\tR\x05topic\x12\'\n\x0freplay_endpoint\x18\x04 \x01(\tR\x0ereplayEndpoint\x12\x31\n\x12\x64\x61ta_parallel_rank\x18\x05 \x01(\rH\x00R\x10\x64\x61taParallelRank\x88\x01\x01\x12\x1a\n\x08\x65ncoding\x18\x06 \x01(\tR\x08\x65ncoding\x12*\n\x0eschema_version\x18\x07 \x01(\rH\x01R\rschemaVersion\x88\x01\x01\x12&\n\x0c\x62uffer_steps\x18\x08 \x01(\rH\x02R\x0b\x62ufferSteps\x88\x01\x01\x12\x15\n\x03hwm\x18\t \x01(\rH\x03R\x03hwm\x88\x01\x01\x12)\n\x0emax_queue_size\x18\n \x01(\rH\x04R\x0cmaxQueueSize\x88\x01\x01\x42\x15\n\x13_data_parallel_rankB\x11\n\x0f_schema_versionB\x0f\n\r_buffer_stepsB\x06\n\x04_hwmB\x11\n\x0f_max_queue_size\"\xa9\x01\n\x18SubscribeKvEventsRequest\x12.\n\x13\x64\x61ta_parallel_ranks\x18\x01 \x03(\rR\x11\x64\x61taParallelRanks\x12)\n\x10include_snapshot\x18\x02 \x01(\x08R\x0fincludeSnapshot\x12\x32\n\x15start_sequence_number\x18\x03 \x01(\x04R\x13startSequenceNumber\"\x8d\x01\n\x19SubscribeKvEventsResponse\x12\x33\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.openengine.v1.KvEventBatchH\x00R\x05\x62\x61tch\x12\x32\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.openengine.v1.EngineErrorH\x00R\x05\x65rrorB\x07\n\x05\x65vent\"\xc7\x01\n\x0cKvEventBatch\x12\'\n\x0fsequence_number\x18\x01 \x01(\x04R\x0esequenceNumber\x12\x30\n\x14timestamp_unix_nanos\x18\x02 \x01(\x04R\x12timestampUnixNanos\x12,\n\x12\x64\x61ta_parallel_rank\x18\x03 \x01(\rR\x10\x64\x61taParallelRank\x12.\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x16.openengine.v1.KvEventR\x06\x65vents\"\xc3\x02\n\x07KvEvent\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12:\n\nkv_session\x18\x02 \x01(\x0b\x32\x1b.openengine.v1.KvSessionRefR\tkvSession\x12?\n\x0c\x62lock_stored\x18\n \x01(\x0b\x32\x1a.openengine.v1.BlockStoredH\x00R\x0b\x62lockStored\x12\x42\n\rblock_removed\x18\x0b \x01(\x0b\x32\x1b.openengine.v1.BlockRemovedH\x00R\x0c\x62lockRemoved\x12O\n\x12\x61ll_blocks_cleared\x18\x0c \x01(\x0b\x32\x1f.openengine.v1.AllBlocksClearedH\x00R\x10\x61llBlocksClearedB\x07\n\x05\x65vent\"\x84\x04\n\x0b\x42lockStored\x12=\n\x0c\x62lock_hashes\x18\x01 \x03(\x0b\x32\x1a.openengine.v1.KvBlockHashR\x0b\x62lockHashes\x12\x46\n\x11parent_block_hash\x18\x02 \x01(\x0b\x32\x1a.openengine.v1.KvBlockHashR\x0fparentBlockHash\x12\x1b\n\ttoken_ids\x18\x03 \x03(\rR\x08tokenIds\x12\x1d\n\nblock_size\x18\x04 \x01(\rR\tblockSize\x12\x17\n\x07lora_id\x18\x05 \x01(\x03R\x06loraId\x12\x1b\n\tlora_name\x18\x06 \x01(\tR\x08loraName\x12\x34\n\x06medium\x18\x07 \x01(\x0e\x32\x1c.openengine.v1.StorageMediumR\x06medium\x12<\n\nextra_keys\x18\x14 \x03(\x0b\x32\x1d.openengine.v1.OpaqueKeyTupleR\textraKeys\x12\x1b\n\tgroup_idx\x18\x15 \x01(\rR\x08groupIdx\x12+\n\x12kv_cache_spec_kind\x18\x16 \x01(\tR\x0fkvCacheSpecKind\x12>\n\x1ckv_cache_spec_sliding_window\x18\x17 \x01(\rR\x18kvCacheSpecSlidingWindow\"\xa0\x01\n\x0c\x42lockRemoved\x12=\n\x0c\x62lock_hashes\x18\x01 \x03(\x0b\x32\x1a.openengine.v1.KvBlockHashR\x0b\x62lockHashes\x12\x34\n\x06medium\x18\x02 \x01(\x0e\x32\x1c.openengine.v1.StorageMediumR\x06medium\x12\x1b\n\tgroup_idx\x18\x03 \x01(\rR\x08groupIdx\"\x12\n\x10\x41llBlocksCleared\"?\n\x0bKvBlockHash\x12\x14\n\x05value\x18\x01 \x01(\x0cR\x05value\x12\x1a\n\x08\x65ncoding\x18\x02 \x01(\tR\x08\x65ncoding\"(\n\x0eOpaqueKeyTuple\x12\x16\n\x06values\x18\x01 \x03(\tR\x06values*\x9c\x01\n\rStorageMedium\x12\x1e\n\x1aSTORAGE_MEDIUM_UNSPECIFIED\x10\x00\x12\x16\n\x12STORAGE_MEDIUM_GPU\x10\x01\x12\x1d\n\x19STORAGE_MEDIUM_CPU_PINNED\x10\x02\x12\x17\n\x13STORAGE_MEDIUM_DISK\x10\x03\x12\x1b\n\x17STORAGE_MEDIUM_EXTERNAL\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.openengine.kv_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_STORAGEMEDIUM']._serialized_start=2490
-  _globals['_STORAGEMEDIUM']._serialized_end=2646
+  _globals['_STORAGEMEDIUM']._serialized_start=3269
+  _globals['_STORAGEMEDIUM']._serialized_end=3425
   _globals['_KVSESSIONREF']._serialized_start=99
-  _globals['_KVSESSIONREF']._serialized_end=274
-  _globals['_KVENDPOINT']._serialized_start=276
-  _globals['_KVENDPOINT']._serialized_end=334
-  _globals['_KVCONNECTORINFO']._serialized_start=337
-  _globals['_KVCONNECTORINFO']._serialized_end=733
-  _globals['_GETKVEVENTSOURCESREQUEST']._serialized_start=735
-  _globals['_GETKVEVENTSOURCESREQUEST']._serialized_end=790
-  _globals['_GETKVEVENTSOURCESRESPONSE']._serialized_start=792
-  _globals['_GETKVEVENTSOURCESRESPONSE']._serialized_end=866
-  _globals['_KVEVENTSOURCE']._serialized_start=869
-  _globals['_KVEVENTSOURCE']._serialized_end=1233
-  _globals['_SUBSCRIBEKVEVENTSREQUEST']._serialized_start=1235
-  _globals['_SUBSCRIBEKVEVENTSREQUEST']._serialized_end=1347
-  _globals['_SUBSCRIBEKVEVENTSRESPONSE']._serialized_start=1349
-  _globals['_SUBSCRIBEKVEVENTSRESPONSE']._serialized_end=1476
-  _globals['_KVEVENTBATCH']._serialized_start=1479
-  _globals['_KVEVENTBATCH']._serialized_end=1616
-  _globals['_KVEVENT']._serialized_start=1619
-  _globals['_KVEVENT']._serialized_end=1875
-  _globals['_BLOCKSTORED']._serialized_start=1878
-  _globals['_BLOCKSTORED']._serialized_end=2253
-  _globals['_BLOCKREMOVED']._serialized_start=2256
-  _globals['_BLOCKREMOVED']._serialized_end=2385
-  _globals['_ALLBLOCKSCLEARED']._serialized_start=2387
-  _globals['_ALLBLOCKSCLEARED']._serialized_end=2405
-  _globals['_KVBLOCKHASH']._serialized_start=2407
-  _globals['_KVBLOCKHASH']._serialized_end=2453
-  _globals['_OPAQUEKEYTUPLE']._serialized_start=2455
-  _globals['_OPAQUEKEYTUPLE']._serialized_end=2487
+  _globals['_KVSESSIONREF']._serialized_end=339
+  _globals['_KVENDPOINT']._serialized_start=341
+  _globals['_KVENDPOINT']._serialized_end=421
+  _globals['_KVCONNECTORINFO']._serialized_start=424
+  _globals['_KVCONNECTORINFO']._serialized_end=962
+  _globals['_GETKVEVENTSOURCESREQUEST']._serialized_start=964
+  _globals['_GETKVEVENTSOURCESREQUEST']._serialized_end=1038
+  _globals['_GETKVEVENTSOURCESRESPONSE']._serialized_start=1040
+  _globals['_GETKVEVENTSOURCESRESPONSE']._serialized_end=1123
+  _globals['_KVEVENTSOURCE']._serialized_start=1126
+  _globals['_KVEVENTSOURCE']._serialized_end=1613
+  _globals['_SUBSCRIBEKVEVENTSREQUEST']._serialized_start=1616
+  _globals['_SUBSCRIBEKVEVENTSREQUEST']._serialized_end=1785
+  _globals['_SUBSCRIBEKVEVENTSRESPONSE']._serialized_start=1788
+  _globals['_SUBSCRIBEKVEVENTSRESPONSE']._serialized_end=1929
+  _globals['_KVEVENTBATCH']._serialized_start=1932
+  _globals['_KVEVENTBATCH']._serialized_end=2131
+  _globals['_KVEVENT']._serialized_start=2134
+  _globals['_KVEVENT']._serialized_end=2457
+  _globals['_BLOCKSTORED']._serialized_start=2460
+  _globals['_BLOCKSTORED']._serialized_end=2976
+  _globals['_BLOCKREMOVED']._serialized_start=2979
+  _globals['_BLOCKREMOVED']._serialized_end=3139
+  _globals['_ALLBLOCKSCLEARED']._serialized_start=3141
+  _globals['_ALLBLOCKSCLEARED']._serialized_end=3159
+  _globals['_KVBLOCKHASH']._serialized_start=3161
+  _globals['_KVBLOCKHASH']._serialized_end=3224
+  _globals['_OPAQUEKEYTUPLE']._serialized_start=3226
+  _globals['_OPAQUEKEYTUPLE']._serialized_end=3266
 # @@protoc_insertion_point(module_scope)

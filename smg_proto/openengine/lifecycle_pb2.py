@@ -16,27 +16,27 @@ from smg_proto.openengine import kv_pb2 as openengine_dot_v1_dot_kv__pb2
 from smg_proto.openengine import server_pb2 as openengine_dot_v1_dot_server__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dopenengine/v1/lifecycle.proto\x12\ropenengine.v1\x1a\x16openengine/v1/kv.proto\x1a\x1aopenengine/v1/server.proto\"h\n\rHealthRequest\x12\x1f\n\x17include_inference_probe\x18\x01 \x01(\x08\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.openengine.v1.EngineRole\"g\n\x0eHealthResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.openengine.v1.HealthState\x12*\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x1a.openengine.v1.HealthCheck\"W\n\x0bHealthCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.openengine.v1.HealthState\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x95\x01\n\x0c\x41\x62ortRequest\x12\x14\n\nrequest_id\x18\x01 \x01(\tH\x00\x12\x31\n\nkv_session\x18\x02 \x01(\x0b\x32\x1b.openengine.v1.KvSessionRefH\x00\x12\x32\n\x0c\x61ll_requests\x18\x03 \x01(\x0b\x32\x1a.openengine.v1.AllRequestsH\x00\x42\x08\n\x06target\"\r\n\x0b\x41llRequests\"L\n\rAbortResponse\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.openengine.v1.AbortStatus\x12\x0f\n\x07message\x18\x02 \x01(\t*\x95\x01\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15HEALTH_STATE_STARTING\x10\x01\x12\x16\n\x12HEALTH_STATE_READY\x10\x02\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x03\x12\x1a\n\x16HEALTH_STATE_NOT_READY\x10\x04*h\n\x0b\x41\x62ortStatus\x12\x1c\n\x18\x41\x42ORT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x42ORT_STATUS_ABORTED\x10\x01\x12!\n\x1d\x41\x42ORT_STATUS_ALREADY_FINISHED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dopenengine/v1/lifecycle.proto\x12\ropenengine.v1\x1a\x16openengine/v1/kv.proto\x1a\x1aopenengine/v1/server.proto\"\x8c\x01\n\rHealthRequest\x12\x36\n\x17include_inference_probe\x18\x01 \x01(\x08R\x15includeInferenceProbe\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12-\n\x04role\x18\x03 \x01(\x0e\x32\x19.openengine.v1.EngineRoleR\x04role\"v\n\x0eHealthResponse\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32\x1a.openengine.v1.HealthStateR\x05state\x12\x32\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x1a.openengine.v1.HealthCheckR\x06\x63hecks\"m\n\x0bHealthCheck\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32\x1a.openengine.v1.HealthStateR\x05state\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\"\xb8\x01\n\x0c\x41\x62ortRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tH\x00R\trequestId\x12<\n\nkv_session\x18\x02 \x01(\x0b\x32\x1b.openengine.v1.KvSessionRefH\x00R\tkvSession\x12?\n\x0c\x61ll_requests\x18\x03 \x01(\x0b\x32\x1a.openengine.v1.AllRequestsH\x00R\x0b\x61llRequestsB\x08\n\x06target\"\r\n\x0b\x41llRequests\"]\n\rAbortResponse\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\x1a.openengine.v1.AbortStatusR\x06status\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message*\x95\x01\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15HEALTH_STATE_STARTING\x10\x01\x12\x16\n\x12HEALTH_STATE_READY\x10\x02\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x03\x12\x1a\n\x16HEALTH_STATE_NOT_READY\x10\x04*h\n\x0b\x41\x62ortStatus\x12\x1c\n\x18\x41\x42ORT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x42ORT_STATUS_ABORTED\x10\x01\x12!\n\x1d\x41\x42ORT_STATUS_ALREADY_FINISHED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.openengine.lifecycle_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_HEALTHSTATE']._serialized_start=646
-  _globals['_HEALTHSTATE']._serialized_end=795
-  _globals['_ABORTSTATUS']._serialized_start=797
-  _globals['_ABORTSTATUS']._serialized_end=901
-  _globals['_HEALTHREQUEST']._serialized_start=100
-  _globals['_HEALTHREQUEST']._serialized_end=204
-  _globals['_HEALTHRESPONSE']._serialized_start=206
-  _globals['_HEALTHRESPONSE']._serialized_end=309
-  _globals['_HEALTHCHECK']._serialized_start=311
-  _globals['_HEALTHCHECK']._serialized_end=398
-  _globals['_ABORTREQUEST']._serialized_start=401
-  _globals['_ABORTREQUEST']._serialized_end=550
-  _globals['_ALLREQUESTS']._serialized_start=552
-  _globals['_ALLREQUESTS']._serialized_end=565
-  _globals['_ABORTRESPONSE']._serialized_start=567
-  _globals['_ABORTRESPONSE']._serialized_end=643
+  _globals['_HEALTHSTATE']._serialized_start=772
+  _globals['_HEALTHSTATE']._serialized_end=921
+  _globals['_ABORTSTATUS']._serialized_start=923
+  _globals['_ABORTSTATUS']._serialized_end=1027
+  _globals['_HEALTHREQUEST']._serialized_start=101
+  _globals['_HEALTHREQUEST']._serialized_end=241
+  _globals['_HEALTHRESPONSE']._serialized_start=243
+  _globals['_HEALTHRESPONSE']._serialized_end=361
+  _globals['_HEALTHCHECK']._serialized_start=363
+  _globals['_HEALTHCHECK']._serialized_end=472
+  _globals['_ABORTREQUEST']._serialized_start=475
+  _globals['_ABORTREQUEST']._serialized_end=659
+  _globals['_ALLREQUESTS']._serialized_start=661
+  _globals['_ALLREQUESTS']._serialized_end=674
+  _globals['_ABORTRESPONSE']._serialized_start=676
+  _globals['_ABORTRESPONSE']._serialized_end=769
 # @@protoc_insertion_point(module_scope)

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18openengine/v1/lora.proto\x12\ropenengine.v1\"F\n\x0bLoraAdapter\x12\x0f\n\x07lora_id\x18\x01 \x01(\x03\x12\x11\n\tlora_name\x18\x02 \x01(\t\x12\x13\n\x0bsource_path\x18\x03 \x01(\t\">\n\x0fLoadLoraRequest\x12+\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1a.openengine.v1.LoraAdapter\"W\n\x10LoadLoraResponse\x12+\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1a.openengine.v1.LoraAdapter\x12\x16\n\x0e\x61lready_loaded\x18\x02 \x01(\x08\"&\n\x11UnloadLoraRequest\x12\x11\n\tlora_name\x18\x01 \x01(\t\"A\n\x12UnloadLoraResponse\x12+\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1a.openengine.v1.LoraAdapter\"\x12\n\x10ListLorasRequest\"A\n\x11ListLorasResponse\x12,\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1a.openengine.v1.LoraAdapterb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18openengine/v1/lora.proto\x12\ropenengine.v1\"d\n\x0bLoraAdapter\x12\x17\n\x07lora_id\x18\x01 \x01(\x03R\x06loraId\x12\x1b\n\tlora_name\x18\x02 \x01(\tR\x08loraName\x12\x1f\n\x0bsource_path\x18\x03 \x01(\tR\nsourcePath\"G\n\x0fLoadLoraRequest\x12\x34\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1a.openengine.v1.LoraAdapterR\x07\x61\x64\x61pter\"o\n\x10LoadLoraResponse\x12\x34\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1a.openengine.v1.LoraAdapterR\x07\x61\x64\x61pter\x12%\n\x0e\x61lready_loaded\x18\x02 \x01(\x08R\ralreadyLoaded\"0\n\x11UnloadLoraRequest\x12\x1b\n\tlora_name\x18\x01 \x01(\tR\x08loraName\"J\n\x12UnloadLoraResponse\x12\x34\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1a.openengine.v1.LoraAdapterR\x07\x61\x64\x61pter\"\x12\n\x10ListLorasRequest\"K\n\x11ListLorasResponse\x12\x36\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1a.openengine.v1.LoraAdapterR\x08\x61\x64\x61ptersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,17 +22,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.openengine.lora_p
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_LORAADAPTER']._serialized_start=43
-  _globals['_LORAADAPTER']._serialized_end=113
-  _globals['_LOADLORAREQUEST']._serialized_start=115
-  _globals['_LOADLORAREQUEST']._serialized_end=177
-  _globals['_LOADLORARESPONSE']._serialized_start=179
-  _globals['_LOADLORARESPONSE']._serialized_end=266
-  _globals['_UNLOADLORAREQUEST']._serialized_start=268
-  _globals['_UNLOADLORAREQUEST']._serialized_end=306
-  _globals['_UNLOADLORARESPONSE']._serialized_start=308
-  _globals['_UNLOADLORARESPONSE']._serialized_end=373
-  _globals['_LISTLORASREQUEST']._serialized_start=375
-  _globals['_LISTLORASREQUEST']._serialized_end=393
-  _globals['_LISTLORASRESPONSE']._serialized_start=395
-  _globals['_LISTLORASRESPONSE']._serialized_end=460
+  _globals['_LORAADAPTER']._serialized_end=143
+  _globals['_LOADLORAREQUEST']._serialized_start=145
+  _globals['_LOADLORAREQUEST']._serialized_end=216
+  _globals['_LOADLORARESPONSE']._serialized_start=218
+  _globals['_LOADLORARESPONSE']._serialized_end=329
+  _globals['_UNLOADLORAREQUEST']._serialized_start=331
+  _globals['_UNLOADLORAREQUEST']._serialized_end=379
+  _globals['_UNLOADLORARESPONSE']._serialized_start=381
+  _globals['_UNLOADLORARESPONSE']._serialized_end=455
+  _globals['_LISTLORASREQUEST']._serialized_start=457
+  _globals['_LISTLORASREQUEST']._serialized_end=475
+  _globals['_LISTLORASRESPONSE']._serialized_start=477
+  _globals['_LISTLORASRESPONSE']._serialized_end=552
 # @@protoc_insertion_point(module_scope)
