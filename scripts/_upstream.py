@@ -7,15 +7,16 @@ its comments and its options for other languages are ours. Releases are frozen a
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
+from _tools import last_line, run
+
 if TYPE_CHECKING:
-    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 
 class Unreachable(Exception):
@@ -49,13 +50,11 @@ class Upstream:
         protos = _crate(self.crate, self.crate_version or version) / self.folder
         with tempfile.TemporaryDirectory() as scratch:
             image = Path(scratch, "image.binpb")
-            path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-            buf = shutil.which("buf", path=path) or "buf"
-            command = [buf, "build", str(protos), "--exclude-source-info", "-o", str(image)]
-            subprocess.run(command, check=True, cwd=scratch)
-            files = FileDescriptorSet.FromString(image.read_bytes())
-        files.DiscardUnknownFields()  # of buf's own
-        return files
+            options = ["--exclude-source-info", "--as-file-descriptor-set", "-o", str(image)]
+            done = run("buf", "build", str(protos), *options, cwd=Path(scratch))
+            if done.returncode:
+                raise Unreachable(f"buf refused {protos}: {last_line(done.stderr)}")
+            return FileDescriptorSet.FromString(image.read_bytes())
 
 
 UPSTREAMS = (
@@ -95,6 +94,18 @@ def mirrored(file: PurePath) -> Upstream | None:
     """Which of these contracts a file of proto/ mirrors; its folder says its package."""
     package = ".".join(file.parent.parts)
     return next((upstream for upstream in UPSTREAMS if upstream.package == package), None)
+
+
+def plain(file: "FileDescriptorProto") -> "FileDescriptorProto":
+    """A mirror as it was published, for Python modules to embed.
+
+    Whoever generates code from the published text registers its descriptors under the same file
+    names, and one process can import both if they are equal. So our options for other languages,
+    which mean nothing to Python, stay out.
+    """
+    published = type(file).FromString(file.SerializeToString())
+    published.ClearField("options")
+    return published
 
 
 def promised(files: "FileDescriptorSet") -> "FileDescriptorSet":

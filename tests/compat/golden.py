@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from _contract import Line
+from _contract import wire
 from _frozen import Frozen
 from _upstream import EXPERIMENTAL
 from _vectors import UNKNOWN, files_of, messages
@@ -19,6 +19,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+
+from smg_proto._descriptors import Symbol
 
 REQUIRED = {"unset", "zero", "full", "max", "unknown"}
 Classes = dict[str, type[Message]]
@@ -60,7 +62,7 @@ class Golden:
             yield f"{where}: no such release"
             return
         seen: dict[str, set[str]] = {}
-        for number, text in enumerate(path.read_text().splitlines(), 1):
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 vector = json.loads(text)
                 name, case, value = vector["message"], vector["case"], vector["json"]
@@ -176,16 +178,17 @@ def fully_known(message: Message) -> bool:
     return written(known) == written(message)
 
 
-def touched(old: set[Line], new: set[Line], data: bool = False) -> set[str]:
+def touched(old: set[Symbol], new: set[Symbol], data: bool = False) -> set[str]:
     """The messages that have, or reach, a field or oneof that is not the same any more.
 
     With data: only where that loses data; presence may come and go.
     """
 
-    def fact(line: Line) -> Line:
-        single = data and line.presence in ("implicit", "explicit")
-        since = "-" if data else line.since
-        return replace(line.wire, since=since, presence="" if single else line.presence)
+    def fact(line: Symbol) -> Symbol:
+        if not data:
+            return wire(line)
+        single = line.presence in ("implicit", "explicit")
+        return replace(wire(line), since="", presence="" if single else line.presence)
 
     there = {fact(line) for line in new}
     found = {

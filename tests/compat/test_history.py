@@ -198,7 +198,8 @@ def test_the_page_is_what_the_tools_say_today() -> None:
 
 def section(title: str) -> list[str]:
     """The rows of one table of the page, one for each release."""
-    text = (ROOT / "docs" / "history.md").read_text().partition(f"## {title}\n")[2]
+    text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")
+    text = text.partition(f"## {title}\n")[2]
     return [row for row in text.partition("\n## ")[0].splitlines() if row.startswith("| 0.")]
 
 
@@ -239,6 +240,6 @@ def test_the_one_break_of_vllms_own_contract_is_the_presence_of_three_fields() -
 
 def test_the_stability_page_has_every_row_that_is_not_compatible() -> None:
     broken = [row for row in section("smg-grpc-proto") if "| compatible |" not in row]
-    page = (ROOT / "docs" / "stability.md").read_text().splitlines()
+    page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8").splitlines()
     assert len(broken) == len(VERDICTS)
     assert [row for row in page if row.startswith("| 0.")] == broken

@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import _frozen
 import _vectors
 import golden
 import pytest
-from _contract import contract, facts, parse
+from _contract import as_line, contract, facts, parse
 from _frozen import COMPAT, PUBLISHED, Frozen
 from _upstream import EXPERIMENTAL, UPSTREAMS
 from golden import Golden
@@ -22,6 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from live import cells, uncovered
 
 import smg_proto
+from smg_proto._descriptors import Symbol
 
 OURS = "9.9.9"
 NOW = contract(smg_proto.descriptor_set())
@@ -55,7 +57,7 @@ def all_problems(frozen: Frozen) -> list[str]:
 
 
 def refresh_sums(frozen: Frozen) -> None:
-    (frozen.home / "SHA256SUMS").write_text(frozen.sums())
+    (frozen.home / "SHA256SUMS").write_text(frozen.sums(), encoding="utf-8")
 
 
 def test_untouched_it_finds_nothing(frozen: Frozen) -> None:
@@ -88,7 +90,7 @@ def test_a_release_without_a_snapshot_is_missed(frozen: Frozen) -> None:
 @pytest.mark.parametrize("path", [f"vectors/{OURS}/more.jsonl", "releases/0.0.1/contract.txt"])
 def test_a_file_that_nothing_uses_is_found(frozen: Frozen, path: str) -> None:
     (frozen.home / path).parent.mkdir(exist_ok=True)
-    (frozen.home / path).write_text("")
+    (frozen.home / path).write_text("", encoding="utf-8")
     refresh_sums(frozen)
     assert [p for p in frozen.unsound() if p.startswith(path)]
 
@@ -119,7 +121,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
     choice = random.Random(4)
     golden_vectors = Golden(frozen)
     for path in [*frozen.vectors(OURS).iterdir(), *frozen.vectors("published-0.4.6").iterdir()]:
-        rows = path.read_text().splitlines()
+        rows = path.read_text(encoding="utf-8").splitlines()
         chosen = [
             i for i, row in enumerate(rows) if '"case":"full"' in row and '"hex":""' not in row
         ]
@@ -127,7 +129,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
         vector = json.loads(rows[number])
         edit(vector)
         rows[number] = json.dumps(vector)
-        path.write_text("\n".join(rows) + "\n")
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
         found = list(golden_vectors.problems(path))
         where = f"vectors/{path.parent.name}/{path.name}:{number + 1}:"
         assert [p for p in found if p.startswith(where)], f"{where} {rows[number]}"
@@ -135,10 +137,10 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
 
 def test_a_dropped_vector_is_missed(frozen: Frozen) -> None:
     path = frozen.vectors(OURS) / "smg.v1.jsonl"
-    rows = path.read_text().splitlines(keepends=True)
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for case in golden.REQUIRED:
         first = next(i for i, row in enumerate(rows) if f'"case":"{case}"' in row)
-        path.write_text("".join(rows[:first] + rows[first + 1 :]))
+        path.write_text("".join(rows[:first] + rows[first + 1 :]), encoding="utf-8")
         (problem,) = Golden(frozen).problems(path)
         assert problem.endswith(f"has no vector for {case}")
 
@@ -184,8 +186,8 @@ def test_a_reader_that_takes_a_field_for_another_type_is_found(
 def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
     for release in ("published-0.4.28", OURS):
         path = frozen.home / "releases" / release / "contract.txt"
-        first, second, rest = path.read_text().split("\n", 2)
-        path.write_text(f"{first}\n{rest}")
+        first, second, rest = path.read_text(encoding="utf-8").split("\n", 2)
+        path.write_text(f"{first}\n{rest}", encoding="utf-8")
         refresh_sums(frozen)
         (dropped,) = parse(second)
         found = list(Frozen(frozen.home, frozen.own).unsound())
@@ -193,7 +195,7 @@ def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
 
 
 def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
-    some = min(NOW)
+    some = min(NOW, key=as_line)
     moved_on = NOW - {some} | {replace(some, comment="00000000")}
     assert list(frozen.unkept(moved_on, "9.9.10.dev0")) == [], "comments may be rewritten later"
     (problem,) = frozen.unkept(moved_on, OURS)
@@ -201,10 +203,15 @@ def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
     assert some.name in problem
 
 
-@pytest.mark.parametrize("change", [{"number": "77"}, {"type": "bytes"}, {"oneof": "other"}, None])
-def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, str] | None) -> None:
+def first_field(package: str) -> Symbol:
+    fields = (x for x in NOW if x.package == package and x.kind == "field")
+    return min(fields, key=as_line)
+
+
+@pytest.mark.parametrize("change", [{"number": 77}, {"type": "bytes"}, {"oneof": "other"}, None])
+def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, Any] | None) -> None:
     for package, release in (("smg.v1", OURS), ("vllm.grpc.engine", f"published-{PUBLISHED[-1]}")):
-        victim = min(x for x in NOW if x.package == package and x.kind == "field")
+        victim = first_field(package)
         now = NOW - {victim} | ({replace(victim, **change)} if change else set())
         found = list(frozen.unkept(now, "10.0.0.dev0"))
         assert [p for p in found if p.startswith(f"{victim.name}: not as") and f"in {release}" in p]
@@ -214,9 +221,9 @@ def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, str] | N
 def test_a_mirror_that_is_not_what_its_engine_published_last_is_named(
     frozen: Frozen, package: str
 ) -> None:
-    victim = min(x for x in NOW if x.package == package and x.kind == "field")
-    of_ours = replace(victim, symbol=f"{victim.symbol}_of_ours", number="1000")
-    for now in (NOW - {victim}, NOW - {victim} | {replace(victim, number="77")}, NOW | {of_ours}):
+    victim = first_field(package)
+    of_ours = replace(victim, name=f"{victim.name}_of_ours", number=1000)
+    for now in (NOW - {victim}, NOW - {victim} | {replace(victim, number=77)}, NOW | {of_ours}):
         found = list(frozen.unkept(now, "10.0.0.dev0"))
         assert found
         assert all("not as published in" in problem for problem in found)
@@ -254,8 +261,8 @@ def write_release(frozen: Frozen, release: str, files: FileDescriptorSet) -> Non
 
 
 def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: Frozen) -> None:
-    like = min(x for x in NOW if x.package == "tokenspeed.grpc.scheduler" and x.kind == "field")
-    back = replace(like, symbol="MultimodalInputs.back", number="3", type="string")
+    like = first_field("tokenspeed.grpc.scheduler")
+    back = replace(like, name=f"{like.package}.MultimodalInputs.back", number=3, type="string")
     (problem,) = {p for p in frozen.unkept(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
     assert problem == f"{back.name}: 3 had another type in published-0.4.8"
 
