@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from _contract import Line, broken, contract, dump, facts, parse, reused
+from _contract import as_line, broken, contract, dump, facts, parse, place, reused, wire
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError
+
+from smg_proto._descriptors import Symbol
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPAT = ROOT / "tests" / "compat"
@@ -63,9 +65,9 @@ class Frozen:
         return (self.old + self.own)[-1]
 
     @cached_property
-    def contracts(self) -> dict[str, set[Line]]:
+    def contracts(self) -> dict[str, set[Symbol]]:
         """What the contract.txt files say; one that cannot be read says nothing."""
-        found: dict[str, set[Line]] = {}
+        found: dict[str, set[Symbol]] = {}
         for path in self.home.glob("releases/*/contract.txt"):
             try:
                 found[path.parent.name] = parse(path.read_text(encoding="utf-8"))
@@ -109,7 +111,7 @@ class Frozen:
         return "".join(f"{digest}  {file.as_posix()}\n" for digest, file in digests)
 
     def write(
-        self, release: str, lines: set[Line], files: FileDescriptorSet, vectors: Path | None
+        self, release: str, lines: set[Symbol], files: FileDescriptorSet, vectors: Path | None
     ) -> None:
         """Freeze one release; without vectors, its contract lines alone."""
         home = self.home / "releases" / release
@@ -152,25 +154,25 @@ class Frozen:
         except DecodeError:
             yield f"releases/{release}/descriptors.binpb: not a FileDescriptorSet"
             return
-        if odd := sorted(facts(self.contracts[release]) ^ meant):
+        if odd := sorted(facts(self.contracts[release]) ^ meant, key=as_line):
             yield f"{where}: not that of descriptors.binpb beside it: {odd[0].name}"
 
-    def unkept(self, now: set[Line], version: str) -> Iterator[str]:
+    def unkept(self, now: set[Symbol], version: str) -> Iterator[str]:
         """What of the released contracts the contract of today breaks."""
         for release in self.own:
             frozen = self.contracts.get(release, set())
-            for line in broken(frozen, now):
-                yield f"{line.name}: not as released in {release}: {line.wire}"
-            if release == version and (stale := sorted(frozen ^ now)):
+            for lost in broken(frozen, now):
+                yield f"{lost.name}: not as released in {release}: {as_line(wire(lost))}"
+            if release == version and (stale := sorted(frozen ^ now, key=as_line)):
                 yield f"releases/{release}: stale, proto/ has moved on: {stale[0].name}"
         bare, last = facts(now), self.old[-1]
         mirrored = self.contracts.get(last, set())
-        for line in broken(mirrored, bare):
-            yield f"{line.name}: not as published in {last}: {line.wire}"
-        packages = {line.package for line in mirrored}
-        taken = {line.place for line in mirrored}
+        for lost in broken(mirrored, bare):
+            yield f"{lost.name}: not as published in {last}: {as_line(wire(lost))}"
+        packages = {symbol.package for symbol in mirrored}
+        taken = {place(symbol) for symbol in mirrored}
         for release in self.old[:-1]:
             released_then = self.contracts.get(release, set())
-            gone = {line for line in released_then if line.place not in taken}
-            for line in reused(gone, {line for line in bare if line.package in packages}):
-                yield f"{line.name}: {line.number} had another type in {release}"
+            gone = {symbol for symbol in released_then if place(symbol) not in taken}
+            for field in reused(gone, {field for field in bare if field.package in packages}):
+                yield f"{field.name}: {field.number} had another type in {release}"

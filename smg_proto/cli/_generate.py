@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
-from smg_proto.cli._contract import Contract, unknown
+from smg_proto.cli._installed import Installed, unknown
 from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language
 from smg_proto.cli._tree import read_tree, write
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         files,
         command=f"generate {language.name}",
-        packages=Contract().packages,
+        packages=Installed().packages,
         force=args.force,
     )
     what = f"{len(files)} files of {language.title} for smg-proto {__version__}"

@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 
 SPECS = """\
 a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSION, git:REVISION,

@@ -48,7 +48,7 @@ def test_golden_vectors_read_the_same_then_and_now(path: Path) -> None:
 
 
 def test_since_of_a_mirrored_symbol_is_the_published_release_that_brought_it() -> None:
-    first: dict[tuple[str, ...], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     for version in PUBLISHED:
         for line in FROZEN.contracts[f"published-{version}"]:
             first.setdefault((line.name, line.kind, line.number, line.type), version)

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import _vectors
 import golden
 import pytest
-from _contract import contract, parse
+from _contract import as_line, contract, parse
 from _frozen import COMPAT, PUBLISHED, Frozen
 from golden import Golden
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -20,6 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from live import cells, uncovered
 
 import smg_proto
+from smg_proto._descriptors import Symbol
 
 OURS = "9.9.9"
 NOW = contract(smg_proto.descriptor_set())
@@ -191,7 +193,7 @@ def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
 
 
 def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
-    some = min(NOW)
+    some = min(NOW, key=as_line)
     moved_on = NOW - {some} | {replace(some, comment="00000000")}
     assert list(frozen.unkept(moved_on, "9.9.10.dev0")) == [], "comments may be rewritten later"
     (problem,) = frozen.unkept(moved_on, OURS)
@@ -199,18 +201,23 @@ def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
     assert some.name in problem
 
 
-@pytest.mark.parametrize("change", [{"number": "77"}, {"type": "bytes"}, {"oneof": "other"}, None])
-def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, str] | None) -> None:
+def first_field(package: str) -> Symbol:
+    fields = (x for x in NOW if x.package == package and x.kind == "field")
+    return min(fields, key=as_line)
+
+
+@pytest.mark.parametrize("change", [{"number": 77}, {"type": "bytes"}, {"oneof": "other"}, None])
+def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, Any] | None) -> None:
     for package, release in (("smg.v1", OURS), ("vllm.grpc.engine", f"published-{PUBLISHED[-1]}")):
-        victim = min(x for x in NOW if x.package == package and x.kind == "field")
+        victim = first_field(package)
         now = NOW - {victim} | ({replace(victim, **change)} if change else set())
         found = list(frozen.unkept(now, "10.0.0.dev0"))
         assert [p for p in found if p.startswith(f"{victim.name}: not as") and f"in {release}" in p]
 
 
 def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: Frozen) -> None:
-    like = min(x for x in NOW if x.package == "tokenspeed.grpc.scheduler" and x.kind == "field")
-    back = replace(like, symbol="MultimodalInputs.back", number="3", type="string")
+    like = first_field("tokenspeed.grpc.scheduler")
+    back = replace(like, name=f"{like.package}.MultimodalInputs.back", number=3, type="string")
     (problem,) = {p for p in frozen.unkept(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
     assert problem == f"{back.name}: 3 had another type in published-0.4.8"
 
