@@ -12,6 +12,7 @@ fail without any mutant.
 
 import argparse
 import ast
+import copy
 import os
 import queue
 import random
@@ -107,7 +108,8 @@ def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "type_comment", "type_params"):
             continue
-        for child in value if isinstance(value, list) else [value]:
+        children: list[object] = value if isinstance(value, list) else [value]
+        for child in children:
             if not isinstance(child, ast.AST) or _is_for_readers(child):
                 continue
             if isinstance(child, ast.expr | ast.stmt):
@@ -130,8 +132,10 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
     """The text of a node with one thing wrong, for each that can be, and what is left out of it."""
 
     def again(**changed: object) -> str:
-        fields = {name: getattr(node, name) for name in node._fields if hasattr(node, name)}
-        text = ast.unparse(ast.fix_missing_locations(type(node)(**(fields | changed))))
+        other = copy.copy(node)
+        for name, value in changed.items():
+            setattr(other, name, value)
+        text = ast.unparse(ast.fix_missing_locations(other))
         return f"({text})" if isinstance(node, ast.expr) else text
 
     match node:
@@ -147,12 +151,12 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
             yield str(value + 1), ""
         case ast.Call(keywords=keywords):
             for number, keyword in enumerate(keywords):
-                others = keywords[:number] + keywords[number + 1 :]
-                yield again(keywords=others), ast.unparse(keyword)
+                text = again(keywords=keywords[:number] + keywords[number + 1 :])
+                yield text, ast.unparse(keyword)
         case ast.Dict(keys=keys, values=values):
             for number, (key, value) in enumerate(zip(keys, values, strict=True)):
-                others = keys[:number] + keys[number + 1 :]
-                text = again(keys=others, values=values[:number] + values[number + 1 :])
+                rest = values[:number] + values[number + 1 :]
+                text = again(keys=keys[:number] + keys[number + 1 :], values=rest)
                 yield text, ast.unparse(key or value)
         case ast.IfExp(test=test):
             yield again(test=ast.UnaryOp(ast.Not(), test)), ""
@@ -202,7 +206,7 @@ class Copy:
     def passes(self, tests: Sequence[str], seconds: float, **env: str) -> bool:
         """Whether the tests pass, those that failed last before the others."""
         chosen = " and ".join(f"not {name}" for name in [*_runner.groups()][2:])
-        command = [self._python, "-m", "pytest", "-q", "-x", "--ff", "-m", chosen, *tests]
+        command = [str(self._python), "-m", "pytest", "-q", "-x", "--ff", "-m", chosen, *tests]
         path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])
         clean = _venv.environment() | {"PATH": path, "VIRTUAL_ENV": str(self._home / ".venv")} | env
         with subprocess.Popen(
@@ -260,11 +264,11 @@ def survivors(
         copies.put(first)
 
         def survives(mutant: Mutant) -> bool:
-            copy = copies.get()
+            place = copies.get()
             try:
-                found = copy.survives(mutant, tests, limit)
+                found = place.survives(mutant, tests, limit)
             finally:
-                copies.put(copy)
+                copies.put(place)
             if found:
                 print(mutant, flush=True)
             return found
