@@ -105,17 +105,14 @@ def mutants(path: Path, source: bytes) -> list[Mutant]:
 
 def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
     """What runs and has a place in the source: no annotations, imports, nor parts of f-strings."""
-    for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "type_comment", "type_params"):
+    types = [getattr(node, name, None) for name in ("annotation", "returns")]
+    for child in ast.iter_child_nodes(node):
+        if child in types or _is_for_readers(child):
             continue
-        children: list[object] = value if isinstance(value, list) else [value]
-        for child in children:
-            if not isinstance(child, ast.AST) or _is_for_readers(child):
-                continue
-            if isinstance(child, ast.expr | ast.stmt):
-                yield child
-            if not isinstance(child, ast.JoinedStr):
-                yield from _code(child)
+        if isinstance(child, ast.expr | ast.stmt):
+            yield child
+        if not isinstance(child, ast.JoinedStr):
+            yield from _code(child)
 
 
 def _is_for_readers(node: ast.AST) -> bool:
