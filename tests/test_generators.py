@@ -212,7 +212,9 @@ def test_a_comment_is_the_docstring_whatever_is_in_it(comment: str, tmp_path: Pa
     # The original generator writes a module that does not import, or says something else.
     proto = tmp_path / "odd" / "a.proto"
     proto.parent.mkdir()
-    proto.write_text(f'syntax = "proto3"; package odd;\n// {comment}\nservice S {{}}\n')
+    proto.write_text(
+        f'syntax = "proto3"; package odd;\n// {comment}\nservice S {{}}\n', encoding="utf-8"
+    )
     protos = compile_protos(tmp_path, ".")
     text = pb2_grpc(protos.own[0], protos)
     stub = next(node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
