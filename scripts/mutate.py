@@ -37,7 +37,10 @@ TESTS = {
     "smg_proto/__main__.py": ["tests/cli"],
     "smg_proto/_google_rpc.py": ["tests/test_standard.py", "tests/test_errors.py"],
     "smg_proto/_descriptors.py": ["tests/cli", "tests/compat/test_load.py"],
-    "smg_proto/_http/sse.py": ["tests/frontdoor/test_sse.py", "tests/frontdoor", "tests/llm"],
+    "smg_proto/_http/sse.py": [
+        "tests/frontdoor/test_sse.py",
+        "tests/frontdoor/test_broken_streams.py",
+    ],
     "smg_proto/_http": ["tests/frontdoor", "tests/llm"],
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
     "smg_proto/errors.py": ["tests/test_errors.py"],
