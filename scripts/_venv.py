@@ -25,7 +25,7 @@ _PURPOSES = {
         "pytest",
         "160 MB, 550 MB",
     ),
-    "testing": (["-e", f"{ROOT}[testing]"], "grpc_health", "30 MB, 110 MB"),
+    "base": (["-e", str(ROOT)], "grpc", "30 MB, 110 MB"),
 }
 
 
