@@ -54,7 +54,7 @@ def workers_of(process: Process) -> list[int]:
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not listed.exists():
         pytest.skip("this system does not list the children of a process")
-    return [int(pid) for pid in listed.read_text().split()]
+    return [int(pid) for pid in listed.read_text(encoding="utf-8").split()]
 
 
 def sockets(pid: int) -> int:
@@ -65,7 +65,10 @@ def sockets(pid: int) -> int:
 def alive(pid: int) -> bool:
     """Whether it runs; one that nobody waits for any more does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 

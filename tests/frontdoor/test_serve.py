@@ -221,7 +221,11 @@ async def test_too_few_open_files_are_a_warning_with_the_number(upstream: Upstre
         assert b"smg.v1" in await process.stdout.readline()
         limits = Path(f"/proc/{process.pid}/limits")
         if limits.exists():
-            (line,) = (line for line in limits.read_text().splitlines() if "open files" in line)
+            (line,) = (
+                line
+                for line in limits.read_text(encoding="utf-8").splitlines()
+                if "open files" in line
+            )
             assert line.split()[3] == ("200" if warned else "856")
         process.terminate()
         said = (await process.communicate())[1].decode()
