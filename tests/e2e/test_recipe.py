@@ -17,7 +17,7 @@ from e2e.conftest import GATEWAY
 from e2e.house import CLOSED, Http, free_port, wait_for
 from smg_proto.testing._model import MODEL_NAME
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 PATIENCE = 120
 
 
