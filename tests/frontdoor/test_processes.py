@@ -13,9 +13,10 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
+from support import async_eventually
 
 from frontdoor.calls import STREAMS, call, stub
-from frontdoor.replay import EXCHANGES, Upstream, eventually, sse
+from frontdoor.replay import EXCHANGES, Upstream, sse
 from frontdoor.test_serve import MODELS, SERVING, Refused, health, port_of, refused, serve
 from smg_proto.frontdoor._exposition import Merged
 
@@ -110,7 +111,7 @@ async def test_a_worker_that_dies_is_started_again_and_no_number_goes_back(
         before = await metrics(line)
         killed, other = workers_of(process)
         os.kill(killed, signal.SIGKILL)
-        await eventually(
+        await async_eventually(
             lambda: len({*workers_of(process)} - {killed}) == 2, "a new worker", PATIENCE
         )
         (new,) = {*workers_of(process)} - {other}
@@ -175,7 +176,7 @@ async def test_workers_end_when_their_supervisor_is_gone(upstream: Upstream) -> 
         pids = workers_of(process)
         process.kill()
         await process.wait()
-        await eventually(lambda: not any(map(alive, pids)), "no worker is left", PATIENCE)
+        await async_eventually(lambda: not any(map(alive, pids)), "no worker is left", PATIENCE)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", "", "99999999999"])
