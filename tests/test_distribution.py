@@ -92,7 +92,7 @@ def test_metadata_is_as_intended(wheel: Path) -> None:
     base = [line for line in required if "extra ==" not in line]
     assert sorted(base) == ["grpcio>=1.62.3", "protobuf<9,>=4.25.8"]
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras >= {"types", "client", "decode", "testing", "serve"} and "dev" not in extras
+    assert extras >= {"types", "client", "decode", "serve"} and "dev" not in extras
     exact = [line for line in required if "==" in line.partition(";")[0]]
     assert exact == [], "a user cannot live with an exact pin"
 
