@@ -38,7 +38,7 @@ def test_the_example_runs(name: str, servers: dict[str, str]) -> None:
     assert re.search(expected, run(sys.executable, FOLDER / name, *target).strip())
 
 
-def test_readme_begins_with_the_quickstart() -> None:
+def test_readme_shows_the_quickstart() -> None:
     quickstart, readme = FOLDER / "quickstart.py", ROOT / "README.md"
     assert quickstart.read_text(encoding="utf-8") in readme.read_text(encoding="utf-8")
 
