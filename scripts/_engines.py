@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from _protos import Protos
+from _tools import Stop
 
 MARKS = {"test": "T", "run": "R", "source": "S", "contract": "C"}
 _BLOCK = "<!-- {name}, from docs/engines.json by scripts/build.py -->\n{rows}<!-- end -->"
@@ -26,9 +27,11 @@ def page(text: str, table: str, protos: Protos) -> str:
         ("capabilities", _capabilities(known)),
         ("watched", _watched(known)),
     ):
-        block = re.compile(rf"<!-- {name}, .*? -->\n.*?<!-- end -->", re.DOTALL)
+        place = re.search(rf"<!-- {name}, .*? -->\n.*?<!-- end -->", text, re.DOTALL)
+        if place is None:
+            raise Stop(1, f"docs/engines.md has no place for the table {name!r}; put it back")
         made = _BLOCK.format(name=name, rows="".join(_row(cells) for cells in rows))
-        text = block.sub(lambda _, made=made: made, text, count=1)
+        text = text[: place.start()] + made + text[place.end() :]
     return text
 
 
