@@ -131,7 +131,6 @@ def test_files_are_as_the_editor_is_told() -> None:
 
 
 @pytest.mark.packaging
-@pytest.mark.timeout(300)
 def test_workflows_are_what_their_runner_takes() -> None:
     go = need("go")
     tool = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
