@@ -132,7 +132,7 @@ def sse(event: list[Any]) -> bytes:
 async def upstream() -> AsyncIterator[Upstream]:
     said = Upstream()
     application = web.Application(client_max_size=1 << 30)
-    application.router.add_route("*", "/{path:.*}", said._serve)
+    application.router.add_route("*", r"/{path:[\s\S]*}", said._serve)
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -41,7 +41,8 @@ NOT_REPEATED = {
 def test_every_rpc_is_repeated_or_known_not_to_be() -> None:
     config = json.loads(CONFIG)
     (methods,) = config["methodConfig"]
-    assert methods["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    # CANCELLED: what gRPC's server makes of a call that arrives while it begins to stop.
+    assert methods["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     named = {(each["service"], each.get("method", "")) for each in methods["name"]}
     known = set()
     for service in smg_pb2.DESCRIPTOR.services_by_name.values():
@@ -112,13 +113,13 @@ async def test_load_spreads_and_no_call_is_lost_when_one_goes(
         gone = asyncio.Event()
 
         async def go_on() -> None:
-            more = 20  # calls after the end of one
+            more = 3  # calls after the end of one
             while more:
                 ended[await chat(channel)] += 1
                 more -= gone.is_set()
 
-        callers = [asyncio.create_task(go_on()) for _ in range(8)]
-        await async_eventually(lambda: ended.total() > 100, "calls are in flight", PATIENCE)
+        callers = [asyncio.create_task(go_on()) for _ in range(100)]
+        await async_eventually(lambda: ended.total() > 300, "calls are in flight", PATIENCE)
         running[1][0].send_signal(number)
         await asyncio.wait_for(running[1][0].wait(), PATIENCE)
         gone.set()
