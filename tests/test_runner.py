@@ -98,6 +98,17 @@ def test_a_damaged_environment_is_one_line(harm: str, entry: str, checkout: Path
     assert said.count("\n") == 1
 
 
+def test_an_environment_of_another_python_is_named(checkout: Path) -> None:
+    python = ready(checkout)
+    python.write_text("#!/bin/sh\necho 3.99\n", encoding="utf-8")
+    python.chmod(0o755)
+    command = [sys.executable, "-c", "import _venv; _venv.ensure('dev')"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=checkout / "scripts")
+    asked = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert f"{checkout}/.venv has Python 3.99; delete it to use {asked}\n" in done.stdout
+    assert done.returncode == 0
+
+
 @pytest.mark.packaging
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_network_is_one_line(entry: str, checkout: Path) -> None:

@@ -10,8 +10,8 @@ from smg_proto import descriptor_set
 
 # What a comment says about a name, beside names.
 PROSE = re.compile(
-    r"\b(in messages and responses|in messages|in responses|of an MCP call|of GET \S+|of \S*generate"
-    r"|one request each|with|type|as an? \w+|an object|true|negated|and)\b"
+    r"\b(in messages and responses|in messages|in responses|of an MCP call|of GET \S+"
+    r"|of \S*generate|one request each|with|type|as an? \w+|an object|true|negated|and)\b"
 )
 NAME = re.compile(r"\b[a-z][a-z_]*(?:\.[a-z_]+)*\b")
 # Renamed over HTTP, and no comment says so: the name is obvious, or is one of several.
