@@ -17,7 +17,7 @@ from smg_proto._http.failures import overloaded
 from smg_proto._http.upstream import Upstream
 from smg_proto.errors import FieldViolation, SmgError, abort, invalid
 from smg_proto.frontdoor._calls import Call
-from smg_proto.frontdoor._log import log, log_defect
+from smg_proto.frontdoor._log import keep_metadata_out_of_logs, log, log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES, STREAMS, UNARY
 from smg_proto.frontdoor._pace import Pace
@@ -37,6 +37,7 @@ class Rpcs:
     ) -> None:
         self._upstream, self._metrics = upstream, metrics
         self._max_active, self._log_content = max_active, log_content
+        keep_metadata_out_of_logs()
         self._active = 0
         self._pace = Pace()
         self._telemetry = Telemetry()
@@ -99,7 +100,7 @@ class Rpcs:
         self, name: str, kind: type[Message], data: bytes, context: Any, work: Work
     ) -> Any:
         """Run one RPC. Whatever happens, it ends with a status, is counted and is logged."""
-        started = time.monotonic()
+        started, allowed = time.monotonic(), context.time_remaining()
         call: Call | None = None
         code, failure = grpc.StatusCode.OK, None
         span = self._telemetry.start(name, context)
@@ -116,15 +117,14 @@ class Rpcs:
         except SmgError as error:
             code, failure = error.code, error
         except asyncio.CancelledError:
-            code = _left(context)
+            code = _left(context, allowed)
             raise
+        except grpc.aio.InternalError:  # the client left while gRPC was writing to it
+            code = _left(context, allowed)
         except Exception as error:
-            if context.done():  # the client left while gRPC was writing to it
-                code = _left(context)
-            else:
-                log_defect(name, error)
-                code = grpc.StatusCode.INTERNAL
-                failure = SmgError(code, "a defect of the front door; see its log")
+            log_defect(name, error)
+            code = grpc.StatusCode.INTERNAL
+            failure = SmgError(code, "a defect of the front door; see its log")
         finally:
             took = time.monotonic() - started
             self._active -= 1
@@ -155,9 +155,12 @@ def _decoded(kind: type[Message], data: bytes) -> Message:
         raise invalid(FieldViolation(kind.DESCRIPTOR.full_name, "cannot be decoded")) from None
 
 
-def _left(context: Any) -> grpc.StatusCode:
-    """Why an RPC ended before its time."""
+def _left(context: Any, allowed: float | None) -> grpc.StatusCode:
+    """Why a client has left: its deadline, of so many seconds from the start, or its own wish.
+
+    A client's clock began a little earlier, and what is on the wire is rounded up.
+    """
     remaining = context.time_remaining()
-    if remaining is None or remaining > 0:
+    if allowed is None or remaining is None or remaining > 0.05 + 0.02 * allowed:
         return grpc.StatusCode.CANCELLED
     return grpc.StatusCode.DEADLINE_EXCEEDED

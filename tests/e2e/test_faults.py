@@ -268,7 +268,7 @@ def test_a_killed_gateway_is_seen_and_so_is_its_return(real: Gateway, door: Door
         request = health_pb2.HealthCheckRequest(service="smg.v1.ChatService")
         return bool(health.Check(request).status == health_pb2.HealthCheckResponse.SERVING)
 
-    assert serving()
+    eventually(serving, "the front door is healthy")
     events = door.chats.StreamChat(chat("slow", 1000))
     next(iter(events))
     real.kill()
