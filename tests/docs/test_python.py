@@ -18,9 +18,7 @@ from docs.pages import Block, blocks
 from docs.surroundings import ELSEWHERE, SURROUNDINGS, Surroundings
 
 BLOCKS = list(blocks())
-PYTHON = [
-    block for block in BLOCKS if block.language == "python" and block.id not in ELSEWHERE
-]
+PYTHON = [block for block in BLOCKS if block.language == "python" and block.id not in ELSEWHERE]
 RUN_BLOCK = Path(__file__).with_name("run_block.py")
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import grpc
 import pytest
+from support import async_eventually
 
-from frontdoor.calls import STREAMS, call, stub
-from frontdoor.replay import EXCHANGES, Upstream, eventually, sse
+from frontdoor.calls import REQUESTS, STREAMS, stub
+from frontdoor.replay import EXCHANGES, Upstream, sse
 from frontdoor.test_processes import metrics
 from frontdoor.test_serve import MODELS, port_of, serve
 from smg_proto import smg_pb2
@@ -40,7 +41,8 @@ NOT_REPEATED = {
 def test_every_rpc_is_repeated_or_known_not_to_be() -> None:
     config = json.loads(CONFIG)
     (methods,) = config["methodConfig"]
-    assert methods["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    # CANCELLED: what gRPC's server makes of a call that arrives while it begins to stop.
+    assert methods["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     named = {(each["service"], each.get("method", "")) for each in methods["name"]}
     known = set()
     for service in smg_pb2.DESCRIPTOR.services_by_name.values():
@@ -68,12 +70,18 @@ async def channel_to(running: list[tuple[Process, str]]) -> AsyncIterator[grpc.a
 
 
 async def chat(channel: grpc.aio.Channel) -> str:
-    """OK, or the status of one call."""
+    """OK; BEGUN for a call that was lost when its reply had begun; else the status."""
+    made = stub(channel, "ChatService.Chat")(REQUESTS["ChatService.Chat"], timeout=PATIENCE)
     try:
-        await call(channel, "ChatService.Chat")
+        await made
     except grpc.aio.AioRpcError as error:
-        return error.code().name
+        return "BEGUN" if "x-request-id" in error.initial_metadata() else error.code().name
     return "OK"
+
+
+def reply_to_chats(upstream: Upstream) -> None:
+    upstream.forget()
+    upstream.answer(200, EXCHANGES["chat"]["response"]["body"], x_request_id="r")
 
 
 async def served(line: str) -> float:
@@ -85,8 +93,7 @@ async def all_connected(
     upstream: Upstream, channel: grpc.aio.Channel, running: list[tuple[Process, str]]
 ) -> None:
     """Round robin goes over the servers that are connected so far."""
-    upstream.forget()
-    upstream.replay("chat")
+    reply_to_chats(upstream)
 
     async def connect() -> None:
         while min([await served(line) for _, line in running]) < 1:
@@ -111,18 +118,19 @@ async def test_load_spreads_and_no_call_is_lost_when_one_goes(
         gone = asyncio.Event()
 
         async def go_on() -> None:
-            more = 20  # calls after the end of one
+            more = 3  # calls after the end of one
             while more:
                 ended[await chat(channel)] += 1
                 more -= gone.is_set()
 
-        callers = [asyncio.create_task(go_on()) for _ in range(8)]
-        await eventually(lambda: ended.total() > 100, "calls are in flight", PATIENCE)
+        callers = [asyncio.create_task(go_on()) for _ in range(100)]
+        await async_eventually(lambda: ended.total() > 300, "calls are in flight", PATIENCE)
         running[1][0].send_signal(number)
         await asyncio.wait_for(running[1][0].wait(), PATIENCE)
         gone.set()
         await asyncio.gather(*callers)
-        assert ended.keys() == {"OK"}, ended
+        # A process that is killed takes with it the calls that it was replying to.
+        assert ended.keys() <= {"OK", *(["BEGUN"] if number == signal.SIGKILL else [])}, ended
 
 
 async def test_only_streams_that_have_begun_end_with_their_front_door(upstream: Upstream) -> None:
@@ -142,8 +150,7 @@ async def test_only_streams_that_have_begun_end_with_their_front_door(upstream: 
         go_on.set()
         codes = Counter([(await each.code()).name for each in begun if not await drain(each)])
         assert codes == {"OK": 6, "UNAVAILABLE": 3}
-        upstream.forget()
-        upstream.replay("chat")
+        reply_to_chats(upstream)
         assert await chat(channel) == "OK"
 
 
