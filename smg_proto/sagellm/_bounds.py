@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 # Message.field to its bounds, named as pydantic names them.
-BOUNDS: dict[str, dict[str, int]] = {
+BOUNDS: dict[str, dict[str, float]] = {
     "Request.max_tokens": {"gt": 0},
     "Request.temperature": {"ge": 0, "le": 2},
     "Request.top_p": {"gt": 0, "le": 1},
