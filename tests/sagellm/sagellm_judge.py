@@ -36,9 +36,11 @@ def floats(value: Any) -> Any:
     """The words that stand for floats in JSON, as floats."""
     match value:
         case dict():
-            return {key: floats(item) for key, item in value.items()}
+            entries: dict[str, Any] = value
+            return {key: floats(item) for key, item in entries.items()}
         case list():
-            return [floats(item) for item in value]
+            items: list[Any] = value
+            return [floats(item) for item in items]
         case str():
             return _FLOATS.get(value, value)
         case _:
