@@ -7,7 +7,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 Verdict = dict[str, Any]
 _FLOATS = {"NaN": float("nan"), "Infinity": float("inf")}
@@ -36,10 +36,10 @@ def floats(value: Any) -> Any:
     """The words that stand for floats in JSON, as floats."""
     match value:
         case dict():
-            entries: dict[str, Any] = value
+            entries = cast("dict[str, Any]", value)
             return {key: floats(item) for key, item in entries.items()}
         case list():
-            items: list[Any] = value
+            items = cast("list[Any]", value)
             return [floats(item) for item in items]
         case str():
             return _FLOATS.get(value, value)

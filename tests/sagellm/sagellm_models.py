@@ -76,6 +76,5 @@ def _values(annotation: Any, bounds: dict[str, float], finite: bool) -> st.Searc
     if annotation is str:
         return _TEXT
     if issubclass(annotation, BaseModel):
-        assert issubclass(annotation, Wire)
-        return models(annotation, finite=finite)
+        return models(WIRE[annotation.__name__], finite=finite)
     return st.sampled_from(list(annotation))
