@@ -5,7 +5,8 @@ report = diff(old, load("self"))
 report.verdict, [finding.symbol for finding in report.findings]
 """
 
-from smg_proto.compat._contract import Contract
+from smg_proto.compat._accept import Acceptance, read_acceptances
+from smg_proto.compat._contract import Contract, Place
 from smg_proto.compat._descriptors import ContractError
 from smg_proto.compat._differ import diff
 from smg_proto.compat._load import SPECS, load

@@ -1,14 +1,12 @@
 """A contract: the messages, enums and services of one release, and classes to try them with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    EnumDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
@@ -16,10 +14,11 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.message_factory import GetMessageClass
 
-from smg_proto.compat._descriptors import in_order, pool_of
+from smg_proto.compat._descriptors import ContractError, in_order, pool_of
+from smg_proto.compat._limits import MAX_TYPE_CHAIN
 
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
-# Imported by contracts, or served beside them; not theirs to change.
+# Packages that contracts import, and that are compared only when nothing else is there.
 FOREIGN = ("google.", "grpc.")
 
 Presence = Literal["implicit", "explicit", "required", "repeated"]
@@ -27,7 +26,10 @@ Presence = Literal["implicit", "explicit", "required", "repeated"]
 
 @dataclass(frozen=True)
 class Field:
-    name: str
+    """A field or, with `extension`, an extension that the contract has for the message."""
+
+    name: str  # of an extension: in full
+    symbol: str  # the name in full
     number: int
     kind: int  # FieldDescriptor.TYPE_*
     type_name: str  # of a message or enum, in full; "" for a scalar
@@ -35,7 +37,11 @@ class Field:
     oneof: str  # "" for none; the hidden oneof of an `optional` is none
     json_name: str
     deprecated: bool
-    entry: "Message | None"  # of a map: its key and value
+    entry: "Message | None" = None  # of a map: its key and value
+    default: object = None  # what reading it gives while it is not set; None for a message or list
+    utf8: bool = False  # a string that a parser refuses when it is not UTF-8
+    extension: bool = False
+    jstype: int = 0
 
     @property
     def repeated(self) -> bool:
@@ -60,8 +66,12 @@ class Field:
         if self.entry:
             key, value = self.entry.fields[1], self.entry.fields[2]
             return f"map<{key.spelled}, {value.spelled}>"
-        kind = self.type_name or FieldDescriptorProto.Type.Name(_type(self.kind))
-        word = kind.removeprefix("TYPE_").lower() if not self.type_name else kind
+        word = self.type_name
+        if not word:
+            kind = FieldDescriptorProto.Type.ValueType(self.kind)
+            word = FieldDescriptorProto.Type.Name(kind).removeprefix("TYPE_").lower()
+        if self.kind == FieldDescriptor.TYPE_GROUP:
+            word = f"group {word}"
         return f"repeated {word}" if self.repeated else word
 
 
@@ -69,9 +79,12 @@ class Field:
 class Message:
     name: str
     package: str
-    fields: Mapping[int, Field]
-    reserved: tuple[range, ...]
-    deprecated: bool
+    fields: Mapping[int, Field]  # with the extensions that the contract has for it
+    reserved: tuple[range, ...] = ()
+    deprecated: bool = False
+    extension_ranges: tuple[range, ...] = ()
+    message_set: bool = False
+    strict_json: bool = True  # its JSON is sure to work; False: best effort
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -94,14 +107,16 @@ class Enum:
     name: str
     package: str
     numbers: Mapping[str, int]  # value name to number; aliases share one
-    deprecated: frozenset[str]
+    deprecated: frozenset[str] = frozenset()
+    closed: bool = False  # a reader treats a number without a name as an unknown field
+    strict_json: bool = True
 
     @cached_property
     def names(self) -> Mapping[int, frozenset[str]]:
-        return {
-            number: frozenset(name for name, n in self.numbers.items() if n == number)
-            for number in self.numbers.values()
-        }
+        named: dict[int, set[str]] = {}
+        for name, number in self.numbers.items():
+            named.setdefault(number, set()).add(name)
+        return {number: frozenset(names) for number, names in named.items()}
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,7 @@ class Rpc:
     client_streaming: bool
     server_streaming: bool
     deprecated: bool
+    idempotency: str = "IDEMPOTENCY_UNKNOWN"
 
     @property
     def streaming(self) -> str:
@@ -131,30 +147,101 @@ class Service:
     name: str
     package: str
     rpcs: Mapping[str, Rpc]  # by the method's own name
+    deprecated: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a symbol is declared."""
+
+    file: str  # as a person finds it
+    line: int | None = None
 
 
 class Contract:
-    """One side of a comparison. Raises ContractError when the descriptors do not fit together."""
+    """One side of a comparison. Raises ContractError when the descriptors do not fit together.
 
-    def __init__(self, files: FileDescriptorSet, origin: str) -> None:
+    own: the files that are compared, where not all are; the others are imports of theirs.
+    foreign: prefixes of packages that are not compared unless all are of that kind.
+    partial: other packages may exist as well, as behind a server that offers some services.
+    shown: what a person calls a file. skipped: files that could not be read, and why.
+    """
+
+    def __init__(
+        self,
+        files: FileDescriptorSet,
+        origin: str,
+        *,
+        own: frozenset[str] | None = None,
+        foreign: Sequence[str] | None = None,
+        partial: bool = False,
+        shown: Mapping[str, str] | None = None,
+        skipped: Mapping[str, str] | None = None,
+    ) -> None:
+        from smg_proto.compat._read import Reader
+
         self.origin = origin
+        self.partial = partial
+        self.skipped: Mapping[str, str] = skipped or {}
+        self._shown: Mapping[str, str] = shown or {}
+        given = {str(file.name) for file in files.file}
         self.files: list[FileDescriptorProto] = in_order(files, origin)  # with what they import
-        self._pool = pool_of(self.files, origin)
-        self.messages: dict[str, Message] = {}
-        self.enums: dict[str, Enum] = {}
-        self.services: dict[str, Service] = {}
-        for file in self.files:
-            self._read(file)
+        self.own = frozenset(given if own is None else own & given)
+        self.pool = pool_of(self.files, origin)
+        read = Reader(self.pool, self.files)
+        self.messages: Mapping[str, Message] = read.messages
+        self.enums: Mapping[str, Enum] = read.enums
+        self.services: Mapping[str, Service] = read.services
+        self.home: Mapping[str, str] = read.home  # top-level symbol: its file
+        prefixes = tuple(FOREIGN if foreign is None else foreign)
+        packages = {file.package for file in self.files if file.name in self.own}
+        domestic = {name for name in packages if not f"{name}.".startswith(prefixes or "\0")}
+        # The packages that are compared: not what google and grpc own, unless nothing else is there.
+        self.packages: frozenset[str] = frozenset(domestic or packages)
 
     @cached_property
-    def packages(self) -> frozenset[str]:
-        """The packages that are compared: not what google and grpc themselves own."""
-        names = {file.package for file in self.files}
-        return frozenset(name for name in names if not f"{name}.".startswith(FOREIGN))
+    def every_package(self) -> frozenset[str]:
+        return frozenset(file.package for file in self.files)
 
     def message_class(self, name: str) -> type[ProtoMessage]:
         """The class of a message of this contract; two contracts never share one."""
-        return GetMessageClass(self._pool.FindMessageTypeByName(name))
+        if (made := self._classes.get(name)) is None:
+            for inner in self._held_first(name):
+                if inner not in self._classes:
+                    found = self.pool.FindMessageTypeByName(inner)
+                    self._classes[inner] = GetMessageClass(found)
+            made = self._classes[name]
+        return made
+
+    @cached_property
+    def _classes(self) -> dict[str, type[ProtoMessage]]:
+        return {}
+
+    def _held_first(self, name: str) -> list[str]:
+        """The types that a message holds, those that hold nothing first, and itself.
+
+        The factory makes the classes of all that a class holds by recursion, and would run out of
+        stack on a long chain.
+        """
+        ordered: list[str] = []
+        entered = {name}
+        stack = [(name, iter(self._message_types(name)))]
+        while stack:
+            if len(stack) > MAX_TYPE_CHAIN:
+                raise ContractError(
+                    f"{self.origin}: {name} holds a chain of more than {MAX_TYPE_CHAIN} types"
+                )
+            current, rest = stack[-1]
+            if (inner := next(rest, None)) is None:
+                ordered.append(current)
+                stack.pop()
+            elif inner not in entered:
+                entered.add(inner)
+                stack.append((inner, iter(self._message_types(inner))))
+        return ordered
+
+    def _message_types(self, name: str) -> list[str]:
+        return [f.type_name for f in self._fields(name) if f.is_message and f.type_name]
 
     @cached_property
     def carriers(self) -> Mapping[str, list[tuple[Message, Field]]]:
@@ -189,88 +276,28 @@ class Contract:
         for field in self.messages[name].fields.values():
             yield from field.entry.fields.values() if field.entry else (field,)
 
-    def _read(self, file: FileDescriptorProto) -> None:
-        prefix = f"{file.package}." if file.package else ""
-        for message in file.message_type:
-            self._read_message(message, prefix, file.package)
-        for enum in file.enum_type:
-            self._read_enum(enum, prefix, file.package)
-        for service in file.service:
-            name = prefix + service.name
-            rpcs = {
-                method.name: Rpc(
-                    f"{name}.{method.name}",
-                    method.input_type.lstrip("."),
-                    method.output_type.lstrip("."),
-                    method.client_streaming,
-                    method.server_streaming,
-                    method.options.deprecated,
-                )
-                for method in service.method
-            }
-            self.services[name] = Service(name, file.package, rpcs)
+    def shown(self, file: str) -> str:
+        """What a person calls a file."""
+        return self._shown.get(file, file)
 
-    def _read_enum(self, enum: EnumDescriptorProto, prefix: str, package: str) -> None:
-        name = prefix + enum.name
-        self.enums[name] = Enum(
-            name,
-            package,
-            {value.name: value.number for value in enum.value},
-            frozenset(value.name for value in enum.value if value.options.deprecated),
-        )
+    def place(self, symbol: str) -> Place | None:
+        """Where a symbol, or one that it lies in, is declared; None where that is not known."""
+        if symbol in self._shown or symbol in self.own:
+            return Place(self.shown(symbol))
+        name = symbol
+        while name:
+            if name in self._places:
+                return self._places[name]
+            name = name.rpartition(".")[0]
+        return None
 
-    def _read_message(self, message: DescriptorProto, prefix: str, package: str) -> Message:
-        name = prefix + message.name
-        entries: dict[str, Message] = {}
-        for nested in message.nested_type:
-            inner = self._read_message(nested, f"{name}.", package)
-            if nested.options.map_entry:
-                entries[inner.name] = inner
-        for enum in message.enum_type:
-            self._read_enum(enum, f"{name}.", package)
-        known = self._pool.FindMessageTypeByName(name).fields_by_number
-        fields = {
-            field.number: _field(field, message, known[field.number], entries)
-            for field in sorted(message.field, key=lambda field: field.number)
+    @cached_property
+    def _places(self) -> Mapping[str, Place]:
+        from smg_proto.compat._read import places
+
+        return {
+            name: Place(self.shown(file.name), line)
+            for file in self.files
+            if file.name in self.own
+            for name, line in places(file)
         }
-        spans = tuple(range(span.start, span.end) for span in message.reserved_range)
-        read = Message(name, package, fields, spans, message.options.deprecated)
-        if not message.options.map_entry:
-            self.messages[name] = read
-        return read
-
-
-def _field(
-    field: FieldDescriptorProto,
-    message: DescriptorProto,
-    known: FieldDescriptor,
-    entries: Mapping[str, Message],
-) -> Field:
-    in_oneof = field.HasField("oneof_index") and not field.proto3_optional
-    presence: Presence = "explicit" if known.has_presence else "implicit"
-    if field.label == FieldDescriptorProto.LABEL_REPEATED:
-        presence = "repeated"
-    elif field.label == FieldDescriptorProto.LABEL_REQUIRED:
-        presence = "required"
-    type_name = field.type_name.lstrip(".")
-    return Field(
-        name=field.name,
-        number=field.number,
-        kind=known.type,
-        type_name=type_name,
-        presence=presence,
-        oneof=message.oneof_decl[field.oneof_index].name if in_oneof else "",
-        json_name=field.json_name or usual_json_name(field.name),
-        deprecated=field.options.deprecated,
-        entry=entries.get(type_name),
-    )
-
-
-def usual_json_name(name: str) -> str:
-    """proto3 JSON's name of a field: generated code leaves it out when it is the usual one."""
-    first, *rest = name.split("_")
-    return first + "".join(word[:1].upper() + word[1:] for word in rest)
-
-
-def _type(kind: int) -> FieldDescriptorProto.Type.ValueType:
-    return FieldDescriptorProto.Type.ValueType(kind)
