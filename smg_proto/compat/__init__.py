@@ -11,18 +11,21 @@ from smg_proto.compat._descriptors import ContractError
 from smg_proto.compat._differ import diff
 from smg_proto.compat._load import SPECS, load
 from smg_proto.compat._probe import Witness
-from smg_proto.compat._report import CLASSES, Finding, FindingClass, Report, Verdict
+from smg_proto.compat._report import CLASSES, FORMATS, Finding, FindingClass, Report, Verdict
 from smg_proto.compat._server import Access, Server
 from smg_proto.compat._skew import Skew, skew
 
 __all__ = [
     "CLASSES",
+    "FORMATS",
     "SPECS",
+    "Acceptance",
     "Access",
     "Contract",
     "ContractError",
     "Finding",
     "FindingClass",
+    "Place",
     "Report",
     "Server",
     "Skew",
@@ -30,5 +33,6 @@ __all__ = [
     "Witness",
     "diff",
     "load",
+    "read_acceptances",
     "skew",
 ]

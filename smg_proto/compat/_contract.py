@@ -1,6 +1,7 @@
 """A contract: the messages, enums and services of one release, and classes to try them with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -85,6 +86,7 @@ class Message:
     extension_ranges: tuple[range, ...] = ()
     message_set: bool = False
     strict_json: bool = True  # its JSON is sure to work; False: best effort
+    file: str = ""
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -110,6 +112,7 @@ class Enum:
     deprecated: frozenset[str] = frozenset()
     closed: bool = False  # a reader treats a number without a name as an unknown field
     strict_json: bool = True
+    file: str = ""
 
     @cached_property
     def names(self) -> Mapping[int, frozenset[str]]:
@@ -148,6 +151,7 @@ class Service:
     package: str
     rpcs: Mapping[str, Rpc]  # by the method's own name
     deprecated: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,11 +197,24 @@ class Contract:
         self.enums: Mapping[str, Enum] = read.enums
         self.services: Mapping[str, Service] = read.services
         self.home: Mapping[str, str] = read.home  # top-level symbol: its file
-        prefixes = tuple(FOREIGN if foreign is None else foreign)
-        packages = {file.package for file in self.files if file.name in self.own}
-        domestic = {name for name in packages if not f"{name}.".startswith(prefixes or "\0")}
-        # The packages that are compared: not what google and grpc own, unless nothing else is there.
-        self.packages: frozenset[str] = frozenset(domestic or packages)
+        self._foreign = tuple(FOREIGN if foreign is None else foreign)
+
+    @cached_property
+    def packages(self) -> frozenset[str]:
+        """The packages that are compared: not foreign ones, unless nothing else is there."""
+        every = {file.package for file in self.files if file.name in self.own}
+        domestic = {name for name in every if not f"{name}.".startswith(self._foreign)}
+        return frozenset(domestic or every)
+
+    def without(self, names: Collection[str]) -> "Contract":
+        """The contract where these files are not compared."""
+        if not self.own & frozenset(names):
+            return self
+        less = copy(self)
+        less.own = self.own - frozenset(names)
+        less.__dict__.pop("packages", None)
+        less.__dict__.pop("_places", None)
+        return less
 
     @cached_property
     def every_package(self) -> frozenset[str]:

@@ -25,20 +25,24 @@ class _Differ:
     def __init__(self, old: Contract, new: Contract, packages: Collection[str]) -> None:
         self.old, self.new = old, new
         self.packages = _compared(old, new, packages)
-        self.scope = self._scope(old) | self._scope(new)
+        self.own = self._own(old), self._own(new)
+        self.scope = self._scope(old, self.own[0]) | self._scope(new, self.own[1])
         self.messages = Messages(old, new)
         self.replaced = replacements(old, new, self.messages, self.scope)
         self.enums = Enums(self.messages, self.replaced)
         self.inside = Inside(self.messages)
 
-    def _scope(self, contract: Contract) -> frozenset[str]:
-        """The services, messages and enums that are compared: those of the packages, and theirs."""
-        own = {
+    def _own(self, contract: Contract) -> set[str]:
+        """The services, messages and enums of the packages."""
+        return {
             kind.name
             for table in (contract.messages, contract.enums, contract.services)
             for kind in table.values()
-            if kind.package in self.packages
+            if kind.package in self.packages and kind.file in contract.own
         }
+
+    def _scope(self, contract: Contract, own: set[str]) -> frozenset[str]:
+        """What is compared: these, and what they use or extend."""
         rpcs = [
             rpc
             for name, service in contract.services.items()
@@ -157,7 +161,7 @@ class _Differ:
             (self.old.enums, self.new.enums, "enum"),
         ):
             for name, gone in old.items():
-                if gone.package in self.packages and name not in new:
+                if name in self.own[0] and name not in new:
                     successor = self.replaced.get(name)
                     what = f"{successor} stands in its place" if successor else "removed"
                     text = f"The {kind} is gone ({what}): code that names it fails."
@@ -168,7 +172,7 @@ class _Differ:
                     yield Finding("source", name, text)
             for name, added in new.items():
                 known = name in old or added.package not in self.old.packages
-                if added.package in self.packages and not known:
+                if name in self.own[1] and not known:
                     yield Finding("notice", name, f"Added: a new {kind}.")
 
     def _left_out(self) -> Iterator[Finding]:

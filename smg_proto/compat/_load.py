@@ -53,6 +53,17 @@ def load(
     return reader.contract()
 
 
+def release_of(spec: str) -> str | None:
+    """The version that a spec names, None where it names none."""
+    if spec == "self":
+        from smg_proto import __version__
+
+        return __version__
+    kind, _, words = spec.partition(":")
+    mark = {"pypi": "==", "crate": "@"}.get(kind)
+    return (words.partition(mark)[2] or None) if mark else None
+
+
 class _Reader:
     def __init__(
         self,

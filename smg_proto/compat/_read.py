@@ -66,39 +66,48 @@ class Reader:
         for declared in (one for kind in kinds for one in kind):
             self.home[prefix + declared.name] = file.name
         for message in file.message_type:
-            self._read_message(message, prefix, file.package, features)
+            self._read_message(message, prefix, file, features)
         for enum in file.enum_type:
-            self._read_enum(enum, prefix, file.package, features)
+            self._read_enum(enum, prefix, file, features)
         self._read_extensions(file.extension, prefix, features)
         for service in file.service:
-            self.services[prefix + service.name] = _service(service, prefix, file.package)
+            self.services[prefix + service.name] = _service(service, prefix, file)
 
     def _read_enum(
-        self, enum: EnumDescriptorProto, prefix: str, package: str, features: Features
+        self,
+        enum: EnumDescriptorProto,
+        prefix: str,
+        file: FileDescriptorProto,
+        features: Features,
     ) -> None:
         features = features.within(enum.options)
         name = prefix + enum.name
         self.enums[name] = Enum(
             name,
-            package,
+            file.package,
             {value.name: value.number for value in enum.value},
             frozenset(value.name for value in enum.value if value.options.deprecated),
             closed=features.enum_type == 2,
             strict_json=features.json_format == 1,
+            file=file.name,
         )
 
     def _read_message(
-        self, message: DescriptorProto, prefix: str, package: str, features: Features
+        self,
+        message: DescriptorProto,
+        prefix: str,
+        file: FileDescriptorProto,
+        features: Features,
     ) -> Message:
         features = features.within(message.options)
         name = prefix + message.name
         entries: dict[str, Message] = {}
         for nested in message.nested_type:
-            inner = self._read_message(nested, f"{name}.", package, features)
+            inner = self._read_message(nested, f"{name}.", file, features)
             if nested.options.map_entry:
                 entries[inner.name] = inner
         for enum in message.enum_type:
-            self._read_enum(enum, f"{name}.", package, features)
+            self._read_enum(enum, f"{name}.", file, features)
         self._read_extensions(message.extension, f"{name}.", features)
         known = self._pool.FindMessageTypeByName(name).fields_by_number
         oneofs = [oneof.name for oneof in message.oneof_decl]
@@ -108,13 +117,14 @@ class Reader:
         }
         read = Message(
             name,
-            package,
+            file.package,
             fields,
             tuple(range(span.start, span.end) for span in message.reserved_range),
             message.options.deprecated,
             tuple(range(span.start, span.end) for span in message.extension_range),
             message.options.message_set_wire_format,
             features.json_format == 1,
+            file.name,
         )
         if not message.options.map_entry:
             self.messages[name] = read
@@ -131,7 +141,7 @@ class Reader:
             self._extensions.setdefault(extension.extendee.lstrip("."), {})[read.number] = read
 
 
-def _service(service: ServiceDescriptorProto, prefix: str, package: str) -> Service:
+def _service(service: ServiceDescriptorProto, prefix: str, file: FileDescriptorProto) -> Service:
     name = prefix + service.name
     rpcs = {
         method.name: Rpc(
@@ -145,7 +155,7 @@ def _service(service: ServiceDescriptorProto, prefix: str, package: str) -> Serv
         )
         for method in service.method
     }
-    return Service(name, package, rpcs, service.options.deprecated)
+    return Service(name, file.package, rpcs, service.options.deprecated, file.name)
 
 
 def _field(

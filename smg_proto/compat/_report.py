@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from smg_proto.compat._contract import Place
 from smg_proto.compat._probe import Witness
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FindingClass = Literal["data", "rpc", "presence", "json", "source", "notice"]
 Verdict = Literal["data", "rpc", "presence", "json", "source", "compatible"]
 Format = Literal["text", "markdown", "json", "sarif", "github", "junit", "accept"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 # Worst first. `notice` alone is compatible.
 CLASSES: dict[FindingClass, str] = {
