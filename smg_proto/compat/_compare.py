@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as ProtoMessage
 
 from smg_proto.compat._contract import Field
@@ -139,6 +140,8 @@ def _one(
         return Judgement("misread")
     if f.is_enum and g.is_enum:
         return _enum_value(writer, reader, f, g, sent, read, forward)
+    if g.kind == FieldDescriptor.TYPE_STRING and isinstance(read, bytes):
+        return Judgement("misread")  # not UTF-8, and each runtime makes something else of it
     return None if _plain(sent) == _plain(read) else Judgement("misread")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from smg_proto.compat._contract import Contract, Field, Message
 from smg_proto.compat._json import json_form
-from smg_proto.compat._probe import Witness, field_witness, fields_witness
+from smg_proto.compat._probe import Witness, encoding_witness, field_witness, fields_witness, joined
 from smg_proto.compat._report import Finding
 from smg_proto.compat._samples import Side, went_elsewhere
 
@@ -63,7 +63,10 @@ class Messages:
         else:
             what = f"Removed (was {f.number}, {f.spelled})"
             what += "" if new.reserves(f.number) else ", and its number is not reserved"
-        yield from self._data(old, new, f, what, removal=moved is None)
+        witness = self.witness(old, new, f.number)
+        if moved:
+            witness = joined(witness, self.witness(old, new, moved.number))
+        yield from self._shown(old, f, what, witness, removal=moved is None)
         yield from self._named(f, moved)
 
     def _reused(self, old: Message, new: Message, f: Field, g: Field) -> Iterator[Finding]:
@@ -85,7 +88,12 @@ class Messages:
         self, old: Message, new: Message, f: Field, what: str, removal: bool = False
     ) -> Iterator[Finding]:
         """The finding, if there is a message that shows it."""
-        if witness := self.witness(old, new, f.number):
+        yield from self._shown(old, f, what, self.witness(old, new, f.number), removal)
+
+    def _shown(
+        self, old: Message, f: Field, what: str, witness: Witness | None, removal: bool = False
+    ) -> Iterator[Finding]:
+        if witness:
             text = f"{what}: {who(witness)}{self.carried(old.name)}."
             yield Finding("data", f.symbol, text, witness, removal)
 
@@ -173,6 +181,10 @@ class Messages:
             words = "is a MessageSet now" if new.message_set else "is no MessageSet any more"
             text = f"It {words}: its extensions are written in another way."
             yield Finding("source", old.name, text)
+            sides = Side(self.old, old), Side(self.new, new)
+            for number in old.fields.keys() & new.fields.keys():
+                f = old.fields[number]
+                yield from self._shown(old, f, f"Its message {words}", encoding_witness(*sides, number))
         for span in old.extension_ranges:
             if lost := _uncovered(span, new.extension_ranges):
                 text = f"Numbers {lost} are no extensions any more: who extends it does not build."

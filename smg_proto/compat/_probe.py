@@ -51,6 +51,26 @@ def field_witness(old: Side, new: Side, number: int) -> Witness | None:
     )
 
 
+def encoding_witness(old: Side, new: Side, number: int) -> Witness | None:
+    """A message with this field set that the other side gets wrong though the field is the same."""
+
+    def messages(writer: Side) -> Iterator[Sent]:
+        for value in samples(writer.contract, writer.message.fields[number], 1):
+            yield _sent(writer.build({number: value}))
+
+    return _both_ways(
+        _first(old, new, "old to new", messages(old), number),
+        _first(new, old, "new to old", messages(new), number),
+    )
+
+
+def joined(one: Witness | None, other: Witness | None) -> Witness | None:
+    """The first witness of each direction."""
+    every = [w for first in (one, other) if first for w in (first, first.reverse) if w]
+    ways = {witness.direction: replace(witness, reverse=None) for witness in reversed(every)}
+    return _both_ways(ways.get("old to new"), ways.get("new to old"))
+
+
 def fields_witness(old: Side, new: Side, numbers: Iterable[int]) -> Witness | None:
     """A message with two of these fields set, that one side writes and the other gets wrong."""
     chosen = list(numbers)
