@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from _contract import Line, changed, contract
+from _contract import as_line, changed, contract
 from _frozen import Frozen, numbers
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from smg_proto._descriptors import Symbol
 from smg_proto.compat import Contract, diff, load
 
 UNRELEASED = "Unreleased"
@@ -16,17 +17,23 @@ STEPS = ("none", "patch", "minor", "major")
 def section(changelog: str, title: str) -> str:
     """The text under `## [title]`; empty if there is no such heading."""
     found = re.search(
-        rf"^## \[{re.escape(title)}\].*\n((?:(?!## ).*\n?)*)", changelog, re.MULTILINE
+        rf"^## \[{re.escape(title)}\].*\n((?:(?!## |\[[^\]]+\]: ).*\n?)*)", changelog, re.MULTILINE
     )
     return found[1].strip() if found else ""
 
 
 def released_section(changelog: str, version: str, date: str) -> str:
-    """The changelog with what was unreleased under the heading of a version."""
+    """The changelog with what was unreleased under the heading of a version, and its link."""
     if section(changelog, version):
         return changelog
     heading = f"## [{UNRELEASED}]"
-    return changelog.replace(heading, f"{heading}\n\n## [{version}] - {date}", 1)
+    changelog = changelog.replace(heading, f"{heading}\n\n## [{version}] - {date}", 1)
+    return re.sub(
+        rf"^\[{UNRELEASED}\]: (.*/compare/)(\S+)\.\.\.HEAD$",
+        rf"[{UNRELEASED}]: \1v{version}...HEAD\n[{version}]: \1\2...v{version}",
+        changelog,
+        flags=re.MULTILINE,
+    )
 
 
 def step(old: str, new: str) -> str:
@@ -65,7 +72,7 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
         yield f"{last} to {version} is too small a step: {why}, so it has to be a {needed} one"
 
 
-def misdated(frozen: Frozen, new: set[Line], version: str) -> Iterator[str]:
+def misdated(frozen: Frozen, new: set[Symbol], version: str) -> Iterator[str]:
     """New symbols whose comment claims another release.
 
     A mirrored one may also name the published release that has it, one after the last frozen.
@@ -74,12 +81,12 @@ def misdated(frozen: Frozen, new: set[Line], version: str) -> Iterator[str]:
     mirrored = {line.package for line in frozen.contracts[frozen.old[-1]]}
     release = ".".join(str(number) for number in numbers(version))
     wrong: dict[str, list[str]] = {}
-    for line in sorted(line for line in new if line.name not in there):
-        upstream = line.package in mirrored and line.since != "-"
+    for line in sorted((line for line in new if line.name not in there), key=as_line):
+        upstream = line.package in mirrored and line.since
         if line.since != release and not (
             upstream and numbers(line.since) > numbers(frozen.old[-1].removeprefix("published-"))
         ):
-            wrong.setdefault(line.since, []).append(line.name)
+            wrong.setdefault(line.since or "-", []).append(line.name)
     for since, symbols in wrong.items():
         more = f" and {len(symbols) - 1} more" if symbols[1:] else ""
         yield f"{symbols[0]}{more}: new, but the comment says since {since}, not {release}"

@@ -9,8 +9,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from smg_proto import __version__, descriptor_set, proto_path
 from smg_proto.cli import CommandError, say
-from smg_proto.cli._contract import Contract
-from smg_proto.cli._tree import Manifest, read_manifest, sha256, write
+from smg_proto.cli._installed import Installed
+from smg_proto.cli._tree import Manifest, licence, read_manifest, sha256, write
 from smg_proto.compat import ContractError, diff, load
 
 COMMAND = "export"
@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    contract = Contract()
+    contract = Installed()
     chosen = [contract.package(name) for name in args.only or ()]
     if args.all and chosen:
         raise CommandError("--all and --only exclude each other")
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _kept(dest: Path, contract: Contract, every: bool) -> list[str]:
+def _kept(dest: Path, contract: Installed, every: bool) -> list[str]:
     """The packages that an export has already, so that a new run does not widen it."""
     manifest = None if every else read_manifest(dest)
     if manifest is None or manifest.command != COMMAND:
@@ -68,9 +68,12 @@ def _kept(dest: Path, contract: Contract, every: bool) -> list[str]:
 
 
 def closure(packages: Iterable[str]) -> dict[str, bytes]:
-    """The files of these packages and of all they import; google's own come with every compiler."""
+    """The files of these packages and of all they import, and the licence.
+
+    google's own files come with every compiler.
+    """
     names = [name for name in _needed(packages) if not name.startswith("google/")]
-    return {name: (proto_path() / name).read_bytes() for name in names}
+    return {**licence(), **{name: (proto_path() / name).read_bytes() for name in names}}
 
 
 def _needed(packages: Iterable[str]) -> list[str]:
@@ -123,7 +126,7 @@ def check(dest: Path, chosen: Iterable[str] = ()) -> int:
 
 def stale_files(manifest: Manifest) -> list[str]:
     """The files that this release would export otherwise."""
-    known = set(Contract().packages)
+    known = set(Installed().packages)
     ours = closure(known.intersection(manifest.packages))
     digests = {name: sha256(data) for name, data in ours.items()}
     lines = [f"package {name} is gone" for name in manifest.packages if name not in known]

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from smg_proto import __version__
+from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
 from smg_proto.cli._swap import alone, exchange, is_ours
 from smg_proto.compat import ContractError
@@ -23,6 +23,11 @@ from smg_proto.compat._tree import read_file
 
 MANIFEST = "smg-proto.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
+
+
+def licence() -> dict[str, bytes]:
+    """The licence, which goes with every copy."""
+    return {"LICENSE": (proto_path().parent / "LICENSE").read_bytes()}
 
 
 def sha256(data: bytes) -> str:

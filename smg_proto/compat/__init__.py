@@ -6,14 +6,14 @@ report.verdict, [finding.symbol for finding in report.findings]
 """
 
 from smg_proto.compat._accept import Acceptance, read_acceptances
-from smg_proto.compat._contract import Contract, Place
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._contract import Contract, Field, Message, Place
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._differ import diff
 from smg_proto.compat._load import SPECS, load
 from smg_proto.compat._probe import Witness
 from smg_proto.compat._report import CLASSES, FORMATS, Finding, FindingClass, Report, Verdict
 from smg_proto.compat._server import Access, Server
-from smg_proto.compat._skew import Skew, skew
+from smg_proto.compat._skew import Gap, Skew, skew
 
 __all__ = [
     "CLASSES",
@@ -23,8 +23,11 @@ __all__ = [
     "Access",
     "Contract",
     "ContractError",
+    "Field",
     "Finding",
     "FindingClass",
+    "Gap",
+    "Message",
     "Place",
     "Report",
     "Server",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import MAX_ACCEPT_BYTES, size
 from smg_proto.compat._report import CLASSES, FindingClass, Report
 

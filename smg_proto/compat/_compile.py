@@ -12,7 +12,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from smg_proto.compat import _limits as limits
-from smg_proto.compat._descriptors import ContractError, parse
+from smg_proto.compat._files import ContractError, parse
 from smg_proto.compat._programs import ProgramError, program, run
 from smg_proto.compat._roots import Names, imports
 from smg_proto.compat._tree import Tree, check_name

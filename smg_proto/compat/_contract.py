@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.message_factory import GetMessageClass
 
-from smg_proto.compat._descriptors import ContractError, in_order, pool_of
+from smg_proto.compat._files import ContractError, in_order, pool_of
 from smg_proto.compat._limits import MAX_TYPE_CHAIN
 
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)

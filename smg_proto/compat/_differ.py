@@ -7,7 +7,7 @@ from smg_proto.compat._compare import ANY
 from smg_proto.compat._contract import Contract, Rpc
 from smg_proto.compat._enums import Enums
 from smg_proto.compat._fields import Messages, who
-from smg_proto.compat._files import findings as file_findings
+from smg_proto.compat._moves import findings as file_findings
 from smg_proto.compat._probe import message_witness
 from smg_proto.compat._replaced import Inside, replacements
 from smg_proto.compat._report import Finding, Report, sort

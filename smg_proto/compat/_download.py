@@ -8,7 +8,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import DOWNLOAD_SECONDS
 from smg_proto.compat._programs import ProgramError, program, run
 

@@ -1,115 +1,146 @@
-"""What changed about files: where symbols are declared, and options for generated code."""
+"""Files of descriptors: whether they are whole, and whether they hold together."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
+from importlib import import_module
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileOptions
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 
-from smg_proto.compat._contract import Contract
-from smg_proto.compat._descriptors import edition
-from smg_proto.compat._report import Finding
+from smg_proto._descriptors import usual_json_name
+from smg_proto.compat._limits import MAX_DESCRIPTOR_FILES, MAX_DESCRIPTORS_BYTES, size
+from smg_proto.compat._text import one_line
 
-_SYMBOLS_NAMED = 4
-# Of no consequence for who uses the generated code.
-_IGNORED = {"deprecated", "uninterpreted_option", "features", "java_generate_equals_and_hash"}
+# Numbers of descriptor.proto's Edition that no runtime named before these releases of protobuf.
+_EDITIONS = {1000: ("2023", "5.27"), 1001: ("2024", "6.32")}
 
 
-def findings(old: Contract, new: Contract, packages: Collection[str]) -> Iterator[Finding]:
-    """Of the files of these packages that are compared."""
-    before, after = _own(old), _own(new)
-    moved = dict(_moved(old, new, before, after, packages))
-    for (source, target), symbols in moved.items():
-        named = ", ".join(symbols[:_SYMBOLS_NAMED])
-        rest = len(symbols) - _SYMBOLS_NAMED
-        named += f" and {rest} more" if rest > 0 else ""
-        text = f"{named}: declared in {target} now; who imports this file for that fails."
-        yield Finding("source", source, text, package=before[source].package)
-    for name, file in before.items():
-        if file.package not in packages:
-            continue
-        if name not in after:
-            if not any(source == name for source, _ in moved):
-                text = "The file is gone: who imports it fails."
-                yield Finding("source", name, text, package=file.package)
+class ContractError(Exception):
+    """A contract that cannot be read: one line saying which, why, and what to do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
+
+
+def parse(data: bytes, origin: str) -> FileDescriptorSet:
+    """A FileDescriptorSet from its bytes."""
+    if len(data) > MAX_DESCRIPTORS_BYTES:
+        raise ContractError(f"{origin}: more than {size(MAX_DESCRIPTORS_BYTES)} of descriptors")
+    try:
+        files = FileDescriptorSet.FromString(data)
+    except DecodeError as error:
+        hint = "make one with protoc --include_imports --descriptor_set_out, or buf build -o"
+        raise ContractError(
+            f"{origin}: not a FileDescriptorSet, or nested more than 100 deep; {hint}"
+        ) from error
+    if not files.file or not all(file.name for file in files.file):
+        raise ContractError(f"{origin}: no descriptors in it, so it is not a FileDescriptorSet")
+    return files
+
+
+def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]:
+    """The files and protobuf's own that they import, each after its imports."""
+    if len(files.file) > MAX_DESCRIPTOR_FILES:
+        raise ContractError(f"{origin}: more than {MAX_DESCRIPTOR_FILES} files")
+    given: dict[str, FileDescriptorProto] = {}
+    for file in files.file:
+        # str(): a name that is no UTF-8 comes as bytes, and is refused by the pool like any.
+        name = str(file.name)
+        if given.setdefault(name, file) != file:
+            raise ContractError(f"{origin}: two files of the name {name} differ; leave one out")
+    ordered: dict[str, FileDescriptorProto] = {}
+    entered: set[str] = set()
+    for first in sorted(given):
+        # Each entry: a file, and those of its imports that are still to be entered.
+        stack: list[tuple[FileDescriptorProto, Iterator[str]]] = []
+
+        def enter(
+            name: str,
+            importer: str,
+            stack: list[tuple[FileDescriptorProto, Iterator[str]]] = stack,
+        ) -> None:
+            if name not in entered:
+                entered.add(name)
+                file = given.get(name) or well_known(name, importer, origin)
+                stack.append((file, iter([str(name) for name in file.dependency])))
+
+        enter(first, "")
+        while stack:
+            file, imports = stack[-1]
+            if (name := next(imports, None)) is not None:
+                enter(name, file.name)
+            else:
+                ordered[str(file.name)] = file
+                stack.pop()
+    return list(ordered.values())
+
+
+def well_known(name: str, importer: str, origin: str) -> FileDescriptorProto:
+    """A file of protobuf's own; generated code and servers leave these out."""
+    if name.startswith("google/protobuf/") and name.endswith(".proto"):
+        try:
+            module = import_module(f"{name.removesuffix('.proto').replace('/', '.')}_pb2")
+        except (ImportError, ValueError):
+            pass
         else:
-            yield from _public_imports(file, after, new)
-            yield from _options(file, after[name])
+            return FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+    raise ContractError(
+        f"{origin}: {importer} imports {name}, which is not in it; "
+        "a descriptor set must be made with its imports (protoc --include_imports, buf build)"
+    )
 
 
-def _own(contract: Contract) -> dict[str, FileDescriptorProto]:
-    return {file.name: file for file in contract.files if file.name in contract.own}
+def pool_of(files: Iterable[FileDescriptorProto], origin: str) -> DescriptorPool:
+    """A pool with these files alone; building it shows whether they hold together."""
+    pool = DescriptorPool()
+    for file in files:
+        plain = FileDescriptorProto()
+        plain.CopyFrom(file)
+        plain.ClearField("source_code_info")
+        if plain.syntax in ("", "proto2"):
+            for message in plain.message_type:
+                _distinct_json_names(message)
+        try:
+            pool.AddSerializedFile(plain.SerializeToString())
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
+            reason = _too_new(plain) or f"does not hold together: {error}"
+            raise ContractError(f"{origin}: {file.name} {reason}") from error
+    return pool
 
 
-def _moved(
-    old: Contract,
-    new: Contract,
-    before: Mapping[str, FileDescriptorProto],
-    after: Mapping[str, FileDescriptorProto],
-    packages: Collection[str],
-) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """From which file to which, and the symbols that went there."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for symbol, source in old.home.items():
-        if source not in before or before[source].package not in packages:
-            continue
-        target = new.home.get(symbol)
-        if target and target != source and target not in _visible(source, after):
-            found.setdefault((source, target), []).append(symbol)
-    yield from found.items()
-
-
-def _visible(name: str, files: Mapping[str, FileDescriptorProto]) -> set[str]:
-    """What a file hands on to those that import it: itself and its public imports."""
+def _distinct_json_names(message: DescriptorProto) -> None:
+    """proto2 lets two fields have one name in JSON, which the pool does not take."""
     seen: set[str] = set()
-    todo = [name]
-    while todo:
-        current = todo.pop()
-        if current in files and current not in seen:
-            seen.add(current)
-            file = files[current]
-            todo += [str(file.dependency[index]) for index in file.public_dependency]
-    return seen
+    for field in message.field:
+        name = field.json_name or usual_json_name(field.name)
+        if name in seen:
+            field.json_name = f"{name}[{field.number}]"
+        seen.add(name)
+    for nested in message.nested_type:
+        _distinct_json_names(nested)
 
 
-def _public_imports(
-    file: FileDescriptorProto, after: Mapping[str, FileDescriptorProto], new: Contract
-) -> Iterator[Finding]:
-    here = _visible(file.name, after)
-    for index in file.public_dependency:
-        name = str(file.dependency[index])
-        kept = [symbol for symbol, home in new.home.items() if home == name]
-        if name not in here and (kept or name not in after):
-            text = f"It imports {name} publicly no more: who imports it for that fails."
-            yield Finding("source", file.name, text, package=file.package)
+def _too_new(file: FileDescriptorProto) -> str:
+    number = edition(file)
+    name, release = _EDITIONS.get(number, (f"of number {number}", "a newer release"))
+    known = file.DESCRIPTOR.fields_by_name.get("edition")
+    if number < 1000 or (
+        known and known.enum_type and number <= _newest(known.enum_type.values_by_number)
+    ):
+        return ""
+    return f"is of edition {name}, which the protobuf installed here cannot read; it takes {release}, pip install -U protobuf"
 
 
-def _options(old: FileDescriptorProto, new: FileDescriptorProto) -> Iterator[Finding]:
-    """Options that say what code is generated, and where it goes."""
-    for option in FileOptions.DESCRIPTOR.fields:
-        if option.name in _IGNORED or option.message_type is not None:
-            continue
-        was, now = getattr(old.options, option.name), getattr(new.options, option.name)
-        if was == now:
-            continue
-        what = "generated code goes elsewhere" if isinstance(was, str) else "generated code changes"
-        words = (_spelled(option, value) for value in (was, now))
-        text = "{} was {}, is {}: {}.".format(option.name, *words, what)
-        yield Finding("source", old.name, text, package=old.package)
-    names = [_SYNTAX.get(edition(file), str(edition(file))) for file in (old, new)]
-    if names[0] != names[1]:
-        # An edition can say all that proto2 and proto3 say; what it says is compared by itself.
-        cls = "source" if max(edition(old), edition(new)) < 1000 else "notice"
-        text = f"Was {names[0]}, is {names[1]}"
-        text += ": generated code has another shape." if cls == "source" else "."
-        yield Finding(cls, old.name, text, package=old.package)
+def _newest(numbers: Collection[int]) -> int:
+    return max((number for number in numbers if number < 9000), default=0)
 
 
-_SYNTAX = {998: "proto2", 999: "proto3", 1000: "edition 2023", 1001: "edition 2024"}
-
-
-def _spelled(option: object, value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    enum = getattr(option, "enum_type", None)
-    if enum is not None:
-        return str(enum.values_by_number[value].name)
-    return str(value) or "nothing"
+def edition(file: FileDescriptorProto) -> int:
+    """The number of descriptor.proto's Edition: 998 is proto2, 999 proto3, 1000 edition 2023."""
+    if file.syntax == "editions":
+        return int(getattr(file, "edition", 1000))
+    return 999 if file.syntax == "proto3" else 998

@@ -12,7 +12,7 @@ from smg_proto.compat import _download
 from smg_proto.compat import _limits as limits
 from smg_proto.compat._compile import Find, compile_tree
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._descriptors import ContractError, parse
+from smg_proto.compat._files import ContractError, parse
 from smg_proto.compat._modules import from_modules
 from smg_proto.compat._roots import Names
 from smg_proto.compat._tree import (

@@ -8,7 +8,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 
 from smg_proto.compat import _limits as limits
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import size
 from smg_proto.compat._tree import read_member, zip_members
 

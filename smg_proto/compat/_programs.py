@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import MAX_LISTING_BYTES, size
 
 

@@ -1,22 +1,22 @@
 """From descriptors to the model of a contract: presence, defaults, features of editions, places."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
-    EnumDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
+    MethodDescriptorProto,
     MethodOptions,
-    ServiceDescriptorProto,
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from smg_proto._descriptors import Declaration, declarations, oneof_of, usual_json_name
 from smg_proto.compat._contract import Enum, Field, Message, Presence, Rpc, Service
-from smg_proto.compat._descriptors import edition, usual_json_name
+from smg_proto.compat._files import edition
 
 
 @dataclass(frozen=True)
@@ -50,121 +50,121 @@ class Reader:
         self.messages: dict[str, Message] = {}
         self.enums: dict[str, Enum] = {}
         self.services: dict[str, Service] = {}
-        self.home: dict[str, str] = {}
+        self.home: dict[str, str] = {}  # top-level symbol: its file
         self._extensions: dict[str, dict[int, Field]] = {}
         for file in files:
-            self._read_file(file)
+            self._file(file)
         for name, extensions in self._extensions.items():
             if message := self.messages.get(name):
                 fields = dict(sorted({**message.fields, **extensions}.items()))
                 self.messages[name] = replace(message, fields=fields)
 
-    def _read_file(self, file: FileDescriptorProto) -> None:
-        prefix = f"{file.package}." if file.package else ""
-        features = (_PROTO2 if edition(file) == 998 else Features()).within(file.options)
-        kinds = (file.message_type, file.enum_type, file.service, file.extension)
-        for declared in (one for kind in kinds for one in kind):
-            self.home[prefix + declared.name] = file.name
-        for message in file.message_type:
-            self._read_message(message, prefix, file, features)
-        for enum in file.enum_type:
-            self._read_enum(enum, prefix, file, features)
-        self._read_extensions(file.extension, prefix, features)
-        for service in file.service:
-            self.services[prefix + service.name] = _service(service, prefix, file)
+    def _file(self, file: FileDescriptorProto) -> None:
+        package = f"{file.package}." if file.package else ""
+        top = (_PROTO2 if edition(file) == 998 else Features()).within(file.options)
+        within: dict[tuple[int, ...], Features] = {}  # by the path of a message
+        for declared in declarations(file):
+            name, proto = declared.name, declared.proto
+            around = within.get(declared.path[:-2], top)
+            if len(declared.path) == 2:
+                self.home[name] = file.name
+            match declared.kind:
+                case "message":
+                    within[declared.path] = features = around.within(proto.options)
+                    self._add_extensions(proto.extension, f"{name}.", features)
+                    if not declared.implied:
+                        self.messages[name] = self._message(declared, features)
+                case "enum":
+                    self.enums[name] = _enum(declared, around.within(proto.options))
+                case "service":
+                    self.services[name] = Service(
+                        name,
+                        file.package,
+                        {rpc.name: _rpc(f"{name}.{rpc.name}", rpc) for rpc in proto.method},
+                        proto.options.deprecated,
+                        file.name,
+                    )
+                case _:
+                    pass  # a part of one of these
+        self._add_extensions(file.extension, package, top)
+        self.home |= {package + extension.name: file.name for extension in file.extension}
 
-    def _read_enum(
-        self,
-        enum: EnumDescriptorProto,
-        prefix: str,
-        file: FileDescriptorProto,
-        features: Features,
-    ) -> None:
-        features = features.within(enum.options)
-        name = prefix + enum.name
-        self.enums[name] = Enum(
-            name,
-            file.package,
-            {value.name: value.number for value in enum.value},
-            frozenset(value.name for value in enum.value if value.options.deprecated),
-            closed=features.enum_type == 2,
-            strict_json=features.json_format == 1,
-            file=file.name,
-        )
-
-    def _read_message(
-        self,
-        message: DescriptorProto,
-        prefix: str,
-        file: FileDescriptorProto,
-        features: Features,
-    ) -> Message:
-        features = features.within(message.options)
-        name = prefix + message.name
-        entries: dict[str, Message] = {}
-        for nested in message.nested_type:
-            inner = self._read_message(nested, f"{name}.", file, features)
-            if nested.options.map_entry:
-                entries[inner.name] = inner
-        for enum in message.enum_type:
-            self._read_enum(enum, f"{name}.", file, features)
-        self._read_extensions(message.extension, f"{name}.", features)
-        known = self._pool.FindMessageTypeByName(name).fields_by_number
-        oneofs = [oneof.name for oneof in message.oneof_decl]
-        fields = {
-            field.number: _field(field, name, oneofs, known[field.number], entries, features)
-            for field in sorted(message.field, key=lambda field: field.number)
+    def _message(self, declared: Declaration, features: Features) -> Message:
+        message: DescriptorProto = declared.proto
+        entries = {
+            f"{declared.name}.{nested.name}": self._fields(
+                nested, f"{declared.name}.{nested.name}", features.within(nested.options), {}
+            )
+            for nested in message.nested_type
+            if nested.options.map_entry
         }
-        read = Message(
-            name,
-            file.package,
-            fields,
+        return Message(
+            declared.name,
+            declared.file.package,
+            self._fields(message, declared.name, features, entries),
             tuple(range(span.start, span.end) for span in message.reserved_range),
             message.options.deprecated,
             tuple(range(span.start, span.end) for span in message.extension_range),
             message.options.message_set_wire_format,
             features.json_format == 1,
-            file.name,
+            declared.file.name,
         )
-        if not message.options.map_entry:
-            self.messages[name] = read
-        return read
 
-    def _read_extensions(
+    def _fields(
+        self,
+        message: DescriptorProto,
+        name: str,
+        features: Features,
+        entries: Mapping[str, Mapping[int, Field]],
+    ) -> dict[int, Field]:
+        known = self._pool.FindMessageTypeByName(name).fields_by_number
+        found: dict[int, Field] = {}
+        for field in sorted(message.field, key=lambda field: field.number):
+            read = _field(field, name, known[field.number], features)
+            if entry := entries.get(read.type_name):
+                read = replace(read, entry=Message(read.type_name, "", entry))
+            if oneof := oneof_of(field, message):
+                read = replace(read, oneof=oneof)
+            found[read.number] = read
+        return found
+
+    def _add_extensions(
         self, extensions: Iterable[FieldDescriptorProto], prefix: str, features: Features
     ) -> None:
         for extension in extensions:
             name = prefix + extension.name
             known = self._pool.FindExtensionByName(name)
-            read = _field(extension, prefix.rstrip("."), (), known, {}, features)
+            read = _field(extension, prefix.rstrip("."), known, features)
             read = replace(read, name=name, json_name=f"[{name}]", extension=True)
             self._extensions.setdefault(extension.extendee.lstrip("."), {})[read.number] = read
 
 
-def _service(service: ServiceDescriptorProto, prefix: str, file: FileDescriptorProto) -> Service:
-    name = prefix + service.name
-    rpcs = {
-        method.name: Rpc(
-            f"{name}.{method.name}",
-            method.input_type.lstrip("."),
-            method.output_type.lstrip("."),
-            method.client_streaming,
-            method.server_streaming,
-            method.options.deprecated,
-            MethodOptions.IdempotencyLevel.Name(method.options.idempotency_level),
-        )
-        for method in service.method
-    }
-    return Service(name, file.package, rpcs, service.options.deprecated, file.name)
+def _enum(declared: Declaration, features: Features) -> Enum:
+    return Enum(
+        declared.name,
+        declared.file.package,
+        {value.name: value.number for value in declared.proto.value},
+        frozenset(value.name for value in declared.proto.value if value.options.deprecated),
+        closed=features.enum_type == 2,
+        strict_json=features.json_format == 1,
+        file=declared.file.name,
+    )
+
+
+def _rpc(name: str, rpc: MethodDescriptorProto) -> Rpc:
+    return Rpc(
+        name,
+        rpc.input_type.lstrip("."),
+        rpc.output_type.lstrip("."),
+        rpc.client_streaming,
+        rpc.server_streaming,
+        rpc.options.deprecated,
+        MethodOptions.IdempotencyLevel.Name(rpc.options.idempotency_level),
+    )
 
 
 def _field(
-    field: FieldDescriptorProto,
-    parent: str,
-    oneofs: Sequence[str],
-    known: FieldDescriptor,
-    entries: Mapping[str, Message],
-    features: Features,
+    field: FieldDescriptorProto, parent: str, known: FieldDescriptor, features: Features
 ) -> Field:
     features = features.within(field.options)
     in_oneof = field.HasField("oneof_index") and not field.proto3_optional
@@ -175,18 +175,16 @@ def _field(
         features.field_presence == 3 and not in_oneof and known.has_presence
     ):
         presence = "required"
-    type_name = field.type_name.lstrip(".")
     return Field(
         name=field.name,
         symbol=f"{parent}.{field.name}" if parent else field.name,
         number=field.number,
         kind=known.type,
-        type_name=type_name,
+        type_name=field.type_name.lstrip("."),
         presence=presence,
-        oneof=oneofs[field.oneof_index] if in_oneof else "",
+        oneof="",
         json_name=field.json_name or usual_json_name(field.name),
         deprecated=field.options.deprecated,
-        entry=entries.get(type_name),
         default=_default(known, presence),
         utf8=known.type == FieldDescriptor.TYPE_STRING and features.utf8_validation == 2,
         jstype=field.options.jstype,
@@ -203,30 +201,14 @@ def _default(known: FieldDescriptor, presence: Presence) -> object:
 
 def places(file: FileDescriptorProto) -> Iterator[tuple[str, int]]:
     """The symbols of a file, each with its line, as far as its source information tells."""
-    for location in file.source_code_info.location:
-        if (name := _named(file, location.path)) is not None:
-            yield name, location.span[0] + 1
+    lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
+    for declared in declarations(file):
+        if declared.kind != "file" and declared.path in lines:
+            yield declared.name, lines[declared.path]
+    package = f"{file.package}." if file.package else ""
+    for index, extension in enumerate(file.extension):
+        if (_EXTENSION, index) in lines:
+            yield package + extension.name, lines[_EXTENSION, index]
 
 
-def _named(file: FileDescriptorProto, path: Sequence[int]) -> str | None:
-    """The symbol at a path of numbers and indexes, None where it is something else."""
-    if not path or len(path) % 2:
-        return None
-    at: Any = file
-    names = [file.package] if file.package else []
-    for number, index in zip(path[::2], path[1::2], strict=True):
-        field = at.DESCRIPTOR.fields_by_number.get(number)
-        if field is None or field.name not in _DECLARING:
-            return None
-        members = getattr(at, field.name)
-        if index >= len(members):
-            return None
-        at = members[index]
-        names.append(at.name)
-    return ".".join(names)
-
-
-_DECLARING = {
-    "message_type", "nested_type", "enum_type", "service", "extension", "field", "method", "value",
-    "oneof_decl",
-}  # fmt: skip
+_EXTENSION = 7  # of FileDescriptorProto, as SourceCodeInfo spells the way to a declaration

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from smg_proto.compat import _buf
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._tree import Tree, excluded
 
 # Comments and texts are passed over, so that an import within one is none.

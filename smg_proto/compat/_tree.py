@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from smg_proto.compat import _limits as limits
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import size
 from smg_proto.compat._programs import ProgramError, program, run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from support import find_python, make_environment, run
+from support import ROOT, find_python, make_environment, run
 
 from smg_proto import __version__, proto_path
 from smg_proto.cli import _export, _tree, main
@@ -17,6 +17,7 @@ from smg_proto.compat import load
 
 COMMON = "smg/grpc/common/common.proto"
 VLLM = "vllm/grpc/engine/vllm_engine.proto"
+OWN = {"LICENSE", _tree.MANIFEST}  # in every export
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -35,12 +36,12 @@ def vendored(tmp_path: Path) -> Path:
 def older(vendored: Path) -> Path:
     """The same, as if a release before this one had written it, without a field."""
     path = vendored / VLLM
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if " grammar_from_first_token = " not in line))
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if " grammar_from_first_token = " not in line), encoding="utf-8")
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["version"] = "0.0.1"
     manifest["files"][VLLM] = _tree.sha256(path.read_bytes())
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return vendored
 
 
@@ -49,26 +50,30 @@ def test_everything_is_exported(tmp_path: Path) -> None:
     assert main(["export", str(dest)]) == 0
     written = contents(dest)
     manifest = json.loads(written.pop(_tree.MANIFEST))
-    assert written == {k: v for k, v in contents(proto_path()).items() if k.endswith(".proto")}
+    licence = {"LICENSE": (ROOT / "LICENSE").read_bytes()}
+    assert written == {
+        **{k: v for k, v in contents(proto_path()).items() if k.endswith(".proto")},
+        **licence,
+    }
     assert manifest["version"] == __version__
     assert manifest["files"] == {name: _tree.sha256(data) for name, data in written.items()}
 
 
 def test_a_choice_comes_with_what_it_imports(vendored: Path) -> None:
-    assert contents(vendored).keys() == {COMMON, VLLM, _tree.MANIFEST}
+    assert contents(vendored).keys() == {COMMON, VLLM, *OWN}
 
 
 def test_an_untouched_export_passes_the_check(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "--check", str(vendored)]) == 0
-    assert "2 files, unmodified" in capsys.readouterr().out
+    assert "3 files, unmodified" in capsys.readouterr().out
 
 
 def test_the_check_names_modified_and_missing_files(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (vendored / VLLM).write_text("syntax = 'proto3';\n")
+    (vendored / VLLM).write_text("syntax = 'proto3';\n", encoding="utf-8")
     (vendored / COMMON).unlink()
     assert main(["export", "--check", str(vendored)]) == 1
     shown = capsys.readouterr().out
@@ -90,11 +95,11 @@ def test_the_check_says_by_what_a_copy_is_behind(
 
 
 def test_an_older_export_is_replaced_and_what_others_put_there_stays(older: Path) -> None:
-    (older / "BUILD.bazel").write_text("mine")
+    (older / "BUILD.bazel").write_text("mine", encoding="utf-8")
     (older / "vllm" / "notes").mkdir()
-    (older / "vllm" / "notes" / "why.txt").write_text("mine too")
+    (older / "vllm" / "notes" / "why.txt").write_text("mine too", encoding="utf-8")
     assert main(["export", str(older), "--only", "smg.grpc.common"]) == 0
-    assert contents(older).keys() == {COMMON, _tree.MANIFEST, "BUILD.bazel", "vllm/notes/why.txt"}
+    assert contents(older).keys() == {COMMON, *OWN, "BUILD.bazel", "vllm/notes/why.txt"}
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 
@@ -114,10 +119,10 @@ def test_a_local_modification_is_overwritten_by_force_only(
 def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) -> None:
     mine = vendored / "entity" / "grpc" / "llm.proto"
     mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    mine.write_text("mine", encoding="utf-8")
     assert main(["export", str(vendored), "--all"]) == 2
-    assert mine.read_text() == "mine"
-    assert contents(vendored).keys() == {"entity/grpc/llm.proto", COMMON, VLLM, _tree.MANIFEST}
+    assert mine.read_text(encoding="utf-8") == "mine"
+    assert contents(vendored).keys() == {"entity/grpc/llm.proto", COMMON, VLLM, *OWN}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ def test_an_unknown_package_is_answered_with_the_known(
 def test_a_folder_of_other_things_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     assert main(["export", str(tmp_path)]) == 2
     assert "not empty, and not written by smg-proto" in capsys.readouterr().err
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
@@ -144,18 +149,18 @@ def test_a_folder_of_other_things_is_left_alone(
 def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     (dest / "smg" / "mine").mkdir(parents=True)
-    (dest / "smg" / "mine" / "thesis.tex").write_text("mine")
+    (dest / "smg" / "mine" / "thesis.tex").write_text("mine", encoding="utf-8")
     assert main(["export", str(dest), "--only", "smg.grpc.common", "--force"]) == 0
-    assert contents(dest).keys() == {COMMON, _tree.MANIFEST, "smg/mine/thesis.tex"}
+    assert contents(dest).keys() == {COMMON, *OWN, "smg/mine/thesis.tex"}
     assert main(["export", "--check", str(dest)]) == 0
 
 
 def test_generated_code_is_not_replaced_by_protos(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["command"] = "generate go"
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
     assert "written by `smg-proto generate go`" in capsys.readouterr().err
 
@@ -168,15 +173,15 @@ def test_a_half_written_export_is_completed(vendored: Path) -> None:
 
 def test_a_file_is_no_destination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest = tmp_path / "file"
-    dest.write_text("mine")
+    dest.write_text("mine", encoding="utf-8")
     assert main(["export", str(dest)]) == 2
     assert main(["export", str(dest / "below")]) == 2
     assert "not a directory" in capsys.readouterr().err.lower()
-    assert dest.read_text() == "mine"
+    assert dest.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_broken_manifest_is_named(vendored: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (vendored / _tree.MANIFEST).write_text("{")
+    (vendored / _tree.MANIFEST).write_text("{", encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
     assert main(["export", "--check", str(vendored)]) == 2
     assert "not a manifest of smg-proto" in capsys.readouterr().err
@@ -184,12 +189,12 @@ def test_a_broken_manifest_is_named(vendored: Path, capsys: pytest.CaptureFixtur
 
 def test_a_manifest_cannot_reach_outside_of_its_folder(vendored: Path) -> None:
     victim = vendored.parent / "victim"
-    victim.write_text("mine")
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    victim.write_text("mine", encoding="utf-8")
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["files"]["../victim"] = _tree.sha256(b"mine")
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     assert main(["export", str(vendored), "--force"]) == 2
-    assert victim.read_text() == "mine"
+    assert victim.read_text(encoding="utf-8") == "mine"
 
 
 def test_the_check_of_something_else_is_bad_usage(
@@ -260,7 +265,7 @@ STEPS = {
 def test_a_run_that_is_killed_at_any_step_leaves_the_old_or_the_new_folder(
     older: Path, tmp_path: Path
 ) -> None:
-    (older / "mine.txt").write_text("mine")
+    (older / "mine.txt").write_text("mine", encoding="utf-8")
     old = contents(older)
     words = ["export", str(older)]
     copy = tmp_path / "copy"
@@ -289,7 +294,7 @@ def test_a_run_that_is_killed_at_any_step_leaves_the_old_or_the_new_folder(
 def test_where_folders_cannot_be_swapped_in_one_step_the_next_run_mends_what_a_kill_left(
     older: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (older / "mine.txt").write_text("mine")
+    (older / "mine.txt").write_text("mine", encoding="utf-8")
     monkeypatch.setattr(_tree, "exchange", lambda *_: False)
     rename = Path.rename
 
@@ -305,13 +310,13 @@ def test_where_folders_cannot_be_swapped_in_one_step_the_next_run_mends_what_a_k
         assert main(["export", str(older)]) == 130
     assert not older.exists()
     assert main(["export", str(older)]) == 0
-    assert (older / "mine.txt").read_text() == "mine"
+    assert (older / "mine.txt").read_text(encoding="utf-8") == "mine"
     assert _export.stale_files(_tree.read_manifest(older) or pytest.fail("no manifest")) == []
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 
 def test_runs_at_once_all_end_well(older: Path) -> None:
-    (older / "mine.txt").write_text("mine")
+    (older / "mine.txt").write_text("mine", encoding="utf-8")
     command = [sys.executable, "-m", "smg_proto", "export", str(older)]
     runs = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)
@@ -319,7 +324,7 @@ def test_runs_at_once_all_end_well(older: Path) -> None:
     ends = [(process.communicate(timeout=100), process.returncode) for process in runs]
     assert [code for _, code in ends] == [0] * 4, ends
     assert main(["export", "--check", str(older)]) == 0
-    assert (older / "mine.txt").read_text() == "mine"
+    assert (older / "mine.txt").read_text(encoding="utf-8") == "mine"
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 
@@ -341,15 +346,15 @@ def test_a_folder_that_became_a_link_is_not_followed(
 def test_a_manifest_cannot_reach_through_a_link(vendored: Path) -> None:
     victim = vendored.parent / "keys" / "authorized"
     victim.parent.mkdir()
-    victim.write_text("mine")
+    victim.write_text("mine", encoding="utf-8")
     (vendored / "link").symlink_to(victim.parent)
     (vendored / "file").symlink_to(victim)
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["files"]["link/authorized"] = manifest["files"]["file"] = _tree.sha256(b"mine")
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
     assert main(["export", str(vendored), "--force"]) == 0
-    assert victim.read_text() == "mine"
+    assert victim.read_text(encoding="utf-8") == "mine"
     assert (vendored / "link").is_symlink()
 
 
@@ -366,17 +371,17 @@ def test_what_others_plant_beside_the_folder_neither_gets_in_nor_stops_a_run(
     older: Path,
 ) -> None:
     parent = older.parent
-    (parent / ".vendored.smg-proto-file").write_text("planted")
+    (parent / ".vendored.smg-proto-file").write_text("planted", encoding="utf-8")
     target = parent / "target"
     target.mkdir()
-    (target / "kept").write_text("kept")
+    (target / "kept").write_text("kept", encoding="utf-8")
     (parent / ".vendored.smg-proto-link").symlink_to(target)
     planted = parent / ".vendored.smg-proto-x" / "old"
     planted.mkdir(parents=True)
-    (planted / "evil.proto").write_text("planted")
+    (planted / "evil.proto").write_text("planted", encoding="utf-8")
     assert main(["export", str(older)]) == 0
-    assert contents(older).keys() == {COMMON, VLLM, _tree.MANIFEST}
-    assert (target / "kept").read_text() == "kept"
+    assert contents(older).keys() == {COMMON, VLLM, *OWN}
+    assert (target / "kept").read_text(encoding="utf-8") == "kept"
 
 
 @pytest.mark.parametrize("name", ["we[ird]", "sp ace", "st*r"])
@@ -396,7 +401,7 @@ def test_what_a_killed_run_left_is_cleared_up_whatever_the_name_of_the_folder(
 def test_a_second_run_keeps_to_the_packages_of_the_first(vendored: Path) -> None:
     assert main(["export", str(vendored)]) == 0
     assert main(["export", str(vendored), "--force"]) == 0
-    assert contents(vendored).keys() == {COMMON, VLLM, _tree.MANIFEST}
+    assert contents(vendored).keys() == {COMMON, VLLM, *OWN}
     assert main(["export", str(vendored), "--all"]) == 0
     assert len(contents(vendored)) > 20
 
@@ -404,7 +409,7 @@ def test_a_second_run_keeps_to_the_packages_of_the_first(vendored: Path) -> None
 def test_options_may_stand_before_the_folder(tmp_path: Path) -> None:
     dest = tmp_path / "out"
     assert main(["export", "--only", "entity.grpc", "--only", "smg.grpc.common", str(dest)]) == 0
-    assert contents(dest).keys() == {"entity/grpc/llm.proto", COMMON, _tree.MANIFEST}
+    assert contents(dest).keys() == {"entity/grpc/llm.proto", COMMON, *OWN}
 
 
 def test_the_check_knows_the_packages_that_were_asked_for(
@@ -418,12 +423,12 @@ def test_the_check_knows_the_packages_that_were_asked_for(
 def test_the_check_names_new_files_gone_files_and_gone_packages(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     del manifest["files"][COMMON]
     manifest["files"]["vllm/grpc/engine/former.proto"] = _tree.sha256(b"")
     (vendored / "vllm/grpc/engine/former.proto").write_bytes(b"")
     manifest["packages"].append("vllm.former")
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     assert main(["export", "--check", str(vendored)]) == 1
     shown = capsys.readouterr().out
     assert f"  {COMMON} is new" in shown
@@ -434,9 +439,9 @@ def test_the_check_names_new_files_gone_files_and_gone_packages(
 def test_the_check_notices_other_content_of_the_same_version(
     older: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = json.loads((older / _tree.MANIFEST).read_text())
+    manifest = json.loads((older / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["version"] = __version__
-    (older / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (older / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     assert main(["export", "--check", str(older)]) == 1
     assert f"  {VLLM} has changed" in capsys.readouterr().out
 
