@@ -7,8 +7,9 @@ report.verdict, [finding.symbol for finding in report.findings]
 
 from smg_proto.compat._accept import Acceptance, read_acceptances
 from smg_proto.compat._contract import Contract, Field, Message, Place
-from smg_proto.compat._files import ContractError
+from smg_proto.compat._detect import Probe, Spoken, detect, is_there, probe_of
 from smg_proto.compat._differ import diff
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._load import SPECS, load
 from smg_proto.compat._probe import Witness
 from smg_proto.compat._report import CLASSES, FORMATS, Finding, FindingClass, Report, Verdict
@@ -29,13 +30,18 @@ __all__ = [
     "Gap",
     "Message",
     "Place",
+    "Probe",
     "Report",
     "Server",
     "Skew",
+    "Spoken",
     "Verdict",
     "Witness",
+    "detect",
     "diff",
+    "is_there",
     "load",
+    "probe_of",
     "read_acceptances",
     "skew",
 ]

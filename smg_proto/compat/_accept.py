@@ -1,8 +1,8 @@
 """Accepted findings: a reviewed list, each with a reason, and perhaps with an end.
 
-    # smg.v1 of 0.5.0 was never on an index.
-    data smg.v1.Usage.prompt_tokens: figures have presence from 1.0.0 on
-    json smg.v1.Usage.total until 1.2.0: the old name goes then
+# smg.v1 of 0.5.0 was never on an index.
+data smg.v1.Usage.prompt_tokens: figures have presence from 1.0.0 on
+json smg.v1.Usage.total until 1.2.0: the old name goes then
 """
 
 import re

@@ -17,7 +17,9 @@ from smg_proto.compat._programs import ProgramError, program, run
 from smg_proto.compat._roots import Names, imports
 from smg_proto.compat._tree import Tree, check_name
 
-_PROBLEM = re.compile(r"^(?P<file>[^:\n]+\.proto):(?:(?P<line>\d+):(?:(?P<column>\d+):)?)? ?(?P<text>.*)$")
+_PROBLEM = re.compile(
+    r"^(?P<file>[^:\n]+\.proto):(?:(?P<line>\d+):(?:(?P<column>\d+):)?)? ?(?P<text>.*)$"
+)
 _WITH_COMPILERS = "google/protobuf/"
 
 # The content of an imported file that is not of the tree, and what people call it.
@@ -102,9 +104,7 @@ def _leave_out(sources: _Sources, error: BrokenFile, skipped: dict[str, str]) ->
                 todo.append(name)
 
 
-def _close(
-    sources: _Sources, find: Find, origin: str, dependencies: Collection[str]
-) -> None:
+def _close(sources: _Sources, find: Find, origin: str, dependencies: Collection[str]) -> None:
     """Take in what the files import from outside of the tree."""
     todo = [*sources.own.items()]
     while todo:
@@ -116,7 +116,9 @@ def _close(
                 check_name(imported, origin)
                 sources.other[imported], sources.shown[imported] = found
                 if len(sources.other) > limits.MAX_PROTO_FILES:
-                    raise ContractError(f"{origin}: imports more than {limits.MAX_PROTO_FILES} files")
+                    raise ContractError(
+                        f"{origin}: imports more than {limits.MAX_PROTO_FILES} files"
+                    )
                 todo.append((imported, found[0]))
             elif not imported.startswith(_WITH_COMPILERS) and not (dependencies and program("buf")):
                 where = f"{sources.shown[name]}:{line}"

@@ -160,7 +160,7 @@ class _Differ:
             (self.old.messages, self.new.messages, "message"),
             (self.old.enums, self.new.enums, "enum"),
         ):
-            for name, gone in old.items():
+            for name in old:
                 if name in self.own[0] and name not in new:
                     successor = self.replaced.get(name)
                     what = f"{successor} stands in its place" if successor else "removed"

@@ -77,7 +77,8 @@ def _kept(folder: Path, start: str, suffix: str) -> Path | None:
     found = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix == suffix and (path.name.startswith(start) if start.endswith("-") else path.stem == start)
+        if path.suffix == suffix
+        and (path.name.startswith(start) if start.endswith("-") else path.stem == start)
     )
     return found[0] if found else None
 

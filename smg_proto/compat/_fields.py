@@ -184,7 +184,9 @@ class Messages:
             sides = Side(self.old, old), Side(self.new, new)
             for number in old.fields.keys() & new.fields.keys():
                 f = old.fields[number]
-                yield from self._shown(old, f, f"Its message {words}", encoding_witness(*sides, number))
+                yield from self._shown(
+                    old, f, f"Its message {words}", encoding_witness(*sides, number)
+                )
         for span in old.extension_ranges:
             if lost := _uncovered(span, new.extension_ranges):
                 text = f"Numbers {lost} are no extensions any more: who extends it does not build."

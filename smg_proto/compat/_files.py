@@ -132,7 +132,8 @@ def _too_new(file: FileDescriptorProto) -> str:
         known and known.enum_type and number <= _newest(known.enum_type.values_by_number)
     ):
         return ""
-    return f"is of edition {name}, which the protobuf installed here cannot read; it takes {release}, pip install -U protobuf"
+    need = f"install protobuf {release} or newer"
+    return f"is of edition {name}, which the protobuf installed here cannot read; {need}"
 
 
 def _newest(numbers: Collection[int]) -> int:

@@ -147,7 +147,7 @@ def _of_message(writer: Side, reader: Side) -> Iterator[Sent]:
 
 
 def _any_message(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
-    """Messages of one type that may be wrong as the other: what differs nearest to the top first."""
+    """Messages of one type that may be wrong as the other: differences near the top first."""
     Path = tuple[tuple[Side, Field], ...]  # the fields that lead to a message within the first one
     todo: deque[tuple[Side, Side, Path]] = deque([(writer, reader, ())])
     seen = {(writer.message.name, reader.message.name)}

@@ -12,8 +12,10 @@ from smg_proto.compat._samples import Side, went_elsewhere
 Pair = tuple[str, str]
 
 
-def replacements(old: Contract, new: Contract, messages: Messages, scope: Collection[str]) -> dict[str, str]:
-    """For types of the old contract: the type of another name that takes their bytes as they are."""
+def replacements(
+    old: Contract, new: Contract, messages: Messages, scope: Collection[str]
+) -> dict[str, str]:
+    """For types of the old contract: the type of another name that takes their bytes unchanged."""
     found: dict[str, str] = {}
     for name, service in old.services.items():
         after = new.services.get(name)
@@ -34,9 +36,9 @@ def replacements(old: Contract, new: Contract, messages: Messages, scope: Collec
             if not g or went_elsewhere(f, g, message, other):
                 continue
             before, now_of = f.value.type_name, g.value.type_name
-            if before and now_of and before != now_of and before not in found:
-                if not messages.witness(message, other, number):
-                    found[before] = now_of
+            renamed = before and now_of and before != now_of and before not in found
+            if renamed and not messages.witness(message, other, number):
+                found[before] = now_of
     return found
 
 

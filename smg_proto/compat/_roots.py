@@ -32,7 +32,7 @@ def imports(data: bytes) -> Iterator[tuple[str, int]]:
 
 
 class Names:
-    """The import name of each proto of a tree: by buf's configuration, else by how others import it.
+    """The import name of each proto of a tree, by buf's configuration or by how others import it.
 
     With a configuration, files outside of its modules are left out; without one, and with a folder
     `proto/`, those outside of that.

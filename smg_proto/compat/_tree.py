@@ -124,7 +124,7 @@ def from_folder(folder: Path, origin: str, exclude: Collection[str] = ()) -> Tre
 
 
 def _walk(folder: Path, origin: str) -> Iterator[tuple[str, Path]]:
-    """Every entry below the folder that is no folder, in order; links to folders are not entered."""
+    """Every file below the folder, in order; links to folders are not entered."""
     seen = 0
     todo: list[tuple[str, int]] = [("", 0)]
     while todo:
@@ -138,7 +138,8 @@ def _walk(folder: Path, origin: str) -> Iterator[tuple[str, Path]]:
         seen += len(listed)
         if seen > limits.MAX_FOLDER_ENTRIES:
             raise ContractError(
-                f"{origin}: more than {limits.MAX_FOLDER_ENTRIES} entries; give a folder further down"
+                f"{origin}: more than {limits.MAX_FOLDER_ENTRIES} entries; "
+                "give a folder further down"
             )
         for entry in listed:
             path = f"{inside}/{entry.name}" if inside else entry.name
@@ -244,7 +245,9 @@ class _Bounded:
         data = self._stream.read(min(count, self._left + 1) if count >= 0 else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
-            raise ContractError(f"{self._origin}: unpacks to more than {size(limits.MAX_UNPACKED_BYTES)}")
+            raise ContractError(
+                f"{self._origin}: unpacks to more than {size(limits.MAX_UNPACKED_BYTES)}"
+            )
         return data
 
 
@@ -289,7 +292,9 @@ def from_git(
         raise ContractError(f"{origin}: more than {limits.MAX_PROTO_FILES} proto files")
     for path, data in _blobs(origin, within, {path: blobs[path][1] for path in chosen}).items():
         if blobs[path][0] == "120000":
-            target = os.path.normpath(f"{PurePosixPath(path).parent}/{data.decode(errors='replace')}")
+            target = os.path.normpath(
+                f"{PurePosixPath(path).parent}/{data.decode(errors='replace')}"
+            )
             if target not in blobs or blobs[target][0] == "120000":
                 raise ContractError(
                     f"{origin}: refused {path}: it is a link that leads to no file of the tree; "
@@ -303,7 +308,9 @@ def from_git(
     return tree
 
 
-def _git(origin: str, *words: str, stdin: bytes = b"", limit: int = limits.MAX_LISTING_BYTES) -> bytes:
+def _git(
+    origin: str, *words: str, stdin: bytes = b"", limit: int = limits.MAX_LISTING_BYTES
+) -> bytes:
     git = program("git")
     if not git:
         raise ContractError(f"{origin}: git is not installed; give a directory or a wheel instead")

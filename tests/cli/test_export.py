@@ -37,7 +37,10 @@ def older(vendored: Path) -> Path:
     """The same, as if a release before this one had written it, without a field."""
     path = vendored / VLLM
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if " grammar_from_first_token = " not in line), encoding="utf-8")
+    path.write_text(
+        "".join(line for line in lines if " grammar_from_first_token = " not in line),
+        encoding="utf-8",
+    )
     manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["version"] = "0.0.1"
     manifest["files"][VLLM] = _tree.sha256(path.read_bytes())

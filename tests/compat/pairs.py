@@ -84,8 +84,8 @@ def parse(name: str, head: str, body: str) -> Pair:
                     package = word[1:] if word.startswith("=") else name + word
             kind = f'syntax = "{syntax}"' if syntax[:5] == "proto" else f'edition = "{syntax}"'
             inside = re.sub(r'"((?!google/)[\w/]+\.proto)"', rf'"{name}/\1"', text)
-            pair.files[side][f"{name}/{path}"] = (
-                f"{kind};\npackage {package};\n{inside}".replace("$P", name)
+            pair.files[side][f"{name}/{path}"] = f"{kind};\npackage {package};\n{inside}".replace(
+                "$P", name
             )
     return pair
 
@@ -150,7 +150,7 @@ def contract(pair: Pair, side: str) -> Contract:
     return Contract(FileDescriptorSet(file=wanted.values()), side, own=own)
 
 
-# --- what buf says ---------------------------------------------------------------------------------
+# --- what buf says -------------------------------------------------------------------------------
 
 
 def judged_by_buf() -> dict[str, str]:
@@ -161,9 +161,7 @@ def judged_by_buf() -> dict[str, str]:
         for side in SIDES:
             folder = Path(scratch, side)
             folder.mkdir()
-            images.append(
-                build(folder, {n: t for p in pairs() for n, t in p.files[side].items()})
-            )
+            images.append(build(folder, {n: t for p in pairs() for n, t in p.files[side].items()}))
         for level in LEVELS:
             config = f'{{"version":"v2","breaking":{{"use":["{level}"]}}}}'
             command = [buf(), "breaking", str(images[1]), "--against", str(images[0])]
@@ -172,7 +170,9 @@ def judged_by_buf() -> dict[str, str]:
             assert done.returncode in (0, 100), done.stderr
             for line in done.stdout.splitlines():
                 said = json.loads(line)
-                for name in re.findall(r"\b([a-z0-9]+?\d+)/", f"{said.get('path')} {said['message']}"):
+                for name in re.findall(
+                    r"\b([a-z0-9]+?\d+)/", f"{said.get('path')} {said['message']}"
+                ):
                     broken.setdefault(name, set()).add(level)
                 if "path" not in said:
                     for name in re.findall(r"\b([a-z]+[0-9]*?[a-z]\d+)\b", said["message"]):
