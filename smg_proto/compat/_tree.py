@@ -87,7 +87,7 @@ def wanted(path: str, exclude: Collection[str] = ()) -> bool:
     name = path.rpartition("/")[2]
     if not (name.endswith(".proto") or name in CONFIGURATIONS):
         return False
-    if any(part.startswith(".") for part in path.split("/")[:-1]):
+    if any(part.startswith(".") and part != ".." for part in path.split("/")[:-1]):
         return False
     return not excluded(path, exclude)
 
