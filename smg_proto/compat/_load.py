@@ -14,7 +14,6 @@ from smg_proto.compat._compile import Find, compile_tree
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError, parse
 from smg_proto.compat._modules import from_modules
-from smg_proto.compat._roots import Names
 from smg_proto.compat._tree import (
     Tree,
     from_folder,
@@ -161,14 +160,14 @@ def included(include: Sequence[str], whole: Tree | None = None) -> Find:
 
     whole: the revision that is read, in which folders are looked for first.
     """
-    packages = {spec: _package_files(spec) for spec in include if _is_package(spec)}
+    packages = {spec: _in_package(spec) for spec in include if _is_package(spec)}
 
     def find(name: str) -> tuple[bytes, str] | None:
         if not name or ".." in PurePosixPath(name).parts or name.startswith("/"):
             return None
         for spec in include:
             if spec in packages:
-                if found := packages[spec].get(name):
+                if found := packages[spec](name):
                     return found
                 continue
             inside = f"{spec.strip('/')}/{name}"
@@ -201,8 +200,8 @@ def _is_package(spec: str) -> bool:
     return spec.startswith(("pypi:", "crate:", "git:")) or Path(spec).is_file()
 
 
-def _package_files(spec: str) -> dict[str, tuple[bytes, str]]:
-    """The protos of a package or revision by the name under which they are imported."""
+def _in_package(spec: str) -> Find:
+    """Finds imports among the protos of a package or revision, in whichever folder they lie."""
     kind, _, words = spec.partition(":")
     if kind == "git":
         revision, _, folder = words.partition(":")
@@ -212,8 +211,7 @@ def _package_files(spec: str) -> dict[str, tuple[bytes, str]]:
     else:
         with _zip(_download.wheel(words) if kind == "pypi" else Path(spec), spec) as wheel:
             tree = from_zip(wheel, spec)
-    named = Names(tree).by_name()
-    return {name: (tree.files[path], tree.shown + path) for name, path in named.items()}
+    return elsewhere(tree)
 
 
 def crate_tree(path: Path, origin: str, exclude: Sequence[str] = ()) -> Tree:
