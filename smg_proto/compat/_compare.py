@@ -152,6 +152,8 @@ def _enum_value(
     meant = mine.names.get(sent, frozenset[str]())
     here = theirs.names.get(sent, frozenset[str]())
     if not here:
+        if meant & theirs.names.get(read, frozenset[str]()):
+            return None  # it did not arrive, and the default happens to say the same
         if forward or not meant:
             # An open enum keeps a number that has no name on either side.
             return None if not meant and read == sent else Judgement("lost")

@@ -171,7 +171,10 @@ def samples(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
 
 def _singles(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
     if field.is_enum:
-        yield from sorted(contract.enums[field.type_name].names, key=lambda n: (n == 0, n))
+        enum = contract.enums[field.type_name]
+        yield from sorted(enum.names, key=lambda n: (n == 0, n))
+        if not enum.closed:
+            yield unnamed(enum.numbers.values())
     elif field.is_message:
         side = Side(contract, contract.messages[field.type_name])
         inner = list(side.message.fields.values()) if depth else []
