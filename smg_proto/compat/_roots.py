@@ -49,6 +49,7 @@ class Names:
                 paths = [path for path in paths if _below(path, configured.includes)]
             self.names = _relative(paths, configured.roots, "", strict=True)
             return
+        paths = _without_copies(tree, paths)
         if any(path.startswith("proto/") for path in paths):
             paths = [path for path in paths if path.startswith("proto/")]
             roots = ["proto"]
@@ -90,7 +91,7 @@ class Names:
                         break
                 # The tree is the inside of a folder that importers name: seen from above it.
                 above = [o for o in same_end if "/" in name and f"/{name}".endswith(f"/{o}")]
-                if len(above) == 1 and not prefix and len(roots) == 1:
+                if len(above) == 1 and not prefix:
                     prefix = name[: -len(above[0])]
                     break
             if again == (roots, prefix):
@@ -111,6 +112,14 @@ class Names:
         return found
 
 
+def _without_copies(tree: Tree, paths: Collection[str]) -> list[str]:
+    """Of files of one content, as after vendoring twice, the one nearest to the top."""
+    found: dict[bytes, str] = {}
+    for path in sorted(paths, key=lambda path: (path.count("/"), path)):
+        found.setdefault(tree.files[path], path)
+    return sorted(found.values())
+
+
 def _below(path: str, folders: Collection[str]) -> bool:
     return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
@@ -124,7 +133,7 @@ def _relative(
     for path in paths:
         for root in ordered:
             if not root or path.startswith(f"{root}/"):
-                found[path] = prefix + path[len(root) + 1 if root else 0 :]
+                found[path] = path[len(root) + 1 :] if root else prefix + path
                 break
         else:
             if not strict:

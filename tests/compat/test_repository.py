@@ -51,6 +51,11 @@ def commit(folder: Path) -> None:
         {"proto/shop/shop.proto": SHOP, "third_party/money/money.proto": MONEY},
         {"a/shop/shop.proto": SHOP, "b/money/money.proto": MONEY},
         {"shop.proto": SHOP.replace("money/", "org/repo/money/"), "money/money.proto": MONEY},
+        {
+            "shop.proto": SHOP.replace('"money/', '"org/repo/money/'), "money/money.proto": MONEY,
+            "x/one.proto": proto("one", "message One { two.Two t = 1; }", "two.proto"),
+            "x/two.proto": proto("two", "message Two {}"),
+        },
         {"buf.yaml": "version: v2\nmodules:\n  - path: p\n", "p/shop/shop.proto": SHOP, "p/money/money.proto": MONEY},
         {
             "buf.yaml": "version: v2 # two\nmodules:\n  - path: one\n    name: buf.build/a/b\n  - path: 'two'\n",
