@@ -56,13 +56,17 @@ class Tree:
     def plain(self) -> Iterator[tuple[str, DescriptorProto, FieldDescriptorProto]]:
         """Singular scalar fields that stand alone: in no oneof, not `optional`."""
         for name, (message, field) in self.fields.items():
-            alone = not field.HasField("oneof_index") and field.label == F.LABEL_OPTIONAL
-            if alone and not field.type_name and not message.options.map_entry:
+            if is_plain(message, field):
                 yield name, message, field
 
     def carried(self) -> set[str]:
         """The enums that some field is of."""
         return {field.type_name.lstrip(".") for _, field in self.fields.values()}
+
+
+def is_plain(message: DescriptorProto, field: FieldDescriptorProto) -> bool:
+    alone = not field.HasField("oneof_index") and field.label == F.LABEL_OPTIONAL
+    return alone and not field.type_name and not message.options.map_entry
 
 
 # --- where an edit can be made ---------------------------------------------------------------
@@ -84,16 +88,15 @@ def plain_of_type(*kinds: int) -> Find:
 def plain_twice(tree: Tree) -> Iterator[str]:
     """A plain field whose message has another one of the same type."""
     for name, message, field in tree.plain():
-        if twin(tree, message, field):
+        if twin(message, field):
             yield name
 
 
-def twin(
-    tree: Tree, message: DescriptorProto, field: FieldDescriptorProto
-) -> FieldDescriptorProto | None:
-    for _, other, candidate in tree.plain():
-        if other is message and candidate is not field and candidate.type == field.type:
-            return candidate
+def twin(message: DescriptorProto, field: FieldDescriptorProto) -> FieldDescriptorProto | None:
+    """Another plain field of the message that has the same type."""
+    for other in message.field:
+        if other.name != field.name and other.type == field.type and is_plain(message, other):
+            return other
     return None
 
 
