@@ -36,7 +36,7 @@ READS = frozenset(
         "IsPaused",
         "IsSleeping",
         "GetWeightVersion",
-        "GetHealth",
+        "Health",
         "GetCapabilities",
     )
 )
@@ -61,6 +61,12 @@ WORKS = frozenset(
         "StreamChat",
         "CreateMessage",
         "StreamMessage",
+        "ChatComplete",
+        "OpenAIEmbed",
+        "OpenAIClassify",
+        "GetTokenizer",
+        "SubscribeKvEvents",
+        "WatchEngineState",
     )
 )
 # A tag of wire type 7, which there is not: no parser takes it.

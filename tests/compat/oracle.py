@@ -53,6 +53,10 @@ def is_many(field: FieldDescriptor) -> bool:
     return bool(field.label == F.LABEL_REPEATED if repeated is None else repeated)
 
 
+def is_scalar(field: FieldDescriptor) -> bool:
+    return not is_many(field) and field.message_type is None
+
+
 def is_required(field: FieldDescriptor) -> bool:
     required = getattr(field, "is_required", None)
     return bool(field.label == F.LABEL_REQUIRED if required is None else required)
@@ -77,12 +81,11 @@ def facts(message: Message, theirs: Descriptor | None, forward: bool | None) -> 
         name: object = named(field) if known else field.number
         value = here.get(field.number)
         if value is None:
-            if not is_many(field) and field.message_type is None and other is not None:
-                # What is not set says its default, unless the other side has another kind of field.
-                if not is_many(other) and other.message_type is None:
-                    default = field.default_value
-                    for path, fact, _ in of_one((name, 0), default, field, other, None):
-                        yield path, fact, False
+            # What is not set says its default, unless the other side has another kind of field.
+            if other is not None and is_scalar(field) and is_scalar(other):
+                default = field.default_value
+                for path, fact, _ in of_one((name, 0), default, field, other, None):
+                    yield path, fact, False
             continue
         if is_many(field):
             yield (name, "count"), len(value), True
@@ -168,7 +171,7 @@ def complete(message: Message) -> bool:
     return bool(message.IsInitialized())
 
 
-# --- random messages -------------------------------------------------------------------------------
+# --- random messages ------------------------------------------------------------------------------
 
 INTEGERS = [0, 1, 2, 7, -1, 300, 2**31 - 1, -(2**31), 2**32 - 1, 2**40 + 5, 2**63 - 1, 2**64 - 1]
 RANGES = {

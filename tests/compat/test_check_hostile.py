@@ -112,11 +112,11 @@ ERROR = pb.ServerReflectionResponse(
         ({"list_services": [listing()]}, "lists no services"),
         ({"list_services": [listing("grpc.health.v1.Health")]}, "lists no services"),
         ({"list_services": [listing(EVIL)]}, "lists a service of the name"),
-        ({"list_services": [listing(*(f"s{n}.S" for n in range(3000)))]}, "more than 2000 services"),
+        ({"list_services": [listing(*(f"s{n}.S" for n in range(3000)))]}, "than 2000 services"),
         ({"file_containing_symbol": [files()]}, f"do not declare {ENGINE}"),
         ({"file_containing_symbol": [files(GARBAGE)]}, "cannot be parsed"),
         ({"file_containing_symbol": [files(OTHER)]}, f"do not declare {ENGINE}"),
-        ({"file_containing_symbol": [listing(ENGINE)]}, f"something else than the file of {ENGINE}"),
+        ({"file_containing_symbol": [listing(ENGINE)]}, f"else than the file of {ENGINE}"),
         ({"file_containing_symbol": [files(OTHER, OTHER, WRONG, OTHER)]}, "do not declare"),
         ({"file_containing_symbol": [ERROR]}, f"failed for {ENGINE}"),
         ({"list_services": [files(*[b"x" * 2**20] * 20)]}, "16 MiB"),
@@ -174,7 +174,7 @@ def test_answers_without_an_end_come_to_one(capsys: pytest.CaptureFixture[str]) 
     assert "reflection" in capsys.readouterr().err
 
 
-# --- servers without reflection --------------------------------------------------------------------
+# --- servers without reflection -------------------------------------------------------------------
 
 
 class Recorder(grpc.GenericRpcHandler):
@@ -249,33 +249,26 @@ def test_an_older_server_without_reflection_is_told_by_what_it_lacks(
         said = capsys.readouterr().out
         assert main(["check", address, "--allow-older"]) == 0
     assert "lacks (UNIMPLEMENTED): GetLoads" in said
-    assert "release: 0.3.2 or newer, but older than 0.4.10" in said
+    assert "release: 0.3.2 or newer, but older than 0.4.2" in said
 
 
 def test_no_call_changes_anything(capsys: pytest.CaptureFixture[str]) -> None:
     with silent(ALL) as (address, recorder):
         main(["check", address])
     called = {path.rpartition("/")[2] for path, _ in recorder.called}
-    assert called == {
-        "Generate",
-        "Embed",
-        "HealthCheck",
-        "GetModelInfo",
-        "GetServerInfo",
-        "GetLoads",
-    }
+    reading = {"HealthCheck", "GetModelInfo", "GetServerInfo", "GetLoads"}
+    assert called == {"Generate", "Embed", "GetTokenizer", "SubscribeKvEvents", *reading}
     for path, data in recorder.called:
-        reads = path.rpartition("/")[2].startswith(("Get", "Health"))
-        assert (data == b"") == reads
+        assert (data == b"") == (path.rpartition("/")[2] in reading)
 
 
 def test_every_rpc_of_every_contract_is_judged_safe_only_if_it_is() -> None:
     from smg_proto.compat import probe_of
 
     forbidden = (
-        "Abort", "Shutdown", "Flush", "Update", "Load", "Unload", "Sleep", "Pause", "Resume", "Wake",
-        "Start", "Stop", "Finish", "Init", "Create", "Delete", "Cancel", "Set", "Attach", "Detach",
-        "Clear", "Release", "Send", "Drain",
+        "Abort", "Shutdown", "Flush", "Update", "Load", "Unload", "Sleep", "Pause", "Resume",
+        "Wake", "Start", "Stop", "Finish", "Init", "Create", "Delete", "Cancel", "Set", "Attach",
+        "Detach", "Clear", "Release", "Send", "Drain", "Continue",
     )  # fmt: skip
     for service in load("self").services.values():
         for name, rpc in service.rpcs.items():

@@ -15,7 +15,9 @@ from smg_proto.compat import CLASSES, diff
 pytestmark = [pytest.mark.histories, pytest.mark.timeout(600)]
 
 GOOGLE = "pypi:googleapis-common-protos==1.66.0"
-ETCD = (GOOGLE, "go:github.com/gogo/protobuf@v1.3.2", "go:github.com/grpc-ecosystem/grpc-gateway/v2@v2.16.0")
+GOGO = "go:github.com/gogo/protobuf@v1.3.2"
+GATEWAY = "go:github.com/grpc-ecosystem/grpc-gateway/v2@v2.16.0"
+ETCD = (GOOGLE, GOGO, GATEWAY)
 OTEL = "opentelemetry-proto"
 SIGSTORE = "github.com/sigstore/protobuf-specs"
 STEPS = [

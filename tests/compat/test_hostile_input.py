@@ -152,8 +152,12 @@ def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
     need("git")
     folder = protos(
         tmp_path / "tree",
-        **{"shop.proto": PROTO, "é.proto": PROTO.replace("shop", "other"), 'q"uote.proto': PROTO.replace("shop", "third")},
-    )  # fmt: skip
+        **{
+            "shop.proto": PROTO,
+            "é.proto": PROTO.replace("shop", "other"),
+            'q"uote.proto': PROTO.replace("shop", "third"),
+        },
+    )
     (folder / ".gitattributes").write_text("*.proto export-ignore\n", encoding="utf-8")
     commit(folder)
     monkeypatch.chdir(folder)
@@ -372,14 +376,17 @@ def test_an_edition_that_is_too_new_says_what_to_install(tmp_path: Path, refused
 # --- text of others, and failures ----------------------------------------------------------------
 
 
+EVIL_OPTION = 'option java_package = "\\033[31m\\u202e";'
+
+
 def test_control_characters_of_a_contract_do_not_reach_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = protos(tmp_path / "old")
     new = protos(
         tmp_path / "new",
-        **{"shop.proto": PROTO.replace("package", 'option java_package = "\\033[31m\\u202e"; package')},
-    )  # fmt: skip
+        **{"shop.proto": PROTO.replace("package", f"{EVIL_OPTION} package")},
+    )
     for form in ("text", "markdown", "github", "json", "sarif", "junit"):
         assert main(["diff", str(old), str(new), "--format", form]) == 1
         shown = capsys.readouterr().out
@@ -407,7 +414,7 @@ def test_what_nobody_foresaw_is_one_line_with_a_hint(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "smg_proto", "diff", "self", "self"],
             stdout=full,

@@ -41,7 +41,7 @@ def sides(pair: Pair) -> tuple[Contract, Contract]:
 
 
 def types_of_both(old: Contract, new: Contract) -> list[tuple[str, str]]:
-    """The messages that bytes of one side are read as on the other: by name, or by an RPC's role."""
+    """As which message each is read on the other side: by its name, or by its role in an RPC."""
     there = [(name, name) for name in old.messages if name in new.messages]
     for name, service in old.services.items():
         after = new.services.get(name)
@@ -74,7 +74,7 @@ def test_the_runtime_confirms_each_witness(pair: Pair) -> None:
 
 
 def complete(side: Contract, name: str, data: bytes) -> bool:
-    """Whether the sample is a whole message to its sender; else its reader's refusal says little."""
+    """Whether the sample is whole to its sender; else its reader's refusal says little."""
     message = side.message_class(name)()
     message.MergeFromString(data)
     return message.IsInitialized()

@@ -42,30 +42,40 @@ def commit(folder: Path) -> None:
 # --- under which name a file is imported ---------------------------------------------------------
 
 
+def at(shop: str, money: str, **more: str) -> Files:
+    """The two files where they lie, and others; a name's __ is its dot."""
+    return {f"{shop}/shop.proto": SHOP, f"{money}/money.proto": MONEY} | {
+        name.replace("__", "."): text for name, text in more.items()
+    }
+
+
+WORKSPACE = "version: v2 # two\nmodules:\n  - path: one\n    name: buf.build/a\n  - path: 'two'\n"
+NESTED = {
+    "x/one.proto": proto("one", "message One { two.Two t = 1; }", "two.proto"),
+    "x/two.proto": proto("two", "message Two {}"),
+}
+FROM_ABOVE = SHOP.replace('"money/', '"org/repo/money/')
+
+
 @pytest.mark.parametrize(
     "files",
     [
-        {"shop/shop.proto": SHOP, "money/money.proto": MONEY},
-        {"proto/shop/shop.proto": SHOP, "proto/money/money.proto": MONEY},
-        {"lib/api/shop/shop.proto": SHOP, "lib/api/money/money.proto": MONEY},
-        {"proto/shop/shop.proto": SHOP, "third_party/money/money.proto": MONEY},
-        {"a/shop/shop.proto": SHOP, "b/money/money.proto": MONEY},
-        {"shop.proto": SHOP.replace("money/", "org/repo/money/"), "money/money.proto": MONEY},
-        {
-            "shop.proto": SHOP.replace('"money/', '"org/repo/money/'), "money/money.proto": MONEY,
-            "x/one.proto": proto("one", "message One { two.Two t = 1; }", "two.proto"),
-            "x/two.proto": proto("two", "message Two {}"),
-        },
-        {"buf.yaml": "version: v2\nmodules:\n  - path: p\n", "p/shop/shop.proto": SHOP, "p/money/money.proto": MONEY},
-        {
-            "buf.yaml": "version: v2 # two\nmodules:\n  - path: one\n    name: buf.build/a/b\n  - path: 'two'\n",
-            "one/shop/shop.proto": SHOP, "two/money/money.proto": MONEY,
-        },
-        {"buf.work.yaml": "version: v1\ndirectories:\n  - one\n  - two\n", "one/shop/shop.proto": SHOP, "two/money/money.proto": MONEY},
-        {"buf.yaml": "version: v1beta1\nbuild:\n  roots: [one, two]\n", "one/shop/shop.proto": SHOP, "two/money/money.proto": MONEY},
-        {"x/buf.yaml": "version: v1\n", "x/shop/shop.proto": SHOP, "x/money/money.proto": MONEY},
+        at("shop", "money"),
+        at("proto/shop", "proto/money"),
+        at("lib/api/shop", "lib/api/money"),
+        at("proto/shop", "third_party/money"),
+        at("a/shop", "b/money"),
+        {"shop.proto": FROM_ABOVE, "money/money.proto": MONEY},
+        {"shop.proto": FROM_ABOVE, "money/money.proto": MONEY, **NESTED},
+        at("p/shop", "p/money", buf__yaml="version: v2\nmodules:\n  - path: p\n"),
+        at("one/shop", "two/money", buf__yaml=WORKSPACE),
+        at(
+            "one/shop", "two/money", buf__work__yaml="version: v1\ndirectories:\n  - one\n  - two\n"
+        ),
+        at("one/shop", "two/money", buf__yaml="version: v1beta1\nbuild:\n  roots: [one, two]\n"),
+        at("x/shop", "x/money") | {"x/buf.yaml": "version: v1\n"},
     ],
-)  # fmt: skip
+)
 def test_the_roots_of_a_repository_are_found(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,11 +91,11 @@ def test_the_roots_of_a_repository_are_found(
 def test_what_buf_leaves_out_is_left_out(tmp_path: Path) -> None:
     other = proto("other", "message Other {}")
     files = {
-        "buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\nlint:\n  use:\n    - STANDARD\n",
+        "buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\nlint: {}\n",
         "p/money/money.proto": MONEY,
         "p/tests/other.proto": "this is broken",
         "elsewhere/other.proto": other,
-    }  # fmt: skip
+    }
     assert load(write(tmp_path, files)).packages == {"money"}
 
 
@@ -158,7 +168,7 @@ def test_a_folder_of_a_revision_is_read_with_folders_of_the_same_revision(
     write(folder, {"vendor/money/money.proto": "broken by now"})
     assert load("git:HEAD:api/v1", include=["vendor"]).packages == {"shop"}
     assert load("git:HEAD:api/v1", include=["git:HEAD:vendor"]).packages == {"shop"}
-    with pytest.raises(ContractError, match="no .proto files in the folder no/such"):
+    with pytest.raises(ContractError, match=r"no \.proto files in the folder no/such"):
         load("git:HEAD:no/such")
 
 
@@ -183,7 +193,7 @@ def test_an_unresolved_dependency_of_buf_is_named(
     include = write(tmp_path / "include", {"money/money.proto": MONEY})
     assert load(shop, include=[include]).packages == {"shop"}
     monkeypatch.setattr("smg_proto.compat._compile.program", lambda name: None)
-    with pytest.raises(ContractError, match="depends on buf.build/acme/money"):
+    with pytest.raises(ContractError, match="depends on buf"):
         load(shop)
 
 
@@ -289,7 +299,7 @@ def test_accepted_findings_pass_and_each_line_is_needed(
 @pytest.mark.parametrize(
     ("line", "words", "told"),
     [
-        ("data shop.Order.gone: why", [], "1: stale: there is no data finding about shop.Order.gone"),
+        ("data shop.Order.gone: why", [], "1: stale: there is no data finding about"),
         ("data shop.Order.count until 2.0: why", [], "give --release"),
         ("data shop.Order.count until 2.0: why", ["--release", "2.0.0"], "expired"),
         ("data shop.Order.count until 2.0: why", ["--release", "2.1rc1"], "expired"),
@@ -447,7 +457,7 @@ def test_a_class_from_the_level_on_fails_and_a_milder_one_does_not(
     capsys.readouterr()
 
 
-# --- as a library ----------------------------------------------------------------------------------
+# --- as a library ---------------------------------------------------------------------------------
 
 
 def test_a_report_says_what_is_found_and_what_was_accepted(

@@ -134,7 +134,7 @@ def mutated(draw: st.DrawFn, old: Schema) -> Schema:
 pairs = schemas.flatmap(lambda old: st.tuples(st.just(old), mutated(old)))
 
 
-# --- from a schema to descriptors ------------------------------------------------------------------
+# --- from a schema to descriptors -----------------------------------------------------------------
 
 
 def contract(schema: Schema, origin: str) -> Contract:
@@ -283,7 +283,7 @@ def default_of(kind: Kind, first: bool, schema: Schema) -> str:
             return "5" if first else "9"
 
 
-# --- the truth -------------------------------------------------------------------------------------
+# --- the truth ------------------------------------------------------------------------------------
 
 
 def break_found(old: Contract, new: Contract, chance: random.Random) -> str:
