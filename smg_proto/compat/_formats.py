@@ -31,12 +31,6 @@ def _counts(report: Report) -> str:
     return ", ".join(counts) or "no difference"
 
 
-def _short(finding: Finding) -> str:
-    """The symbol within its package."""
-    name = finding.symbol.removeprefix(f"{finding.package}.")
-    return name if finding.package else finding.symbol
-
-
 def _where(finding: Finding) -> str:
     place = finding.place
     return f"{place.file}:{place.line}" if place and place.line else (place.file if place else "")
@@ -54,7 +48,7 @@ def text(report: Report) -> Iterator[str]:
             yield f"  {package or '(no package)'}"
             for finding in members:
                 where = f" ({_where(finding)})" if finding.place and finding.place.line else ""
-                yield f"    {_short(finding)}{where}: {finding.message}"
+                yield f"    {finding.symbol}{where}: {finding.message}"
                 for witness in finding.witnesses:
                     yield f"      {witness.direction}, {witness.outcome}: {witness.message}"
                     yield f"        bytes  {witness.bytes or '(none)'}"
@@ -93,7 +87,7 @@ def markdown(report: Report, limit: int = MAX_COMMENT_BYTES) -> str:
 
 def _block(finding: Finding) -> Iterator[str]:
     where = f" ({_where(finding)})" if finding.place and finding.place.line else ""
-    yield f"- {_code(_short(finding))}{where}: {finding.message}"
+    yield f"- {_code(finding.symbol)}{where}: {finding.message}"
     for witness in finding.witnesses:
         yield (
             f"  - {witness.direction}, {witness.outcome}: {_code(witness.message)} "

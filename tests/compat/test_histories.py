@@ -24,7 +24,7 @@ STEPS = [
     # --- Python wheels
     Step("pypi", OTEL, "1.11.1", "1.12.0", "compatible", (0, 0, 0, 0, 0), (0, 0, 0), ""),
     Step("pypi", OTEL, "1.12.0", "1.15.0", "rpc", (0, 1, 0, 0, 6), (1, 0, 0),
-         "a service is removed: its callers get UNIMPLEMENTED; buf's wire levels say nothing of it"),
+         "a service is removed: its callers get UNIMPLEMENTED; buf's wire levels are silent"),
     Step("pypi", OTEL, "1.15.0", "1.20.0", "data", (3, 0, 1, 7, 25), (21, 7, 0),
          "fields are removed and reserved: an old sender's data is lost; buf's WIRE accepts that"),
     Step("pypi", "xai-sdk", "1.0.0", "1.3.0", "json", (0, 0, 0, 2, 6), (8, 6, 2),

@@ -91,7 +91,7 @@ def test_the_roots_of_a_repository_are_found(
 def test_what_buf_leaves_out_is_left_out(tmp_path: Path) -> None:
     other = proto("other", "message Other {}")
     files = {
-        "buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\nlint: {}\n",
+        "buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\n",
         "p/money/money.proto": MONEY,
         "p/tests/other.proto": "this is broken",
         "elsewhere/other.proto": other,
@@ -430,7 +430,7 @@ def test_findings_are_grouped_by_package(
     lines = capsys.readouterr().out.splitlines()
     data = lines[lines.index("data: bytes are misread, lost or cannot be parsed") :]
     assert data[1] == "  a.v1"
-    assert data[2].startswith("    M.x (")
+    assert data[2].startswith("    a.v1.M.x (")
     assert "  b.v1" in data
 
 
