@@ -1,10 +1,10 @@
 """A contract: the messages, enums and services of one release, and classes to try them with."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
@@ -17,6 +17,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from smg_proto.compat._files import ContractError, in_order, pool_of
 from smg_proto.compat._limits import MAX_TYPE_CHAIN
+
+if TYPE_CHECKING:
+    from smg_proto.compat._read import Raw
 
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 # Packages that contracts import, and that are compared only when nothing else is there.
@@ -192,11 +195,10 @@ class Contract:
         self.files: list[FileDescriptorProto] = in_order(files, origin)  # with what they import
         self.own = frozenset(given if own is None else own & given)
         self.pool = pool_of(self.files, origin)
-        read = Reader(self.pool, self.files)
-        self.messages: Mapping[str, Message] = read.messages
-        self.enums: Mapping[str, Enum] = read.enums
-        self.services: Mapping[str, Service] = read.services
-        self.home: Mapping[str, str] = read.home  # top-level symbol: its file
+        self._read = Reader(self.pool, self.files)
+        self.messages: Mapping[str, Message] = self._read.messages
+        self.enums: Mapping[str, Enum] = self._read.enums
+        self.services: Mapping[str, Service] = self._read.services
         self._foreign = tuple(FOREIGN if foreign is None else foreign)
 
     @cached_property
@@ -213,8 +215,48 @@ class Contract:
         less = copy(self)
         less.own = self.own - frozenset(names)
         less.__dict__.pop("packages", None)
-        less.__dict__.pop("_places", None)
         return less
+
+    @cached_property
+    def home(self) -> Mapping[str, str]:
+        """The file of each symbol that is not nested."""
+        return {name: str(file.name) for name, file in self._read.home.items()}
+
+    def within(self, packages: Collection[str]) -> set[str]:
+        """The messages, enums and services that its own files declare in these packages."""
+        tables = self._read.raw_messages, self._read.raw_enums
+        raws = (raw for table in tables for raw in table.values())
+        found = {r.name for r in raws if r.file.package in packages and r.file.name in self.own}
+        for service in self.services.values():
+            if service.package in packages and service.file in self.own:
+                found.add(service.name)
+        return found
+
+    def extended_by(self, packages: Collection[str]) -> set[str]:
+        """The messages that its own files in these packages extend."""
+        return {
+            name
+            for name, extensions in self._read.extensions.items()
+            if any(r.file.package in packages and r.file.name in self.own for r in extensions)
+        }
+
+    def unlike(self, other: "Contract") -> set[str]:
+        """The messages and enums of both that are not described alike.
+
+        What is described alike is alike, unless it holds an enum that has another default.
+        """
+        mine, theirs = self._read, other._read
+        found: set[str] = set()
+        for name, raw in mine.raw_enums.items():
+            if (also := theirs.raw_enums.get(name)) and not _alike(raw, also):
+                found.add(name)
+                found |= {carrier for carrier, _, _ in self.carriers.get(name, ())}
+        for name, raw in mine.raw_messages.items():
+            if also := theirs.raw_messages.get(name):
+                extended = name in mine.extensions or name in theirs.extensions
+                if extended or not _alike(raw, also):
+                    found.add(name)
+        return found
 
     @cached_property
     def every_package(self) -> frozenset[str]:
@@ -258,17 +300,18 @@ class Contract:
         return ordered
 
     def _message_types(self, name: str) -> list[str]:
-        return [f.type_name for f in self._fields(name) if f.is_message and f.type_name]
+        return [kind for kind, _, _ in self._read.held(name) if kind in self.messages]
 
     @cached_property
-    def carriers(self) -> Mapping[str, list[tuple[Message, Field]]]:
-        """For each message and enum: the fields that are of that type, map values included."""
-        found: dict[str, list[tuple[Message, Field]]] = {}
-        for message in self.messages.values():
-            for field in message.fields.values():
-                for inner in (field, *(field.entry.fields.values() if field.entry else ())):
-                    if inner.type_name:
-                        found.setdefault(inner.type_name, []).append((message, field))
+    def carriers(self) -> Mapping[str, list[tuple[str, int, str]]]:
+        """For each message and enum the fields that are of that type, map values included.
+
+        Each as its message, its number and its full name.
+        """
+        found: dict[str, list[tuple[str, int, str]]] = {}
+        for message in self._read.raw_messages:
+            for kind, number, symbol in self._read.held(message):
+                found.setdefault(kind, []).append((message, number, symbol))
         return found
 
     @cached_property
@@ -286,12 +329,8 @@ class Contract:
             if name not in seen:
                 seen.add(name)
                 if name in self.messages:
-                    todo += [f.type_name for f in self._fields(name) if f.type_name]
+                    todo += [kind for kind, _, _ in self._read.held(name)]
         return frozenset(seen)
-
-    def _fields(self, name: str) -> Iterator[Field]:
-        for field in self.messages[name].fields.values():
-            yield from field.entry.fields.values() if field.entry else (field,)
 
     def shown(self, file: str) -> str:
         """What a person calls a file."""
@@ -299,22 +338,31 @@ class Contract:
 
     def place(self, symbol: str) -> Place | None:
         """Where a symbol, or one that it lies in, is declared; None where that is not known."""
-        if symbol in self._shown or symbol in self.own:
+        if symbol in self.own:
             return Place(self.shown(symbol))
         name = symbol
-        while name:
-            if name in self._places:
-                return self._places[name]
+        while name and name not in self._read.home:
             name = name.rpartition(".")[0]
-        return None
+        file = self._read.home.get(name)
+        if file is None or file.name not in self.own:
+            return None
+        lines = self._lines(file)
+        name = symbol
+        while name and name not in lines:
+            name = name.rpartition(".")[0]
+        return Place(self.shown(str(file.name)), lines.get(name))
 
-    @cached_property
-    def _places(self) -> Mapping[str, Place]:
+    def _lines(self, file: FileDescriptorProto) -> Mapping[str, int]:
         from smg_proto.compat._read import places
 
-        return {
-            name: Place(self.shown(file.name), line)
-            for file in self.files
-            if file.name in self.own
-            for name, line in places(file)
-        }
+        if file.name not in self._places:
+            self._places[str(file.name)] = dict(places(file))
+        return self._places[str(file.name)]
+
+    @cached_property
+    def _places(self) -> dict[str, Mapping[str, int]]:
+        return {}
+
+
+def _alike(one: "Raw", other: "Raw") -> bool:
+    return bool(one.features == other.features and one.proto == other.proto)

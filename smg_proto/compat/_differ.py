@@ -25,24 +25,18 @@ class _Differ:
     def __init__(self, old: Contract, new: Contract, packages: Collection[str]) -> None:
         self.old, self.new = old, new
         self.packages = _compared(old, new, packages)
-        self.own = self._own(old), self._own(new)
-        self.scope = self._scope(old, self.own[0]) | self._scope(new, self.own[1])
+        self.own = old.within(self.packages), new.within(self.packages)
+        self.unlike = old.unlike(new)
+        self.scope = self.own[0] | self.own[1]
+        if self.unlike - self.scope:  # else nothing of others is of interest
+            self.scope |= self._reached(old, self.own[0]) | self._reached(new, self.own[1])
         self.messages = Messages(old, new)
-        self.replaced = replacements(old, new, self.messages, self.scope)
+        self.replaced = replacements(self.messages, self.scope, self.unlike)
         self.enums = Enums(self.messages, self.replaced)
         self.inside = Inside(self.messages)
 
-    def _own(self, contract: Contract) -> set[str]:
-        """The services, messages and enums of the packages."""
-        return {
-            kind.name
-            for table in (contract.messages, contract.enums, contract.services)
-            for kind in table.values()
-            if kind.package in self.packages and kind.file in contract.own
-        }
-
-    def _scope(self, contract: Contract, own: set[str]) -> frozenset[str]:
-        """What is compared: these, and what they use or extend."""
+    def _reached(self, contract: Contract, own: set[str]) -> frozenset[str]:
+        """What these use or extend."""
         rpcs = [
             rpc
             for name, service in contract.services.items()
@@ -51,13 +45,8 @@ class _Differ:
         ]
         used = {name for rpc in rpcs for name in (rpc.request, rpc.response)}
         # A foreign message that a compared package extends.
-        used |= {
-            message.name
-            for message in contract.messages.values()
-            for field in message.fields.values()
-            if field.extension and self._package(field.symbol) in self.packages
-        }
-        return contract.reached(own | used) | own
+        used |= contract.extended_by(self.packages)
+        return contract.reached(own | used)
 
     def _package(self, symbol: str) -> str:
         """The longest package that the name begins with."""
@@ -89,7 +78,7 @@ class _Differ:
         yield from self._left_out()
 
     def _common(self, old: Collection[str], new: Collection[str]) -> list[str]:
-        return [name for name in old if name in new and name in self.scope]
+        return [name for name in old if name in self.unlike and name in self.scope]
 
     # --- services --------------------------------------------------------------------------
 
@@ -170,9 +159,10 @@ class _Differ:
                     if self.old.services and name not in self.old.served:
                         text += " No RPC reached it."
                     yield Finding("source", name, text)
-            for name, added in new.items():
-                known = name in old or added.package not in self.old.packages
-                if name in self.own[1] and not known:
+            for name in new:
+                if name not in self.own[1] or name in old:
+                    continue
+                if new[name].package in self.old.packages:
                     yield Finding("notice", name, f"Added: a new {kind}.")
 
     def _left_out(self) -> Iterator[Finding]:

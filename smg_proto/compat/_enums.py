@@ -106,12 +106,13 @@ class Enums:
 
     def _carried_by(self, old: Enum, new: Enum) -> Iterator[tuple[Message, Message, int]]:
         """The fields that are of the enum on both sides."""
-        there = self._messages.new.messages
-        for message, field in self._messages.old.carriers.get(old.name, ()):
-            after = there.get(message.name) or there.get(self._replaced.get(message.name, ""))
-            g = after.fields.get(field.number) if after else None
-            if after and g and g.value.type_name == new.name and _same(field, g, message, after):
-                yield message, after, field.number
+        here, there = self._messages.old.messages, self._messages.new.messages
+        for name, number, _ in self._messages.old.carriers.get(old.name, ()):
+            message = here[name]
+            after = there.get(name) or there.get(self._replaced.get(name, ""))
+            f, g = message.fields[number], after.fields.get(number) if after else None
+            if after and g and g.value.type_name == new.name and _same(f, g, message, after):
+                yield message, after, number
 
 
 def _same(f: Field, g: Field, old: Message, new: Message) -> bool:

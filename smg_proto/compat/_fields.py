@@ -101,11 +101,11 @@ class Messages:
         """Who else is affected: the fields that carry the message, directly or not."""
         seen, found, todo = {name}, dict[str, None](), [name]
         while todo:
-            for carrier, field in self.old.carriers.get(todo.pop(0), ()):
-                found[field.symbol] = None
-                if carrier.name not in seen:
-                    seen.add(carrier.name)
-                    todo.append(carrier.name)
+            for carrier, _, symbol in self.old.carriers.get(todo.pop(0), ()):
+                found[symbol] = None
+                if carrier not in seen:
+                    seen.add(carrier)
+                    todo.append(carrier)
         names = list(found)
         rest = len(names) - _CARRIERS_NAMED
         listed = ", ".join(names[:_CARRIERS_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -13,9 +13,10 @@ Pair = tuple[str, str]
 
 
 def replacements(
-    old: Contract, new: Contract, messages: Messages, scope: Collection[str]
+    messages: Messages, scope: Collection[str], unlike: Collection[str]
 ) -> dict[str, str]:
     """For types of the old contract: the type of another name that takes their bytes unchanged."""
+    old, new = messages.old, messages.new
     found: dict[str, str] = {}
     for name, service in old.services.items():
         after = new.services.get(name)
@@ -27,10 +28,10 @@ def replacements(
                 for pair in ((rpc.request, now.request), (rpc.response, now.response)):
                     if pair[0] != pair[1] and pair[0] not in found and _fits(old, new, pair):
                         found[pair[0]] = pair[1]
-    for name, message in old.messages.items():
-        other = new.messages.get(name)
-        if name not in scope or not other:
+    for name in old.messages:
+        if name not in scope or name not in unlike:
             continue
+        message, other = old.messages[name], new.messages[name]
         for number, f in message.fields.items():
             g = other.fields.get(number)
             if not g or went_elsewhere(f, g, message, other):
