@@ -40,7 +40,7 @@ class Sent:
 
     data: bytes
     message: ProtoMessage | None  # None: no runtime of ours would write it; another's does
-    text: str
+    text: str = ""  # of what our runtime would not write
 
 
 def field_witness(old: Side, new: Side, number: int) -> Witness | None:
@@ -125,7 +125,7 @@ def closing_witness(old: Side, new: Side, number: int) -> Witness | None:
 
 
 def _sent(message: ProtoMessage) -> Sent:
-    return Sent(message.SerializePartialToString(), message, _text(message))
+    return Sent(message.SerializePartialToString(), message)
 
 
 def _of_field(writer: Side, reader: Side, number: int) -> Iterator[Sent]:
@@ -226,21 +226,18 @@ def _deliver(
     """Parse on the other side and compare: None if all that counts has arrived."""
     read = reader.empty()
     try:
-        # Some runtimes parse a string when it is looked at.
         read.MergeFromString(sent.data)
-        text = _text(read)
-    except (DecodeError, UnicodeDecodeError):
-        judgement: Judgement | None = Judgement("undecodable")
-        text = "nothing: it cannot be parsed"
-    else:
+        # Some runtimes parse a string when it is looked at.
         if sent.message is None:
+            read.ListFields()
             return None
         judgement = judge(writer, reader, sent.message, read, direction == "old to new", only)
+    except (DecodeError, UnicodeDecodeError):
+        judgement = Judgement("undecodable", note="nothing: it cannot be parsed")
     if judgement is None:
         return None
-    if judgement.note:
-        text = judgement.note
-    told = judgement.meant or sent.text
+    text = judgement.note or _text(read)
+    told = judgement.meant or sent.text or _text(sent.message)
     return Witness(
         direction,
         judgement.outcome,
@@ -252,7 +249,9 @@ def _deliver(
     )
 
 
-def _text(message: ProtoMessage) -> str:
+def _text(message: ProtoMessage | None) -> str:
+    if message is None:
+        return "nothing"
     text = text_format.MessageToString(message, as_one_line=True, print_unknown_fields=True)
     if len(text) > MAX_VALUE_LENGTH:
         text = f"{text[:MAX_VALUE_LENGTH]}…"
