@@ -176,7 +176,8 @@ def _versions(reply: ProtoMessage) -> Iterator[tuple[str, str]]:
 def _unknown(reply: ProtoMessage) -> Iterator[str]:
     """The messages, of a reply and within it, that have fields which are not known here."""
     name = str(reply.DESCRIPTOR.full_name)
-    for field in UnknownFieldSet(reply):
+    unknown: Any = UnknownFieldSet(reply)
+    for field in unknown:
         yield f"{name} {field.field_number}"
     for field, value in reply.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:

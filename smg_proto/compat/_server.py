@@ -120,7 +120,7 @@ class Server:
         self, path: str, data: bytes, streaming: bool = False
     ) -> tuple[grpc.StatusCode, bytes]:
         """The status of a call with these bytes as its request, and the first message it brings."""
-        made = (self._channel.unary_stream if streaming else self._channel.unary_unary)(
+        made: Any = (self._channel.unary_stream if streaming else self._channel.unary_unary)(
             path, request_serializer=None, response_deserializer=None
         )
         try:
