@@ -6,7 +6,7 @@ The files are read here, not by buf, so that a folder is the same contract with 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._tree import Tree
@@ -39,7 +39,7 @@ def modules(tree: Tree) -> Modules | None:
         return found
     found = Modules(dependencies=_texts(config.get("deps")))
     listed: Any = config.get("modules")
-    modules: list[Any] = listed if isinstance(listed, list) else [{"path": "."}]
+    modules = cast("list[Any]", listed) if isinstance(listed, list) else [{"path": "."}]
     for module in map(_members, modules):
         if module is not None:
             found.roots.append(_clean(str(module.get("path", "."))))
@@ -65,13 +65,13 @@ def _clean(path: str) -> str:
 
 
 def _texts(value: Any) -> list[str]:
-    listed: list[Any] = value if isinstance(value, list) else []
+    listed = cast("list[Any]", value) if isinstance(value, list) else []
     return [str(one) for one in listed]
 
 
 def _members(value: Any) -> dict[str, Any] | None:
     """A mapping; None for anything else."""
-    return value if isinstance(value, dict) else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _mapping(tree: Tree, name: str) -> dict[str, Any]:

@@ -182,6 +182,6 @@ def _unknown(reply: ProtoMessage) -> Iterator[str]:
     for field, value in reply.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
-        many: Any = value if isinstance(value, list) or hasattr(value, "add") else [value]
-        for inner in many:
+        content: Any = value
+        for inner in content if hasattr(content, "append") else [content]:
             yield from _unknown(inner)
