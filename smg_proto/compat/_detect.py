@@ -8,7 +8,7 @@ nothing. One that changes something is never called, and nothing is said of it.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
@@ -182,5 +182,6 @@ def _unknown(reply: ProtoMessage) -> Iterator[str]:
     for field, value in reply.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
-        for inner in value if isinstance(value, list) or hasattr(value, "add") else [value]:
+        many: Any = value if isinstance(value, list) or hasattr(value, "add") else [value]
+        for inner in many:
             yield from _unknown(inner)
