@@ -197,7 +197,7 @@ def read_member(
     if member.compress_type not in _READABLE:  # the other methods unpack without any bound
         raise ContractError(f"{origin} is not stored or deflated")
     try:
-        with archive.open(member, encoding="utf-8") as file:
+        with archive.open(member) as file:
             data = file.read(limit + 1)
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ContractError(f"{origin} cannot be unpacked: {error}") from error
