@@ -414,7 +414,7 @@ def test_what_nobody_foresaw_is_one_line_with_a_hint(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-m", "smg_proto", "diff", "self", "self"],
             stdout=full,
