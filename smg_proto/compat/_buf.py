@@ -6,7 +6,7 @@ The files are read here, not by buf, so that a folder is the same contract with 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._tree import Tree
@@ -39,7 +39,7 @@ def modules(tree: Tree) -> Modules | None:
         return found
     found = Modules(dependencies=_texts(config.get("deps")))
     listed: Any = config.get("modules")
-    modules = cast("list[Any]", listed) if isinstance(listed, list) else [{"path": "."}]
+    modules = listed if _is_list(listed) else [{"path": "."}]
     for module in map(_members, modules):
         if module is not None:
             found.roots.append(_clean(str(module.get("path", "."))))
@@ -65,13 +65,20 @@ def _clean(path: str) -> str:
 
 
 def _texts(value: Any) -> list[str]:
-    listed = cast("list[Any]", value) if isinstance(value, list) else []
-    return [str(one) for one in listed]
+    return [str(one) for one in value] if _is_list(value) else []
 
 
 def _members(value: Any) -> dict[str, Any] | None:
     """A mapping; None for anything else."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    return value if _is_mapping(value) else None
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_mapping(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def _mapping(tree: Tree, name: str) -> dict[str, Any]:
