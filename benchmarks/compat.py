@@ -4,11 +4,14 @@
     .venv/bin/python benchmarks/compat.py [ROUNDS]
 
 Prints a table. Every number is the median of interleaved rounds of whole processes, start-up of the
-interpreter included: seconds of CPU, and the largest resident memory. For each pair of descriptor
-sets the bar is buf's figure of the same run. Exit: 0 all bars kept, 1 one is missed.
+interpreter included: seconds of CPU, and the largest resident memory. One run of diff tells apart
+what breaks sources, JSON and bytes; buf takes a run for each of these levels, which are the bar for
+each pair of descriptor sets. Exit: 0 all bars kept, 1 one is missed.
 """
 
 import os
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,8 +27,10 @@ if TYPE_CHECKING or sys.argv[1:2] == ["make"]:
 
     import smg_proto
 
+ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-WIRE = '{"version":"v2","breaking":{"use":["WIRE"]}}'
+LEVELS = ("FILE", "WIRE_JSON", "WIRE")
+CONFIG = '{"version":"v2","breaking":{"use":["%s"]}}'
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,17 @@ def large(messages: int) -> "FileDescriptorSet":
     return found
 
 
+def built(protos: Path) -> "FileDescriptorSet":
+    """The set as buf writes it, with its places in the source and its comments."""
+    image = protos / "image.binpb"
+    config = '{"version":"v2","modules":[{"path":"."}]}'
+    command = [str(BIN / "buf"), "build", "--config", config, "-o", str(image)]
+    subprocess.run(command, cwd=protos, check=True)
+    data = image.read_bytes()
+    image.unlink()
+    return FileDescriptorSet.FromString(data)
+
+
 def cost(command: list[str]) -> Cost:
     """Of one run, its children included."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -94,17 +110,20 @@ def cost(command: list[str]) -> Cost:
 
 def make(scratch: Path) -> None:
     """Write the pairs, each into a folder whose name says what it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(smg_proto.proto_path(), folder, dirs_exist_ok=True)
+        own = built(Path(folder))
     for title, files, every in (
-        ("1 contracts of this package", smg_proto.descriptor_set(), 1),
+        ("1 contracts of this package", own, 1),
         ("2 1,000 messages", large(1_000), 10),
         ("3 10,000 messages", large(10_000), 100),
     ):
         edited, count = retyped(files, every)
         data = files.SerializeToString()
-        folder = scratch / f"{title} ({len(data) // 1024:,} KiB), {count} changed"
-        folder.mkdir()
-        (folder / "old.binpb").write_bytes(data)
-        (folder / "new.binpb").write_bytes(edited.SerializeToString())
+        pair = scratch / f"{title} ({len(data) // 1024:,} KiB), {count} changed"
+        pair.mkdir()
+        (pair / "old.binpb").write_bytes(data)
+        (pair / "new.binpb").write_bytes(edited.SerializeToString())
 
 
 def cases(scratch: Path) -> Iterator[Case]:
@@ -115,13 +134,12 @@ def cases(scratch: Path) -> Iterator[Case]:
     for folder in sorted(scratch.iterdir()):
         old, new = folder / "old.binpb", folder / "new.binpb"
         named = folder.name[2:]
-        buf = [str(BIN / "buf"), "breaking", str(new), "--against", str(old), "--config", WIRE]
-        yield Case(f"{named}: `buf breaking`, WIRE", buf)
-        yield Case(
-            f"{named}: `smg-proto diff`",
-            [*diff, str(old), str(new)],
-            beside=f"{named}: `buf breaking`, WIRE",
-        )
+        buf = [str(BIN / "buf"), "breaking", str(new), "--against", str(old), "--config"]
+        runs = [shlex.join([*buf, CONFIG % level]) for level in LEVELS]
+        yield Case(f"{named}: `buf breaking`, WIRE", [*buf, CONFIG % "WIRE"])
+        every = f"{named}: `buf breaking`, {', '.join(LEVELS)}"
+        yield Case(every, ["sh", "-c", "; ".join(runs)])
+        yield Case(f"{named}: `smg-proto diff`", [*diff, str(old), str(new)], beside=every)
 
 
 def main() -> int:
@@ -132,6 +150,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         # By a process of its own: what a child takes of memory begins with what its parent has.
         subprocess.run([sys.executable, __file__, "make", folder], check=True)
+        # As pip does when it installs.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", ROOT / "smg_proto"], check=True)
         chosen = list(cases(Path(folder)))
         taken: dict[str, list[Cost]] = {case.name: [] for case in chosen}
         for _ in range(rounds):

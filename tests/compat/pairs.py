@@ -95,7 +95,7 @@ def pairs() -> tuple[Pair, ...]:
     found: list[Pair] = []
     for path in sorted(FOLDER.glob("*.txt")):
         for number, block in enumerate(
-            re.split(r"^== ", path.read_text("utf-8", encoding="utf-8"), flags=re.M)[1:]
+            re.split(r"^== ", path.read_text(encoding="utf-8"), flags=re.M)[1:]
         ):
             head, _, body = block.partition("\n")
             found.append(parse(f"{path.stem}{number}", head, body.strip() + "\n"))
@@ -116,7 +116,7 @@ def build(folder: Path, chosen: Mapping[str, str]) -> Path:
     protos = folder / "protos"
     for name, text in chosen.items():
         (protos / name).parent.mkdir(parents=True, exist_ok=True)
-        (protos / name).write_text(text, "utf-8", encoding="utf-8")
+        (protos / name).write_text(text, encoding="utf-8")
     image = folder / "image.binpb"
     config = '{"version":"v2","modules":[{"path":"protos"}]}'
     command = [buf(), "build", "--config", config, "-o", str(image)]
@@ -195,18 +195,18 @@ def written() -> Iterator[tuple[Path, str]]:
 
         yield (
             path,
-            re.sub(r"^== (.*)$", head, path.read_text("utf-8", encoding="utf-8"), flags=re.M),
+            re.sub(r"^== (.*)$", head, path.read_text(encoding="utf-8"), flags=re.M),
         )
 
 
 def main() -> int:
     stale = False
     for path, text in written():
-        if text != path.read_text("utf-8", encoding="utf-8"):
+        if text != path.read_text(encoding="utf-8"):
             stale = True
             print(f"{path}: buf says something else")
             if "--write" in sys.argv[1:]:
-                path.write_text(text, "utf-8", encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
     return 1 if stale else 0
 
 

@@ -33,9 +33,7 @@ def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
 
 def test_what_buf_says_is_written_beside_each_pair() -> None:
     for path, text in written():
-        assert path.read_text("utf-8", encoding="utf-8") == text, (
-            "run tests/compat/pairs.py --write"
-        )
+        assert path.read_text(encoding="utf-8") == text, "run tests/compat/pairs.py --write"
 
 
 def sides(pair: Pair) -> tuple[Contract, Contract]:
