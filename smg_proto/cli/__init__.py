@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else [*argv]
     name = next((word for word in words if word in COMMANDS), "")
     try:
-        code = _run(words)
+        try:
+            code = _run(words)
+        except SystemExit:  # --help and --version end so
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()  # what fails while the interpreter ends cannot be caught
     except KeyboardInterrupt:
         return 130

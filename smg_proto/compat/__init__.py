@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from smg_proto.compat._accept import Acceptance, read_acceptances
-from smg_proto.compat._contract import Contract, Field, Message, Place
+from smg_proto.compat._contract import Contract, Field, Message, Place, Rpc
 from smg_proto.compat._differ import diff
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._load import SPECS, load
@@ -53,6 +53,7 @@ __all__ = [
     "Place",
     "Probe",
     "Report",
+    "Rpc",
     "Server",
     "Skew",
     "Spoken",

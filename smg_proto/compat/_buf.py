@@ -18,7 +18,8 @@ class Modules:
 
     roots: list[str] = field(default_factory=list[str])  # "" is the top
     excludes: list[str] = field(default_factory=list[str])
-    includes: list[str] = field(default_factory=list[str])
+    # Of a root, the only paths below it that count.
+    includes: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     dependencies: list[str] = field(default_factory=list[str])
 
 
@@ -42,9 +43,11 @@ def modules(tree: Tree) -> Modules | None:
     modules = listed if _is_list(listed) else [{"path": "."}]
     for module in map(_members, modules):
         if module is not None:
-            found.roots.append(_clean(str(module.get("path", "."))))
+            root = _clean(str(module.get("path", ".")))
+            found.roots.append(root)
             found.excludes += map(_clean, _texts(module.get("excludes")))
-            found.includes += map(_clean, _texts(module.get("includes")))
+            if includes := _texts(module.get("includes")):
+                found.includes[root] = [_clean(path) for path in includes]
     return found
 
 

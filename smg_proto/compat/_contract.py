@@ -12,6 +12,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
 )
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.message_factory import GetMessageClass
 
@@ -193,8 +194,8 @@ class Contract:
         self._shown: Mapping[str, str] = shown or {}
         given = {str(file.name) for file in files.file}
         self.files: list[FileDescriptorProto] = in_order(files, origin)  # with what they import
-        self.own = frozenset(given if own is None else own & given)
-        self.pool = pool_of(self.files, origin)
+        self.own: frozenset[str] = frozenset(given if own is None else own & given)
+        self.pool: DescriptorPool = pool_of(self.files, origin)
         self._read = Reader(self.pool, self.files)
         self.messages: Mapping[str, Message] = self._read.messages
         self.enums: Mapping[str, Enum] = self._read.enums

@@ -45,8 +45,12 @@ class Names:
         if configured := _buf.modules(tree):
             self.dependencies = configured.dependencies
             paths = [path for path in paths if not excluded(path, configured.excludes)]
-            if configured.includes:
-                paths = [path for path in paths if _below(path, configured.includes)]
+            for root, includes in configured.includes.items():
+                paths = [
+                    path
+                    for path in paths
+                    if (root and not _below(path, [root])) or _below(path, includes)
+                ]
             self.names = _relative(paths, configured.roots, "", strict=True)
             return
         paths = _without_copies(tree, paths)
