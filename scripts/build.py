@@ -15,6 +15,7 @@ from pathlib import Path
 
 from _modules import OLD_PATH, V1, alias, facade, new_name, rewrite
 from _tools import Stop, protoc, stub_python
+from _unasync import sync_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTO = ROOT / "proto"
@@ -26,6 +27,7 @@ OWNED = [
     "smg_grpc_proto/*_pb2*.py",
     "smg_grpc_proto/generated/*_pb2*.py",
     "docs/reference/*.md",
+    "smg_proto/*/_sync/*.py",
 ]
 
 
@@ -59,6 +61,7 @@ def generate(out: Path) -> dict[Path, bytes]:
     descriptors = out / "descriptors.binpb"
     made = {Path("smg_proto/descriptors.binpb"): descriptors.read_bytes()}
     made |= reference(descriptors, out / "reference")
+    made |= sync_folders(ROOT)
     sources = {path: dotted(path.relative_to(out)) for path in sorted(out.rglob("*_pb2*.py*"))}
     moved = {module: new_name(module) for module in sources.values()}
     v1_stubs: dict[str, str] = {}

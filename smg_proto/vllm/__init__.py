@@ -1,7 +1,7 @@
 """A client of vLLM's gRPC server with the shape of OpenAI's: `client.completions.create(...)`.
 
-Needs the extra `client`; turning token ids into text needs `decode` as well:
-pip install 'smg-grpc-proto[client,decode]'
+Needs the extra `client`; text needs `decode` as well, and chat needs `chat`:
+pip install 'smg-grpc-proto[client,decode,chat]'
 """
 
 try:
@@ -12,20 +12,26 @@ except ImportError:
     ) from None
 
 from smg_proto import __version__
-from smg_proto.vllm.aio import AsyncVLLMGrpcClient
-from smg_proto.vllm.aio_stream import AsyncGenerateStream, AsyncKvEventStream
-from smg_proto.vllm.bundle import TokenizerBundle
-from smg_proto.vllm.client import VLLMGrpcClient
-from smg_proto.vllm.decode import IncrementalDecoder, TokenDecoder
-from smg_proto.vllm.errors import (
+from smg_proto.vllm._async.client import AsyncVLLMGrpcClient
+from smg_proto.vllm._async.stream import (
+    AsyncChatStream,
+    AsyncGenerateStream,
+    AsyncKvEventStream,
+    AsyncStream,
+)
+from smg_proto.vllm._bundle import TokenizerBundle
+from smg_proto.vllm._config import NOT_GIVEN, NotGiven, Timeout
+from smg_proto.vllm._errors import (
     APIConnectionError,
     APIError,
+    APIStatusError,
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
     ConflictError,
     InternalServerError,
     NotFoundError,
+    OpenAIError,
     PermissionDeniedError,
     RateLimitError,
     VLLMGrpcAbortedError,
@@ -49,8 +55,7 @@ from smg_proto.vllm.errors import (
     VLLMGrpcUnknownError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm.options import Timeout
-from smg_proto.vllm.params import (
+from smg_proto.vllm._params import (
     ChoiceConstraint,
     MediaRef,
     SamplingParams,
@@ -58,7 +63,14 @@ from smg_proto.vllm.params import (
     StructuredOutputs,
     TokenizedInput,
 )
-from smg_proto.vllm.results import (
+from smg_proto.vllm._sync.client import VLLMGrpcClient
+from smg_proto.vllm._sync.stream import ChatStream, GenerateStream, KvEventStream, Stream
+from smg_proto.vllm._text import IncrementalDecoder
+from smg_proto.vllm._tokenizer import TokenDecoder
+from smg_proto.vllm._types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
     Completion,
     CompletionChoice,
     CompletionChunk,
@@ -69,28 +81,33 @@ from smg_proto.vllm.results import (
     Embedding,
     EmbeddingResponse,
     EmbeddingUsage,
-    PromptTokensDetails,
-)
-from smg_proto.vllm.server_results import (
     HealthCheckResponse,
     Loads,
     ModelInfo,
     ModelList,
     Outcome,
+    PromptTokensDetails,
     SchedulerLoad,
     ServerInfo,
 )
-from smg_proto.vllm.stream import GenerateStream, KvEventStream
 
 __all__ = [
+    "NOT_GIVEN",
     "APIConnectionError",
     "APIError",
+    "APIStatusError",
     "APITimeoutError",
+    "AsyncChatStream",
     "AsyncGenerateStream",
     "AsyncKvEventStream",
+    "AsyncStream",
     "AsyncVLLMGrpcClient",
     "AuthenticationError",
     "BadRequestError",
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "ChatCompletionMessage",
+    "ChatStream",
     "ChoiceConstraint",
     "Completion",
     "CompletionChoice",
@@ -113,6 +130,8 @@ __all__ = [
     "ModelInfo",
     "ModelList",
     "NotFoundError",
+    "NotGiven",
+    "OpenAIError",
     "Outcome",
     "PermissionDeniedError",
     "PromptTokensDetails",
@@ -120,6 +139,7 @@ __all__ = [
     "SamplingParams",
     "SchedulerLoad",
     "ServerInfo",
+    "Stream",
     "StreamOptions",
     "StructuredOutputs",
     "Timeout",
