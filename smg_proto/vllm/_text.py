@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 _HOLE: Final = "\ufffd"  # what a decoder puts where bytes of a character are missing
 _WINDOW: Final = 12  # tokens that are decoded together; more make each decoding dearer
 _STEP: Final = 16  # the most tokens that are taken in at once
+_PATIENCE: Final = 64  # tokens after which a hole is no longer looked at: no character has so many
 
 
 class Decodes(Protocol):
@@ -42,7 +43,7 @@ class IncrementalDecoder:
         self._window = list(before)
         self._given = len(decoder.decode(self._window, skip_special_tokens)) if before else 0
         self._held = ""  # text before the window that has not been given out
-        self._open = False  # the text ends in a hole
+        self._open = 0  # tokens since the text last ended without a hole
 
     def feed(self, ids: Sequence[int]) -> str:
         """The text that these tokens add."""
@@ -53,16 +54,25 @@ class IncrementalDecoder:
             return ""
         self._window.extend(ids)
         text = self._decoder.decode(self._window, self._skip)
-        self._open = text.endswith(_HOLE)
-        new = self._before_the_hole(len(ids)) if self._open else self._give(text)
-        if len(self._window) > _WINDOW:
-            self._forget(text)
+        if not text.endswith(_HOLE):
+            self._open = 0
+            new = self._give(text)
+            if len(self._window) > _WINDOW:
+                self._forget(text)
+            return new
+        self._open += len(ids)
+        new = self._before_the_hole(len(ids))
+        if self._open > _PATIENCE:
+            self._open = 1
+            self._held += text[self._given :]
+            self._window = self._window[-_WINDOW // 2 :]
+            self._given = len(self._decoder.decode(self._window, self._skip))
         return new
 
     def flush(self) -> str:
         """What is held back at the end: a character that was never completed. vLLM drops it."""
         rest = self._give(self._decoder.decode(self._window, self._skip)) if self._open else ""
-        self._open = False
+        self._open = 0
         return rest
 
     def _give(self, text: str) -> str:
@@ -79,13 +89,13 @@ class IncrementalDecoder:
         return ""
 
     def _forget(self, text: str) -> None:
-        """Drop old tokens, if those that remain give the same end of the text without them."""
+        """Drop old tokens, if those that remain give the same end of the text without them.
+
+        Not while there is a hole: some decoders give holes for all bytes until the last fits."""
         remain = self._window[-_WINDOW // 2 :]
         end = self._decoder.decode(remain, self._skip)
         if end and text.endswith(end):
-            gone = len(text) - len(end)
-            self._held += text[self._given : gone]
-            self._window, self._given = remain, max(self._given - gone, 0)
+            self._window, self._given = remain, len(end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
 from smg_proto import common_pb2
 from smg_proto.testing import Address, Answer, FakeVllmEngine, Fault
 from smg_proto.vllm import TokenDecoder, TokenizerBundle, VLLMGrpcDataLossError
-from smg_proto.vllm.bundle import BundleBuilder
-from smg_proto.vllm.text import TextPlan
+from smg_proto.vllm._bundle import BundleBuilder
+from smg_proto.vllm._text import TextPlan
 
 
 def byte_level() -> TokenDecoder:

@@ -128,4 +128,4 @@ def test_without_opentelemetry_there_is_nothing(
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     client = both.make(address)
     assert both.create(client, prompt=PROMPT, max_tokens=1).choices
-    assert client._host.telemetry is None
+    assert client._connection.telemetry is None

@@ -9,7 +9,6 @@ from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
 
 from smg_proto import vllm as v
 from smg_proto.testing import Address, FakeVllmEngine, Fault
-from smg_proto.vllm.options import Attempts, Options
 
 Code = grpc.StatusCode
 FAST: dict[str, Any] = {"initial_backoff": 0.01, "max_backoff": 0.02}
