@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm._completion import Delta, Job, Shape, job
+from smg_proto.vllm._completion import Delta, Job, Shape, job, text_plans
 from smg_proto.vllm._config import Options, flag, json_object, mapping, sequence, text, whole
 from smg_proto.vllm._errors import VLLMGrpcFailedPreconditionError, VLLMGrpcValidationError
 from smg_proto.vllm._params import CompletionRequest, StructuredOutputs
@@ -295,17 +295,17 @@ class ChatShape(Shape[ChatCompletion, ChatCompletionChunk]):
         if delta is None:
             return ChatCompletionChunk.model_validate({**fields, "choices": []})
         index: int = delta["index"]
-        said: dict[str, Any] = {"content": delta.get("delta_text", "")}
+        said: dict[str, Any] = {"content": delta["delta_text"]}
         if index not in self._begun:
             self._begun.add(index)
             said["role"] = "assistant"
         choice = {
             "index": index,
             "delta": said,
-            "token_ids": delta.get("delta_token_ids", []),
-            "finish_reason": delta.get("finish_reason"),
-            "stop_reason": delta.get("stop_reason"),
-            "logprobs": self._logprobs(delta.get("logprobs")),
+            "token_ids": delta["delta_token_ids"],
+            "finish_reason": delta["finish_reason"],
+            "stop_reason": delta["stop_reason"],
+            "logprobs": self._logprobs(delta["logprobs"]),
         }
         return ChatCompletionChunk.model_validate({**fields, "choices": [choice]})
 
@@ -360,4 +360,5 @@ def chat_job(
     options: Options,
 ) -> Job[ChatCompletion, ChatCompletionChunk]:
     """The job for `chat.completions.create`."""
-    return job([prompt], request, ChatShape(decoder), request_id, stream, options)
+    plans = text_plans([prompt], request)
+    return job([prompt], request, plans, ChatShape(decoder), request_id, stream, options)

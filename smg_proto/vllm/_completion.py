@@ -8,8 +8,8 @@ are of that message alone.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from smg_proto import common_pb2
@@ -22,15 +22,20 @@ from smg_proto.vllm._text import ByHand, ChoiceText, TextPlan, drops_last
 from smg_proto.vllm._tokenizer import TokenDecoder
 from smg_proto.vllm._types import (
     Completion,
+    CompletionChoice,
     CompletionChunk,
+    CompletionChunkChoice,
     CompletionLogprobs,
+    CompletionTokensDetails,
     CompletionUsage,
+    PromptTokensDetails,
+    assembled,
     new_request_id,
 )
 
 Message: TypeAlias = pb.GenerateStreamChunk | pb.GenerateComplete
 Delta: TypeAlias = dict[str, Any]
-"""What a message adds, as CompletionChunkChoice takes it."""
+"""What a message adds: the fields of CompletionChunkChoice, all of them."""
 ResultT = TypeVar("ResultT")
 ChunkT = TypeVar("ChunkT")
 
@@ -83,14 +88,18 @@ def _add_media(wire: pb.GenerateRequest, request: CompletionRequest) -> None:
         wire.extra_mm_inputs.extend(request.mm_inputs[1:])
 
 
-def text_plan(request: CompletionRequest, prompt: Input) -> TextPlan:
-    return TextPlan(
-        skip_special_tokens=request.skip_special_tokens,
-        stop=request.stop or (),
-        stop_token_ids=frozenset(request.stop_token_ids or ()),
-        keep_stop=request.include_stop_str_in_output,
-        before=prompt if isinstance(prompt, str) else prompt.input_ids[-_BEFORE:],
-    )
+def text_plans(inputs: Sequence[Input], request: CompletionRequest) -> list[TextPlan]:
+    """How the tokens of each prompt's choices become text."""
+    return [
+        TextPlan(
+            request.skip_special_tokens,
+            request.stop or (),
+            request.stop_token_ids or (),
+            request.include_stop_str_in_output,
+            one if isinstance(one, str) else one.input_ids[-_BEFORE:],
+        )
+        for one in inputs
+    ]
 
 
 def embed_requests(
@@ -135,21 +144,22 @@ class Counts:
             self.drafted + other.drafted,
         )
 
-    def usage(self) -> dict[str, object]:
-        """As CompletionUsage takes it."""
-        result: dict[str, object] = {
+    def usage(self) -> CompletionUsage:
+        details = None
+        if self.drafted:
+            details = CompletionTokensDetails(
+                accepted_prediction_tokens=self.accepted,
+                rejected_prediction_tokens=max(self.drafted - self.accepted, 0),
+            )
+        values: dict[str, Any] = {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
             "cached_tokens": self.cached,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "prompt_tokens_details": assembled(PromptTokensDetails, {"cached_tokens": self.cached}),
+            "completion_tokens_details": details,
         }
-        if self.drafted:
-            result["completion_tokens_details"] = {
-                "accepted_prediction_tokens": self.accepted,
-                "rejected_prediction_tokens": max(self.drafted - self.accepted, 0),
-            }
-        return result
+        return assembled(CompletionUsage, values)
 
 
 class _Choice:
@@ -184,12 +194,10 @@ class Answer:
         """Add one message and return what is new; None for an unknown kind."""
         if message.HasField("chunk"):
             chunk = message.chunk
-            choice = self._choices.get(chunk.index)
-            if choice is None:
-                choice = self._begin(chunk)
-            elif choice.complete is not None:
+            choice = self._choices.get(chunk.index) or self._begin(chunk)
+            if choice.complete is not None:
                 raise self._broken(f"sent more of choice {chunk.index} after its end")
-            return self._extend(choice, chunk, list(chunk.token_ids))
+            return self._extend(choice, chunk, [*chunk.token_ids])
         if message.HasField("complete"):
             return self._end(message.complete)
         return None
@@ -220,12 +228,12 @@ class Answer:
         elif choice.complete is not None:
             raise self._broken(f"ended choice {complete.index} twice")
         else:
-            delta = {"index": self._offset + complete.index}
+            delta = self._delta(complete.index, [])
         choice.complete = complete
         if choice.text is not None:
             rest = choice.text.finish(reason, stopped_by)
             choice.pieces.append(rest)
-            delta["delta_text"] = delta.get("delta_text", "") + rest
+            delta["delta_text"] = (delta["delta_text"] or "") + rest
         delta["finish_reason"], delta["stop_reason"] = reason, stopped_by
         self._count(complete)
         self.counts.accepted += complete.spec_accepted_tokens
@@ -237,8 +245,8 @@ class Answer:
     ) -> Delta:
         choice.token_ids += ids
         self.counts.completion += len(ids)
-        delta: Delta = {"index": self._offset + message.index, "delta_token_ids": ids}
-        logprobs = _output_logprobs(message)
+        delta = self._delta(message.index, ids)
+        logprobs = _output_logprobs(message) if message.HasField("output_logprobs") else None
         if choice.text is not None:
             words = _decode(choice.text, ids, logprobs, ends)
             if words:
@@ -252,6 +260,16 @@ class Answer:
                 getattr(choice.logprobs, name).extend(getattr(logprobs, name))
             delta["logprobs"] = logprobs
         return delta
+
+    def _delta(self, index: int, ids: list[int]) -> Delta:
+        return {
+            "index": self._offset + index,
+            "delta_token_ids": ids,
+            "delta_text": None,
+            "finish_reason": None,
+            "stop_reason": None,
+            "logprobs": None,
+        }
 
     def _name(self, logprobs: CompletionLogprobs) -> None:
         """Show tokens as text, now that there is a decoder; `token_id:N` stays where it isn't."""
@@ -269,26 +287,26 @@ class Answer:
         ]
 
     def choices(self) -> list[dict[str, Any]]:
-        """Every choice so far, by index, as CompletionChoice takes it. Later messages do not
-        change it."""
+        """Every choice so far, by index: the fields of CompletionChoice, all of them. Later
+        messages do not change it."""
         return [self._result(index) for index in sorted(self._choices)]
 
     def _result(self, index: int) -> dict[str, Any]:
         choice = self._choices[index]
-        result: dict[str, Any] = {
+        complete, kv = choice.complete, None
+        if complete is not None and complete.HasField("kv_transfer_params_json"):
+            kv = json_object(complete.kv_transfer_params_json)
+        return {
             "index": self._offset + index,
             "text": "".join(choice.pieces) if choice.text is not None else None,
             "token_ids": list(choice.token_ids),
+            "finish_reason": complete.finish_reason if complete is not None else None,
+            "stop_reason": stop_reason(complete) if complete is not None else None,
             "logprobs": _copied(choice.logprobs),
             "prompt_logprobs": choice.prompt_logprobs,
+            "kv_transfer_params": kv,
+            "raw": complete,
         }
-        if (complete := choice.complete) is not None:
-            result["finish_reason"] = complete.finish_reason
-            result["stop_reason"] = stop_reason(complete)
-            if complete.HasField("kv_transfer_params_json"):
-                result["kv_transfer_params"] = json_object(complete.kv_transfer_params_json)
-            result["raw"] = complete
-        return result
 
     def reasons(self) -> list[str]:
         """Why each choice has ended so far."""
@@ -357,9 +375,7 @@ def _logprobs(
     )
 
 
-def _output_logprobs(message: Message) -> CompletionLogprobs | None:
-    if not message.HasField("output_logprobs"):
-        return None
+def _output_logprobs(message: Message) -> CompletionLogprobs:
     wire = message.output_logprobs
     return _logprobs(wire, list(wire.token_logprobs))
 
@@ -375,10 +391,9 @@ def _input_logprobs(message: Message) -> CompletionLogprobs | None:
 def _copied(logprobs: CompletionLogprobs | None) -> CompletionLogprobs | None:
     if logprobs is None:
         return None
-    lists: dict[str, Any] = {
-        name: list(getattr(logprobs, name)) for name in CompletionLogprobs.model_fields
-    }
-    return CompletionLogprobs.model_construct(**lists)
+    return assembled(
+        CompletionLogprobs, {name: list(value) for name, value in logprobs.__dict__.items()}
+    )
 
 
 # What comes back, for all prompts of one call of `create`.
@@ -406,16 +421,15 @@ class Shape(ABC, Generic[ResultT, ChunkT]):
 
     @abstractmethod
     def whole(self, fields: dict[str, Any], choices: list[dict[str, Any]]) -> ResultT:
-        """The result, as far as it has come. The choices are as CompletionChoice takes them."""
+        """The result, as far as it has come. The choices are CompletionChoice's fields."""
 
     @abstractmethod
     def words(self, chunk: ChunkT) -> str | None:
         """The text that a chunk adds to the first choice."""
 
 
-# What model_validate() calls. A stream makes thousands of chunks, and its own cost would show.
-_make_chunk: Callable[[object], CompletionChunk]
-_make_chunk = CompletionChunk.__pydantic_validator__.validate_python
+_CHUNK: Final[str] = CompletionChunk.model_fields["object"].default
+_WHOLE: Final[str] = Completion.model_fields["object"].default
 
 
 class CompletionShape(Shape[Completion, CompletionChunk]):
@@ -426,15 +440,17 @@ class CompletionShape(Shape[Completion, CompletionChunk]):
         self._hand = hand
 
     def chunk(self, fields: dict[str, Any], delta: Delta | None) -> CompletionChunk:
-        fields["choices"] = (delta,) if delta is not None else ()
-        chunk = _make_chunk(fields)
-        chunk.__dict__["_decoding"] = self._hand
-        return chunk
+        choices = [] if delta is None else [assembled(CompletionChunkChoice, delta)]
+        return assembled(
+            CompletionChunk,
+            {"object": _CHUNK, **fields, "choices": choices, "_decoding": self._hand},
+        )
 
     def whole(self, fields: dict[str, Any], choices: list[dict[str, Any]]) -> Completion:
-        result = Completion.model_validate({**fields, "choices": choices})
-        result.__dict__["_decoding"] = self._hand
-        return result
+        made = [assembled(CompletionChoice, choice) for choice in choices]
+        return assembled(
+            Completion, {"object": _WHOLE, **fields, "choices": made, "_decoding": self._hand}
+        )
 
     def words(self, chunk: CompletionChunk) -> str | None:
         return chunk.choices[0].delta_text if chunk.choices and not chunk.choices[0].index else ""
@@ -452,7 +468,7 @@ class Job(Generic[ResultT, ChunkT]):
     model: str  # as the caller or the server names it
     metadata: Metadata  # to be sent
     span: Span | None = None
-    created: int = field(default_factory=lambda: int(time.time()))
+    created: int = 0
     initial_metadata: Metadata = ()
     trailing_metadata: Metadata = ()
 
@@ -465,14 +481,19 @@ class Job(Generic[ResultT, ChunkT]):
         return sum((part.answer.counts for part in self.parts), Counts())
 
     def usage(self) -> CompletionUsage:
-        return CompletionUsage.model_validate(self.counts().usage())
+        return self.counts().usage()
 
     def chunk(self, delta: Delta, message: pb.GenerateResponse) -> ChunkT:
-        fields = self.head()
-        fields["raw"] = message
+        fields: dict[str, Any] = {
+            "id": self.request_id,
+            "created": self.created,
+            "model": self.model,
+            "usage": None,
+            "raw": message,
+        }
         asked = self.request.stream_options
         if asked is not None and asked.continuous_usage_stats:
-            fields["usage"] = self.counts().usage()
+            fields["usage"] = self.usage()
         return self.shape.chunk(fields, delta)
 
     def last_chunk(self) -> ChunkT | None:
@@ -480,12 +501,12 @@ class Job(Generic[ResultT, ChunkT]):
         asked = self.request.stream_options
         if asked is None or not asked.include_usage:
             return None
-        return self.shape.chunk({**self.head(), "usage": self.counts().usage()}, None)
+        return self.shape.chunk({**self.head(), "usage": self.usage(), "raw": None}, None)
 
     def result(self) -> ResultT:
-        """What has come so far. Validated as a whole, which is cheaper than piece by piece."""
+        """What has come so far."""
         fields = self.head()
-        fields["usage"] = self.counts().usage()
+        fields["usage"] = self.usage()
         fields["initial_metadata"] = self.initial_metadata
         fields["trailing_metadata"] = self.trailing_metadata
         choices = [choice for part in self.parts for choice in part.answer.choices()]
@@ -515,13 +536,15 @@ def completion_job(
 ) -> Job[Completion, CompletionChunk]:
     """The job for `completions.create`."""
     inputs = parse_prompts(prompt)
-    hand = ByHand([text_plan(request, one) for one in inputs], request.n)
-    return job(inputs, request, CompletionShape(hand), request_id, stream, options)
+    plans = text_plans(inputs, request)
+    shape = CompletionShape(ByHand(plans, request.n))
+    return job(inputs, request, plans, shape, request_id, stream, options)
 
 
 def job(
     inputs: Sequence[Input],
     request: CompletionRequest,
+    plans: Sequence[TextPlan],
     shape: Shape[ResultT, ChunkT],
     request_id: str | None,
     stream: bool,
@@ -530,9 +553,9 @@ def job(
     if request_id is None:
         request_id = new_request_id(shape.prefix)
     parts = [
-        Part(wire, Answer(wire.request_id, request.n, number * request.n, text_plan(request, one)))
-        for number, (wire, one) in enumerate(
-            zip(requests(inputs, request, request_id, stream), inputs, strict=True)
-        )
+        Part(wire, Answer(wire.request_id, request.n, number * request.n, plans[number]))
+        for number, wire in enumerate(requests(inputs, request, request_id, stream))
     ]
-    return Job(request_id, request, parts, options, shape, request.model or "", options.metadata)
+    made = Job(request_id, request, parts, options, shape, request.model or "", options.metadata)
+    made.created = int(time.time())
+    return made

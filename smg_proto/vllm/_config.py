@@ -393,8 +393,8 @@ def _target(host: object, port: object, target: object) -> tuple[str, str]:
         given = os.environ.get("VLLM_GRPC_PORT")
         if not given:
             hint = (
-                f". No port was given, so {_DEFAULT_PORT} was tried; vLLM's launchers listen on 8000 "
-                "(vllm serve --grpc) or 50051 (python -m vllm.entrypoints.launchers.grpc_server)"
+                f". No port was given, so {_DEFAULT_PORT} was tried; vLLM's launchers listen on "
+                "8000 (vllm serve --grpc) or 50051 (vllm.entrypoints.launchers.grpc_server)"
             )
         elif not given.isdecimal():
             raise VLLMGrpcValidationError("VLLM_GRPC_PORT", "must be a number from 1 to 65535")

@@ -1,8 +1,7 @@
 """The text of one choice: decoded as its tokens come, and cut where vLLM's own text is cut."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 _HOLE: Final = "\ufffd"  # what a decoder puts where bytes of a character are missing
 _WINDOW: Final = 12  # tokens that are decoded together; more make each decoding dearer
@@ -98,8 +97,7 @@ class IncrementalDecoder:
             self._window, self._given = remain, len(end)
 
 
-@dataclass(frozen=True, slots=True)
-class TextPlan:
+class TextPlan(NamedTuple):
     """How the tokens of a request are to become text."""
 
     skip_special_tokens: bool = True

@@ -6,8 +6,8 @@
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cache, cached_property
+from typing import Any, ClassVar, TypeVar
 
 from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
@@ -28,6 +28,29 @@ class Result(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         protected_namespaces=(), arbitrary_types_allowed=True
     )
+
+
+ResultT = TypeVar("ResultT", bound=Result)
+
+
+def assembled(kind: type[ResultT], values: dict[str, Any]) -> ResultT:
+    """An object with these values as they are, of which there is one for each field.
+
+    A stream makes thousands of chunks: validating each takes as long as receiving it. This is
+    model_construct() without its look at every field.
+    """
+    made = object.__new__(kind)
+    put = object.__setattr__
+    put(made, "__dict__", values)
+    put(made, "__pydantic_fields_set__", _all_fields(kind))
+    put(made, "__pydantic_extra__", None)
+    put(made, "__pydantic_private__", None)
+    return made
+
+
+@cache
+def _all_fields(kind: type[Result]) -> set[str]:
+    return set(kind.model_fields)
 
 
 class Decodable(Result):

@@ -53,31 +53,23 @@ class Ended(Exception):
 class Timer:
     """Calls `late` when a wait takes too long. `shortest` is the shortest limit of a wait."""
 
-    __slots__ = ("late", "shortest", "until", "watched")
+    __slots__ = ("late", "shortest", "until")
 
     def __init__(self, shortest: float, late: Callable[[], None]) -> None:
         self.shortest = shortest
         self.late = late
         self.until: float = math.inf
-        self.watched = False
+        """When the present wait is too long, by time.monotonic(). To be set with each wait."""
 
-    def begin(self, seconds: float) -> None:
-        """A wait begins."""
-        self.until = time.monotonic() + seconds
-        if not self.watched:
-            self.watched = True
-            _WATCHDOG.add(self)
-
-    def pause(self) -> None:
-        """The wait is over."""
-        self.until = math.inf
+    def start(self) -> None:
+        """Waits may begin."""
+        _WATCHDOG.add(self)
 
     def left(self) -> float:
         return self.until - time.monotonic()
 
     def stop(self) -> None:
         """No wait will follow."""
-        self.until = math.inf
         _WATCHDOG.remove(self)
 
 
@@ -131,41 +123,26 @@ class _Watchdog:
 _WATCHDOG: Final = _Watchdog()
 
 
-class AsyncTimer:
-    __slots__ = ("_handle", "_loop", "late", "shortest", "until")
+class AsyncTimer(Timer):
+    __slots__ = ("_handle", "_loop")
 
     def __init__(self, shortest: float, late: Callable[[], None]) -> None:
-        self.shortest = shortest
-        self.late = late
-        self.until: float = math.inf
-        self._loop = asyncio.get_running_loop()
+        super().__init__(shortest, late)
         self._handle: asyncio.TimerHandle | None = None
 
-    def begin(self, seconds: float) -> None:
-        self.until = self._loop.time() + seconds
-        if self._handle is None:  # early enough for the shortest wait
-            self._handle = self._loop.call_later(min(seconds, self.shortest), self._look)
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_later(self.shortest, self._look)
 
     def _look(self) -> None:
-        now = self._loop.time()
-        self._handle = None
-        if self.until <= now:
+        if (left := self.left()) <= 0:
             self.late()
         else:
-            later = min(self.until, now + self.shortest)
-            self._handle = self._loop.call_at(later, self._look)
-
-    def pause(self) -> None:
-        self.until = math.inf
-
-    def left(self) -> float:
-        return self.until - self._loop.time()
+            self._handle = self._loop.call_later(min(left, self.shortest), self._look)
 
     def stop(self) -> None:
-        self.until = math.inf
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
 
 
 # Sleeping.

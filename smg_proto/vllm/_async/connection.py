@@ -43,15 +43,19 @@ class AsyncConnection:
     def home(self) -> AsyncHome:
         """Where it belongs. Opens the channel if need be."""
         self.check()
-        with self._opening:
+        home = self._home or self._open()
+        if not home.is_here():
+            raise VLLMGrpcError("the client belongs to another event loop; make one for each")
+        return home
+
+    def _open(self) -> AsyncHome:
+        with self._opening:  # several threads may make their first call at once
             if self._home is None:
                 if self.channel is None:
                     self.channel = self.address.async_channel()
                 self._stub = vllm_engine_pb2_grpc.VllmEngineStub(self.channel)
                 self._home = AsyncHome()
-        if not self._home.is_here():
-            raise VLLMGrpcError("the client belongs to another event loop; make one for each")
-        return self._home
+            return self._home
 
     def stream(self, rpc: str) -> Callable[..., AsyncReplies]:
         """The method of a stub for an RPC that streams."""

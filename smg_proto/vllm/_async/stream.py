@@ -116,6 +116,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         self._calls = calls
         self._words = words  # finds the decoder, which nobody has needed so far
         self._merge: AsyncMerge[int, pb.GenerateResponse] | None = None
+        self._settled = False
         self._read_all = False
         self._whole = False  # everything has come, and it is complete
         self.ended = False
@@ -148,13 +149,10 @@ class AsyncRun(Generic[ResultT, ChunkT]):
                 if message is None:
                     answer.check_complete()
                     continue
-                if self._words is not None:
-                    words, self._words = self._words, None
-                    job.decode_with(await words(self._calls[number].left()))
+                if not self._settled:
+                    await self._settle(self._calls[number].left())
                 delta = answer.add(message)
                 if delta is not None:
-                    if not job.model and self._connection.model is not None:
-                        job.model = self._connection.model.id
                     return delta, message
         except Ended:
             raise self.closed_error() from None
@@ -163,6 +161,16 @@ class AsyncRun(Generic[ResultT, ChunkT]):
             raise
         self._whole = True
         return None
+
+    async def _settle(self, seconds: float | None) -> None:
+        """Before the first message is read: the decoder, and the model's name if it is known."""
+        job = self.job
+        if self._words is not None:
+            words, self._words = self._words, None
+            job.decode_with(await words(seconds))
+        if not job.model and self._connection.model is not None:
+            job.model = self._connection.model.id
+        self._settled = bool(job.model)
 
     async def _take(self) -> tuple[int, pb.GenerateResponse | None] | None:
         if self._merge is not None:

@@ -5,8 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 
@@ -41,8 +40,7 @@ from smg_proto.vllm._wait import (
 M = TypeVar("M")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How long a call may take: the waits for its messages, in seconds, and the whole of it."""
 
     first_message: float | None = None
@@ -102,13 +100,17 @@ class Call(Generic[M]):
         self.done = False
         """No message will follow."""
         self._cut: VLLMGrpcError | None = None  # why this side has ended the call
-        waits = [s for s in (limits.first_message, limits.idle) if s is not None]
-        self._timer = Timer(min(waits), self._late) if waits else None
+        first, idle = limits.first_message, limits.idle
+        self._timer: Timer | None = None
+        if first is not None or idle is not None:
+            self._timer = Timer(min(first or math.inf, idle or math.inf), self._late)
 
     def begin(self) -> None:
         """Make the call. Time that this takes, such as that of a token function, counts."""
         began = time.monotonic()
         self._connection.calls.add(self)
+        if self._timer is not None:
+            self._timer.start()
         try:
             self._try(math.inf if self._limit is None else began + self._limit)
         except BaseException:
@@ -164,9 +166,9 @@ class Call(Generic[M]):
             if self._cut is not None:
                 raise self._cut
             raise StopIteration
-        timer = self._timer
-        if timer is not None and self._limit is not None:
-            timer.begin(self._limit)
+        timer, limit = self._timer, self._limit
+        if timer is not None and limit is not None:
+            timer.until = time.monotonic() + limit
         asked = cancellations()
         while True:
             try:
@@ -190,7 +192,7 @@ class Call(Generic[M]):
                     if timer is not None:
                         self._spare = timer.left()
                 if timer is not None:
-                    timer.pause()
+                    timer.until = math.inf
                 return message
             self._again(delay)
 
@@ -308,7 +310,7 @@ class Call(Generic[M]):
         if timer is None or limit is None or self._begun or timer.left() < math.inf:
             timer = None  # no limit, or somebody else waits already
         elif not self.done:
-            timer.begin(limit)
+            timer.until = time.monotonic() + limit
         try:
             assert self._replies is not None
             found = pairs(self._replies.initial_metadata())
@@ -319,7 +321,7 @@ class Call(Generic[M]):
         finally:
             if timer is not None:
                 self._limit = max(timer.left(), 0.001)
-                timer.pause()
+                timer.until = math.inf
         if self._cut is not None and not found:
             raise self._cut
         return found
