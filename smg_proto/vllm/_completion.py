@@ -165,7 +165,15 @@ class Counts:
 class _Choice:
     """One choice so far."""
 
-    __slots__ = ("complete", "logprobs", "pieces", "prompt_logprobs", "text", "token_ids")
+    __slots__ = (
+        "complete",
+        "logprobs",
+        "pieces",
+        "prompt_logprobs",
+        "stopped_by",
+        "text",
+        "token_ids",
+    )
 
     def __init__(self, words: ChoiceText | None) -> None:
         self.text = words
@@ -174,6 +182,7 @@ class _Choice:
         self.logprobs: CompletionLogprobs | None = None
         self.prompt_logprobs: CompletionLogprobs | None = None
         self.complete: pb.GenerateComplete | None = None
+        self.stopped_by: int | str | None = None
 
 
 class Answer:
@@ -220,22 +229,22 @@ class Answer:
 
     def _end(self, complete: pb.GenerateComplete) -> Delta:
         choice = self._choices.get(complete.index)
-        reason, stopped_by = complete.finish_reason, stop_reason(complete)
+        reason, stopped_by = complete.finish_reason, _stop_reason(complete)
         if choice is None:  # no chunk has brought the tokens
             choice = self._begin(complete)
             ends = drops_last(reason, stopped_by)
-            delta = self._extend(choice, complete, list(complete.output_ids), ends=ends)
+            delta = self._extend(choice, complete, [*complete.output_ids], ends=ends)
         elif choice.complete is not None:
             raise self._broken(f"ended choice {complete.index} twice")
         else:
             delta = self._delta(complete.index, [])
-        choice.complete = complete
+            self._count(complete)
+        choice.complete, choice.stopped_by = complete, stopped_by
         if choice.text is not None:
             rest = choice.text.finish(reason, stopped_by)
             choice.pieces.append(rest)
             delta["delta_text"] = (delta["delta_text"] or "") + rest
         delta["finish_reason"], delta["stop_reason"] = reason, stopped_by
-        self._count(complete)
         self.counts.accepted += complete.spec_accepted_tokens
         self.counts.drafted += complete.spec_draft_tokens
         return delta
@@ -301,7 +310,7 @@ class Answer:
             "text": "".join(choice.pieces) if choice.text is not None else None,
             "token_ids": list(choice.token_ids),
             "finish_reason": complete.finish_reason if complete is not None else None,
-            "stop_reason": stop_reason(complete) if complete is not None else None,
+            "stop_reason": choice.stopped_by,
             "logprobs": _copied(choice.logprobs),
             "prompt_logprobs": choice.prompt_logprobs,
             "kv_transfer_params": kv,
@@ -340,7 +349,7 @@ def _decode(
     return "".join(pieces)
 
 
-def stop_reason(complete: pb.GenerateComplete) -> int | str | None:
+def _stop_reason(complete: pb.GenerateComplete) -> int | str | None:
     match complete.WhichOneof("matched_stop"):
         case "matched_token_id":
             return complete.matched_token_id

@@ -56,6 +56,8 @@ ChannelOptions: TypeAlias = Mapping[str, object] | Sequence[tuple[str, object]]
 
 def sequence(value: object) -> Sequence[Any] | None:
     """The value, if it is a sequence of things: text and bytes are one thing."""
+    if isinstance(value, list | tuple):  # nearly always, and quickly told
+        return cast("Sequence[Any]", value)
     if isinstance(value, str | bytes | bytearray):
         return None
     if not isinstance(value, Sequence) and hasattr(value, "tolist"):  # an array

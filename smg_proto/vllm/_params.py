@@ -91,13 +91,17 @@ _NOTHING: Final[dict[str, tuple[object, ...]]] = {
     "extra_body": ({},),
     "store": (False,),
     "encoding_format": ("float",),
+    "user": (),
 }
 
 
 def without_nothing(params: dict[str, Any]) -> dict[str, Any]:
     """Leave out what asks for nothing: `echo=False`, or `user`, which vLLM does not send on."""
+    names = _NOTHING.keys() & params.keys()
+    if not names:
+        return params
     left = dict(params)
-    for name in left.keys() & (_NOTHING.keys() | {"user"}):
+    for name in names:
         value = left[name]
         if name == "user":
             text(name, value)
@@ -431,14 +435,14 @@ def parse_prompt(value: object, param: str) -> Input:
         if not value:
             raise VLLMGrpcValidationError(param, "is empty")
         return text(param, value)
-    if isinstance(value, TokenizedInput):
-        return pb.TokenizedInput(original_text=value.original_text, input_ids=value.input_ids)
-    if isinstance(value, pb.TokenizedInput):
-        if not value.input_ids:
-            raise VLLMGrpcValidationError(param, "has no token ids")
-        return value
     ids = sequence(value)
     if ids is None:
+        if isinstance(value, TokenizedInput):
+            return pb.TokenizedInput(original_text=value.original_text, input_ids=value.input_ids)
+        if isinstance(value, pb.TokenizedInput):
+            if not value.input_ids:
+                raise VLLMGrpcValidationError(param, "has no token ids")
+            return value
         raise VLLMGrpcValidationError(
             param,
             "must be text, a sequence of token ids, a TokenizedInput, or a list of these, "

@@ -102,7 +102,8 @@ class TokenDecoder:
                 return cls.from_model_path(bundle.extract(folder))
         cache = cache_folder(bundle.sha256)
         keep(cache, "bundle.zip", bundle.data)
-        settings = {name: bundle.files[name] for name in _SETTINGS if name in bundle.files}
+        settings: dict[str, bytes] = {}
+        settings.update((name, bundle.files[name]) for name in _SETTINGS if name in bundle.files)
         return cls._from_json(content, settings, cache)
 
     @classmethod

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import (
     AsyncIterator,
+    Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Iterable,
     Iterator,
@@ -311,6 +313,21 @@ async def async_connected(channel: Any) -> bool | None:
         return None
 
 
+def on_failure(replies: Any, passing: Collection[str], failed: Callable[[], None]) -> None:
+    """Have a function called, in a thread of gRPC's, if a call fails otherwise than passing."""
+
+    def look(ended: Any) -> None:
+        if ended.code().name not in passing and ended.code() is not grpc.StatusCode.OK:
+            failed()
+
+    if replies is not None:
+        replies.add_done_callback(look)
+
+
+def async_on_failure(replies: Any, passing: Collection[str], failed: Callable[[], None]) -> None:
+    """Not needed: the task that reads the call finds out."""
+
+
 def answer(value: Any, seconds: float | None) -> Any:
     """What a function of the caller's has returned. Sync ones cannot be interrupted."""
     return value
@@ -437,6 +454,46 @@ def _look_at(task: "asyncio.Task[Any]") -> None:
         task.exception()
 
 
+def gather(
+    count: int,
+    begin: Callable[[int], None],
+    watch: Callable[[int], None],
+    read: Callable[[int], None],
+) -> None:
+    """Begin several calls and read each to its end, some at a time. `watch` sees to it that the
+    failure of one ends the read of another."""
+    begun = 0
+    for number in range(count):
+        while begun < min(count, number + AT_ONCE):
+            begin(begun)
+            watch(begun)
+            begun += 1
+        read(number)
+
+
+async def async_gather(
+    count: int,
+    begin: Callable[[int], Awaitable[None]],
+    watch: Callable[[int], None],
+    read: Callable[[int], Awaitable[None]],
+) -> None:
+    """The same with a task for each: nobody has to watch."""
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for number in numbers:  # shared by all
+            await begin(number)
+            await read(number)
+
+    tasks = [asyncio.ensure_future(work()) for _ in range(min(count, AT_ONCE))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Merge(Generic[J, T]):
     """The messages of several calls in the order in which they come, as pairs of job and message;
     message None: that job is done. Some calls at a time, each a little ahead of the reader at most.
@@ -498,10 +555,6 @@ class Merge(Generic[J, T]):
             credit.put(None)
         self._found.put((None, None, None, None))  # wakes the reader
 
-    def end(self) -> None:
-        """close(), and wait for it where that is possible."""
-        self.close()
-
 
 _Found = tuple["queue.SimpleQueue[None] | None", Any, "T | None", "BaseException | None"]
 
@@ -547,7 +600,3 @@ class AsyncMerge(Generic[J, T]):
             task.cancel()
         with suppress(asyncio.QueueFull):  # then the reader is awake
             self._found.put_nowait((None, None, None))
-
-    async def end(self) -> None:
-        self.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)

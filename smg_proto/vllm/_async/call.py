@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
@@ -17,6 +17,7 @@ from smg_proto.vllm._config import (
     merge_metadata,
 )
 from smg_proto.vllm._errors import (
+    RETRYABLE,
     Metadata,
     VLLMGrpcClosedError,
     VLLMGrpcError,
@@ -34,6 +35,8 @@ from smg_proto.vllm._wait import (
     async_answer,
     async_cancellations,
     async_connected,
+    async_gather,
+    async_on_failure,
 )
 
 M = TypeVar("M")
@@ -113,7 +116,7 @@ class AsyncCall(Generic[M]):
         try:
             await self._try(math.inf if self._limit is None else began + self._limit)
         except BaseException:
-            self._finish()
+            self.finish()
             raise
         if self._limit is not None:
             self._limit = max(self._limit - (time.monotonic() - began), 0.001)
@@ -173,7 +176,7 @@ class AsyncCall(Generic[M]):
             try:
                 message: M = await self._next()
             except StopAsyncIteration:
-                self._finish()
+                self.finish()
                 raise
             except AsyncCancelled as cause:  # of this task, or of the call by this side
                 if self._cut is None or async_cancellations() > asked:
@@ -213,7 +216,7 @@ class AsyncCall(Generic[M]):
                 log_retry(error, delay)
                 return delay
             error = self._cut or error
-        self._finish()
+        self.finish()
         raise error from cause
 
     def _delay(self, error: VLLMGrpcError) -> float | None:
@@ -249,7 +252,7 @@ class AsyncCall(Generic[M]):
             self.close()
             raise
         if self._cut is not None:
-            self._finish()
+            self.finish()
             raise self._cut
 
     def _late(self) -> None:
@@ -275,7 +278,8 @@ class AsyncCall(Generic[M]):
 
     def close(self, why: str = "the stream was closed") -> None:
         """Cancel the call, if it runs; the server then ends the request in the engine."""
-        self._end(VLLMGrpcClosedError(why, request_id=self._request_id))
+        if not self.done:
+            self._end(VLLMGrpcClosedError(why, request_id=self._request_id))
 
     def _end(self, why: VLLMGrpcError) -> None:
         """End the call from this side. Whoever waits for a message gets the reason."""
@@ -283,13 +287,14 @@ class AsyncCall(Generic[M]):
             return
         if self._cut is None:
             self._cut = why
-        self._finish()
+        self.finish()
         if self._replies is not None:
             self._replies.cancel()
         if self._pause is not None:
             self._pause.wake()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Nothing more is wanted, or nothing can come."""
         self.done = True
         if self._timer is not None:
             self._timer.stop()
@@ -301,7 +306,11 @@ class AsyncCall(Generic[M]):
         try:
             return await self.__anext__()
         finally:
-            self._finish()
+            self.finish()
+
+    def watch(self, failed: Callable[[], None]) -> None:
+        """Have `failed` called, from another thread, if the try under way fails for good."""
+        async_on_failure(self._replies, RETRYABLE, failed)
 
     async def initial_metadata(self) -> Metadata:
         """Waits for the headers, for as long as for the first message."""
@@ -330,3 +339,32 @@ class AsyncCall(Generic[M]):
         if not self.done or self._replies is None:
             return ()
         return pairs(await self._replies.trailing_metadata())
+
+
+async def async_gather_calls(
+    calls: Sequence[AsyncCall[Any]],
+    begin: Callable[[int], Awaitable[None]],
+    read: Callable[[int], Awaitable[None]],
+) -> None:
+    """Read several calls to their ends, all at once. The first that fails ends the others, and its
+    error is raised."""
+    failed: list[AsyncCall[Any]] = []
+
+    def end(first: AsyncCall[Any] | None) -> None:
+        if first is not None:
+            failed.append(first)
+        for call in calls:
+            if call is not first:
+                call.close("another call failed")
+
+    def watch(number: int) -> None:
+        calls[number].watch(lambda: end(calls[number]))
+
+    try:
+        await async_gather(len(calls), begin, watch, read)
+    except VLLMGrpcClosedError:
+        if failed:
+            await failed[0].__anext__()  # raises its own error
+        raise
+    finally:
+        end(None)

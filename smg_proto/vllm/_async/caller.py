@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Final, Literal, TypeVar
@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm._async.call import AsyncCall, Limits
+from smg_proto.vllm._async.call import AsyncCall, Limits, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._async.stream import AsyncRun
 from smg_proto.vllm._bundle import BundleBuilder, TokenizerBundle
@@ -40,7 +40,7 @@ from smg_proto.vllm._errors import (
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
 from smg_proto.vllm._tokenizer import TokenDecoder, local_decoder, share_decoder, shared_decoder
 from smg_proto.vllm._types import ModelInfo
-from smg_proto.vllm._wait import AsyncMerge, AsyncOnce, Late, async_aside
+from smg_proto.vllm._wait import AsyncOnce, Late, async_aside
 
 T = TypeVar("T")
 Decoding = TokenDecoder | Literal["server"] | None
@@ -163,19 +163,16 @@ class AsyncCaller:
             return [await calls[0].result()]
         replies = dict[int, pb.EmbedResponse]()
 
-        async def read(number: int) -> AsyncIterator[pb.EmbedResponse]:
-            yield await calls[number].result()
+        async def begin(number: int) -> None:
+            await calls[number].begin()
 
-        merge = AsyncMerge(range(len(calls)), read)
-        try:
-            while (found := await merge.next()) is not None:
-                number, reply = found
-                if reply is not None:
-                    replies[number] = reply
-        finally:
-            for call in calls:
-                call.close()
-            await merge.end()
+        async def read(number: int) -> None:
+            async for reply in calls[number]:
+                replies[number] = reply
+                break  # a unary call has one
+            calls[number].finish()
+
+        await async_gather_calls(calls, begin, read)
         return [replies[number] for number in range(len(calls))]
 
     async def run(
@@ -214,7 +211,7 @@ class AsyncCaller:
                 job.decode_with(found if isinstance(found, TokenDecoder) else None)
         else:
             job.decode_with(decoder)
-        run = AsyncRun(connection, job, calls, words)
+        run = AsyncRun(connection, job, calls, words, stream)
         await run.begin()
         if words is not None:
             self._tokenizer.begin(self._fetch)

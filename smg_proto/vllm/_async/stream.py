@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm._async.call import AsyncCall
+from smg_proto.vllm._async.call import AsyncCall, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._completion import ChunkT, Delta, Job, ResultT
 from smg_proto.vllm._errors import (
@@ -108,6 +108,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         job: Job[ResultT, ChunkT],
         calls: list[AsyncCall[pb.GenerateResponse]],
         words: Callable[[float | None], Awaitable[TokenDecoder | None]] | None,
+        merged: bool,
     ) -> None:
         self.job = job
         self.home = connection.home
@@ -115,6 +116,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         self._connection = connection
         self._calls = calls
         self._words = words  # finds the decoder, which nobody has needed so far
+        self._merged = merged  # messages are wanted as they come
         self._merge: AsyncMerge[int, pb.GenerateResponse] | None = None
         self._settled = False
         self._read_all = False
@@ -129,7 +131,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         except BaseException as error:
             self.job.end(error)
             raise
-        if len(self._calls) > 1:
+        if self._merged and len(self._calls) > 1:
             self._merge = AsyncMerge(range(len(self._calls)), self._read)
 
     async def _read(self, number: int) -> AsyncIterator[pb.GenerateResponse]:
@@ -202,26 +204,41 @@ class AsyncRun(Generic[ResultT, ChunkT]):
             self._merge.close()
         self.job.end(error)
 
-    async def wait_ended(self) -> None:
-        """end(), and wait for what goes on in the background."""
-        self.end()
-        if self._merge is not None:
-            await self._merge.end()
-
     def closed_error(self) -> VLLMGrpcClosedError:
         why = self.closed or "the stream was closed"
         return VLLMGrpcClosedError(why, request_id=self.job.request_id)
 
     async def collect(self) -> ResultT:
         """Read everything."""
+        job, calls = self.job, self._calls
+        found: list[list[pb.GenerateResponse]] = [[] for _ in calls]
+
+        async def begin(number: int) -> None:
+            if number:
+                await calls[number].begin()
+
+        async def read(number: int) -> None:
+            async for message in calls[number]:
+                found[number].append(message)
+
         try:
-            while await self.next() is not None:
-                pass
-            self.job.initial_metadata = await self.first.initial_metadata()
-            self.job.trailing_metadata = await self.first.trailing_metadata()
-        finally:
-            await self.wait_ended()
-        return self.job.result()
+            if len(calls) == 1:
+                await read(0)
+            else:
+                await async_gather_calls(calls, begin, read)
+            await self._settle(self.first.left())
+            for part, messages in zip(job.parts, found, strict=True):
+                for message in messages:
+                    part.answer.add(message)
+                part.answer.check_complete()
+            self._whole = True
+            job.initial_metadata = await self.first.initial_metadata()
+            job.trailing_metadata = await self.first.trailing_metadata()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self.end()
+        return job.result()
 
 
 class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):

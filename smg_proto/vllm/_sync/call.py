@@ -4,7 +4,7 @@
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
@@ -17,6 +17,7 @@ from smg_proto.vllm._config import (
     merge_metadata,
 )
 from smg_proto.vllm._errors import (
+    RETRYABLE,
     Metadata,
     VLLMGrpcClosedError,
     VLLMGrpcError,
@@ -35,6 +36,8 @@ from smg_proto.vllm._wait import (
     answer,
     cancellations,
     connected,
+    gather,
+    on_failure,
 )
 
 M = TypeVar("M")
@@ -114,7 +117,7 @@ class Call(Generic[M]):
         try:
             self._try(math.inf if self._limit is None else began + self._limit)
         except BaseException:
-            self._finish()
+            self.finish()
             raise
         if self._limit is not None:
             self._limit = max(self._limit - (time.monotonic() - began), 0.001)
@@ -174,7 +177,7 @@ class Call(Generic[M]):
             try:
                 message: M = self._next()
             except StopIteration:
-                self._finish()
+                self.finish()
                 raise
             except Cancelled as cause:  # of this task, or of the call by this side
                 if self._cut is None or cancellations() > asked:
@@ -214,7 +217,7 @@ class Call(Generic[M]):
                 log_retry(error, delay)
                 return delay
             error = self._cut or error
-        self._finish()
+        self.finish()
         raise error from cause
 
     def _delay(self, error: VLLMGrpcError) -> float | None:
@@ -250,7 +253,7 @@ class Call(Generic[M]):
             self.close()
             raise
         if self._cut is not None:
-            self._finish()
+            self.finish()
             raise self._cut
 
     def _late(self) -> None:
@@ -276,7 +279,8 @@ class Call(Generic[M]):
 
     def close(self, why: str = "the stream was closed") -> None:
         """Cancel the call, if it runs; the server then ends the request in the engine."""
-        self._end(VLLMGrpcClosedError(why, request_id=self._request_id))
+        if not self.done:
+            self._end(VLLMGrpcClosedError(why, request_id=self._request_id))
 
     def _end(self, why: VLLMGrpcError) -> None:
         """End the call from this side. Whoever waits for a message gets the reason."""
@@ -284,13 +288,14 @@ class Call(Generic[M]):
             return
         if self._cut is None:
             self._cut = why
-        self._finish()
+        self.finish()
         if self._replies is not None:
             self._replies.cancel()
         if self._pause is not None:
             self._pause.wake()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Nothing more is wanted, or nothing can come."""
         self.done = True
         if self._timer is not None:
             self._timer.stop()
@@ -302,7 +307,11 @@ class Call(Generic[M]):
         try:
             return self.__next__()
         finally:
-            self._finish()
+            self.finish()
+
+    def watch(self, failed: Callable[[], None]) -> None:
+        """Have `failed` called, from another thread, if the try under way fails for good."""
+        on_failure(self._replies, RETRYABLE, failed)
 
     def initial_metadata(self) -> Metadata:
         """Waits for the headers, for as long as for the first message."""
@@ -331,3 +340,32 @@ class Call(Generic[M]):
         if not self.done or self._replies is None:
             return ()
         return pairs(self._replies.trailing_metadata())
+
+
+def gather_calls(
+    calls: Sequence[Call[Any]],
+    begin: Callable[[int], None],
+    read: Callable[[int], None],
+) -> None:
+    """Read several calls to their ends, all at once. The first that fails ends the others, and its
+    error is raised."""
+    failed: list[Call[Any]] = []
+
+    def end(first: Call[Any] | None) -> None:
+        if first is not None:
+            failed.append(first)
+        for call in calls:
+            if call is not first:
+                call.close("another call failed")
+
+    def watch(number: int) -> None:
+        calls[number].watch(lambda: end(calls[number]))
+
+    try:
+        gather(len(calls), begin, watch, read)
+    except VLLMGrpcClosedError:
+        if failed:
+            failed[0].__next__()  # raises its own error
+        raise
+    finally:
+        end(None)

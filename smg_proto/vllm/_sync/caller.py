@@ -3,7 +3,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Final, Literal, TypeVar
@@ -35,13 +35,13 @@ from smg_proto.vllm._errors import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm._sync.call import Call, Limits
+from smg_proto.vllm._sync.call import Call, Limits, gather_calls
 from smg_proto.vllm._sync.connection import Connection
 from smg_proto.vllm._sync.stream import Run
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
 from smg_proto.vllm._tokenizer import TokenDecoder, local_decoder, share_decoder, shared_decoder
 from smg_proto.vllm._types import ModelInfo
-from smg_proto.vllm._wait import Late, Merge, Once, aside
+from smg_proto.vllm._wait import Late, Once, aside
 
 T = TypeVar("T")
 Decoding = TokenDecoder | Literal["server"] | None
@@ -164,19 +164,16 @@ class Caller:
             return [calls[0].result()]
         replies = dict[int, pb.EmbedResponse]()
 
-        def read(number: int) -> Iterator[pb.EmbedResponse]:
-            yield calls[number].result()
+        def begin(number: int) -> None:
+            calls[number].begin()
 
-        merge = Merge(range(len(calls)), read)
-        try:
-            while (found := merge.next()) is not None:
-                number, reply = found
-                if reply is not None:
-                    replies[number] = reply
-        finally:
-            for call in calls:
-                call.close()
-            merge.end()
+        def read(number: int) -> None:
+            for reply in calls[number]:
+                replies[number] = reply
+                break  # a unary call has one
+            calls[number].finish()
+
+        gather_calls(calls, begin, read)
         return [replies[number] for number in range(len(calls))]
 
     def run(
@@ -215,7 +212,7 @@ class Caller:
                 job.decode_with(found if isinstance(found, TokenDecoder) else None)
         else:
             job.decode_with(decoder)
-        run = Run(connection, job, calls, words)
+        run = Run(connection, job, calls, words, stream)
         run.begin()
         if words is not None:
             self._tokenizer.begin(self._fetch)

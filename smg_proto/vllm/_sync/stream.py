@@ -16,7 +16,7 @@ from smg_proto.vllm._errors import (
     VLLMGrpcClosedError,
     VLLMGrpcFailedPreconditionError,
 )
-from smg_proto.vllm._sync.call import Call
+from smg_proto.vllm._sync.call import Call, gather_calls
 from smg_proto.vllm._sync.connection import Connection
 from smg_proto.vllm._tokenizer import TokenDecoder
 from smg_proto.vllm._types import (
@@ -109,6 +109,7 @@ class Run(Generic[ResultT, ChunkT]):
         job: Job[ResultT, ChunkT],
         calls: list[Call[pb.GenerateResponse]],
         words: Callable[[float | None], TokenDecoder | None] | None,
+        merged: bool,
     ) -> None:
         self.job = job
         self.home = connection.home
@@ -116,6 +117,7 @@ class Run(Generic[ResultT, ChunkT]):
         self._connection = connection
         self._calls = calls
         self._words = words  # finds the decoder, which nobody has needed so far
+        self._merged = merged  # messages are wanted as they come
         self._merge: Merge[int, pb.GenerateResponse] | None = None
         self._settled = False
         self._read_all = False
@@ -130,7 +132,7 @@ class Run(Generic[ResultT, ChunkT]):
         except BaseException as error:
             self.job.end(error)
             raise
-        if len(self._calls) > 1:
+        if self._merged and len(self._calls) > 1:
             self._merge = Merge(range(len(self._calls)), self._read)
 
     def _read(self, number: int) -> Iterator[pb.GenerateResponse]:
@@ -202,26 +204,41 @@ class Run(Generic[ResultT, ChunkT]):
             self._merge.close()
         self.job.end(error)
 
-    def wait_ended(self) -> None:
-        """end(), and wait for what goes on in the background."""
-        self.end()
-        if self._merge is not None:
-            self._merge.end()
-
     def closed_error(self) -> VLLMGrpcClosedError:
         why = self.closed or "the stream was closed"
         return VLLMGrpcClosedError(why, request_id=self.job.request_id)
 
     def collect(self) -> ResultT:
         """Read everything."""
+        job, calls = self.job, self._calls
+        found: list[list[pb.GenerateResponse]] = [[] for _ in calls]
+
+        def begin(number: int) -> None:
+            if number:
+                calls[number].begin()
+
+        def read(number: int) -> None:
+            for message in calls[number]:
+                found[number].append(message)
+
         try:
-            while self.next() is not None:
-                pass
-            self.job.initial_metadata = self.first.initial_metadata()
-            self.job.trailing_metadata = self.first.trailing_metadata()
-        finally:
-            self.wait_ended()
-        return self.job.result()
+            if len(calls) == 1:
+                read(0)
+            else:
+                gather_calls(calls, begin, read)
+            self._settle(self.first.left())
+            for part, messages in zip(job.parts, found, strict=True):
+                for message in messages:
+                    part.answer.add(message)
+                part.answer.check_complete()
+            self._whole = True
+            job.initial_metadata = self.first.initial_metadata()
+            job.trailing_metadata = self.first.trailing_metadata()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self.end()
+        return job.result()
 
 
 class CompletionStream(Stream[ChunkT], Generic[ResultT, ChunkT]):
