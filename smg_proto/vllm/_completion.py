@@ -97,6 +97,7 @@ def text_plans(inputs: Sequence[Input], request: CompletionRequest) -> list[Text
             request.stop_token_ids or (),
             request.include_stop_str_in_output,
             one if isinstance(one, str) else one.input_ids[-_BEFORE:],
+            bool(request.stop and request.min_tokens),
         )
         for one in inputs
     ]

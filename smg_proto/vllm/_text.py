@@ -106,6 +106,9 @@ class TextPlan(NamedTuple):
     keep_stop: bool = False
     before: Sequence[int] | str = ()
     """The end of the prompt: whether a blank belongs at the beginning."""
+    by_token: bool = False
+    """Whether a stop string may stand in the text that did not count, because of min_tokens: then
+    only the step in which each came tells them apart."""
 
     def new(self, decoder: Decodes) -> "ChoiceText":
         return ChoiceText(self, decoder)
@@ -136,6 +139,9 @@ class ChoiceText:
         if not ids:
             return ""
         plan = self._plan
+        if plan.by_token and len(ids) > 1:
+            singles = [self.feed([token]) for token in ids[:-1]]
+            return "".join(singles) + self.feed(ids[-1:], hold=hold)
         if self._held_token is not None:
             ids, self._held_token = [self._held_token, *ids], None
         last = ids[-1]

@@ -250,7 +250,7 @@ def _plan(
         plan = hand.plan(index)
     if skip is None or skip == plan.skip_special_tokens:
         return plan
-    return TextPlan(skip, plan.stop, plan.stop_token_ids, plan.keep_stop, plan.before)
+    return plan._replace(skip_special_tokens=skip)
 
 
 def _library() -> Any:

@@ -257,6 +257,7 @@ class Single:
 
     def __init__(self, future: Any) -> None:
         self._future = future
+        self.add_done_callback = future.add_done_callback
         self.cancel = future.cancel
         self.initial_metadata = future.initial_metadata
         self.trailing_metadata = future.trailing_metadata

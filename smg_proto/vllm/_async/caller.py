@@ -50,6 +50,7 @@ _NO_BUNDLE: Final = (
     VLLMGrpcInternalError,
     VLLMGrpcUnimplementedError,
 )
+_LABEL_WAIT: Final = 0.25  # seconds
 _PASSING: Final = (VLLMGrpcConnectionError, VLLMGrpcCancelledError, VLLMGrpcClosedError)
 
 
@@ -211,12 +212,9 @@ class AsyncCaller:
                 job.decode_with(found if isinstance(found, TokenDecoder) else None)
         else:
             job.decode_with(decoder)
-        run = AsyncRun(connection, job, calls, words, stream)
+        run = AsyncRun(connection, job, calls, words, self.label, stream)
         await run.begin()
-        if words is not None:
-            self._tokenizer.begin(self._fetch)
-        elif not job.model:
-            self._model.begin(self._describe)
+        self.look_up(words=words is not None, name=not job.model)
         return run
 
     # What is known of the server.
@@ -235,6 +233,25 @@ class AsyncCaller:
             if error.retryable or isinstance(error, _PASSING):
                 raise
             return error
+
+    async def label(self, seconds: float | None) -> str:
+        """The model's name, for results. It is only a label: a server that is slow to tell it, or
+        will not, is waited for once, and shortly."""
+        connection = self.connection
+        if connection.model is None and not connection.nameless:
+            try:
+                patience = _LABEL_WAIT if seconds is None else min(_LABEL_WAIT, seconds)
+                await self._model.get(self._describe, patience)
+            except (Late, VLLMGrpcError):
+                connection.nameless = True
+        return connection.model.id if connection.model is not None else ""
+
+    def look_up(self, *, words: bool, name: bool) -> None:
+        """Have found out in the background what results need of the server."""
+        if words:
+            self._tokenizer.begin(self._fetch)
+        elif name and self.connection.model is None:
+            self._model.begin(self._describe)
 
     async def download(self, params: Mapping[str, Any]) -> TokenizerBundle:
         options = self.options_of(params)

@@ -276,9 +276,9 @@ class AsyncEmbeddings(AsyncResource):
             ends = Limits.of_call(options, began).ends
             decoder = await caller.server_decoder(None if ends is None else ends - time.monotonic())
         requests = await async_aside(embed_requests, input, request_id, decoder)
+        caller.look_up(words=False, name=model is None)
         replies = await caller.embed(requests, options, began)
-        known = caller.connection.model
-        return embedding_response(replies, model or (known.id if known is not None else ""))
+        return embedding_response(replies, model or await caller.label(None))
 
 
 class AsyncModels(AsyncResource):

@@ -108,6 +108,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         job: Job[ResultT, ChunkT],
         calls: list[AsyncCall[pb.GenerateResponse]],
         words: Callable[[float | None], Awaitable[TokenDecoder | None]] | None,
+        label: Callable[[float | None], Awaitable[str]],
         merged: bool,
     ) -> None:
         self.job = job
@@ -116,6 +117,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         self._connection = connection
         self._calls = calls
         self._words = words  # finds the decoder, which nobody has needed so far
+        self._label = label  # finds the model's name
         self._merged = merged  # messages are wanted as they come
         self._merge: AsyncMerge[int, pb.GenerateResponse] | None = None
         self._settled = False
@@ -226,7 +228,10 @@ class AsyncRun(Generic[ResultT, ChunkT]):
                 await read(0)
             else:
                 await async_gather_calls(calls, begin, read)
-            await self._settle(self.first.left())
+            left = self.first.left()
+            await self._settle(left)
+            if not job.model:
+                job.model = await self._label(left)
             for part, messages in zip(job.parts, found, strict=True):
                 for message in messages:
                     part.answer.add(message)

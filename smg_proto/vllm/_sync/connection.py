@@ -30,6 +30,7 @@ class Connection:
         self.closed = False
         self.calls: set[Closable] = set()  # that may still run
         self.model: ModelInfo | None = None
+        self.nameless = False  # the model's name has been waited for in vain
         self.telemetry = telemetry_of(address.target, telemetry)
         self.channel: grpc.Channel | None = given
         self._stub: Any = None

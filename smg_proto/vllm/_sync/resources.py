@@ -275,9 +275,9 @@ class Embeddings(Resource):
             ends = Limits.of_call(options, began).ends
             decoder = caller.server_decoder(None if ends is None else ends - time.monotonic())
         requests = aside(embed_requests, input, request_id, decoder)
+        caller.look_up(words=False, name=model is None)
         replies = caller.embed(requests, options, began)
-        known = caller.connection.model
-        return embedding_response(replies, model or (known.id if known is not None else ""))
+        return embedding_response(replies, model or caller.label(None))
 
 
 class Models(Resource):

@@ -109,6 +109,7 @@ class Run(Generic[ResultT, ChunkT]):
         job: Job[ResultT, ChunkT],
         calls: list[Call[pb.GenerateResponse]],
         words: Callable[[float | None], TokenDecoder | None] | None,
+        label: Callable[[float | None], str],
         merged: bool,
     ) -> None:
         self.job = job
@@ -117,6 +118,7 @@ class Run(Generic[ResultT, ChunkT]):
         self._connection = connection
         self._calls = calls
         self._words = words  # finds the decoder, which nobody has needed so far
+        self._label = label  # finds the model's name
         self._merged = merged  # messages are wanted as they come
         self._merge: Merge[int, pb.GenerateResponse] | None = None
         self._settled = False
@@ -226,7 +228,10 @@ class Run(Generic[ResultT, ChunkT]):
                 read(0)
             else:
                 gather_calls(calls, begin, read)
-            self._settle(self.first.left())
+            left = self.first.left()
+            self._settle(left)
+            if not job.model:
+                job.model = self._label(left)
             for part, messages in zip(job.parts, found, strict=True):
                 for message in messages:
                     part.answer.add(message)
