@@ -1,11 +1,8 @@
 """Token ids to text: incremental decoding, stops, bundles."""
 
-import hashlib
-import io
 import json
 import pickle
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
 
-from smg_proto import common_pb2
-from smg_proto.testing import Address, Answer, FakeVllmEngine, Fault
-from smg_proto.vllm import TokenDecoder, TokenizerBundle, VLLMGrpcDataLossError
-from smg_proto.vllm._bundle import BundleBuilder
+from smg_proto.testing import Address, Answer, FakeVllmEngine
+from smg_proto.vllm import TokenDecoder
 from smg_proto.vllm._text import TextPlan
 
 

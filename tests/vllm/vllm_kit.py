@@ -157,13 +157,18 @@ def metadata_of(engine: FakeVllmEngine, rpc: str) -> dict[str, str | bytes]:
     return dict([r.metadata for r in engine.record.received if r.rpc == rpc][-1])
 
 
-def eventually(condition: Callable[[], object], within: float = 5.0) -> None:
-    """Wait until something holds."""
+def eventually(
+    condition: Callable[[], object], within: float = 20.0, *, both: Both | None = None
+) -> None:
+    """Wait until something holds. With `both`, the client's event loop goes on meanwhile."""
     ends = time.monotonic() + within
     while not condition():
         if time.monotonic() > ends:
             pytest.fail("it never came to hold")
-        time.sleep(0.005)
+        if both is not None and both.asynchronous:
+            both.run(asyncio.sleep(0.005))
+        else:
+            time.sleep(0.005)
 
 
 def used(completion: Completion | CompletionChunk) -> CompletionUsage:
