@@ -225,16 +225,16 @@ class Call(Generic[M]):
         if self._begun or not error.retryable or self._tries >= self._options.max_retries:
             return None
         delay = error.pushback
+        if delay is not None and delay > MAX_PUSHBACK:
+            return None
         if delay is None:
             backoff = self._options.initial_backoff * 2.0 ** min(self._tries, 60)
             # Jitter, so that clients that failed together do not come back together.
             delay = min(backoff, self._options.max_backoff) * random.uniform(0.5, 1.0)
         ends = self._limits.ends
-        if (
-            delay > MAX_PUSHBACK
-            or (ends is not None and time.monotonic() + delay >= ends)
-            or (self._timer is not None and delay >= self._timer.left())
-        ):
+        if ends is not None and time.monotonic() + delay >= ends:
+            return None
+        if self._timer is not None and delay >= self._timer.left():
             return None
         self._tries += 1
         return delay
@@ -351,12 +351,12 @@ def gather_calls(
     error is raised."""
     failed: list[Call[Any]] = []
 
-    def end(first: Call[Any] | None) -> None:
-        if first is not None:
+    def end(first: Call[Any]) -> None:
+        if not failed:  # those that end because of it come here too
             failed.append(first)
-        for call in calls:
-            if call is not first:
-                call.close("another call failed")
+            for call in calls:
+                if call is not first:
+                    call.close("another call failed")
 
     def watch(number: int) -> None:
         calls[number].watch(lambda: end(calls[number]))
@@ -368,4 +368,5 @@ def gather_calls(
             failed[0].__next__()  # raises its own error
         raise
     finally:
-        end(None)
+        for call in calls:
+            call.close()
