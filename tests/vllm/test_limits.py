@@ -35,7 +35,7 @@ class Clocked(FakeVllmEngine):
     """Notes the time that each call has left, and refuses the first calls of Generate."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(profiler=True)
         self.left: list[float | None] = []
         self.refusals = 0
 

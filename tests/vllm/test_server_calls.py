@@ -10,6 +10,7 @@ from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
 from smg_proto.vllm import (
     VLLMGrpcClosedError,
+    VLLMGrpcInternalError,
     VLLMGrpcNotFoundError,
     VLLMGrpcOutOfRangeError,
     VLLMGrpcUnimplementedError,
@@ -164,6 +165,24 @@ def test_subscriptions_that_cannot_be_are_refused(
     engine.kv_events = False
     with pytest.raises(VLLMGrpcUnimplementedError):
         both.next(both.run(client.kv_events.subscribe()))
+
+
+def test_profiling_that_was_not_set_up_is_an_error(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    engine.profiler = False
+    for profile in (client.admin.start_profile, client.admin.stop_profile):
+        with pytest.raises(VLLMGrpcInternalError, match="profiling is not enabled"):
+            both.run(profile())
+
+
+def test_a_cache_in_use_is_not_flushed(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    engine.token_delay = 0.02
+    stream: Any = both.stream(client, prompt="x", max_tokens=2000)
+    both.next(stream)
+    outcome = both.run(client.admin.flush_cache())
+    assert not outcome.success and "in flight" in outcome.message
+    both.run(stream.close())
 
 
 def test_administration(both: Both, client: Any, engine: FakeVllmEngine) -> None:
