@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from _contract import Line, changed, contract
+from _contract import as_line, changed, contract
 from _frozen import Frozen, numbers
+from _upstream import EXPERIMENTAL, UPSTREAMS, promised
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from smg_proto.compat import Contract, diff, load
+from smg_proto._descriptors import Symbol
+from smg_proto.compat import Contract, diff
 
 UNRELEASED = "Unreleased"
 STEPS = ("none", "patch", "minor", "major")
@@ -16,17 +18,23 @@ STEPS = ("none", "patch", "minor", "major")
 def section(changelog: str, title: str) -> str:
     """The text under `## [title]`; empty if there is no such heading."""
     found = re.search(
-        rf"^## \[{re.escape(title)}\].*\n((?:(?!## ).*\n?)*)", changelog, re.MULTILINE
+        rf"^## \[{re.escape(title)}\].*\n((?:(?!## |\[[^\]]+\]: ).*\n?)*)", changelog, re.MULTILINE
     )
     return found[1].strip() if found else ""
 
 
 def released_section(changelog: str, version: str, date: str) -> str:
-    """The changelog with what was unreleased under the heading of a version."""
+    """The changelog with what was unreleased under the heading of a version, and its link."""
     if section(changelog, version):
         return changelog
     heading = f"## [{UNRELEASED}]"
-    return changelog.replace(heading, f"{heading}\n\n## [{version}] - {date}", 1)
+    changelog = changelog.replace(heading, f"{heading}\n\n## [{version}] - {date}", 1)
+    return re.sub(
+        rf"^\[{UNRELEASED}\]: (.*/compare/)(\S+)\.\.\.HEAD$",
+        rf"[{UNRELEASED}]: \1v{version}...HEAD\n[{version}]: \1\2...v{version}",
+        changelog,
+        flags=re.MULTILINE,
+    )
 
 
 def step(old: str, new: str) -> str:
@@ -54,7 +62,8 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
         if not any(re.search(rf"(?<![\w.]){re.escape(n)}(?!\.?\w)", text) for n in called):
             yield f"CHANGELOG.md does not name {called[-1]} ({symbol}), which {last} has otherwise"
     yield from misdated(frozen, new, version)
-    verdict = diff(load(frozen.image(frozen.last)), Contract(files, "proto/")).verdict
+    before = Contract(promised(frozen.descriptors(frozen.last)), last)
+    verdict = diff(before, Contract(promised(files), "proto/")).verdict
     if verdict != "compatible":
         needed, why = "major", f"the change is of class {verdict}"
     elif symbols:
@@ -65,21 +74,37 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
         yield f"{last} to {version} is too small a step: {why}, so it has to be a {needed} one"
 
 
-def misdated(frozen: Frozen, new: set[Line], version: str) -> Iterator[str]:
+def misdated(frozen: Frozen, new: set[Symbol], version: str) -> Iterator[str]:
     """New symbols whose comment claims another release.
 
-    A mirrored one may also name the published release that has it, one after the last frozen.
+    A mirrored one may also name the published release that has it, one after the last frozen. One
+    of an experimental contract, new or not, names the first of its engine's releases that has it.
     """
+    yield from misdated_upstream(frozen, new)
     there = {line.name for line in frozen.contracts[frozen.last]}
     mirrored = {line.package for line in frozen.contracts[frozen.old[-1]]}
     release = ".".join(str(number) for number in numbers(version))
     wrong: dict[str, list[str]] = {}
-    for line in sorted(line for line in new if line.name not in there):
-        upstream = line.package in mirrored and line.since != "-"
+    ours = (line for line in new if line.package not in EXPERIMENTAL and line.name not in there)
+    for line in sorted(ours, key=as_line):
+        upstream = line.package in mirrored and line.since
         if line.since != release and not (
             upstream and numbers(line.since) > numbers(frozen.old[-1].removeprefix("published-"))
         ):
-            wrong.setdefault(line.since, []).append(line.name)
+            wrong.setdefault(line.since or "-", []).append(line.name)
     for since, symbols in wrong.items():
         more = f" and {len(symbols) - 1} more" if symbols[1:] else ""
         yield f"{symbols[0]}{more}: new, but the comment says since {since}, not {release}"
+
+
+def misdated_upstream(frozen: Frozen, new: set[Symbol]) -> Iterator[str]:
+    for upstream in UPSTREAMS:
+        first: dict[str, str] = {}
+        for version, release in zip(upstream.releases, upstream.frozen, strict=True):
+            for line in frozen.contracts.get(release, set()):
+                first.setdefault(line.name, version)
+        mirror = (line for line in new if line.package == upstream.package)
+        for line in sorted(mirror, key=as_line):
+            if line.since != first.get(line.name):
+                brought = first.get(line.name, "no release")
+                yield f"{line.name}: the comment says since {line.since}, but {brought} brought it"

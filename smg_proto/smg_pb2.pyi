@@ -191,10 +191,4 @@ from smg_proto.v1.worker_pb2 import (
 )
 from google.protobuf import descriptor as _descriptor
 
-class _Facade:
-    package: str
-    services_by_name: dict[str, _descriptor.ServiceDescriptor]
-    message_types_by_name: dict[str, _descriptor.Descriptor]
-    enum_types_by_name: dict[str, _descriptor.EnumDescriptor]
-
-DESCRIPTOR: _Facade
+DESCRIPTOR: _descriptor.FileDescriptor

@@ -1,11 +1,35 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from support import build_wheel
+from hypothesis import HealthCheck, settings
+from progress import Progress
+from support import MARKED, build_wheel
 
 from smg_proto.testing import Address, FakeGateway, run_gateway
+
+# No example has to be quick: a test that hangs has a limit of its own.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+os.environ.pop("GRPC_VERBOSITY", None)  # programs that the tests run print nothing on their own
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--summary", type=Path, help="write counts, reasons and the slowest test here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    summary = config.getoption("summary")
+    if summary and not hasattr(config, "workerinput"):  # not in the workers of xdist
+        config.pluginmanager.register(Progress(config, summary), "progress")
+
+
+@pytest.hookimpl(tryfirst=True)  # before any are left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    found = ((mark.name, item.path) for item in items for mark in item.iter_markers())
+    config.stash[MARKED] = set(found)
 
 
 @pytest.fixture(scope="session", autouse=True)

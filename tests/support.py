@@ -1,11 +1,13 @@
-"""What several tests need: fresh environments, built wheels, clear skips."""
+"""What several tests need: fresh environments, built wheels, clear skips, patience."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -14,6 +16,37 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI", "") not in ("", "false", "0")
+
+
+MARKED = pytest.StashKey[set[tuple[str, Path]]]()  # the markers that were found, with their files
+PATIENCE = 30.0  # seconds for anything to come about, on a slow machine with much else to do
+
+
+def eventually(
+    condition: Callable[[], object], what: str = "it holds", seconds: float = PATIENCE
+) -> None:
+    """Wait until something holds."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.01)
+
+
+async def async_eventually(
+    condition: Callable[[], object | Awaitable[object]],
+    what: str = "it holds",
+    seconds: float = PATIENCE,
+) -> None:
+    """The same, while the event loop goes on; the condition may be a coroutine function."""
+    ends = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if await found if isinstance(found, Awaitable) else found:
+            return
+        if time.monotonic() > ends:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        await asyncio.sleep(0.01)
 
 
 def missing(reason: str) -> None:
@@ -37,8 +70,11 @@ def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     # uv, ruff and the like are found also where the environment is not activated.
     clean["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
+    clean["PYTHONIOENCODING"] = "utf-8"  # whatever the locale
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=clean | env, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=cwd, env=clean | env, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if check and done.returncode:
         pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -51,8 +87,28 @@ def make_environment(
     run("uv", "venv", "-q", "--no-python-downloads", "--python", python or sys.executable, home)
     interpreter = home / "bin" / "python"
     words = [str(requirement) for requirement in requirements]
-    run("uv", "pip", "install", "-q", "--python", interpreter, *words)
+    if words:
+        run("uv", "pip", "install", "-q", "--python", interpreter, *words)
     return interpreter
+
+
+def tracked(*folders: str) -> list[str]:
+    """Files of this checkout that belong to the project, below these folders."""
+    command = ["ls-files", "--cached", "--others", "--exclude-standard", *folders]
+    names = run("git", *command, cwd=ROOT).splitlines()
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of this checkout as a repository of its own, with what is not yet committed."""
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    run("git", "init", "-q", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    run("git", *who, "commit", "-q", "-m", "copy", cwd=folder)
+    return folder
 
 
 def build_wheel(out: Path, source: Path = ROOT) -> Path:
@@ -81,10 +137,23 @@ def published_wheel(version: str) -> Path:
 
 def find_python(version: str) -> str:
     """An interpreter of this version, from PATH or from pyenv."""
+    if python := _interpreter(version):
+        return python
+    missing(f"no Python {version}")
+    raise AssertionError
+
+
+def old_python(version: str) -> str:
+    """One that is too old for us. No machine has to have it, CI's neither."""
+    if python := _interpreter(version):
+        return python
+    pytest.skip(f"no Python {version}")
+
+
+def _interpreter(version: str) -> str | None:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     found = [shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")]
     for python in map(str, filter(None, found)):
-        if run(python, "-c", "import sys; print(*sys.version_info[:2], sep='.')", check=False):
+        if run(python, "-c", "import sys; print(sys.version_info[:2])", check=False):
             return python
-    missing(f"no Python {version}")
-    raise AssertionError
+    return None

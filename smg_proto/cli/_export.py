@@ -6,8 +6,8 @@ from pathlib import Path
 
 from smg_proto import __version__, descriptor_set, proto_path
 from smg_proto.cli import CommandError
-from smg_proto.cli._contract import Contract
-from smg_proto.cli._tree import Manifest, read_manifest, sha256, write
+from smg_proto.cli._installed import Installed
+from smg_proto.cli._tree import Manifest, licence, read_manifest, sha256, write
 from smg_proto.compat import ContractError, diff, load
 
 COMMAND = "export"
@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.check:
         return check(args.dest)
-    contract = Contract()
+    contract = Installed()
     packages = sorted({contract.package(name) for name in args.only or contract.packages})
     files = closure(packages)
     done = write(args.dest, files, command=COMMAND, packages=packages, force=args.force)
@@ -43,10 +43,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def closure(packages: Iterable[str]) -> dict[str, bytes]:
-    """The files of these packages and of all they import; google's own come with every compiler."""
+    """The files of these packages and of all they import, and the licence.
+
+    google's own files come with every compiler.
+    """
     every = {file.name: file for file in descriptor_set().file}
     wanted = [file.name for file in every.values() if file.package in packages]
-    found: dict[str, bytes] = {}
+    found = licence()
     while wanted:
         name = wanted.pop()
         if name not in found and not name.startswith("google/"):
@@ -72,7 +75,7 @@ def check(dest: Path) -> int:
 
 def stale_files(manifest: Manifest) -> list[str]:
     """The files that this release would export otherwise."""
-    known = set(Contract().packages)
+    known = set(Installed().packages)
     ours = closure(known.intersection(manifest.packages))
     digests = {name: sha256(data) for name, data in ours.items()}
     lines = [f"package {name} is gone" for name in manifest.packages if name not in known]

@@ -13,6 +13,18 @@ except ImportError:
 
 from smg_proto import __version__
 from smg_proto.vllm._async.client import AsyncVLLMGrpcClient
+from smg_proto.vllm._async.resources import (
+    AsyncAdmin,
+    AsyncChat,
+    AsyncChatCompletions,
+    AsyncCompletions,
+    AsyncEmbeddings,
+    AsyncHealth,
+    AsyncKvEvents,
+    AsyncLoadsResource,
+    AsyncModels,
+    AsyncTokenizerResource,
+)
 from smg_proto.vllm._async.stream import (
     AsyncChatStream,
     AsyncGenerateStream,
@@ -20,7 +32,7 @@ from smg_proto.vllm._async.stream import (
     AsyncStream,
 )
 from smg_proto.vllm._bundle import TokenizerBundle
-from smg_proto.vllm._config import NOT_GIVEN, NotGiven, Timeout
+from smg_proto.vllm._config import NOT_GIVEN, CallParams, NotGiven, Timeout
 from smg_proto.vllm._errors import (
     APIConnectionError,
     APIError,
@@ -56,7 +68,12 @@ from smg_proto.vllm._errors import (
     VLLMGrpcValidationError,
 )
 from smg_proto.vllm._params import (
+    AsyncClientParams,
+    ChatParams,
     ChoiceConstraint,
+    ClientParams,
+    CompletionParams,
+    EmbeddingParams,
     MediaRef,
     SamplingParams,
     StreamOptions,
@@ -64,9 +81,21 @@ from smg_proto.vllm._params import (
     TokenizedInput,
 )
 from smg_proto.vllm._sync.client import VLLMGrpcClient
+from smg_proto.vllm._sync.resources import (
+    Admin,
+    Chat,
+    ChatCompletions,
+    Completions,
+    Embeddings,
+    Health,
+    KvEvents,
+    LoadsResource,
+    Models,
+    TokenizerResource,
+)
 from smg_proto.vllm._sync.stream import ChatStream, GenerateStream, KvEventStream, Stream
 from smg_proto.vllm._text import IncrementalDecoder
-from smg_proto.vllm._tokenizer import TokenDecoder
+from smg_proto.vllm._tokenizer import TokenDecoder, Tokenizer
 from smg_proto.vllm._types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -97,38 +126,63 @@ __all__ = [
     "APIError",
     "APIStatusError",
     "APITimeoutError",
+    "Admin",
+    "AsyncAdmin",
+    "AsyncChat",
+    "AsyncChatCompletions",
     "AsyncChatStream",
+    "AsyncClientParams",
+    "AsyncCompletions",
+    "AsyncEmbeddings",
     "AsyncGenerateStream",
+    "AsyncHealth",
     "AsyncKvEventStream",
+    "AsyncKvEvents",
+    "AsyncLoadsResource",
+    "AsyncModels",
     "AsyncStream",
+    "AsyncTokenizerResource",
     "AsyncVLLMGrpcClient",
     "AuthenticationError",
     "BadRequestError",
+    "CallParams",
+    "Chat",
     "ChatCompletion",
     "ChatCompletionChunk",
     "ChatCompletionMessage",
+    "ChatCompletions",
+    "ChatParams",
     "ChatStream",
     "ChoiceConstraint",
+    "ClientParams",
     "Completion",
     "CompletionChoice",
     "CompletionChunk",
     "CompletionChunkChoice",
     "CompletionLogprobs",
+    "CompletionParams",
     "CompletionTokensDetails",
     "CompletionUsage",
+    "Completions",
     "ConflictError",
     "Embedding",
+    "EmbeddingParams",
     "EmbeddingResponse",
     "EmbeddingUsage",
+    "Embeddings",
     "GenerateStream",
+    "Health",
     "HealthCheckResponse",
     "IncrementalDecoder",
     "InternalServerError",
     "KvEventStream",
+    "KvEvents",
     "Loads",
+    "LoadsResource",
     "MediaRef",
     "ModelInfo",
     "ModelList",
+    "Models",
     "NotFoundError",
     "NotGiven",
     "OpenAIError",
@@ -145,7 +199,9 @@ __all__ = [
     "Timeout",
     "TokenDecoder",
     "TokenizedInput",
+    "Tokenizer",
     "TokenizerBundle",
+    "TokenizerResource",
     "VLLMGrpcAbortedError",
     "VLLMGrpcAlreadyExistsError",
     "VLLMGrpcCancelledError",

@@ -111,7 +111,7 @@ def remove_and_reserve(tree: Tree, symbol: str) -> None:
 
 def swap_numbers(tree: Tree, symbol: str) -> None:
     message, field = tree.fields[symbol]
-    other = twin(tree, message, field)
+    other = twin(message, field)
     assert other is not None
     field.number, other.number = other.number, field.number
 
@@ -157,7 +157,7 @@ def drop_oneof(message: DescriptorProto, index: int) -> None:
 
 def into_one_oneof(tree: Tree, symbol: str) -> None:
     message, field = tree.fields[symbol]
-    other = twin(tree, message, field)
+    other = twin(message, field)
     assert other is not None
     # The hidden oneofs of `optional` fields must stay last.
     first_oneof(message, "joined")

@@ -1,14 +1,20 @@
 """The changelog names every changed symbol, and the version says how much has changed."""
 
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
-from _changelog import problems, released_section, section, step
-from _frozen import ROOT, Frozen
+from _changelog import misdated_upstream, problems, released_section, section, step
+from _contract import contract
+from _frozen import COMPAT, ROOT, Frozen
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 import smg_proto
 
 FROZEN = Frozen.here()
-CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(smg_proto.__version__ in FROZEN.own, reason="this very commit is the release")
@@ -72,6 +78,42 @@ def test_a_break_needs_a_major_release(released: FileDescriptorSet) -> None:
     assert list(problems(FROZEN, released, text, "1.0.0")) == []
 
 
+@pytest.fixture
+def released_with_mirrors(tmp_path: Path) -> tuple[Frozen, FileDescriptorSet]:
+    """Today's contracts as the last release, 9.0.0, and once more to be changed."""
+    frozen = Frozen(tmp_path, ["9.0.0"])
+    shutil.copytree(COMPAT / "releases", tmp_path / "releases")
+    files = smg_proto.descriptor_set()
+    frozen.write("9.0.0", contract(files), files, tmp_path)
+    return frozen, smg_proto.descriptor_set()
+
+
+def test_a_break_by_an_engine_takes_a_minor_release_and_an_entry(
+    released_with_mirrors: tuple[Frozen, FileDescriptorSet],
+) -> None:
+    frozen, files = released_with_mirrors
+    (request,) = (
+        m for m in file_of(files, "openengine.v1").message_type if m.name == "EngineError"
+    )
+    request.field[0].number = 99
+    found = list(problems(frozen, files, "", "9.1.0"))
+    assert found == [
+        "CHANGELOG.md does not name EngineError.code (openengine.v1.EngineError.code), which 9.0.0 "
+        "has otherwise"
+    ]
+    assert list(problems(frozen, files, "- `EngineError.code`", "9.1.0")) == []
+    (too_small,) = problems(frozen, files, "- `EngineError.code`", "9.0.1")
+    assert "it has to be a minor one" in too_small
+
+
+def test_since_of_an_engines_contract_is_the_release_of_its_own_that_brought_it() -> None:
+    now = contract(smg_proto.descriptor_set())
+    assert list(misdated_upstream(FROZEN, now)) == []
+    (line,) = (x for x in now if x.name == "vllm.ServerInfo.proto_version")
+    (problem,) = misdated_upstream(FROZEN, now - {line} | {replace(line, since="0.1.0")})
+    assert problem == f"{line.name}: the comment says since 0.1.0, but 0.6.0 brought it"
+
+
 def test_without_changes_a_patch_release_will_do(released: FileDescriptorSet) -> None:
     assert list(problems(FROZEN, released, "", "0.4.29")) == []
     assert len(list(problems(FROZEN, released, "", "0.4.28"))) == 1
@@ -91,13 +133,26 @@ def test_steps_between_versions(old: str, new: str, expected: str) -> None:
     assert step(old, new) == expected
 
 
+def test_every_version_has_a_link_to_what_it_changed() -> None:
+    titles = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE)
+    assert titles[0] == "Unreleased"
+    assert re.findall(r"^\[(.+?)\]: https://", CHANGELOG, re.MULTILINE) == titles
+    tag = f"v{titles[1]}"
+    assert f"/compare/{tag}...HEAD\n" in CHANGELOG
+
+
 def test_unreleased_entries_move_under_the_version() -> None:
     text = (
-        "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- A.\n\n## [0.4.0] - 2026-01-01\n\n- B.\n"
+        "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- A.\n\n## [0.4.0] - 2026-01-01\n\n- B.\n\n"
+        "[Unreleased]: https://h/compare/v0.4.0...HEAD\n[0.4.0]: https://h/releases/tag/v0.4.0\n"
     )
     new = released_section(text, "0.5.0", "2026-02-03")
     assert section(new, "Unreleased") == ""
     assert section(new, "0.5.0") == "### Added\n\n- A."
     assert section(new, "0.4.0") == "- B."
     assert "## [0.5.0] - 2026-02-03\n" in new
+    assert new.endswith(
+        "[Unreleased]: https://h/compare/v0.5.0...HEAD\n"
+        "[0.5.0]: https://h/compare/v0.4.0...v0.5.0\n[0.4.0]: https://h/releases/tag/v0.4.0\n"
+    )
     assert released_section(new, "0.5.0", "2027-01-01") == new

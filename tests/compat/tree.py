@@ -12,6 +12,8 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from smg_proto._descriptors import Declaration, declarations
+
 F = FieldDescriptorProto
 Field = tuple[DescriptorProto, FieldDescriptorProto]
 Find = Callable[["Tree"], Iterator[str]]
@@ -30,41 +32,41 @@ class Tree:
         self.services: dict[str, ServiceDescriptorProto] = {}
         self.rpcs: dict[str, MethodDescriptorProto] = {}
         for file in self.files.file:
-            if file.package.startswith("google."):
-                continue
-            for message in file.message_type:
-                self._message(message, file.package, file)
-            for enum in file.enum_type:
-                self.enums[f"{file.package}.{enum.name}"] = enum
-                self.home[f"{file.package}.{enum.name}"] = file
-            for service in file.service:
-                name = f"{file.package}.{service.name}"
-                self.services[name], self.home[name] = service, file
-                self.rpcs |= {f"{name}.{method.name}": method for method in service.method}
-                self.home |= {f"{name}.{method.name}": file for method in service.method}
+            if not file.package.startswith("google."):
+                for declared in declarations(file):
+                    self._add(declared)
 
-    def _message(self, message: DescriptorProto, prefix: str, file: FileDescriptorProto) -> None:
-        name = f"{prefix}.{message.name}"
-        self.messages[name], self.home[name] = message, file
-        for field in message.field:
-            self.fields[f"{name}.{field.name}"] = message, field
-            self.home[f"{name}.{field.name}"] = file
-        for nested in message.nested_type:
-            self._message(nested, name, file)
-        for enum in message.enum_type:
-            self.enums[f"{name}.{enum.name}"] = enum
-            self.home[f"{name}.{enum.name}"] = file
+    def _add(self, declared: Declaration) -> None:
+        name, proto = declared.name, declared.proto
+        self.home[name] = declared.file
+        match declared.kind:
+            case "message":
+                self.messages[name] = proto
+            case "field":
+                self.fields[name] = declared.parent, proto
+            case "enum":
+                self.enums[name] = proto
+            case "service":
+                self.services[name] = proto
+            case "rpc":
+                self.rpcs[name] = proto
+            case _:
+                pass
 
     def plain(self) -> Iterator[tuple[str, DescriptorProto, FieldDescriptorProto]]:
         """Singular scalar fields that stand alone: in no oneof, not `optional`."""
         for name, (message, field) in self.fields.items():
-            alone = not field.HasField("oneof_index") and field.label == F.LABEL_OPTIONAL
-            if alone and not field.type_name and not message.options.map_entry:
+            if is_plain(message, field):
                 yield name, message, field
 
     def carried(self) -> set[str]:
         """The enums that some field is of."""
         return {field.type_name.lstrip(".") for _, field in self.fields.values()}
+
+
+def is_plain(message: DescriptorProto, field: FieldDescriptorProto) -> bool:
+    alone = not field.HasField("oneof_index") and field.label == F.LABEL_OPTIONAL
+    return alone and not field.type_name and not message.options.map_entry
 
 
 # --- where an edit can be made ---------------------------------------------------------------
@@ -86,16 +88,15 @@ def plain_of_type(*kinds: int) -> Find:
 def plain_twice(tree: Tree) -> Iterator[str]:
     """A plain field whose message has another one of the same type."""
     for name, message, field in tree.plain():
-        if twin(tree, message, field):
+        if twin(message, field):
             yield name
 
 
-def twin(
-    tree: Tree, message: DescriptorProto, field: FieldDescriptorProto
-) -> FieldDescriptorProto | None:
-    for _, other, candidate in tree.plain():
-        if other is message and candidate is not field and candidate.type == field.type:
-            return candidate
+def twin(message: DescriptorProto, field: FieldDescriptorProto) -> FieldDescriptorProto | None:
+    """Another plain field of the message that has the same type."""
+    for other in message.field:
+        if other.name != field.name and other.type == field.type and is_plain(message, other):
+            return other
     return None
 
 

@@ -16,7 +16,8 @@ from smg_proto.frontdoor import FrontDoor, Options
 EXCHANGES = {
     exchange["name"]: exchange
     for exchange in map(
-        json.loads, Path(__file__).with_name("exchanges.jsonl").read_text().splitlines()
+        json.loads,
+        Path(__file__).with_name("exchanges.jsonl").read_text(encoding="utf-8").splitlines(),
     )
 }
 
@@ -39,8 +40,9 @@ class Upstream:
     asked: list[Asked] = field(default_factory=list)
     # Requests whose connection the front door closed before the answer was over.
     dropped: int = 0
-    # What /readiness says.
+    # What /readiness says: `readiness`, or 200 or 503 by `ready`.
     ready: bool = True
+    readiness: Handler | None = None
     _handlers: list[Handler] = field(default_factory=list)
 
     def say(self, handler: Handler) -> None:
@@ -57,8 +59,13 @@ class Upstream:
 
         self.say(handler)
 
-    def stream(self, *pieces: bytes | float, cut: bool = False, **headers: str) -> None:
-        """Send pieces as they are; a number is a pause. `cut` breaks the connection at the end."""
+    def stream(
+        self, *pieces: bytes | float | asyncio.Event, cut: bool = False, **headers: str
+    ) -> None:
+        """Send pieces as they are; a number is a pause, an event is waited for.
+
+        `cut` breaks the connection at the end.
+        """
 
         async def handler(request: web.Request) -> web.StreamResponse:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -67,6 +74,8 @@ class Upstream:
             for piece in pieces:
                 if isinstance(piece, bytes):
                     await response.write(piece)
+                elif isinstance(piece, asyncio.Event):
+                    await piece.wait()
                 else:
                     await asyncio.sleep(piece)
             if cut:
@@ -94,6 +103,8 @@ class Upstream:
         body = json.loads(raw) if raw else None
         path = request.path_qs
         if path == "/readiness":
+            if self.readiness:
+                return await self.readiness(request)
             return web.json_response({}, status=200 if self.ready else 503)
         self.asked.append(Asked(request.method, path, dict(request.headers), body))
         if not self._handlers:
@@ -121,7 +132,7 @@ def sse(event: list[Any]) -> bytes:
 async def upstream() -> AsyncIterator[Upstream]:
     said = Upstream()
     application = web.Application(client_max_size=1 << 30)
-    application.router.add_route("*", "/{path:.*}", said._serve)
+    application.router.add_route("*", r"/{path:[\s\S]*}", said._serve)
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -144,11 +155,3 @@ async def front_door(said: Upstream, **options: Any) -> AsyncIterator[grpc.aio.C
     ):
         said.forget()  # the look at the start
         yield channel
-
-
-async def eventually(condition: Callable[[], object], what: str, seconds: float = 5) -> None:
-    for _ in range(int(seconds * 100)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s: {what}")

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -15,11 +16,13 @@ import grpc
 import pytest
 from certificates import Authority
 from grpc_health.v1 import health_pb2
+from support import async_eventually
 
 from frontdoor.calls import STREAMS, call, stub
-from frontdoor.replay import EXCHANGES, Upstream, eventually, sse
+from frontdoor.replay import EXCHANGES, Upstream, sse
 from frontdoor.replay import upstream as run_upstream
 from smg_proto.cli import main
+from smg_proto.frontdoor import FrontDoor, Options, OptionsError
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -132,7 +135,108 @@ async def test_calls_that_do_not_end_are_cancelled_after_the_drain(upstream: Ups
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0
         assert await ask.code() is not grpc.StatusCode.OK
-        await eventually(lambda: upstream.dropped == 1, "the request upstream is closed")
+        await async_eventually(lambda: upstream.dropped == 1, "the request upstream is closed")
+
+
+async def test_a_second_signal_ends_the_drain(upstream: Upstream) -> None:
+    events = [sse(event) for event in EXCHANGES["chat_stream_usage"]["response"]["events"]]
+    upstream.answer(200, MODELS)
+    async with (
+        serve(upstream.url, "--listen", "127.0.0.1:0", "--drain", "600") as (process, line),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
+    ):
+        upstream.forget()
+        upstream.stream(events[0], 600.0)
+        ask = stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
+        await ask.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr
+        while b"stopping drain=600s" not in await process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+
+
+async def test_a_signal_while_it_waits_for_the_upstream_ends_it(upstream: Upstream) -> None:
+    upstream.answer(404, "not yet")
+    command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream.url]
+    command += ["--listen", "127.0.0.1:0", "--wait", "600"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    await async_eventually(lambda: upstream.asked, "it looks at the upstream")
+    process.send_signal(signal.SIGTERM)
+    printed, said = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, printed, said) == (0, b"", b"")
+
+
+async def test_a_start_that_fails_holds_no_port(upstream: Upstream) -> None:
+    upstream.answer(404, "no")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = Options(upstream=upstream.url, listen=f"127.0.0.1:{port}", metrics="127.0.0.1:0")
+    door = FrontDoor(options)
+    with pytest.raises(OptionsError):
+        await door.start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1", "127.0.0.1:99999", ":1", "[::1]", "127.0.0.1:x", "unix:", ""]
+)
+@pytest.mark.parametrize("flag", ["--listen", "--metrics"])
+async def test_a_wrong_address_is_one_line(
+    flag: str, listen: str, upstream: Upstream, refused: Refused
+) -> None:
+    if (flag, listen) == ("--metrics", ""):
+        return  # none
+    upstream.answer(200, MODELS)
+    assert f'invalid address "{listen}": ' in await refused(upstream.url, flag, listen)
+
+
+async def test_it_serves_on_a_unix_socket(upstream: Upstream, tmp_path: Path) -> None:
+    upstream.answer(200, MODELS)
+    address = f"unix:{tmp_path}/door.sock"
+    async with serve(upstream.url, "--listen", address) as (_, line):
+        assert f" on {address}, plaintext" in line
+        async with grpc.aio.insecure_channel(address) as channel:
+            assert await health(channel, "") == SERVING
+        assert "already in use" in (await _says(upstream.url, "--listen", address))
+
+
+async def test_too_few_open_files_are_a_warning_with_the_number(upstream: Upstream) -> None:
+    upstream.answer(200, MODELS)
+    program = (
+        "import resource, sys; from smg_proto.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT, HARD)); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["serve", "--upstream", upstream.url, "--listen", "127.0.0.1:0", "--max-active", "300"]
+    for soft, hard, warned in ((64, 200, True), (64, 2048, False)):
+        code = program.replace("SOFT", str(soft)).replace("HARD", str(hard))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, *words, stdout=PIPE, stderr=PIPE
+        )
+        assert process.stdout
+        assert b"smg.v1" in await process.stdout.readline()
+        limits = Path(f"/proc/{process.pid}/limits")
+        if limits.exists():
+            (line,) = (
+                line
+                for line in limits.read_text(encoding="utf-8").splitlines()
+                if "open files" in line
+            )
+            assert line.split()[3] == ("200" if warned else "856")
+        process.terminate()
+        said = (await process.communicate())[1].decode()
+        assert ("the limit of open files is 200, and up to 856 may be needed" in said) == warned
+
+
+async def _says(upstream: str, *flags: str) -> str:
+    """What the command says on standard error, in a process of its own."""
+    async with serve(upstream, *flags) as (process, _):
+        assert process.stderr
+        return (await process.stderr.read()).decode()
 
 
 async def test_a_port_in_use_is_one_line(upstream: Upstream, refused: Refused) -> None:
@@ -164,8 +268,22 @@ async def test_an_upstream_that_cannot_be_used_is_one_line(
         upstream.forget()
         upstream.answer(status, body)
         assert said in await refused(upstream.url)
-    assert "is not an http:// or https:// URL" in await refused("localhost:1")
-    assert "password" in await refused("http://me:secret@127.0.0.1:1")
+    for url in ("localhost:1", "ftp://127.0.0.1", "http://", "http://:1"):
+        assert "is not an http:// or https:// URL" in await refused(url)
+    for url in (
+        "http://[::1",
+        "http://a:99999",
+        "http://a:b",
+        "http://a:0",
+        "http://a b",
+        "http://\n",
+    ):
+        assert "use http://HOST:PORT" in await refused(url)
+    assert "more than a host and a path" in await refused("http://127.0.0.1/?a=1")
+    for url in ("http://me:secret@127.0.0.1:1", "http://me:secret@[::1"):
+        said = await refused(url)
+        assert "password" in said or "credentials" in said
+        assert "secret" not in said
 
 
 async def test_an_upstream_may_come_up_later(upstream: Upstream) -> None:
@@ -181,7 +299,7 @@ async def test_its_own_key_is_for_its_own_requests(
     upstream: Upstream, tmp_path: Path, refused: Refused
 ) -> None:
     key = tmp_path / "key"
-    key.write_text("own-key\n")
+    key.write_text("own-key\n", encoding="utf-8")
     upstream.answer(200, MODELS)
     flags = ("--listen", "127.0.0.1:0", "--upstream-key-file", str(key))
     async with (
@@ -226,14 +344,51 @@ async def test_tls_and_clients_with_certificates(upstream: Upstream, tmp_path: P
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_probes_need_no_certificate_and_find_health_alone(
+    processes: str, upstream: Upstream, tmp_path: Path
+) -> None:
+    issued = Authority().issue("localhost")
+    (tmp_path / "cert").write_bytes(issued.certificate)
+    (tmp_path / "key").write_bytes(issued.key)
+    upstream.answer(200, MODELS)
+    flags = ["--listen", "127.0.0.1:0", "--tls-cert", str(tmp_path / "cert")]
+    flags += ["--tls-key", str(tmp_path / "key"), "--probes", "127.0.0.1:0"]
+    async with serve(upstream.url, *flags, "--processes", processes) as (process, line):
+        found = re.search(r"; probes on port (\d+)", line)
+        assert found
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{found[1]}") as channel:
+            assert await health(channel, "readiness") == SERVING
+            upstream.ready = False
+            await becomes_ready_as(channel, NOT_SERVING)
+            assert await health(channel, "liveness") == SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, "ChatService.Chat")
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+
+
+async def becomes_ready_as(channel: grpc.aio.Channel, status: int) -> None:
+    async def becomes() -> None:
+        while await health(channel, "readiness") != status:
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(becomes(), 60)
+
+
 async def test_wrong_tls_files_are_one_line(
     upstream: Upstream, tmp_path: Path, refused: Refused
 ) -> None:
     authority, other = Authority(), Authority()
     (tmp_path / "cert").write_bytes(authority.issue("localhost").certificate)
     (tmp_path / "key").write_bytes(other.issue("localhost").key)
-    (tmp_path / "junk").write_text("junk")
+    (tmp_path / "junk").write_text("junk", encoding="utf-8")
+    locked = authority.issue("localhost", password=b"sesame")
+    (tmp_path / "locked cert").write_bytes(locked.certificate)
+    (tmp_path / "locked key").write_bytes(locked.key)
     cert, key, junk = (str(tmp_path / name) for name in ("cert", "key", "junk"))
+    locked_cert, locked_key = str(tmp_path / "locked cert"), str(tmp_path / "locked key")
     for flags, said in (
         (("--tls-cert", cert), "go together"),
         (("--client-ca", cert), "--client-ca needs --tls-cert"),
@@ -241,6 +396,8 @@ async def test_wrong_tls_files_are_one_line(
         (("--tls-cert", str(tmp_path / "none"), "--tls-key", key), "no such file"),
         (("--tls-cert", junk, "--tls-key", junk), "are no certificate and its key"),
         (("--upstream-ca", junk), "no CA certificates in"),
+        (("--upstream-ca", str(tmp_path)), "no CA certificates in"),
+        (("--tls-cert", locked_cert, "--tls-key", locked_key), "the key is encrypted"),
     ):
         assert said in await refused(upstream.url, *flags)
 
@@ -262,29 +419,7 @@ async def test_health_follows_the_upstream() -> None:
         ):
             assert await health(channel, "smg.v1.ChatService") == SERVING
             said.ready = False
-            for _ in range(100):
-                if await health(channel, "smg.v1.ChatService") == NOT_SERVING:
-                    break
+            while await health(channel, "smg.v1.ChatService") != NOT_SERVING:
                 await asyncio.sleep(0.05)
             assert await health(channel, "") == NOT_SERVING
             assert await health(channel, "liveness") == SERVING
-
-
-async def test_reflection_lists_the_services(upstream: Upstream) -> None:
-    from google.protobuf.descriptor_pool import DescriptorPool
-    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-        ProtoReflectionDescriptorDatabase,
-    )
-
-    upstream.answer(200, MODELS)
-    async with serve(upstream.url, "--listen", "127.0.0.1:0") as (_, line):
-
-        def look() -> list[str]:
-            with grpc.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel:
-                database = ProtoReflectionDescriptorDatabase(channel)
-                pool = DescriptorPool(database)
-                service = pool.FindServiceByName("smg.v1.ChatService")
-                return [*database.get_services(), *(method.name for method in service.methods)]
-
-        found = await asyncio.to_thread(look)
-    assert {"smg.v1.ChatService", "grpc.health.v1.Health", "StreamChat"} <= set(found)

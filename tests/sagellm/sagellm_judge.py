@@ -7,7 +7,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 Verdict = dict[str, Any]
 _FLOATS = {"NaN": float("nan"), "Infinity": float("inf")}
@@ -36,9 +36,11 @@ def floats(value: Any) -> Any:
     """The words that stand for floats in JSON, as floats."""
     match value:
         case dict():
-            return {key: floats(item) for key, item in value.items()}
+            entries = cast("dict[str, Any]", value)
+            return {key: floats(item) for key, item in entries.items()}
         case list():
-            return [floats(item) for item in value]
+            items = cast("list[Any]", value)
+            return [floats(item) for item in items]
         case str():
             return _FLOATS.get(value, value)
         case _:
@@ -46,5 +48,5 @@ def floats(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    inputs = json.loads(Path(sys.argv[2]).read_text())
+    inputs = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     print(json.dumps([judge(sys.argv[1], model, given) for model, given in inputs]))

@@ -1,5 +1,6 @@
-"""smg-proto demo as a person runs it, and the examples against it."""
+"""smg-proto demo as a person runs it."""
 
+import os
 import re
 import signal
 import socket
@@ -20,7 +21,6 @@ from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, vllm_engine_pb2, vllm_engi
 from smg_proto.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ["quickstart", "stream_chat", "tool_call", "handle_errors"]
 
 
 @contextmanager
@@ -49,8 +49,15 @@ def running() -> Iterator[tuple[str, str]]:
 
 
 def outcome(*command: str) -> "subprocess.CompletedProcess[str]":
+    utf8 = os.environ | {"PYTHONIOENCODING": "utf-8"}  # the demo's model has an emoji
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=utf8,
+        timeout=60,
+        cwd=ROOT,
     )
 
 
@@ -66,7 +73,8 @@ def test_it_serves_and_prints_all_that_it_should(running: tuple[str, str]) -> No
     expected = {service.full_name for service in smg_pb2.DESCRIPTOR.services_by_name.values()}
     expected |= {"entity.grpc.LLMService", "vllm.grpc.engine.VllmEngine", "grpc.health.v1.Health"}
     with grpc.insecure_channel(address) as channel:
-        assert reflected(channel) == expected | {"grpc.reflection.v1alpha.ServerReflection"}
+        versions = {f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")}
+        assert reflected(channel) == expected | versions
         health: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", "readiness", "liveness", *expected - {"grpc.health.v1.Health"}):
             status = health.Check(health_pb2.HealthCheckRequest(service=name)).status
@@ -80,34 +88,8 @@ def test_it_serves_and_prints_all_that_it_should(running: tuple[str, str]) -> No
 
 def test_the_line_to_try_works_as_it_is_printed(running: tuple[str, str]) -> None:
     line = running[1].strip().splitlines()[-1].replace("python", sys.executable, 1)
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout[:7]) == (0, " serves"), done.stderr
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_run(running: tuple[str, str], example: str) -> None:
-    port = running[0].rpartition(":")[2]
-    done = outcome(f"examples/{example}.py", f"localhost:{port}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) > 1
-
-
-def test_quickstart_reads_what_a_completion_has_and_streams_it(running: tuple[str, str]) -> None:
-    source = (ROOT / "examples" / "quickstart.py").read_text()
-    assert '"localhost:8000"' in source and "grpc.insecure_channel(target)" in source
-    for read in ("response.text", ".finish_reason", ".prompt_tokens", ".completion_tokens"):
-        assert read in source
-    lines = outcome("examples/quickstart.py", running[0]).stdout.splitlines()
-    assert lines[0].startswith("One contract serves")
-    assert lines[1:3] == ["finish reason: length", "tokens: 3 + 24"]
-    assert lines[0] == "One contract" + lines[3]
-
-
-def test_quickstart_says_what_is_wrong_in_one_line() -> None:
-    done = outcome("examples/quickstart.py", "127.0.0.1:1")
-    assert done.returncode == 1
-    assert done.stderr.startswith("StatusCode.UNAVAILABLE: ")
-    assert len(done.stderr.splitlines()) == 1
 
 
 def test_llm_service_streams_tokens_and_counts_them(running: tuple[str, str]) -> None:
@@ -169,14 +151,18 @@ def test_no_other_server_can_share_its_port(running: tuple[str, str]) -> None:
 def test_port_in_use_is_one_clear_line(
     running: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = rf"smg-proto demo: cannot listen on {running[0]}: Address already in use.*\n"
-    assert re.fullmatch(expected, refused(capsys, "--listen", running[0]))
+    expected = (
+        f"smg-proto demo: cannot listen on {running[0]}: address already in use; "
+        "choose another port, or 0 for a free one\n"
+    )
+    assert refused(capsys, "--listen", running[0]) == expected
 
 
 @pytest.mark.parametrize("listen", ["8000", ":8000", "127.0.0.1:port", "127.0.0.1:70000", ""])
 def test_bad_address_is_one_clear_line(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = f"--listen must be HOST:PORT, such as 127.0.0.1:8000, not {listen!r}"
-    assert refused(capsys, "--listen", listen) == f"smg-proto demo: {expected}\n"
+    printed = refused(capsys, "--listen", listen)
+    assert printed.startswith(f'smg-proto demo: invalid address "{listen}": ')
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("seconds", ["soon", "-1", "61", "nan"])
@@ -200,21 +186,18 @@ def test_default_port_is_8000(capsys: pytest.CaptureFixture[str]) -> None:
         assert "127.0.0.1:8000" in refused(capsys)
 
 
-def test_missing_extra_is_one_clear_line() -> None:
-    code = (
-        "import sys; sys.modules['grpc_health'] = None; from smg_proto.cli import main; "
-        "sys.exit(main(['demo', '--listen', '127.0.0.1:0']))"
-    )
-    done = outcome("-c", code)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "pip install 'smg-grpc-proto[testing]'" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_fakes_need_no_extra() -> None:
+def test_demo_and_fakes_need_no_extra() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['grpc_health', 'grpc_reflection', "
         "'tokenizers', 'pytest', 'pydantic', 'aiohttp'])); "
-        "import smg_proto.testing, smg_proto.errors"
+        "import smg_proto.testing, smg_proto.errors; from smg_proto.cli import main; "
+        "sys.exit(main(['demo', '--listen', '127.0.0.1:0']))"
     )
-    assert outcome("-c", code).returncode == 0
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        try:
+            assert demo.stdout.readline().startswith("smg-proto demo: listening on 127.0.0.1:")
+            demo.terminate()
+            assert demo.wait(timeout=60) == 0
+        finally:
+            demo.kill()

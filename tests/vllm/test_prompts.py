@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from vllm_kit import Both, chunk, complete, eventually
+from vllm_kit import Both, chunk, complete
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
@@ -105,7 +105,7 @@ def test_one_failing_prompt_ends_the_others(
     with pytest.raises(VLLMGrpcInternalError) as caught:
         read(client, prompt=["a", "b", "c"], max_tokens=2000)  # 40 s, left alone
     # The error is kept, and with it all that the frames of its traceback hold.
-    eventually(lambda: engine.record.counters.running == 0, both=both)
+    both.eventually(lambda: engine.record.counters.running == 0)
     assert (caught.value.request_id or "").endswith(f"-{failing}")
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decode import ALL, joined
 from tokenizers import Tokenizer, decoders, models
-from vllm_kit import Both, eventually
+from vllm_kit import Both
 
 from smg_proto import common_pb2
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
@@ -215,7 +215,7 @@ def test_closing_the_client_ends_the_fetch(both: Both, fresh: Address[FakeVllmEn
     engine.pause = 30.0
     client = both.make(fresh)
     stream = both.stream(client, prompt=PROMPT, max_tokens=2)
-    eventually(lambda: engine.asked() == 1, both=both)
+    both.eventually(lambda: engine.asked() == 1)
     both.run(client.close())
     with pytest.raises(VLLMGrpcError):
         both.next(stream)
@@ -526,7 +526,7 @@ def test_a_name_that_comes_later_is_shown_then(both: Both, fresh: Address[FakeVl
         names.append(both.create(client, prompt=PROMPT, max_tokens=1).model)
         return names[-1] == engine.name
 
-    eventually(named, both=both)
+    both.eventually(named)
     engine.script.add(Fault(grpc.StatusCode.UNAVAILABLE), rpc="GetModelInfo", times=None)
     assert both.create(client, prompt=PROMPT, max_tokens=1).model == engine.name
 
