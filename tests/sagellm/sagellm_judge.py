@@ -39,8 +39,7 @@ def floats(value: Any) -> Any:
             entries = cast("dict[str, Any]", value)
             return {key: floats(item) for key, item in entries.items()}
         case list():
-            items = cast("list[Any]", value)
-            return [floats(item) for item in items]
+            return [floats(item) for item in value]
         case str():
             return _FLOATS.get(value, value)
         case _:
