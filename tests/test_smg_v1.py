@@ -45,7 +45,7 @@ ALWAYS_KNOWN = {
     "TranscriptionSegment.end_seconds",
     "DecisionProbability.probability",
 }
-# A message around one list, where a list of lists or an absent list has to be told from an empty one.
+# Messages around one list: a list of lists needs them, and so does a oneof of kinds.
 LISTS_OF_LISTS = {"TokenIds", "TokenPieces", "DecisionChoice", "DecisionScore"}
 EXTRA_BODY = {
     *GENERATION,
@@ -156,7 +156,8 @@ def test_finish_reasons_are_texts_of_one_vocabulary() -> None:
     assert all(field.type == FieldDescriptorProto.TYPE_STRING for _, field in reasons)
     others = {"stop_reason", "incomplete_reason", "done_reason"}
     assert [field.name for _, field in fields() if field.name in others] == []
-    texts = {name.removeprefix("FINISH_REASON_").lower() for name in smg_pb2.FinishReason.keys()}
+    values = smg_pb2.FinishReason.DESCRIPTOR.values
+    texts = {value.name.removeprefix("FINISH_REASON_").lower() for value in values}
     assert texts >= {"stop", "length", "tool_calls"}
 
 
