@@ -289,7 +289,7 @@ async def counting_proxy(target: str) -> AsyncIterator[tuple[str, Callable[[], i
 
 def resident(pid: int) -> int:
     """Resident memory in bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize()
 
 

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from _contract import Line, changed, contract
+from _contract import as_line, changed, contract
 from _frozen import Frozen, numbers
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from smg_proto._descriptors import Symbol
 from smg_proto.compat import Contract, diff, load
 
 UNRELEASED = "Unreleased"
@@ -65,7 +66,7 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
         yield f"{last} to {version} is too small a step: {why}, so it has to be a {needed} one"
 
 
-def misdated(frozen: Frozen, new: set[Line], version: str) -> Iterator[str]:
+def misdated(frozen: Frozen, new: set[Symbol], version: str) -> Iterator[str]:
     """New symbols whose comment claims another release.
 
     A mirrored one may also name the published release that has it, one after the last frozen.
@@ -74,12 +75,12 @@ def misdated(frozen: Frozen, new: set[Line], version: str) -> Iterator[str]:
     mirrored = {line.package for line in frozen.contracts[frozen.old[-1]]}
     release = ".".join(str(number) for number in numbers(version))
     wrong: dict[str, list[str]] = {}
-    for line in sorted(line for line in new if line.name not in there):
-        upstream = line.package in mirrored and line.since != "-"
+    for line in sorted((line for line in new if line.name not in there), key=as_line):
+        upstream = line.package in mirrored and line.since
         if line.since != release and not (
             upstream and numbers(line.since) > numbers(frozen.old[-1].removeprefix("published-"))
         ):
-            wrong.setdefault(line.since, []).append(line.name)
+            wrong.setdefault(line.since or "-", []).append(line.name)
     for since, symbols in wrong.items():
         more = f" and {len(symbols) - 1} more" if symbols[1:] else ""
         yield f"{symbols[0]}{more}: new, but the comment says since {since}, not {release}"

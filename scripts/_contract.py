@@ -3,123 +3,125 @@
 Columns, tab separated, `-` for nothing: package, kind, symbol (within its package), number, type,
 presence, oneof, release that introduced it, `deprecated`, start of the SHA-256 of its comment.
 The facts are all columns but the last: a comment may be rewritten, a fact may not.
+
+What is read from such a file are symbols with that hash for a comment, and of no file.
 """
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from smg_proto._descriptors import Symbol, symbols
 
 
-@dataclass(frozen=True, order=True)
-class Line:
-    package: str
-    kind: str
-    symbol: str
-    number: str
-    type: str
-    presence: str
-    oneof: str
-    since: str
-    deprecated: str
-    comment: str
-
-    @property
-    def name(self) -> str:
-        """The symbol in full."""
-        return f"{self.package}.{self.symbol}"
-
-    @property
-    def place(self) -> tuple[str, str, str]:
-        """What a number is unique in, and the number."""
-        return self.package, self.symbol.rpartition(".")[0], self.number
-
-    @property
-    def wire(self) -> "Line":
-        """What a released symbol can never change."""
-        return replace(self, deprecated="-", comment="-")
-
-    def __str__(self) -> str:
-        return "\t".join(vars(self).values())
-
-
-def contract(files: FileDescriptorSet) -> set[Line]:
-    """The lines of all contracts of a descriptor set; files and google.* are none."""
+def contract(files: FileDescriptorSet) -> set[Symbol]:
+    """The symbols of all contracts of a descriptor set; files and google.* are none."""
     return {
-        _line(symbol)
+        replace(symbol, file="", comment=_hash(symbol.comment))
         for symbol in symbols(files)
         if symbol.kind != "file" and not symbol.package.startswith("google.")
     }
 
 
-def _line(symbol: Symbol) -> Line:
-    numbered = symbol.kind in ("field", "value") or (symbol.kind == "reserved" and not symbol.type)
-    comment = " ".join(symbol.comment.split())
-    return Line(
+def _hash(comment: str) -> str:
+    text = " ".join(comment.split())
+    return hashlib.sha256(text.encode()).hexdigest()[:8] if text else ""
+
+
+def as_line(symbol: Symbol) -> str:
+    """A symbol as it stands in contract.txt; symbols are sorted by this."""
+    columns = (
         symbol.package,
         symbol.kind,
         symbol.name.removeprefix(symbol.package + "."),
-        str(symbol.number) if numbered else "-",
-        symbol.type or "-",
-        symbol.presence or "-",
-        symbol.oneof or "-",
-        symbol.since or "-",
-        "deprecated" if symbol.deprecated else "-",
-        hashlib.sha256(comment.encode()).hexdigest()[:8] if comment else "-",
+        str(symbol.number) if _numbered(symbol) else "",
+        symbol.type,
+        symbol.presence,
+        symbol.oneof,
+        symbol.since,
+        "deprecated" if symbol.deprecated else "",
+        symbol.comment,
     )
+    return "\t".join(column or "-" for column in columns)
 
 
-def facts(lines: Iterable[Line]) -> set[Line]:
-    """Without comments and all that comments say: what a wheel's descriptors tell."""
-    return {replace(line, since="-", comment="-") for line in lines}
+def _numbered(symbol: Symbol) -> bool:
+    return symbol.kind in ("field", "value") or (symbol.kind == "reserved" and not symbol.type)
 
 
-def dump(lines: Iterable[Line]) -> str:
-    return "".join(f"{line}\n" for line in sorted(lines))
+def dump(contract: Iterable[Symbol]) -> str:
+    return "".join(f"{row}\n" for row in sorted(map(as_line, contract)))
 
 
-def parse(text: str) -> set[Line]:
-    """The lines of a contract.txt; ValueError names a line that is none."""
-    lines: set[Line] = set()
+def parse(text: str) -> set[Symbol]:
+    """The symbols of a contract.txt; ValueError names a line that is none."""
+    found: set[Symbol] = set()
     for number, row in enumerate(text.splitlines(), 1):
-        columns = row.split("\t")
+        columns = ["" if column == "-" else column for column in row.split("\t")]
         if len(columns) != 10:
             raise ValueError(f"line {number} has {len(columns)} columns, not 10: {row!r}")
-        lines.add(Line(*columns))
-    return lines
+        package, kind, name, tag, type_, presence, oneof, since, deprecated, comment = columns
+        facts: dict[str, Any] = {"kind": kind, "presence": presence}  # of the words that there are
+        symbol = Symbol(
+            **facts,
+            name=f"{package}.{name}",
+            package=package,
+            file="",
+            number=int(tag or 0),
+            type=type_,
+            oneof=oneof,
+            comment=comment,
+            since=since,
+            deprecated=deprecated == "deprecated",
+        )
+        if as_line(symbol) != row:
+            raise ValueError(f"line {number} is not as it is written: {row!r}")
+        found.add(symbol)
+    return found
 
 
-def broken(released: Iterable[Line], now: Iterable[Line]) -> list[Line]:
-    """The released lines that a contract lacks: what was removed, renumbered, retyped, moved."""
-    there = {line.wire for line in now}
-    return sorted(line for line in released if line.wire not in there)
+def wire(symbol: Symbol) -> Symbol:
+    """What of a released symbol can never change."""
+    return replace(symbol, deprecated=False, comment="")
 
 
-def reused(released: Iterable[Line], now: Iterable[Line]) -> list[Line]:
-    """Lines that use a number that was released in the same message for another type."""
-    types: dict[tuple[str, str, str], set[str]] = {}
-    for line in released:
-        if line.kind == "field":
-            types.setdefault(line.place, set()).add(line.type)
-    return sorted(
-        line
-        for line in now
-        if line.kind == "field" and line.type not in types.get(line.place, {line.type})
-    )
+def place(symbol: Symbol) -> tuple[str, int | None]:
+    """What a number is unique in, and the number."""
+    return symbol.name.rpartition(".")[0], symbol.number if _numbered(symbol) else None
 
 
-def changed(old: Iterable[Line], new: Iterable[Line]) -> list[str]:
+def facts(contract: Iterable[Symbol]) -> set[Symbol]:
+    """Without comments and all that comments say: what a wheel's descriptors tell."""
+    return {replace(symbol, since="", comment="") for symbol in contract}
+
+
+def broken(old: Iterable[Symbol], now: Iterable[Symbol]) -> list[Symbol]:
+    """What was released and a contract lacks: what was removed, renumbered, retyped, moved."""
+    there = {wire(symbol) for symbol in now}
+    return sorted((symbol for symbol in old if wire(symbol) not in there), key=as_line)
+
+
+def reused(old: Iterable[Symbol], now: Iterable[Symbol]) -> list[Symbol]:
+    """Fields with a number that was released in the same message for another type."""
+    types: dict[object, set[str]] = {}
+    for symbol in old:
+        if symbol.kind == "field":
+            types.setdefault(place(symbol), set()).add(symbol.type)
+    fields = (symbol for symbol in now if symbol.kind == "field")
+    return sorted((f for f in fields if f.type not in types.get(place(f), {f.type})), key=as_line)
+
+
+def changed(old: Iterable[Symbol], new: Iterable[Symbol]) -> list[str]:
     """The full names of what differs in more than comments, outermost names only.
 
     A new message stands for its fields, a new package for its messages.
     """
-    facts_old, facts_new = ({replace(x, comment="-", since="-") for x in s} for s in (old, new))
-    names = {line.name for line in facts_old ^ facts_new if line.kind != "reserved"}
-    for package in {x.package for x in facts_new} ^ {x.package for x in facts_old}:
-        names.add(package)
+    before, after = facts(old), facts(new)
+    names = {symbol.name for symbol in before ^ after if symbol.kind != "reserved"}
+    names |= {symbol.package for symbol in after} ^ {symbol.package for symbol in before}
     return sorted(name for name in names if not any(parent in names for parent in _parents(name)))
 
 

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from _contract import Line, broken, contract, dump, facts, parse, reused
+from _contract import as_line, broken, contract, dump, facts, parse, place, reused, wire
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError
+
+from smg_proto._descriptors import Symbol
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPAT = ROOT / "tests" / "compat"
@@ -53,7 +55,9 @@ class Frozen:
     @classmethod
     def here(cls) -> "Frozen":
         changelog = ROOT / "CHANGELOG.md"
-        return cls(COMPAT, released(changelog.read_text() if changelog.exists() else ""))
+        return cls(
+            COMPAT, released(changelog.read_text(encoding="utf-8") if changelog.exists() else "")
+        )
 
     @property
     def last(self) -> str:
@@ -61,12 +65,12 @@ class Frozen:
         return (self.old + self.own)[-1]
 
     @cached_property
-    def contracts(self) -> dict[str, set[Line]]:
+    def contracts(self) -> dict[str, set[Symbol]]:
         """What the contract.txt files say; one that cannot be read says nothing."""
-        found: dict[str, set[Line]] = {}
+        found: dict[str, set[Symbol]] = {}
         for path in self.home.glob("releases/*/contract.txt"):
             try:
-                found[path.parent.name] = parse(path.read_text())
+                found[path.parent.name] = parse(path.read_text(encoding="utf-8"))
             except ValueError:  # then its checksum is wrong as well, and says so
                 found[path.parent.name] = set()
         return found
@@ -107,12 +111,12 @@ class Frozen:
         return "".join(f"{digest}  {file.as_posix()}\n" for digest, file in digests)
 
     def write(
-        self, release: str, lines: set[Line], files: FileDescriptorSet, vectors: Path | None
+        self, release: str, lines: set[Symbol], files: FileDescriptorSet, vectors: Path | None
     ) -> None:
         """Freeze one release; without vectors, its contract lines alone."""
         home = self.home / "releases" / release
         home.mkdir(parents=True, exist_ok=True)
-        (home / "contract.txt").write_text(dump(lines))
+        (home / "contract.txt").write_text(dump(lines), encoding="utf-8")
         if vectors is not None:
             bare = FileDescriptorSet.FromString(files.SerializeToString())
             for file in bare.file:
@@ -122,7 +126,7 @@ class Frozen:
             self.vectors(release).mkdir(parents=True)
             for path in vectors.glob("*.jsonl"):
                 shutil.copy(path, self.vectors(release))
-        (self.home / "SHA256SUMS").write_text(self.sums())
+        (self.home / "SHA256SUMS").write_text(self.sums(), encoding="utf-8")
 
     def unsound(self) -> Iterator[str]:
         """What is missing, superfluous, edited or at odds with itself."""
@@ -132,7 +136,9 @@ class Frozen:
         for path in sorted(there - wanted):
             yield f"{path}: belongs to no release that CHANGELOG.md or the published list names"
         listed = self.home / "SHA256SUMS"
-        old = set(listed.read_text().splitlines()) if listed.exists() else set[str]()
+        old = (
+            set(listed.read_text(encoding="utf-8").splitlines()) if listed.exists() else set[str]()
+        )
         for line in sorted(old ^ set(self.sums().splitlines())):
             yield f"SHA256SUMS: a frozen file was edited, added or dropped: {line.split()[-1]}"
         for release in self.readable:
@@ -148,25 +154,25 @@ class Frozen:
         except DecodeError:
             yield f"releases/{release}/descriptors.binpb: not a FileDescriptorSet"
             return
-        if odd := sorted(facts(self.contracts[release]) ^ meant):
+        if odd := sorted(facts(self.contracts[release]) ^ meant, key=as_line):
             yield f"{where}: not that of descriptors.binpb beside it: {odd[0].name}"
 
-    def unkept(self, now: set[Line], version: str) -> Iterator[str]:
+    def unkept(self, now: set[Symbol], version: str) -> Iterator[str]:
         """What of the released contracts the contract of today breaks."""
         for release in self.own:
             frozen = self.contracts.get(release, set())
-            for line in broken(frozen, now):
-                yield f"{line.name}: not as released in {release}: {line.wire}"
-            if release == version and (stale := sorted(frozen ^ now)):
+            for lost in broken(frozen, now):
+                yield f"{lost.name}: not as released in {release}: {as_line(wire(lost))}"
+            if release == version and (stale := sorted(frozen ^ now, key=as_line)):
                 yield f"releases/{release}: stale, proto/ has moved on: {stale[0].name}"
         bare, last = facts(now), self.old[-1]
         mirrored = self.contracts.get(last, set())
-        for line in broken(mirrored, bare):
-            yield f"{line.name}: not as published in {last}: {line.wire}"
-        packages = {line.package for line in mirrored}
-        taken = {line.place for line in mirrored}
+        for lost in broken(mirrored, bare):
+            yield f"{lost.name}: not as published in {last}: {as_line(wire(lost))}"
+        packages = {symbol.package for symbol in mirrored}
+        taken = {place(symbol) for symbol in mirrored}
         for release in self.old[:-1]:
             released_then = self.contracts.get(release, set())
-            gone = {line for line in released_then if line.place not in taken}
-            for line in reused(gone, {line for line in bare if line.package in packages}):
-                yield f"{line.name}: {line.number} had another type in {release}"
+            gone = {symbol for symbol in released_then if place(symbol) not in taken}
+            for field in reused(gone, {field for field in bare if field.package in packages}):
+                yield f"{field.name}: {field.number} had another type in {release}"

@@ -1,17 +1,8 @@
-"""Write the reference pages, docs/reference/*.md, from a descriptor set.
-
-    python _reference.py DESCRIPTOR_SET OUT
-
-Run by build.py in an environment that has protobuf.
-"""
+"""The reference pages, docs/reference/*.md, from a descriptor set."""
 
 import re
-import sys
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
@@ -141,14 +132,7 @@ def cell(symbol: Symbol) -> str:
     return ("**Deprecated.** " if symbol.deprecated else "") + text
 
 
-def main(descriptor_set: Path, out: Path) -> None:
-    files = FileDescriptorSet.FromString(descriptor_set.read_bytes())
-    pages = Pages(list(symbols(files)))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "README.md").write_text(pages.index())
-    for package in pages.packages:
-        (out / f"{package}.md").write_text(pages.page(package))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+def pages(files: FileDescriptorSet) -> dict[str, str]:
+    """The name of each page, and its text."""
+    made = Pages(list(symbols(files)))
+    return {"README.md": made.index()} | {f"{p}.md": made.page(p) for p in made.packages}

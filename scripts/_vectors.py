@@ -264,7 +264,7 @@ def write(package: str, out: Path) -> None:
     for descriptor in messages(files):
         texts.setdefault(descriptor.file.package, []).extend(lines(descriptor))
     for name, text in texts.items():
-        (out / f"{name}.jsonl").write_text("".join(text))
+        (out / f"{name}.jsonl").write_text("".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

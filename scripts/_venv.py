@@ -1,31 +1,68 @@
-"""The repository's own virtual environment: made once, renewed when pyproject.toml changes."""
+"""The repository's own virtual environment: made once, renewed when what it installs changes."""
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+import _require_python  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
+HEARTBEAT = 30  # seconds between two signs of life of a command that prints nothing
+
+# For each purpose: what uv installs, a module that shows it is there, and the size on Linux.
+_PURPOSES = {
+    "dev": (
+        ["-e", str(ROOT), "-r", "pyproject.toml", "--all-extras", "--group", "dev"],
+        "pytest",
+        "190 MB, 540 MB",
+    ),
+    "testing": (["-e", f"{ROOT}[testing]"], "grpc_health", "30 MB, 110 MB"),
+}
 
 
-def ensure(extras: str) -> Path:
-    """Make .venv with the package (editable) and these extras, unless it is there: its Python."""
-    key = f"{extras} {ROOT}".encode() + (ROOT / "pyproject.toml").read_bytes()
-    wanted = hashlib.sha256(key).hexdigest()
-    stamp = VENV / f"ready-{extras}"
-    if PYTHON.exists() and stamp.exists() and stamp.read_text() == wanted:
-        return PYTHON
-    if not PYTHON.exists():
-        _run(sys.executable, "-m", "venv", VENV)
-    # uv installs in seconds what takes pip a minute; it comes from the package index as all else.
-    _run(PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv>=0.5")
-    uv: list[str | Path] = [PYTHON, "-m", "uv", "pip", "install", "-q", "--python", PYTHON]
-    _run(*uv, "--editable", f"{ROOT}[{extras}]")
-    stamp.write_text(wanted)
+def stop(problem: str) -> NoReturn:
+    """End the script with one line and status 2: what is wrong, and what to do."""
+    print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def ensure(purpose: str) -> Path:
+    """Make .venv with the package (editable) and what the purpose needs, unless it is there."""
+    what, module, size = _PURPOSES[purpose]
+    stamp = VENV / f"ready-{purpose}"
+    try:
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted():
+            _assert_whole(module)
+            return PYTHON
+        if not PYTHON.exists():
+            download, disk = size.split(", ")
+            print(f"First run: makes {VENV}; downloads about {download}, takes {disk} of disk.")
+            _run("make a virtual environment", [sys.executable, "-m", "venv", str(VENV)])
+        # uv installs in seconds what takes pip a minute.
+        pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
+        _run("install uv", [*pip, _pinned("uv")])
+        uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
+        _run("install the packages", [*uv, "-c", str(CONSTRAINTS), *what])
+        stamp.write_text(wanted(), encoding="utf-8")
+    except OSError as error:
+        stop(f"cannot write {VENV}: {error.strerror}; make it writable, or delete it")
+    _assert_whole(module)
     return PYTHON
+
+
+def wanted() -> str:
+    """What .venv is made from, as a digest: it is made anew when this changes."""
+    parts = [str(ROOT).encode(), (ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def environment() -> dict[str, str]:
@@ -44,8 +81,73 @@ def enter() -> None:
         os.execve(words[0], words, environment())
 
 
-def _run(*command: str | Path) -> None:
-    words = [str(word) for word in command]
+def watch(process: "subprocess.Popen[str]") -> tuple[str, int]:
+    """Wait for a command and show that time passes: what it printed, and its status."""
+    started = time.monotonic()
+    while True:
+        try:
+            printed, _ = process.communicate(timeout=HEARTBEAT)
+            return printed or "", process.returncode
+        except subprocess.TimeoutExpired:
+            print(f"  still at it after {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _pinned(name: str) -> str:
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{name}=="))
+
+
+def _assert_whole(module: str) -> None:
+    command = [str(PYTHON), "-c", f"import {module}"]
+    try:
+        done = subprocess.run(command, env=environment(), capture_output=True)
+        whole = not done.returncode
+    except OSError:
+        whole = False
+    if not whole:
+        stop(f"{VENV} is damaged: its Python cannot import {module}; delete it and run again")
+
+
+def _run(what: str, words: Sequence[str]) -> None:
     print("+", " ".join(words), flush=True)
-    if subprocess.run(words, env=environment(), cwd=ROOT).returncode:
-        sys.exit(f"set-up failed: {' '.join(words)}\nIs a Python package index within reach?")
+    with subprocess.Popen(
+        words,
+        env=environment(),
+        cwd=ROOT,
+        encoding="utf-8",
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        printed, status = watch(process)
+    if status:
+        stop(f"cannot {what}: {_reason(printed)}; {_advice(printed)}")
+
+
+def _reason(printed: str) -> str:
+    """What a failed command gives as its reason: an error and, from uv, its innermost cause."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["no output"]
+    errors = [line for line in lines if line.lower().startswith("error:")]
+    causes = [line.removeprefix("cause: ") for line in lines if line.startswith("cause: ")]
+    said = [(errors or lines)[-1], *causes[-1:]]
+    return ": ".join(re.sub("^error: ", "", line, flags=re.IGNORECASE) for line in said)
+
+
+# What to do, by what a failed command printed.
+_ADVICE = {
+    "ensurepip": "install your system's package for it, such as python3-venv",
+    "No space left": "make room there",
+    "Permission denied": "make that place writable",
+    "Read-only file system": "make that place writable",
+    "directory": "make that place a writable directory",
+    "Connect": "is a Python package index within reach?",
+    "Failed to fetch": "is a Python package index within reach?",
+    "from versions: none": "is a Python package index within reach?",
+}
+
+
+def _advice(printed: str) -> str:
+    for sign, advice in _ADVICE.items():
+        if sign in printed:
+            return advice
+    return f"run the command for its full output; if it helps, delete {VENV} and start over"

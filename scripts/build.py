@@ -8,108 +8,125 @@ Exit: 0 fine, 1 the answer is no (a proto does not compile, a file differs), 2 a
 """
 
 import argparse
-import subprocess
 import sys
-import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from _modules import OLD_PATH, V1, alias, facade, new_name, rewrite
-from _tools import Stop, protoc, stub_python
+import _tools
+import _venv
+from _modules import FACADES, OLD_FOLDERS, OLD_PATH, old_path, with_names
+from _tools import Stop
 
-ROOT = Path(__file__).resolve().parents[1]
-PROTO = ROOT / "proto"
-# What this script owns. A file that matches and that is not generated any more is stale.
+if TYPE_CHECKING:
+    from _protos import Protos
+
+ROOT = _venv.ROOT
+sys.path.insert(0, str(ROOT))
+INIT = Path("smg_proto/__init__.py")
+# Descriptions of messages that are not ours to define; smg_proto needs a few of each.
+STANDARD = ["scripts/standard", "templates/google_rpc"]
+# What this script owns, besides a part of INIT. A file that matches and is not generated is stale.
 OWNED = [
     "smg_proto/*_pb2*.py*",
-    "smg_proto/v1/*.py*",
+    *(f"{package.replace('.', '/')}/*.py*" for package in FACADES),
+    "smg_proto/_standard_files.py",
     "smg_proto/descriptors.binpb",
-    "smg_grpc_proto/*_pb2*.py",
-    "smg_grpc_proto/generated/*_pb2*.py",
+    *(f"{folder}/*_pb2*.py" for folder in OLD_FOLDERS),
     "docs/reference/*.md",
 ]
 
 
-def compile_protos(out: Path) -> None:
-    """Run protoc with all plugins over every proto; out receives its own layout of the files."""
-    command, stubs = protoc(), stub_python().parent
-    files = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
-    if not files:
-        raise Stop(2, f"no .proto file under {PROTO}")
-    command += ["-I.", f"--python_out={out}", f"--grpc_python_out={out}"]
-    # A servicer may leave RPCs out: those answer UNIMPLEMENTED, as they do in a later release.
-    for kind, options in {"mypy": "", "mypy_grpc": ",generate_concrete_servicer_stubs"}.items():
-        command += [f"--plugin={stubs}/protoc-gen-{kind}", f"--{kind}_out=quiet{options}:{out}"]
-    command += [f"--descriptor_set_out={out}/descriptors.binpb"]
-    command += ["--include_imports", "--include_source_info", *files]
-    done = subprocess.run(command, cwd=PROTO, capture_output=True, text=True)
-    if done.returncode:
-        raise Stop(1, f"protoc refused the protos; nothing was changed\n{done.stderr.strip()}")
-
-
-def reference(descriptors: Path, out: Path) -> dict[Path, bytes]:
-    """The reference pages, written in the stubs' environment: it can read descriptors."""
-    script = ROOT / "scripts" / "_reference.py"
-    subprocess.run([stub_python(), script, descriptors, out], check=True)
-    return {Path("docs/reference", page.name): page.read_bytes() for page in out.glob("*.md")}
-
-
-def generate(out: Path) -> dict[Path, bytes]:
+def generate() -> dict[Path, bytes]:
     """Everything that this script owns: path below ROOT to content."""
-    compile_protos(out)
-    descriptors = out / "descriptors.binpb"
-    made = {Path("smg_proto/descriptors.binpb"): descriptors.read_bytes()}
-    made |= reference(descriptors, out / "reference")
-    sources = {path: dotted(path.relative_to(out)) for path in sorted(out.rglob("*_pb2*.py*"))}
-    moved = {module: new_name(module) for module in sources.values()}
-    v1_stubs: dict[str, str] = {}
-    for path, module in sources.items():
-        new = moved[module]
-        if new.endswith("_grpc") and not has_service(path) and not OLD_PATH.fullmatch(new):
-            continue
-        text = rewrite(path.read_text(), moved, stub=path.suffix == ".pyi")
-        made[Path(*new.split(".")).with_suffix(path.suffix)] = text.encode()
-        if new.startswith(V1) and path.suffix == ".pyi":
-            v1_stubs[new] = text
-    if v1_stubs:
-        made[Path("smg_proto/v1/__init__.py")] = b'"""smg.v1: a module for each proto file."""\n'
-        for suffix in ("_pb2", "_pb2_grpc"):
-            source, stub = facade("smg.v1", v1_stubs, suffix)
-            made[Path(f"smg_proto/smg{suffix}.py")] = source.encode()
-            made[Path(f"smg_proto/smg{suffix}.pyi")] = stub.encode()
-    for module in filter(OLD_PATH.fullmatch, sorted(set(moved.values()))):
-        for folder in ("smg_grpc_proto", "smg_grpc_proto/generated"):
-            made[Path(folder, module.rpartition(".")[2] + ".py")] = alias(module).encode()
-    return made
+    from _protos import compile_protos
+    from _python_messages import literal
+    from _reference import pages
+
+    protos = compile_protos(ROOT, "proto")
+    image = protos.image()
+    made = python(protos)
+    made["smg_proto/_standard_files.py"] = literal(compile_protos(ROOT, *STANDARD).files)
+    made |= {f"docs/reference/{name}": text for name, text in pages(image).items()}
+    found = {Path(path): text.encode() for path, text in made.items()}
+    found[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)
+    init = (ROOT / INIT).read_text(encoding="utf-8")
+    found[INIT] = with_names(init, public(found)).encode()
+    return found
 
 
-def dotted(path: Path) -> str:
-    return ".".join(path.with_suffix("").parts)
+def python(protos: "Protos") -> dict[str, str]:
+    """All generated Python: path below ROOT to text."""
+    from _facades import facade
+    from _python_messages import pb2
+    from _python_services import pb2_grpc
+    from _python_stubs import stubs
+
+    modules: dict[str, str] = {}
+    aliases = {f"smg_proto.{name}_pb2" for name in OLD_PATH}
+    for file in protos.own:
+        module = protos.modules[file.name]
+        modules[module] = pb2(file, protos)
+        if file.service or module in aliases:
+            modules[f"{module}_grpc"] = pb2_grpc(file, protos)
+    made = {path_of(module, ".py"): text for module, text in modules.items()}
+    typed = stubs(protos)
+    made |= {path_of(module, ".pyi"): typed[module] for module in modules}
+    for package, name in FACADES.items():
+        files = [f for f in protos.own if protos.modules[f.name].rpartition(".")[0] == package]
+        for path, text in facade(name, files, protos).items():
+            made[f"smg_proto/{path}"] = text
+        title = f'"""{files[0].package}: a module for each proto file."""\n'
+        made[f"{package.replace('.', '/')}/__init__.py"] = title
+    return made | old_path()
 
 
-def has_service(path: Path) -> bool:
-    return "Servicer_to_server" in path.read_text()
+def path_of(module: str, suffix: str) -> str:
+    return module.replace(".", "/") + suffix
+
+
+def public(made: Iterable[Path]) -> list[str]:
+    """The public modules and packages of smg_proto: generated ones, and those written by hand."""
+    patterns = ("smg_proto/*.py", "smg_proto/*/__init__.py")
+    by_hand = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern)}
+    modules = {*by_hand - owned(), *made}
+    inside = (path.relative_to(INIT.parent) for path in modules if INIT.parent in path.parents)
+    names = {path.parts[0].removesuffix(".py") for path in inside if path.suffix == ".py"}
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def owned() -> set[Path]:
+    """What is there of what this script owns."""
+    return {path.relative_to(ROOT) for pattern in OWNED for path in ROOT.glob(pattern)}
 
 
 def differences(made: dict[Path, bytes]) -> list[Path]:
     """Paths below ROOT that are missing, other than generated, or stale."""
-    there = {path.relative_to(ROOT) for pattern in OWNED for path in ROOT.glob(pattern)}
-    wrong = {p for p, content in made.items() if p not in there or content != read(p)}
-    return sorted(wrong | (there - made.keys()))
+    wrong = {path for path, content in made.items() if content != read(path)}
+    return sorted(wrong | (owned() - made.keys()))
 
 
-def read(path: Path) -> bytes:
-    return (ROOT / path).read_bytes()
+def read(path: Path) -> bytes | None:
+    return (ROOT / path).read_bytes() if (ROOT / path).exists() else None
 
 
 def replace(path: Path, content: bytes | None) -> None:
     """Swap one file for its new content; None: it is stale and goes."""
-    if content is None:
-        (ROOT / path).unlink()
-        return
-    (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-    fresh = ROOT / path.with_name(path.name + ".new")
-    fresh.write_bytes(content)
-    fresh.replace(ROOT / path)
+    there, fresh = ROOT / path, ROOT / path.with_name(path.name + ".new")
+    try:
+        if content is None:
+            there.unlink()
+            return
+        there.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(content)
+        fresh.replace(there)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        raise Stop(
+            2, f"{path} cannot be written: {error.strerror}; mend that, run again"
+        ) from error
 
 
 def main() -> int:
@@ -118,18 +135,18 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only compare")
     check = parser.parse_args().check
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            made = generate(Path(scratch))
+        _tools.enter()
+        made = generate()
+        wrong = differences(made)
+        for path in wrong:
+            if check:
+                print(f"build: {path} is out of date; run scripts/build.py", file=sys.stderr)
+            else:
+                replace(path, made.get(path))
+                print(f"build: {path}")
     except Stop as stop:
         print(f"build: {stop}", file=sys.stderr)
         return stop.code
-    wrong = differences(made)
-    for path in wrong:
-        if check:
-            print(f"build: {path} is not what proto/ gives; run scripts/build.py", file=sys.stderr)
-        else:
-            replace(path, made.get(path))
-            print(f"build: {path}")
     return 1 if check and wrong else 0
 
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(_venv.ROOT))
 def check() -> int:
     from _contract import contract
     from _frozen import Frozen
+    from _tools import program
 
     import smg_proto
 
@@ -33,7 +34,7 @@ def check() -> int:
     for problem in found:
         print(f"freeze: {problem}", file=sys.stderr)
     if frozen.own:
-        command = ["buf", "breaking", "--against", str(frozen.image(frozen.own[-1]))]
+        command = [program("buf"), "breaking", "--against", str(frozen.image(frozen.own[-1]))]
         if subprocess.run(command, cwd=_venv.ROOT).returncode:
             found.append("buf breaking")
     else:

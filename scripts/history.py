@@ -4,23 +4,22 @@
     scripts/history.py            write it
     scripts/history.py --check    only say whether it is as it should be
 
-Exit: 0 fine, 1 the answer is no, 2 a release cannot be had or buf is missing.
+Exit: 0 fine, 1 the answer is no, 2 a release cannot be had.
 """
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from google.protobuf.descriptor_pb2 import DescriptorProto
+import _venv
+from _tools import program
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = _venv.ROOT
+sys.path.insert(0, str(ROOT))
 PAGE = ROOT / "docs" / "history.md"
 PUBLISHED = ["0.3.2", "0.3.3", *(f"0.4.{patch}" for patch in range(29))]
 BUF_LEVELS = ("FILE", "WIRE_JSON", "WIRE")
@@ -45,6 +44,7 @@ def rows() -> Iterator[list[str]]:
     """One for each release but the first."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+    from smg_proto._descriptors import declarations, usual_json_name
     from smg_proto.compat import CLASSES, diff, load
 
     contracts = [load(f"pypi:smg-grpc-proto=={version}") for version in PUBLISHED]
@@ -52,9 +52,10 @@ def rows() -> Iterator[list[str]]:
         images = [Path(scratch, f"{version}.binpb") for version in PUBLISHED]
         for contract, image in zip(contracts, images, strict=True):
             files = FileDescriptorSet(file=contract.files)
-            for file in files.file:
-                for message in file.message_type:
-                    name_for_json(message)
+            for declared in (d for file in files.file for d in declarations(file)):
+                # Generated modules leave the usual names out, and buf reads no other sign of them.
+                if declared.kind == "field" and not declared.proto.json_name:
+                    declared.proto.json_name = usual_json_name(declared.proto.name)
             image.write_bytes(files.SerializeToString())
         for place in range(1, len(PUBLISHED)):
             report = diff(contracts[place - 1], contracts[place])
@@ -64,20 +65,10 @@ def rows() -> Iterator[list[str]]:
             yield [PUBLISHED[place], report.verdict, *(str(n or "") for n in [*counts, *said])]
 
 
-def name_for_json(message: "DescriptorProto") -> None:
-    """Say JSON's names aloud: generated modules leave them out, and buf reads no other sign."""
-    from smg_proto.compat._contract import usual_json_name
-
-    for field in message.field:
-        field.json_name = field.json_name or usual_json_name(field.name)
-    for nested in message.nested_type:
-        name_for_json(nested)
-
-
 def buf_errors(old: Path, new: Path, level: str) -> int:
     """How many errors buf breaking reports at this level."""
     config = f'{{"version":"v2","breaking":{{"use":["{level}"]}}}}'
-    command = ["buf", "breaking", str(new), "--against", str(old), "--config", config]
+    command = [program("buf"), "breaking", str(new), "--against", str(old), "--config", config]
     done = subprocess.run([*command, "--error-format", "json"], capture_output=True, text=True)
     if done.returncode not in (0, 100):  # 100: there are errors to report
         sys.exit(f"history: buf breaking failed: {done.stderr.strip()}")
@@ -95,9 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--check", action="store_true", help="only compare")
     check = parser.parse_args().check
-    if not shutil.which("buf"):
-        print("history: buf is not on PATH; pip install buf-bin", file=sys.stderr)
-        return 2
+    _venv.enter()
     os.environ.setdefault("SMG_PROTO_CACHE", str(ROOT / ".cache"))
     from smg_proto.compat import ContractError
 
@@ -107,8 +96,8 @@ def main() -> int:
         print(f"history: {error}", file=sys.stderr)
         return 2
     if not check:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
         print(f"history: {PAGE.relative_to(ROOT)} is stale; run {__file__}", file=sys.stderr)
         return 1
     return 0

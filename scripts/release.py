@@ -65,7 +65,7 @@ def objections(version: str) -> list[str]:
     if version in frozen.own:
         found.append(f"{version} is frozen already; a release is never made again")
         return found
-    changelog = CHANGELOG.read_text()
+    changelog = CHANGELOG.read_text(encoding="utf-8")
     text = section(changelog, version) or section(changelog, UNRELEASED)
     if not text:
         found.append(f"CHANGELOG.md says nothing under [{UNRELEASED}] nor under [{version}]")
@@ -76,12 +76,12 @@ def set_version(version: str) -> None:
     text, count = re.subn(
         r'^__version__ = "[^"]*"$',
         f'__version__ = "{version}"',
-        INIT.read_text(),
+        INIT.read_text(encoding="utf-8"),
         flags=re.MULTILINE,
     )
     if count != 1:
         raise Refused(f"{INIT}: not exactly one line sets __version__")
-    INIT.write_text(text)
+    INIT.write_text(text, encoding="utf-8")
 
 
 def write_release(version: str) -> None:
@@ -94,7 +94,9 @@ def write_release(version: str) -> None:
 
     set_version(version)
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    CHANGELOG.write_text(released_section(CHANGELOG.read_text(), version, today))
+    CHANGELOG.write_text(
+        released_section(CHANGELOG.read_text(encoding="utf-8"), version, today), encoding="utf-8"
+    )
     files = smg_proto.descriptor_set()
     with tempfile.TemporaryDirectory() as made:
         run(_venv.PYTHON, ROOT / "scripts" / "_vectors.py", "smg_proto", made)
@@ -118,7 +120,7 @@ def build_twice(out: Path) -> str:
     with tempfile.TemporaryDirectory() as again:
         if (second := build(Path(again))) != sums:
             raise Refused(f"two builds of one tree differ:\n{sums}{second}")
-    (out / "SHA256SUMS").write_text(sums)
+    (out / "SHA256SUMS").write_text(sums, encoding="utf-8")
     return sums
 
 

@@ -10,14 +10,19 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+    # Written by scripts/build.py:
+    from smg_proto import cli as cli
     from smg_proto import common_pb2 as common_pb2
     from smg_proto import common_pb2_grpc as common_pb2_grpc
     from smg_proto import compat as compat
     from smg_proto import errors as errors
+    from smg_proto import frontdoor as frontdoor
+    from smg_proto import llm as llm
     from smg_proto import llm_pb2 as llm_pb2
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
     from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
+    from smg_proto import sagellm as sagellm
     from smg_proto import sagellm_pb2 as sagellm_pb2
     from smg_proto import sagellm_pb2_grpc as sagellm_pb2_grpc
     from smg_proto import sglang_encoder_pb2 as sglang_encoder_pb2
@@ -34,61 +39,45 @@ if TYPE_CHECKING:
     from smg_proto import trtllm_service_pb2 as trtllm_service_pb2
     from smg_proto import trtllm_service_pb2_grpc as trtllm_service_pb2_grpc
     from smg_proto import v1 as v1
+    from smg_proto import vllm as vllm
     from smg_proto import vllm_engine_pb2 as vllm_engine_pb2
     from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
 
 __version__ = "0.6.0.dev0"
 
-# Modules that are loaded when they are first asked for: all that the base install can load for its
-# users. A test holds this against the folder. What needs an extra is imported by its own name.
-_SUBMODULES = frozenset(
-    {
-        "common_pb2",
-        "common_pb2_grpc",
-        "compat",
-        "errors",
-        "llm_pb2",
-        "llm_pb2_grpc",
-        "mlx_engine_pb2",
-        "mlx_engine_pb2_grpc",
-        "sagellm_pb2",
-        "sagellm_pb2_grpc",
-        "sglang_encoder_pb2",
-        "sglang_encoder_pb2_grpc",
-        "sglang_scheduler_pb2",
-        "sglang_scheduler_pb2_grpc",
-        "smg_pb2",
-        "smg_pb2_grpc",
-        "testing",
-        "tokenspeed_encoder_pb2",
-        "tokenspeed_encoder_pb2_grpc",
-        "tokenspeed_scheduler_pb2",
-        "tokenspeed_scheduler_pb2_grpc",
-        "trtllm_service_pb2",
-        "trtllm_service_pb2_grpc",
-        "v1",
-        "vllm_engine_pb2",
-        "vllm_engine_pb2_grpc",
-    }
-)
-
 
 if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any other name
 
     def __getattr__(name):
-        if name not in _SUBMODULES:
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, _SUBMODULES)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
+        """Load a module of the package when it is first asked for."""
+        if name.startswith("_"):
+            raise AttributeError(f"module 'smg_proto' has no attribute {name!r}")
         from importlib import import_module
+        from importlib.util import find_spec
 
-        return import_module(f"smg_proto.{name}")
+        module = f"smg_proto.{name}"
+        try:
+            spec = find_spec(module)
+            if spec and spec.origin:  # a folder without __init__.py has none
+                return import_module(module)
+        except ImportError as error:  # it needs an extra, and says which
+            raise AttributeError(f"{module} cannot be loaded: {error}") from error
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, _modules())
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES})
+    return sorted({*globals(), *_modules()})
+
+
+def _modules() -> list[str]:
+    """The public modules and packages in this folder."""
+    from pkgutil import iter_modules
+
+    return [name for _, name, _ in iter_modules(__path__) if not name.startswith("_")]
 
 
 def proto_path() -> "Path":

@@ -1,12 +1,13 @@
-"""Every symbol of a FileDescriptorSet as one flat record: what it is, and what its comment says.
+"""What the files of a descriptor set declare, and each of it as one flat record, a symbol.
 
-The reference pages, the frozen contracts and `smg-proto show` are all written from these records.
+Here alone descriptors are walked through. The reference pages, the frozen contracts and
+`smg-proto show` are made from symbols; smg_proto.compat compares declarations.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -14,7 +15,6 @@ from google.protobuf.descriptor_pb2 import (
     FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
-    ServiceDescriptorProto,
 )
 
 Kind = Literal["file", "service", "rpc", "message", "field", "oneof", "enum", "value", "reserved"]
@@ -22,15 +22,94 @@ Presence = Literal["", "implicit", "explicit", "repeated", "map"]
 
 # The release that introduced a symbol closes its comment: "Since 0.4.24."
 _SINCE = re.compile(r"\s*\b(?:Since|First\s+published\s+in)\s+(\d+\.\d+\.\d+)\.\s*$")
-# Field numbers of descriptor.proto, as SourceCodeInfo spells the way to a symbol.
-_IN_FILE = {"message": 4, "enum": 5, "service": 6}
-_IN_MESSAGE = {"field": 2, "message": 3, "enum": 4, "oneof": 8}
-_SYNTAX = (12,)
+# Field numbers of descriptor.proto, as SourceCodeInfo spells the way to a declaration.
+_MESSAGE, _ENUM, _SERVICE, _SYNTAX = 4, 5, 6, 12  # in a file
+_FIELD, _NESTED, _NESTED_ENUM, _ONEOF = 2, 3, 4, 8  # in a message
+_RPC = _VALUE = 2  # in a service, in an enum
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A file, or a part of one. `name` is full, without a leading dot; a value's is Enum.VALUE."""
+
+    kind: Kind  # never "reserved"
+    name: str
+    proto: Any  # the descriptor itself: a DescriptorProto, a FieldDescriptorProto, ...
+    file: FileDescriptorProto
+    parent: Any  # the descriptor that it is in; a file's is the file
+    path: tuple[int, ...]  # what its comment is filed under
+
+    @property
+    def implied(self) -> bool:
+        """Not spelled out: a map's entry and its fields, the oneof of an `optional` field."""
+        match self.kind:
+            case "message":
+                entry: bool = self.proto.options.map_entry
+                return entry
+            case "field":
+                of_entry: bool = self.parent.options.map_entry
+                return of_entry
+            case "oneof":
+                index = self.path[-1]
+                return any(f.proto3_optional and f.oneof_index == index for f in self.parent.field)
+            case _:
+                return False
+
+
+def declarations(file: FileDescriptorProto) -> Iterator[Declaration]:
+    """A file and all that it declares, each before what it contains."""
+    yield Declaration("file", file.name, file, file, file, (_SYNTAX,))
+    prefix = f"{file.package}." if file.package else ""
+    for i, service in enumerate(file.service):
+        name = prefix + service.name
+        yield Declaration("service", name, service, file, file, (_SERVICE, i))
+        for j, rpc in enumerate(service.method):
+            path = (_SERVICE, i, _RPC, j)
+            yield Declaration("rpc", f"{name}.{rpc.name}", rpc, file, service, path)
+    for i, message in enumerate(file.message_type):
+        yield from _message(message, prefix, file, file, (_MESSAGE, i))
+    for i, enum in enumerate(file.enum_type):
+        yield from _enum(enum, prefix, file, file, (_ENUM, i))
+
+
+def _message(
+    message: DescriptorProto,
+    prefix: str,
+    file: FileDescriptorProto,
+    parent: Any,
+    path: tuple[int, ...],
+) -> Iterator[Declaration]:
+    name = prefix + message.name
+    yield Declaration("message", name, message, file, parent, path)
+    for i, oneof in enumerate(message.oneof_decl):
+        place = (*path, _ONEOF, i)
+        yield Declaration("oneof", f"{name}.{oneof.name}", oneof, file, message, place)
+    for i, field in enumerate(message.field):
+        place = (*path, _FIELD, i)
+        yield Declaration("field", f"{name}.{field.name}", field, file, message, place)
+    for i, nested in enumerate(message.nested_type):
+        yield from _message(nested, f"{name}.", file, message, (*path, _NESTED, i))
+    for i, enum in enumerate(message.enum_type):
+        yield from _enum(enum, f"{name}.", file, message, (*path, _NESTED_ENUM, i))
+
+
+def _enum(
+    enum: EnumDescriptorProto,
+    prefix: str,
+    file: FileDescriptorProto,
+    parent: Any,
+    path: tuple[int, ...],
+) -> Iterator[Declaration]:
+    name = prefix + enum.name
+    yield Declaration("enum", name, enum, file, parent, path)
+    for i, value in enumerate(enum.value):
+        place = (*path, _VALUE, i)
+        yield Declaration("value", f"{name}.{value.name}", value, file, enum, place)
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """One symbol. `name` is the full name without a leading dot; a value's is Enum.VALUE."""
+    """What a declaration says, and what its comment says of it."""
 
     kind: Kind
     name: str
@@ -48,139 +127,61 @@ class Symbol:
 def symbols(files: FileDescriptorSet) -> Iterator[Symbol]:
     """The symbols of all files, in the order of the files, each before what it contains."""
     for file in files.file:
-        yield from _Reader(file).file()
-
-
-class _Reader:
-    """Walks one file; `path` is the way to a symbol that its comments are filed under."""
-
-    def __init__(self, file: FileDescriptorProto) -> None:
-        self._file = file
-        self._comments = {
+        comments = {
             tuple(place.path): place.leading_comments for place in file.source_code_info.location
         }
-
-    def file(self) -> Iterator[Symbol]:
-        file = self._file
-        whole = self._symbol("file", file.name, _SYNTAX, "", deprecated=file.options.deprecated)
-        yield whole
-        prefix = f"{file.package}." if file.package else ""
-        for i, service in enumerate(file.service):
-            yield from self._service(service, prefix, (_IN_FILE["service"], i), whole.since)
-        for i, message in enumerate(file.message_type):
-            yield from self._message(message, prefix, (_IN_FILE["message"], i), whole.since)
-        for i, enum in enumerate(file.enum_type):
-            yield from self._enum(enum, prefix, (_IN_FILE["enum"], i), whole.since)
-
-    def _symbol(
-        self, kind: Kind, name: str, path: Sequence[int], since: str, *, deprecated: bool = False
-    ) -> Symbol:
-        lines = self._comments.get(tuple(path), "").splitlines()
-        comment = "\n".join(line.removeprefix(" ").rstrip() for line in lines).strip()
-        if found := _SINCE.search(comment):
-            comment, since = comment[: found.start()], found[1]
-        return Symbol(
-            kind,
-            name,
-            self._file.package,
-            self._file.name,
-            comment=comment,
-            since=since,
-            deprecated=deprecated,
-        )
-
-    def _service(
-        self, service: ServiceDescriptorProto, prefix: str, path: tuple[int, ...], since: str
-    ) -> Iterator[Symbol]:
-        own = self._symbol(
-            "service", prefix + service.name, path, since, deprecated=service.options.deprecated
-        )
-        yield own
-        for i, method in enumerate(service.method):
-            name = f"{own.name}.{method.name}"
-            rpc = self._symbol(
-                "rpc", name, (*path, 2, i), own.since, deprecated=method.options.deprecated
-            )
-            sent = ("stream " if method.client_streaming else "") + method.input_type.lstrip(".")
-            got = ("stream " if method.server_streaming else "") + method.output_type.lstrip(".")
-            yield replace(rpc, type=f"{sent} -> {got}")
-
-    def _message(
-        self, message: DescriptorProto, prefix: str, path: tuple[int, ...], since: str
-    ) -> Iterator[Symbol]:
-        name = prefix + message.name
-        own = self._symbol("message", name, path, since, deprecated=message.options.deprecated)
-        yield own
-        for gap in message.reserved_range:
-            for number in range(gap.start, gap.end):
-                yield replace(own, kind="reserved", number=number, comment="")
-        for word in message.reserved_name:
-            yield replace(own, kind="reserved", type=word, comment="")
-        real = {f.oneof_index for f in message.field if f.HasField("oneof_index")} - {
-            f.oneof_index for f in message.field if f.proto3_optional
-        }
-        for i, oneof in enumerate(message.oneof_decl):
-            if i in real:
-                oneof_path = (*path, _IN_MESSAGE["oneof"], i)
-                yield self._symbol("oneof", f"{name}.{oneof.name}", oneof_path, own.since)
-        entries = {f".{name}.{m.name}": m for m in message.nested_type if m.options.map_entry}
-        for i, field in enumerate(message.field):
-            symbol = self._symbol(
-                "field",
-                f"{name}.{field.name}",
-                (*path, _IN_MESSAGE["field"], i),
-                own.since,
-                deprecated=field.options.deprecated,
-            )
-            entry = entries.get(field.type_name)
-            yield replace(
-                symbol,
-                number=field.number,
-                type=_map_type(entry) if entry else _type(field),
-                presence="map" if entry else _presence(field),
-                oneof=message.oneof_decl[field.oneof_index].name
-                if field.HasField("oneof_index") and field.oneof_index in real
-                else "",
-            )
-        for i, nested in enumerate(message.nested_type):
-            if not nested.options.map_entry:
-                inner = (*path, _IN_MESSAGE["message"], i)
-                yield from self._message(nested, f"{name}.", inner, own.since)
-        for i, enum in enumerate(message.enum_type):
-            yield from self._enum(enum, f"{name}.", (*path, _IN_MESSAGE["enum"], i), own.since)
-
-    def _enum(
-        self, enum: EnumDescriptorProto, prefix: str, path: tuple[int, ...], since: str
-    ) -> Iterator[Symbol]:
-        name = prefix + enum.name
-        own = self._symbol("enum", name, path, since, deprecated=enum.options.deprecated)
-        yield own
-        for gap in enum.reserved_range:
-            for number in range(gap.start, gap.end + 1):
-                yield replace(own, kind="reserved", number=number, comment="")
-        for word in enum.reserved_name:
-            yield replace(own, kind="reserved", type=word, comment="")
-        for i, value in enumerate(enum.value):
-            symbol = self._symbol(
-                "value",
-                f"{name}.{value.name}",
-                (*path, 2, i),
-                own.since,
-                deprecated=value.options.deprecated,
-            )
-            yield replace(symbol, number=value.number)
+        since: dict[tuple[int, ...], str] = {}
+        for declared in declarations(file):
+            if declared.implied:
+                continue
+            inherited = since.get(declared.path[:-2], since.get((_SYNTAX,), ""))
+            symbol = _symbol(declared, comments.get(declared.path, ""), inherited)
+            since[declared.path] = symbol.since
+            yield symbol
+            if declared.kind in ("message", "enum"):
+                yield from _reserved(symbol, declared.proto)
 
 
-def _type(field: FieldDescriptorProto) -> str:
-    """The type as a proto file spells it, message and enum names in full."""
-    if field.type_name:
-        return field.type_name.lstrip(".")
-    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+def _symbol(declared: Declaration, comment: str, since: str) -> Symbol:
+    lines = (line.removeprefix(" ").rstrip() for line in comment.splitlines())
+    comment = "\n".join(lines).strip()
+    if found := _SINCE.search(comment):
+        comment, since = comment[: found.start()], found[1]
+    proto, file = declared.proto, declared.file
+    symbol = Symbol(
+        declared.kind, declared.name, file.package, file.name, comment=comment, since=since
+    )
+    if declared.kind != "oneof":  # which has no such option
+        symbol = replace(symbol, deprecated=proto.options.deprecated)
+    match declared.kind:
+        case "rpc":
+            sent = ("stream " if proto.client_streaming else "") + proto.input_type.lstrip(".")
+            got = ("stream " if proto.server_streaming else "") + proto.output_type.lstrip(".")
+            return replace(symbol, type=f"{sent} -> {got}")
+        case "value":
+            return replace(symbol, number=proto.number)
+        case "field":
+            return _field(symbol, proto, declared.parent)
+        case _:
+            return symbol
 
 
-def _map_type(entry: DescriptorProto) -> str:
-    key, value = entry.field
-    return f"map<{_type(key)}, {_type(value)}>"
+def _field(symbol: Symbol, field: FieldDescriptorProto, message: DescriptorProto) -> Symbol:
+    prefix = f".{symbol.name.rpartition('.')[0]}."
+    for nested in message.nested_type:
+        if nested.options.map_entry and field.type_name == prefix + nested.name:
+            key, value = (type_name(part) for part in nested.field)
+            kind, presence = f"map<{key}, {value}>", "map"
+            break
+    else:
+        kind, presence = type_name(field), _presence(field)
+    return replace(
+        symbol,
+        number=field.number,
+        type=kind,
+        presence=presence,
+        oneof=oneof_of(field, message),
+    )
 
 
 def _presence(field: FieldDescriptorProto) -> Presence:
@@ -188,3 +189,31 @@ def _presence(field: FieldDescriptorProto) -> Presence:
         return "repeated"
     has = field.HasField("oneof_index") or field.type == FieldDescriptorProto.TYPE_MESSAGE
     return "explicit" if has else "implicit"
+
+
+def _reserved(own: Symbol, proto: DescriptorProto | EnumDescriptorProto) -> Iterator[Symbol]:
+    last = 1 if isinstance(proto, EnumDescriptorProto) else 0  # an enum's ranges include their end
+    for gap in proto.reserved_range:
+        for number in range(gap.start, gap.end + last):
+            yield replace(own, kind="reserved", number=number, comment="")
+    for word in proto.reserved_name:
+        yield replace(own, kind="reserved", type=word, comment="")
+
+
+def type_name(field: FieldDescriptorProto) -> str:
+    """A field's type as a proto file spells it, message and enum names in full."""
+    if field.type_name:
+        return field.type_name.lstrip(".")
+    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+
+
+def oneof_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:
+    """The oneof that a field belongs to; that of an `optional` field is none."""
+    belongs = field.HasField("oneof_index") and not field.proto3_optional
+    return message.oneof_decl[field.oneof_index].name if belongs else ""
+
+
+def usual_json_name(name: str) -> str:
+    """proto3 JSON's name of a field: generated code leaves it out when it is the usual one."""
+    first, *rest = name.split("_")
+    return first + "".join(word[:1].upper() + word[1:] for word in rest)

@@ -1,101 +1,22 @@
-"""The few google.rpc messages that rich gRPC errors are made of.
-
-They are defined here, in a descriptor pool of their own, because googleapis-common-protos defines
-the same names in the default pool: both can be in one process, and read each other's bytes.
-"""
+"""Rich gRPC errors: a google.rpc.Status, written and read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from google.protobuf.any_pb2 import DESCRIPTOR as ANY
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-)
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.duration_pb2 import DESCRIPTOR as DURATION
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
+
+from smg_proto._standard import message_class
 
 _TYPES = "type.googleapis.com/"
-_REPEATED = FieldDescriptorProto.LABEL_REPEATED
-_STRING, _INT32, _MESSAGE = (
-    FieldDescriptorProto.TYPE_STRING,
-    FieldDescriptorProto.TYPE_INT32,
-    FieldDescriptorProto.TYPE_MESSAGE,
-)
-
-
-def _message(name: str, *fields: FieldDescriptorProto, nested: Any = ()) -> DescriptorProto:
-    return DescriptorProto(name=name, field=fields, nested_type=nested)
-
-
-def _one(name: str, number: int, kind: Any, of: str | None = None) -> FieldDescriptorProto:
-    optional = FieldDescriptorProto.LABEL_OPTIONAL
-    return FieldDescriptorProto(name=name, number=number, type=kind, label=optional, type_name=of)
-
-
-def _many(name: str, number: int, of: str) -> FieldDescriptorProto:
-    return FieldDescriptorProto(
-        name=name, number=number, type=_MESSAGE, label=_REPEATED, type_name=of
-    )
-
-
-def _file() -> FileDescriptorProto:
-    entry = _message("MetadataEntry", _one("key", 1, _STRING), _one("value", 2, _STRING))
-    entry.options.map_entry = True
-    violation = _message(
-        "FieldViolation", _one("field", 1, _STRING), _one("description", 2, _STRING)
-    )
-    return FileDescriptorProto(
-        name="smg_proto/google_rpc.proto",
-        package="google.rpc",
-        syntax="proto3",
-        dependency=[ANY.name, DURATION.name],
-        message_type=[
-            _message(
-                "Status",
-                _one("code", 1, _INT32),
-                _one("message", 2, _STRING),
-                _many("details", 3, ".google.protobuf.Any"),
-            ),
-            _message(
-                "ErrorInfo",
-                _one("reason", 1, _STRING),
-                _one("domain", 2, _STRING),
-                _many("metadata", 3, ".google.rpc.ErrorInfo.MetadataEntry"),
-                nested=[entry],
-            ),
-            _message(
-                "BadRequest",
-                _many("field_violations", 1, ".google.rpc.BadRequest.FieldViolation"),
-                nested=[violation],
-            ),
-            _message("RetryInfo", _one("retry_delay", 1, _MESSAGE, ".google.protobuf.Duration")),
-        ],
-    )
-
-
-def _classes() -> dict[str, Any]:
-    pool = DescriptorPool()
-    for known in (ANY, DURATION):
-        pool.AddSerializedFile(known.serialized_pb)
-    file = _file()
-    pool.AddSerializedFile(file.SerializeToString())
-    names = [f"google.rpc.{message.name}" for message in file.message_type]
-    return {name: GetMessageClass(pool.FindMessageTypeByName(name)) for name in names}
-
-
-_CLASSES = _classes()
+_DETAILS = ("google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo")
 
 Detail = Message
 
 
 def _new(name: str, **fields: Any) -> Any:
-    return _CLASSES[f"google.rpc.{name}"](**fields)
+    return message_class(f"google.rpc.{name}")(**fields)
 
 
 def error_info(reason: str, domain: str, metadata: Mapping[str, str]) -> Detail:
@@ -144,16 +65,16 @@ def read_status(data: bytes) -> ReadStatus:
     """Read as much as can be read: an error about an error would help nobody."""
     read = ReadStatus()
     try:
-        whole = _CLASSES["google.rpc.Status"].FromString(data)
+        whole = message_class("google.rpc.Status").FromString(data)
     except DecodeError:
         return read
     read.code, read.message = whole.code or read.code, whole.message
     for packed in whole.details:
-        kind = _CLASSES.get(packed.type_url.rpartition("/")[2])
-        if kind is None:
+        name = packed.type_url.rpartition("/")[2]
+        if name not in _DETAILS:
             continue
         try:
-            detail = kind.FromString(packed.value)
+            detail = message_class(name).FromString(packed.value)
         except DecodeError:
             continue
         match detail.DESCRIPTOR.name:

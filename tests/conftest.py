@@ -1,11 +1,25 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from progress import Progress
 from support import build_wheel
 
 from smg_proto.testing import Address, FakeGateway, run_gateway
+
+os.environ.pop("GRPC_VERBOSITY", None)  # programs that the tests run print nothing on their own
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--summary", type=Path, help="write counts, reasons and the slowest test here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    summary = config.getoption("summary")
+    if summary and not hasattr(config, "workerinput"):  # not in the workers of xdist
+        config.pluginmanager.register(Progress(config, summary), "progress")
 
 
 @pytest.fixture(scope="session")

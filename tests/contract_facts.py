@@ -1,19 +1,21 @@
-"""Descriptors as plain facts, for comparing contracts that cannot share one descriptor pool."""
+"""Contracts as plain facts, for comparing those that cannot share one descriptor pool."""
 
-import ast
-import zipfile
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
+
+from smg_proto._descriptors import Declaration, declarations, usual_json_name
+from smg_proto.compat import load
 
 # Packages that this project has and the published one has not.
 OWN_PACKAGES = ("smg.v1", "entity.grpc", "sagellm.v1")
-Fact: TypeAlias = tuple[object, ...]
+Fact: TypeAlias = tuple[str, ...]
 
 
 def modules() -> list[Any]:
@@ -44,100 +46,38 @@ def nested(descriptor: Descriptor) -> Iterator[Descriptor]:
             yield from nested(inner)
 
 
-def published_files(wheel: Path) -> list[descriptor_pb2.FileDescriptorProto]:
+def published_files(wheel: Path) -> list[FileDescriptorProto]:
     """The descriptors inside the generated modules of a published wheel; none of it is run."""
-    files = []
-    with zipfile.ZipFile(wheel) as archive:
-        for name in sorted(archive.namelist()):
-            if name.endswith("_pb2.py"):
-                for node in ast.walk(ast.parse(archive.read(name))):
-                    match node:
-                        case ast.Call(
-                            func=ast.Attribute(attr="AddSerializedFile"),
-                            args=[ast.Constant(value=bytes(data))],
-                        ):
-                            files.append(descriptor_pb2.FileDescriptorProto.FromString(data))
-    return files
+    return [file for file in load(wheel).files if not file.name.startswith("google/")]
 
 
-def load(protos: Iterable[descriptor_pb2.FileDescriptorProto]) -> list[FileDescriptor]:
-    """The files in a descriptor pool of their own."""
-    pool = descriptor_pool.DescriptorPool()
-    waiting = {proto.name: proto for proto in protos}
-    names = list(waiting)
-
-    def add(name: str) -> None:
-        if proto := waiting.pop(name, None):
-            for needed in proto.dependency:
-                add(needed)
-            pool.AddSerializedFile(proto.SerializeToString())
-        elif name.startswith("google/protobuf/"):
-            known = descriptor_pool.Default().FindFileByName(name)
-            pool.AddSerializedFile(known.serialized_pb)
-
-    import_module("google.protobuf.struct_pb2")
-    import_module("google.protobuf.timestamp_pb2")
-    for name in names:
-        add(name)
-    return [pool.FindFileByName(name) for name in names]
+def facts(files: Iterable[FileDescriptorProto]) -> dict[str, Fact]:
+    """All that a peer or a program can tell of a contract: kind and full name to the facts."""
+    return {
+        f"{declared.kind} {declared.name}": _fact(declared)
+        for file in files
+        for declared in declarations(file)
+        if declared.kind != "file"
+    }
 
 
-def facts(files: Iterable[FileDescriptor]) -> dict[str, Fact]:
-    """All that a peer or a program can tell of a contract: full name of a symbol to its facts."""
-    found: dict[str, Fact] = {}
-    for file in files:
-        for message in file.message_types_by_name.values():
-            found |= _message(message)
-        for enum in file.enum_types_by_name.values():
-            found |= _enum(enum)
-        for service in file.services_by_name.values():
-            found[service.full_name] = ("service",)
-            for method in service.methods:
-                found[f"/{service.full_name}/{method.name}"] = (
-                    "rpc",
-                    method.input_type.full_name,
-                    method.output_type.full_name,
-                    method.client_streaming,
-                    method.server_streaming,
-                )
-    return found
-
-
-def _message(message: Descriptor) -> dict[str, Fact]:
-    proto = descriptor_pb2.DescriptorProto()
-    message.CopyToProto(proto)  # type: ignore[no-untyped-call, unused-ignore]
-    found: dict[str, Fact] = {message.full_name: ("message", proto.options.map_entry)}
-    for reserved in proto.reserved_range:
-        found[f"{message.full_name} reserves {reserved.start} to {reserved.end - 1}"] = (
-            "reserved",
-        )
-    for name in proto.reserved_name:
-        found[f"{message.full_name} reserves {name}"] = ("reserved",)
-    for oneof in message.oneofs:
-        found[f"oneof {oneof.full_name}"] = ("oneof", sorted(field.name for field in oneof.fields))
-    for field, written in zip(message.fields, proto.field, strict=True):
-        kind = field.message_type or field.enum_type
-        found[field.full_name] = (
-            "field",
-            field.number,
-            field.type,
-            kind.full_name if kind else None,
-            written.label,
-            field.has_presence,
-            field.containing_oneof.name if field.containing_oneof else None,
-            field.json_name,
-            field.default_value if not kind and written.label != written.LABEL_REPEATED else None,
-            field.GetOptions().packed,
-        )
-    for inner in message.nested_types:
-        found |= _message(inner)
-    for enum in message.enum_types:
-        found |= _enum(enum)
-    return found
-
-
-def _enum(enum: EnumDescriptor) -> dict[str, Fact]:
-    found: dict[str, Fact] = {enum.full_name: ("enum",)}
-    for value in enum.values:
-        found[f"{enum.full_name}.{value.name}"] = ("value", value.number)
-    return found
+def _fact(declared: Declaration) -> Fact:
+    """The declaration without what it contains, comments, and how its file is laid out."""
+    proto = type(declared.proto).FromString(declared.proto.SerializeToString())
+    match declared.kind:
+        case "service":
+            proto.ClearField("method")
+        case "enum":
+            proto.ClearField("value")
+        case "message":
+            for part in ("field", "nested_type", "enum_type", "oneof_decl"):
+                proto.ClearField(part)
+        case "field":
+            proto.json_name = proto.json_name or usual_json_name(proto.name)
+            oneof = proto.HasField("oneof_index")
+            name = declared.parent.oneof_decl[proto.oneof_index].name if oneof else ""
+            proto.ClearField("oneof_index")
+            return str(proto), name
+        case _:
+            pass
+    return (str(proto),)

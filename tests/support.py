@@ -1,11 +1,13 @@
-"""What several tests need: fresh environments, built wheels, clear skips."""
+"""What several tests need: fresh environments, built wheels, clear skips, patience."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -14,6 +16,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI", "") not in ("", "false", "0")
+
+
+PATIENCE = 30.0  # seconds for anything to come about, on a slow machine with much else to do
+
+
+def eventually(condition: Callable[[], object], what: str = "the condition holds") -> None:
+    """Wait until something holds."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > ends:
+            pytest.fail(f"not within {PATIENCE:.0f} s: {what}")
+        time.sleep(0.01)
+
+
+async def async_eventually(
+    condition: Callable[[], object], what: str = "the condition holds"
+) -> None:
+    """The same, while the event loop goes on."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > ends:
+            pytest.fail(f"not within {PATIENCE:.0f} s: {what}")
+        await asyncio.sleep(0.01)
 
 
 def missing(reason: str) -> None:
@@ -51,7 +76,8 @@ def make_environment(
     run("uv", "venv", "-q", "--no-python-downloads", "--python", python or sys.executable, home)
     interpreter = home / "bin" / "python"
     words = [str(requirement) for requirement in requirements]
-    run("uv", "pip", "install", "-q", "--python", interpreter, *words)
+    if words:
+        run("uv", "pip", "install", "-q", "--python", interpreter, *words)
     return interpreter
 
 
@@ -81,10 +107,23 @@ def published_wheel(version: str) -> Path:
 
 def find_python(version: str) -> str:
     """An interpreter of this version, from PATH or from pyenv."""
+    if python := _interpreter(version):
+        return python
+    missing(f"no Python {version}")
+    raise AssertionError
+
+
+def old_python(version: str) -> str:
+    """One that is too old for us. No machine has to have it, CI's neither."""
+    if python := _interpreter(version):
+        return python
+    pytest.skip(f"no Python {version}")
+
+
+def _interpreter(version: str) -> str | None:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     found = [shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")]
     for python in map(str, filter(None, found)):
-        if run(python, "-c", "import sys; print(*sys.version_info[:2], sep='.')", check=False):
+        if run(python, "-c", "import sys; print(sys.version_info[:2])", check=False):
             return python
-    missing(f"no Python {version}")
-    raise AssertionError
+    return None

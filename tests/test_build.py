@@ -1,18 +1,25 @@
 """scripts/build.py: it names what is wrong, changes nothing then, and gives the same everywhere."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, find_python
+from support import ROOT, find_python, make_environment
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs"]
+PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates"]
 CHAT = Path("proto/smg/v1/chat.proto")
+# Those that must be there, and the newer ones that are.
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+PYTHONS += [version for version in ("3.14", "3.15") if shutil.which(f"python{version}")]
+PINS = re.findall(
+    r'"((?:buf-bin|mypy-protobuf)==[^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture
@@ -22,29 +29,44 @@ def copy(tmp_path: Path) -> Path:
     for part in PARTS:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / part, home / part, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", home)
     return home
 
 
 def build(
-    home: Path, *words: str, python: str = sys.executable, **env: str
+    home: Path, *words: str, python: str | Path = sys.executable, **env: str
 ) -> "subprocess.CompletedProcess[str]":
     command = [python, "-B", str(home / "scripts" / "build.py"), *words]
-    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
+    # As in a shell where no environment is activated and no package index is in reach.
+    bare = {"HOME": str(home.parent), "PATH": os.defpath, "PIP_INDEX_URL": "http://127.0.0.1:9"}
+    return subprocess.run(command, env=bare | env, capture_output=True, text=True)
 
 
 def content(home: Path) -> dict[Path, bytes]:
     return {path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def named(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """The files that --check complains about."""
+    return [line.split()[1] for line in done.stderr.splitlines()]
+
+
 def test_a_broken_proto_is_named_with_its_line_and_nothing_changes(copy: Path) -> None:
-    lines = (copy / CHAT).read_text().splitlines(keepends=True)
+    lines = (copy / CHAT).read_text(encoding="utf-8").splitlines(keepends=True)
     broken = next(i for i, line in enumerate(lines) if line.startswith("message ChatMessage"))
     lines.insert(broken + 1, "  nonsense here = 1;\n")
-    (copy / CHAT).write_text("".join(lines))
+    (copy / CHAT).write_text("".join(lines), encoding="utf-8")
     before = content(copy)
     done = build(copy)
     assert done.returncode == 1
-    assert f'smg/v1/chat.proto:{broken + 2}:3: "nonsense" is not defined.' in done.stderr
+    assert f"smg/v1/chat.proto:{broken + 2}:3:" in done.stderr
+    assert "nonsense" in done.stderr
     assert "Traceback" not in done.stderr
     assert content(copy) == before
 
@@ -52,9 +74,9 @@ def test_a_broken_proto_is_named_with_its_line_and_nothing_changes(copy: Path) -
 def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
     edited, lost = copy / "smg_proto/llm_pb2.py", copy / "smg_proto/v1/chat_pb2.pyi"
     stale = copy / "smg_proto/gone_pb2.py"
-    mine = copy / "smg_proto/handwritten.py"
+    mine = copy / "smg_proto/_handwritten.py"
     before = content(copy)
-    edited.write_text(edited.read_text() + "\n")
+    edited.write_text(edited.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     lost.unlink()
     stale.touch()
     mine.touch()
@@ -62,8 +84,11 @@ def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
 
     done = build(copy, "--check")
     assert done.returncode == 1
-    named = [line.split()[1] for line in done.stderr.splitlines()]
-    assert named == ["smg_proto/gone_pb2.py", "smg_proto/llm_pb2.py", "smg_proto/v1/chat_pb2.pyi"]
+    assert named(done) == [
+        "smg_proto/gone_pb2.py",
+        "smg_proto/llm_pb2.py",
+        "smg_proto/v1/chat_pb2.pyi",
+    ]
     assert content(copy) == harmed
 
     assert build(copy).returncode == 0
@@ -72,57 +97,97 @@ def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
     assert (again.returncode, again.stderr) == (0, "")
 
 
+def test_type_checkers_learn_of_a_new_public_package(copy: Path) -> None:
+    (copy / "smg_proto/news").mkdir()
+    (copy / "smg_proto/news/__init__.py").touch()
+    assert named(build(copy, "--check")) == ["smg_proto/__init__.py"]
+    assert build(copy).returncode == 0
+    init = (copy / "smg_proto/__init__.py").read_text(encoding="utf-8")
+    assert "    from smg_proto import news as news\n" in init
+
+
 def test_a_changed_comment_changes_stubs_and_reference(copy: Path) -> None:
-    text = (copy / CHAT).read_text()
-    (copy / CHAT).write_text(text.replace("// ", "// Indeed: ", 1))
+    edit(copy / CHAT, "// ", "// Indeed: ")
     done = build(copy, "--check")
     assert done.returncode == 1
-    assert {"smg_proto/v1/chat_pb2.pyi", "smg_proto/descriptors.binpb"} <= {
-        line.split()[1] for line in done.stderr.splitlines()
-    }
+    assert {
+        "smg_proto/v1/chat_pb2.pyi",
+        "smg_proto/descriptors.binpb",
+        "docs/reference/smg.v1.md",
+    } <= set(named(done))
 
 
-def test_without_a_network_one_line_says_so(copy: Path, tmp_path: Path) -> None:
+def test_two_protos_of_one_module_are_named(copy: Path) -> None:
+    (copy / "proto/trtllm/llm.proto").write_text(
+        'syntax = "proto3"; package trtllm;', encoding="utf-8"
+    )
     before = content(copy)
-    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
-    done = build(copy, SMG_PROTO_CACHE=str(tmp_path / "empty"), **nowhere)
-    assert done.returncode == 2
+    done = build(copy)
+    assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "generator environment could not be made; is a package index in reach?" in line
-    assert "grpcio-tools==1.62.3" in line
+    assert "entity/grpc/llm.proto and trtllm/llm.proto would both be smg_proto.llm_pb2" in line
     assert content(copy) == before
 
 
-@pytest.mark.parametrize("version", ["libprotoc 25.1", "mypy-protobuf 5.1.0"])
-def test_a_tool_of_another_version_is_refused(version: str, copy: Path) -> None:
-    tools = copy / "scripts" / "_tools.py"
-    tools.write_text(tools.read_text().replace(f'"{version}"', '"another 1.0"'))
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('import public "google/protobuf/any.proto";', "a public import"),
+        (
+            'import "google/protobuf/descriptor.proto";'
+            "extend google.protobuf.FieldOptions { string s = 50000; }",
+            "an extension",
+        ),
+    ],
+)
+def test_what_the_generator_does_not_write_is_named(text: str, what: str, copy: Path) -> None:
+    proto = copy / "proto/trtllm/more.proto"
+    proto.write_text(f'syntax = "proto3"; package trtllm; {text}', encoding="utf-8")
+    before = content(copy)
+    done = build(copy)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"trtllm/more.proto: {what}" in line
+    assert content(copy) == before
+
+
+def test_a_tool_of_another_version_is_refused(copy: Path) -> None:
+    # Where the copy's own environment would be: it is not made anew when it is the one that runs.
+    make_environment(copy / ".venv", [pin for pin in PINS if "mypy" not in pin])
+    before = content(copy)
+    done = build(copy, python=copy / ".venv/bin/python")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "mypy-protobuf is missing, needed is 5.1.0; delete" in line
+    assert content(copy) == before
+
+
+def test_a_tool_that_does_not_run_is_named(copy: Path) -> None:
+    python = make_environment(copy / ".venv", PINS)
+    (python.parent / "buf").unlink()
+    (python.parent / "buf").write_bytes(b"damaged")
+    before = content(copy)
+    done = build(copy, python=python)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{python.parent / 'buf'} does not run" in line and "delete" in line
+    assert content(copy) == before
+
+
+def test_a_file_that_cannot_be_written_is_named(copy: Path) -> None:
+    (copy / "smg_proto/v1/chat_pb2.py").unlink()
+    (copy / "smg_proto/v1/chat_pb2.py.new").mkdir()  # where the new content would be put first
     before = content(copy)
     done = build(copy)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"is not another 1.0 but: {version}" in line
+    assert "smg_proto/v1/chat_pb2.py cannot be written" in line
     assert content(copy) == before
 
 
-def test_a_cache_that_cannot_be_made_is_named(copy: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    done = build(copy, SMG_PROTO_CACHE=str(tmp_path / "file" / "cache"))
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert str(tmp_path / "file" / "cache") in line
-
-
-def test_a_python_without_the_tools_is_told_which_to_take(copy: Path) -> None:
-    done = build(copy, python=find_python("3.13"))
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "Python 3.10, 3.11 or 3.12" in line
-
-
-@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12"])
-def test_the_same_bytes_on_every_python(version: str, copy: Path) -> None:
-    python = find_python(version)
+@pytest.mark.parametrize("version", PYTHONS)
+def test_the_same_bytes_on_every_python(version: str, copy: Path, tmp_path: Path) -> None:
+    python = make_environment(tmp_path / "tools", PINS, python=find_python(version))
     before = content(copy)
     for pattern in ("smg_proto/*_pb2*", "smg_proto/v1/*", "smg_proto/descriptors.binpb"):
         for path in copy.glob(pattern):
@@ -130,3 +195,18 @@ def test_the_same_bytes_on_every_python(version: str, copy: Path) -> None:
     done = build(copy, python=python)
     assert done.returncode == 0, done.stderr
     assert content(copy) == before
+
+
+def test_a_python_without_the_tools_goes_on_in_the_repository_s_own(copy: Path) -> None:
+    make_environment(copy / ".venv", PINS)
+    script = copy / "scripts" / "build.py"
+    (copy / "smg_proto/llm_pb2.py").unlink()
+    code = f"""
+import sys; sys.path.insert(0, {str(script.parent)!r}); sys.argv = [{str(script)!r}, "--check"]
+import _venv; _venv.ensure = lambda extras: _venv.PYTHON  # it is there
+import build; build.main(); print("did not go on")
+"""
+    bare = getattr(sys, "_base_executable", sys.executable)
+    done = subprocess.run([bare, "-B", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert named(done) == ["smg_proto/llm_pb2.py"]

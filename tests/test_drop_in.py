@@ -7,16 +7,15 @@ the package and not of itself, in one with the package it was made for.
 import hashlib
 import io
 import json
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from peers.start import PUBLISHED, Servicer, published_servicer, servicer_environment
-from support import ROOT, run
+from support import ROOT, eventually, run
 
 import smg_proto
 from smg_proto import common_pb2, vllm_engine_pb2, vllm_engine_pb2_grpc
@@ -67,16 +66,6 @@ def request(
         sampling_params=vllm_engine_pb2.SamplingParams(**params),  # type: ignore[arg-type]
         stream=stream,
     )
-
-
-def soon(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within some seconds."""
-    deadline = time.monotonic() + 10
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_streams_deltas(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
@@ -148,7 +137,7 @@ def test_cancelling_reaches_the_engine(
     answers = stub.Generate(request("!hold", "dropped"))
     assert next(answers).HasField("chunk")
     answers.cancel()
-    assert soon(lambda: {"event": "cancelled", "request_id": "dropped"} in servicer.events())
+    eventually(lambda: {"event": "cancelled", "request_id": "dropped"} in servicer.events())
 
 
 @pytest.mark.parametrize(

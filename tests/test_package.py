@@ -1,6 +1,7 @@
 """The package as a whole: what importing it costs and offers."""
 
 import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import smg_proto
 
 PACKAGE = Path(smg_proto.__file__).parent
 GENERATED = sorted(path.stem for path in PACKAGE.glob("*_pb2*.py"))
-BASE = ["compat", "errors", "testing", "v1"]
+PUBLIC = [m.name for m in pkgutil.iter_modules([str(PACKAGE)]) if not m.name.startswith("_")]
 OLD = [name for name in GENERATED if not name.startswith(("llm", "smg", "sagellm"))]
 
 
@@ -29,12 +30,8 @@ def test_importing_messages_does_not_load_grpc() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_the_listed_modules_are_all_generated_ones_and_those_without_an_extra() -> None:
-    assert {*GENERATED, *BASE} == smg_proto._SUBMODULES
-
-
-@pytest.mark.parametrize("name", [*GENERATED, *BASE])
-def test_every_module_of_the_base_install_is_an_attribute_of_the_package(name: str) -> None:
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_module_is_an_attribute_of_the_package(name: str) -> None:
     assert name in dir(smg_proto)
     assert getattr(smg_proto, name) is importlib.import_module(f"smg_proto.{name}")
 
@@ -44,6 +41,30 @@ def test_unknown_submodule_is_refused_with_the_close_names() -> None:
         _ = smg_proto.vllm_engin_pb2  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match="no attribute 'error'; did you mean errors"):
         _ = smg_proto.error  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["proto", "_nothing", "v1.nothing", "nothing.v1", ""])
+def test_what_is_no_module_of_the_package_is_no_attribute(name: str) -> None:
+    assert not hasattr(smg_proto, name)
+
+
+def test_a_package_without_its_extra_says_what_to_install() -> None:
+    code = """
+import sys; sys.modules["pydantic"] = None  # as if it was not installed
+import inspect, smg_proto
+assert not hasattr(smg_proto, "vllm")
+names = {name for name, _ in inspect.getmembers(smg_proto)}
+assert "llm" in names and "vllm" not in names
+try:
+    from smg_proto import vllm
+except ImportError as error:
+    print(error)
+smg_proto.vllm
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    advice = "smg_proto.vllm needs pydantic: pip install 'smg-grpc-proto[client]'"
+    assert done.stdout.strip() == advice
+    assert f"\nAttributeError: smg_proto.vllm cannot be loaded: {advice}" in done.stderr
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -79,4 +100,6 @@ def test_shipped_protos_and_descriptor_set_agree() -> None:
 
 def test_the_first_program_of_the_readme_is_the_one_that_the_quickstart_runs() -> None:
     root = Path(__file__).parents[1]
-    assert (root / "examples" / "quickstart.py").read_text() in (root / "README.md").read_text()
+    assert (root / "examples" / "quickstart.py").read_text(encoding="utf-8") in (
+        root / "README.md"
+    ).read_text(encoding="utf-8")

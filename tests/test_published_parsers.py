@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from contract_facts import OWN_PACKAGES, facts, load, message_classes, published_files
+from contract_facts import OWN_PACKAGES, facts, message_classes, published_files
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from random_messages import random_message
@@ -79,8 +79,8 @@ def test_an_old_parser_keeps_what_it_does_not_know(peer: Peer) -> None:
 
 @pytest.mark.parametrize("peer", ["0.4.6"], indirect=True)
 def test_an_old_parser_knows_what_was_there_in_its_time(peer: Peer) -> None:
-    old = facts(load(published_files(published_wheel("0.4.6"))))
-    sent = samples(lambda field: field.full_name in old.keys() - PRESENCE_ADDED)
+    old = {name.partition(" ")[2] for name in facts(published_files(published_wheel("0.4.6")))}
+    sent = samples(lambda field: field.full_name in old - PRESENCE_ADDED)
     answers = peer(sent)
     for message, answer in zip(sent, answers, strict=True):
         assert not answer or type(message).FromString(answer[1]) == message

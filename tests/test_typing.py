@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ PACKAGES = ["smg_proto", "smg_grpc_proto"]
 
 
 def requirements(wheel: Path) -> list[str]:
-    """The wheel with all of its extras but our own, and what else its own code is checked with."""
-    required = wheel_metadata(wheel)
-    extras = set(required.get_all("Provides-Extra", [])) - {"dev"}
-    lines = required.get_all("Requires-Dist", [])
-    types = [line.partition(";")[0] for line in lines if line.startswith("types-")]
+    """The wheel with all of its extras, and what else its own code is checked with."""
+    extras = wheel_metadata(wheel).get_all("Provides-Extra", [])
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    types = re.findall(r'^    "(types-.+)",$', project, re.MULTILINE)
     package = f"smg-grpc-proto[{','.join(sorted(extras))}] @ {wheel.as_uri()}"
     return [package, "pytest", *types]
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def mypy(python: Path, *words: str, cwd: Path) -> str:
     """What mypy --strict prints, without any configuration."""
     options = ["--strict", "--config-file=", f"--cache-dir={ROOT / '.cache' / 'mypy'}"]
-    command = ["mypy", f"--python-executable={python}", *options, *words]
+    command = [sys.executable, "-m", "mypy", f"--python-executable={python}", *options, *words]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.stdout
@@ -58,7 +58,7 @@ def pyright(python: Path, *include: str, cwd: Path) -> list[dict[str, Any]]:
         "include": include,
         "exclude": ["**/*_pb2.py", "**/*_pb2_grpc.py"],  # their types are in the .pyi beside them
     }
-    (cwd / "pyrightconfig.json").write_text(json.dumps(config))
+    (cwd / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
     said = run("pyright", "--outputjson", "--pythonpath", python, cwd=cwd, check=False)
     report = json.loads(said)
     assert report["summary"]["filesAnalyzed"] >= len(include)
@@ -98,7 +98,7 @@ def test_samples_run(sample: Path, python: Path, tmp_path: Path) -> None:
 
 
 def marked() -> set[int]:
-    lines = MISTAKES.read_text().splitlines()
+    lines = MISTAKES.read_text(encoding="utf-8").splitlines()
     return {number for number, line in enumerate(lines, 1) if "  # wrong" in line}
 
 
@@ -127,7 +127,8 @@ def test_pyright_finds_nothing_in_the_package(python: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_type_is_complete(package: str, python: Path, tmp_path: Path) -> None:
     # In this mode pyright takes the environment of the python that comes first in PATH.
-    path = os.pathsep.join([str(python.parent), os.environ["PATH"]])
+    beside = Path(sys.executable).parent
+    path = os.pathsep.join([str(python.parent), str(beside), os.environ["PATH"]])
     command = ["pyright", "--verifytypes", package, "--ignoreexternal", "--outputjson"]
     found = json.loads(run(*command, cwd=tmp_path, check=False, PATH=path))["typeCompleteness"]
     assert Path(found["moduleRootDirectory"]).is_relative_to(python.parents[1])
@@ -145,4 +146,4 @@ def test_mypy_finds_nothing_in_the_repository() -> None:
 
 
 def test_pyright_finds_nothing_in_the_repository() -> None:
-    run("pyright", cwd=ROOT)
+    run("pyright", "scripts", "examples", cwd=ROOT)  # the package is looked at as installed, above

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from smg_proto import __version__
 
@@ -33,7 +34,20 @@ class CommandError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else [*argv]  # `list` is a module of this package
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a locale without a character gets its number
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else [*argv])
+        finally:
+            sys.stdout.flush()  # what fails while the interpreter ends cannot be caught
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="smg-proto",
         description="The wire contract for LLM serving over gRPC: run it, compare it, ship it.",
@@ -44,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, line in COMMANDS.items():
         command = commands.add_parser(name, help=line, description=line)
         if words[:1] == [name]:
-            module = import_module(f"smg_proto.cli._{name}")
+            module = import_module(f"smg_proto.cli._{name}")  # `list` is a module of this package
             module.arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(words)
@@ -55,7 +69,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from smg_proto import __version__, descriptor_set, proto_path
 from smg_proto.cli import CommandError
-from smg_proto.cli._contract import Contract
+from smg_proto.cli._installed import Installed
 from smg_proto.cli._tree import Manifest, read_manifest, sha256, write
 from smg_proto.compat import ContractError, diff, load
 
@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.check:
         return check(args.dest)
-    contract = Contract()
+    contract = Installed()
     packages = sorted({contract.package(name) for name in args.only or contract.packages})
     files = closure(packages)
     done = write(args.dest, files, command=COMMAND, packages=packages, force=args.force)
@@ -72,7 +72,7 @@ def check(dest: Path) -> int:
 
 def stale_files(manifest: Manifest) -> list[str]:
     """The files that this release would export otherwise."""
-    known = set(Contract().packages)
+    known = set(Installed().packages)
     ours = closure(known.intersection(manifest.packages))
     digests = {name: sha256(data) for name, data in ours.items()}
     lines = [f"package {name} is gone" for name in manifest.packages if name not in known]

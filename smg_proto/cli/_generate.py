@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
-from smg_proto.cli._contract import Contract, unknown
+from smg_proto.cli._installed import Installed, unknown
 from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language
 from smg_proto.cli._tree import read_tree, write
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         files,
         command=f"generate {language.name}",
-        packages=Contract().packages,
+        packages=Installed().packages,
         force=args.force,
     )
     what = f"{len(files)} files of {language.title} for smg-proto {__version__}"
@@ -70,7 +70,10 @@ def rename_fields(protos: Path, name: str) -> None:
     """Put `_field` behind the name of a field; on the wire and in JSON nothing changes."""
     declared = re.compile(rf"^(\s+[\w. ]+ )({name}) = (\d+);$", re.MULTILINE)
     for path in protos.rglob("*.proto"):
-        path.write_text(declared.sub(r'\1\2_field = \3 [json_name = "\2"];', path.read_text()))
+        path.write_text(
+            declared.sub(r'\1\2_field = \3 [json_name = "\2"];', path.read_text(encoding="utf-8")),
+            encoding="utf-8",
+        )
 
 
 def semantic_version() -> str:

@@ -69,7 +69,7 @@ _SHIPPED = _HERE / "templates"
 TEMPLATES = _SHIPPED if _SHIPPED.is_dir() else _HERE.parent / "templates"
 GOOGLE_RPC = TEMPLATES / "google_rpc"
 
-BUF = Tool("buf", "pip install 'smg-grpc-proto[generate]'", (1, 50))
+BUF = Tool("buf", "pip install 'smg-grpc-proto[generate]'", (1, 66))
 _PROTOC = "the compiler of https://github.com/protocolbuffers/protobuf/releases"
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from smg_proto.cli._contract import Contract
+from smg_proto.cli._installed import Installed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +12,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    contract = Contract()
+    contract = Installed()
     kinds = ("service", "rpc", "message", "enum") if args.package else ("service", "rpc")
     packages = [contract.package(args.package)] if args.package else contract.packages
     listing = {

@@ -180,7 +180,7 @@ def _key(path: Path | None) -> str:
     if not path:
         return ""
     try:
-        key = path.read_text().strip()
+        key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"cannot read the key in {path}") from error
     if not key or not key.isascii() or not key.isprintable():

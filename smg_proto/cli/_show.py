@@ -5,7 +5,7 @@ import dataclasses
 import json
 
 from smg_proto._descriptors import Symbol
-from smg_proto.cli._contract import Contract
+from smg_proto.cli._installed import Installed
 
 INDENT = "  "
 
@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    contract = Contract()
+    contract = Installed()
     symbol = contract.symbol(args.name)
     if args.json:
         members = [dataclasses.asdict(s) for s in contract.inside(symbol)]
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def definition(
-    contract: Contract, symbol: Symbol, indent: str = "", known_since: str = ""
+    contract: Installed, symbol: Symbol, indent: str = "", known_since: str = ""
 ) -> list[str]:
     """A symbol and what it contains, as lines; `known_since` is what its surroundings say."""
     since = f" Since {symbol.since}." if symbol.since not in ("", known_since) else ""

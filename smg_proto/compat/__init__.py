@@ -6,8 +6,8 @@ report.verdict, [finding.symbol for finding in report.findings]
 """
 
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._descriptors import ContractError
 from smg_proto.compat._differ import diff
+from smg_proto.compat._files import ContractError
 from smg_proto.compat._load import SPECS, load
 from smg_proto.compat._probe import Witness
 from smg_proto.compat._report import CLASSES, Finding, FindingClass, Report, Verdict

@@ -8,15 +8,16 @@ from typing import Literal
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
-    EnumDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
+    MethodDescriptorProto,
 )
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.message_factory import GetMessageClass
 
-from smg_proto.compat._descriptors import in_order, pool_of
+from smg_proto._descriptors import Declaration, declarations, oneof_of, usual_json_name
+from smg_proto.compat._files import in_order, pool_of
 
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 # Imported by contracts, or served beside them; not theirs to change.
@@ -144,7 +145,8 @@ class Contract:
         self.enums: dict[str, Enum] = {}
         self.services: dict[str, Service] = {}
         for file in self.files:
-            self._read(file)
+            for declared in declarations(file):
+                self._read(declared)
 
     @cached_property
     def packages(self) -> frozenset[str]:
@@ -189,55 +191,45 @@ class Contract:
         for field in self.messages[name].fields.values():
             yield from field.entry.fields.values() if field.entry else (field,)
 
-    def _read(self, file: FileDescriptorProto) -> None:
-        prefix = f"{file.package}." if file.package else ""
-        for message in file.message_type:
-            self._read_message(message, prefix, file.package)
-        for enum in file.enum_type:
-            self._read_enum(enum, prefix, file.package)
-        for service in file.service:
-            name = prefix + service.name
-            rpcs = {
-                method.name: Rpc(
-                    f"{name}.{method.name}",
-                    method.input_type.lstrip("."),
-                    method.output_type.lstrip("."),
-                    method.client_streaming,
-                    method.server_streaming,
-                    method.options.deprecated,
-                )
-                for method in service.method
-            }
-            self.services[name] = Service(name, file.package, rpcs)
+    def _read(self, declared: Declaration) -> None:
+        name, proto, package = declared.name, declared.proto, declared.file.package
+        match declared.kind:
+            case "message" if not declared.implied:
+                self.messages[name] = self._message(name, proto, package)
+            case "enum":
+                numbers = {value.name: value.number for value in proto.value}
+                deprecated = frozenset(v.name for v in proto.value if v.options.deprecated)
+                self.enums[name] = Enum(name, package, numbers, deprecated)
+            case "service":
+                rpcs = {rpc.name: _rpc(f"{name}.{rpc.name}", rpc) for rpc in proto.method}
+                self.services[name] = Service(name, package, rpcs)
+            case _:
+                pass  # a part of one of these
 
-    def _read_enum(self, enum: EnumDescriptorProto, prefix: str, package: str) -> None:
-        name = prefix + enum.name
-        self.enums[name] = Enum(
-            name,
-            package,
-            {value.name: value.number for value in enum.value},
-            frozenset(value.name for value in enum.value if value.options.deprecated),
-        )
-
-    def _read_message(self, message: DescriptorProto, prefix: str, package: str) -> Message:
-        name = prefix + message.name
-        entries: dict[str, Message] = {}
-        for nested in message.nested_type:
-            inner = self._read_message(nested, f"{name}.", package)
-            if nested.options.map_entry:
-                entries[inner.name] = inner
-        for enum in message.enum_type:
-            self._read_enum(enum, f"{name}.", package)
+    def _message(self, name: str, message: DescriptorProto, package: str) -> Message:
+        entries = {
+            f"{name}.{nested.name}": self._message(f"{name}.{nested.name}", nested, package)
+            for nested in message.nested_type
+            if nested.options.map_entry
+        }
         known = self._pool.FindMessageTypeByName(name).fields_by_number
         fields = {
             field.number: _field(field, message, known[field.number], entries)
             for field in sorted(message.field, key=lambda field: field.number)
         }
         spans = tuple(range(span.start, span.end) for span in message.reserved_range)
-        read = Message(name, package, fields, spans, message.options.deprecated)
-        if not message.options.map_entry:
-            self.messages[name] = read
-        return read
+        return Message(name, package, fields, spans, message.options.deprecated)
+
+
+def _rpc(name: str, rpc: MethodDescriptorProto) -> Rpc:
+    return Rpc(
+        name,
+        rpc.input_type.lstrip("."),
+        rpc.output_type.lstrip("."),
+        rpc.client_streaming,
+        rpc.server_streaming,
+        rpc.options.deprecated,
+    )
 
 
 def _field(
@@ -246,7 +238,6 @@ def _field(
     known: FieldDescriptor,
     entries: Mapping[str, Message],
 ) -> Field:
-    in_oneof = field.HasField("oneof_index") and not field.proto3_optional
     presence: Presence = "explicit" if known.has_presence else "implicit"
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
         presence = "repeated"
@@ -259,17 +250,11 @@ def _field(
         kind=known.type,
         type_name=type_name,
         presence=presence,
-        oneof=message.oneof_decl[field.oneof_index].name if in_oneof else "",
+        oneof=oneof_of(field, message),
         json_name=field.json_name or usual_json_name(field.name),
         deprecated=field.options.deprecated,
         entry=entries.get(type_name),
     )
-
-
-def usual_json_name(name: str) -> str:
-    """proto3 JSON's name of a field: generated code leaves it out when it is the usual one."""
-    first, *rest = name.split("_")
-    return first + "".join(word[:1].upper() + word[1:] for word in rest)
 
 
 def _type(kind: int) -> FieldDescriptorProto.Type.ValueType:

@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 
 SPECS = """\
 a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSION, git:REVISION,
@@ -235,5 +235,15 @@ def _run(command: Sequence[str], origin: str, cwd: Path | None = None) -> bytes:
     if done.returncode:
         lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         said = [line for line in lines if "warning" not in line.lower()] or lines or ["nothing"]
-        raise ContractError(f"{origin}: {Path(command[0]).name} said: {said[0].strip()}")
+        problem = said[0].strip() + _imported(said[0], cwd)
+        raise ContractError(f"{origin}: {Path(command[0]).name} said: {problem}")
     return done.stdout
+
+
+def _imported(problem: str, root: Path | None) -> str:
+    """The line of source that buf complains of where it does not name the import itself."""
+    match = re.match(r"(.+?\.proto):(\d+):\d+:imported file does not exist$", problem.strip())
+    if not match or root is None:
+        return ""
+    lines = (root / match[1]).read_text(encoding="utf-8", errors="replace").splitlines()
+    return f": {lines[int(match[2]) - 1].strip()}"

@@ -1,44 +1,25 @@
-"""The contract of a running server, by reflection, and its health.
+"""The contract of a running server, by reflection, and its health."""
 
-The few messages of the two standard services are declared here, so that the base install suffices.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-    FileDescriptorSet,
-)
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
+from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._descriptors import ContractError
+from smg_proto.compat._files import ContractError
 
 # Newest first; grpc's own Python servers offer v1alpha alone.
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_Question = message_class("grpc.reflection.v1.ServerReflectionRequest")
+_Answer = message_class("grpc.reflection.v1.ServerReflectionResponse")  # of v1alpha just as well
 _HEALTH = "grpc.health.v1.Health"
-_HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
-# Message: field, number, type. A type with a capital is another message; * is repeated.
-_MESSAGES = {
-    "ReflectionRequest": (("symbol", 4, "string"), ("list", 7, "string")),
-    "ReflectionResponse": (("files", 4, "Files"), ("list", 6, "Services"), ("error", 7, "Error")),
-    "Files": (("file", 1, "*bytes"),),
-    "Services": (("service", 1, "*Service"),),
-    "Service": (("name", 1, "string"),),
-    "Error": (("code", 1, "int32"), ("message", 2, "string")),
-    "HealthRequest": (("service", 1, "string"),),
-    "HealthResponse": (("status", 1, "int32"),),
-}
+_HealthRequest = message_class("grpc.health.v1.HealthCheckRequest")
+_HealthResponse = message_class("grpc.health.v1.HealthCheckResponse")
 
 
 @dataclass(frozen=True)
@@ -97,54 +78,52 @@ class Server:
         if not services:
             raise ContractError(f"{self.address}: its reflection lists no services")
         found: dict[str, FileDescriptorProto] = {}
-        for answer in self._ask([{"symbol": name} for name in services]):
-            for data in answer.files.file:
+        for answer in self._ask([_Question(file_containing_symbol=name) for name in services]):
+            for data in answer.file_descriptor_response.file_descriptor_proto:
                 file = FileDescriptorProto.FromString(data)
                 found[file.name] = file
         return Contract(FileDescriptorSet(file=found.values()), f"grpc://{self.address}")
 
     def services(self) -> list[str]:
         """The names of the services that the server offers, the standard ones among them."""
-        (answer,) = self._ask([{"list": "*"}])
-        return sorted(service.name for service in answer.list.service)
+        (answer,) = self._ask([_Question(list_services="*")])
+        return sorted(service.name for service in answer.list_services_response.service)
 
     def health(self) -> str | None:
         """SERVING, NOT_SERVING, …; None where the server has no health service."""
         call = self._channel.unary_unary(
             f"/{_HEALTH}/Check",
             request_serializer=_serialize,
-            response_deserializer=_class("HealthResponse").FromString,
+            response_deserializer=_HealthResponse.FromString,
         )
-        request = _class("HealthRequest")()
         try:
-            answer: Any = call(request, **self._call())
+            answer: Any = call(_HealthRequest(), **self._call())
         except grpc.RpcError as error:
             if _code(error) == grpc.StatusCode.UNIMPLEMENTED:
                 return None
             if _code(error) == grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
             raise self._unreachable(error) from error
-        number: int = answer.status
-        return _HEALTH_STATES[number] if number < len(_HEALTH_STATES) else str(number)
+        states = _HealthResponse.DESCRIPTOR.enum_types_by_name["ServingStatus"].values_by_number
+        return states[answer.status].name if answer.status in states else str(answer.status)
 
-    def _ask(self, questions: Sequence[dict[str, str]]) -> list[Any]:
+    def _ask(self, questions: Sequence[Any]) -> list[Any]:
         """The answers to these questions, from whichever reflection the server has."""
         for service in _REFLECTION:
             call = self._channel.stream_stream(
                 f"/{service}/ServerReflectionInfo",
                 request_serializer=_serialize,
-                response_deserializer=_class("ReflectionResponse").FromString,
+                response_deserializer=_Answer.FromString,
             )
-            requests = iter([_class("ReflectionRequest")(**words) for words in questions])
             try:
-                answers: list[Any] = list(call(requests, **self._call()))
+                answers: list[Any] = list(call(iter(questions), **self._call()))
             except grpc.RpcError as error:
                 if _code(error) == grpc.StatusCode.UNIMPLEMENTED:
                     continue
                 raise self._unreachable(error) from error
             for answer in answers:
-                if answer.HasField("error"):
-                    text = answer.error.message
+                if answer.HasField("error_response"):
+                    text = answer.error_response.error_message
                     raise ContractError(f"{self.address}: its reflection failed: {text}")
             return answers
         raise ContractError(
@@ -182,35 +161,3 @@ def _read(path: Path | None) -> bytes | None:
 def _serialize(message: Any) -> bytes:
     data: bytes = message.SerializeToString()
     return data
-
-
-@cache
-def _class(name: str) -> type[Message]:
-    pool = DescriptorPool()
-    file = FileDescriptorProto(name="standard.proto", syntax="proto3", message_type=_declared())
-    pool.AddSerializedFile(file.SerializeToString())
-    return GetMessageClass(pool.FindMessageTypeByName(name))
-
-
-def _declared() -> Iterator[DescriptorProto]:
-    for name, fields in _MESSAGES.items():
-        message = DescriptorProto(name=name)
-        oneof = name.startswith("Reflection")
-        if oneof:
-            message.oneof_decl.add(name="which")
-        for field_name, number, kind in fields:
-            bare = kind.lstrip("*")
-            declared = message.field.add(name=field_name, number=number)
-            declared.label = (
-                FieldDescriptorProto.LABEL_REPEATED
-                if kind != bare
-                else FieldDescriptorProto.LABEL_OPTIONAL
-            )
-            if bare[0].isupper():
-                declared.type = FieldDescriptorProto.TYPE_MESSAGE
-                declared.type_name = f".{bare}"
-            else:
-                declared.type = FieldDescriptorProto.Type.Value(f"TYPE_{bare.upper()}")
-            if oneof:
-                declared.oneof_index = 0
-        yield message

@@ -29,12 +29,15 @@ def vendored(tmp_path: Path) -> Path:
 def older(vendored: Path) -> Path:
     """The same, as if a release before this one had written it, without a field."""
     path = vendored / VLLM
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if " grammar_from_first_token = " not in line))
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(
+        "".join(line for line in lines if " grammar_from_first_token = " not in line),
+        encoding="utf-8",
+    )
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["version"] = "0.0.1"
     manifest["files"][VLLM] = _tree.sha256(path.read_bytes())
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return vendored
 
 
@@ -62,7 +65,7 @@ def test_an_untouched_export_passes_the_check(
 def test_the_check_names_modified_and_missing_files(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (vendored / VLLM).write_text("syntax = 'proto3';\n")
+    (vendored / VLLM).write_text("syntax = 'proto3';\n", encoding="utf-8")
     (vendored / COMMON).unlink()
     assert main(["export", "--check", str(vendored)]) == 1
     shown = capsys.readouterr().out
@@ -84,9 +87,9 @@ def test_the_check_says_by_what_a_copy_is_behind(
 
 
 def test_an_older_export_is_replaced_and_what_others_put_there_stays(older: Path) -> None:
-    (older / "BUILD.bazel").write_text("mine")
+    (older / "BUILD.bazel").write_text("mine", encoding="utf-8")
     (older / "vllm" / "notes").mkdir()
-    (older / "vllm" / "notes" / "why.txt").write_text("mine too")
+    (older / "vllm" / "notes" / "why.txt").write_text("mine too", encoding="utf-8")
     assert main(["export", str(older), "--only", "smg.grpc.common"]) == 0
     assert contents(older).keys() == {COMMON, _tree.MANIFEST, "BUILD.bazel", "vllm/notes/why.txt"}
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
@@ -108,9 +111,9 @@ def test_a_local_modification_is_overwritten_by_force_only(
 def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) -> None:
     mine = vendored / "entity" / "grpc" / "llm.proto"
     mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    mine.write_text("mine", encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
-    assert mine.read_text() == "mine"
+    assert mine.read_text(encoding="utf-8") == "mine"
     assert contents(vendored).keys() == {"entity/grpc/llm.proto", COMMON, VLLM, _tree.MANIFEST}
 
 
@@ -129,7 +132,7 @@ def test_an_unknown_package_is_answered_with_the_known(
 def test_a_folder_of_other_things_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     assert main(["export", str(tmp_path)]) == 2
     assert "not empty, and not written by smg-proto" in capsys.readouterr().err
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
@@ -138,7 +141,7 @@ def test_a_folder_of_other_things_is_left_alone(
 def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     (dest / "smg" / "mine").mkdir(parents=True)
-    (dest / "smg" / "mine" / "thesis.tex").write_text("mine")
+    (dest / "smg" / "mine" / "thesis.tex").write_text("mine", encoding="utf-8")
     assert main(["export", str(dest), "--only", "smg.grpc.common", "--force"]) == 0
     assert contents(dest).keys() == {COMMON, _tree.MANIFEST, "smg/mine/thesis.tex"}
     assert main(["export", "--check", str(dest)]) == 0
@@ -147,9 +150,9 @@ def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> No
 def test_generated_code_is_not_replaced_by_protos(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["command"] = "generate go"
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
     assert "written by `smg-proto generate go`" in capsys.readouterr().err
 
@@ -162,15 +165,15 @@ def test_a_half_written_export_is_completed(vendored: Path) -> None:
 
 def test_a_file_is_no_destination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest = tmp_path / "file"
-    dest.write_text("mine")
+    dest.write_text("mine", encoding="utf-8")
     assert main(["export", str(dest)]) == 2
     assert main(["export", str(dest / "below")]) == 2
     assert "not a directory" in capsys.readouterr().err.lower()
-    assert dest.read_text() == "mine"
+    assert dest.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_broken_manifest_is_named(vendored: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (vendored / _tree.MANIFEST).write_text("{")
+    (vendored / _tree.MANIFEST).write_text("{", encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
     assert main(["export", "--check", str(vendored)]) == 2
     assert "not a manifest of smg-proto" in capsys.readouterr().err
@@ -178,12 +181,12 @@ def test_a_broken_manifest_is_named(vendored: Path, capsys: pytest.CaptureFixtur
 
 def test_a_manifest_cannot_reach_outside_of_its_folder(vendored: Path) -> None:
     victim = vendored.parent / "victim"
-    victim.write_text("mine")
-    manifest = json.loads((vendored / _tree.MANIFEST).read_text())
+    victim.write_text("mine", encoding="utf-8")
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
     manifest["files"]["../victim"] = _tree.sha256(b"mine")
-    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest))
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     assert main(["export", str(vendored), "--force"]) == 2
-    assert victim.read_text() == "mine"
+    assert victim.read_text(encoding="utf-8") == "mine"
 
 
 def test_the_check_of_something_else_is_bad_usage(
@@ -218,7 +221,7 @@ def test_a_killed_run_leaves_what_was_there_and_the_next_one_clears_up(
     older: Path, monkeypatch: pytest.MonkeyPatch, killed_after: str
 ) -> None:
     """Killed before, and between, the two renames that swap the folders."""
-    (older / "mine.txt").write_text("mine")
+    (older / "mine.txt").write_text("mine", encoding="utf-8")
     before = contents(older)
     rename = Path.rename
 
@@ -234,7 +237,7 @@ def test_a_killed_run_leaves_what_was_there_and_the_next_one_clears_up(
     if killed_after == "new":
         assert contents(older) == before
     assert main(["export", str(older), "--only", "vllm.grpc.engine"]) == 0
-    assert (older / "mine.txt").read_text() == "mine"
+    assert (older / "mine.txt").read_text(encoding="utf-8") == "mine"
     assert _export.stale_files(_tree.read_manifest(older) or pytest.fail("no manifest")) == []
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 

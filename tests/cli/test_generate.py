@@ -24,7 +24,7 @@ def program(folder: Path, name: str, version: str) -> Path:
     """A plugin that tells a version, and writes nothing but an error."""
     path = folder / name
     said = f'[ "$1" = --version ] && echo "{name} {version}" && exit 0'
-    path.write_text(f"#!/bin/sh\n{said}\necho out of order >&2\nexit 1\n")
+    path.write_text(f"#!/bin/sh\n{said}\necho out of order >&2\nexit 1\n", encoding="utf-8")
     path.chmod(0o755)
     return path
 
@@ -87,7 +87,7 @@ def test_a_plugin_that_fails_leaves_nothing_behind(
 
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_every_language_has_a_template_with_its_plugins(name: str) -> None:
-    template = (LANGUAGES[name].folder / "buf.gen.yaml").read_text()
+    template = (LANGUAGES[name].folder / "buf.gen.yaml").read_text(encoding="utf-8")
     for tool in LANGUAGES[name].tools:
         builtin = f"protoc_builtin: {name}"
         assert (builtin if tool.program == "protoc" else f"local: {tool.program}\n") in template
@@ -117,10 +117,11 @@ def test_the_version_is_one_that_other_registries_take(monkeypatch: pytest.Monke
 def test_a_renamed_field_keeps_its_number_and_its_json_name(tmp_path: Path) -> None:
     path = tmp_path / "a.proto"
     path.write_text(
-        "  // The descriptor = 1.\n  bytes descriptor = 2;\n  string descriptors = 3;\n"
+        "  // The descriptor = 1.\n  bytes descriptor = 2;\n  string descriptors = 3;\n",
+        encoding="utf-8",
     )
     rename_fields(tmp_path, "descriptor")
-    assert path.read_text() == (
+    assert path.read_text(encoding="utf-8") == (
         "  // The descriptor = 1.\n"
         '  bytes descriptor_field = 2 [json_name = "descriptor"];\n'
         "  string descriptors = 3;\n"

@@ -1,6 +1,7 @@
 """smg-proto list and show: the contract, told at the terminal."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_show_prints_a_definition_that_compiles_to_the_same_message(
     name = "vllm.grpc.engine.SamplingParams"
     assert main(["show", name]) == 0
     shown = capsys.readouterr().out
-    source = (proto_path() / "vllm/grpc/engine/vllm_engine.proto").read_text()
+    source = (proto_path() / "vllm/grpc/engine/vllm_engine.proto").read_text(encoding="utf-8")
     code = [line for line in shown.splitlines() if not line.strip().startswith("//")]
     assert len(code) > 30
     assert [line for line in code if line not in source.splitlines()] == []
@@ -77,7 +78,22 @@ def test_a_wrong_name_gets_the_close_ones_and_exit_2(
     assert told.out == ""
 
 
-def test_a_reader_that_closes_early_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m smg_proto list | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stderr == ""
+@pytest.mark.parametrize("words", [["list"], ["show", "smg.v1.ChatService"], ["--version"]])
+def test_a_reader_that_has_closed_is_no_error(words: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "smg_proto", *words]
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered, cwd=tmp_path
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_locale_without_a_character_is_no_error(tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "smg_proto", "diff", "self", "self", "--format", "markdown"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | ascii_only, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"`self` \u2192 `self`" in done.stdout

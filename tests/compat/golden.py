@@ -10,13 +10,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from _contract import Line
+from _contract import wire
 from _frozen import Frozen
 from _vectors import UNKNOWN, files_of, messages
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+
+from smg_proto._descriptors import Symbol
 
 REQUIRED = {"unset", "zero", "full", "max", "unknown"}
 Classes = dict[str, type[Message]]
@@ -58,7 +60,7 @@ class Golden:
             yield f"{where}: no such release"
             return
         seen: dict[str, set[str]] = {}
-        for number, text in enumerate(path.read_text().splitlines(), 1):
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 vector = json.loads(text)
                 name, case, value = vector["message"], vector["case"], vector["json"]
@@ -157,13 +159,13 @@ def fully_known(message: Message) -> bool:
     return written(known) == written(message)
 
 
-def touched(old: set[Line], new: set[Line]) -> set[str]:
+def touched(old: set[Symbol], new: set[Symbol]) -> set[str]:
     """The messages that have, or reach, a field or oneof that is not the same any more."""
-    there = {line.wire for line in new}
+    there = {wire(line) for line in new}
     found = {
         line.name.rpartition(".")[0]
         for line in old
-        if line.kind in ("field", "oneof") and line.wire not in there
+        if line.kind in ("field", "oneof") and wire(line) not in there
     }
     holders: dict[str, set[str]] = {}
     for line in old:

@@ -8,7 +8,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 import smg_proto
 
 FROZEN = Frozen.here()
-CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(smg_proto.__version__ in FROZEN.own, reason="this very commit is the release")

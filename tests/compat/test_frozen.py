@@ -48,7 +48,7 @@ def test_golden_vectors_read_the_same_then_and_now(path: Path) -> None:
 
 
 def test_since_of_a_mirrored_symbol_is_the_published_release_that_brought_it() -> None:
-    first: dict[tuple[str, ...], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     for version in PUBLISHED:
         for line in FROZEN.contracts[f"published-{version}"]:
             first.setdefault((line.name, line.kind, line.number, line.type), version)
@@ -64,6 +64,6 @@ def test_since_of_a_mirrored_symbol_is_the_published_release_that_brought_it() -
 
 
 def test_the_promise_names_every_contract() -> None:
-    promise = (ROOT / "docs" / "stability.md").read_text()
+    promise = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
     packages = {line.package for line in contract(smg_proto.descriptor_set())}
     assert [package for package in sorted(packages) if f"`{package}`" not in promise] == []

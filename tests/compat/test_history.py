@@ -195,7 +195,7 @@ def test_the_page_is_what_the_tools_say_today() -> None:
 
 
 def test_buf_says_of_these_pairs_what_it_said_when_they_were_measured() -> None:
-    lines = (ROOT / "docs" / "history.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "history.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
     said = {row[0]: tuple(int(cell or 0) for cell in row[-3:]) for row in cells[2:]}
     assert {release: errors for release, errors in said.items() if any(errors)} == {
@@ -210,8 +210,8 @@ def test_buf_says_of_these_pairs_what_it_said_when_they_were_measured() -> None:
 
 
 def test_the_stability_page_has_every_row_that_is_not_compatible() -> None:
-    rows = (ROOT / "docs" / "history.md").read_text().splitlines()
+    rows = (ROOT / "docs" / "history.md").read_text(encoding="utf-8").splitlines()
     broken = [row for row in rows if row.startswith("| 0.") and "| compatible |" not in row]
-    page = (ROOT / "docs" / "stability.md").read_text().splitlines()
+    page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8").splitlines()
     assert len(broken) == len(VERDICTS)
     assert [row for row in page if row.startswith("| 0.")] == broken

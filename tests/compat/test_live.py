@@ -89,10 +89,12 @@ def test_a_faulty_peer_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     right, faulty, expected = FAULTS[fault]
-    source = live.PEER.read_text().replace("Path(__file__)", f"Path({str(live.PEER)!r})")
+    source = live.PEER.read_text(encoding="utf-8").replace(
+        "Path(__file__)", f"Path({str(live.PEER)!r})"
+    )
     assert source.count(right) == 1
     peer = tmp_path / "peer.py"
-    peer.write_text(source.replace(right, faulty))
+    peer.write_text(source.replace(right, faulty), encoding="utf-8")
     monkeypatch.setattr(live, "PEER", peer)
     this = installed(THIS)
     assert [problem for problem in run_chain(this, this, this) if expected in problem]

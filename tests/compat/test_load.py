@@ -20,7 +20,9 @@ PROTO = 'syntax = "proto3";\npackage shop;\n{imports}message Order {{ {fields} }
 
 def tree(folder: Path, fields: str, imports: str = "") -> Path:
     folder.mkdir(parents=True)
-    (folder / "shop.proto").write_text(PROTO.format(fields=fields, imports=imports))
+    (folder / "shop.proto").write_text(
+        PROTO.format(fields=fields, imports=imports), encoding="utf-8"
+    )
     return folder
 
 
@@ -59,7 +61,7 @@ def test_every_form_of_this_contract_is_the_same_contract(tmp_path: Path) -> Non
 def test_a_wheel_is_read_without_running_its_code(tmp_path: Path) -> None:
     path = tmp_path / "trap.whl"
     proof = tmp_path / "it ran"
-    source = (ROOT / "smg_proto" / "llm_pb2.py").read_text()
+    source = (ROOT / "smg_proto" / "llm_pb2.py").read_text(encoding="utf-8")
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("trap/llm_pb2.py", f"open({str(proof)!r}, 'w')\n{source}")
     assert "entity.grpc.LLMService" in load(path).services
@@ -85,7 +87,9 @@ def test_a_git_revision_is_read_from_its_descriptors_or_compiled(
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    (repository / "shop.proto").write_text(PROTO.format(fields="int32 id = 1;", imports=""))
+    (repository / "shop.proto").write_text(
+        PROTO.format(fields="int32 id = 1;", imports=""), encoding="utf-8"
+    )
     (repository / "folder").mkdir()
     monkeypatch.chdir(repository / "folder")
     assert diff(load("git:HEAD"), load(repository)).verdict == "data"
@@ -252,7 +256,7 @@ def test_files_of_other_kinds_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, empty, nothing = tmp_path / "notes.txt", tmp_path / "empty", tmp_path / "nothing"
-    text.write_text("Not a contract.\n")
+    text.write_text("Not a contract.\n", encoding="utf-8")
     empty.write_bytes(b"")
     nothing.mkdir()
     for path in (text, empty, nothing):
@@ -272,7 +276,11 @@ def test_a_wheel_without_protos_or_cut_short_is_refused(
     modules = {name: path for path, name in modules_of_this_package()}
     with zipfile.ZipFile(twice, "w") as wheel:
         wheel.write(modules["smg_proto/llm_pb2.py"], "one/llm_pb2.py")
-        other = modules["smg_proto/llm_pb2.py"].read_text().replace("LLMService", "LLMServicf")
+        other = (
+            modules["smg_proto/llm_pb2.py"]
+            .read_text(encoding="utf-8")
+            .replace("LLMService", "LLMServicf")
+        )
         wheel.writestr("two/llm_pb2.py", other)
     assert "differ about" in refused(capsys, "diff", twice, "self")
     whole = bare.read_bytes()

@@ -32,8 +32,8 @@ def git(repository: Path, *words: str) -> str:
 
 def commit(repository: Path, path: str, old: str, new: str) -> None:
     file = repository / path
-    assert old in file.read_text()
-    file.write_text(file.read_text().replace(old, new, 1))
+    assert old in file.read_text(encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
     git(repository, "commit", "-qam", f"Edit {path}")
 
 
@@ -53,7 +53,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, home / name)
     changelog = home / "CHANGELOG.md"
     entry = "## [Unreleased]\n\n- One more entry.\n"
-    changelog.write_text(changelog.read_text().replace("## [Unreleased]\n", entry, 1))
+    changelog.write_text(
+        changelog.read_text(encoding="utf-8").replace("## [Unreleased]\n", entry, 1),
+        encoding="utf-8",
+    )
     git(home, "init", "-q", "-b", "main")
     for key in ("commit.gpgsign", "tag.gpgsign"):
         git(home, "config", key, "false")
@@ -100,10 +103,10 @@ def test_a_tree_that_is_not_ready_is_refused(
     repository: Path, path: str, old: str, new: str, reason: str
 ) -> None:
     file = repository / path
-    text = file.read_text()
-    file.write_text(text.replace(old, new, 1))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
     done = attempt(repository, VERSION)
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert done.returncode == 1
     assert reason in done.stderr
 
@@ -136,12 +139,12 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
     for revision, version in (("HEAD", later), ("HEAD~1", VERSION)):
         text = git(repository, "show", f"{revision}:smg_proto/__init__.py")
         assert f'__version__ = "{version}"' in text
-    changelog = (repository / "CHANGELOG.md").read_text()
+    changelog = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
     assert section(changelog, "Unreleased") == ""
     assert "- One more entry." in section(changelog, VERSION)
 
     # sdist and wheel, with checksums beside them and in the tag.
-    sums = (repository / "dist" / "SHA256SUMS").read_text()
+    sums = (repository / "dist" / "SHA256SUMS").read_text(encoding="utf-8")
     assert sums.strip() in git(repository, "tag", "--list", "--format=%(contents)", f"v{VERSION}")
     names = [line.split("  ")[1] for line in sums.splitlines()]
     stem = f"smg_grpc_proto-{VERSION}"

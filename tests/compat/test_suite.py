@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import _vectors
 import golden
 import pytest
-from _contract import contract, parse
+from _contract import as_line, contract, parse
 from _frozen import COMPAT, PUBLISHED, Frozen
 from golden import Golden
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -20,6 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from live import cells, uncovered
 
 import smg_proto
+from smg_proto._descriptors import Symbol
 
 OURS = "9.9.9"
 NOW = contract(smg_proto.descriptor_set())
@@ -53,7 +55,7 @@ def all_problems(frozen: Frozen) -> list[str]:
 
 
 def refresh_sums(frozen: Frozen) -> None:
-    (frozen.home / "SHA256SUMS").write_text(frozen.sums())
+    (frozen.home / "SHA256SUMS").write_text(frozen.sums(), encoding="utf-8")
 
 
 def test_untouched_it_finds_nothing(frozen: Frozen) -> None:
@@ -86,7 +88,7 @@ def test_a_release_without_a_snapshot_is_missed(frozen: Frozen) -> None:
 @pytest.mark.parametrize("path", [f"vectors/{OURS}/more.jsonl", "releases/0.0.1/contract.txt"])
 def test_a_file_that_nothing_uses_is_found(frozen: Frozen, path: str) -> None:
     (frozen.home / path).parent.mkdir(exist_ok=True)
-    (frozen.home / path).write_text("")
+    (frozen.home / path).write_text("", encoding="utf-8")
     refresh_sums(frozen)
     assert [p for p in frozen.unsound() if p.startswith(path)]
 
@@ -117,7 +119,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
     choice = random.Random(4)
     golden_vectors = Golden(frozen)
     for path in [*frozen.vectors(OURS).iterdir(), *frozen.vectors("published-0.4.6").iterdir()]:
-        rows = path.read_text().splitlines()
+        rows = path.read_text(encoding="utf-8").splitlines()
         chosen = [
             i for i, row in enumerate(rows) if '"case":"full"' in row and '"hex":""' not in row
         ]
@@ -125,7 +127,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
         vector = json.loads(rows[number])
         edit(vector)
         rows[number] = json.dumps(vector)
-        path.write_text("\n".join(rows) + "\n")
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
         found = list(golden_vectors.problems(path))
         where = f"vectors/{path.parent.name}/{path.name}:{number + 1}:"
         assert [p for p in found if p.startswith(where)], f"{where} {rows[number]}"
@@ -133,10 +135,10 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
 
 def test_a_dropped_vector_is_missed(frozen: Frozen) -> None:
     path = frozen.vectors(OURS) / "smg.v1.jsonl"
-    rows = path.read_text().splitlines(keepends=True)
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for case in golden.REQUIRED:
         first = next(i for i, row in enumerate(rows) if f'"case":"{case}"' in row)
-        path.write_text("".join(rows[:first] + rows[first + 1 :]))
+        path.write_text("".join(rows[:first] + rows[first + 1 :]), encoding="utf-8")
         (problem,) = Golden(frozen).problems(path)
         assert problem.endswith(f"has no vector for {case}")
 
@@ -182,8 +184,8 @@ def test_a_reader_that_takes_a_field_for_another_type_is_found(
 def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
     for release in ("published-0.4.28", OURS):
         path = frozen.home / "releases" / release / "contract.txt"
-        first, second, rest = path.read_text().split("\n", 2)
-        path.write_text(f"{first}\n{rest}")
+        first, second, rest = path.read_text(encoding="utf-8").split("\n", 2)
+        path.write_text(f"{first}\n{rest}", encoding="utf-8")
         refresh_sums(frozen)
         (dropped,) = parse(second)
         found = list(Frozen(frozen.home, frozen.own).unsound())
@@ -191,7 +193,7 @@ def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
 
 
 def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
-    some = min(NOW)
+    some = min(NOW, key=as_line)
     moved_on = NOW - {some} | {replace(some, comment="00000000")}
     assert list(frozen.unkept(moved_on, "9.9.10.dev0")) == [], "comments may be rewritten later"
     (problem,) = frozen.unkept(moved_on, OURS)
@@ -199,18 +201,23 @@ def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
     assert some.name in problem
 
 
-@pytest.mark.parametrize("change", [{"number": "77"}, {"type": "bytes"}, {"oneof": "other"}, None])
-def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, str] | None) -> None:
+def first_field(package: str) -> Symbol:
+    fields = (x for x in NOW if x.package == package and x.kind == "field")
+    return min(fields, key=as_line)
+
+
+@pytest.mark.parametrize("change", [{"number": 77}, {"type": "bytes"}, {"oneof": "other"}, None])
+def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, Any] | None) -> None:
     for package, release in (("smg.v1", OURS), ("vllm.grpc.engine", f"published-{PUBLISHED[-1]}")):
-        victim = min(x for x in NOW if x.package == package and x.kind == "field")
+        victim = first_field(package)
         now = NOW - {victim} | ({replace(victim, **change)} if change else set())
         found = list(frozen.unkept(now, "10.0.0.dev0"))
         assert [p for p in found if p.startswith(f"{victim.name}: not as") and f"in {release}" in p]
 
 
 def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: Frozen) -> None:
-    like = min(x for x in NOW if x.package == "tokenspeed.grpc.scheduler" and x.kind == "field")
-    back = replace(like, symbol="MultimodalInputs.back", number="3", type="string")
+    like = first_field("tokenspeed.grpc.scheduler")
+    back = replace(like, name=f"{like.package}.MultimodalInputs.back", number=3, type="string")
     (problem,) = {p for p in frozen.unkept(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
     assert problem == f"{back.name}: 3 had another type in published-0.4.8"
 

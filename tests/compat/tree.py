@@ -12,6 +12,8 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from smg_proto._descriptors import Declaration, declarations
+
 F = FieldDescriptorProto
 Field = tuple[DescriptorProto, FieldDescriptorProto]
 Find = Callable[["Tree"], Iterator[str]]
@@ -30,30 +32,26 @@ class Tree:
         self.services: dict[str, ServiceDescriptorProto] = {}
         self.rpcs: dict[str, MethodDescriptorProto] = {}
         for file in self.files.file:
-            if file.package.startswith("google."):
-                continue
-            for message in file.message_type:
-                self._message(message, file.package, file)
-            for enum in file.enum_type:
-                self.enums[f"{file.package}.{enum.name}"] = enum
-                self.home[f"{file.package}.{enum.name}"] = file
-            for service in file.service:
-                name = f"{file.package}.{service.name}"
-                self.services[name], self.home[name] = service, file
-                self.rpcs |= {f"{name}.{method.name}": method for method in service.method}
-                self.home |= {f"{name}.{method.name}": file for method in service.method}
+            if not file.package.startswith("google."):
+                for declared in declarations(file):
+                    self._add(declared)
 
-    def _message(self, message: DescriptorProto, prefix: str, file: FileDescriptorProto) -> None:
-        name = f"{prefix}.{message.name}"
-        self.messages[name], self.home[name] = message, file
-        for field in message.field:
-            self.fields[f"{name}.{field.name}"] = message, field
-            self.home[f"{name}.{field.name}"] = file
-        for nested in message.nested_type:
-            self._message(nested, name, file)
-        for enum in message.enum_type:
-            self.enums[f"{name}.{enum.name}"] = enum
-            self.home[f"{name}.{enum.name}"] = file
+    def _add(self, declared: Declaration) -> None:
+        name, proto = declared.name, declared.proto
+        self.home[name] = declared.file
+        match declared.kind:
+            case "message":
+                self.messages[name] = proto
+            case "field":
+                self.fields[name] = declared.parent, proto
+            case "enum":
+                self.enums[name] = proto
+            case "service":
+                self.services[name] = proto
+            case "rpc":
+                self.rpcs[name] = proto
+            case _:
+                pass
 
     def plain(self) -> Iterator[tuple[str, DescriptorProto, FieldDescriptorProto]]:
         """Singular scalar fields that stand alone: in no oneof, not `optional`."""

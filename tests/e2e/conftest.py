@@ -41,11 +41,11 @@ def house(
     engine: FakeVllmEngine | None = None
     with ExitStack() as stack:
         if request.param == "fake":
-            template.write_text(TEMPLATE)
+            template.write_text(TEMPLATE, encoding="utf-8")
             engine = FakeVllmEngine(tokens_per_chunk=2)
             worker, model = str(stack.enter_context(run_vllm_engine(engine))), engine.name
         else:
-            template.write_text(ECHO_TEMPLATE)
+            template.write_text(ECHO_TEMPLATE, encoding="utf-8")
             wheel: Path = request.getfixturevalue("wheel")
             python = servicer_environment(home / "servicer", wheel)
             servicer = stack.enter_context(published_servicer(python, home / "worker"))

@@ -6,10 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+from support import eventually
 
 from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.testing import Answer, FakeVllmEngine
@@ -36,14 +36,6 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            pytest.fail(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
 
 
 @dataclass
@@ -112,7 +104,7 @@ class Gateway:
                 command, stdout=log, stderr=log, env=os.environ | CLOSED, start_new_session=True
             )
         if self.workers:
-            wait_for(self.http.ready, f"the gateway is ready; see {self.folder}/gateway.log")
+            eventually(self.http.ready, f"the gateway is ready; see {self.folder}/gateway.log")
 
     def kill(self) -> None:
         if self._process:
@@ -163,14 +155,14 @@ def front_door(upstream: str, folder: Path, *flags: str) -> Iterator[Door]:
     log = folder / "front_door.log"
     command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream]
     command += ["--listen", "127.0.0.1:0", *flags]
-    with log.open("w") as stderr:
+    with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     with process:
         assert process.stdout
         banner = process.stdout.readline()
         if " on 127.0.0.1:" not in banner:
             process.kill()
-            pytest.fail(f"the front door did not start\n{log.read_text()}")
+            pytest.fail(f"the front door did not start\n{log.read_text(encoding='utf-8')}")
         address = banner.partition(" on ")[2].partition(",")[0]
         try:
             with grpc.insecure_channel(address) as channel:

@@ -14,9 +14,9 @@ from urllib.request import urlopen
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import ROOT
+from support import ROOT, eventually
 
-from e2e.house import Door, Gateway, front_door, gateway, wait_for
+from e2e.house import Door, Gateway, front_door, gateway
 from smg_proto import smg_pb2 as smg
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import from_rpc_error
@@ -87,11 +87,11 @@ def test_cancelling_stops_the_engine(slow: FakeVllmEngine, door: Door) -> None:
     events = door.chats.StreamChat(chat("slow", 2000))
     assert next(iter(events)).HasField("start")
     events.cancel()
-    wait_for(lambda: idle(slow), "the engine is idle", 5)
+    eventually(lambda: idle(slow), "the engine is idle")
     waiting = door.chats.Chat.future(chat("slow", 2000))
-    wait_for(lambda: not idle(slow), "the engine is at work")
+    eventually(lambda: not idle(slow), "the engine is at work")
     waiting.cancel()
-    wait_for(lambda: idle(slow), "the engine is idle", 5)
+    eventually(lambda: idle(slow), "the engine is idle")
     assert slow.record.counters.finished == before
 
 
@@ -99,7 +99,7 @@ def test_a_deadline_stops_the_engine(slow: FakeVllmEngine, door: Door) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(door.chats.StreamChat(chat("slow", 2000), timeout=0.5))
     assert from_rpc_error(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_for(lambda: idle(slow), "the engine is idle", 5)
+    eventually(lambda: idle(slow), "the engine is idle")
 
 
 def test_a_client_that_is_gone_stops_the_engine(slow: FakeVllmEngine, door: Door) -> None:
@@ -107,7 +107,7 @@ def test_a_client_that_is_gone_stops_the_engine(slow: FakeVllmEngine, door: Door
         events = smg_pb2_grpc.ChatServiceStub(channel).StreamChat(chat("slow", 2000))
         next(iter(events))
         assert not idle(slow)
-    wait_for(lambda: idle(slow), "the engine is idle", 5)
+    eventually(lambda: idle(slow), "the engine is idle")
 
 
 def test_an_engine_that_fails_in_the_middle_fails_the_stream(
@@ -194,7 +194,7 @@ def test_a_killed_worker_fails_its_streams(door: Door) -> None:
         workers = door.workers
         spec = smg.WorkerSpec(url=f"grpc://{address}")
         workers.CreateWorker(smg.CreateWorkerRequest(spec=spec))
-        wait_for(lambda: answers(door, "doomed"), "the new worker answers")
+        eventually(lambda: answers(door, "doomed"), "the new worker answers")
         events = door.chats.StreamChat(chat("doomed", 1000))
         for _, _event in zip(range(5), events, strict=False):
             pass
@@ -241,7 +241,7 @@ def test_every_call_of_many_is_accounted_for(slow: FakeVllmEngine, door: Door) -
     assert sum(ends.values()) == 60
     assert set(ends) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL"}, ends
     assert ends["OK"] and ends["CANCELLED"]
-    wait_for(lambda: idle(slow), "the engine is idle")
+    eventually(lambda: idle(slow), "the engine is idle")
 
     def counted() -> bool:
         series = metrics(door)
@@ -250,7 +250,7 @@ def test_every_call_of_many_is_accounted_for(slow: FakeVllmEngine, door: Door) -
         active = sum(v for k, v in series.items() if k.startswith("smg_proto_active"))
         return started == ended and active == 0
 
-    wait_for(counted, "each call that was begun has ended in the metrics", 5)
+    eventually(counted, "each call that was begun has ended in the metrics")
 
 
 def metrics(door: Door) -> dict[str, float]:
@@ -282,9 +282,9 @@ def test_a_killed_gateway_is_seen_and_so_is_its_return(real: Gateway, door: Door
         grpc.StatusCode.UNAVAILABLE,
         "GATEWAY_UNAVAILABLE",
     )
-    wait_for(lambda: not serving(), "the front door is no longer healthy", 10)
+    eventually(lambda: not serving(), "the front door is no longer healthy")
     real.start()
-    wait_for(serving, "the front door is healthy again", 10)
+    eventually(serving, "the front door is healthy again")
     assert door.chats.Chat(chat("slow", 3)).usage.completion_tokens == 3
 
 
@@ -310,7 +310,7 @@ def test_keys_pass_through_and_stay_out_of_the_log(
         reply = door.chats.Chat(request, metadata=key)
         assert reply.usage.completion_tokens == 3
         list(door.chats.StreamChat(request, metadata=key))
-        log = door.log.read_text()
+        log = door.log.read_text(encoding="utf-8")
     assert "ChatService.Chat OK" in log
     for private in (SECRET, "Hello.", reply.choices[0].message.content.strip()):
         assert private not in log

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support import make_environment
+from support import eventually, make_environment
 
-from e2e.house import Door, free_port, front_door, gateway, wait_for
+from e2e.house import Door, free_port, front_door, gateway
 from smg_proto import smg_pb2 as smg
 from smg_proto.errors import from_rpc_error
 from smg_proto.testing import Answer, Call, FakeVllmEngine, run_vllm_engine
@@ -25,7 +25,7 @@ def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("mcp")
     python = make_environment(home / "env", ["mcp>=1.9,<2"])
     port = free_port()
-    with (home / "mcp.log").open("w") as log:
+    with (home / "mcp.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([python, SERVER, str(port)], stdout=log, stderr=log)
 
     def listens() -> bool:
@@ -33,7 +33,7 @@ def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_for(listens, f"the MCP server listens; see {home}/mcp.log")
+        eventually(listens, f"the MCP server listens; see {home}/mcp.log")
         yield f"http://127.0.0.1:{port}/mcp"
     finally:
         process.kill()

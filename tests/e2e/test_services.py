@@ -4,8 +4,9 @@ import math
 
 import grpc
 import pytest
+from support import eventually
 
-from e2e.house import House, wait_for
+from e2e.house import House
 from smg_proto import __version__
 from smg_proto import smg_pb2 as smg
 from smg_proto.errors import SmgError, from_rpc_error
@@ -122,7 +123,7 @@ def test_the_gateway_tells_its_version(house: House) -> None:
 
 def test_loads_equal(house: House) -> None:
     house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
-    wait_for(lambda: house.http.ask("GET", "/get_loads")[1]["loads"], "the loads are read")
+    eventually(lambda: house.http.ask("GET", "/get_loads")[1]["loads"], "the loads are read")
     found = house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
     there = house.http.ask("GET", "/get_loads")[1]
     (one,), (other,) = found.loads, there["loads"]
@@ -150,7 +151,7 @@ def test_a_worker_comes_changes_and_goes(house: House) -> None:
         def get() -> smg.Worker:
             return workers.GetWorker(smg.GetWorkerRequest(id=made.id))
 
-        wait_for(lambda: get().state == smg.WORKER_STATE_READY, "the worker is ready")
+        eventually(lambda: get().state == smg.WORKER_STATE_READY, "the worker is ready")
         assert get().spec.priority == 7
         assert get().spec.labels["team"] == "a"
         assert (get().runtime, get().connection_mode) == ("vllm", "grpc")
@@ -163,11 +164,11 @@ def test_a_worker_comes_changes_and_goes(house: House) -> None:
         assert _failure(workers.CreateWorker, again).reason == "WORKER_ALREADY_EXISTS"
         change = smg.UpdateWorkerRequest(id=made.id, priority=9, labels={"shift": "late"})
         workers.UpdateWorker(change)
-        wait_for(lambda: get().spec.priority == 9, "the worker has changed")
+        eventually(lambda: get().spec.priority == 9, "the worker has changed")
         assert get().spec.labels["team"] == "a"
         assert get().spec.labels["shift"] == "late"
         workers.DeleteWorker(smg.DeleteWorkerRequest(id=made.id))
-        wait_for(lambda: not _there(house, made.id), "the worker is gone")
+        eventually(lambda: not _there(house, made.id), "the worker is gone")
     failure = _failure(workers.GetWorker, smg.GetWorkerRequest(id=made.id))
     assert failure.reason == "WORKER_NOT_FOUND"
     assert _failure(workers.GetWorker, smg.GetWorkerRequest(id="nope")).reason == "INVALID_REQUEST"
@@ -229,7 +230,7 @@ def test_a_background_response_is_polled_and_cannot_be_cancelled_late(house: Hou
     assert made.status in (smg.RESPONSE_STATUS_QUEUED, smg.RESPONSE_STATUS_IN_PROGRESS)
     poll = smg.GetResponseRequest(id=made.id)
     over = (smg.RESPONSE_STATUS_COMPLETED, smg.RESPONSE_STATUS_INCOMPLETE)
-    wait_for(lambda: responses.GetResponse(poll).status in over, "the response is over")
+    eventually(lambda: responses.GetResponse(poll).status in over, "the response is over")
     failure = _failure(responses.CancelResponse, smg.CancelResponseRequest(id=made.id))
     assert failure.reason == "RESPONSE_NOT_CANCELLABLE"
     assert failure.code is grpc.StatusCode.FAILED_PRECONDITION

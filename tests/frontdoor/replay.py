@@ -16,7 +16,8 @@ from smg_proto.frontdoor import FrontDoor, Options
 EXCHANGES = {
     exchange["name"]: exchange
     for exchange in map(
-        json.loads, Path(__file__).with_name("exchanges.jsonl").read_text().splitlines()
+        json.loads,
+        Path(__file__).with_name("exchanges.jsonl").read_text(encoding="utf-8").splitlines(),
     )
 }
 
@@ -144,11 +145,3 @@ async def front_door(said: Upstream, **options: Any) -> AsyncIterator[grpc.aio.C
     ):
         said.forget()  # the look at the start
         yield channel
-
-
-async def eventually(condition: Callable[[], object], what: str, seconds: float = 5) -> None:
-    for _ in range(int(seconds * 100)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s: {what}")

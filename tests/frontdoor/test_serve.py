@@ -15,9 +15,10 @@ import grpc
 import pytest
 from certificates import Authority
 from grpc_health.v1 import health_pb2
+from support import async_eventually
 
 from frontdoor.calls import STREAMS, call, stub
-from frontdoor.replay import EXCHANGES, Upstream, eventually, sse
+from frontdoor.replay import EXCHANGES, Upstream, sse
 from frontdoor.replay import upstream as run_upstream
 from smg_proto.cli import main
 
@@ -132,7 +133,7 @@ async def test_calls_that_do_not_end_are_cancelled_after_the_drain(upstream: Ups
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0
         assert await ask.code() is not grpc.StatusCode.OK
-        await eventually(lambda: upstream.dropped == 1, "the request upstream is closed")
+        await async_eventually(lambda: upstream.dropped == 1, "the request upstream is closed")
 
 
 async def test_a_port_in_use_is_one_line(upstream: Upstream, refused: Refused) -> None:
@@ -181,7 +182,7 @@ async def test_its_own_key_is_for_its_own_requests(
     upstream: Upstream, tmp_path: Path, refused: Refused
 ) -> None:
     key = tmp_path / "key"
-    key.write_text("own-key\n")
+    key.write_text("own-key\n", encoding="utf-8")
     upstream.answer(200, MODELS)
     flags = ("--listen", "127.0.0.1:0", "--upstream-key-file", str(key))
     async with (
@@ -232,7 +233,7 @@ async def test_wrong_tls_files_are_one_line(
     authority, other = Authority(), Authority()
     (tmp_path / "cert").write_bytes(authority.issue("localhost").certificate)
     (tmp_path / "key").write_bytes(other.issue("localhost").key)
-    (tmp_path / "junk").write_text("junk")
+    (tmp_path / "junk").write_text("junk", encoding="utf-8")
     cert, key, junk = (str(tmp_path / name) for name in ("cert", "key", "junk"))
     for flags, said in (
         (("--tls-cert", cert), "go together"),
@@ -262,9 +263,7 @@ async def test_health_follows_the_upstream() -> None:
         ):
             assert await health(channel, "smg.v1.ChatService") == SERVING
             said.ready = False
-            for _ in range(100):
-                if await health(channel, "smg.v1.ChatService") == NOT_SERVING:
-                    break
+            while await health(channel, "smg.v1.ChatService") != NOT_SERVING:
                 await asyncio.sleep(0.05)
             assert await health(channel, "") == NOT_SERVING
             assert await health(channel, "liveness") == SERVING

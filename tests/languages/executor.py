@@ -59,7 +59,7 @@ def every_vector(scratch: Path) -> list[Vector]:
     found: set[Vector] = set()
     for path in [*golden.frozen.fixtures(), *scratch.glob("*.jsonl")]:
         release = path.parent.name if path.parent != scratch else None
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             vector = json.loads(line)
             name, case, value, wire = (vector[key] for key in ("message", "case", "json", "hex"))
             if release and name not in todays_classes():
@@ -151,7 +151,11 @@ def unexpected(outcomes: Iterator[tuple[str, str | None]], expected: Path) -> li
 
     An entry is "check message case", where * stands for anything: something that it fits must fail.
     """
-    entries = [line for line in expected.read_text().splitlines() if line and line[0] != "#"]
+    entries = [
+        line
+        for line in expected.read_text(encoding="utf-8").splitlines()
+        if line and line[0] != "#"
+    ]
     stale = set(entries)
     found: list[str] = []
     for name, problem in outcomes:

@@ -45,7 +45,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> list[Vector]:
 @pytest.fixture
 def entries(tmp_path: Path) -> Path:
     path = tmp_path / "expected_failures.txt"
-    path.write_text("# none\n")
+    path.write_text("# none\n", encoding="utf-8")
     return path
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_executor_is_found_out(
 
 
 def test_an_expected_failure_is_accepted(vectors: list[Vector], entries: Path) -> None:
-    entries.write_text("# It does so.\nagain * unknown\n")
+    entries.write_text("# It does so.\nagain * unknown\n", encoding="utf-8")
     assert unexpected(executor("unknown").outcomes(vectors), entries) == []
 
 
@@ -84,7 +84,7 @@ def test_an_expected_failure_is_accepted(vectors: list[Vector], entries: Path) -
 def test_an_expected_failure_that_does_not_fail_is_reported(
     vectors: list[Vector], entries: Path, entry: str
 ) -> None:
-    entries.write_text(entry + "\n")
+    entries.write_text(entry + "\n", encoding="utf-8")
     found = unexpected(executor().outcomes(vectors), entries)
     assert found
     assert all(entry in problem for problem in found)

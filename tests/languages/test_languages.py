@@ -1,14 +1,13 @@
 """Each language generates its code, reads every golden vector, and talks to Python."""
 
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
 import pytest
 from executor import Executor, Vector, every_vector, unexpected
-from support import ROOT
+from support import ROOT, eventually
 from toolchains import TOOLCHAINS, Command
 
 from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, smg_pb2_grpc, vllm_engine_pb2
@@ -74,13 +73,6 @@ def plain(line: str) -> str:
 
 def asks(text: str) -> Callable[..., bool]:
     return lambda request: request.messages[0].content == text
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # What the clients ask for, asked by Python.

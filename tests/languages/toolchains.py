@@ -167,7 +167,7 @@ class Java(Toolchain):
         for folder, package in ((self.executor, "executor"), (self.client, "example")):
             where = "-Dmdep.outputFile=target/classpath"
             self.mvn("compile", "dependency:build-classpath", where, cwd=folder)
-            libraries = (folder / "target" / "classpath").read_text().strip()
+            libraries = (folder / "target" / "classpath").read_text(encoding="utf-8").strip()
             classes = f"{folder / 'target' / 'classes'}:{libraries}"
             commands.append(["java", "-cp", classes, f"{package}.Main"])
         return Programs(*commands)

@@ -71,6 +71,8 @@ def write_tokenizer(folder: Path) -> None:
         "eos_token": "<end>",
         "chat_template": template,
     }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "config.json").write_text(json.dumps({"model_type": "echo", "eos_token_id": END}))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "echo", "eos_token_id": END}), encoding="utf-8"
+    )

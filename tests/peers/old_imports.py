@@ -48,7 +48,9 @@ if __name__ == "__main__":
     spec = find_spec("smg_grpc_servicer")
     assert spec and spec.origin
     found = {
-        use for path in Path(spec.origin).parent.rglob("*.py") for use in uses(path.read_text())
+        use
+        for path in Path(spec.origin).parent.rglob("*.py")
+        for use in uses(path.read_text(encoding="utf-8"))
     }
     modules = sorted({module.rpartition(".")[2] for module, _ in found})
     missing = sorted(".".join(use) for use in found if not resolves(*use))

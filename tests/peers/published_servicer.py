@@ -40,7 +40,7 @@ SERVICE = "vllm.grpc.engine.VllmEngine"
 async def serve(model: Path, delta: int, interval: float, events: Path | None) -> None:
     def event(name: str, **what: object) -> None:
         if events:
-            with events.open("a") as file:
+            with events.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"event": name, **what}, default=_plain) + "\n")
 
     engine = FakeEngine(model, delta, interval, event)

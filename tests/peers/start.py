@@ -26,7 +26,9 @@ class Servicer:
 
     def events(self) -> list[dict[str, Any]]:
         """What its engine was asked so far, and how each request ended."""
-        lines = self._events.read_text().splitlines() if self._events.exists() else []
+        lines = (
+            self._events.read_text(encoding="utf-8").splitlines() if self._events.exists() else []
+        )
         return [json.loads(line) for line in lines]
 
 
@@ -45,7 +47,7 @@ def published_servicer(
     command = [str(python), "-m", "peers.published_servicer", str(model), "--events", str(events)]
     command += ["--delta", str(delta), "--interval", str(interval)]
     pipe = subprocess.PIPE
-    with log.open("w") as stderr:
+    with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
             command, cwd=ROOT / "tests", stdin=pipe, stdout=pipe, stderr=stderr, text=True
         )
@@ -54,7 +56,9 @@ def published_servicer(
         try:
             line = process.stdout.readline()
             if not line:
-                pytest.fail(f"the published servicer did not start\n{log.read_text()}")
+                pytest.fail(
+                    f"the published servicer did not start\n{log.read_text(encoding='utf-8')}"
+                )
             ready = json.loads(line)
             yield Servicer(f"127.0.0.1:{ready['port']}", ready["smg_grpc_proto"], model, events)
         finally:

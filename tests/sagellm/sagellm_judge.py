@@ -46,5 +46,5 @@ def floats(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    inputs = json.loads(Path(sys.argv[2]).read_text())
+    inputs = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     print(json.dumps([judge(sys.argv[1], model, given) for model, given in inputs]))

@@ -10,7 +10,7 @@ from sagellm_judge import judge
 import smg_proto.sagellm
 
 CASES: list[dict[str, Any]] = json.loads(
-    Path(__file__).with_name("protocol_cases.json").read_text()
+    Path(__file__).with_name("protocol_cases.json").read_text(encoding="utf-8")
 )
 NEWEST = "0.5.4.16"
 
@@ -54,7 +54,9 @@ def test_the_models_accept_and_refuse_what_the_protocol_does(case: dict[str, Any
 
 def test_every_model_of_the_fields_file_is_there_with_its_fields_in_order() -> None:
     fields: dict[str, list[str]] = {}
-    for line in Path(__file__).with_name("protocol_fields.tsv").read_text().splitlines()[1:]:
+    for line in (
+        Path(__file__).with_name("protocol_fields.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    ):
         _, model, kind, field, *_, status, _, _ = line.split("\t")
         if kind in ("model", "enum") and status != "renamed":
             fields.setdefault(model, []).append(field)

@@ -26,7 +26,9 @@ EVENT_IDS = ["request_id", "trace_id", "engine_id"]  # in StreamEvent, once for 
 
 def _facts() -> dict[str, dict[str, str]]:
     """Model.field to its line of the fields file."""
-    head, *lines = Path(__file__).with_name("protocol_fields.tsv").read_text().splitlines()
+    head, *lines = (
+        Path(__file__).with_name("protocol_fields.tsv").read_text(encoding="utf-8").splitlines()
+    )
     rows = [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
     return {
         f"{row['type']}.{row['field']}": row

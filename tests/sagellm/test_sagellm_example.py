@@ -49,7 +49,9 @@ def _answers(program: str) -> bool:
 
 
 def test_the_programs_of_the_page_run() -> None:
-    types, strict, engine, service = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    types, strict, engine, service = re.findall(
+        r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
     setting = "data = {'request_id': 'r', 'trace_id': 't', 'prompt': 'p', 'max_tokens': 8}\n"
     with run_vllm_engine() as address:
         port = address.rpartition(":")[2]
@@ -59,6 +61,6 @@ def test_the_programs_of_the_page_run() -> None:
         assert _answers(service.replace("50051", port))
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)]+)\)", PAGE.read_text()))
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)]+)\)", PAGE.read_text(encoding="utf-8")))
 def test_links_of_the_page_lead_somewhere(link: str) -> None:
     assert Path(PAGE.parent, link).exists()

@@ -16,7 +16,7 @@ from smg_proto.sagellm import Model, is_interface_frozen
 pytestmark = pytest.mark.live
 
 RELEASE = "isagellm-protocol==0.5.4.16"
-CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
+CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text(encoding="utf-8"))
 # What each field of each model is given in turn.
 PROBES: list[Any] = [
     *(None, True, 0, 1, -1, -2, 2, 3, 0.5, 1.0, 8.5, 1e-6, 2**70, "NaN", "Infinity", -2.5),
@@ -100,7 +100,7 @@ def test_both_accept_the_same_and_write_the_same_json(released: Path, tmp_path: 
     inputs += [(m, g) for m, g in _inputs() if m == "Response"]
     assert len(inputs) > 5000
     file = tmp_path / "inputs.json"
-    file.write_text(json.dumps(inputs))
+    file.write_text(json.dumps(inputs), encoding="utf-8")
     script = Path(sagellm_judge.__file__)
     theirs = json.loads(run(released, script, "sagellm_protocol", file))
     differing = [

@@ -34,7 +34,7 @@ from smg_proto.sagellm import (
     stream_event_from_proto,
 )
 
-CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text())
+CASES = json.loads(Path(__file__).with_name("protocol_cases.json").read_text(encoding="utf-8"))
 QUICK = settings(
     max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )

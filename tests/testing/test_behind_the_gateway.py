@@ -41,7 +41,7 @@ def url(engine: Address[FakeVllmEngine], tmp_path_factory: pytest.TempPathFactor
     command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics)]
     command += ["--worker-urls", f"grpc://{engine}"]
     with (
-        (home / "log").open("w") as log,
+        (home / "log").open("w", encoding="utf-8") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as process,
     ):
         try:
@@ -69,7 +69,7 @@ def _ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
                 return url
         except OSError:
             time.sleep(0.1)
-    pytest.fail(f"the gateway did not get ready:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"the gateway did not get ready:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def post(url: str, path: str, **body: Any) -> tuple[int, Any]:

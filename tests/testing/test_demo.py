@@ -1,5 +1,6 @@
 """smg-proto demo as a person runs it, and the examples against it."""
 
+import os
 import re
 import signal
 import socket
@@ -49,8 +50,15 @@ def running() -> Iterator[tuple[str, str]]:
 
 
 def outcome(*command: str) -> "subprocess.CompletedProcess[str]":
+    utf8 = os.environ | {"PYTHONIOENCODING": "utf-8"}  # the demo's model has an emoji
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=utf8,
+        timeout=60,
+        cwd=ROOT,
     )
 
 
@@ -80,7 +88,7 @@ def test_it_serves_and_prints_all_that_it_should(running: tuple[str, str]) -> No
 
 def test_the_line_to_try_works_as_it_is_printed(running: tuple[str, str]) -> None:
     line = running[1].strip().splitlines()[-1].replace("python", sys.executable, 1)
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout[:7]) == (0, " serves"), done.stderr
 
 
@@ -93,7 +101,7 @@ def test_examples_run(running: tuple[str, str], example: str) -> None:
 
 
 def test_quickstart_reads_what_a_completion_has_and_streams_it(running: tuple[str, str]) -> None:
-    source = (ROOT / "examples" / "quickstart.py").read_text()
+    source = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
     assert '"localhost:8000"' in source and "grpc.insecure_channel(target)" in source
     for read in ("response.text", ".finish_reason", ".prompt_tokens", ".completion_tokens"):
         assert read in source

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import io
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
@@ -12,6 +11,7 @@ import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import eventually
 
 from smg_proto import common_pb2, vllm_engine_pb2_grpc
 from smg_proto import vllm_engine_pb2 as pb
@@ -75,13 +75,6 @@ def chunks_of(replies: list[pb.GenerateResponse], index: int = 0) -> list[pb.Gen
 
 def ends_of(replies: list[pb.GenerateResponse]) -> list[pb.GenerateComplete]:
     return [reply.complete for reply in replies if reply.HasField("complete")]
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.005)
 
 
 def status(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
@@ -284,8 +277,8 @@ def test_abort_without_stream_gives_the_tokens_made_so_far(
             text="x", request_id="r2", sampling_params=pb.SamplingParams(ignore_eos=True)
         )
     )
-    eventually(lambda: engine.record.counters.running == 1)
-    time.sleep(0.05)
+    before = len(engine._meter.tokens)
+    eventually(lambda: len(engine._meter.tokens) > before)
     stub.Abort(pb.AbortRequest(request_ids=["r2"]))
     (end,) = ends_of(list(call))
     assert end.finish_reason == "abort" and 0 < end.completion_tokens < 4000
@@ -308,7 +301,7 @@ def test_abort_without_stream_keeps_the_choices_that_had_ended(
     assert [end.finish_reason for end in ends_of(list(call))] == ["stop", "abort"]
 
 
-@pytest.mark.parametrize("deadline", [None, 0.2])
+@pytest.mark.parametrize("deadline", [None, 2.0])
 def test_cancel_and_deadline_end_the_request_and_are_counted(
     stub: Stub, engine: FakeVllmEngine, deadline: float | None
 ) -> None:
@@ -332,7 +325,7 @@ def test_tokenizer_comes_in_chunks_with_the_digest_on_the_last(stub: Stub) -> No
 
 
 def test_kv_events_send_headers_before_there_is_any_event(stub: Stub) -> None:
-    call = stub.SubscribeKvEvents(common_pb2.SubscribeKvEventsRequest(), timeout=3)
+    call = stub.SubscribeKvEvents(common_pb2.SubscribeKvEventsRequest(), timeout=30)
     call.initial_metadata()  # waits for the headers, or for the end
     assert call.is_active()
     call.cancel()
@@ -433,8 +426,8 @@ def test_faults_strike_when_they_are_told_to(stub: Stub, engine: FakeVllmEngine)
     engine.script.add(Fault(Code.INTERNAL), rpc="HealthCheck")
     assert stub.GetModelInfo(pb.GetModelInfoRequest()).is_generation
     assert status(lambda: stub.HealthCheck(pb.HealthCheckRequest()))[0] == Code.INTERNAL
-    engine.script.add(Fault(delay=30))
-    assert status(lambda: list(stub.Generate(request(), timeout=0.1)))[0] == Code.DEADLINE_EXCEEDED
+    engine.script.add(Fault(delay=300))
+    assert status(lambda: list(stub.Generate(request(), timeout=2)))[0] == Code.DEADLINE_EXCEEDED
     eventually(lambda: engine.record.counters.running == 0)
     after = engine.record.counters
     assert after.failed == before[2] + 2 and after.cancelled == before[4] + 1

@@ -1,13 +1,12 @@
 """FakeGateway over a socket: what each service answers."""
 
 import asyncio
-import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import text_format
+from support import eventually
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc as rpc
@@ -22,13 +21,6 @@ WEATHER = pb.Tool(function=pb.FunctionTool(name="get_weather", parameters_json=C
 
 def said(text: str, role: pb.Role.ValueType = pb.ROLE_USER) -> pb.ChatMessage:
     return pb.ChatMessage(role=role, content=text)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.005)
 
 
 def test_stop_example_of_the_contract(channel: grpc.Channel, gateway: FakeGateway) -> None:
@@ -304,7 +296,7 @@ def test_cancelled_stream_ends_the_generation(channel: grpc.Channel, gateway: Fa
     assert counters.running == 1
     call.cancel()
     eventually(lambda: counters.cancelled == before + 1)
-    assert counters.running == 0
+    eventually(lambda: counters.running == 0)
 
 
 def test_request_id_comes_back_and_begins_the_reply_id(channel: grpc.Channel) -> None:

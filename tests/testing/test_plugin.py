@@ -37,7 +37,7 @@ print([name for name in ("grpc", "google.protobuf") if name in sys.modules])
 
 
 def test_fixtures_are_there_without_any_setting(tmp_path: Path) -> None:
-    (tmp_path / "test_users.py").write_text(USERS_TEST)
+    (tmp_path / "test_users.py").write_text(USERS_TEST, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     command += ["-p", "no:hypothesispytest", "-p", "no:asyncio", "test_users.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -313,7 +313,7 @@ def test_without_its_libraries_decoding_says_what_to_install(
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match="pip install transformers"):
         TokenDecoder.from_model_path(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(json.dumps({}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({}), encoding="utf-8")
     with pytest.raises(ImportError, match=r"smg-grpc-proto\[client,decode\]"):
         TokenDecoder.from_model_path(tmp_path)
 

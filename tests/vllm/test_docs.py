@@ -11,7 +11,9 @@ from smg_proto.testing import Address, FakeVllmEngine
 
 EXAMPLES = sorted((ROOT / "examples").glob("vllm_*.py"))
 PROGRAMS = re.findall(
-    r"^```python\n(.*?)^```", (ROOT / "docs" / "vllm-client.md").read_text(), re.M | re.S
+    r"^```python\n(.*?)^```",
+    (ROOT / "docs" / "vllm-client.md").read_text(encoding="utf-8"),
+    re.M | re.S,
 )
 
 
@@ -30,5 +32,5 @@ def test_programs_of_the_documentation_run(
 ) -> None:
     host, _, port = address.rpartition(":")
     file = tmp_path / "program.py"
-    file.write_text(program)
+    file.write_text(program, encoding="utf-8")
     assert run(sys.executable, file, VLLM_GRPC_HOST=host, VLLM_GRPC_PORT=port).strip()

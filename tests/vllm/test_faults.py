@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm_kit import Both, ScriptedEngine, chunk, complete, eventually
+from support import async_eventually, eventually
+from vllm_kit import Both, ScriptedEngine, chunk, complete
 
 from smg_proto.testing import Address, FakeVllmEngine
 from smg_proto.vllm import (
@@ -196,9 +197,9 @@ def test_an_answer_that_stops_in_the_middle_of_an_unstreamed_call(
 ) -> None:
     """One of two choices has come when the deadline strikes: an error, and the engine is told."""
     scripted.messages = [complete(1), complete(2, index=1)]
-    scripted.pause = lambda number: 5.0 * number
+    scripted.pause = lambda number: 100.0 * number
     with pytest.raises(VLLMGrpcTimeoutError):
-        both.create(scripted_client, prompt="x", n=2, timeout=0.3)
+        both.create(scripted_client, prompt="x", n=2, timeout=1.5)
     eventually(lambda: scripted.ended_early == 1)
 
 
@@ -276,7 +277,7 @@ def test_sync_clients_leave_no_threads_and_no_connections(
     for _ in range(5):
         sync_round(address)
     gc.collect()
-    eventually(lambda: threads() == before[0] and descriptors() <= before[1], within=10)
+    eventually(lambda: threads() == before[0] and descriptors() <= before[1])
     eventually(lambda: engine.record.counters.running == 0)
 
 
@@ -309,27 +310,18 @@ async def test_async_clients_leave_no_tasks_and_no_connections(
             with pytest.raises(VLLMGrpcTimeoutError):
                 await client.completions.create(prompt="x", max_tokens=2000, timeout=0.05)
 
-    async def settled() -> None:
-        for _ in range(200):
-            gc.collect()
-            if len(asyncio.all_tasks()) == 1:
-                return
-            await asyncio.sleep(0.02)
+    def settled() -> bool:
+        gc.collect()
+        return len(asyncio.all_tasks()) == 1
 
     await use()
-    await settled()
-    before = (len(asyncio.all_tasks()), descriptors())
+    await async_eventually(settled)
+    before = descriptors()
     for _ in range(5):
         await use()
-    await settled()
-    assert len(asyncio.all_tasks()) == 1
-    ends = time.monotonic() + 10
-    while (len(asyncio.all_tasks()), descriptors()) > before and time.monotonic() < ends:
-        await asyncio.sleep(0.02)
-    assert (len(asyncio.all_tasks()), descriptors()) <= before
-    while engine.record.counters.running and time.monotonic() < ends:
-        await asyncio.sleep(0.02)
-    assert engine.record.counters.running == 0
+    await async_eventually(settled)
+    await async_eventually(lambda: descriptors() <= before)
+    await async_eventually(lambda: engine.record.counters.running == 0)
 
 
 @pytest.mark.live

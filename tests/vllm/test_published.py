@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from peers.start import Servicer, published_servicer, servicer_environment
-from vllm_kit import Both, eventually, used
+from vllm_kit import Both, used
 
 from smg_proto.vllm import (
     StructuredOutputs,
@@ -121,16 +121,12 @@ def test_leaving_a_stream_ends_the_request_in_the_engine(
 ) -> None:
     request_id = f"left-{both.asynchronous}"
     both.each(both.stream(client, prompt="hold on !hold", request_id=request_id), lambda _: True)
-    if both.asynchronous:
-        import asyncio
-
-        both.run(asyncio.sleep(0.1))
 
     def ended() -> bool:
         mine = [e for e in servicer.events() if e.get("request_id") == request_id]
         return any(e["event"] in ("cancelled", "aborted") for e in mine)
 
-    eventually(ended)
+    both.eventually(ended)
 
 
 def test_an_abort_is_a_finish_reason(both: Both, client: Any) -> None:

@@ -9,7 +9,7 @@ from smg_proto._descriptors import Symbol, symbols
 from smg_proto.cli import CommandError
 
 
-class Contract:
+class Installed:
     """The symbols of this release, google's own left out."""
 
     @cached_property

@@ -1,0 +1,49 @@
+"""From a fresh checkout to a completion, token by token: what README's first screen shows.
+
+Makes .venv with the package, runs `smg-proto demo` on a free port, runs examples/quickstart.py
+against it, and stops the demo. Exit: 0 all went well.
+"""
+
+import subprocess
+import sys
+import threading
+
+import _venv
+
+_PATIENCE = 60  # seconds for the demo to begin, for the client, and for the demo to end
+
+
+def main() -> int:
+    python = _venv.ensure("testing")
+    demo = [str(python), "-m", "smg_proto", "demo", "--listen", "127.0.0.1:0"]
+    print("+", *demo, flush=True)
+    with subprocess.Popen(
+        demo, stdout=subprocess.PIPE, text=True, env=_venv.environment()
+    ) as server:
+        giving_up = threading.Timer(2 * _PATIENCE, server.kill)
+        giving_up.start()
+        try:
+            target = _address(server)
+            client = [str(python), str(_venv.ROOT / "examples" / "quickstart.py"), target]
+            print("+", *client, flush=True)
+            done = subprocess.run(client, env=_venv.environment(), timeout=_PATIENCE)
+            server.terminate()
+            server.communicate(timeout=_PATIENCE)
+        finally:
+            giving_up.cancel()
+            server.kill()
+    if done.returncode or server.returncode:
+        print(f"quickstart: client {done.returncode}, demo {server.returncode}", file=sys.stderr)
+        return 1
+    print("quickstart: done; `smg-proto demo` runs the server for you to try", flush=True)
+    return 0
+
+
+def _address(server: "subprocess.Popen[str]") -> str:
+    """The demo's address, from what it prints."""
+    assert server.stdout is not None
+    for line in server.stdout:
+        _, found, rest = line.partition("listening on ")
+        if found:
+            return rest.partition(",")[0]
+    sys.exit("quickstart: the demo did not begin to listen")

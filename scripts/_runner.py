@@ -1,0 +1,156 @@
+"""Run the checks and the tests, in the repository's own environment.
+
+    scripts/test                 the gate, the core suite, then every slow group
+    scripts/test gate core       some groups only; slow stands for all beyond these two
+    scripts/test core -- -k pb2  what follows -- goes to pytest
+    scripts/test --list          the groups and what each does
+
+Exit status: 0 all passed, 1 something failed, 2 bad usage, or something that it needs is missing.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import _venv
+
+ROOT = _venv.ROOT
+RESULTS = ROOT / ".cache" / "test"
+GATE = {
+    "generated code is what proto/ gives": ["python", "scripts/build.py", "--check"],
+    "protos are clean": ["buf", "lint"],
+    "protos are formatted": ["buf", "format", "--diff", "--exit-code"],
+    "protos keep what was released": ["python", "scripts/freeze.py", "check"],
+    "code style": ["ruff", "check", "."],
+    "code format": ["ruff", "format", "--check", "."],
+}
+PARALLEL = {"core", "typing", "packaging", "matrix"}  # groups that share nothing: two tests at once
+
+
+@dataclass
+class Result:
+    """What became of a group."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: dict[str, int] = field(default_factory=dict[str, int])  # how many, by reason
+    slowest: tuple[str, float] | None = None
+    seconds: float = 0.0
+    unable: int = 0  # failed because something that it needs is missing or damaged
+
+    def __str__(self) -> str:
+        words = f"{counts(self.passed, self.failed, sum(self.skipped.values()))}"
+        words += f" in {self.seconds:.0f} s"
+        if self.slowest:
+            words += f"; slowest: {self.slowest[0]}, {self.slowest[1]:.1f} s"
+        reasons = [f"{reason} ({count})" for reason, count in self.skipped.items()]
+        return words + (f"; skipped: {', '.join(reasons)}" if reasons else "")
+
+
+def counts(passed: int, failed: int, skipped: int) -> str:
+    return f"{passed} passed, {failed} failed, {skipped} skipped"
+
+
+def groups() -> dict[str, str]:
+    """Every group with what it does. Beyond the first two: the markers of pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = text.partition("markers = [")[2].partition("\n]")[0]
+    return {
+        "gate": "generated code, protos and style are as they should be",
+        "core": "behaviour, over loopback; needs Python and git alone",
+        **dict(re.findall(r'^\s*"(\w+): (.+)"', block, re.MULTILINE)),
+    }
+
+
+def gate() -> Result:
+    result = Result()
+    for what, command in GATE.items():
+        print(f"gate: {what}: {' '.join(command)}", flush=True)
+        started = time.monotonic()
+        try:
+            with subprocess.Popen(command, cwd=ROOT, env=_venv.environment(), text=True) as process:
+                _, status = _venv.watch(process)
+        except OSError as error:
+            print(
+                f"gate: cannot run {command[0]}: {error.strerror}; "
+                f"delete {_venv.VENV} and run again",
+                file=sys.stderr,
+            )
+            status = 2
+        took = time.monotonic() - started
+        if result.slowest is None or took > result.slowest[1]:
+            result.slowest = (" ".join(command), took)
+        result.passed += not status
+        result.failed += bool(status)
+        result.unable += status == 2
+    return result
+
+
+def pytest(group: str, slow: list[str], extra: list[str]) -> Result:
+    report = RESULTS / f"{group}.json"
+    report.unlink(missing_ok=True)
+    chosen = group if group != "core" else " and ".join(f"not {name}" for name in slow)
+    command = ["python", "-m", "pytest", "-q", "-m", chosen, f"--summary={report}"]
+    command += ["-n", "2"] if group in PARALLEL else []
+    status = subprocess.run([*command, *extra], cwd=ROOT, env=_venv.environment()).returncode
+    if not report.exists():
+        return Result(failed=1)
+    told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    result = Result(told["passed"], told["failed"], told["skipped"], told["slowest"])
+    if status not in (0, 5) and not result.failed:  # 5: the group has no tests
+        result.failed = 1
+    return result
+
+
+def main(words: list[str]) -> int:
+    extra = words[words.index("--") + 1 :] if "--" in words else []
+    named = words[: words.index("--")] if "--" in words else words
+    known = groups()
+    slow = [*known][2:]
+    if "slow" in named:
+        at = named.index("slow")
+        named[at : at + 1] = slow
+    if {"-h", "--help"} & {*named}:
+        print(__doc__)
+    if {"-h", "--help", "--list"} & {*named}:
+        print("\n".join(f"{name:10} {what}" for name, what in known.items()))
+        return 0
+    if wrong := [name for name in named if name not in known]:
+        _venv.stop(f"no group {wrong[0]!r}; there are {', '.join(known)}")
+    if not shutil.which("git"):
+        _venv.stop("git is not on PATH: the checks read the repository; install it")
+    os.chdir(ROOT)
+    _venv.ensure("dev")
+    try:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _venv.stop(f"cannot write {RESULTS}: {error.strerror}; make it a writable directory")
+    results: dict[str, Result] = {}
+    for group in dict.fromkeys(named or known):
+        print(f"\n== {group}: {known[group]}", flush=True)
+        started = time.monotonic()
+        try:
+            result = gate() if group == "gate" else pytest(group, slow, extra)
+        except KeyboardInterrupt:
+            return 130
+        result.seconds = time.monotonic() - started
+        results[group] = result
+        print(f"== {group}: {result}", flush=True)
+    return summary(results)
+
+
+def summary(results: dict[str, Result]) -> int:
+    print()
+    for group, result in results.items():
+        print(f"{group}: {result}")
+    failed = sum(result.failed for result in results.values())
+    skipped = sum(sum(result.skipped.values()) for result in results.values())
+    print(counts(sum(result.passed for result in results.values()), failed, skipped), flush=True)
+    unable = sum(result.unable for result in results.values())
+    return 1 if failed > unable else 2 if unable else 0

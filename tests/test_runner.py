@@ -1,0 +1,217 @@
+"""scripts/test and scripts/quickstart, for the person who runs them: what they say, and when."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import _runner
+import _venv
+import pytest
+from support import ROOT, old_python
+
+ENTRIES = ["scripts/test", "scripts/quickstart"]
+
+
+def script(*words: str, python: str = sys.executable, **env: str) -> tuple[int, str]:
+    """Status and what came to standard error."""
+    done = subprocess.run(
+        [python, *words], capture_output=True, text=True, env=os.environ | env, timeout=100
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the set-up reads, to do harm to."""
+    home = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT / "scripts", home / "scripts", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "pyproject.toml", home)
+    return home
+
+
+def ready(checkout: Path) -> Path:
+    """A .venv that its stamp calls ready: the path of its Python, which is not there yet."""
+    code = "import _venv; print(_venv.wanted())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=checkout / "scripts")
+    venv = checkout / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    for purpose in ("dev", "testing"):
+        (venv / f"ready-{purpose}").write_text(done.stdout.strip(), encoding="utf-8")
+    return venv / "bin" / "python"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.9"])
+def test_an_old_python_is_told_in_one_line(version: str, entry: str) -> None:
+    status, said = script(str(ROOT / entry), python=old_python(version))
+    assert status == 2
+    assert re.fullmatch(rf".*{entry}: Python {version} is too old: .* 3\.10 .*\n", said)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_python_below_the_oldest_is_too_old(entry: str) -> None:
+    code = (
+        f"import runpy, sys; sys.version_info = (3, 9, 30); runpy.run_path({str(ROOT / entry)!r})"
+    )
+    status, said = script("-c", code, PYTHONPATH=str(ROOT / "scripts"))
+    assert status == 2 and "Python 3.9 is too old" in said and said.count("\n") == 1
+
+
+def test_an_unknown_group_is_told_the_ones_there_are() -> None:
+    status, said = script(str(ROOT / "scripts/test"), "cor")
+    assert status == 2 and "'cor'; there are gate, core, typing" in said and said.count("\n") == 1
+
+
+def test_no_git_is_one_line(tmp_path: Path) -> None:
+    status, said = script(str(ROOT / "scripts/test"), "core", PATH=str(tmp_path))
+    assert status == 2 and said.startswith("test: git is not on PATH") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_place_that_cannot_be_written_is_one_line(entry: str, checkout: Path) -> None:
+    (checkout / ".venv").touch()
+    status, said = script(str(checkout / entry))
+    assert status == 2 and f"{checkout}/.venv" in said and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("harm", ["gone", "broken", "empty"])
+def test_a_damaged_environment_is_one_line(harm: str, entry: str, checkout: Path) -> None:
+    python = ready(checkout)
+    if harm == "broken":
+        python.write_bytes(b"\x7fELF and no more")
+        python.chmod(0o755)
+    elif harm == "empty":
+        python.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # as without a package
+        python.chmod(0o755)
+    status, said = script(str(checkout / entry))
+    assert status == 2 and "is damaged" in said and "delete it" in said, said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.packaging
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_no_network_is_one_line(entry: str, checkout: Path) -> None:
+    nowhere = "http://127.0.0.1:9/simple"
+    status, said = script(
+        str(checkout / entry),
+        PIP_INDEX_URL=nowhere, PIP_FIND_LINKS="", PIP_NO_CACHE_DIR="1", PIP_RETRIES="0",
+    )  # fmt: skip
+    assert status == 2 and "is a Python package index within reach?" in said, said
+    assert said.count("\n") == 1
+
+
+def test_a_reason_is_the_error_and_its_innermost_cause() -> None:
+    printed = "Resolving\nerror: Request failed\n  cause: a client\n  cause: connection refused\n"
+    assert _venv._reason(printed) == "Request failed: connection refused"
+    assert _venv._reason("WARNING: x\nERROR: No matching distribution\n") == (
+        "No matching distribution"
+    )
+    assert _venv._reason("only this\n") == "only this"
+    assert _venv._reason("") == "no output"
+
+
+SUITE = """
+import time, pytest
+
+@pytest.mark.parametrize("number", range(3))
+def test_fine(number): pass
+
+def test_long(): time.sleep({long})
+
+@pytest.mark.skipif(True, reason="no such program")
+def test_skipped(): pass
+
+def test_without(): pytest.skip("no Python 3.99")
+
+{more}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of one file of tests, for the runner to run."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "conftest.py").write_text(
+        "import progress\nfrom conftest_of_ours import pytest_addoption, pytest_configure\n"
+        "progress.LONG = 0.3\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.pytest.ini_options]\naddopts = '-p no:cacheprovider'\n"
+        'markers = [\n    "slow_one: takes its time",\n]\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "conftest_of_ours.py").write_text(
+        (ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    paths = f"{tmp_path}{os.pathsep}{ROOT / 'tests'}"
+    environment = _venv.environment() | {"PYTHONPATH": paths}
+    monkeypatch.setattr(_venv, "environment", lambda: environment)
+    monkeypatch.setattr(_venv, "ensure", lambda purpose: sys.executable)
+    monkeypatch.setattr(_runner, "ROOT", tmp_path)
+    monkeypatch.setattr(_runner, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_says_what_runs_how_long_and_what_was_skipped_why(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    suite = SUITE.format(long=1, more="")
+    (project / "tests" / "test_it.py").write_text(suite, encoding="utf-8")
+    assert _runner.main(["core"]) == 0
+    said = capfd.readouterr().out
+    assert "== core: behaviour, over loopback" in said
+    assert re.search(r"running for \d+ s: tests/test_it\.py::test_long", said)
+    line = re.search(r"^core: (.+)$", said, re.MULTILINE)
+    assert line
+    assert re.fullmatch(
+        r"4 passed, 0 failed, 2 skipped in \d+ s; slowest: tests/test_it\.py::test_long, 1\.\d s; "
+        r"skipped: no such program \(1\), no Python 3\.99 \(1\)",
+        line[1],
+    )
+    assert said.endswith("\n4 passed, 0 failed, 2 skipped\n")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "def test_bad(): assert False",
+        "@pytest.fixture\ndef bad(): 1 / 0\ndef test_bad(bad): pass",
+        "import no_such_module",
+        "import os\ndef test_bad(): os._exit(3)",
+    ],
+    ids=["failure", "error", "import", "crash"],
+)
+def test_what_fails_is_counted_and_the_status_is_1(
+    more: str, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / "tests" / "test_it.py").write_text(
+        f"import pytest\npytestmark = pytest.mark.slow_one\ndef test_fine(): pass\n{more}\n",
+        encoding="utf-8",
+    )
+    assert _runner.main(["slow"]) == 1
+    said = capfd.readouterr().out
+    assert "== slow_one: takes its time\n" in said
+    assert re.search(r"\n[01] passed, 1 failed, 0 skipped\n\Z", said)
+
+
+def test_a_gate_that_cannot_look_is_status_2(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    exits = {str(code): ["python", "-c", f"raise SystemExit({code})"] for code in (0, 2)}
+    monkeypatch.setattr(_runner, "GATE", exits)
+    assert _runner.main(["gate"]) == 2
+    assert capfd.readouterr().out.endswith("\n1 passed, 1 failed, 0 skipped\n")
+    monkeypatch.setitem(exits, "none", ["no-such-tool"])
+    assert _runner.main(["gate"]) == 2
+    assert "gate: cannot run no-such-tool: " in capfd.readouterr().err
+    monkeypatch.setitem(exits, "1", ["python", "-c", "raise SystemExit(1)"])
+    assert _runner.main(["gate"]) == 1
