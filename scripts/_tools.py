@@ -52,9 +52,9 @@ def last_line(output: bytes) -> str:
 
 def _wrong() -> str:
     """What this environment lacks, or nothing."""
-    project = (_venv.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pins = _venv.CONSTRAINTS.read_text(encoding="utf-8")
     for name in PINNED:
-        (wanted,) = set(re.findall(rf'"{name}==([\w.]+)"', project))
+        (wanted,) = re.findall(rf"^{name}==([\w.]+)", pins, re.MULTILINE)
         try:
             found = version(name)
         except PackageNotFoundError:
