@@ -12,6 +12,7 @@ from google.protobuf.descriptor_pb2 import (
 
 from smg_proto import descriptor_set, errors, smg_pb2
 from smg_proto._descriptors import Symbol, symbols
+from smg_proto.v1 import chat_pb2
 
 GENERATION = ("CompletionRequest", "ChatRequest", "CreateMessageRequest", "CreateResponseRequest")
 FILES = [file for file in descriptor_set().file if file.package == "smg.v1"]
@@ -74,7 +75,8 @@ def test_shared_fields_of_generation_requests_have_one_number_and_type() -> None
         descriptor = smg_pb2.DESCRIPTOR.message_types_by_name[name]
         for field in descriptor.fields:
             of = field.message_type or field.enum_type
-            shape = (field.number, field.type, of.full_name if of else "", field.has_presence)
+            kind = "" if not of else "map" if of.name == "MetadataEntry" else of.full_name
+            shape = (field.number, field.type, kind, field.has_presence)
             shared += field.name in seen
             assert seen.setdefault(field.name, shape) == shape, f"{name}.{field.name}"
             numbers.setdefault(field.number, set()).add(field.name)
@@ -82,6 +84,22 @@ def test_shared_fields_of_generation_requests_have_one_number_and_type() -> None
     inputs = {2, 16}  # what is asked differs by API; all else that is shared has its number alone
     for number, names in numbers.items():
         assert len(names) == 1 or number in inputs or number >= 30, (number, names)
+
+
+def test_the_facade_answers_what_the_descriptor_of_a_file_does() -> None:
+    facade = smg_pb2.DESCRIPTOR
+    questions = {name for name in dir(chat_pb2.DESCRIPTOR) if not name.startswith("_")}
+    assert {name for name in questions if not hasattr(facade, name)} == set()
+    # It is a file of the pool, which imports all others of its package publicly.
+    assert facade.pool.FindFileByName(facade.name).serialized_pb == facade.serialized_pb
+    parts = [file for file in descriptor_set().file if file.package == facade.package]
+    assert {file.name for file in facade.public_dependencies} == {file.name for file in parts}
+    assert facade.message_types_by_name.keys() == {m.name for f in parts for m in f.message_type}
+    assert facade.enum_types_by_name.keys() == {e.name for f in parts for e in f.enum_type}
+    assert facade.services_by_name.keys() == {s.name for f in parts for s in f.service}
+    assert facade.message_types_by_name["ChatRequest"] is smg_pb2.ChatRequest.DESCRIPTOR
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = facade.nothing  # type: ignore[attr-defined]
 
 
 def test_a_delta_of_text_costs_at_most_twelve_bytes_above_its_text() -> None:
