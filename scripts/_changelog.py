@@ -17,17 +17,23 @@ STEPS = ("none", "patch", "minor", "major")
 def section(changelog: str, title: str) -> str:
     """The text under `## [title]`; empty if there is no such heading."""
     found = re.search(
-        rf"^## \[{re.escape(title)}\].*\n((?:(?!## ).*\n?)*)", changelog, re.MULTILINE
+        rf"^## \[{re.escape(title)}\].*\n((?:(?!## |\[[^\]]+\]: ).*\n?)*)", changelog, re.MULTILINE
     )
     return found[1].strip() if found else ""
 
 
 def released_section(changelog: str, version: str, date: str) -> str:
-    """The changelog with what was unreleased under the heading of a version."""
+    """The changelog with what was unreleased under the heading of a version, and its link."""
     if section(changelog, version):
         return changelog
     heading = f"## [{UNRELEASED}]"
-    return changelog.replace(heading, f"{heading}\n\n## [{version}] - {date}", 1)
+    changelog = changelog.replace(heading, f"{heading}\n\n## [{version}] - {date}", 1)
+    return re.sub(
+        rf"^\[{UNRELEASED}\]: (.*/compare/)(\S+)\.\.\.HEAD$",
+        rf"[{UNRELEASED}]: \1v{version}...HEAD\n[{version}]: \1\2...v{version}",
+        changelog,
+        flags=re.MULTILINE,
+    )
 
 
 def step(old: str, new: str) -> str:

@@ -28,16 +28,11 @@ class _Facade:
 
 DESCRIPTOR = _Facade({descriptor})
 '''
+# What it does not answer itself it hands on, so that it is a file's descriptor for all who ask.
 _DESCRIPTOR_STUB = """\
 from google.protobuf import descriptor as _descriptor
 
-class _Facade(_descriptor.FileDescriptor):
-    enum_types_by_name: dict[str, _descriptor.EnumDescriptor]
-    extensions_by_name: dict[str, _descriptor.FieldDescriptor]
-    message_types_by_name: dict[str, _descriptor.Descriptor]
-    services_by_name: dict[str, _descriptor.ServiceDescriptor]
-
-DESCRIPTOR: _Facade
+DESCRIPTOR: _descriptor.FileDescriptor
 """
 
 

@@ -29,6 +29,8 @@ GATE = {
     "protos keep what was released": ["python", "scripts/freeze.py", "check"],
     "code style": ["ruff", "check", "."],
     "code format": ["ruff", "format", "--check", "."],
+    "links lead somewhere": ["python", "scripts/links.py"],
+    "workflows are safe": ["zizmor", "--offline", "--quiet", "--persona=pedantic", ".github"],
 }
 PARALLEL = {"core", "typing", "packaging", "matrix"}  # groups that share nothing: two tests at once
 

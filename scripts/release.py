@@ -3,6 +3,8 @@
 
     scripts/release.py 0.6.0 --dry-run       only the checks, and what would be done
     scripts/release.py 0.6.0                 all of it; runs the whole of scripts/test before
+    scripts/release.py 0.6.0 --rebuild       build what is tagged into dist/, if that comes out with
+                                             the checksums in the tag
 
 The checks: a clean tree, a free version, a changelog that names every changed symbol, a step of
 version that is big enough for the change, comments that date new symbols rightly. Then it writes
@@ -103,11 +105,11 @@ def write_release(version: str) -> None:
         Frozen.here().write(version, contract(files), files, Path(made))
 
 
-def build(out: Path) -> str:
-    """sdist and wheel of what is staged, as SHA256SUMS has them."""
+def build(out: Path, tree: str) -> str:
+    """sdist and wheel of a tree of git's, as SHA256SUMS has them."""
     with tempfile.TemporaryDirectory() as scratch:
         archive, source = Path(scratch, "tree.tar"), Path(scratch, "source")
-        git("archive", f"--output={archive}", git("write-tree"))
+        git("archive", f"--output={archive}", tree)
         shutil.unpack_archive(archive, source)
         run(_venv.PYTHON, "-m", "uv", "build", "-q", "--out-dir", out, source)
     files = sorted([*out.glob("*.whl"), *out.glob("*.tar.gz")])
@@ -115,10 +117,11 @@ def build(out: Path) -> str:
 
 
 def build_twice(out: Path) -> str:
-    """The checksums of a build, after a second one that came out the same."""
-    sums = build(out)
+    """The checksums of a build of what is staged, after a second one that came out the same."""
+    tree = git("write-tree")
+    sums = build(out, tree)
     with tempfile.TemporaryDirectory() as again:
-        if (second := build(Path(again))) != sums:
+        if (second := build(Path(again), tree)) != sums:
             raise Refused(f"two builds of one tree differ:\n{sums}{second}")
     (out / "SHA256SUMS").write_text(sums, encoding="utf-8")
     return sums
@@ -152,14 +155,37 @@ def release(version: str, groups: list[str]) -> None:
     finally:
         shutil.rmtree(built, ignore_errors=True)
     print(f"release: {version} is v{version}; {DIST}:\n{sums}")
-    print(f"release: next: git push --follow-tags, then upload {DIST}")
+    print("release: next: git push --follow-tags; the workflow `release` uploads what is tagged")
+
+
+def rebuild(version: str) -> None:
+    """Build what a tag names into dist/, unless it comes out otherwise than its message says."""
+    tag = f"v{version}"
+    said = git("tag", "--list", "--format=%(contents)", tag)
+    wanted = "".join(f"{line}\n" for line in re.findall(r"^[0-9a-f]{64}  \S+$", said, re.MULTILINE))
+    if not wanted:
+        raise Refused(f"no tag {tag} with checksums: git fetch --force origin tag {tag}")
+    built = Path(tempfile.mkdtemp(dir=ROOT / ".venv"))
+    try:
+        if (sums := build(built, tag)) != wanted:
+            why = "another version of the build backend writes other files"
+            raise Refused(
+                f"{tag} was built as\n{wanted}and is now\n{sums}{why}; make a new release"
+            )
+        shutil.rmtree(DIST, ignore_errors=True)
+        shutil.move(built, DIST)
+    finally:
+        shutil.rmtree(built, ignore_errors=True)
+    print(f"release: {tag}, as tagged; {DIST}:\n{sums}")
 
 
 def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("version", metavar="VERSION", help="such as 0.6.0")
-    parser.add_argument("--dry-run", action="store_true", help="check, write nothing")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="check, write nothing")
+    what.add_argument("--rebuild", action="store_true", help="build again what is tagged")
     parser.add_argument("--groups", nargs="*", default=[], help="of scripts/test; none: all")
     args = parser.parse_args()
     if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", args.version):
@@ -168,6 +194,9 @@ def main() -> int:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     try:
+        if args.rebuild:
+            rebuild(args.version)
+            return 0
         if found := objections(args.version):
             raise Refused("\n".join(found))
         if args.dry_run:

@@ -167,21 +167,14 @@ def _symbol(declared: Declaration, comment: str, since: str) -> Symbol:
 
 
 def _field(symbol: Symbol, field: FieldDescriptorProto, message: DescriptorProto) -> Symbol:
+    number, oneof = field.number, oneof_of(field, message)
     prefix = f".{symbol.name.rpartition('.')[0]}."
     for nested in message.nested_type:
         if nested.options.map_entry and field.type_name == prefix + nested.name:
-            key, value = (type_name(part) for part in nested.field)
-            kind, presence = f"map<{key}, {value}>", "map"
-            break
-    else:
-        kind, presence = type_name(field), _presence(field)
-    return replace(
-        symbol,
-        number=field.number,
-        type=kind,
-        presence=presence,
-        oneof=oneof_of(field, message),
-    )
+            key, value = map(type_name, nested.field)
+            return replace(symbol, number=number, type=f"map<{key}, {value}>", presence="map")
+    presence = _presence(field)
+    return replace(symbol, number=number, type=type_name(field), presence=presence, oneof=oneof)
 
 
 def _presence(field: FieldDescriptorProto) -> Presence:

@@ -286,10 +286,4 @@ from smg_proto.v1.worker_pb2 import (
 )
 from google.protobuf import descriptor as _descriptor
 
-class _Facade(_descriptor.FileDescriptor):
-    enum_types_by_name: dict[str, _descriptor.EnumDescriptor]
-    extensions_by_name: dict[str, _descriptor.FieldDescriptor]
-    message_types_by_name: dict[str, _descriptor.Descriptor]
-    services_by_name: dict[str, _descriptor.ServiceDescriptor]
-
-DESCRIPTOR: _Facade
+DESCRIPTOR: _descriptor.FileDescriptor

@@ -62,8 +62,11 @@ def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     # uv, ruff and the like are found also where the environment is not activated.
     clean["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
+    clean["PYTHONIOENCODING"] = "utf-8"  # whatever the locale
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=clean | env, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=cwd, env=clean | env, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if check and done.returncode:
         pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -79,6 +82,25 @@ def make_environment(
     if words:
         run("uv", "pip", "install", "-q", "--python", interpreter, *words)
     return interpreter
+
+
+def tracked(*folders: str) -> list[str]:
+    """Files of this checkout that belong to the project, below these folders."""
+    command = ["ls-files", "--cached", "--others", "--exclude-standard", *folders]
+    names = run("git", *command, cwd=ROOT).splitlines()
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of this checkout as a repository of its own, with what is not yet committed."""
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    run("git", "init", "-q", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    run("git", *who, "commit", "-q", "-m", "copy", cwd=folder)
+    return folder
 
 
 def build_wheel(out: Path, source: Path = ROOT) -> Path:

@@ -2,14 +2,22 @@
 
 import json
 import os
-import shutil
+import re
 import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
-from support import ROOT, build_wheel, make_environment, run, wheel_metadata
+from support import (
+    ROOT,
+    build_wheel,
+    checkout,
+    make_environment,
+    run,
+    tracked,
+    wheel_metadata,
+)
 
 import smg_proto
 
@@ -28,23 +36,8 @@ print(json.dumps({
 """
 
 
-def tracked(*folders: str) -> list[str]:
-    """Files of this checkout that belong to the project, below these folders."""
-    command = ["ls-files", "--cached", "--others", "--exclude-standard", *folders]
-    names = run("git", *command, cwd=ROOT).splitlines()
-    return [name for name in names if (ROOT / name).is_file()]
-
-
-def checkout(folder: Path) -> Path:
-    """A copy of this checkout as a repository of its own, with what is not yet committed."""
-    for name in tracked():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    run("git", "init", "-q", cwd=folder)
-    run("git", "add", "-A", cwd=folder)
-    who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
-    run("git", *who, "commit", "-q", "-m", "copy", cwd=folder)
-    return folder
+# What pyproject.toml's [build-system] asks for.
+BACKEND = ["hatchling", "hatch-fancy-pypi-readme"]
 
 
 def build_sdist(out: Path, source: Path) -> Path:
@@ -71,7 +64,7 @@ def files_of_wheel(wheel: Path) -> dict[str, bytes]:
 def test_wheel_has_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     packages = {name: (ROOT / name).read_bytes() for name in tracked("smg_proto", "smg_grpc_proto")}
     # What stands beside the packages in a checkout and inside smg_proto in a wheel.
-    inside = tracked("proto", "templates")
+    inside = tracked("proto", "templates", "LICENSE")
     protos = {f"smg_proto/{name}": (ROOT / name).read_bytes() for name in inside}
     assert any(name.endswith(".proto") for name in protos)
     assert {"smg_proto/py.typed", "smg_grpc_proto/py.typed"} < packages.keys()
@@ -102,6 +95,24 @@ def test_metadata_is_as_intended(wheel: Path) -> None:
     assert extras >= {"types", "client", "decode", "testing", "serve", "dev"}
     exact = [line for line in required if "==" in line.partition(";")[0]]
     assert all("extra == 'dev'" in line for line in exact), "a user cannot live with an exact pin"
+
+
+def test_the_index_page_leads_to_the_files_of_this_version(wheel: Path) -> None:
+    metadata = wheel_metadata(wheel)
+    urls = dict(line.split(", ", 1) for line in metadata.get_all("Project-URL", []))
+    assert urls.keys() == {"Repository", "Documentation", "Changelog", "Issues"}
+    assert all(url.startswith(urls["Repository"]) for url in urls.values())
+    assert metadata["Author"] and "@" not in metadata["Author"]
+    payload = metadata.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    page = payload.decode()
+    files = f"{urls['Repository']}/blob/v{smg_proto.__version__}/"
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    own = [link.removeprefix(files) for link in links if link.startswith(files)]
+    assert len(own) >= 10 and all((ROOT / link.partition("#")[0]).exists() for link in own)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page.replace(files, "").strip() == readme.strip()
 
 
 def test_base_install_brings_grpcio_and_protobuf_alone(wheel: Path, tmp_path: Path) -> None:
@@ -154,7 +165,7 @@ def test_pip_installs(way: str, source: Path, tmp_path: Path) -> None:
 
 
 def test_sdist_becomes_a_wheel_without_a_network(sdist: Path, wheel: Path, tmp_path: Path) -> None:
-    python = make_environment(tmp_path / "env", ["pip", "hatchling"])
+    python = make_environment(tmp_path / "env", ["pip", *BACKEND])
     alone = ["--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={tmp_path / 'out'}"]
     nowhere = "http://127.0.0.1:9"
     pip = ["-m", "pip", "wheel", "-q", *alone]
@@ -165,7 +176,7 @@ def test_sdist_becomes_a_wheel_without_a_network(sdist: Path, wheel: Path, tmp_p
 
 def test_installing_compiles_nothing(sdist: Path, tmp_path: Path) -> None:
     # No compiler, no protoc, no plugin within reach; what is installed is what was committed.
-    python = make_environment(tmp_path / "env", ["pip", "hatchling", "grpcio", "protobuf"])
+    python = make_environment(tmp_path / "env", ["pip", *BACKEND, "grpcio", "protobuf"])
     pip = [str(python), "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation"]
     done = subprocess.run(
         [*pip, str(sdist)], env={"PATH": str(python.parent)}, capture_output=True, text=True

@@ -96,10 +96,3 @@ def test_shipped_protos_and_descriptor_set_agree() -> None:
         str(p.relative_to(smg_proto.proto_path())) for p in smg_proto.proto_path().rglob("*.proto")
     }
     assert protos and protos == {name for name in files if not name.startswith("google/")}
-
-
-def test_the_first_program_of_the_readme_is_the_one_that_the_quickstart_runs() -> None:
-    root = Path(__file__).parents[1]
-    assert (root / "examples" / "quickstart.py").read_text(encoding="utf-8") in (
-        root / "README.md"
-    ).read_text(encoding="utf-8")

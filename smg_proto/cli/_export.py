@@ -7,7 +7,7 @@ from pathlib import Path
 from smg_proto import __version__, descriptor_set, proto_path
 from smg_proto.cli import CommandError
 from smg_proto.cli._installed import Installed
-from smg_proto.cli._tree import Manifest, read_manifest, sha256, write
+from smg_proto.cli._tree import Manifest, licence, read_manifest, sha256, write
 from smg_proto.compat import ContractError, diff, load
 
 COMMAND = "export"
@@ -43,10 +43,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def closure(packages: Iterable[str]) -> dict[str, bytes]:
-    """The files of these packages and of all they import; google's own come with every compiler."""
+    """The files of these packages and of all they import, and the licence.
+
+    google's own files come with every compiler.
+    """
     every = {file.name: file for file in descriptor_set().file}
     wanted = [file.name for file in every.values() if file.package in packages]
-    found: dict[str, bytes] = {}
+    found = licence()
     while wanted:
         name = wanted.pop()
         if name not in found and not name.startswith("google/"):

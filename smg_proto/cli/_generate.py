@@ -11,7 +11,7 @@ from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
 from smg_proto.cli._installed import Installed, unknown
 from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language
-from smg_proto.cli._tree import read_tree, write
+from smg_proto.cli._tree import licence, read_tree, write
 
 TEMPLATE = "buf.gen.yaml"
 
@@ -59,7 +59,7 @@ def generated(language: Language) -> dict[str, bytes]:
         if done.returncode:
             said = (done.stderr or done.stdout).strip()
             raise CommandError(f"{language.title} cannot be generated: {said}")
-        files = dict(read_tree(out))
+        files = {**licence(), **dict(read_tree(out))}
     for name, data in read_tree(language.folder):
         if name != TEMPLATE:
             files[name] = data.replace(b"0.0.0-version", semantic_version().encode())

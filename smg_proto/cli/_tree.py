@@ -13,10 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smg_proto import __version__
+from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
 
 MANIFEST = "smg-proto.json"
+
+
+def licence() -> dict[str, bytes]:
+    """The licence, which goes with every copy."""
+    return {"LICENSE": (proto_path().parent / "LICENSE").read_bytes()}
 
 
 def sha256(data: bytes) -> str:

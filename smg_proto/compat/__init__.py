@@ -5,14 +5,14 @@ report = diff(old, load("self"))
 report.verdict, [finding.symbol for finding in report.findings]
 """
 
-from smg_proto.compat._contract import Contract
+from smg_proto.compat._contract import Contract, Field, Message
 from smg_proto.compat._differ import diff
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._load import SPECS, load
 from smg_proto.compat._probe import Witness
 from smg_proto.compat._report import CLASSES, Finding, FindingClass, Report, Verdict
 from smg_proto.compat._server import Access, Server
-from smg_proto.compat._skew import Skew, skew
+from smg_proto.compat._skew import Gap, Skew, skew
 
 __all__ = [
     "CLASSES",
@@ -20,8 +20,11 @@ __all__ = [
     "Access",
     "Contract",
     "ContractError",
+    "Field",
     "Finding",
     "FindingClass",
+    "Gap",
+    "Message",
     "Report",
     "Server",
     "Skew",

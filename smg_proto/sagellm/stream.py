@@ -17,6 +17,7 @@ from smg_proto.sagellm._models import Error, Metrics, Request, Response
 
 __all__ = [
     "BridgeError",
+    "Choice",
     "Chunk",
     "Event",
     "Usage",

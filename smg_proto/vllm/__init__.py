@@ -12,11 +12,22 @@ except ImportError:
     ) from None
 
 from smg_proto import __version__
-from smg_proto.vllm.aio import AsyncVLLMGrpcClient
+from smg_proto.vllm.aio import AsyncParams, AsyncVLLMGrpcClient
+from smg_proto.vllm.aio_resources import (
+    AsyncAdmin,
+    AsyncCompletions,
+    AsyncEmbeddings,
+    AsyncHealth,
+    AsyncKvEvents,
+    AsyncLoadsResource,
+    AsyncModels,
+    AsyncTokenizerResource,
+)
 from smg_proto.vllm.aio_stream import AsyncGenerateStream, AsyncKvEventStream
+from smg_proto.vllm.build import CompletionParams
 from smg_proto.vllm.bundle import TokenizerBundle
-from smg_proto.vllm.client import VLLMGrpcClient
-from smg_proto.vllm.decode import IncrementalDecoder, TokenDecoder
+from smg_proto.vllm.client import SyncParams, VLLMGrpcClient
+from smg_proto.vllm.decode import IncrementalDecoder, TokenDecoder, Tokenizer
 from smg_proto.vllm.errors import (
     APIConnectionError,
     APIError,
@@ -49,7 +60,7 @@ from smg_proto.vllm.errors import (
     VLLMGrpcUnknownError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm.options import Timeout
+from smg_proto.vllm.options import CallParams, NotGiven, Timeout
 from smg_proto.vllm.params import (
     ChoiceConstraint,
     MediaRef,
@@ -57,6 +68,16 @@ from smg_proto.vllm.params import (
     StreamOptions,
     StructuredOutputs,
     TokenizedInput,
+)
+from smg_proto.vllm.resources import (
+    Admin,
+    Completions,
+    Embeddings,
+    Health,
+    KvEvents,
+    LoadsResource,
+    Models,
+    TokenizerResource,
 )
 from smg_proto.vllm.results import (
     Completion,
@@ -86,33 +107,52 @@ __all__ = [
     "APIConnectionError",
     "APIError",
     "APITimeoutError",
+    "Admin",
+    "AsyncAdmin",
+    "AsyncCompletions",
+    "AsyncEmbeddings",
     "AsyncGenerateStream",
+    "AsyncHealth",
     "AsyncKvEventStream",
+    "AsyncKvEvents",
+    "AsyncLoadsResource",
+    "AsyncModels",
+    "AsyncParams",
+    "AsyncTokenizerResource",
     "AsyncVLLMGrpcClient",
     "AuthenticationError",
     "BadRequestError",
+    "CallParams",
     "ChoiceConstraint",
     "Completion",
     "CompletionChoice",
     "CompletionChunk",
     "CompletionChunkChoice",
     "CompletionLogprobs",
+    "CompletionParams",
     "CompletionTokensDetails",
     "CompletionUsage",
+    "Completions",
     "ConflictError",
     "Embedding",
     "EmbeddingResponse",
     "EmbeddingUsage",
+    "Embeddings",
     "GenerateStream",
+    "Health",
     "HealthCheckResponse",
     "IncrementalDecoder",
     "InternalServerError",
     "KvEventStream",
+    "KvEvents",
     "Loads",
+    "LoadsResource",
     "MediaRef",
     "ModelInfo",
     "ModelList",
+    "Models",
     "NotFoundError",
+    "NotGiven",
     "Outcome",
     "PermissionDeniedError",
     "PromptTokensDetails",
@@ -122,10 +162,13 @@ __all__ = [
     "ServerInfo",
     "StreamOptions",
     "StructuredOutputs",
+    "SyncParams",
     "Timeout",
     "TokenDecoder",
     "TokenizedInput",
+    "Tokenizer",
     "TokenizerBundle",
+    "TokenizerResource",
     "VLLMGrpcAbortedError",
     "VLLMGrpcAlreadyExistsError",
     "VLLMGrpcCancelledError",

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from support import find_python, make_environment, run
+from support import ROOT, find_python, make_environment, run
 
 from smg_proto import __version__, proto_path
 from smg_proto.cli import _export, _tree, main
 
 COMMON = "smg/grpc/common/common.proto"
 VLLM = "vllm/grpc/engine/vllm_engine.proto"
+OWN = {"LICENSE", _tree.MANIFEST}  # in every export
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -46,20 +47,24 @@ def test_everything_is_exported(tmp_path: Path) -> None:
     assert main(["export", str(dest)]) == 0
     written = contents(dest)
     manifest = json.loads(written.pop(_tree.MANIFEST))
-    assert written == {k: v for k, v in contents(proto_path()).items() if k.endswith(".proto")}
+    licence = {"LICENSE": (ROOT / "LICENSE").read_bytes()}
+    assert written == {
+        **{k: v for k, v in contents(proto_path()).items() if k.endswith(".proto")},
+        **licence,
+    }
     assert manifest["version"] == __version__
     assert manifest["files"] == {name: _tree.sha256(data) for name, data in written.items()}
 
 
 def test_a_choice_comes_with_what_it_imports(vendored: Path) -> None:
-    assert contents(vendored).keys() == {COMMON, VLLM, _tree.MANIFEST}
+    assert contents(vendored).keys() == {COMMON, VLLM, *OWN}
 
 
 def test_an_untouched_export_passes_the_check(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "--check", str(vendored)]) == 0
-    assert "2 files, unmodified" in capsys.readouterr().out
+    assert "3 files, unmodified" in capsys.readouterr().out
 
 
 def test_the_check_names_modified_and_missing_files(
@@ -91,7 +96,7 @@ def test_an_older_export_is_replaced_and_what_others_put_there_stays(older: Path
     (older / "vllm" / "notes").mkdir()
     (older / "vllm" / "notes" / "why.txt").write_text("mine too", encoding="utf-8")
     assert main(["export", str(older), "--only", "smg.grpc.common"]) == 0
-    assert contents(older).keys() == {COMMON, _tree.MANIFEST, "BUILD.bazel", "vllm/notes/why.txt"}
+    assert contents(older).keys() == {COMMON, "BUILD.bazel", "vllm/notes/why.txt", *OWN}
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 
@@ -114,7 +119,7 @@ def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) 
     mine.write_text("mine", encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
     assert mine.read_text(encoding="utf-8") == "mine"
-    assert contents(vendored).keys() == {"entity/grpc/llm.proto", COMMON, VLLM, _tree.MANIFEST}
+    assert contents(vendored).keys() == {"entity/grpc/llm.proto", COMMON, VLLM, *OWN}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,7 @@ def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> No
     (dest / "smg" / "mine").mkdir(parents=True)
     (dest / "smg" / "mine" / "thesis.tex").write_text("mine", encoding="utf-8")
     assert main(["export", str(dest), "--only", "smg.grpc.common", "--force"]) == 0
-    assert contents(dest).keys() == {COMMON, _tree.MANIFEST, "smg/mine/thesis.tex"}
+    assert contents(dest).keys() == {COMMON, "smg/mine/thesis.tex", *OWN}
     assert main(["export", "--check", str(dest)]) == 0
 
 

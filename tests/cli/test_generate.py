@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from smg_proto.cli import _languages, main
 from smg_proto.cli._generate import rename_fields, semantic_version
@@ -83,6 +84,16 @@ def test_a_plugin_that_fails_leaves_nothing_behind(
     assert generate("typescript", tmp_path / "out") == 2
     assert "out of order" in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["programs"]
+
+
+def test_the_licence_goes_with_generated_code(tmp_path: Path, programs: Path) -> None:
+    plugin = program(programs, "protoc-gen-es", "v2.17.0")  # one that has nothing to write
+    plugin.write_text(
+        plugin.read_text().replace("echo out of order >&2\nexit 1", "/bin/cat >/dev/null")
+    )
+    assert generate("typescript", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert (tmp_path / "out" / "package.json").exists()
 
 
 @pytest.mark.parametrize("name", LANGUAGES)

@@ -1,5 +1,7 @@
 """The changelog names every changed symbol, and the version says how much has changed."""
 
+import re
+
 import pytest
 from _changelog import problems, released_section, section, step
 from _frozen import ROOT, Frozen
@@ -91,13 +93,26 @@ def test_steps_between_versions(old: str, new: str, expected: str) -> None:
     assert step(old, new) == expected
 
 
+def test_every_version_has_a_link_to_what_it_changed() -> None:
+    titles = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE)
+    assert titles[0] == "Unreleased"
+    assert re.findall(r"^\[(.+?)\]: https://", CHANGELOG, re.MULTILINE) == titles
+    tag = f"v{titles[1]}"
+    assert f"/compare/{tag}...HEAD\n" in CHANGELOG
+
+
 def test_unreleased_entries_move_under_the_version() -> None:
     text = (
-        "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- A.\n\n## [0.4.0] - 2026-01-01\n\n- B.\n"
+        "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- A.\n\n## [0.4.0] - 2026-01-01\n\n- B.\n\n"
+        "[Unreleased]: https://h/compare/v0.4.0...HEAD\n[0.4.0]: https://h/releases/tag/v0.4.0\n"
     )
     new = released_section(text, "0.5.0", "2026-02-03")
     assert section(new, "Unreleased") == ""
     assert section(new, "0.5.0") == "### Added\n\n- A."
     assert section(new, "0.4.0") == "- B."
     assert "## [0.5.0] - 2026-02-03\n" in new
+    assert new.endswith(
+        "[Unreleased]: https://h/compare/v0.5.0...HEAD\n"
+        "[0.5.0]: https://h/compare/v0.4.0...v0.5.0\n[0.4.0]: https://h/releases/tag/v0.4.0\n"
+    )
     assert released_section(new, "0.5.0", "2027-01-01") == new

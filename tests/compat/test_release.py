@@ -158,6 +158,20 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
     assert wheel.read_bytes() == (repository / "dist" / names[0]).read_bytes()
     run("python3", "scripts/test", "gate", cwd=repository)
 
+    # The files that are uploaded are built again from the tag; others than those are not.
+    built = [(repository / "dist" / name).read_bytes() for name in names]
+    shutil.rmtree(repository / "dist")
+    assert attempt(repository, VERSION, "--rebuild").returncode == 0
+    assert [(repository / "dist" / name).read_bytes() for name in names] == built
+    shutil.rmtree(repository / "dist")
+    tag = ("tag", "--force", "--annotate", f"v{VERSION}", f"v{VERSION}^{{}}", "--message")
+    git(repository, *tag, sums.replace(sums[:8], "00000000"))
+    done = attempt(repository, VERSION, "--rebuild")
+    assert done.returncode == 1 and f"v{VERSION} was built as" in done.stderr
+    git(repository, *tag, "no checksums")
+    assert "no tag" in attempt(repository, VERSION, "--rebuild").stderr
+    assert not (repository / "dist").exists()
+
     # Never made again, and nothing that it has can be taken away.
     assert f"{VERSION} is frozen already" in attempt(repository, VERSION).stderr
     commit(repository, "proto/smg/v1/chat.proto", "string model = 1;", "string model = 77;")

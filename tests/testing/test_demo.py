@@ -1,4 +1,4 @@
-"""smg-proto demo as a person runs it, and the examples against it."""
+"""smg-proto demo as a person runs it."""
 
 import os
 import re
@@ -21,7 +21,6 @@ from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, vllm_engine_pb2, vllm_engi
 from smg_proto.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ["quickstart", "stream_chat", "tool_call", "handle_errors"]
 
 
 @contextmanager
@@ -90,32 +89,6 @@ def test_the_line_to_try_works_as_it_is_printed(running: tuple[str, str]) -> Non
     line = running[1].strip().splitlines()[-1].replace("python", sys.executable, 1)
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout[:7]) == (0, " serves"), done.stderr
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_run(running: tuple[str, str], example: str) -> None:
-    port = running[0].rpartition(":")[2]
-    done = outcome(f"examples/{example}.py", f"localhost:{port}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) > 1
-
-
-def test_quickstart_reads_what_a_completion_has_and_streams_it(running: tuple[str, str]) -> None:
-    source = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
-    assert '"localhost:8000"' in source and "grpc.insecure_channel(target)" in source
-    for read in ("response.text", ".finish_reason", ".prompt_tokens", ".completion_tokens"):
-        assert read in source
-    lines = outcome("examples/quickstart.py", running[0]).stdout.splitlines()
-    assert lines[0].startswith("One contract serves")
-    assert lines[1:3] == ["finish reason: length", "tokens: 3 + 24"]
-    assert lines[0] == "One contract" + lines[3]
-
-
-def test_quickstart_says_what_is_wrong_in_one_line() -> None:
-    done = outcome("examples/quickstart.py", "127.0.0.1:1")
-    assert done.returncode == 1
-    assert done.stderr.startswith("StatusCode.UNAVAILABLE: ")
-    assert len(done.stderr.splitlines()) == 1
 
 
 def test_llm_service_streams_tokens_and_counts_them(running: tuple[str, str]) -> None:

@@ -1,0 +1,61 @@
+"""Every program in examples/ runs against the embedded servers, and prints what it should."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, run
+
+FOLDER = ROOT / "examples"
+FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py"))
+# The server whose address a program takes, and a part of what it prints.
+EXAMPLES = {
+    "handle_errors.py": ("gateway", r"^INVALID_ARGUMENT, .*\n  temperature: .*\nNOT_FOUND, MODEL_"),
+    "quickstart.py": (
+        "gateway",
+        r"^(One contract)( serves .*)\nfinish reason: length\ntokens: 3 \+ 24\n\2$",
+    ),
+    "sagellm_quickstart.py": ("engine", r"^protocol 0\.1\n.* the same again: True\n"),
+    "servers/grpc_server.py": ("", r"^Hello\n from\n the\n server!$"),
+    "stream_chat.py": ("gateway", r".+\n---\n.+"),
+    "tool_call.py": ("gateway", r"get_weather"),
+    "vllm_async.py": ("engine", r"'One contract' -> ' serves many clients in"),
+    "vllm_completion.py": ("engine", r"^demo-model: '(.*)', ended by length\n(.*)\n\1\n\2$"),
+    "vllm_logprobs.py": ("engine", r'\{"name": *"'),
+}
+
+
+def test_every_example_is_known_here() -> None:
+    assert sorted(EXAMPLES) == FILES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_runs(name: str, servers: dict[str, str]) -> None:
+    server, expected = EXAMPLES[name]
+    target = [servers[server]] if server else []
+    assert re.search(expected, run(sys.executable, FOLDER / name, *target).strip())
+
+
+def test_readme_begins_with_the_quickstart() -> None:
+    quickstart, readme = FOLDER / "quickstart.py", ROOT / "README.md"
+    assert quickstart.read_text(encoding="utf-8") in readme.read_text(encoding="utf-8")
+
+
+def test_quickstart_says_what_is_wrong_in_one_line() -> None:
+    command = [sys.executable, str(FOLDER / "quickstart.py"), "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert re.fullmatch(r"StatusCode\.UNAVAILABLE: .*\n", done.stderr)
+
+
+def test_the_sagellm_example_shows_the_rules_and_the_events(servers: dict[str, str]) -> None:
+    example = FOLDER / "sagellm_quickstart.py"
+    lines = run(sys.executable, example, servers["engine"]).splitlines()
+    assert lines[2] == "refused: max_tokens Input should be greater than 0"
+    assert lines[3].endswith("passes; refused: rank must be below world_size, which is 2")
+    events = [json.loads(line) for line in lines[4:]]
+    assert [event["event"] for event in events] == ["start", *["delta"] * (len(events) - 2), "end"]
+    assert events[-1]["content"] == "".join(event["content"] for event in events[1:-1]) != ""
+    assert events[-1]["metrics"]["ttft_ms"] > 0
