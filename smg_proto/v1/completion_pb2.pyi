@@ -107,8 +107,8 @@ class CompletionRequest(_message.Message):
     EXTRA_BODY_JSON_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     RETURN_TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    ECHO_FIELD_NUMBER: _builtins.int
     N_FIELD_NUMBER: _builtins.int
+    ECHO_FIELD_NUMBER: _builtins.int
     PROMPTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as ModelService lists it. Required."""
@@ -156,10 +156,10 @@ class CompletionRequest(_message.Message):
     """
     return_token_ids: _builtins.bool
     """Whether the reply has the generated token ids. Always true with prompt_token_ids."""
-    echo: _builtins.bool
-    """Whether the text starts with the prompt."""
     n: _builtins.int
     """Number of texts to generate for each prompt, from 1 to 128. Unset: 1."""
+    echo: _builtins.bool
+    """Whether the text starts with the prompt."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Strings that end the text: at most 4, none empty. Unset: none; the text ends with the model's end
@@ -226,8 +226,8 @@ class CompletionRequest(_message.Message):
         extra_body_json: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         return_token_ids: _builtins.bool = ...,
-        echo: _builtins.bool = ...,
         n: _builtins.int | None = ...,
+        echo: _builtins.bool = ...,
         prompts: _abc.Iterable[Global___CompletionPrompt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "n", b"n", "output_format", b"output_format", "presence_penalty", b"presence_penalty", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
