@@ -46,7 +46,22 @@ CASES = [
         base="protobuf runtime",
         ratio=1.15,
     ),
+    *(
+        Case(
+            f"`smg_proto.{module}`",
+            f"import smg_proto.{module}",
+            base="protobuf runtime",
+            ratio=1.15,
+        )
+        for module in ("vllm_inference_pb2", "vllm_control_pb2", "sglang_runtime_pb2")
+    ),
     Case("`smg_proto.smg_pb2`", "import smg_proto.smg_pb2", base="protobuf runtime", above=15),
+    Case(
+        "`smg_proto.openengine_pb2`",
+        "import smg_proto.openengine_pb2",
+        base="protobuf runtime",
+        above=15,
+    ),
     Case(
         "`smg_proto.vllm_engine_pb2_grpc`",
         "import smg_proto.vllm_engine_pb2_grpc",

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 
 from _contract import as_line, changed, contract
 from _frozen import Frozen, numbers
+from _upstream import EXPERIMENTAL, UPSTREAMS, promised
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from smg_proto._descriptors import Symbol
-from smg_proto.compat import Contract, diff, load
+from smg_proto.compat import Contract, diff
 
 UNRELEASED = "Unreleased"
 STEPS = ("none", "patch", "minor", "major")
@@ -61,7 +62,8 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
         if not any(re.search(rf"(?<![\w.]){re.escape(n)}(?!\.?\w)", text) for n in called):
             yield f"CHANGELOG.md does not name {called[-1]} ({symbol}), which {last} has otherwise"
     yield from misdated(frozen, new, version)
-    verdict = diff(load(frozen.image(frozen.last)), Contract(files, "proto/")).verdict
+    before = Contract(promised(frozen.descriptors(frozen.last)), last)
+    verdict = diff(before, Contract(promised(files), "proto/")).verdict
     if verdict != "compatible":
         needed, why = "major", f"the change is of class {verdict}"
     elif symbols:
@@ -75,13 +77,16 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
 def misdated(frozen: Frozen, new: set[Symbol], version: str) -> Iterator[str]:
     """New symbols whose comment claims another release.
 
-    A mirrored one may also name the published release that has it, one after the last frozen.
+    A mirrored one may also name the published release that has it, one after the last frozen. One
+    of an experimental contract, new or not, names the first of its engine's releases that has it.
     """
+    yield from misdated_upstream(frozen, new)
     there = {line.name for line in frozen.contracts[frozen.last]}
     mirrored = {line.package for line in frozen.contracts[frozen.old[-1]]}
     release = ".".join(str(number) for number in numbers(version))
     wrong: dict[str, list[str]] = {}
-    for line in sorted((line for line in new if line.name not in there), key=as_line):
+    ours = (line for line in new if line.package not in EXPERIMENTAL and line.name not in there)
+    for line in sorted(ours, key=as_line):
         upstream = line.package in mirrored and line.since
         if line.since != release and not (
             upstream and numbers(line.since) > numbers(frozen.old[-1].removeprefix("published-"))
@@ -90,3 +95,16 @@ def misdated(frozen: Frozen, new: set[Symbol], version: str) -> Iterator[str]:
     for since, symbols in wrong.items():
         more = f" and {len(symbols) - 1} more" if symbols[1:] else ""
         yield f"{symbols[0]}{more}: new, but the comment says since {since}, not {release}"
+
+
+def misdated_upstream(frozen: Frozen, new: set[Symbol]) -> Iterator[str]:
+    for upstream in UPSTREAMS:
+        first: dict[str, str] = {}
+        for version, release in zip(upstream.releases, upstream.frozen, strict=True):
+            for line in frozen.contracts.get(release, set()):
+                first.setdefault(line.name, version)
+        mirror = (line for line in new if line.package == upstream.package)
+        for line in sorted(mirror, key=as_line):
+            if line.since != first.get(line.name):
+                brought = first.get(line.name, "no release")
+                yield f"{line.name}: the comment says since {line.since}, but {brought} brought it"

@@ -40,8 +40,10 @@ def facade(name: str, files: Sequence[FileDescriptorProto], protos: Protos) -> d
     """The modules that have all that some files declare: each file's path, and its text."""
     (package,) = {file.package for file in files}
     start = f'"""All of {package} in one module; the very same objects. {MADE_BY}"""\n\n'
-    imports = {protos.modules[file.name]: list(_messages(file)) for file in files}
-    services = {protos.modules[file.name] + "_grpc": list(_services(file)) for file in files}
+    messages = {protos.modules[file.name]: list(_messages(file)) for file in files}
+    services = {
+        f"{protos.modules[file.name]}_grpc": list(_services(file)) for file in files if file.service
+    }
     # The async stubs are types only: there is one stub class at run time.
     at_run_time = {
         module: [name for name in names if not name.endswith("AsyncStub")]
@@ -57,8 +59,8 @@ def facade(name: str, files: Sequence[FileDescriptorProto], protos: Protos) -> d
     descriptor = _DESCRIPTOR.format(package=package, descriptor=added(whole))
     pool = "from google.protobuf import descriptor_pool as _descriptor_pool\n"
     return {
-        f"{name}_pb2.py": start + pool + _imports(imports) + descriptor,
-        f"{name}_pb2.pyi": start + _imports(imports) + _DESCRIPTOR_STUB,
+        f"{name}_pb2.py": start + pool + _imports(messages) + descriptor,
+        f"{name}_pb2.pyi": start + _imports(messages) + _DESCRIPTOR_STUB,
         f"{name}_pb2_grpc.py": start + _imports(at_run_time),
         f"{name}_pb2_grpc.pyi": start + _imports(services),
     }
@@ -77,9 +79,14 @@ def _services(file: FileDescriptorProto) -> Iterator[str]:
         yield f"add_{service.name}Servicer_to_server"
 
 
-def _imports(names: dict[str, list[str]]) -> str:
-    return "".join(
-        f"from {module} import (\n" + "".join(f"    {n} as {n},\n" for n in listed) + ")\n"
-        for module, listed in sorted(names.items())
-        if listed
-    )
+def _imports(modules: dict[str, list[str]]) -> str:
+    """The statements that import these names, and a module that has none so that it is loaded."""
+    text = ""
+    for module, names in sorted(modules.items()):
+        package, _, short = module.rpartition(".")
+        listed = "".join(f"    {name} as {name},\n" for name in names)
+        if names:
+            text += f"from {module} import (\n{listed})\n"
+        else:
+            text += f"from {package} import {short} as _{short}\n"
+    return text

@@ -5,8 +5,9 @@
     tests/compat/vectors/RELEASE/PACKAGE.jsonl        golden vectors
     tests/compat/SHA256SUMS                           all of the above
 
-RELEASE is a version of ours, or `published-X` for what others published under this name until
-0.4.28: facts about the mirrored contracts, comments left out, descriptors and vectors for some.
+RELEASE is a version of ours; or `published-X` for what others published under this name until
+0.4.28, and NAME-X for what engines publish themselves (_upstream.py): facts about the mirrored
+contracts, comments left out, and of published-X descriptors and vectors for some.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from _contract import as_line, broken, contract, dump, facts, parse, place, reused, wire
+from _upstream import EXPERIMENTAL, UPSTREAMS
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError
 
@@ -50,7 +52,9 @@ class Frozen:
         self.home = home
         self.own = own
         self.old = [f"published-{version}" for version in PUBLISHED]
-        self.readable = [f"published-{version}" for version in WITH_VECTORS] + own
+        self.upstream = [release for upstream in UPSTREAMS for release in upstream.frozen]
+        with_vectors = [f"published-{version}" for version in WITH_VECTORS]
+        self.readable = [*with_vectors, *self.upstream, *own]
 
     @classmethod
     def here(cls) -> "Frozen":
@@ -75,6 +79,13 @@ class Frozen:
                 found[path.parent.name] = set()
         return found
 
+    def newest(self, release: str, package: str) -> str | None:
+        """The last release that says what this package of a release is today; None: all do."""
+        for upstream in UPSTREAMS:
+            if package == upstream.package:
+                return upstream.frozen[-1]
+        return self.old[-1] if release in self.old else None
+
     def image(self, release: str) -> Path:
         return self.home / "releases" / release / "descriptors.binpb"
 
@@ -95,7 +106,8 @@ class Frozen:
 
     def expected(self) -> set[Path]:
         """The frozen files that there must be."""
-        wanted = {Path("releases", name, "contract.txt") for name in self.old + self.own}
+        every = [*self.old, *self.upstream, *self.own]
+        wanted = {Path("releases", name, "contract.txt") for name in every}
         wanted |= {Path("releases", name, "descriptors.binpb") for name in self.readable}
         for release in self.readable:
             lines = self.contracts.get(release, set())
@@ -158,14 +170,23 @@ class Frozen:
             yield f"{where}: not that of descriptors.binpb beside it: {odd[0].name}"
 
     def unkept(self, now: set[Symbol], version: str) -> Iterator[str]:
-        """What of the released contracts the contract of today breaks."""
+        """What of the released contracts the contract of today breaks.
+
+        A mirror of an experimental contract promises no more than to be what was published last.
+        """
         for release in self.own:
             frozen = self.contracts.get(release, set())
-            for lost in broken(frozen, now):
+            kept = (symbol for symbol in frozen if symbol.package not in EXPERIMENTAL)
+            for lost in broken(kept, now):
                 yield f"{lost.name}: not as released in {release}: {as_line(wire(lost))}"
             if release == version and (stale := sorted(frozen ^ now, key=as_line)):
                 yield f"releases/{release}: stale, proto/ has moved on: {stale[0].name}"
         bare, last = facts(now), self.old[-1]
+        for upstream in UPSTREAMS:
+            published = self.contracts.get(upstream.frozen[-1], set())
+            here = {symbol for symbol in bare if symbol.package == upstream.package}
+            for odd in sorted(published ^ here, key=as_line):
+                yield f"{odd.name}: not as published in {upstream.frozen[-1]}: {as_line(odd)}"
         mirrored = self.contracts.get(last, set())
         for lost in broken(mirrored, bare):
             yield f"{lost.name}: not as published in {last}: {as_line(wire(lost))}"

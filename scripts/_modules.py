@@ -5,11 +5,14 @@ from collections.abc import Iterable
 
 # Folder of protos: the module of a file in it. For a folder that is not here: smg_proto.FILE_pb2.
 PLACES = {
+    "openengine/v1": "smg_proto.openengine.{}_pb2",
+    "sglang/runtime/v1": "smg_proto.{}_runtime_pb2",
     "smg/v1": "smg_proto.v1.{}_pb2",
+    "vllm": "smg_proto.vllm_{}_pb2",
 }
 # Packages of such modules, and NAME for smg_proto.NAME_pb2 and smg_proto.NAME_pb2_grpc, which have
 # everything that is in them.
-FACADES = {"smg_proto.v1": "smg"}
+FACADES = {"smg_proto.openengine": "openengine", "smg_proto.v1": "smg"}
 # The modules of smg_grpc_proto, the old import path, as it was last published.
 OLD_PATH = (
     "common",

@@ -54,10 +54,13 @@ _PLACE = """\
 """
 
 
-def pb2(file: FileDescriptorProto, protos: Protos) -> str:
-    """The module with the messages and enums of one file."""
+def pb2(file: FileDescriptorProto, protos: Protos, *, json_names: bool = False) -> str:
+    """The module with the messages and enums of one file.
+
+    json_names: embed the names for JSON, as the code has them that buf generates.
+    """
     _check(file)
-    bare = _bare(file)
+    bare = _bare(file, json_names)
     whole = _bytes(bare)
     options = "" if bare.options.ByteSize() else "  DESCRIPTOR._options = None\n"
     for thing, value in _options(bare):
@@ -99,12 +102,12 @@ def _check(file: FileDescriptorProto) -> None:
             raise Stop(1, f"{file.name}: {what}; scripts/_python_messages.py does not support it")
 
 
-def _bare(file: FileDescriptorProto) -> FileDescriptorProto:
-    """A file without comments, and with JSON names only where they are not the usual ones."""
+def _bare(file: FileDescriptorProto, json_names: bool = False) -> FileDescriptorProto:
+    """A file without comments, and with JSON names only if asked or where they are unusual."""
     bare = FileDescriptorProto()
     bare.CopyFrom(file)
     bare.ClearField("source_code_info")
-    for declared in declarations(bare):
+    for declared in declarations(bare) if not json_names else ():
         part = declared.proto
         if declared.kind == "field" and part.json_name == usual_json_name(part.name):
             part.ClearField("json_name")

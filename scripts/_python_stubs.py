@@ -37,7 +37,10 @@ def stubs(protos: Protos) -> dict[str, str]:
         done = run(f"protoc-gen-{name}", given=request.SerializeToString())
         if done.returncode:
             raise Stop(2, f"protoc-gen-{name} failed: {last_line(done.stderr)}")
-        for file in CodeGeneratorResponse.FromString(done.stdout).file:
+        answer = CodeGeneratorResponse.FromString(done.stdout)
+        if answer.error:
+            raise Stop(1, f"protoc-gen-{name} refused the protos: {answer.error}")
+        for file in answer.file:
             stem, pb2, rest = file.name.replace("/", ".").rpartition("_pb2")
             module = modules[stem + pb2] + rest.removesuffix(".pyi")
             made[module] = _corrected(file.content, modules)

@@ -14,7 +14,7 @@ _PATIENCE = 60  # seconds for the demo to begin, for the client, and for the dem
 
 
 def main() -> int:
-    python = _venv.ensure("testing")
+    python = _venv.ensure("base")
     demo = [str(python), "-m", "smg_proto", "demo", "--listen", "127.0.0.1:0"]
     print("+", *demo, flush=True)
     with subprocess.Popen(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import _venv
 
-# Another release of these may write other text; pyproject.toml says which.
+# Another release of these may write other text; scripts/constraints.txt says which.
 PINNED = ("buf-bin", "mypy-protobuf")
 _AGAIN = f"delete {_venv.VENV} and run again"
 

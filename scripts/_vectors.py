@@ -1,6 +1,7 @@
 """Golden vectors: what every message of an installed package writes for its full and edge values.
 
     python _vectors.py PACKAGE OUT       OUT/descriptors.binpb and OUT/<proto package>.jsonl
+    python _vectors.py FILE.binpb OUT    the same from a descriptor set, with no generated code
 
 One line is one value: {"message", "case", "json", "hex"}, the same value in proto JSON and on the
 wire. Needs protobuf and PACKAGE (smg_proto, or smg_grpc_proto of a published release), nothing
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 
 from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -223,6 +225,13 @@ def files_of(package: str) -> list[FileDescriptor]:
     return list(there.values())
 
 
+def files_in(image: Path) -> list[FileDescriptor]:
+    """The files of a descriptor set, imports first as it has them, in a pool of their own."""
+    pool = DescriptorPool()
+    protos = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes()).file
+    return [pool.AddSerializedFile(proto.SerializeToString()) for proto in protos]
+
+
 def descriptor_set(files: list[FileDescriptor]) -> bytes:
     out = descriptor_pb2.FileDescriptorSet()
     for file in files:
@@ -256,8 +265,9 @@ def lines(descriptor: Descriptor) -> Iterator[str]:
         yield json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n"
 
 
-def write(package: str, out: Path) -> None:
-    files = files_of(package)
+def write(source: str, out: Path) -> None:
+    """The vectors of a package, or of a descriptor set if that is what the name says."""
+    files = files_in(Path(source)) if source.endswith(".binpb") else files_of(source)
     out.mkdir(parents=True, exist_ok=True)
     (out / "descriptors.binpb").write_bytes(descriptor_set(files))
     texts: dict[str, list[str]] = {}

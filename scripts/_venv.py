@@ -25,7 +25,7 @@ _PURPOSES = {
         "pytest",
         "190 MB, 540 MB",
     ),
-    "testing": (["-e", f"{ROOT}[testing]"], "grpc_health", "30 MB, 110 MB"),
+    "base": (["-e", str(ROOT)], "grpc", "30 MB, 110 MB"),
 }
 
 

@@ -62,12 +62,16 @@ def python(protos: "Protos") -> dict[str, str]:
     from _python_messages import pb2
     from _python_services import pb2_grpc
     from _python_stubs import stubs
+    from _upstream import mirrored, plain
 
     modules: dict[str, str] = {}
     aliases = {f"smg_proto.{name}_pb2" for name in OLD_PATH}
     for file in protos.own:
         module = protos.modules[file.name]
-        modules[module] = pb2(file, protos)
+        if upstream := mirrored(Path(file.name)):
+            modules[module] = pb2(plain(file), protos, json_names=upstream.json_names)
+        else:
+            modules[module] = pb2(file, protos)
         if file.service or module in aliases:
             modules[f"{module}_grpc"] = pb2_grpc(file, protos)
     made = {path_of(module, ".py"): text for module, text in modules.items()}

@@ -3,6 +3,7 @@
 
     scripts/freeze.py check                   are they whole, and does proto/ keep them?
     scripts/freeze.py published VERSION ...   write what the wheels on the package index say
+    scripts/freeze.py upstream NAME ...       write what engines publish themselves (_upstream.py)
 
 `check` also asks `buf breaking` to compare proto/ with our last release, file by file. Our own
 releases are frozen by scripts/release.py. Exit: 0 fine, 1 the answer is no, 2 bad usage.
@@ -62,6 +63,24 @@ def published(version: str) -> None:
         Frozen.here().write(f"published-{version}", facts(contract(files)), files, vectors)
 
 
+def upstream(name: str) -> None:
+    """Freeze the releases of a contract that an engine publishes itself."""
+    import _vectors
+    from _contract import contract, facts
+    from _frozen import Frozen
+    from _upstream import UPSTREAMS
+
+    (found,) = (upstream for upstream in UPSTREAMS if upstream.name == name)
+    for version, release in zip(found.releases, found.frozen, strict=True):
+        files = found.published(version)
+        with tempfile.TemporaryDirectory() as scratch:
+            image, made = Path(scratch, "image.binpb"), Path(scratch, "made")
+            image.write_bytes(files.SerializeToString(deterministic=True))
+            _vectors.write(str(image), made)
+            Frozen.here().write(release, facts(contract(files)), files, made)
+        print(f"freeze: {release}")
+
+
 def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
@@ -69,10 +88,14 @@ def main() -> int:
     commands.add_parser("check", help="are they whole, and does proto/ keep them?")
     publish = commands.add_parser("published", help="freeze wheels of the package index")
     publish.add_argument("versions", nargs="+", metavar="VERSION")
+    engines = commands.add_parser("upstream", help="freeze what engines publish themselves")
+    engines.add_argument("names", nargs="+", metavar="NAME")
     args = parser.parse_args()
     _venv.enter()
     if args.command == "check":
         return check()
+    if args.command == "upstream":
+        return write_upstream(parser, args.names)
     from _frozen import PUBLISHED
 
     if wrong := [version for version in args.versions if version not in PUBLISHED]:
@@ -80,6 +103,21 @@ def main() -> int:
     for version in args.versions:
         published(version)
         print(f"freeze: published-{version}")
+    return 0
+
+
+def write_upstream(parser: argparse.ArgumentParser, names: list[str]) -> int:
+    from _upstream import UPSTREAMS, Unreachable
+
+    known = [upstream.name for upstream in UPSTREAMS]
+    if wrong := [name for name in names if name not in known]:
+        parser.error(f"{wrong[0]} is not one of {', '.join(known)}")
+    try:
+        for name in names:
+            upstream(name)
+    except Unreachable as error:
+        print(f"freeze: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Write docs/history.md: every release against the one before, judged by smg-proto diff and buf.
 
+Those of the package that bore this name before, and those of the engines' own contracts.
+
     scripts/history.py            write it
     scripts/history.py --check    only say whether it is as it should be
 
@@ -12,11 +14,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _venv
 from _tools import program
+
+if TYPE_CHECKING:
+    from smg_proto.compat import Contract
 
 ROOT = _venv.ROOT
 sys.path.insert(0, str(ROOT))
@@ -25,6 +31,8 @@ PUBLISHED = ["0.3.2", "0.3.3", *(f"0.4.{patch}" for patch in range(29))]
 BUF_LEVELS = ("FILE", "WIRE_JSON", "WIRE")
 INTRO = """\
 # What each published release changed
+
+## smg-grpc-proto
 
 Every release of `smg-grpc-proto` before this repository's first, against the one before it: what
 `smg-proto diff` finds, by class, and how many errors `buf breaking` reports for the same pair at
@@ -37,19 +45,34 @@ wholly), and it reports errors where not a byte differs (0.4.13: messages that m
 became the first member of a oneof).
 
 """
+UPSTREAM = """\
+
+## {name}
+
+The releases of `{name}`, whose package `{package}` is a mirror that is experimental upstream
+([stability.md](stability.md)).{note} The findings of a pair:
+
+    cd tests/compat/releases
+    smg-proto diff {old}/descriptors.binpb {new}/descriptors.binpb
+
+"""
+NOTES = {
+    "vllm-proto": """ 0.5.0 gave presence to `RandomSampling.top_k`, `top_p` and `min_p`: a zero
+that an older peer sends reads as unset, and an explicit zero is lost on its way through an older
+peer. `buf breaking` reports that at its level FILE alone.""",
+}
 HEADER = ["release", "verdict", "data", "rpc", "presence", "json", "source"]
 
 
-def rows() -> Iterator[list[str]]:
+def rows(versions: Sequence[str], contracts: "Sequence[Contract]") -> Iterator[list[str]]:
     """One for each release but the first."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     from smg_proto._descriptors import declarations, usual_json_name
-    from smg_proto.compat import CLASSES, diff, load
+    from smg_proto.compat import CLASSES, diff
 
-    contracts = [load(f"pypi:smg-grpc-proto=={version}") for version in PUBLISHED]
     with tempfile.TemporaryDirectory() as scratch:
-        images = [Path(scratch, f"{version}.binpb") for version in PUBLISHED]
+        images = [Path(scratch, f"{version}.binpb") for version in versions]
         for contract, image in zip(contracts, images, strict=True):
             files = FileDescriptorSet(file=contract.files)
             for declared in (d for file in files.file for d in declarations(file)):
@@ -57,12 +80,12 @@ def rows() -> Iterator[list[str]]:
                 if declared.kind == "field" and not declared.proto.json_name:
                     declared.proto.json_name = usual_json_name(declared.proto.name)
             image.write_bytes(files.SerializeToString())
-        for place in range(1, len(PUBLISHED)):
+        for place in range(1, len(versions)):
             report = diff(contracts[place - 1], contracts[place])
             classes = [finding.cls for finding in report.findings]
             counts = [classes.count(name) for name in CLASSES if name != "notice"]
             said = [buf_errors(images[place - 1], images[place], level) for level in BUF_LEVELS]
-            yield [PUBLISHED[place], report.verdict, *(str(n or "") for n in [*counts, *said])]
+            yield [versions[place], report.verdict, *(str(n or "") for n in [*counts, *said])]
 
 
 def buf_errors(old: Path, new: Path, level: str) -> int:
@@ -75,10 +98,32 @@ def buf_errors(old: Path, new: Path, level: str) -> int:
     return len(done.stdout.splitlines())
 
 
-def page() -> str:
+def table(versions: Sequence[str], contracts: "Sequence[Contract]") -> str:
     header = [*HEADER, *(f"buf {level}" for level in BUF_LEVELS)]
-    lines = [header, ["---"] * len(header), *rows()]
-    return INTRO + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [header, ["---"] * len(header), *rows(versions, contracts)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def page() -> str:
+    from _frozen import Frozen
+    from _upstream import UPSTREAMS
+
+    from smg_proto.compat import load
+
+    published = [load(f"pypi:smg-grpc-proto=={version}") for version in PUBLISHED]
+    text = INTRO + table(PUBLISHED, published)
+    for upstream in UPSTREAMS:
+        if len(upstream.releases) > 1:
+            contracts = [load(Frozen.here().image(release)) for release in upstream.frozen]
+            text += UPSTREAM.format(
+                name=upstream.name,
+                package=upstream.package,
+                note=NOTES.get(upstream.name, ""),
+                old=upstream.frozen[-2],
+                new=upstream.frozen[-1],
+            )
+            text += table(upstream.releases, contracts)
+    return text
 
 
 def main() -> int:

@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from smg_proto import llm_pb2_grpc as llm_pb2_grpc
     from smg_proto import mlx_engine_pb2 as mlx_engine_pb2
     from smg_proto import mlx_engine_pb2_grpc as mlx_engine_pb2_grpc
+    from smg_proto import openengine as openengine
+    from smg_proto import openengine_pb2 as openengine_pb2
+    from smg_proto import openengine_pb2_grpc as openengine_pb2_grpc
     from smg_proto import sagellm as sagellm
     from smg_proto import sagellm_pb2 as sagellm_pb2
     from smg_proto import sagellm_pb2_grpc as sagellm_pb2_grpc
     from smg_proto import sglang_encoder_pb2 as sglang_encoder_pb2
     from smg_proto import sglang_encoder_pb2_grpc as sglang_encoder_pb2_grpc
+    from smg_proto import sglang_runtime_pb2 as sglang_runtime_pb2
+    from smg_proto import sglang_runtime_pb2_grpc as sglang_runtime_pb2_grpc
     from smg_proto import sglang_scheduler_pb2 as sglang_scheduler_pb2
     from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
     from smg_proto import smg_pb2 as smg_pb2
@@ -40,8 +45,12 @@ if TYPE_CHECKING:
     from smg_proto import trtllm_service_pb2_grpc as trtllm_service_pb2_grpc
     from smg_proto import v1 as v1
     from smg_proto import vllm as vllm
+    from smg_proto import vllm_control_pb2 as vllm_control_pb2
+    from smg_proto import vllm_control_pb2_grpc as vllm_control_pb2_grpc
     from smg_proto import vllm_engine_pb2 as vllm_engine_pb2
     from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
+    from smg_proto import vllm_inference_pb2 as vllm_inference_pb2
+    from smg_proto import vllm_inference_pb2_grpc as vllm_inference_pb2_grpc
 
 __version__ = "0.6.0.dev0"
 

@@ -8,6 +8,7 @@ default pool: both can be in one process, and read each other's bytes.
 from functools import cache
 from typing import Any
 
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
@@ -18,6 +19,11 @@ from smg_proto._standard_files import FILES
 def message_class(name: str) -> Any:
     """The class of a message by its full name; KeyError: none of those that are described here."""
     return GetMessageClass(_pool().FindMessageTypeByName(name))
+
+
+def standard_files() -> list[FileDescriptorProto]:
+    """The files that describe these messages and the services of reflection and health."""
+    return [FileDescriptorProto.FromString(file) for file in FILES]
 
 
 @cache

@@ -12,6 +12,7 @@ The details are google.rpc messages (ErrorInfo, BadRequest, RetryInfo), as every
 rich errors reads and writes them.
 """
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -158,31 +159,44 @@ def from_rpc_error(error: grpc.RpcError) -> SmgError:
 
 def to_status_bytes(error: SmgError) -> bytes:
     """The google.rpc.Status. What would make it too large for a trailer is left out: violations,
-    last first, then the metadata.
+    last first, then the metadata. Text that UTF-8 cannot hold has "?" in its place.
     """
-    message = _shortened(error.message)
-    metadata = dict(error.metadata)
-    violations = [(found.field, found.description) for found in error.field_violations]
-    while True:
+    metadata = {_printable(name): _printable(value) for name, value in error.metadata.items()}
+    violations = [
+        (_printable(found.field), _printable(found.description))
+        for found in error.field_violations[:_MOST_BYTES]  # each takes more than a byte
+    ]
+
+    def data(kept: int, metadata: Mapping[str, str] = metadata) -> bytes:
         details: list[_google_rpc.Detail] = []
         if error.reason:
-            details.append(_google_rpc.error_info(error.reason, error.domain, metadata))
+            reason, domain = _printable(error.reason), _printable(error.domain)
+            details.append(_google_rpc.error_info(reason, domain, metadata))
         if error.retry_after is not None:
             details.append(_google_rpc.retry_info(error.retry_after))
-        if violations:
-            details.append(_google_rpc.bad_request(violations))
-        data = _google_rpc.status(error.code.value[0], message, details)
-        if len(data) <= _MOST_BYTES or not (violations or metadata):
-            return data
-        if violations:
-            violations.pop()
-        else:
-            metadata = {}
+        if kept:
+            details.append(_google_rpc.bad_request(violations[:kept]))
+        return _google_rpc.status(error.code.value[0], _shortened(error.message), details)
+
+    if len(whole := data(len(violations))) <= _MOST_BYTES:
+        return whole
+    # How many violations are the first that are too many.
+    too_many = bisect_right(range(len(violations)), _MOST_BYTES, key=lambda kept: len(data(kept)))
+    return data(too_many - 1) if too_many else data(0, {})
+
+
+def _printable(text: str) -> str:
+    """A text without lone surrogates, which no UTF-8 string can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _shortened(message: str) -> str:
     """As much of a message as may go on the wire, in whole characters."""
-    return message.encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore")
+    return (
+        message[:_LONGEST_MESSAGE]
+        .encode(errors="replace")[:_LONGEST_MESSAGE]
+        .decode(errors="ignore")
+    )
 
 
 def from_status_bytes(data: bytes) -> SmgError:

@@ -5,16 +5,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from _frozen import Frozen
+from _upstream import EXPERIMENTAL, Upstream
 from google.protobuf import message_factory
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import Message
 
 from smg_proto._descriptors import Declaration, declarations, usual_json_name
 from smg_proto.compat import load
 
 # Packages that this project has and the published one has not.
-OWN_PACKAGES = ("smg.v1", "entity.grpc", "sagellm.v1")
+OWN_PACKAGES = ("smg.v1", "entity.grpc", "sagellm.v1", *sorted(EXPERIMENTAL))
 Fact: TypeAlias = tuple[str, ...]
 
 
@@ -22,10 +24,12 @@ def modules() -> list[Any]:
     """Every generated module with messages that stands for one proto file."""
     import smg_proto
 
-    folder = Path(smg_proto.__file__).parent
-    names = [path.stem for path in folder.glob("*_pb2.py") if path.stem != "smg_pb2"]
-    names += [f"v1.{path.stem}" for path in folder.glob("v1/*_pb2.py")]
-    return [import_module(f"smg_proto.{name}") for name in sorted(names)]
+    paths = Path(smg_proto.__file__).parent.glob("**/*_pb2.py")
+    folder = Path(smg_proto.__file__).parents[1]
+    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
+    found = [import_module(name) for name in sorted(names)]
+    # A facade such as smg_pb2 stands for several files, whose modules are here.
+    return [module for module in found if isinstance(module.DESCRIPTOR, FileDescriptor)]
 
 
 def message_classes() -> list[type[Message]]:
@@ -49,6 +53,20 @@ def nested(descriptor: Descriptor) -> Iterator[Descriptor]:
 def published_files(wheel: Path) -> list[FileDescriptorProto]:
     """The descriptors inside the generated modules of a published wheel; none of it is run."""
     return [file for file in load(wheel).files if not file.name.startswith("google/")]
+
+
+def as_others_have_it(upstream: Upstream) -> FileDescriptorSet:
+    """The newest release of a mirrored contract, as Python code that others generate registers it.
+
+    Under file names that say the package; buf's code names every field for JSON, protoc's does not.
+    """
+    files = Frozen.here().descriptors(upstream.frozen[-1])
+    for file in files.file:
+        file.name = upstream.names.get(file.name, file.name)
+        for declared in declarations(file):
+            if declared.kind == "field" and not upstream.json_names:
+                declared.proto.ClearField("json_name")
+    return files
 
 
 def facts(files: Iterable[FileDescriptorProto]) -> dict[str, Fact]:

@@ -1,7 +1,7 @@
 """smg_proto.errors between real servers and clients, sync and aio, and beside google's own."""
 
 import pickle
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smg_proto import smg_pb2, smg_pb2_grpc
+from smg_proto import _google_rpc, smg_pb2, smg_pb2_grpc
 from smg_proto.errors import (
     DETAILS_KEY,
     REASONS,
@@ -219,6 +219,42 @@ def test_an_error_of_any_length_and_script_reaches_the_client(character: str) ->
             assert (read.code, read.reason) == (big.code, big.reason), read.message
             assert read.message == character * (1024 // len(character.encode()))
             assert read.field_violations and read.field_violations[0] == many[0]
+
+
+def test_many_violations_cost_no_more_than_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size is found by halving, not by leaving out one after the other."""
+    tries: list[int] = []
+    build = _google_rpc.bad_request
+
+    def counted(violations: Sequence[tuple[str, str]]) -> Any:
+        tries.append(len(violations))
+        return build(violations)
+
+    monkeypatch.setattr(_google_rpc, "bad_request", counted)
+    many = [FieldViolation(f"items[{n}]", "must be set") for n in range(200_000)]
+    big = SmgError(Code.INVALID_ARGUMENT, "m", reason="INVALID_REQUEST", field_violations=many)
+    read = from_status_bytes(to_status_bytes(big))
+    assert list(read.field_violations) == many[: len(read.field_violations)]
+    assert len(read.field_violations) > 50
+    assert len(tries) < 20 and max(tries) < 4000
+
+
+def test_text_that_utf8_cannot_hold_does_not_lose_the_error() -> None:
+    """As in a gateway's error body with half of a surrogate pair in it."""
+    half = "a\ud800b"
+    broken = SmgError(
+        Code.INVALID_ARGUMENT,
+        half,
+        reason=half,
+        domain=half,
+        metadata={half: half},
+        field_violations=[FieldViolation(half, half)],
+    )
+    with serving(Sync(broken)) as address:
+        read = from_rpc_error(sync_error(address))
+    assert (read.code, read.message) == (Code.INVALID_ARGUMENT, "a?b")
+    assert (read.reason, read.domain, dict(read.metadata)) == ("a?b", "a?b", {"a?b": "a?b"})
+    assert list(read.field_violations) == [FieldViolation("a?b", "a?b")]
 
 
 def test_reasons_are_those_of_the_contract() -> None:

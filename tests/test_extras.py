@@ -16,7 +16,6 @@ EXTRAS = {
     "client": ["client"],
     "decode": ["client", "decode"],
     "telemetry": ["client", "telemetry"],
-    "testing": ["testing"],
     "serve": ["serve"],
     "generate": ["generate"],
 }
@@ -36,6 +35,11 @@ def install(extras: list[str], wheel: Path, home: Path, *, python: str, resoluti
 
 def test_these_are_the_extras(wheel: Path) -> None:
     assert {*wheel_metadata(wheel).get_all("Provides-Extra", [])} == EXTRAS.keys()
+
+
+def test_the_fakes_and_the_demo_need_none(wheel: Path, tmp_path: Path) -> None:
+    python = make_environment(tmp_path / "env", [wheel])
+    run(python, "-m", "peers.extra", "demo", cwd=ROOT / "tests")
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

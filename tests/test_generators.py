@@ -7,6 +7,7 @@ from pathlib import Path
 
 import _protos
 import pytest
+from _facades import facade
 from _protos import Protos, compile_protos, plain_module
 from _python_messages import pb2
 from _python_services import pb2_grpc
@@ -184,12 +185,36 @@ assert some_things_pb2_grpc.SServicer.M.__doc__.startswith("What M is.")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("unmoved")
+def test_a_facade_has_all_that_the_files_of_its_package_declare(odd: Path, tmp_path: Path) -> None:
+    services = 'syntax = "proto3"; package odd.v1; import "odd/v1/plain.proto";'
+    services += "service Only { rpc M(Plain) returns (Plain); }"
+    (odd / "odd/v1/services.proto").write_text(services)
+    protos = compile_protos(odd, ".")
+    for name, text in (ours(protos) | facade("whole", protos.own, protos)).items():
+        path = tmp_path / "lib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    code = """
+import whole_pb2, whole_pb2_grpc
+from odd.v1 import some_things_pb2
+assert whole_pb2.Outer is some_things_pb2.Outer and whole_pb2.E_A == 1
+assert set(whole_pb2.DESCRIPTOR.services_by_name) == {"S", "Nothing", "OfOthersOnly", "Only"}
+assert whole_pb2_grpc.OnlyStub and whole_pb2_grpc.add_SServicer_to_server
+"""
+    env = {"PYTHONPATH": str(tmp_path / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("comment", [r"A \back\slash", 'Three """quotes"""', "Ends with \\"])
 def test_a_comment_is_the_docstring_whatever_is_in_it(comment: str, tmp_path: Path) -> None:
     # The original generator writes a module that does not import, or says something else.
     proto = tmp_path / "odd" / "a.proto"
     proto.parent.mkdir()
-    proto.write_text(f'syntax = "proto3"; package odd;\n// {comment}\nservice S {{}}\n')
+    proto.write_text(
+        f'syntax = "proto3"; package odd;\n// {comment}\nservice S {{}}\n', encoding="utf-8"
+    )
     protos = compile_protos(tmp_path, ".")
     text = pb2_grpc(protos.own[0], protos)
     stub = next(node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))

@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from typing import Any
 
 import pytest
 from contract_facts import message_classes, modules
@@ -12,7 +13,7 @@ from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 from random_messages import random_message
 
-from smg_proto import smg_pb2
+from smg_proto import openengine_pb2, smg_pb2
 
 KINDS = message_classes()
 EACH_MODULE = pytest.mark.parametrize("module", sorted({kind.__module__ for kind in KINDS}))
@@ -68,10 +69,12 @@ def test_messages_have_a_json_form(module: str) -> None:
             assert json_format.Parse(text, type(message)()) == message
 
 
-def test_the_facade_has_the_same_classes() -> None:
-    ours = {kind for kind in KINDS if kind.DESCRIPTOR.file.package == "smg.v1"}
+@pytest.mark.parametrize("facade", [smg_pb2, openengine_pb2], ids=lambda facade: facade.__name__)
+def test_the_facade_has_the_same_classes(facade: Any) -> None:
+    package = facade.DESCRIPTOR.package
+    ours = {kind for kind in KINDS if kind.DESCRIPTOR.file.package == package}
     tops = {kind for kind in ours if kind.DESCRIPTOR.containing_type is None}
-    assert tops and {getattr(smg_pb2, kind.__name__) for kind in tops} == tops
+    assert tops and {getattr(facade, kind.__name__) for kind in tops} == tops
 
 
 def echo(message: Message) -> tuple[str, Message]:

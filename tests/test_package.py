@@ -14,7 +14,20 @@ import smg_proto
 PACKAGE = Path(smg_proto.__file__).parent
 GENERATED = sorted(path.stem for path in PACKAGE.glob("*_pb2*.py"))
 PUBLIC = [m.name for m in pkgutil.iter_modules([str(PACKAGE)]) if not m.name.startswith("_")]
-OLD = [name for name in GENERATED if not name.startswith(("llm", "smg", "sagellm"))]
+OLD = [
+    f"{name}_pb2{suffix}"
+    for name in (
+        "common",
+        "mlx_engine",
+        "sglang_encoder",
+        "sglang_scheduler",
+        "tokenspeed_encoder",
+        "tokenspeed_scheduler",
+        "trtllm_service",
+        "vllm_engine",
+    )
+    for suffix in ("", "_grpc")
+]
 
 
 def test_importing_the_package_loads_nothing_else() -> None:

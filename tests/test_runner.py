@@ -41,7 +41,7 @@ def ready(checkout: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, cwd=checkout / "scripts")
     venv = checkout / ".venv"
     (venv / "bin").mkdir(parents=True)
-    for purpose in ("dev", "testing"):
+    for purpose in ("dev", "base"):
         (venv / f"ready-{purpose}").write_text(done.stdout.strip(), encoding="utf-8")
     return venv / "bin" / "python"
 

@@ -1,17 +1,33 @@
 """Which status a failure of the gateway becomes. The whole table is here."""
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 
-from smg_proto._http.shapes import as_object
+from smg_proto._http.headers import header
+from smg_proto._http.shapes import JsonObject, as_object, is_list, parse
 from smg_proto.errors import FieldViolation, SmgError
 
 Code = grpc.StatusCode
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What code that takes JSON of an unknown shape apart can raise, when the shape is another one.
+UNREADABLE = (
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)
+# Of a text that is not JSON, as a message; of a code, as metadata.
+_LONGEST_TEXT, _LONGEST_CODE = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -72,26 +88,37 @@ RULES = (
 )
 
 
+# --- Failures that the gateway reports ---
+
+
 def from_answer(http: int, headers: Mapping[str, str], body: bytes, path: str) -> SmgError:
     """The status of an HTTP answer that is not a success."""
-    said = _Said.of(body)
-    code = headers.get("x-smg-error-code") or said.code
+    told = _ErrorBody.of_bytes(body)
+    code = header(headers, "x-smg-error-code") or told.code
+    error = _classified(http, code, path, told)
+    error.message = told.message or f"the gateway answered with HTTP {http}"
+    error.metadata = {"http_status": str(http)} | ({"code": code} if code else {})
+    error.retry_after = parse_retry_after(headers.get("retry-after", ""))
+    return error
+
+
+def from_error_body(data: JsonObject, message: str, **metadata: str) -> SmgError:
+    """The status of an error inside of a success: in a stream, or with HTTP 200.
+
+    It is INTERNAL, unless the error brings an HTTP status as its code. `message` is for one that
+    has no text.
+    """
+    told = _ErrorBody.of(data)
+    error = _classified(told.http, told.code, "", told)
+    error.message, error.metadata = told.message or message, metadata
+    return error
+
+
+def _classified(http: int, code: str, path: str, told: "_ErrorBody") -> SmgError:
     for rule in RULES:
-        if rule.holds(http, code, path, said.message):
-            status, reason = rule.status, rule.reason
-            break
-    else:
-        status, reason = Code.INTERNAL, "WORKER_ERROR"
-    metadata = {"http_status": str(http)} | ({"code": code} if code else {})
-    wait = headers.get("retry-after", "")
-    return SmgError(
-        status,
-        said.message or f"the gateway answered with HTTP {http}",
-        reason=reason,
-        metadata=metadata,
-        field_violations=[FieldViolation(said.param, said.message)] if said.param else [],
-        retry_after=timedelta(seconds=int(wait)) if wait.isdigit() else None,
-    )
+        if rule.holds(http, code, path, told.message):
+            return SmgError(rule.status, "", reason=rule.reason, field_violations=told.violations)
+    return SmgError(Code.INTERNAL, "", reason="WORKER_ERROR", field_violations=told.violations)
 
 
 def reason_of(code: str) -> str:
@@ -102,18 +129,35 @@ def reason_of(code: str) -> str:
     return "WORKER_ERROR" if code in ("", "stream_error", "server_error") else code.upper()
 
 
+def parse_retry_after(value: str) -> timedelta | None:
+    """Seconds, whole or not, or a date; None for anything else."""
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        return timedelta(seconds=float(value))
+    try:
+        moment = parsedate_to_datetime(value)
+        return max(moment - datetime.now(timezone.utc), timedelta(0))
+    except UNREADABLE:
+        return None
+
+
+# --- Failures that are seen here ---
+
+
+def reading(what: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Read something that the gateway sent. Every failure to do so is one status, made here."""
+    try:
+        return read(*args, **kwargs)
+    except UNREADABLE:
+        raise unreadable(what) from None
+
+
 def unsupported(message: str) -> SmgError:
     return SmgError(Code.UNIMPLEMENTED, message, reason="UNSUPPORTED_BY_BACKEND")
 
 
 def unreadable(what: str) -> SmgError:
-    """The gateway said something that is not what it says there."""
+    """The gateway sent something that is not what belongs there."""
     return SmgError(Code.INTERNAL, f"{what} of the gateway cannot be read", reason="WORKER_ERROR")
-
-
-def failed(message: str, **metadata: str) -> SmgError:
-    """The worker failed in the middle."""
-    return SmgError(Code.INTERNAL, message, reason="WORKER_ERROR", metadata=metadata)
 
 
 def truncated(why: str, **metadata: str) -> SmgError:
@@ -132,23 +176,62 @@ def overloaded(why: str, retry_after: timedelta) -> SmgError:
     return SmgError(Code.RESOURCE_EXHAUSTED, why, reason="OVERLOADED", retry_after=retry_after)
 
 
+# --- Error bodies ---
+
+
 @dataclass(frozen=True)
-class _Said:
-    """What an error body says, in whichever of its forms."""
+class _ErrorBody:
+    """What an error body says, in whichever of its forms:
+
+    {"error": {"message", "code", "type", "param"}}     OpenAI, the gateway
+    {"error": "text", "code"}                           the gateway, of workers and parsers
+    {"message", "code", "type"}                         SGLang, older vLLM
+    {"detail": "text" or [{"loc", "msg"}]}              FastAPI
+    text
+    """
 
     message: str = ""
     code: str = ""
-    param: str = ""
+    # The HTTP status that some have as their code; 0: none.
+    http: int = 0
+    violations: Sequence[FieldViolation] = ()
 
     @classmethod
-    def of(cls, body: bytes) -> "_Said":
+    def of_bytes(cls, body: bytes) -> "_ErrorBody":
         try:
-            data: Any = json.loads(body)
-        except ValueError:
-            return cls(body.decode(errors="replace").strip()[:1000])
-        outer = as_object(data)
-        error = outer.get("error")
+            return cls.of(as_object(parse(body.decode())))
+        except UNREADABLE:
+            return cls(body.decode(errors="replace").strip()[:_LONGEST_TEXT])
+
+    @classmethod
+    def of(cls, data: JsonObject) -> "_ErrorBody":
+        error = data.get("error")
         inner = as_object(error)
-        message = error if isinstance(error, str) else inner.get("message") or ""
-        code = outer.get("code") or inner.get("code") or inner.get("type") or ""
-        return cls(str(message), str(code), str(inner.get("param") or ""))
+        detail = data.get("detail")
+        message = _first_text(error, inner.get("message"), detail, data.get("message"))
+        codes = (data.get("code"), inner.get("code"), inner.get("type"))
+        http = next((c for c in codes if type(c) is int and 400 <= c < 600), 0)
+        if is_list(detail):
+            violations = _violations(detail)
+            message = message or "; ".join(f"{v.field}: {v.description}" for v in violations)
+        elif param := _first_text(inner.get("param"), data.get("param")):
+            violations = [FieldViolation(param, message)]
+        else:
+            violations = []
+        return cls(message, _first_text(*codes)[:_LONGEST_CODE], http, violations)
+
+
+def _first_text(*candidates: Any) -> str:
+    """The first that is a text with something in it."""
+    return next((text for text in candidates if isinstance(text, str) and text), "")
+
+
+def _violations(detail: list[Any]) -> list[FieldViolation]:
+    """FastAPI's list of what is wrong; its places begin with "body"."""
+    found: list[FieldViolation] = []
+    for item in map(as_object, detail[:100]):
+        place = item.get("loc")
+        steps = [str(step) for step in place if step != "body"] if is_list(place) else []
+        if text := _first_text(item.get("msg")):
+            found.append(FieldViolation(".".join(steps), text))
+    return found

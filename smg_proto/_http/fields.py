@@ -2,179 +2,106 @@
 
 A `Table` names every field of a message that a route carries. A field that is set and not named is
 refused with a violation, so nothing can be dropped in silence; a JSON member that is not named is
-ignored, so the gateway may grow.
+ignored, so the gateway may grow. Tables are immutable: reading and writing change nothing in them.
 """
 
 import base64
-import json
 import math
-from collections.abc import Callable, Collection, Mapping, MutableMapping, MutableSequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    Sequence,
+)
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from smg_proto._http.failures import unreadable
-from smg_proto._http.shapes import JsonObject, as_array, as_object, dig, is_a
+from smg_proto._http.failures import from_error_body, reading
+from smg_proto._http.shapes import (
+    JsonObject,
+    Unsendable,
+    as_list,
+    is_list,
+    is_object,
+    parse_to_send,
+    to_text,
+)
 from smg_proto.errors import FieldViolation, invalid
 
 M = TypeVar("M", bound=Message)
 
 NOT_CARRIED = "this route cannot carry it"
+# What one request may hold. Each is far above any real request, and keeps one that is made to be
+# slow from holding up the others.
+MAX_VIOLATIONS = 100
+MAX_ITEMS_IN_A_LIST = 100_000
+MAX_NUMBERS_IN_A_LIST = 4_000_000
+MAX_JSON_TEXT_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class At:
+class Cursor:
     """Where in the request the writer is, and what it has found wrong so far."""
 
     found: list[FieldViolation]
     path: str = ""
 
-    def field(self, name: str) -> "At":
-        return At(self.found, f"{self.path}.{name}" if self.path else name)
+    def field(self, name: str) -> "Cursor":
+        return Cursor(self.found, f"{self.path}.{name}" if self.path else name)
 
-    def item(self, number: int) -> "At":
-        return At(self.found, f"{self.path}[{number}]")
+    def item(self, number: int) -> "Cursor":
+        return Cursor(self.found, f"{self.path}[{number}]")
 
     def refuse(self, why: str = NOT_CARRIED) -> None:
-        self.found.append(FieldViolation(self.path, why))
+        if len(self.found) < MAX_VIOLATIONS:
+            self.found.append(FieldViolation(self.path, why))
 
 
-class Codec(Protocol):
-    """How one value is written as JSON, and read from it; None from `read` leaves it unset."""
-
-    def write(self, value: Any, at: At) -> Any: ...
-
-    def read(self, data: Any) -> Any: ...
-
-
-class Same:
-    """A value that is the same on both sides."""
-
-    def write(self, value: Any, at: At) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            at.refuse("must be a finite number")
-        return value
-
-    def read(self, data: Any) -> Any:
-        return data
-
-
-class Only(Same):
-    """The same on both sides, where JSON has this type; another type is another field's."""
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-
-    def read(self, data: Any) -> Any:
-        return data if type(data) is self._kind else None
-
-
-class Not(Same):
-    """A flag that HTTP has the other way round."""
-
-    def write(self, value: Any, at: At) -> Any:
-        return not value
-
-
-class Enum:
-    """A closed set: proto number to JSON text."""
-
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self.names: dict[int, str] = dict(names)
-        self._numbers = {name: number for number, name in names.items()}
-
-    def write(self, value: Any, at: At) -> Any:
-        if value not in self.names:
-            at.refuse(f"must be one of {', '.join(self.names.values())} on this route")
-        return self.names.get(value)
-
-    def read(self, data: Any) -> Any:
-        return self._numbers.get(data)
-
-
-class JsonText:
-    """JSON as text in the proto, as an object (or as any value) over HTTP."""
-
-    def __init__(self, kind: type = dict) -> None:
-        self._kind = kind
-
-    def write(self, value: Any, at: At) -> Any:
-        try:
-            data = json.loads(value, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
-            at.refuse("is not JSON")
-            return None
-        if not isinstance(data, self._kind):
-            at.refuse("must be a JSON object")
-        return data
-
-    def read(self, data: Any) -> Any:
-        return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-
-
-class Seconds:
-    """Seconds since 1970; 0 is unset."""
-
-    def write(self, value: Any, at: At) -> Any:
-        raise NotImplementedError("times are read only")
-
-    def read(self, data: Any) -> Any:
-        return Timestamp(seconds=int(data)) if data else None
-
-
-class IsoTime(Seconds):
-    """A time as text."""
-
-    def read(self, data: Any) -> Any:
-        time = Timestamp()
-        time.FromJsonString(data)
-        return time
-
-
-class ByteNumbers:
-    """Bytes, as an array of numbers over HTTP."""
-
-    def write(self, value: Any, at: At) -> Any:
-        return list(value)
-
-    def read(self, data: Any) -> Any:
-        return bytes(data)
-
-
-class Base64:
-    """Bytes, as base64 over HTTP."""
-
-    def write(self, value: Any, at: At) -> Any:
-        return base64.b64encode(value).decode()
-
-    def read(self, data: Any) -> Any:
-        return base64.b64decode(data)
-
-
-SAME, TEXT, JSON_OBJECT, SECONDS = Same(), Only(str), JsonText(), Seconds()
+# A value as JSON. What is wrong with it goes to the cursor; what is returned then is of no use.
+Write = Callable[[Any, Cursor], Any]
+# A value from JSON; None leaves the field unset. It may raise whatever `failures.reading` knows.
+Read = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """Where a field is in the JSON: members from the outside in, dots between them.
+    """Where a field is in the JSON, and how it is written and read there.
 
-    A number is a place in an array. Without a path the codec writes and reads the whole object: for
-    a field that is several members. `whole`: it reads all elements of a repeated field at once.
+    The path has the members from the outside in, with dots between them; a number is a place in an
+    array. Without a path, the functions write and read the whole object: for a field that is
+    several members. With neither function the value is the same on both sides; with one of them
+    the field is only written, or only read.
     """
 
     path: str = ""
-    codec: Codec = SAME
+    write: Write | None = None
+    read: Read | None = None
+    # `read` takes the whole array of a repeated field, not each element.
     whole: bool = False
+
+    def under(self, path: str) -> "Row":
+        """The same in an object further in."""
+        return replace(self, path=f"{path}.{self.path}" if self.path else path)
 
 
 Rows = Mapping[str, Row | str]
-NO_ROWS: Rows = {}
+NO_ROWS: Rows = MappingProxyType({})
 
 
 class Table(Generic[M]):
-    """One message as one JSON object."""
+    """One message as one JSON object.
+
+    `required` are fields, or oneofs, that a request has to set; `always` is what the JSON of every
+    request has, where the request says nothing else; `expected` are members, as paths, without
+    which the JSON is no such reply.
+    """
 
     def __init__(
         self,
@@ -182,33 +109,54 @@ class Table(Generic[M]):
         rows: Rows,
         *,
         required: Collection[str] = (),
-        always: JsonObject | None = None,
+        always: Mapping[str, Any] | None = None,
+        expected: Collection[str] = (),
     ) -> None:
-        self.message, self._required, self._always = message, required, always or {}
-        self.rows: dict[str, Row] = {
-            k: Row(row) if isinstance(row, str) else row for k, row in rows.items()
-        }
+        self.message = message
+        self.rows: Mapping[str, Row] = MappingProxyType(
+            {name: Row(row) if isinstance(row, str) else row for name, row in rows.items()}
+        )
         known = message.DESCRIPTOR.fields_by_name
         if unknown := self.rows.keys() - known.keys():
             raise TypeError(f"{message.DESCRIPTOR.full_name} has no field {min(unknown)}")
+        self._required = tuple(required)
+        self._always: Mapping[str, Any] = _frozen(always or {})
+        self._writes: Mapping[str, tuple[tuple[str, ...], Write]] = MappingProxyType(
+            {
+                name: (tuple(row.path.split(".")) if row.path else (), _write_of(row))
+                for name, row in self.rows.items()
+            }
+        )
         empty = message()
-        self._reads = [(name, row, _set_of(empty, name)) for name, row in self.rows.items()]
+        self._reads = _Member.tree(
+            [
+                (row.path, _put_of(empty, name, row))
+                for name, row in self.rows.items()
+                if _is_read(row)
+            ]
+        )
+        self._expected = _Member.tree([(path, _is_there) for path in expected])
+        self._paths_expected = len(expected)
 
-    def write(self, value: Any, at: At) -> JsonObject:
-        """The JSON of a message. `at` takes the violations; the JSON is of no use if there are."""
+    # --- Writing ---
+
+    def write(self, value: Any, cursor: Cursor) -> JsonObject:
+        """The JSON of a message, of which no part is shared with anything."""
         out: JsonObject = {}
-        for name in self._required:
-            if not _has(value, name):
-                at.field(name).refuse("is required")
-        for descriptor, content in value.ListFields():
-            here = at.field(descriptor.name)
-            row = self.rows.get(descriptor.name)
-            if row is None:
-                here.refuse()
-            else:
-                merge(out, row.path, _write_each(row.codec, content, here))
-        merge(out, "", self._always)
+        fields: list[tuple[Any, Any]] = value.ListFields()
+        if self._required:
+            there = {descriptor.name for descriptor, _ in fields}
+            for name in self._required:
+                if name not in there and not _has_oneof(value, name):
+                    cursor.field(name).refuse("is required")
+        for descriptor, content in fields:
+            here = cursor.field(descriptor.name)
+            steps, write = self._writes.get(descriptor.name, ((), not_carried))
+            _merge(out, steps, _written(write, content, here))
+        _merge(out, (), self._always)
         return out
+
+    # --- Reading ---
 
     def read(self, data: Any) -> M:
         """The message of a JSON object."""
@@ -217,64 +165,104 @@ class Table(Generic[M]):
         return message
 
     def read_into(self, message: Message, data: Any) -> None:
-        for name, row, put in self._reads:
-            found = dig(data, row.path)
-            if found is not None:
-                put(message, name, row, found)
+        if type(data) is not dict:
+            raise TypeError("not a JSON object")
+        for member in self._reads:
+            member.follow(message, data)
+
+    def reads_member(self, name: str) -> bool:
+        """Whether a member of the outermost object is read."""
+        return any(member.key == name for member in self._reads)
+
+    def lacks_a_member(self, data: Any) -> bool:
+        """Whether the JSON is without a member that every such reply has."""
+        seen: list[bool] = []
+        for member in self._expected:
+            member.follow(seen, data)
+        return len(seen) < self._paths_expected
 
 
 class Variants:
-    """A message that is one of several things, as a JSON object with a `type`."""
+    """A message that is one of several things, as a JSON object with a `type`.
+
+    `read_also` are kinds that only come from the gateway; `common` are fields beside the variants.
+    A kind that is not known is read as None.
+    """
 
     def __init__(
         self,
         message: type[Message],
-        variants: Mapping[str, tuple[str, Rows]],
+        kinds: Mapping[str, tuple[str, Rows]],
+        *,
+        read_also: Mapping[str, tuple[str, Rows]] = MappingProxyType({}),
         common: Rows = NO_ROWS,
     ) -> None:
-        self._message, self._common = message, common
-        self._tables = {
-            field: Table(message, {**common, **rows}, always={"type": tag})
-            for field, (tag, rows) in variants.items()
-        }
-        self._by_tag = {tag: self._tables[field] for field, (tag, _) in variants.items()}
+        def table(tag: str, rows: Rows) -> Table[Any]:
+            return Table(message, {**common, **rows}, always={"type": tag})
 
-    def write(self, value: Any, at: At) -> Any:
+        self._common = frozenset(common)
+        self._writes = {field: table(tag, rows) for field, (tag, rows) in kinds.items()}
+        self._reads = {tag: self._writes[field] for field, (tag, _) in kinds.items()} | {
+            tag: table(tag, rows) for tag, rows in read_also.values()
+        }
+
+    def write(self, value: Any, cursor: Cursor) -> Any:
         chosen = [d.name for d, _ in value.ListFields() if d.name not in self._common]
         if not chosen:
-            at.refuse("is empty")
-        elif chosen[0] not in self._tables:
-            at.field(chosen[0]).refuse()
+            cursor.refuse("is empty")
+        elif chosen[0] not in self._writes:
+            cursor.field(chosen[0]).refuse()
         else:
-            return self._tables[chosen[0]].write(value, at)
+            return self._writes[chosen[0]].write(value, cursor)
         return None
 
     def read(self, data: Any) -> Any:
-        table = self._by_tag.get(data.get("type"))
+        table = self._reads.get(data.get("type"))
         return table.read(data) if table else None
 
-    def reading_also(self, variants: Mapping[str, tuple[str, Rows]]) -> "Variants":
-        """The same, with variants that only come from the gateway."""
-        more = Variants(self._message, variants, self._common)
-        both = Variants(self._message, {}, self._common)
-        both._tables, both._by_tag = self._tables, self._by_tag | more._by_tag
-        return both
 
+class Names:
+    """A closed set: proto numbers, and the texts that JSON has for them."""
 
-class Wrapped:
-    """A message with one repeated field, as the bare array."""
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self.texts: Mapping[int, str] = MappingProxyType(dict(names))
+        self._numbers = MappingProxyType({text: number for number, text in names.items()})
 
-    def __init__(self, message: type[Message], field: str, codec: Codec = SAME) -> None:
-        self._message, self._field, self._codec = message, field, codec
-
-    def write(self, value: Any, at: At) -> Any:
-        return _write_each(self._codec, getattr(value, self._field), at.field(self._field))
+    def write(self, value: Any, cursor: Cursor) -> Any:
+        if value not in self.texts:
+            cursor.refuse(f"must be one of {', '.join(self.texts.values())} on this route")
+        return self.texts.get(value)
 
     def read(self, data: Any) -> Any:
-        if not isinstance(data, list):
-            return None
-        items = map(self._codec.read, as_array(data))
-        return self._message(**{self._field: [item for item in items if item is not None]})
+        return self._numbers.get(data)
+
+    def at(self, path: str) -> Row:
+        return Row(path, self.write, self.read)
+
+
+# --- Requests and replies as a whole ---
+
+
+def write_request(table: Table[Any], message: Message) -> JsonObject:
+    """The JSON of a request; a status with the violations if there are any."""
+    found: list[FieldViolation] = []
+    out = table.write(message, Cursor(found))
+    if found:
+        raise invalid(*found)
+    return out
+
+
+def read_reply(table: Table[M], data: Any, what: str) -> M:
+    """The message of a reply; a status if it is an error with HTTP 200, or no such reply."""
+    unreadable = f"{what} of the gateway cannot be read"
+    if is_object(data):
+        reports_failure = bool(data.get("error")) and not table.reads_member("error")
+        if reports_failure or reading(what, table.lacks_a_member, data):
+            raise from_error_body(data, unreadable)
+    return reading(what, table.read, data)
+
+
+# --- Rows and functions that the tables are made of ---
 
 
 def same(*names: str) -> dict[str, Row]:
@@ -282,84 +270,256 @@ def same(*names: str) -> dict[str, Row]:
     return {name: Row(name) for name in names}
 
 
-def write_request(table: Table[Any], message: Message) -> JsonObject:
-    """The JSON of a request; a status with every violation if there is one."""
-    found: list[FieldViolation] = []
-    out = table.write(message, At(found))
-    if found:
-        raise invalid(*found)
-    return out
+def nested(path: str, table: "Table[Any] | Variants") -> Row:
+    """A message as an object; a repeated one as an array of them."""
+    return Row(path, table.write, table.read)
 
 
-def read_reply(table: Table[M], data: Any, what: str) -> M:
-    """The message of a reply; a status if it is not such a reply."""
-    if not is_a(data, dict):
-        raise unreadable(what)
+def wrapped(
+    path: str,
+    message: type[Message],
+    field: str,
+    items: "Table[Any] | Variants | None" = None,
+) -> Row:
+    """A message with one repeated field, as the bare array. What is no array is another field's."""
+    write_item = items.write if items else as_it_is
+
+    def write(value: Any, cursor: Cursor) -> Any:
+        return _written(write_item, getattr(value, field), cursor.field(field))
+
+    def read(data: Any) -> Any:
+        if not is_list(data):
+            return None
+        if items:
+            data = [item for item in map(items.read, data) if item is not None]
+        return message(**{field: data})
+
+    return Row(path, write, read)
+
+
+def text_only(path: str) -> Row:
+    """A text, where the JSON may have something else that is another field's."""
+
+    def read(data: Any) -> Any:
+        return data if type(data) is str else None
+
+    return Row(path, as_it_is, read)
+
+
+def json_text(path: str) -> Row:
+    """A JSON object, as a text in the proto."""
+    return Row(path, object_of_text, to_text)
+
+
+def as_it_is(value: Any, cursor: Cursor) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        cursor.refuse("must be a finite number")
+    return value
+
+
+def not_carried(value: Any, cursor: Cursor) -> Any:
+    cursor.refuse()
+
+
+def object_of_text(value: str, cursor: Cursor) -> Any:
+    """The JSON object that a text is."""
+    if len(value) > MAX_JSON_TEXT_BYTES:
+        cursor.refuse(f"must be at most {MAX_JSON_TEXT_BYTES} bytes")
+        return None
     try:
-        return table.read(data)
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        raise unreadable(what) from error
+        data = parse_to_send(value)
+    except Unsendable as error:
+        cursor.refuse(str(error))
+    except (ValueError, RecursionError):
+        cursor.refuse("is not JSON")
+    else:
+        if is_object(data):
+            return data
+        cursor.refuse("must be a JSON object")
+    return None
 
 
-def merge(out: JsonObject, path: str, value: Any) -> None:
-    """Put a value at a path. Objects grow together; what is already there stays."""
-    if path:
-        *outer, last = path.split(".")
-        for name in outer:
-            out = out.setdefault(name, {})
-        value = {last: value}
-    for name, content in as_object(value).items():
-        there = out.setdefault(name, content)
-        if there is not content and isinstance(there, dict):
-            merge(as_object(there), "", as_object(content))
+def count(data: Any) -> int:
+    """A number that counts or is a place: from 0 on."""
+    if type(data) is not int or data < 0:
+        raise ValueError("not a count")
+    return data
 
 
-def _set_of(empty: Message, name: str) -> Callable[[Any, str, Row, Any], None]:
+def timestamp(data: Any) -> Timestamp | None:
+    """A time from seconds since 1970; 0 is unset."""
+    return Timestamp(seconds=int(data)) if data else None
+
+
+def iso_timestamp(data: Any) -> Timestamp:
+    found = Timestamp()
+    found.FromJsonString(data)
+    return found
+
+
+def bytes_of_numbers(data: Any) -> bytes:
+    # bytes(n) of a number would be n zero bytes.
+    return bytes(as_list(data))
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+# --- Inside ---
+
+# As Any, they narrow nothing: what protobuf's containers hold is of no known type.
+_LIST: Any = MutableSequence
+_MAP: Any = MutableMapping
+_MESSAGE: Any = Message
+_MAPPING: Any = Mapping
+
+Put = Callable[[Any, Any], None]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of an object, or a place in an array, and who takes what is there."""
+
+    key: str | int | None  # None: the object itself
+    puts: Sequence[Put]
+    inner: "Sequence[_Member]"
+
+    @classmethod
+    def tree(cls, pairs: Iterable[tuple[str, Put]]) -> "tuple[_Member, ...]":
+        """The members of all paths, each once."""
+        puts: dict[str | int | None, list[Put]] = {}
+        inner: dict[str | int | None, list[tuple[str, Put]]] = {}
+        for path, put in pairs:
+            first, _, rest = path.partition(".")
+            key = None if not path else int(first) if first.isdecimal() else first
+            puts.setdefault(key, [])
+            inner.setdefault(key, [])
+            if rest:
+                inner[key].append((rest, put))
+            else:
+                puts[key].append(put)
+        return tuple(cls(key, tuple(puts[key]), cls.tree(inner[key])) for key in puts)
+
+    def follow(self, target: Any, data: Any) -> None:
+        key = self.key
+        if type(key) is str:
+            data = data.get(key)
+        elif type(key) is int:
+            items = as_list(data)
+            data = items[key] if key < len(items) else None
+        if data is not None:
+            for put in self.puts:
+                put(target, data)
+            for member in self.inner:
+                member.follow(target, data)
+
+
+def _is_read(row: Row) -> bool:
+    return row.read is not None or row.write is None
+
+
+def _put_of(empty: Message, name: str, row: Row) -> Put:
     """How a field of this kind takes what was found for it."""
     current: Any = getattr(empty, name)
-    if is_a(current, MutableSequence):
-        return _extend
-    if is_a(current, MutableMapping):
-        return _update
-    return _copy if is_a(current, Message) else _set
+    read = row.read
+    if isinstance(current, _MAP):
+
+        def put(message: Any, found: Any) -> None:
+            if not is_object(found):
+                raise TypeError("not a JSON object")
+            getattr(message, name).update(found)
+
+    elif isinstance(current, _LIST):
+        take = _items_of(row)
+
+        def put(message: Any, found: Any) -> None:
+            getattr(message, name).extend(take(found))
+
+    elif isinstance(current, _MESSAGE):
+        if read is None:
+            raise TypeError(f"{name} needs a function that reads it")
+        read_message = read
+
+        def put(message: Any, found: Any) -> None:
+            value = read_message(found)
+            if value is not None:
+                inner = getattr(message, name)
+                inner.SetInParent()
+                inner.CopyFrom(value)
+
+    else:
+
+        def put(message: Any, found: Any) -> None:
+            value = read(found) if read else found
+            if value is not None:
+                setattr(message, name, value)
+
+    return put
 
 
-def _extend(message: Any, name: str, row: Row, found: Any) -> None:
-    items = row.codec.read(found) if row.whole else map(row.codec.read, found)
-    getattr(message, name).extend(item for item in items or () if item is not None)
+def _items_of(row: Row) -> Callable[[Any], Iterable[Any]]:
+    """The elements of a repeated field."""
+    read = row.read
+    if read is None:
+        return as_list
+    if row.whole:
+        return read
+    return lambda found: [item for item in map(read, as_list(found)) if item is not None]
 
 
-def _update(message: Any, name: str, row: Row, found: Any) -> None:
-    getattr(message, name).update(row.codec.read(found))
+def _write_of(row: Row) -> Write:
+    return row.write or (not_carried if row.read else as_it_is)
 
 
-def _copy(message: Any, name: str, row: Row, found: Any) -> None:
-    value = row.codec.read(found)
-    if value is not None:
-        current = getattr(message, name)
-        current.SetInParent()
-        current.CopyFrom(value)
-
-
-def _set(message: Any, name: str, row: Row, found: Any) -> None:
-    value = row.codec.read(found)
-    if value is not None:
-        setattr(message, name, value)
-
-
-def _write_each(codec: Codec, content: Any, at: At) -> Any:
-    if is_a(content, MutableMapping):
+def _written(write: Write, content: Any, cursor: Cursor) -> Any:
+    """The JSON of what a field holds; of a repeated one an array."""
+    if isinstance(content, _MAP):
         return dict(content)
-    if is_a(content, MutableSequence):
-        return [codec.write(item, at.item(number)) for number, item in enumerate(content)]
-    return codec.write(content, at)
+    if not isinstance(content, _LIST):
+        return write(content, cursor)
+    first = next(iter(content), None)
+    limit = MAX_NUMBERS_IN_A_LIST if isinstance(first, int) else MAX_ITEMS_IN_A_LIST
+    if len(content) > limit:
+        cursor.refuse(f"must have at most {limit} items")
+        return []
+    if write is as_it_is and isinstance(first, int | str):
+        return list(content)
+    return [write(item, cursor.item(number)) for number, item in enumerate(content)]
 
 
-def _has(message: Any, name: str) -> bool:
-    if name in message.DESCRIPTOR.oneofs_by_name:
-        return message.WhichOneof(name) is not None
-    return any(descriptor.name == name for descriptor, _ in message.ListFields())
+def _merge(out: JsonObject, steps: Sequence[str], value: Any) -> None:
+    """Put a value at a path. Objects grow together; what is already there stays."""
+    if steps:
+        for name in steps[:-1]:
+            out = out.setdefault(name, {})
+        _join(out, steps[-1], value)
+    elif isinstance(value, _MAPPING):
+        for name, content in value.items():
+            _join(out, name, content)
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
+def _join(out: Any, name: str, content: Any) -> None:
+    if isinstance(content, _MAPPING):
+        there = out.setdefault(name, {})  # never the object itself: others may have it too
+        if is_object(there):
+            _merge(there, (), content)
+    elif content == ():
+        out.setdefault(name, [])
+    else:
+        out.setdefault(name, content)
+
+
+def _frozen(data: Any) -> Any:
+    """The same, so that nobody can change it. An empty array is written ()."""
+    if is_object(data):
+        return MappingProxyType({name: _frozen(content) for name, content in data.items()})
+    return data
+
+
+def _has_oneof(message: Any, name: str) -> bool:
+    return name in message.DESCRIPTOR.oneofs_by_name and message.WhichOneof(name) is not None
+
+
+def _is_there(seen: Any, found: Any) -> None:
+    seen.append(True)

@@ -4,9 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +49,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="S",
         help="wait this long for the upstream to come up (default: 0)",
+    )
+    parser.add_argument(
+        "--processes",
+        default="1",
+        metavar="N",
+        help="processes that share the port, or auto: one for each core (default: %(default)s)",
     )
     secure = parser.add_argument_group("security")
     secure.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
@@ -100,7 +103,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that RPCs at work have when told to stop (default: %(default)s)",
     )
+    limits.add_argument(
+        "--max-connection-age",
+        type=_seconds,
+        metavar="S",
+        help="have clients connect anew after this long, so that they spread (default: never)",
+    )
+    limits.add_argument(
+        "--max-connection-age-grace",
+        type=_seconds,
+        metavar="S",
+        help="then cancel RPCs of the old connection after this long (default: never)",
+    )
     seen = parser.add_argument_group("what it shows")
+    seen.add_argument(
+        "--probes",
+        default="",
+        metavar="ADDR",
+        help="HOST:PORT for health alone, in plaintext, for probes without TLS (default: none)",
+    )
     seen.add_argument(
         "--metrics", default="", metavar="ADDR", help="HOST:PORT for GET /metrics (default: none)"
     )
@@ -124,32 +145,37 @@ def run(args: argparse.Namespace) -> int:
         from smg_proto.frontdoor import OptionsError
     except ImportError as error:
         raise CommandError(str(error)) from error
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=args.log_level.upper(),
-        format="%(asctime)sZ %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    from smg_proto.frontdoor._worker import log_to_stderr
+
+    log_to_stderr(logging.getLevelName(args.log_level.upper()))
     try:
-        return asyncio.run(_serve(_options(args)))
+        return asyncio.run(_serve(_options(args), args.processes))
     except OptionsError as error:
         raise CommandError(str(error)) from error
 
 
-async def _serve(options: "Options") -> int:
+async def _serve(options: "Options", processes: str) -> int:
+    from smg_proto._serving.process import (
+        orders_by_signal,
+        raise_descriptor_limit,
+        serve_until_told,
+    )
     from smg_proto.frontdoor import FrontDoor
+    from smg_proto.frontdoor._supervisor import Supervisor, processes_of
 
-    async with FrontDoor(options) as door:
-        told = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, told.set)
-        print(door.banner(), flush=True)
-        await told.wait()
-        logging.getLogger("smg_proto.frontdoor").info(
-            "stopping: RPCs at work have %g s", options.drain
+    log = logging.getLogger("smg_proto.frontdoor")
+    number = processes_of(processes)
+    door = FrontDoor(options) if number == 1 else Supervisor(options, number)
+    if warning := raise_descriptor_limit(options.descriptors):
+        log.warning(warning)
+    async with orders_by_signal() as orders:
+        await serve_until_told(
+            door.start,
+            door.stop,
+            orders,
+            started=lambda: print(door.banner(), flush=True),
+            stopping=lambda: log.info("stopping drain=%gs", options.drain),
         )
-        await door.stop()
     return 0
 
 
@@ -170,7 +196,10 @@ def _options(args: argparse.Namespace) -> "Options":
         timeouts=Timeouts(args.connect_timeout, args.request_timeout, args.idle_timeout),
         max_request=args.max_request_mib << 20,
         max_active=args.max_active,
+        max_connection_age=args.max_connection_age,
+        max_connection_age_grace=args.max_connection_age_grace,
         drain=args.drain,
+        probes=args.probes,
         metrics=args.metrics,
         log_content=args.log_content,
     )

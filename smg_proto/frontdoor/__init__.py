@@ -11,8 +11,6 @@
 
 try:
     import aiohttp as _aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    import grpc_health as _health  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    import grpc_reflection as _reflection  # noqa: F401  # pyright: ignore[reportUnusedImport]
 except ImportError as _error:
     raise ImportError(
         f"smg_proto.frontdoor needs {_error.name}: pip install 'smg-grpc-proto[serve]'"

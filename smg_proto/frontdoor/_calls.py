@@ -1,4 +1,4 @@
-"""One RPC at work: what it may say to the gateway, what it got, and how long it took."""
+"""One RPC in flight: what it may send to the gateway, what it got, and how long it took."""
 
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -10,8 +10,11 @@ from google.protobuf.duration_pb2 import Duration
 
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import M, Table, read_reply
+from smg_proto._http.headers import header, is_printable
 from smg_proto._http.upstream import Answer, Stream, Upstream
 from smg_proto.errors import FieldViolation, invalid
+from smg_proto.frontdoor._pace import Pace
+from smg_proto.frontdoor._telemetry import NO_SPAN, Span
 
 # Metadata that travels on as HTTP headers of the same name. Nothing else does.
 HEADERS_IN = (
@@ -30,11 +33,13 @@ HEADERS_IN = (
 class Call:
     """What an operation works with."""
 
-    def __init__(self, upstream: Upstream, metadata: Mapping[str, str], context: Any) -> None:
+    def __init__(self, upstream: Upstream, pace: Pace, context: Any, span: Span = NO_SPAN) -> None:
         self._upstream, self._context = upstream, context
-        self._headers = {k: metadata[k] for k in HEADERS_IN if k in metadata}
+        self.pace: Pace = pace
+        self.span: Span = span
+        self._headers = {**_headers_of(context.invocation_metadata() or ()), **span.headers}
         self._sent = 0.0
-        self._told = False
+        self._answered = False
         self.first_token: float | None = None
         self.request_id: str = ""
         self._worker = self._parser = ""
@@ -42,14 +47,14 @@ class Call:
     async def ask(self, method: str, path: str, body: Any = None) -> Answer:
         self._sent = self._sent or time.monotonic()
         answer = await self._upstream.ask(method, path, body, self._headers)
-        await self._heard(answer.headers)
+        await self._use_headers(answer.headers)
         return answer
 
     @asynccontextmanager
     async def listen(self, path: str, body: Any) -> AsyncGenerator[Stream, None]:
         self._sent = self._sent or time.monotonic()
         async with self._upstream.listen(path, body, self._headers) as stream:
-            await self._heard(stream.headers)
+            await self._use_headers(stream.headers)
             yield stream
 
     def got_token(self) -> None:
@@ -63,12 +68,12 @@ class Call:
             report.time_to_first_token.CopyFrom(_duration(self.first_token))
         return report
 
-    async def _heard(self, headers: Mapping[str, str]) -> None:
-        self._worker = headers.get("x-smg-routed-worker-id", "")
-        self._parser = headers.get("x-smg-parser", "")
-        if not self._told:
-            self._told = True
-            self.request_id = headers.get("x-request-id", "")
+    async def _use_headers(self, headers: Mapping[str, str]) -> None:
+        self._worker = header(headers, "x-smg-routed-worker-id")
+        self._parser = header(headers, "x-smg-parser")
+        if not self._answered:
+            self._answered = True
+            self.request_id = header(headers, "x-request-id")
             returned = (("x-request-id", self.request_id),) if self.request_id else ()
             await self._context.send_initial_metadata(returned)
 
@@ -78,10 +83,23 @@ def read_answer(table: Table[M], answer: Answer, path: str) -> M:
 
 
 def path_of(folder: str, id: str, rest: str = "") -> str:
-    """The path of one thing; its id may be any text."""
+    """The path of one thing; its id may be any text that is a segment of a path."""
     if not id:
         raise invalid(FieldViolation("id", "is required"))
+    if id in (".", ".."):  # a proxy on the way would resolve them to another path
+        raise invalid(FieldViolation("id", 'must not be "." or ".."'))
     return f"{folder}/{quote(id, safe='')}{rest}"
+
+
+def _headers_of(metadata: Any) -> dict[str, str]:
+    """The HTTP headers of a call's metadata; of a key that came twice the first value."""
+    headers: dict[str, str] = {}
+    for name, value in metadata:
+        if name in HEADERS_IN and name not in headers:
+            if not (isinstance(value, str) and is_printable(value)):
+                raise invalid(FieldViolation(f"metadata.{name}", "must be visible ASCII"))
+            headers[name] = value
+    return headers
 
 
 def _duration(seconds: float) -> Duration:

@@ -2,29 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from google.protobuf.message import Message
 
 from smg_proto import __version__
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.failures import truncated, unsupported
+from smg_proto._http.failures import reading, truncated, unreadable, unsupported
 from smg_proto._http.fields import M, Table, read_reply, write_request
 from smg_proto._http.mapping import chat, completion, message, others, response
-from smg_proto._http.mapping.streams import EventStream, fused
-from smg_proto._http.shapes import JsonObject, as_array, as_object
+from smg_proto._http.mapping.streams import StreamReader
+from smg_proto._http.shapes import JsonObject, as_object, is_list
 from smg_proto.errors import SmgError
 from smg_proto.frontdoor._calls import Call, path_of, read_answer
 
-# Seconds. Text that comes faster than this is told in larger pieces: nobody reads 200 deltas a
-# second, and each one costs a message.
-PACE = 0.005
+# Requests that one RPC of many inputs has in flight at a time.
+INPUTS_IN_FLIGHT = 8
 
 Unary = Callable[[Call, Any], Awaitable[Any]]
 Streaming = Callable[[Call, Any], AsyncGenerator[Any, None]]
+T = TypeVar("T")
 
 # --- Generation ---
 
@@ -40,52 +40,48 @@ async def complete(call: Call, request: smg.CompletionRequest) -> smg.Completion
     path, table, reply = generate_route(request)
     answer = await call.ask("POST", path, write_request(table, request))
     data = answer.json(f"the answer to {path}")
-    one = as_array(data)[0] if as_array(data) else data
+    one = data[0] if is_list(data) and data else data  # of /generate a list of one
     found = read_reply(reply, one, f"the answer to {path}")
     found.model = found.model or request.model
     return found
 
 
-async def stream_complete(
+def stream_complete(
     call: Call, request: smg.CompletionRequest
 ) -> AsyncGenerator[smg.CompletionEvent, None]:
     path, table, _ = generate_route(request)
     body = write_request(table, request) | {"stream": True}
     if path == "/generate":
-        reader: EventStream[smg.CompletionEvent] = completion.GenerateChunks(request.model)
-    else:
-        reader = completion.CompletionChunks()
-        body["stream_options"] = {"include_usage": True}
-    async with aclosing(relay(call, path, body, reader)) as events:
-        async for event in events:
-            yield event
+        return relay(call, path, body, completion.GenerateChunks(request.model))
+    body["stream_options"] = {"include_usage": True}
+    return relay(call, path, body, completion.CompletionChunks())
 
 
 async def relay(
-    call: Call, path: str, body: JsonObject, reader: EventStream[Any]
+    call: Call, path: str, body: JsonObject, reader: StreamReader[Any]
 ) -> AsyncGenerator[Any, None]:
-    """The events of a stream, as its reader gives them; a stream without an end is a failure."""
+    """The events of a stream, as its reader returns them; one without an end is a failure."""
     async with call.listen(path, body) as stream:
-        before = 0.0
-        async for batch in stream.events:
-            now = time.monotonic()
-            fast, before = now - before < PACE, now
-            for found in fused(each for event in batch for each in reader.feed(event)):
-                if found.HasField("delta"):
+        asked = time.monotonic()
+        while (batch := await stream.read()) is not None:
+            fast = time.monotonic() - asked < call.pace.pause
+            for event in reader.read(batch):
+                if event.HasField("delta"):
                     call.got_token()
-                elif found.HasField("end"):
-                    found.end.pipeline.CopyFrom(call.report())
-                yield found
+                elif event.HasField("end"):
+                    event.end.pipeline.CopyFrom(call.report())
+                yield event
             if reader.done:
-                await stream.finish()
+                stream.finish()
                 return
             if fast:
-                await asyncio.sleep(PACE)
+                await call.pace.rest(stream)
+            asked = time.monotonic()
     raise truncated("the gateway's stream stopped before its end")
 
 
 def simple_stream(
-    path: str, table: Table[Any], reader: Callable[[], EventStream[Any]], **more: Any
+    path: str, table: Table[Any], reader: Callable[[], StreamReader[Any]], **more: Any
 ) -> Streaming:
     """A stream of one route."""
 
@@ -109,16 +105,26 @@ async def stream_response(
     except SmgError as error:
         if error.reason != "STREAM_TRUNCATED" or not reader.id:
             raise
-        try:
-            answer = await call.ask("GET", path_of("/v1/responses", reader.id))
-            data = as_object(answer.json("the stored response"))
-        except SmgError:
-            data = {}
-        if data.get("status") != "cancelled":
-            raise truncated(error.message, response_id=reader.id) from error
-        end = reader.ended(data)
-        end.end.pipeline.CopyFrom(call.report())
+        end = await _end_if_cancelled(call, reader)
+        if end is None:
+            raise truncated(error.message, response_id=reader.id) from None
         yield end
+
+
+async def _end_if_cancelled(
+    call: Call, reader: response.ResponseEvents
+) -> smg.ResponseEvent | None:
+    """The end of a stream whose response somebody has cancelled."""
+    try:
+        answer = await call.ask("GET", path_of("/v1/responses", reader.id))
+        data = as_object(answer.json("the stored response"))
+        if data.get("status") != "cancelled":
+            return None
+        end = reading("the stored response", reader.end_of, data)
+    except SmgError:
+        return None
+    end.end.pipeline.CopyFrom(call.report())
+    return end
 
 
 # --- One request for each input ---
@@ -126,34 +132,68 @@ async def stream_response(
 
 async def embed(call: Call, request: smg.EmbedRequest) -> smg.EmbedResponse:
     body = write_request(others.EMBED_REQUEST, request)
-    total = await _each(call, "/v1/embeddings", body, others.EMBED_REPLY)
-    if request.HasField("dimensions"):
-        for embedding in total.embeddings:
-            if len(embedding.values) != request.dimensions:
-                raise unsupported(
-                    f"dimensions: the worker ignores it, and answers with {len(embedding.values)}"
-                )
+    replies = await _each(call, "/v1/embeddings", body, others.EMBED_REPLY)
+    total = smg.EmbedResponse(model=replies[0].model)
+    for reply in replies:
+        (embedding,) = reply.embeddings
+        if request.HasField("dimensions") and len(embedding.values) != request.dimensions:
+            raise unsupported(
+                f"dimensions: the worker ignores it, and answers with {len(embedding.values)}"
+            )
+        total.embeddings.append(embedding)
+    reading("the usage", _add_usage, total, replies)
     return total
 
 
 async def classify(call: Call, request: smg.ClassifyRequest) -> smg.ClassifyResponse:
     body = write_request(others.CLASSIFY_REQUEST, request)
-    return await _each(call, "/v1/classify", body, others.CLASSIFY_REPLY)
+    replies = await _each(call, "/v1/classify", body, others.CLASSIFY_REPLY)
+    total = smg.ClassifyResponse(model=replies[0].model)
+    for reply in replies:
+        total.results.extend(reply.results)
+    reading("the usage", _add_usage, total, replies)
+    return total
 
 
-async def _each(call: Call, path: str, body: JsonObject, table: Table[M]) -> M:
+async def _each(call: Call, path: str, body: JsonObject, table: Table[M]) -> list[M]:
     """One request for each input: the gateway would join an array into one text."""
-    total: Any = None
-    for text in body["input"]:
+
+    async def one(text: str) -> M:
         answer = await call.ask("POST", path, body | {"input": text})
-        one: Any = read_answer(table, answer, path)
-        if total is None:
-            total = one
-            continue
-        for count in smg.Usage.DESCRIPTOR.fields_by_name:
-            setattr(one.usage, count, getattr(one.usage, count) + getattr(total.usage, count))
-        total.MergeFrom(one)
-    return cast(M, total)
+        data = answer.json(f"the answer to {path}")
+        reply = read_reply(table, data, f"the answer to {path}")
+        if len(data["data"]) != 1:
+            raise unreadable(f"the answer to {path}")
+        return reply
+
+    return await _bounded(one, body["input"])
+
+
+async def _bounded(run: Callable[[str], Awaitable[T]], inputs: list[str]) -> list[T]:
+    """The results in the order of the inputs, of which a few are in flight at a time."""
+    results: dict[int, T] = {}
+    numbered = iter(enumerate(inputs))
+
+    async def take() -> None:
+        for number, text in numbered:
+            results[number] = await run(text)
+
+    tasks = [asyncio.create_task(take()) for _ in inputs[:INPUTS_IN_FLIGHT]]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [results[number] for number in range(len(inputs))]
+
+
+def _add_usage(total: Any, replies: Iterable[Any]) -> None:
+    for reply in replies:
+        if reply.HasField("usage"):
+            total.usage.SetInParent()
+        for field, number in reply.usage.ListFields():
+            setattr(total.usage, field.name, getattr(total.usage, field.name) + number)
 
 
 # --- Stored responses ---
@@ -216,10 +256,15 @@ async def get_gateway_info(call: Call, _: smg.GetGatewayInfoRequest) -> smg.Gate
     info = smg.GatewayInfo(proto_version=__version__, services=SERVICES)
     try:
         loads = (await call.ask("GET", "/get_loads")).json("the answer to /get_loads")
-        info.version = str(loads.get("version", "")).removeprefix("smg-")
-    except (SmgError, AttributeError):
+        info.version = reading("its version", _version, loads)
+    except SmgError:
         pass  # not for this caller, or not a gateway
     return info
+
+
+def _version(loads: Any) -> str:
+    version: str = loads["version"]
+    return version.removeprefix("smg-")
 
 
 # --- Workers ---
@@ -228,7 +273,7 @@ async def get_gateway_info(call: Call, _: smg.GetGatewayInfoRequest) -> smg.Gate
 async def create_worker(call: Call, request: smg.CreateWorkerRequest) -> smg.Worker:
     answer = await call.ask("POST", "/workers", write_request(others.CREATE_WORKER, request))
     accepted = answer.json("the answer to /workers")
-    return await _worker(call, str(accepted.get("worker_id", "")))
+    return await _worker(call, reading("the answer to /workers", others.accepted_worker, accepted))
 
 
 async def get_worker(call: Call, request: smg.GetWorkerRequest) -> smg.Worker:
@@ -262,7 +307,7 @@ async def flush_cache(call: Call, _: smg.FlushCacheRequest) -> smg.FlushCacheRes
 async def _worker(call: Call, id: str) -> smg.Worker:
     path = path_of("/workers", id)
     data = (await call.ask("GET", path)).json("the worker")
-    return read_reply(others.worker_table(data), data, "the worker")
+    return reading("the worker", others.read_worker, data)
 
 
 # --- The table ---

@@ -65,10 +65,39 @@ class Options:
     health_interval: float = 2.0
     # Seconds that RPCs at work are given when the server is told to stop.
     drain: float = 30.0
+    # Seconds that a connection may live; its RPCs may end within the grace, and new ones go over a
+    # new connection, so that they spread over the servers of today. None: without limit.
+    max_connection_age: float | None = None
+    max_connection_age_grace: float | None = None
     # Where to serve the metrics over HTTP, "HOST:PORT"; empty: nowhere.
     metrics: str = ""
+    # A second address for grpc.health.v1 alone, in plaintext; empty: none.
+    probes: str = ""
     # Write requests and replies to the log, prompts and texts included.
     log_content: bool = False
+
+    @property
+    def descriptors(self) -> int:
+        """Files that may be open at a time: each RPC may hold a connection on either side."""
+        return 2 * self.max_active + 256
+
+    @property
+    def server_options(self) -> dict[str, int]:
+        """What gRPC is told."""
+        options = {
+            "grpc.max_receive_message_length": self.max_request,
+            "grpc.max_send_message_length": -1,
+            # A long unary call is silent for minutes; its client may ping meanwhile.
+            "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+            "grpc.keepalive_permit_without_calls": 1,
+        }
+        for name, seconds in (
+            ("grpc.max_connection_age_ms", self.max_connection_age),
+            ("grpc.max_connection_age_grace_ms", self.max_connection_age_grace),
+        ):
+            if seconds is not None:
+                options[name] = max(1, int(seconds * 1000))
+        return options
 
     def check(self) -> None:
         """Everything that can be seen to be wrong without a connection."""

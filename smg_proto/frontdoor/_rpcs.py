@@ -1,30 +1,32 @@
 """Runs operations as RPCs: each that is begun ends with a status, a line in the log and a count."""
 
 import asyncio
-import logging
 import time
-import traceback
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.json_format import MessageToJson
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import overloaded
 from smg_proto._http.upstream import Upstream
-from smg_proto.errors import SmgError, abort
+from smg_proto.errors import FieldViolation, SmgError, abort, invalid
 from smg_proto.frontdoor._calls import Call
+from smg_proto.frontdoor._log import log, log_defect
 from smg_proto.frontdoor._metrics import Metrics
-from smg_proto.frontdoor._operations import SERVICES, STREAMS, UNARY, Streaming, Unary
+from smg_proto.frontdoor._operations import SERVICES, STREAMS, UNARY
+from smg_proto.frontdoor._pace import Pace
+from smg_proto.frontdoor._telemetry import Telemetry
 
 RETRY_AFTER = timedelta(seconds=1)
 
-log: logging.Logger = logging.getLogger("smg_proto.frontdoor")
+# What is done for a decoded request; its result is the reply, of a stream None.
+Work = Callable[[Call, Message], Awaitable[Any]]
 
 
 class Rpcs:
@@ -36,6 +38,8 @@ class Rpcs:
         self._upstream, self._metrics = upstream, metrics
         self._max_active, self._log_content = max_active, log_content
         self._active = 0
+        self._pace = Pace()
+        self._telemetry = Telemetry()
 
     def handlers(self) -> Iterator[grpc.GenericRpcHandler]:
         pool = descriptor_pool.Default()
@@ -47,80 +51,115 @@ class Rpcs:
 
     def _handler(self, service: str, method: Any) -> "grpc.RpcMethodHandler[Any, Any]":
         name = f"{service}.{method.name}"
-        request: type[Message] = getattr(smg, method.input_type.name)
+        kind: type[Message] = getattr(smg, method.input_type.name)
         reply: type[Message] = getattr(smg, method.output_type.name)
         make, serve = (
-            (grpc.unary_stream_rpc_method_handler, self._stream(name, STREAMS[name]))
+            (grpc.unary_stream_rpc_method_handler, self._stream)
             if method.server_streaming
-            else (grpc.unary_unary_rpc_method_handler, self._unary(name, UNARY[name]))
+            else (grpc.unary_unary_rpc_method_handler, self._unary)
         )
-        return make(
-            serve,
-            request_deserializer=request.FromString,
-            response_serializer=reply.SerializeToString,
-        )
+        # Requests come as bytes: one that is no message is then counted and logged like any other.
+        return make(serve(name, kind), None, reply.SerializeToString)
 
-    def _unary(self, name: str, run: Unary) -> Callable[[Any, Any], Any]:
-        async def serve(request: Message, context: Any) -> Message:
-            async with self._accounted(name, request, context) as call:
-                reply: Any = await run(call, request)
+    def _unary(self, name: str, kind: type[Message]) -> Callable[[bytes, Any], Awaitable[Any]]:
+        run = UNARY[name]
+
+        async def serve(data: bytes, context: Any) -> Any:
+            async def work(call: Call, request: Message) -> Any:
+                reply = await run(call, request)
                 if "pipeline" in reply.DESCRIPTOR.fields_by_name:
                     reply.pipeline.CopyFrom(call.report())
+                call.span.reply(reply)
                 self._content("reply", name, reply)
-                done: Message = reply
-                return done
-            raise AssertionError("aborted calls do not come here")
+                return reply
+
+            return await self._account(name, kind, data, context, work)
 
         return serve
 
-    def _stream(self, name: str, run: Streaming) -> Callable[[Any, Any], Any]:
-        async def serve(request: Message, context: Any) -> None:
-            async with (
-                self._accounted(name, request, context) as call,
-                aclosing(run(call, request)) as events,
-            ):
-                async for event in events:
-                    # Waits while the client reads slowly; then nothing is read from the gateway.
-                    await context.write(event)
-                    self._metrics.event(name)
-                    self._content("event", name, event)
+    def _stream(self, name: str, kind: type[Message]) -> Callable[[bytes, Any], Awaitable[None]]:
+        run = STREAMS[name]
+
+        async def serve(data: bytes, context: Any) -> None:
+            async def work(call: Call, request: Message) -> None:
+                events: AsyncGenerator[Any, None]
+                async with aclosing(run(call, request)) as events:
+                    async for event in events:
+                        # Waits while the client reads slowly; then nothing is read upstream.
+                        await context.write(event)
+                        self._metrics.event(name)
+                        call.span.reply(event)
+                        self._content("event", name, event)
+
+            await self._account(name, kind, data, context, work)
 
         return serve
 
-    @asynccontextmanager
-    async def _accounted(
-        self, name: str, request: Message, context: Any
-    ) -> AsyncGenerator[Call, None]:
-        begun, code, reason = time.monotonic(), "OK", ""
-        call = Call(self._upstream, dict(reversed(context.invocation_metadata() or ())), context)
+    async def _account(
+        self, name: str, kind: type[Message], data: bytes, context: Any, work: Work
+    ) -> Any:
+        """Run one RPC. Whatever happens, it ends with a status, is counted and is logged."""
+        started, allowed = time.monotonic(), context.time_remaining()
+        call: Call | None = None
+        code, failure = grpc.StatusCode.OK, None
+        span = self._telemetry.start(name, context)
         self._metrics.started(name)
         self._active += 1
-        self._content("request", name, request)
         try:
             if self._active > self._max_active:
-                raise overloaded(f"{self._max_active} requests are at work already", RETRY_AFTER)
-            yield call
+                raise overloaded(f"{self._max_active} requests are in flight already", RETRY_AFTER)
+            call = Call(self._upstream, self._pace, context, span)
+            request = _decoded(kind, data)
+            span.request(request)
+            self._content("request", name, request)
+            return await work(call, request)
         except SmgError as error:
-            code, reason = error.code.name, error.reason
-            await abort(context, error)
+            code, failure = error.code, error
         except asyncio.CancelledError:
-            left = context.time_remaining()
-            code = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
+            code = _left(context, allowed)
             raise
+        except grpc.aio.InternalError:  # the client left while gRPC was writing to it
+            code = _left(context, allowed)
         except Exception as error:
-            code = "INTERNAL"
-            # Where, but not what: the text of an exception may quote the request.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s: %s\n%s", name, type(error).__name__, where)
-            await context.abort(grpc.StatusCode.INTERNAL, "a defect of the front door; see its log")
+            log_defect(name, error)
+            code = grpc.StatusCode.INTERNAL
+            failure = SmgError(code, "a defect of the front door; see its log")
         finally:
-            took = time.monotonic() - begun
+            took = time.monotonic() - started
             self._active -= 1
-            self._metrics.ended(name, code, took)
-            if call.first_token is not None:
+            self._metrics.ended(name, code.name, took)
+            span.end(code, failure.reason if failure else "")
+            if call and call.first_token is not None:
                 self._metrics.first_token(name, call.first_token)
-            log.info("%s %s %s %.3fs %s", name, code, reason or "-", took, call.request_id or "-")
+            log.info(
+                "rpc finished method=%s code=%s reason=%s duration=%.3fs request_id=%s",
+                name,
+                code.name,
+                (failure and failure.reason) or "-",
+                took,
+                (call and call.request_id) or "-",
+            )
+        # Out of the except clause: what grpc logs of an abort must not bring the failure's text.
+        return await abort(context, failure) if failure else None
 
     def _content(self, what: str, name: str, message: Message) -> None:
         if self._log_content:
             log.info("%s %s %s", what, name, MessageToJson(message, indent=None))
+
+
+def _decoded(kind: type[Message], data: bytes) -> Message:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise invalid(FieldViolation(kind.DESCRIPTOR.full_name, "cannot be decoded")) from None
+
+
+def _left(context: Any, allowed: float | None) -> grpc.StatusCode:
+    """Why a client has left: its deadline, of so many seconds from the start, or its own wish.
+
+    A client's clock began a little earlier, and what is on the wire is rounded up.
+    """
+    remaining = context.time_remaining()
+    if allowed is None or remaining is None or remaining > 0.05 + 0.02 * allowed:
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.DEADLINE_EXCEEDED

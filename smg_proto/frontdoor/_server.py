@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 
 import grpc
-from aiohttp import web
 
 from smg_proto._http.shapes import dig
 from smg_proto._http.upstream import Upstream
+from smg_proto._serving.address import Address, AddressError, check_free
+from smg_proto._serving.server import Server
 from smg_proto.errors import SmgError
-from smg_proto.frontdoor._health import Health
+from smg_proto.frontdoor._exposition import serve_metrics
+from smg_proto.frontdoor._log import log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES
 from smg_proto.frontdoor._options import Options, OptionsError
@@ -22,39 +24,67 @@ from smg_proto.frontdoor._rpcs import Rpcs
 class FrontDoor:
     """One server over one gateway. Open it with `async with`; then it serves on `port`."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, reuse_port: bool = False) -> None:
+        """`reuse_port` lets other front doors listen on the same port."""
         options.check()
         self.options = options
         self.metrics: Metrics = Metrics()
-        self.port: int = 0
-        self.metrics_port: int = 0
-        self._health = Health()
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", options.max_request),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
-                # A long unary call is silent for minutes; its client may ping meanwhile.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ]
-        )
+        self._address = address_of(options.listen)
+        self._metrics_address = metrics_address(options)
+        self._probes = address_of(options.probes) if options.probes else None
+        self._reuse_port = reuse_port
+        self._credentials = options.tls.credentials() if options.tls else None
         self._upstream = Upstream(
             options.upstream,
             options.timeouts,
             options.upstream_tls(),
             on_error=self.metrics.upstream_error,
         )
+        self._server: Server | None = None
         self._stack = AsyncExitStack()
-        self._stopped = False
+        self._stopped = asyncio.Event()
+        self._stopping = False
 
-    async def __aenter__(self) -> "FrontDoor":
+    @property
+    def port(self) -> int:
+        """The port that it listens on; 0 for a Unix socket."""
+        return self._address.port
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of the metrics; 0 without them."""
+        return self._metrics_address.port if self._metrics_address else 0
+
+    async def start(self) -> None:
+        """Find the upstream and serve; OptionsError if that cannot be."""
         try:
-            await self._stack.enter_async_context(self._upstream)
-            await self._serve()
+            await self._start()
+        except OSError as error:
+            await self._stack.aclose()
+            raise OptionsError(str(error)) from error
         except BaseException:
             await self._stack.aclose()
             raise
+
+    async def wait(self) -> None:
+        """Wait until the server has stopped."""
+        await self._stopped.wait()
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Accept no new RPCs, let those in flight end within the grace, then cancel them.
+
+        Without a grace it is the drain of the options. A second call may shorten the first.
+        """
+        grace = self.options.drain if grace is None else grace
+        first, self._stopping = not self._stopping, True
+        if self._server:
+            await self._server.stop(grace)
+        if first:
+            await self._stack.aclose()
+            self._stopped.set()
+
+    async def __aenter__(self) -> "FrontDoor":
+        await self.start()
         return self
 
     async def __aexit__(
@@ -65,78 +95,51 @@ class FrontDoor:
     ) -> None:
         await self.stop(grace=0)
 
-    async def wait(self) -> None:
-        """Until the server has been stopped."""
-        await self._server.wait_for_termination()
-
-    async def stop(self, grace: float | None = None) -> None:
-        """Take no new RPCs, let those at work end within the grace, then cancel them."""
-        if self._stopped:
-            return
-        self._stopped = True
-        await self._health.stop()
-        await self._server.stop(self.options.drain if grace is None else grace)
-        await self._stack.aclose()
-
     def banner(self) -> str:
         """What is served, where, in front of what: one line."""
-        host = self.options.listen.rpartition(":")[0]
-        where = self.options.listen if host == "unix" else f"{host}:{self.port}"
         tls = self.options.tls
         how = "plaintext" if not tls else "mutual TLS" if tls.client_ca else "TLS"
-        seen = f"; metrics on port {self.metrics_port}" if self.metrics_port else ""
         return (
-            f"smg.v1 ({len(SERVICES)} services, health, reflection) on {where}, {how}, "
-            f"in front of {self.options.upstream}{seen}"
+            f"smg.v1 ({len(SERVICES)} services, health, reflection) on {self._address}, {how}, "
+            f"in front of {self.options.upstream}"
+            + (f"; probes on port {self._probes.port}" if self._probes else "")
+            + (f"; metrics on port {self.metrics_port}" if self._metrics_address else "")
         )
 
     # --- Starting ---
 
-    async def _serve(self) -> None:
+    async def _start(self) -> None:
+        if not self._reuse_port:
+            check_free(self._address)  # before the upstream is waited for
+        await self._stack.enter_async_context(self._upstream)
+        if self._metrics_address:
+            self._metrics_address = await serve_metrics(
+                self._stack, self._metrics_address, self._metrics_text
+            )
+        if self.options.wait is not None:
+            await self._find(self.options.wait)
+        self._server = server = Server(
+            self._address,
+            SERVICES,
+            credentials=self._credentials,
+            reuse_port=self._reuse_port,
+            probes=self._probes,
+            options=self.options.server_options,
+        )
         rpcs = Rpcs(
             self._upstream,
             self.metrics,
             max_active=self.options.max_active,
             log_content=self.options.log_content,
         )
-        self._server.add_generic_rpc_handlers(tuple(rpcs.handlers()))
-        await self._health.add_to(self._server)
-        self.port = self._bind()
-        if self.options.metrics:
-            self.metrics_port = await self._serve_metrics(self.options.metrics)
-        if self.options.wait is not None:
-            await self._find(self.options.wait)
-        await self._look()
-        await self._server.start()
-        watcher = asyncio.create_task(self._watch())
+        server.grpc.add_generic_rpc_handlers(tuple(rpcs.handlers()))
+        await server.start(ready=await self._look())
+        self._address, self._probes = server.address, server.probes
+        watcher = asyncio.create_task(self._watch(server))
         self._stack.callback(watcher.cancel)
 
-    def _bind(self) -> int:
-        listen = self.options.listen
-        try:
-            if self.options.tls:
-                return self._server.add_secure_port(listen, self.options.tls.credentials())
-            return self._server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise OptionsError(f"cannot listen on {listen}: in use, or no address here") from error
-
-    async def _serve_metrics(self, listen: str) -> int:
-        async def show(_: web.Request) -> web.Response:
-            kind = "text/plain; version=0.0.4; charset=utf-8"
-            return web.Response(body=self.metrics.text().encode(), headers={"content-type": kind})
-
-        application = web.Application()
-        application.router.add_get("/metrics", show)
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        host, _, port = listen.rpartition(":")
-        try:
-            site = web.TCPSite(runner, host.strip("[]") or None, int(port))
-            await site.start()
-        except (OSError, ValueError, OverflowError) as error:
-            raise OptionsError(f"cannot listen on {listen}: in use, or no address here") from error
-        return int(runner.addresses[0][1])
+    async def _metrics_text(self) -> str:
+        return self.metrics.text()
 
     async def _find(self, wait: float) -> None:
         """See that the upstream is there and OpenAI-compatible; it may have to come up."""
@@ -165,13 +168,18 @@ class FrontDoor:
 
     # --- Health ---
 
-    async def _watch(self) -> None:
+    async def _watch(self, server: Server) -> None:
         while True:
             await asyncio.sleep(self.options.health_interval)
-            await self._look()
+            server.health.set_ready(await self._look())
 
-    async def _look(self) -> None:
-        await self._health.set_ready(await self._ready())
+    async def _look(self) -> bool:
+        """Whether the upstream is ready. A look that fails is logged, and is not ready."""
+        try:
+            return await self._ready()
+        except Exception as error:
+            log_defect("health check", error)
+            return False
 
     async def _ready(self) -> bool:
         """What /readiness says; where there is no such path, whether models are listed."""
@@ -188,3 +196,20 @@ class FrontDoor:
     def _own_headers(self) -> Mapping[str, str]:
         key = self.options.upstream_key
         return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def address_of(text: str) -> Address:
+    """An address in the options."""
+    try:
+        return Address.parse(text)
+    except AddressError as error:
+        raise OptionsError(str(error)) from error
+
+
+def metrics_address(options: Options) -> Address | None:
+    if not options.metrics:
+        return None
+    address = address_of(options.metrics)
+    if address.path:
+        raise OptionsError(f'invalid address "{options.metrics}": metrics need HOST:PORT')
+    return address

@@ -3,22 +3,22 @@
     from smg_proto import llm_pb2_grpc
     from smg_proto.llm import LLMService
 
+    server = grpc.aio.server()
     llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(), server)
 
 `LLMService()` echoes. Give it an async function that yields text, or one of the backends:
 `OpenAIBackend` (extra `serve`), `VLLMBackend` (extras `client` and `decode`), `Failover`.
-`LLMService` is for `grpc.server`, `AsyncLLMService` for `grpc.aio.server`; `LLMGRPCAdapter` is a
+`LLMService` is for `grpc.aio.server`, `SyncLLMService` for `grpc.server`; `LLMGRPCAdapter` is a
 whole server.
 """
 
 from smg_proto.llm._adapter import AdapterConfig, LLMGRPCAdapter
 from smg_proto.llm._backends import Backend, EchoBackend, Failover, FunctionBackend, Piece
 from smg_proto.llm._engines import OpenAIBackend, VLLMBackend
-from smg_proto.llm._service import AsyncLLMService, LLMService
+from smg_proto.llm._service import LLMService, SyncLLMService
 
 __all__ = [
     "AdapterConfig",
-    "AsyncLLMService",
     "Backend",
     "EchoBackend",
     "Failover",
@@ -27,5 +27,6 @@ __all__ = [
     "LLMService",
     "OpenAIBackend",
     "Piece",
+    "SyncLLMService",
     "VLLMBackend",
 ]

@@ -10,30 +10,38 @@ from typing import Any
 import grpc
 
 from smg_proto import llm_pb2_grpc
-from smg_proto.llm._service import AsyncLLMService, Source
+from smg_proto._serving.address import Address
+from smg_proto._serving.loop import LoopThread
+from smg_proto._serving.process import orders_by_signal, serve_until_told
+from smg_proto._serving.server import Server
+from smg_proto.llm._service import LLMService, Source
 
 log: logging.Logger = logging.getLogger("smg_proto.llm")
+
+SERVICE = "entity.grpc.LLMService"
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """How an adapter serves."""
 
-    # An async function, or a Backend; none echoes.
     backend: Source | None = None
-    host: str = "[::]"
-    # 0 takes a free one.
+    """An async function that yields text, or a Backend. Without one the adapter echoes."""
+    host: str = "127.0.0.1"
+    """The host to listen on; "0.0.0.0" or "[::]" admits other machines. Or "unix:PATH"."""
     port: int = 50051
+    """The port to listen on; 0 takes a free one."""
     allow_empty_prompt: bool = False
-    # Seconds that calls at work have when the server is told to stop.
     grace: float = 5.0
-    # Largest request, in bytes.
+    """Seconds that calls in flight have to end when the server stops."""
     max_request: int = 4 << 20
+    """Largest request, in bytes."""
     credentials: grpc.ServerCredentials | None = None
+    """The server's certificate; without it the connection is plaintext."""
 
 
 class LLMGRPCAdapter:
-    """A server of LLMService.
+    """A server of LLMService, with health and reflection, in a thread of its own.
 
         with LLMGRPCAdapter({"port": 0}) as adapter:
             print(adapter.address)
@@ -46,41 +54,54 @@ class LLMGRPCAdapter:
         self.config: AdapterConfig = (
             config if isinstance(config, AdapterConfig) else _config(config or {})
         )
-        self.port: int = 0
+        self._address = _address(self.config)
+        self._service = LLMService(
+            self.config.backend, allow_empty_prompt=self.config.allow_empty_prompt
+        )
+        self._server: Server | None = None
+        self._loop: LoopThread | None = None
         self._stopped = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     @property
     def address(self) -> str:
-        return f"{self.config.host}:{self.port}"
+        """Where it listens, as a client's target; with the real port while it serves."""
+        return str(self._address)
+
+    @property
+    def port(self) -> int:
+        return self._address.port
 
     def serve(self) -> "LLMGRPCAdapter":
         """Start serving; OSError if the address cannot be had."""
-        if self._thread is not None:
-            raise RuntimeError("serve() was called already")
-        ready: list[BaseException | None] = []
-        begun = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run(ready, begun)), name="smg-proto-llm", daemon=True
-        )
-        self._thread.start()
-        begun.wait()
-        if ready[0] is not None:
-            self._thread.join()
-            raise ready[0]
+        if self._server is not None:
+            raise RuntimeError("the adapter has been started already")
+        self._loop = LoopThread("smg-proto-llm")
+        try:
+            self._loop.run(self._start())
+        except BaseException:
+            self._loop.close()
+            raise
         return self
 
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM, in the main thread. A second signal ends the drain."""
+        if self._server is not None:
+            raise RuntimeError("the adapter has been started already")
+        asyncio.run(self._run())
+
     def shutdown(self) -> None:
-        """Take no new calls, let those at work end within the grace, then cancel them."""
-        if self._loop is not None and self._stop is not None and not self._stopped.is_set():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread is not None:
-            self._thread.join()
+        """Accept no new calls, let those in flight end within the grace, then cancel them."""
+        with self._lock:
+            if self._loop is None or self._server is None or self._stopped.is_set():
+                return
+            try:
+                self._loop.run(self._stop())
+            finally:
+                self._loop.close()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until the server has stopped; False if it has not within the timeout."""
+        """Block until the server has stopped; False if it has not within the timeout."""
         return self._stopped.wait(timeout)
 
     def __enter__(self) -> "LLMGRPCAdapter":
@@ -89,41 +110,34 @@ class LLMGRPCAdapter:
     def __exit__(self, *_: object) -> None:
         self.shutdown()
 
-    async def _run(self, ready: list[BaseException | None], begun: threading.Event) -> None:
-        config = self.config
-        service = AsyncLLMService(config.backend, allow_empty_prompt=config.allow_empty_prompt)
-        try:
-            server = grpc.aio.server(
-                options=[
-                    ("grpc.so_reuseport", 0),
-                    ("grpc.max_receive_message_length", config.max_request),
-                ]
+    async def _run(self) -> None:
+        async with orders_by_signal() as orders:
+            await serve_until_told(
+                self._start,
+                self._stop,
+                orders,
+                started=lambda: print(f"LLMService on {self.address}", flush=True),
+                stopping=lambda: log.info("stopping drain=%gs", self.config.grace),
             )
-            llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server)
-            self.port = self._bind(server)
-            await server.start()
-            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        except BaseException as error:
-            ready.append(error)
-            begun.set()
-            return
-        ready.append(None)
-        begun.set()
-        try:
-            await self._stop.wait()
-            await server.stop(config.grace)
-            await service.aclose()
-        finally:
-            self._stopped.set()
 
-    def _bind(self, server: grpc.aio.Server) -> int:
-        address = f"{self.config.host}:{self.config.port}"
+    async def _start(self) -> None:
+        server = Server(
+            self._address,
+            [SERVICE],
+            credentials=self.config.credentials,
+            options={"grpc.max_receive_message_length": self.config.max_request},
+        )
+        llm_pb2_grpc.add_LLMServiceServicer_to_server(self._service, server.grpc)
+        await server.start()
+        self._server, self._address = server, server.address
+
+    async def _stop(self, grace: float | None = None) -> None:
+        assert self._server
         try:
-            if self.config.credentials:
-                return server.add_secure_port(address, self.config.credentials)
-            return server.add_insecure_port(address)
-        except RuntimeError:
-            raise OSError(f"cannot listen on {address}: in use, or no address here") from None
+            await self._server.stop(self.config.grace if grace is None else grace)
+        finally:
+            await self._service.aclose()
+            self._stopped.set()
 
 
 def _config(given: Mapping[str, Any]) -> AdapterConfig:
@@ -132,3 +146,11 @@ def _config(given: Mapping[str, Any]) -> AdapterConfig:
         names = ", ".join(sorted(known))
         raise ValueError(f"unknown setting {min(unknown)!r}; there are {names}")
     return AdapterConfig(**given)
+
+
+def _address(config: AdapterConfig) -> Address:
+    host = config.host
+    if host.startswith("unix:"):
+        return Address.parse(host)
+    bare = ":" in host and not host.startswith("[")
+    return Address.parse(f"[{host}]:{config.port}" if bare else f"{host}:{config.port}")

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ class Piece:
 
 
 class Backend(Protocol):
-    """Generates text. Its `generate` is closed when the caller is gone: stop the work then.
+    """Generates text. `generate` is closed when the caller leaves: stop the work then.
 
     Raise an SmgError to choose the status; anything else becomes INTERNAL without its text.
     """
@@ -35,7 +35,7 @@ class Backend(Protocol):
 
 
 class EchoBackend:
-    """Says the prompt, word by word."""
+    """Returns the prompt, word by word."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         words = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", request.prompt)
@@ -56,7 +56,7 @@ class EchoBackend:
         pass
 
 
-# Fields of the request that a function may have parameters for; those that need not be honoured.
+# Fields of the request that a function may have parameters for, and those that it may ignore.
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "model", "request_id")
 _FREE = ("model", "request_id")
 
@@ -66,7 +66,7 @@ class FunctionBackend:
 
     Fields of the request reach it as the parameters of these names that it has: `max_tokens`,
     `temperature`, `top_p`, `stop`, `seed`, `model`, `request_id`. A field that is set and that it
-    has no parameter for is refused.
+    has no parameter for is rejected.
     """
 
     def __init__(self, function: Callable[..., AsyncIterator[str | Piece]]) -> None:
@@ -83,7 +83,7 @@ class FunctionBackend:
             if self._all or field.name in self._names:
                 given[field.name] = list(value) if field.name == "stop" else value
             elif field.name not in _FREE:
-                raise invalid(FieldViolation(field.name, "this backend cannot honour it"))
+                raise invalid(FieldViolation(field.name, "this backend does not support it"))
         pieces = self._function(request.prompt, **given)
         try:
             async for piece in pieces:
@@ -101,9 +101,9 @@ _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 class Failover:
-    """Several backends, the next one when one cannot be reached or is full.
+    """Several backends: the next one is tried when one cannot be reached or is full.
 
-    Only before the first piece: text that was sent is never sent again by another backend.
+    Only before the first piece: no text is sent twice.
     """
 
     def __init__(self, *backends: Backend) -> None:
@@ -125,5 +125,6 @@ class Failover:
                     raise
 
     async def aclose(self) -> None:
-        for backend in self._backends:
-            await backend.aclose()
+        async with AsyncExitStack() as stack:  # all of them, whichever fails
+            for backend in self._backends:
+                stack.push_async_callback(backend.aclose)

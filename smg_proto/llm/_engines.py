@@ -1,32 +1,59 @@
 """Backends over the network: an OpenAI-compatible server, a vLLM gRPC engine."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
-from smg_proto.errors import SmgError
+from smg_proto.errors import FieldViolation, SmgError
 from smg_proto.llm._backends import Piece
 from smg_proto.llm_pb2 import GenerateRequest
 
 if TYPE_CHECKING:
     from smg_proto._http.upstream import Upstream
-    from smg_proto.vllm import AsyncVLLMGrpcClient
+    from smg_proto.vllm import AsyncVLLMGrpcClient, VLLMGrpcError
+
+T = TypeVar("T")
+
+
+class _Opened(Generic[T]):
+    """What a backend holds open: opened by the first request, once, however many come at a time."""
+
+    def __init__(self, open_: Callable[[AsyncExitStack], Awaitable[T]]) -> None:
+        self._open = open_
+        self._lock = asyncio.Lock()
+        self._stack = AsyncExitStack()
+        self._held: list[T] = []
+
+    async def get(self) -> T:
+        async with self._lock:
+            if not self._held:
+                async with AsyncExitStack() as stack:
+                    self._held.append(await self._open(stack))
+                    self._stack = stack.pop_all()
+            return self._held[0]
+
+    async def aclose(self) -> None:
+        async with self._lock:
+            self._held.clear()
+            await self._stack.aclose()
 
 
 class OpenAIBackend:
     """POST /v1/completions of an OpenAI-compatible server. Needs the extra `serve`.
 
-    `url` is the server's, without /v1; `model` is used where a request names none.
+    `url` is the server's, with or without /v1; `model` is for requests that name none.
     """
 
     def __init__(self, url: str, *, model: str = "", api_key: str = "") -> None:
-        from smg_proto._http.upstream import Upstream as _needed  # noqa: F401  # pyright: ignore[reportUnusedImport]
-
+        import_module("smg_proto._http.upstream")  # a missing extra shows now, not at a request
         self._url, self._model = url.removesuffix("/").removesuffix("/v1"), model
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._upstream: Upstream | None = None
+        self._upstream = _Opened(self._open)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         from smg_proto import smg_pb2
@@ -41,53 +68,45 @@ class OpenAIBackend:
                 setattr(asked, name, getattr(request, name))
         body = write_request(completion.REQUEST, asked)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-        upstream, reader = await self._opened(), completion.CompletionChunks()
+        upstream, reader = await self._upstream.get(), completion.CompletionChunks()
         async with upstream.listen("/v1/completions", body, self._headers) as stream:
-            async for batch in stream.events:
-                for event in (found for each in batch for found in reader.feed(each)):
+            while (batch := await stream.read()) is not None:
+                for event in reader.read(batch):
                     if event.HasField("delta"):
                         yield Piece(event.delta.text)
                     elif event.HasField("end"):
                         end = event.end
                         yield Piece("", end.finish_reason, end.prompt_tokens, end.completion_tokens)
                 if reader.done:
-                    await stream.finish()
+                    stream.finish()
                     return
         raise truncated("the server's stream stopped before its end")
 
-    async def _opened(self) -> "Upstream":
-        if self._upstream is None:
-            from smg_proto._http.upstream import Upstream
+    async def _open(self, stack: AsyncExitStack) -> "Upstream":
+        from smg_proto._http.upstream import Upstream
 
-            upstream = Upstream(self._url)
-            self._upstream = upstream
-            await upstream.__aenter__()
-        return self._upstream
+        return await stack.enter_async_context(Upstream(self._url))
 
     async def aclose(self) -> None:
-        if self._upstream is not None:
-            await self._upstream.__aexit__(None, None, None)
-            self._upstream = None
+        await self._upstream.aclose()
 
 
 class VLLMBackend:
     """A vLLM gRPC engine, with its own tokenizer. Needs the extras `client` and `decode`.
 
-    `options` are AsyncVLLMGrpcClient's.
+    `options` are those of AsyncVLLMGrpcClient.
     """
 
     def __init__(self, target: str, **options: Any) -> None:
-        from smg_proto.vllm import AsyncVLLMGrpcClient as _needed  # noqa: F401  # pyright: ignore[reportUnusedImport]
-
+        import_module("smg_proto.vllm")  # a missing extra shows now, not at a request
         self._target, self._options = target, options
-        self._client: AsyncVLLMGrpcClient | None = None
-        self._opening = asyncio.Lock()
+        self._client = _Opened(self._open)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         from smg_proto.vllm import VLLMGrpcError
 
         try:
-            client = await self._opened()
+            client = await self._client.get()
             given: dict[str, Any] = {
                 name: getattr(request, name)
                 for name in ("max_tokens", "temperature", "top_p", "seed", "request_id")
@@ -106,25 +125,29 @@ class VLLMBackend:
                 usage = stream.usage
                 yield Piece("", reason, usage.prompt_tokens, usage.completion_tokens)
         except VLLMGrpcError as error:
-            code = getattr(grpc.StatusCode, error.code or "", grpc.StatusCode.INTERNAL)
-            raise SmgError(code, "the engine failed", reason="WORKER_ERROR") from error
+            raise _from_engine(error) from error
 
-    async def _opened(self) -> "AsyncVLLMGrpcClient":
+    async def _open(self, stack: AsyncExitStack) -> "AsyncVLLMGrpcClient":
         from smg_proto.vllm import AsyncVLLMGrpcClient, TokenDecoder
 
-        async with self._opening:
-            if self._client is None:
-                client = AsyncVLLMGrpcClient(target=self._target, **self._options)
-                try:
-                    decoder = await TokenDecoder.afrom_client(client)
-                except BaseException:
-                    await client.close()
-                    raise
-                self._client = client.with_options(decoder=decoder)
-                self._owner = client
-        return self._client
+        client = AsyncVLLMGrpcClient(target=self._target, **self._options)
+        stack.push_async_callback(client.close)
+        return client.with_options(decoder=await TokenDecoder.afrom_client(client))
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._owner.close()
-            self._client = None
+        await self._client.aclose()
+
+
+def _from_engine(error: "VLLMGrpcError") -> SmgError:
+    """The engine's status without its text."""
+    from smg_proto.vllm import VLLMGrpcValidationError
+
+    wait = error.pushback
+    at_fault = [error.param] if isinstance(error, VLLMGrpcValidationError) else []
+    return SmgError(
+        getattr(grpc.StatusCode, error.code or "", grpc.StatusCode.INTERNAL),
+        "the engine failed",
+        reason="INVALID_REQUEST" if at_fault else "WORKER_ERROR",
+        field_violations=[FieldViolation(param, "the engine rejects it") for param in at_fault],
+        retry_after=timedelta(seconds=wait) if wait and wait > 0 else None,
+    )

@@ -1,16 +1,19 @@
-"""The servicers: one for grpc.server, one for grpc.aio.server, over the same core."""
+"""The servicers: one for grpc.aio.server, one for grpc.server, over the same core."""
 
 import asyncio
+import functools
 import logging
 import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing
-from typing import Any
+from concurrent.futures import CancelledError, Future
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar, cast
 
 import grpc
 
 from smg_proto import llm_pb2_grpc
+from smg_proto._serving.loop import LoopThread
 from smg_proto.errors import FieldViolation, SmgError, abort, invalid
 from smg_proto.llm._backends import Backend, EchoBackend, FunctionBackend, Piece
 from smg_proto.llm_pb2 import GenerateRequest, GenerateResponse
@@ -18,13 +21,14 @@ from smg_proto.llm_pb2 import GenerateRequest, GenerateResponse
 log: logging.Logger = logging.getLogger("smg_proto.llm")
 
 Source = Backend | Callable[..., AsyncIterator[str | Piece]]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-# Pieces that a slow reader may be behind before the backend has to wait.
-_AHEAD = 16
+# Pieces that a backend may be ahead of a slow reader in a grpc.server.
+MAX_PIECES_AHEAD = 16
 
 
 class _Core:
-    """Checks a request, asks the backend, and makes every failure a status without its text."""
+    """Checks a request, runs the backend, and turns each failure into a status in our own words."""
 
     def __init__(self, backend: Source | None, allow_empty_prompt: bool) -> None:
         source = EchoBackend() if backend is None else backend
@@ -45,12 +49,11 @@ class _Core:
                         completion_tokens=piece.completion_tokens,
                     )
         except SmgError as error:
-            raise _plain(error) from error
+            raise _plain(error) from None
         except Exception as error:
             # Only its kind: the text may quote the prompt.
-            log.error("the backend failed: %s", type(error).__name__)
-            failed = "the backend failed"
-            raise SmgError(grpc.StatusCode.INTERNAL, failed, reason="WORKER_ERROR") from error
+            log.error("backend failed error=%s", type(error).__name__)
+            raise SmgError(grpc.StatusCode.INTERNAL, _FAILED, reason="WORKER_ERROR") from None
 
     def _check(self, request: GenerateRequest) -> None:
         found: list[FieldViolation] = []
@@ -62,9 +65,9 @@ class _Core:
         given = {field.name for field, _ in request.ListFields()}
         check(bool(request.prompt) or self._allow_empty_prompt, "prompt", "is required")
         for field, good, why in (
-            ("max_tokens", request.max_tokens >= 1, "must be 1 or more"),
-            ("temperature", 0 <= request.temperature <= 2, "must be 0 to 2"),
-            ("top_p", 0 < request.top_p <= 1, "must be above 0, up to 1"),
+            ("max_tokens", request.max_tokens >= 1, "must be at least 1"),
+            ("temperature", 0 <= request.temperature <= 2, "must be from 0 to 2"),
+            ("top_p", 0 < request.top_p <= 1, "must be above 0 and at most 1"),
         ):
             check(good or field not in given, field, why)
         check(all(request.stop), "stop", "must not have an empty string")
@@ -72,113 +75,179 @@ class _Core:
             raise invalid(*found)
 
 
-_WORDS = {
-    grpc.StatusCode.INVALID_ARGUMENT: "the backend refuses the request",
-    grpc.StatusCode.NOT_FOUND: "the backend has no such model",
-    grpc.StatusCode.UNAUTHENTICATED: "the backend wants another key",
-    grpc.StatusCode.PERMISSION_DENIED: "the backend does not permit it",
+_FAILED = "the backend failed"
+_MESSAGES = {
+    grpc.StatusCode.INVALID_ARGUMENT: "the backend rejects the request",
+    grpc.StatusCode.NOT_FOUND: "the backend does not have this model",
+    grpc.StatusCode.UNAUTHENTICATED: "the backend requires another key",
+    grpc.StatusCode.PERMISSION_DENIED: "the backend does not permit the request",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "the backend is full; try again later",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "the backend did not answer in time",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "the backend did not reply in time",
     grpc.StatusCode.UNAVAILABLE: "the backend cannot be reached",
-    grpc.StatusCode.UNIMPLEMENTED: "the backend cannot do this",
+    grpc.StatusCode.UNIMPLEMENTED: "the backend does not support the request",
 }
 
 
 def _plain(error: SmgError) -> SmgError:
-    """The same status, in words of our own: a backend's may quote the prompt, or tell of itself."""
-    fields = [FieldViolation(v.field, "the backend refuses it") for v in error.field_violations]
+    """The same status in our own words: a backend's may quote the prompt or reveal its address."""
+    fields = [FieldViolation(v.field, "the backend rejects it") for v in error.field_violations]
     if error.reason == "INVALID_REQUEST" and not error.metadata:
-        fields = list(error.field_violations)  # from here, not from behind
-    message = _WORDS.get(error.code, "the backend failed")
+        fields = list(error.field_violations)  # made in this process
     return SmgError(
         error.code,
-        message,
+        _MESSAGES.get(error.code, _FAILED),
         reason=error.reason or "WORKER_ERROR",
         field_violations=fields,
         retry_after=error.retry_after,
     )
 
 
-class AsyncLLMService(llm_pb2_grpc.LLMServiceServicer):
-    """LLMService for `grpc.aio.server`. `backend`: an async function, or a Backend; none echoes."""
+def _for_aio(method: _F) -> _F:
+    """Let an async method say so when a grpc.server calls it.
+
+    The body of an async generator never runs there, so the method itself looks at its context.
+    """
+    return cast(_F, _AioMethod(method))
+
+
+class _AioMethod:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __get__(self, servicer: object | None, owner: type) -> Callable[..., Any]:
+        return self._function if servicer is None else _AioCall(self._function, servicer)
+
+
+class _AioCall(functools.partial[Any]):  # grpc.aio looks through a partial
+    def __call__(self, request: Any, context: Any) -> Any:
+        if isinstance(context, grpc.ServicerContext):
+            _wrong_server(context, "LLMService is for grpc.aio.server: use SyncLLMService here")
+        return super().__call__(request, context)
+
+
+def _wrong_server(context: Any, message: str) -> None:
+    log.error(message)
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+
+
+class LLMService(llm_pb2_grpc.LLMServiceServicer):
+    """LLMService for `grpc.aio.server`; SyncLLMService is for `grpc.server`.
+
+    `backend` is an async function that yields text, or a Backend. Without one it echoes.
+    """
 
     def __init__(self, backend: Source | None = None, *, allow_empty_prompt: bool = False) -> None:
         self._core = _Core(backend, allow_empty_prompt)
 
+    @_for_aio
     async def Generate(
         self, request: GenerateRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> AsyncIterator[GenerateResponse]:
+        failure: SmgError | None = None
         try:
             async with aclosing(self._core.generate(request)) as replies:
                 async for reply in replies:
                     yield reply
         except SmgError as error:
-            await abort(context, error)
+            failure = error
+        if failure:
+            await abort(context, failure)
 
     async def aclose(self) -> None:
         """Close what the backend holds open."""
         await self._core.backend.aclose()
 
 
-class LLMService(llm_pb2_grpc.LLMServiceServicer):
-    """LLMService for `grpc.server`. `backend`: an async function, or a Backend; none echoes.
+class SyncLLMService(llm_pb2_grpc.LLMServiceServicer):
+    """LLMService for `grpc.server`; LLMService is for `grpc.aio.server`.
 
-    The backend runs in an event loop of its own, in one thread, however many calls there are.
+    The backend runs in an event loop of its own, in one thread for all calls. `close()` ends it.
     """
 
     def __init__(self, backend: Source | None = None, *, allow_empty_prompt: bool = False) -> None:
         self._core = _Core(backend, allow_empty_prompt)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: LoopThread | None = None
+        self._closed = False
+        self._calls: set[Future[None]] = set()
         self._lock = threading.Lock()
 
     def Generate(
         self, request: GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[GenerateResponse]:
-        handed: queue.SimpleQueue[GenerateResponse | SmgError | None] = queue.SimpleQueue()
-        loop = self._running_loop()
-        ahead = asyncio.Semaphore(_AHEAD)
+        if not isinstance(context, grpc.ServicerContext):
+            _wrong_server(context, "SyncLLMService is for grpc.server: use LLMService here")
+        handed: queue.SimpleQueue[GenerateResponse | None] = queue.SimpleQueue()
+        room = asyncio.Semaphore(MAX_PIECES_AHEAD)
 
         async def work() -> None:
+            async with aclosing(self._core.generate(request)) as replies:
+                async for reply in replies:
+                    await room.acquire()
+                    handed.put(reply)
+
+        failure: SmgError | None = _closed()
+        if started := self._start(work):
+            loop, call = started
+            call.add_done_callback(lambda _: handed.put(None))  # however it ends
+
+            def leave() -> None:
+                call.cancel()
+
+            # The client may leave while the backend is silent, or may have left already.
+            if not context.add_callback(leave):
+                leave()
             try:
-                async with aclosing(self._core.generate(request)) as replies:
-                    async for reply in replies:
-                        await ahead.acquire()
-                        handed.put(reply)
-                handed.put(None)
+                while (reply := handed.get()) is not None:
+                    yield reply
+                    with suppress(RuntimeError):  # the loop may be closed by now
+                        loop.call_soon_threadsafe(room.release)
+                call.result()
+                failure = None
             except SmgError as error:
-                handed.put(error)
-            except asyncio.CancelledError:
-                handed.put(None)
-                raise
-
-        task = asyncio.run_coroutine_threadsafe(work(), loop)
-
-        def stop() -> None:
-            task.cancel()
-
-        # Also when the client is gone while the backend is silent.
-        context.add_callback(stop)
-        try:
-            while (found := handed.get()) is not None:
-                if isinstance(found, SmgError):
-                    abort(context, found)
-                yield found
-                loop.call_soon_threadsafe(ahead.release)
-        finally:
-            stop()
+                failure = error
+            except CancelledError:
+                pass
+            finally:
+                call.cancel()
+                with self._lock:
+                    self._calls.discard(call)
+        if failure:
+            abort(context, failure)
 
     def close(self) -> None:
-        """Close what the backend holds open, and end its thread."""
+        """End calls in flight with UNAVAILABLE, close the backend, and end the thread."""
         with self._lock:
+            self._closed = True
             loop, self._loop = self._loop, None
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._core.backend.aclose(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
+            calls = list(self._calls)
+        if loop is None:
+            return
+        for call in calls:
+            call.cancel()
+        try:
+            loop.run(self._close_backend())
+        finally:
+            loop.close()
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _start(
+        self, work: Callable[[], Any]
+    ) -> "tuple[asyncio.AbstractEventLoop, Future[None]] | None":
+        """Run a call in the loop, which the first one starts; None after close()."""
         with self._lock:
+            if self._closed:
+                return None
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                run = self._loop.run_forever
-                threading.Thread(target=run, name="smg-proto-llm", daemon=True).start()
-            return self._loop
+                self._loop = LoopThread("smg-proto-llm")
+            call = self._loop.submit(work())
+            self._calls.add(call)
+            return self._loop.loop, call
+
+    async def _close_backend(self) -> None:
+        # The generators of the calls that were cancelled are closed first.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+        await self._core.backend.aclose()
+
+
+def _closed() -> SmgError:
+    return SmgError(grpc.StatusCode.UNAVAILABLE, "the service is closed", reason="WORKER_ERROR")

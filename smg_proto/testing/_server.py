@@ -1,23 +1,26 @@
 """Running the fakes: in a thread of their own, or in your event loop."""
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import grpc
 
+from smg_proto._serving.address import Address as Listen
+from smg_proto._serving.loop import LoopThread
+from smg_proto._serving.server import Server
 from smg_proto.testing._engine.servicer import FakeVllmEngine
 from smg_proto.testing._gateway import FakeGateway
 
 
 class _Servable(Protocol):
+    @property
+    def services(self) -> Sequence[str]: ...
+
     def add_to_server(self, server: grpc.aio.Server) -> None: ...
 
 
 _S = TypeVar("_S", bound=_Servable)
-_T = TypeVar("_T")
 
 
 class Address(str, Generic[_S]):
@@ -33,35 +36,23 @@ class Address(str, Generic[_S]):
 
 @asynccontextmanager
 async def _serve(servicer: _S) -> AsyncGenerator[Address[_S], None]:
-    """Serve in the running event loop; on leaving, calls still at work are cancelled."""
-    server = grpc.aio.server()
-    servicer.add_to_server(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield Address(f"127.0.0.1:{port}", servicer)
-    finally:
-        await server.stop(None)
+    """Serve in the running event loop; on leaving, calls in flight are cancelled."""
+    server = Server(Listen("127.0.0.1"), servicer.services)
+    servicer.add_to_server(server.grpc)
+    async with server:
+        yield Address(str(server.address), servicer)
 
 
 @contextmanager
 def _run(servicer: _S) -> Generator[Address[_S], None, None]:
     """Serve in a thread with an event loop of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="smg-proto-fake", daemon=True)
-    thread.start()
-
-    def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
-
+    thread = LoopThread("smg-proto-fake")
     stack = AsyncExitStack()
     try:
-        yield run(stack.enter_async_context(_serve(servicer)))
+        yield thread.run(stack.enter_async_context(_serve(servicer)))
     finally:
-        run(stack.aclose())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        thread.run(stack.aclose())
+        thread.close()
 
 
 @contextmanager

@@ -6,12 +6,14 @@ Every check starts from the fixtures that lie there: what today's code no longer
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from _contract import wire
 from _frozen import Frozen
+from _upstream import EXPERIMENTAL
 from _vectors import UNKNOWN, files_of, messages
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -39,7 +41,7 @@ class Golden:
 
     def __init__(self, frozen: Frozen) -> None:
         self.frozen = frozen
-        self._touched: dict[tuple[str, str], set[str]] = {}
+        self._touched: dict[tuple[str, str, bool], set[str]] = {}
 
     @cached_property
     def readers(self) -> dict[str, Classes]:
@@ -86,7 +88,9 @@ class Golden:
         except (KeyError, DecodeError) as error:
             yield f"{release} itself cannot read it: {error!r}"
             return
-        if today := todays_classes().get(name):
+        if self.broken(release, self.newest(release, name), name):
+            pass  # by the engine, of a contract that promises nothing
+        elif today := todays_classes().get(name):
             try:
                 message = today.FromString(wire)
             except DecodeError:
@@ -102,8 +106,10 @@ class Golden:
             yield "today's types lack this message"
         for older in self.older(release):
             reader = self.readers[older].get(name)
+            if not reader or self.broken(older, release, name):
+                continue
             # Where presence changed, an older reader may take an explicit zero for none.
-            if not reader or (self.changed(older, release, name) and re.search("zero|empty", case)):
+            if self.changed(older, release, name) and re.search("zero|empty|^min$", case):
                 continue
             if not survives(original, reader):
                 yield f"data is lost on the way through a reader of {older}"
@@ -111,19 +117,32 @@ class Golden:
     def older(self, release: str) -> list[str]:
         return self.frozen.readable[: self.frozen.readable.index(release)]
 
+    def newest(self, release: str, name: str) -> str | None:
+        """The last release that others published of the contract that has this message."""
+        package = self.readers[release][name].DESCRIPTOR.file.package
+        return self.frozen.newest(release, package)
+
     def gone(self, release: str, name: str) -> bool:
         """Dropped or moved before the last published release: history that nobody can mend."""
-        return release in self.frozen.old and name not in self.readers[self.frozen.old[-1]]
+        newest = self.newest(release, name)
+        return newest is not None and name not in self.readers[newest]
 
     def names_changed(self, release: str, name: str) -> bool:
         """Likewise renamed, so that its JSON of then is not its JSON of today."""
-        return release in self.frozen.old and self.changed(release, self.frozen.old[-1], name)
+        newest = self.newest(release, name)
+        return newest is not None and self.changed(release, newest, name)
 
-    def changed(self, old: str, new: str, name: str) -> bool:
-        if (old, new) not in self._touched:
+    def broken(self, old: str, new: str | None, name: str) -> bool:
+        """Changed by the engine whose experimental contract it is, so that data is lost."""
+        if new is None or self.readers[old][name].DESCRIPTOR.file.package not in EXPERIMENTAL:
+            return False
+        return self.changed(old, new, name, data=True)
+
+    def changed(self, old: str, new: str, name: str, data: bool = False) -> bool:
+        if (old, new, data) not in self._touched:
             contracts = self.frozen.contracts
-            self._touched[old, new] = touched(contracts[old], contracts[new])
-        return name in self._touched[old, new]
+            self._touched[old, new, data] = touched(contracts[old], contracts[new], data)
+        return name in self._touched[old, new, data]
 
 
 def disagreement(message: Message, value: Any, case: str) -> Iterator[str]:
@@ -159,13 +178,23 @@ def fully_known(message: Message) -> bool:
     return written(known) == written(message)
 
 
-def touched(old: set[Symbol], new: set[Symbol]) -> set[str]:
-    """The messages that have, or reach, a field or oneof that is not the same any more."""
-    there = {wire(line) for line in new}
+def touched(old: set[Symbol], new: set[Symbol], data: bool = False) -> set[str]:
+    """The messages that have, or reach, a field or oneof that is not the same any more.
+
+    With data: only where that loses data; presence may come and go.
+    """
+
+    def fact(line: Symbol) -> Symbol:
+        if not data:
+            return wire(line)
+        single = line.presence in ("implicit", "explicit")
+        return replace(wire(line), since="", presence="" if single else line.presence)
+
+    there = {fact(line) for line in new}
     found = {
         line.name.rpartition(".")[0]
         for line in old
-        if line.kind in ("field", "oneof") and wire(line) not in there
+        if line.kind in ("field", "oneof") and fact(line) not in there
     }
     holders: dict[str, set[str]] = {}
     for line in old:

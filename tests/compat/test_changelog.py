@@ -1,10 +1,14 @@
 """The changelog names every changed symbol, and the version says how much has changed."""
 
 import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from _changelog import problems, released_section, section, step
-from _frozen import ROOT, Frozen
+from _changelog import misdated_upstream, problems, released_section, section, step
+from _contract import contract
+from _frozen import COMPAT, ROOT, Frozen
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 import smg_proto
@@ -72,6 +76,42 @@ def test_a_break_needs_a_major_release(released: FileDescriptorSet) -> None:
     why = "the change is of class data, so it has to be a major one"
     assert only == f"0.4.28 to 0.5.0 is too small a step: {why}"
     assert list(problems(FROZEN, released, text, "1.0.0")) == []
+
+
+@pytest.fixture
+def released_with_mirrors(tmp_path: Path) -> tuple[Frozen, FileDescriptorSet]:
+    """Today's contracts as the last release, 9.0.0, and once more to be changed."""
+    frozen = Frozen(tmp_path, ["9.0.0"])
+    shutil.copytree(COMPAT / "releases", tmp_path / "releases")
+    files = smg_proto.descriptor_set()
+    frozen.write("9.0.0", contract(files), files, tmp_path)
+    return frozen, smg_proto.descriptor_set()
+
+
+def test_a_break_by_an_engine_takes_a_minor_release_and_an_entry(
+    released_with_mirrors: tuple[Frozen, FileDescriptorSet],
+) -> None:
+    frozen, files = released_with_mirrors
+    (request,) = (
+        m for m in file_of(files, "openengine.v1").message_type if m.name == "EngineError"
+    )
+    request.field[0].number = 99
+    found = list(problems(frozen, files, "", "9.1.0"))
+    assert found == [
+        "CHANGELOG.md does not name EngineError.code (openengine.v1.EngineError.code), which 9.0.0 "
+        "has otherwise"
+    ]
+    assert list(problems(frozen, files, "- `EngineError.code`", "9.1.0")) == []
+    (too_small,) = problems(frozen, files, "- `EngineError.code`", "9.0.1")
+    assert "it has to be a minor one" in too_small
+
+
+def test_since_of_an_engines_contract_is_the_release_of_its_own_that_brought_it() -> None:
+    now = contract(smg_proto.descriptor_set())
+    assert list(misdated_upstream(FROZEN, now)) == []
+    (line,) = (x for x in now if x.name == "vllm.ServerInfo.proto_version")
+    (problem,) = misdated_upstream(FROZEN, now - {line} | {replace(line, since="0.1.0")})
+    assert problem == f"{line.name}: the comment says since 0.1.0, but 0.6.0 brought it"
 
 
 def test_without_changes_a_patch_release_will_do(released: FileDescriptorSet) -> None:

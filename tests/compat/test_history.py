@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
+from _frozen import Frozen
+from _upstream import UPSTREAMS
 from support import ROOT, run
 
 from smg_proto.compat import Contract, Finding, Report, Witness, diff, load
@@ -194,11 +196,22 @@ def test_the_page_is_what_the_tools_say_today() -> None:
     run(sys.executable, ROOT / "scripts" / "history.py", "--check")
 
 
+def section(title: str) -> list[str]:
+    """The rows of one table of the page, one for each release."""
+    text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")
+    text = text.partition(f"## {title}\n")[2]
+    return [row for row in text.partition("\n## ")[0].splitlines() if row.startswith("| 0.")]
+
+
+def said_by_buf(title: str) -> dict[str, tuple[int, ...]]:
+    """The releases of a table for which buf reports errors: how many at each level."""
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in section(title)]
+    said = {row[0]: tuple(int(cell or 0) for cell in row[-3:]) for row in cells}
+    return {release: errors for release, errors in said.items() if any(errors)}
+
+
 def test_buf_says_of_these_pairs_what_it_said_when_they_were_measured() -> None:
-    lines = (ROOT / "docs" / "history.md").read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
-    said = {row[0]: tuple(int(cell or 0) for cell in row[-3:]) for row in cells[2:]}
-    assert {release: errors for release, errors in said.items() if any(errors)} == {
+    assert said_by_buf("smg-grpc-proto") == {
         "0.4.0": (8, 10, 4),
         "0.4.2": (9, 8, 1),
         "0.4.6": (12, 6, 0),
@@ -207,11 +220,26 @@ def test_buf_says_of_these_pairs_what_it_said_when_they_were_measured() -> None:
         "0.4.14": (4, 0, 0),
         "0.4.28": (1, 0, 0),
     }
+    assert said_by_buf("vllm-proto") == {"0.5.0": (3, 0, 0)}
+
+
+def test_the_one_break_of_vllms_own_contract_is_the_presence_of_three_fields() -> None:
+    frozen = Frozen.here()
+    (upstream,) = (upstream for upstream in UPSTREAMS if upstream.name == "vllm-proto")
+    found = {
+        (version, finding.cls, finding.symbol)
+        for old, new, version in zip(
+            upstream.frozen, upstream.frozen[1:], upstream.releases[1:], strict=False
+        )
+        for finding in diff(load(frozen.image(old)), load(frozen.image(new))).findings
+        if finding.cls != "notice"
+    }
+    fields = ("top_k", "top_p", "min_p")
+    assert found == {("0.5.0", "presence", f"vllm.RandomSampling.{name}") for name in fields}
 
 
 def test_the_stability_page_has_every_row_that_is_not_compatible() -> None:
-    rows = (ROOT / "docs" / "history.md").read_text(encoding="utf-8").splitlines()
-    broken = [row for row in rows if row.startswith("| 0.") and "| compatible |" not in row]
+    broken = [row for row in section("smg-grpc-proto") if "| compatible |" not in row]
     page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8").splitlines()
     assert len(broken) == len(VERDICTS)
     assert [row for row in page if row.startswith("| 0.")] == broken

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _frozen
 import _vectors
 import golden
 import pytest
-from _contract import as_line, contract, parse
+from _contract import as_line, contract, facts, parse
 from _frozen import COMPAT, PUBLISHED, Frozen
+from _upstream import EXPERIMENTAL, UPSTREAMS
 from golden import Golden
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -63,7 +65,7 @@ def test_untouched_it_finds_nothing(frozen: Frozen) -> None:
 
 
 @pytest.mark.parametrize("name", ["contract.txt", "descriptors.binpb"])
-@pytest.mark.parametrize("release", ["published-0.4.14", OURS])
+@pytest.mark.parametrize("release", ["published-0.4.14", "vllm-proto-0.4.0", OURS])
 def test_a_dropped_freeze_is_missed(frozen: Frozen, release: str, name: str) -> None:
     (frozen.home / "releases" / release / name).unlink()
     refresh_sums(frozen)
@@ -213,6 +215,49 @@ def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, Any] | N
         now = NOW - {victim} | ({replace(victim, **change)} if change else set())
         found = list(frozen.unkept(now, "10.0.0.dev0"))
         assert [p for p in found if p.startswith(f"{victim.name}: not as") and f"in {release}" in p]
+
+
+@pytest.mark.parametrize("package", sorted(EXPERIMENTAL))
+def test_a_mirror_that_is_not_what_its_engine_published_last_is_named(
+    frozen: Frozen, package: str
+) -> None:
+    victim = first_field(package)
+    of_ours = replace(victim, name=f"{victim.name}_of_ours", number=1000)
+    for now in (NOW - {victim}, NOW - {victim} | {replace(victim, number=77)}, NOW | {of_ours}):
+        found = list(frozen.unkept(now, "10.0.0.dev0"))
+        assert found
+        assert all("not as published in" in problem for problem in found)
+
+
+def test_a_break_by_the_engine_is_followed(frozen: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
+    # vLLM renumbers a field in its next release, and the mirror with it.
+    (vllm,) = (upstream for upstream in UPSTREAMS if upstream.package == "vllm")
+    nextone = replace(vllm, releases=(*vllm.releases, "0.7.0"))
+    others = tuple(upstream for upstream in UPSTREAMS if upstream is not vllm)
+    monkeypatch.setattr(_frozen, "UPSTREAMS", (nextone, *others))
+    files = frozen.descriptors("vllm-proto-0.6.0")
+    (inference,) = (file for file in files.file if file.name == "inference.proto")
+    (usage,) = (m for m in inference.message_type if m.name == "TokenIds")
+    usage.field[0].number = 9
+    frozen_then = Frozen(frozen.home, frozen.own)
+    write_release(frozen_then, "vllm-proto-0.7.0", files)
+    now = {x for x in NOW if x.package != "vllm"} | contract(files)
+    assert list(frozen_then.unkept(now, "10.0.0.dev0")) == []
+    assert list(frozen_then.unsound()) == []
+
+    vectors = Golden(frozen_then)
+    today = vectors.readers["vllm-proto-0.7.0"]
+    monkeypatch.setattr(golden, "todays_classes", lambda: today)
+    for release in nextone.frozen:
+        assert list(vectors.problems(frozen_then.vectors(release) / "vllm.jsonl")) == []
+
+
+def write_release(frozen: Frozen, release: str, files: FileDescriptorSet) -> None:
+    """Freeze these descriptors as scripts/freeze.py does."""
+    image, made = frozen.home / "image.binpb", frozen.home / "made"
+    image.write_bytes(files.SerializeToString())
+    _vectors.write(str(image), made)
+    frozen.write(release, facts(contract(files)), files, made)
 
 
 def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: Frozen) -> None:

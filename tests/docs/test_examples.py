@@ -13,6 +13,7 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.p
 # The server whose address a program takes, and a part of what it prints.
 EXAMPLES = {
     "handle_errors.py": ("gateway", r"^INVALID_ARGUMENT, .*\n  temperature: .*\nNOT_FOUND, MODEL_"),
+    "load_balancing.py": ("gateway", r"^( \w.*\n){5}"),
     "quickstart.py": (
         "gateway",
         r"^(One contract)( serves .*)\nfinish reason: length\ntokens: 3 \+ 24\n\2$",
@@ -38,7 +39,7 @@ def test_the_example_runs(name: str, servers: dict[str, str]) -> None:
     assert re.search(expected, run(sys.executable, FOLDER / name, *target).strip())
 
 
-def test_readme_begins_with_the_quickstart() -> None:
+def test_readme_shows_the_quickstart() -> None:
     quickstart, readme = FOLDER / "quickstart.py", ROOT / "README.md"
     assert quickstart.read_text(encoding="utf-8") in readme.read_text(encoding="utf-8")
 

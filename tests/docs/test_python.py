@@ -15,10 +15,10 @@ from frontdoor.replay import upstream
 from support import ROOT
 
 from docs.pages import Block, blocks
-from docs.surroundings import SURROUNDINGS, Surroundings
+from docs.surroundings import ELSEWHERE, SURROUNDINGS, Surroundings
 
 BLOCKS = list(blocks())
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+PYTHON = [block for block in BLOCKS if block.language == "python" and block.id not in ELSEWHERE]
 RUN_BLOCK = Path(__file__).with_name("run_block.py")
 
 
@@ -98,6 +98,13 @@ async def test_the_block_runs(block: Block, here: dict[str, str], tmp_path: Path
 
 def test_no_entry_is_left_of_a_block_that_is_gone() -> None:
     assert SURROUNDINGS.keys() - {block.id for block in PYTHON} == set()
+
+
+def test_a_block_that_is_run_elsewhere_is_named_there() -> None:
+    for block, test in ELSEWHERE.items():
+        page, _, heading = block.partition("#")
+        code = (ROOT / "tests" / test).read_text(encoding="utf-8")
+        assert Path(page).name in code and heading.replace("-", " ") in code.lower()
 
 
 def test_blocks_say_what_they_are() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,8 +41,9 @@ class Upstream:
     asked: list[Asked] = field(default_factory=list)
     # Requests whose connection the front door closed before the answer was over.
     dropped: int = 0
-    # What /readiness says.
+    # What /readiness says: `readiness`, or 200 or 503 by `ready`.
     ready: bool = True
+    readiness: Handler | None = None
     _handlers: list[Handler] = field(default_factory=list)
 
     def say(self, handler: Handler) -> None:
@@ -58,8 +60,13 @@ class Upstream:
 
         self.say(handler)
 
-    def stream(self, *pieces: bytes | float, cut: bool = False, **headers: str) -> None:
-        """Send pieces as they are; a number is a pause. `cut` breaks the connection at the end."""
+    def stream(
+        self, *pieces: bytes | float | asyncio.Event, cut: bool = False, **headers: str
+    ) -> None:
+        """Send pieces as they are; a number is a pause, an event is waited for.
+
+        `cut` breaks the connection at the end.
+        """
 
         async def handler(request: web.Request) -> web.StreamResponse:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -68,6 +75,8 @@ class Upstream:
             for piece in pieces:
                 if isinstance(piece, bytes):
                     await response.write(piece)
+                elif isinstance(piece, asyncio.Event):
+                    await piece.wait()
                 else:
                     await asyncio.sleep(piece)
             if cut:
@@ -95,6 +104,8 @@ class Upstream:
         body = json.loads(raw) if raw else None
         path = request.path_qs
         if path == "/readiness":
+            if self.readiness:
+                return await self.readiness(request)
             return web.json_response({}, status=200 if self.ready else 503)
         self.asked.append(Asked(request.method, path, dict(request.headers), body))
         if not self._handlers:
@@ -145,3 +156,16 @@ async def front_door(said: Upstream, **options: Any) -> AsyncIterator[grpc.aio.C
     ):
         said.forget()  # the look at the start
         yield channel
+
+
+async def eventually(
+    condition: Callable[[], object | Awaitable[object]], what: str, seconds: float = 30
+) -> None:
+    """Wait for a condition, which may be a coroutine function."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = condition()
+        if await found if isinstance(found, Awaitable) else found:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s: {what}")

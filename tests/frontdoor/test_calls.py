@@ -232,9 +232,9 @@ async def test_content_is_in_the_log_only_when_asked_for(
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await ask(request, metadata=(("authorization", "Bearer sesame"),))
             assert from_rpc_error(caught.value).code is Code.INVALID_ARGUMENT
-            line = "ChatService.Chat INVALID_ARGUMENT INVALID_REQUEST"
+            line = "method=ChatService.Chat code=INVALID_ARGUMENT reason=INVALID_REQUEST"
             await async_eventually(lambda: line in caplog.text, "the call is in the log")
-    assert "ChatService.Chat OK" in caplog.text
+    assert "method=ChatService.Chat code=OK" in caplog.text
     assert "sesame" not in caplog.text
     assert ("a private question" in caplog.text) is open_log
     assert (said_by_model in caplog.text) is open_log

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.fields import NOT_CARRIED, At, Table, write_request
+from smg_proto._http.fields import NOT_CARRIED, Cursor, Table, write_request
 from smg_proto._http.mapping import chat, completion, message, others, response
 from smg_proto.errors import SmgError
 
@@ -109,12 +109,12 @@ def test_a_field_is_carried_or_refused(name: str, way: list[FieldDescriptor]) ->
     put(full, way, leaf=True)
     put(without, way, leaf=False)
     path = [field.name for field in way]
-    at = At([])
-    changed = table.write(full, at) != table.write(without, At([]))
+    cursor = Cursor([])
+    changed = table.write(full, cursor) != table.write(without, Cursor([]))
     if (name == "count" and path[0] in NOT_COUNTED) or (name == "update worker" and path == ["id"]):
         assert not changed  # the latter is in the URL
         return
-    for violation in at.found:
+    for violation in cursor.found:
         found = re.sub(r"\[\d+\]", "", violation.field).split(".")
         if found == path or (violation.description == NOT_CARRIED and found == path[: len(found)]):
             return
@@ -321,7 +321,7 @@ def test_every_field_of_a_reply_has_a_source() -> None:
         (others.PARSE_REASONING_REPLY, set()),
         (others.PARSE_CALLS_REPLY, set()),
         (others.MODEL_LIST, set()),
-        (others.REACHED_WORKER, set()),
+        (others.WORKER, set()),
         (others.WORKER_LIST, set()),
         (others.LOADS, set()),
         (others.FLUSHED, set()),

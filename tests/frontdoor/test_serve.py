@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from frontdoor.calls import STREAMS, call, stub
 from frontdoor.replay import EXCHANGES, Upstream, sse
 from frontdoor.replay import upstream as run_upstream
 from smg_proto.cli import main
+from smg_proto.frontdoor import FrontDoor, Options, OptionsError
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -134,6 +136,103 @@ async def test_calls_that_do_not_end_are_cancelled_after_the_drain(upstream: Ups
         assert await asyncio.wait_for(process.wait(), 10) == 0
         assert await ask.code() is not grpc.StatusCode.OK
         await async_eventually(lambda: upstream.dropped == 1, "the request upstream is closed")
+
+
+async def test_a_second_signal_ends_the_drain(upstream: Upstream) -> None:
+    events = [sse(event) for event in EXCHANGES["chat_stream_usage"]["response"]["events"]]
+    upstream.answer(200, MODELS)
+    async with (
+        serve(upstream.url, "--listen", "127.0.0.1:0", "--drain", "600") as (process, line),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
+    ):
+        upstream.forget()
+        upstream.stream(events[0], 600.0)
+        ask = stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
+        await ask.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr
+        while b"stopping drain=600s" not in await process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+
+
+async def test_a_signal_while_it_waits_for_the_upstream_ends_it(upstream: Upstream) -> None:
+    upstream.answer(404, "not yet")
+    command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream.url]
+    command += ["--listen", "127.0.0.1:0", "--wait", "600"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    await async_eventually(lambda: upstream.asked, "it looks at the upstream")
+    process.send_signal(signal.SIGTERM)
+    printed, said = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, printed, said) == (0, b"", b"")
+
+
+async def test_a_start_that_fails_holds_no_port(upstream: Upstream) -> None:
+    upstream.answer(404, "no")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = Options(upstream=upstream.url, listen=f"127.0.0.1:{port}", metrics="127.0.0.1:0")
+    door = FrontDoor(options)
+    with pytest.raises(OptionsError):
+        await door.start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1", "127.0.0.1:99999", ":1", "[::1]", "127.0.0.1:x", "unix:", ""]
+)
+@pytest.mark.parametrize("flag", ["--listen", "--metrics"])
+async def test_a_wrong_address_is_one_line(
+    flag: str, listen: str, upstream: Upstream, refused: Refused
+) -> None:
+    if (flag, listen) == ("--metrics", ""):
+        return  # none
+    upstream.answer(200, MODELS)
+    assert f'invalid address "{listen}": ' in await refused(upstream.url, flag, listen)
+
+
+async def test_it_serves_on_a_unix_socket(upstream: Upstream, tmp_path: Path) -> None:
+    upstream.answer(200, MODELS)
+    address = f"unix:{tmp_path}/door.sock"
+    async with serve(upstream.url, "--listen", address) as (_, line):
+        assert f" on {address}, plaintext" in line
+        async with grpc.aio.insecure_channel(address) as channel:
+            assert await health(channel, "") == SERVING
+        assert "already in use" in (await _says(upstream.url, "--listen", address))
+
+
+async def test_too_few_open_files_are_a_warning_with_the_number(upstream: Upstream) -> None:
+    upstream.answer(200, MODELS)
+    program = (
+        "import resource, sys; from smg_proto.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT, HARD)); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["serve", "--upstream", upstream.url, "--listen", "127.0.0.1:0", "--max-active", "300"]
+    for soft, hard, warned in ((64, 200, True), (64, 2048, False)):
+        code = program.replace("SOFT", str(soft)).replace("HARD", str(hard))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, *words, stdout=PIPE, stderr=PIPE
+        )
+        assert process.stdout
+        assert b"smg.v1" in await process.stdout.readline()
+        limits = Path(f"/proc/{process.pid}/limits")
+        if limits.exists():
+            (line,) = (line for line in limits.read_text().splitlines() if "open files" in line)
+            assert line.split()[3] == ("200" if warned else "856")
+        process.terminate()
+        said = (await process.communicate())[1].decode()
+        assert ("the limit of open files is 200, and up to 856 may be needed" in said) == warned
+
+
+async def _says(upstream: str, *flags: str) -> str:
+    """What the command says on standard error, in a process of its own."""
+    async with serve(upstream, *flags) as (process, _):
+        assert process.stderr
+        return (await process.stderr.read()).decode()
 
 
 async def test_a_port_in_use_is_one_line(upstream: Upstream, refused: Refused) -> None:
@@ -267,23 +366,3 @@ async def test_health_follows_the_upstream() -> None:
                 await asyncio.sleep(0.05)
             assert await health(channel, "") == NOT_SERVING
             assert await health(channel, "liveness") == SERVING
-
-
-async def test_reflection_lists_the_services(upstream: Upstream) -> None:
-    from google.protobuf.descriptor_pool import DescriptorPool
-    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-        ProtoReflectionDescriptorDatabase,
-    )
-
-    upstream.answer(200, MODELS)
-    async with serve(upstream.url, "--listen", "127.0.0.1:0") as (_, line):
-
-        def look() -> list[str]:
-            with grpc.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel:
-                database = ProtoReflectionDescriptorDatabase(channel)
-                pool = DescriptorPool(database)
-                service = pool.FindServiceByName("smg.v1.ChatService")
-                return [*database.get_services(), *(method.name for method in service.methods)]
-
-        found = await asyncio.to_thread(look)
-    assert {"smg.v1.ChatService", "grpc.health.v1.Health", "StreamChat"} <= set(found)

@@ -1,22 +1,29 @@
-"""Server-sent events are read however the bytes are cut."""
+"""Server-sent events are read however the bytes are cut, and never hold more than their limit."""
+
+import tracemalloc
+from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smg_proto._http.sse import Decoder, ServerSentEvent, TooLong
 
 TEXT = (
-    b": a comment\n\n"
+    b"\xef\xbb\xbf: a comment\n\n"
     b"event: start\ndata: {}\n\n"
     b'data:{"a":\ndata: "\xc3\xa9"}\n\n'
     b"id: 1\nretry: 5\ndata: last\r\n\r\n"
     b"data: one\r\rdata\n\n"
+    b"data:   two blanks stay\n\n"
 )
 EVENTS = [
-    ("start", "{}"),
-    ("", '{"a":\n"é"}'),
-    ("", "last"),
-    ("", "one"),
-    ("", ""),
+    (b"start", b"{}"),
+    (b"", b'{"a":\n"\xc3\xa9"}'),
+    (b"", b"last"),
+    (b"", b"one"),
+    (b"", b""),
+    (b"", b"  two blanks stay"),
 ]
 
 
@@ -38,16 +45,80 @@ def test_single_bytes_give_the_same_events() -> None:
     assert read(*(bytes([byte]) for byte in TEXT)) == EVENTS
 
 
+@given(
+    text=st.lists(
+        st.sampled_from(
+            [b"data", b"event", b":", b" ", b"\n", b"\r", b"\r\n", b"x", b"\xef\xbb\xbf"]
+        )
+    ).map(b"".join),
+    sizes=st.lists(st.integers(0, 5), max_size=20),
+)
+def test_any_bytes_cut_anywhere_give_the_same_events(text: bytes, sizes: list[int]) -> None:
+    pieces: list[bytes] = []
+    rest = text
+    for size in sizes:
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    assert read(*pieces, rest) == read(text)
+
+
+def test_an_event_is_there_as_soon_as_its_last_line_end_is() -> None:
+    decoder = Decoder()
+    assert decoder.feed(b"data: a\r\n\r") == [(b"", b"a")]
+    assert decoder.feed(b"\ndata: b\n\n") == [(b"", b"b")]
+
+
+def test_an_event_with_a_byte_order_mark_before_it_is_read() -> None:
+    assert read(b"\xef\xbb", b"\xbfdata: a\n\n", b"data: b\n\n") == [(b"", b"a"), (b"", b"b")]
+
+
 def test_an_event_that_is_not_whole_is_not_given() -> None:
-    assert read(b"data: a\n\ndata: b\n") == [("", "a")]
+    assert read(b"data: a\n\ndata: b\n") == [(b"", b"a")]
 
 
 def test_garbage_is_no_event() -> None:
     assert read(b"\xff\xfe garbage\nmore: garbage\n\n\n\n") == []
 
 
-def test_an_endless_line_or_event_is_refused() -> None:
+ENDLESS = {
+    "a line": (b"data: ", b"x" * 1000),
+    "lines without content": (b"", b"data:\n" * 200),
+    "lines": (b"", b"data: x\n" * 100),
+    "a line of no field": (b"", b"x" * 1000),
+    "a name": (b"event: ", b"x" * 1000),
+    "names": (b"", b"event: x\n" * 100),
+    "single bytes": (b"data: ", b"x"),
+}
+
+
+@pytest.mark.parametrize("first, more", ENDLESS.values(), ids=ENDLESS)
+def test_an_endless_event_is_refused_before_it_takes_more_memory_than_its_limit(
+    first: bytes, more: bytes
+) -> None:
+    limit = 100_000
+    decoder = Decoder(limit)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLong):
+            decoder.feed(first)
+            for _ in range(limit):
+                decoder.feed(more)
+        assert tracemalloc.get_traced_memory()[1] < 10 * limit
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("piece", [b"event: " + b"x" * 200 + b"\n", b"data: " + b"x" * 200 + b"\n"])
+def test_the_limit_holds_for_a_line_that_comes_at_once(piece: bytes) -> None:
     with pytest.raises(TooLong):
-        list(Decoder(10).feed(b"data: " + b"x" * 20))
-    with pytest.raises(TooLong):
-        list(Decoder(10).feed(b"data: xxxxxx\n" * 3))
+        Decoder(100).feed(piece)
+
+
+def test_the_limit_is_for_one_event_not_for_all() -> None:
+    decoder = Decoder(100)
+
+    def events() -> Iterator[ServerSentEvent]:
+        for _ in range(100):
+            yield from decoder.feed(b": a comment\ndata: " + b"x" * 50 + b"\n\n")
+
+    assert len(list(events())) == 100

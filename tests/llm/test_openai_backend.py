@@ -1,15 +1,19 @@
 """LLMService over an OpenAI-compatible URL."""
 
+import asyncio
+from typing import Any
+
 import grpc
-from frontdoor.replay import Upstream, upstream
+from aiohttp import web
+from frontdoor.replay import EXCHANGES, Upstream, eventually, sse, upstream
 
 from smg_proto import llm_pb2, llm_pb2_grpc
 from smg_proto.errors import from_rpc_error
-from smg_proto.llm import AsyncLLMService, OpenAIBackend
+from smg_proto.llm import LLMService, OpenAIBackend
 
 
 async def generate(said: Upstream, **fields: object) -> list[llm_pb2.GenerateResponse]:
-    service = AsyncLLMService(OpenAIBackend(f"{said.url}/v1", model="m", api_key="k"))
+    service = LLMService(OpenAIBackend(f"{said.url}/v1", model="m", api_key="k"))
     server = grpc.aio.server()
     llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -49,3 +53,59 @@ async def test_its_errors_are_typed_and_say_nothing_of_it() -> None:
             failure = from_rpc_error(error)
         assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
         assert "sesame" not in str(failure)
+
+
+def stream_of(said: Upstream) -> list[Any]:
+    """Have the server reply to each request with a stream; the connection of each request."""
+    connections: list[Any] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.transport
+        connections.append(request.transport.get_extra_info("peername"))
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for event in EXCHANGES["completion_stream_usage"]["response"]["events"]:
+            await response.write(sse(event))
+        await asyncio.sleep(0.01)  # the end of the answer comes behind its last event
+        return response
+
+    said.say(handler)
+    return connections
+
+
+async def test_a_connection_serves_one_request_after_another() -> None:
+    async with upstream() as said:
+        connections = stream_of(said)
+        backend = OpenAIBackend(said.url, model="m")
+        for _ in range(3):
+            async for _piece in backend.generate(llm_pb2.GenerateRequest(prompt="a")):
+                pass
+        await backend.aclose()
+        assert len(connections) == 3 and len({*connections}) == 1
+
+
+async def test_first_requests_at_the_same_time_are_all_served() -> None:
+    async with upstream() as said:
+        connections = stream_of(said)
+        backend = OpenAIBackend(said.url, model="m")
+
+        async def text() -> str:
+            pieces = backend.generate(llm_pb2.GenerateRequest(prompt="a"))
+            return "".join([piece.text async for piece in pieces])
+
+        texts = await asyncio.gather(*(text() for _ in range(5)))
+        await backend.aclose()
+        assert len(connections) == 5 and len({*texts}) == 1 and texts[0]
+
+
+async def test_a_caller_that_leaves_ends_the_request() -> None:
+    async with upstream() as said:
+        event = EXCHANGES["completion_stream_usage"]["response"]["events"][0]
+        said.stream(sse(event), 60.0)
+        backend = OpenAIBackend(said.url, model="m")
+        pieces = backend.generate(llm_pb2.GenerateRequest(prompt="a"))
+        async for _piece in pieces:
+            break
+        await pieces.aclose()
+        await eventually(lambda: said.dropped == 1, "the request is closed")
+        await backend.aclose()

@@ -2,17 +2,22 @@
 
 import asyncio
 import logging
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support import run
 
 from smg_proto import llm_pb2, llm_pb2_grpc
@@ -24,16 +29,18 @@ from smg_proto.llm import (
     LLMGRPCAdapter,
     LLMService,
     Piece,
+    SyncLLMService,
     VLLMBackend,
 )
 from smg_proto.testing import Answer, FakeVllmEngine, Fault, run_vllm_engine
+from smg_proto.vllm import AsyncVLLMGrpcClient
 
 SECRET = "sesame"
 
 
 @contextmanager
 def sync_server(backend: Any = None, **options: Any) -> Iterator[grpc.Channel]:
-    service = LLMService(backend, **options)
+    service = SyncLLMService(backend, **options)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -74,14 +81,70 @@ def text(replies: list[llm_pb2.GenerateResponse]) -> str:
     return "".join(reply.token for reply in replies)
 
 
-def test_the_snippet_serves() -> None:
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=10))
+async def test_the_documented_lines_serve_in_an_aio_server() -> None:
+    server = grpc.aio.server()
     llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(), server)
-    port = server.add_insecure_port("[::]:0")
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = llm_pb2_grpc.LLMServiceStub(channel).Generate(
+            llm_pb2.GenerateRequest(prompt="Hello, world!"), timeout=20
+        )
+        assert "".join([reply.token async for reply in call]) == "Hello, world!"
+    await server.stop(None)
+
+
+def test_a_service_in_the_wrong_kind_of_server_names_the_right_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with grpc.insecure_channel(f"localhost:{port}") as channel:
-        assert text(ask(channel, "Hello, world!")) == "Hello, world!"
-    server.stop(0)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        failure = fails(channel)
+    server.stop(0).wait()
+    assert failure.code is grpc.StatusCode.UNIMPLEMENTED
+    assert failure.message == "LLMService is for grpc.aio.server: use SyncLLMService here"
+    assert [record.getMessage() for record in caplog.records] == [failure.message]
+    caplog.clear()
+
+    async def in_aio() -> SmgError:
+        server = grpc.aio.server()
+        llm_pb2_grpc.add_LLMServiceServicer_to_server(SyncLLMService(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                return await asyncio.to_thread(fails, channel)
+        finally:
+            await server.stop(None)
+
+    failure = asyncio.run(in_aio())
+    assert failure.code is grpc.StatusCode.UNIMPLEMENTED
+    assert failure.message == "SyncLLMService is for grpc.server: use LLMService here"
+    assert [record.getMessage() for record in caplog.records] == [failure.message]
+
+
+def test_a_subclass_may_override_generate() -> None:
+    class Twice(LLMService):
+        async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
+            async for reply in super().Generate(request, context):
+                yield reply
+                yield reply
+
+    async def serve() -> str:
+        server = grpc.aio.server()
+        llm_pb2_grpc.add_LLMServiceServicer_to_server(Twice(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                return text(await asyncio.to_thread(ask, channel, "a b"))
+        finally:
+            await server.stop(None)
+
+    assert asyncio.run(serve()) == "aa b b"
 
 
 def test_an_echo_counts_stops_and_ends(serving: Any) -> None:
@@ -94,6 +157,17 @@ def test_an_echo_counts_stops_and_ends(serving: Any) -> None:
         short = ask(channel, "one two three four", max_tokens=2)
         assert (text(short), short[-1].finish_reason) == ("one two", "length")
         assert text(ask(channel, "one two three four", stop=["re", "x"])) == "one two th"
+
+
+def test_a_long_reply_comes_whole(serving: Any) -> None:
+    words = [f" {number}" for number in range(200)]
+
+    async def count(prompt: str) -> AsyncIterator[str]:
+        for word in words:
+            yield word
+
+    with serving(count) as channel:
+        assert [reply.token for reply in ask(channel)] == words
 
 
 def test_bad_requests_are_refused_with_the_field(serving: Any) -> None:
@@ -212,6 +286,113 @@ def test_failover_goes_on_before_the_first_piece_only(serving: Any) -> None:
         assert fails(channel).code is bad
 
 
+def test_when_to_try_again_reaches_the_caller(serving: Any) -> None:
+    async def full(prompt: str) -> AsyncIterator[str]:
+        yield ""
+        wait = timedelta(seconds=7)
+        raise SmgError(grpc.StatusCode.RESOURCE_EXHAUSTED, "no", retry_after=wait)
+
+    with serving(full) as channel:
+        assert fails(channel).retry_after == timedelta(seconds=7)
+
+
+def test_failover_closes_all_its_backends_even_if_one_fails() -> None:
+    closed = []
+
+    class Held(FunctionBackend):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def aclose(self) -> None:
+            closed.append(self.name)
+            if self.name == "a":
+                raise OSError
+
+    with pytest.raises(OSError):
+        asyncio.run(Failover(Held("a"), Held("b")).aclose())
+    assert sorted(closed) == ["a", "b"]
+
+
+# --- The end of a service in a grpc.server ---
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name == "smg-proto-llm"}
+
+
+class Silent:
+    """A backend that says one word and then nothing."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    async def generate(self, request: llm_pb2.GenerateRequest) -> AsyncGenerator[Piece, None]:
+        try:
+            yield Piece("first")
+            await asyncio.sleep(3600)
+        finally:
+            self.events.append("stopped")
+
+    async def aclose(self) -> None:
+        self.events.append("closed")
+
+
+def test_close_releases_callers_and_leaves_no_thread() -> None:
+    backend = Silent()
+    service = SyncLLMService(backend)
+    pool = futures.ThreadPoolExecutor(max_workers=4)
+    server = grpc.server(pool)
+    llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = llm_pb2_grpc.LLMServiceStub(channel)
+        calls = [stub.Generate(llm_pb2.GenerateRequest(prompt="a"), timeout=60) for _ in range(3)]
+        for call in calls:
+            assert next(call).token == "first"
+        service.close()
+        assert backend.events == ["stopped"] * 3 + ["closed"]
+        assert threads() == set()
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(call)
+            failure = from_rpc_error(caught.value)
+            assert failure.code is grpc.StatusCode.UNAVAILABLE
+            assert failure.message == "the service is closed"
+        assert fails(channel).message == "the service is closed"
+        service.close()  # once more does no harm
+    server.stop(0).wait()
+    pool.shutdown(wait=True)  # no thread of the server hangs in a call
+
+
+def test_a_stopped_server_leaves_no_thread_in_a_call() -> None:
+    backend = Silent()
+    service = SyncLLMService(backend)
+    pool = futures.ThreadPoolExecutor(max_workers=4)
+    server = grpc.server(pool)
+    llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = llm_pb2.GenerateRequest(prompt="a")
+        replies = llm_pb2_grpc.LLMServiceStub(channel).Generate(request, timeout=60)
+        assert next(replies).token == "first"
+        server.stop(0).wait()
+    pool.shutdown(wait=True)
+    service.close()
+    assert backend.events == ["stopped", "closed"]
+
+
+def test_a_service_without_a_call_starts_no_thread() -> None:
+    before = threads()
+    service = SyncLLMService()
+    assert threads() == before
+    service.close()
+
+
+# --- A vLLM engine behind it ---
+
+
 def test_a_vllm_engine_is_a_backend(serving: Any) -> None:
     engine = FakeVllmEngine()
     with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
@@ -225,6 +406,71 @@ def test_a_vllm_engine_is_a_backend(serving: Any) -> None:
         failure = fails(channel, "Count.")
         assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "WORKER_ERROR")
         assert SECRET not in str(failure)
+
+
+def test_an_engine_is_asked_what_the_caller_asked(serving: Any) -> None:
+    engine = FakeVllmEngine()
+    with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
+        ask(channel, "a", max_tokens=4, temperature=0.5, top_p=0.25, seed=11, request_id="r-1")
+        (asked,) = [seen.request for seen in engine.record.received if seen.rpc == "Generate"]
+        sampling = asked.sampling_params
+        assert (sampling.max_tokens, sampling.seed) == (4, 11)
+        assert (sampling.temperature, sampling.top_p) == (0.5, 0.25)
+        assert asked.request_id.startswith("r-1")
+
+
+def test_first_calls_at_the_same_time_open_one_client(serving: Any) -> None:
+    engine = FakeVllmEngine()
+    with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
+        engine.script.add(Fault(delay=0.2), rpc="GetTokenizer", times=None)
+        with futures.ThreadPoolExecutor(max_workers=4) as callers:
+            asked = [callers.submit(ask, channel, "a", max_tokens=2) for _ in range(4)]
+            assert all(text(each.result()) for each in asked)
+        seen = [received.rpc for received in engine.record.received]
+        assert seen.count("GetTokenizer") == 1
+
+
+def test_a_first_call_that_fails_is_not_the_last(serving: Any) -> None:
+    engine = FakeVllmEngine()
+    with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
+        engine.script.add(Fault(grpc.StatusCode.NOT_FOUND, SECRET), rpc="GetTokenizer")
+        failure = fails(channel, "a")
+        assert failure.code is grpc.StatusCode.NOT_FOUND and SECRET not in str(failure)
+        assert text(ask(channel, "a", max_tokens=2))
+
+
+def test_a_full_engine_says_when_to_try_again(serving: Any) -> None:
+    class Full(FakeVllmEngine):
+        async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "1500"),))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, SECRET)
+            yield  # never reached; makes it a stream
+
+    with (
+        run_vllm_engine(Full()) as address,
+        serving(VLLMBackend(str(address), max_retries=0)) as channel,
+    ):
+        failure = fails(channel, "a")
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure.retry_after == timedelta(seconds=1.5)
+
+
+def test_closing_a_service_closes_its_engine_client(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[object] = []
+    close = AsyncVLLMGrpcClient.close
+
+    async def noted(client: AsyncVLLMGrpcClient) -> None:
+        closed.append(client)
+        await close(client)
+
+    monkeypatch.setattr(AsyncVLLMGrpcClient, "close", noted)
+    with run_vllm_engine() as address:
+        with serving(VLLMBackend(str(address))) as channel:
+            ask(channel, "a", max_tokens=1)
+            assert not closed
+        assert closed
 
 
 # --- The published contract has two fields ---
@@ -298,9 +544,29 @@ def test_an_adapter_serves_when_serve_returns_and_frees_its_port() -> None:
         assert again.port == adapter.port
 
 
-def test_an_adapter_listens_where_it_is_documented_to() -> None:
-    assert LLMGRPCAdapter().config.host == "[::]"
-    assert LLMGRPCAdapter().config.port == 50051
+def test_an_adapter_listens_on_this_machine_unless_told_otherwise() -> None:
+    adapter = LLMGRPCAdapter()
+    assert adapter.address == "127.0.0.1:50051"
+    assert LLMGRPCAdapter({"host": "::1", "port": 1}).address == "[::1]:1"
+    with pytest.raises(ValueError, match=r'invalid address "127\.0\.0\.1:65536": the port'):
+        LLMGRPCAdapter({"port": 65536})
+
+
+def test_an_adapter_serves_health_and_reflection() -> None:
+    with LLMGRPCAdapter({"port": 0}) as adapter, grpc.insecure_channel(adapter.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        status = health.Check(health_pb2.HealthCheckRequest(service="entity.grpc.LLMService"))
+        assert status.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_an_adapter_listens_on_a_unix_socket(tmp_path: Path) -> None:
+    with (
+        LLMGRPCAdapter({"host": f"unix:{tmp_path}/llm.sock"}) as adapter,
+        grpc.insecure_channel(adapter.address) as channel,
+    ):
+        assert text(ask(channel, "here")) == "here"
+        with pytest.raises(OSError, match="cannot listen on unix:"):
+            LLMGRPCAdapter({"host": f"unix:{tmp_path}/llm.sock"}).serve()
 
 
 def test_an_unknown_setting_is_named() -> None:
@@ -329,6 +595,34 @@ def test_a_shutdown_lets_calls_at_work_end() -> None:
         assert [reply.token for reply in replies] == ["b"]
         stopping.join(10)
     assert adapter.wait(0)
+
+
+def test_an_adapter_that_runs_ends_at_a_signal_once_calls_have_ended() -> None:
+    program = """
+import asyncio
+from smg_proto.llm import LLMGRPCAdapter
+
+async def slow(prompt):
+    yield "a"
+    await asyncio.sleep(1)
+    yield "b"
+
+LLMGRPCAdapter({"port": 0, "backend": slow}).run()
+print("done")
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = process.stdout.readline().split()[-1]
+        with grpc.insecure_channel(address) as channel:
+            replies = llm_pb2_grpc.LLMServiceStub(channel).Generate(
+                llm_pb2.GenerateRequest(prompt="a"), timeout=30
+            )
+            assert next(replies).token == "a"
+            process.send_signal(signal.SIGTERM)
+            assert [reply.token for reply in replies] == ["b"]
+        assert process.stdout.read() == "done\n"
+        assert process.wait(30) == 0
 
 
 def test_it_is_imported_without_any_extra() -> None:

@@ -49,17 +49,17 @@ def telemetry() -> None:
     assert asked
 
 
-def testing() -> None:
+def demo() -> None:
     command = [sys.executable, "-m", "smg_proto", "demo", "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            assert demo.stdout
-            said = next(line for line in demo.stdout if "listening on " in line)
+            assert server.stdout
+            said = next(line for line in server.stdout if "listening on " in line)
             with grpc.insecure_channel(re.split("listening on |,", said)[1]) as channel:
                 request = smg_pb2.CompletionRequest(model="demo-model", prompt="x", max_tokens=3)
                 assert smg_pb2_grpc.CompletionServiceStub(channel).Complete(request).text
         finally:
-            demo.terminate()
+            server.terminate()
 
 
 def serve() -> None:

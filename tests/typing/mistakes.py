@@ -8,6 +8,7 @@ import grpc
 import smg_proto
 from smg_grpc_proto import vllm_engine_pb2 as old_vllm_engine_pb2
 from smg_proto import common_pb2, llm_pb2, llm_pb2_grpc, smg_pb2, smg_pb2_grpc
+from smg_proto import openengine_pb2, openengine_pb2_grpc, vllm_inference_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_engine_pb2_grpc as pb_grpc
 from smg_proto import vllm_engin_pb2  # wrong: no such module
@@ -75,6 +76,15 @@ async def async_calls(channel: grpc.aio.Channel) -> None:
         del part
     await stub.Generate(pb.GenerateRequest())  # wrong: a stream cannot be awaited
     print((await stub.HealthCheck(pb.HealthCheckRequest())).health)  # wrong: no such field
+
+
+def engines_of_their_own(channel: grpc.Channel) -> None:
+    vllm_inference_pb2.GenerateRequest(token_ids=[1, 2])  # wrong: a list for a message
+    vllm_inference_pb2.GenerateRequest(temperature="0")  # wrong: a string for a number
+    vllm_inference_pb2.GetServerInfoRequest()  # wrong: in the other module
+    openengine_pb2.GenerateRequest(input="x")  # wrong: a oneof is no field
+    openengine_pb2_grpc.ControlStub(channel).Generate  # wrong: in the other service
+    openengine_pb2_grpc.InferenceStub(channel).Generate(pb.GenerateRequest())  # wrong: vLLM's
 
 
 class WrongResponse(pb_grpc.VllmEngineServicer):

@@ -1,93 +1,82 @@
 """ChatService: POST /v1/chat/completions."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import (
-    JSON_OBJECT,
-    SECONDS,
-    TEXT,
-    At,
-    ByteNumbers,
+    Cursor,
     Row,
     Table,
     Variants,
-    Wrapped,
-    read_reply,
+    bytes_of_numbers,
+    count,
+    json_text,
+    nested,
     same,
+    text_only,
+    timestamp,
+    wrapped,
 )
 from smg_proto._http.mapping.common import (
-    CHAT_CHOICE,
     CHAT_FORMAT,
     CHAT_TOOL,
-    MATCHED_STOP,
     ROLE,
     SAMPLING_ROWS,
     USAGE,
-    Film,
-    Picture,
-    Sound,
-    WriteOnly,
+    chat_audio,
+    chat_choice,
+    chat_image,
+    chat_video,
+    matched_stop,
+    read_chat_image,
 )
-from smg_proto._http.mapping.streams import Chunks
-from smg_proto._http.shapes import JsonObject
+from smg_proto._http.mapping.streams import ChunkReader
+from smg_proto._http.shapes import JsonObject, as_list
 
-
-class ImageUrl(Picture):
-    """An image in an object of its own."""
-
-    def write(self, value: Any, at: At) -> Any:
-        return {"image_url": super().write(value, at)}
-
-    def read(self, data: Any) -> Any:
-        return super().read(data.get("image_url") or {})
-
+# --- Messages ---
 
 PART = Variants(
     smg.ContentPart,
     {
         "text": ("text", {"text": "text"}),
-        "image": ("image_url", {"image": Row("", ImageUrl("url"))}),
-        "audio": ("input_audio", {"audio": Row("", Sound())}),
-        "video": ("video_url", {"video": Row("video_url", Film())}),
+        "image": ("image_url", {"image": Row("", chat_image, read_chat_image)}),
+        "audio": ("input_audio", {"audio": Row("", chat_audio)}),
+        "video": ("video_url", {"video": Row("video_url", chat_video)}),
     },
 )
+# Engines leave the arguments of a function that takes none empty; the route demands the member.
 TOOL_CALL = Table(
     smg.ToolCall,
     {"id": "id", "name": "function.name", "arguments": "function.arguments"},
-    always={"type": "function"},
+    always={"type": "function", "function": {"arguments": ""}},
 )
-
-
-class ChatMessage(Table[smg.ChatMessage]):
-    """A message. Without content it has none at all, or the empty text."""
-
-    def write(self, value: Any, at: At) -> JsonObject:
-        out = super().write(value, at)
-        if not value.WhichOneof("body"):
-            out["content"] = None if value.role == smg.ROLE_ASSISTANT else ""
-        return out
-
-
-MESSAGE = ChatMessage(
+_MESSAGE = Table(
     smg.ChatMessage,
     same("reasoning_content", "tool_call_id", "name")
     | {
-        "role": Row("role", ROLE),
-        "content": Row("content", TEXT),
-        "parts": Row("content", Wrapped(smg.ContentParts, "parts", PART)),
-        "tool_calls": Row("tool_calls", TOOL_CALL),
+        "role": ROLE.at("role"),
+        "content": text_only("content"),
+        "parts": wrapped("content", smg.ContentParts, "parts", PART),
+        "tool_calls": nested("tool_calls", TOOL_CALL),
     },
     required=["role"],
 )
 
 
-class Logprobs(WriteOnly):
-    """A number of alternatives: a flag and the number."""
+def chat_message(value: Any, cursor: Cursor) -> JsonObject:
+    """A message. Without content it has none at all, or the empty text."""
+    out = _MESSAGE.write(value, cursor)
+    if not value.WhichOneof("body"):
+        out["content"] = None if value.role == smg.ROLE_ASSISTANT else ""
+    return out
 
-    def write(self, value: Any, at: At) -> Any:
-        return {"logprobs": True, "top_logprobs": value}
+
+# --- The request ---
+
+
+def logprobs(value: Any, cursor: Cursor) -> JsonObject:
+    """A number of alternatives: a flag and the number."""
+    return {"logprobs": True, "top_logprobs": value}
 
 
 REQUEST = Table(
@@ -109,83 +98,111 @@ REQUEST = Table(
         "continue_final_message",
     )
     | {
-        "messages": Row("messages", MESSAGE),
+        "messages": Row("messages", chat_message),
         "max_tokens": Row("max_completion_tokens"),
-        "tools": Row("tools", CHAT_TOOL),
-        "tool_choice": Row("tool_choice", CHAT_CHOICE),
-        "output_format": Row("", CHAT_FORMAT),
-        "logprobs": Row("", Logprobs()),
-        "sampling": Row("", Table(smg.SamplingParams, SAMPLING_ROWS)),
-        "chat_template_kwargs_json": Row("chat_template_kwargs", JSON_OBJECT),
+        "tools": nested("tools", CHAT_TOOL),
+        "tool_choice": Row("tool_choice", chat_choice),
+        "output_format": nested("", CHAT_FORMAT),
+        "logprobs": Row("", logprobs),
+        "sampling": nested("", Table(smg.SamplingParams, SAMPLING_ROWS)),
+        "chat_template_kwargs_json": json_text("chat_template_kwargs"),
     },
     required=["model", "messages"],
 )
 
-_TOP = same("token", "logprob") | {"bytes": Row("bytes", ByteNumbers())}
+# --- Replies ---
+
+_TOP = same("token", "logprob") | {"bytes": Row("bytes", read=bytes_of_numbers)}
 LOGPROB = Table(
-    smg.TokenLogprob, _TOP | {"top": Row("top_logprobs", Table(smg.TokenLogprob, _TOP))}
+    smg.TokenLogprob, _TOP | {"top": nested("top_logprobs", Table(smg.TokenLogprob, _TOP))}
 )
-_FINISH = same("index", "finish_reason") | {"matched_stop": Row("matched_stop", MATCHED_STOP)}
+_FINISH = {
+    "index": Row("index", read=count),
+    "finish_reason": Row("finish_reason"),
+    "matched_stop": Row("matched_stop", read=matched_stop),
+}
 _CHOICE = Table(
     smg.ChatChoice,
-    _FINISH | {"message": Row("message", MESSAGE), "logprobs": Row("logprobs.content", LOGPROB)},
+    _FINISH
+    | {"message": nested("message", _MESSAGE), "logprobs": nested("logprobs.content", LOGPROB)},
 )
-_HEAD = same("id", "model") | {"create_time": Row("created", SECONDS)}
-_START = Table(smg.ChatResponse, _HEAD)
-_END_OF_CHOICE = Table(smg.ChatChoice, _FINISH)
+_HEAD = same("id", "model") | {"create_time": Row("created", read=timestamp)}
 REPLY = Table(
     smg.ChatResponse,
-    _HEAD | {"choices": Row("choices", _CHOICE), "usage": Row("usage", USAGE)},
+    _HEAD | {"choices": nested("choices", _CHOICE), "usage": nested("usage", USAGE)},
+    expected=["choices.0.message"],
 )
-_DELTA = Table(
+# Of a chunk: what is there once, the end of a choice, and a delta with more than text.
+_CHUNK_HEAD = Table(smg.ChatResponse, _HEAD)
+_CHUNK_END = Table(smg.ChatChoice, _FINISH)
+_CHUNK_DELTA = Table(
     smg.ChatDelta,
     {
-        "index": "index",
-        "content": "delta.content",
-        "reasoning_content": "delta.reasoning_content",
-        "tool_calls": Row(
+        "index": Row("index", read=count),
+        "content": Row("delta.content"),
+        "reasoning_content": Row("delta.reasoning_content"),
+        "tool_calls": nested(
             "delta.tool_calls",
             Table(
                 smg.ToolCallDelta,
                 {
-                    "index": "index",
-                    "id": "id",
-                    "name": "function.name",
-                    "arguments": "function.arguments",
+                    "index": Row("index", read=count),
+                    "id": Row("id"),
+                    "name": Row("function.name"),
+                    "arguments": Row("function.arguments"),
                 },
             ),
         ),
-        "logprobs": Row("logprobs.content", LOGPROB),
+        "logprobs": nested("logprobs.content", LOGPROB),
     },
 )
 
 
-class ChatChunks(Chunks[smg.ChatEvent]):
+class ChatChunks(ChunkReader[smg.ChatEvent]):
     """The stream of a chat."""
 
     def __init__(self) -> None:
         super().__init__()
         self._end = smg.ChatResponse()
         self._open: set[int] = set()
+        self._ended: dict[int, smg.ChatChoice] = {}
 
-    def event(self, name: str, data: JsonObject) -> Iterator[smg.ChatEvent]:
-        if not self._end.id:
-            start = read_reply(_START, data, "a chunk")
-            self._end.MergeFrom(start)
-            yield smg.ChatEvent(start=start)
-        for choice in data.get("choices") or ():
-            delta = read_reply(_DELTA, choice, "a chunk")
-            self._open.add(delta.index)
-            if delta.content or delta.reasoning_content or delta.tool_calls or delta.logprobs:
-                yield smg.ChatEvent(delta=delta)
-            if choice.get("finish_reason"):
-                self._end.choices.append(read_reply(_END_OF_CHOICE, choice, "a chunk"))
+    def _text_delta(self, place: int, field: str, text: str) -> smg.ChatEvent:
+        event = smg.ChatEvent()
+        event.delta.index = place
+        setattr(event.delta, field, text)
+        return event
+
+    def _chunk(self, data: JsonObject) -> None:
+        choices = as_list(data.get("choices") or [])
+        if not self._begun and (choices or data.get("id")):
+            self._begun = True
+            _CHUNK_HEAD.read_into(self._end, data)
+            self._tell(smg.ChatEvent(start=self._end))
+        for choice in choices:
+            self._choice(choice)
         if data.get("usage"):
-            self._end.usage.CopyFrom(read_reply(USAGE, data["usage"], "a chunk"))
+            self._end.usage.CopyFrom(USAGE.read(data["usage"]))
 
-    def complete(self) -> bool:
-        return bool(self._open) and self._open == {choice.index for choice in self._end.choices}
+    def _choice(self, choice: Any) -> None:
+        index = count(choice.get("index", 0))
+        self._open.add(index)
+        delta: Any = choice.get("delta") or {}
+        content, reasoning = delta.get("content"), delta.get("reasoning_content")
+        if choice.get("logprobs") or delta.get("tool_calls") or (content and reasoning):
+            found = _CHUNK_DELTA.read(choice)
+            if found.content or found.reasoning_content or found.tool_calls or found.logprobs:
+                self._tell(smg.ChatEvent(delta=found))
+        elif content:
+            self._tell_text(index, "content", content)
+        elif reasoning:
+            self._tell_text(index, "reasoning_content", reasoning)
+        if choice.get("finish_reason"):
+            self._ended[index] = _CHUNK_END.read(choice)
 
-    def end(self) -> smg.ChatEvent:
-        self._end.choices.sort(key=lambda choice: choice.index)
+    def _complete(self) -> bool:
+        return bool(self._open) and self._open == self._ended.keys()
+
+    def _end_event(self) -> smg.ChatEvent:
+        self._end.choices.extend(self._ended[index] for index in sorted(self._ended))
         return smg.ChatEvent(end=self._end)

@@ -1,42 +1,31 @@
 """Types that several APIs share, in the form that each route has for them."""
 
-import base64
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.fields import JSON_OBJECT, At, Enum, Row, Same, Table, Variants, same
-from smg_proto._http.shapes import JsonObject, as_object
+from smg_proto._http.fields import (
+    Cursor,
+    Names,
+    Row,
+    Table,
+    Variants,
+    base64_of,
+    count,
+    json_text,
+    nested,
+    object_of_text,
+    same,
+)
+from smg_proto._http.shapes import JsonObject
 
 
-class WriteOnly:
-    """For fields that no reply has."""
-
-    def write(self, value: Any, at: At) -> Any:
-        raise NotImplementedError
-
-    def read(self, data: Any) -> Any:
-        return None
-
-
-class ReadOnly:
-    """For fields that no request has."""
-
-    def write(self, value: Any, at: At) -> Any:
-        at.refuse()
-
-    def read(self, data: Any) -> Any:
-        raise NotImplementedError
-
-
-class Unsent(WriteOnly):
+def unsent(value: Any, cursor: Cursor) -> JsonObject:
     """For fields that are no part of the body: in the path, or without bearing on the answer."""
-
-    def write(self, value: Any, at: At) -> Any:
-        return {}
+    return {}
 
 
-ROLE = Enum(
+ROLE = Names(
     {
         smg.ROLE_SYSTEM: "system",
         smg.ROLE_DEVELOPER: "developer",
@@ -59,69 +48,55 @@ SAMPLING_ROWS = same(
 ) | {"include_stop_in_output": Row("no_stop_trim")}
 
 
-class SchemaText(WriteOnly):
+def schema_as_text(value: Any, cursor: Cursor) -> Any:
     """A JSON Schema as one string; any object if there is none."""
-
-    def write(self, value: Any, at: At) -> Any:
-        if value.name:
-            at.field("name").refuse()
-        if not value.schema_json:
-            return '{"type":"object"}'
-        JSON_OBJECT.write(value.schema_json, at.field("schema_json"))
-        return value.schema_json
+    if value.name:
+        cursor.field("name").refuse()
+    if not value.schema_json:
+        return '{"type":"object"}'
+    object_of_text(value.schema_json, cursor.field("schema_json"))
+    return value.schema_json
 
 
-class SchemaFormat(WriteOnly):
-    """A JSON Schema as an object with a type: as chat nests it, or flat as responses has it."""
+def schema_format(*, in_an_object: bool) -> Callable[[Any, Cursor], Any]:
+    """A JSON Schema with a type: in an object of its own, or beside the type."""
 
-    def __init__(self, *, nested: bool) -> None:
-        self._nested = nested
-
-    def write(self, value: Any, at: At) -> Any:
+    def write(value: Any, cursor: Cursor) -> Any:
         if not value.schema_json:
             if value.name:
-                at.field("name").refuse("needs schema_json on this route")
+                cursor.field("name").refuse("needs schema_json on this route")
             return {"type": "json_object"}
-        schema = JSON_OBJECT.write(value.schema_json, at.field("schema_json"))
+        schema = object_of_text(value.schema_json, cursor.field("schema_json"))
         named = {"name": value.name or "output", "schema": schema}
-        return {"type": "json_schema"} | ({"json_schema": named} if self._nested else named)
+        return {"type": "json_schema"} | ({"json_schema": named} if in_an_object else named)
+
+    return write
 
 
 COMPLETION_FORMAT = Table(
     smg.OutputFormat,
-    {"json_schema": Row("json_schema", SchemaText()), "regex": "regex", "grammar": "ebnf"},
+    {"json_schema": Row("json_schema", schema_as_text), "regex": "regex", "grammar": "ebnf"},
 )
 CHAT_FORMAT = Table(
     smg.OutputFormat,
     {
-        "json_schema": Row("response_format", SchemaFormat(nested=True)),
+        "json_schema": Row("response_format", schema_format(in_an_object=True)),
         "regex": "regex",
         "grammar": "ebnf",
     },
 )
 RESPONSE_FORMAT = Table(
-    smg.OutputFormat, {"json_schema": Row("text.format", SchemaFormat(nested=False))}
+    smg.OutputFormat, {"json_schema": Row("text.format", schema_format(in_an_object=False))}
 )
 
 
 # --- Tools ---
 
 
-class Parameters(Same):
-    """A function's JSON Schema; none is one of no parameters."""
-
-    def write(self, value: Any, at: At) -> Any:
-        return JSON_OBJECT.write(value, at)
-
-    def read(self, data: Any) -> Any:
-        return JSON_OBJECT.read(data)
-
-
 def _function(parameters: str) -> dict[str, Row]:
-    return same("name", "description") | {"parameters_json": Row(parameters, Parameters())}
+    return same("name", "description") | {"parameters_json": json_text(parameters)}
 
 
-# What a tool always has comes last: it stays out of the way of what the request says.
 CHAT_FUNCTION = Table(
     smg.FunctionTool, _function("parameters"), required=["name"], always={"parameters": {}}
 )
@@ -137,39 +112,16 @@ MCP = Table(
 )
 
 CHAT_TOOL = Variants(
-    smg.Tool, {"function": ("function", {"function": Row("function", CHAT_FUNCTION)})}
+    smg.Tool, {"function": ("function", {"function": nested("function", CHAT_FUNCTION)})}
 )
 RESPONSE_TOOL = Variants(
     smg.Tool,
     {
-        "function": ("function", {"function": Row("", CHAT_FUNCTION)}),
-        "mcp": ("mcp", {"mcp": Row("", MCP)}),
+        "function": ("function", {"function": nested("", CHAT_FUNCTION)}),
+        "mcp": ("mcp", {"mcp": nested("", MCP)}),
     },
 )
-MESSAGE_TOOL = Table(smg.Tool, {"function": Row("", MESSAGE_FUNCTION)}, required=["kind"])
-
-
-class ToolChoice(WriteOnly):
-    """A rule for all tools, or one function; the routes have three shapes for them."""
-
-    def __init__(self, modes: Mapping[Any, Any], function: JsonObject) -> None:
-        self._modes, self._function = modes, function
-
-    def write(self, value: Any, at: At) -> Any:
-        if value.WhichOneof("choice") == "function":
-            return _with_name(self._function, value.function)
-        if value.mode not in self._modes:
-            at.field("mode").refuse("is no mode that this contract knows")
-        return self._modes.get(value.mode)
-
-
-def _with_name(shape: JsonObject, name: str) -> JsonObject:
-    """A shape with the name in its empty place."""
-    return {
-        k: _with_name(as_object(v), name) if isinstance(v, dict) else v or name
-        for k, v in shape.items()
-    }
-
+MESSAGE_TOOL = Table(smg.Tool, {"function": nested("", MESSAGE_FUNCTION)}, required=["kind"])
 
 _MODES = {
     smg.TOOL_CHOICE_MODE_UNSPECIFIED: "auto",
@@ -177,118 +129,139 @@ _MODES = {
     smg.TOOL_CHOICE_MODE_NONE: "none",
     smg.TOOL_CHOICE_MODE_REQUIRED: "required",
 }
-CHAT_CHOICE = ToolChoice(_MODES, {"type": "function", "function": {"name": ""}})
-RESPONSE_CHOICE = ToolChoice(_MODES, {"type": "function", "name": ""})
-MESSAGE_CHOICE = ToolChoice(
-    {k: {"type": "any" if v == "required" else v} for k, v in _MODES.items()},
-    {"type": "tool", "name": ""},
-)
+
+
+def _mode(value: Any, cursor: Cursor) -> str:
+    """A rule for all tools."""
+    if value.mode not in _MODES:
+        cursor.field("mode").refuse("is no mode that this contract knows")
+    return _MODES.get(value.mode, "")
+
+
+def chat_choice(value: Any, cursor: Cursor) -> Any:
+    """Which tools the model may, or must, call: a rule for all, or one function."""
+    if value.WhichOneof("choice") == "function":
+        return {"type": "function", "function": {"name": value.function}}
+    return _mode(value, cursor)
+
+
+def response_choice(value: Any, cursor: Cursor) -> Any:
+    if value.WhichOneof("choice") == "function":
+        return {"type": "function", "name": value.function}
+    return _mode(value, cursor)
+
+
+def message_choice(value: Any, cursor: Cursor) -> Any:
+    if value.WhichOneof("choice") == "function":
+        return {"type": "tool", "name": value.function}
+    mode = _mode(value, cursor)
+    return {"type": "any" if mode == "required" else mode}
 
 
 # --- Media ---
 
 
-class Source(WriteOnly):
+def media_url(value: Any, cursor: Cursor) -> Any:
     """A medium as one URL: its own, or one that holds the data."""
-
-    def write(self, value: Any, at: At) -> Any:
-        match value.WhichOneof("source"):
-            case "url":
-                if value.media_type:
-                    at.field("media_type").refuse("goes with data, not with url")
-                return value.url
-            case "data":
-                if not value.media_type:
-                    at.field("media_type").refuse("is required with data")
-                return f"data:{value.media_type};base64,{base64.b64encode(value.data).decode()}"
-            case _:
-                at.refuse("needs url or data")
-                return None
-
-    def read(self, data: Any) -> Any:
-        return smg.Media(url=data)
+    match value.WhichOneof("source"):
+        case "url":
+            if value.media_type:
+                cursor.field("media_type").refuse("goes with data, not with url")
+            return value.url
+        case "data":
+            if not value.media_type:
+                cursor.field("media_type").refuse("is required with data")
+            return f"data:{value.media_type};base64,{base64_of(value.data)}"
+        case _:
+            cursor.refuse("needs url or data")
+            return None
 
 
-class Picture(Source):
-    """An image: where it is, and how closely to look; as members of these names."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def write(self, value: Any, at: At) -> Any:
-        detail = {"detail": value.detail} if value.detail else {}
-        return {self._url: super().write(value, at)} | detail
-
-    def read(self, data: Any) -> Any:
-        return smg.Media(url=data.get(self._url), detail=data.get("detail"))
+def _no_detail(value: Any, cursor: Cursor) -> None:
+    if value.detail:
+        cursor.field("detail").refuse()
 
 
-class Sound(WriteOnly):
+def _image(value: Any, cursor: Cursor, url_member: str) -> JsonObject:
+    """An image: where it is, and how closely to look."""
+    detail = {"detail": value.detail} if value.detail else {}
+    return {url_member: media_url(value, cursor)} | detail
+
+
+def chat_image(value: Any, cursor: Cursor) -> Any:
+    return {"image_url": _image(value, cursor, "url")}
+
+
+def read_chat_image(data: Any) -> Any:
+    image = data["image_url"]
+    return smg.Media(url=image.get("url"), detail=image.get("detail"))
+
+
+def response_image(value: Any, cursor: Cursor) -> Any:
+    return _image(value, cursor, "image_url")
+
+
+def read_response_image(data: Any) -> Any:
+    return smg.Media(url=data.get("image_url"), detail=data.get("detail"))
+
+
+def chat_audio(value: Any, cursor: Cursor) -> Any:
     """Audio: a URL, or data and its format."""
-
-    def write(self, value: Any, at: At) -> Any:
-        if value.detail:
-            at.field("detail").refuse()
-        if value.WhichOneof("source") != "data":
-            return {"type": "audio_url", "audio_url": {"url": Source().write(value, at)}}
-        if not value.media_type.startswith("audio/"):
-            at.field("media_type").refuse('must be "audio/…" with data')
-        data = base64.b64encode(value.data).decode()
-        sound = {"data": data, "format": value.media_type.partition("/")[2]}
-        return {"type": "input_audio", "input_audio": sound}
+    _no_detail(value, cursor)
+    if value.WhichOneof("source") != "data":
+        return {"type": "audio_url", "audio_url": {"url": media_url(value, cursor)}}
+    if not value.media_type.startswith("audio/"):
+        cursor.field("media_type").refuse('must be "audio/…" with data')
+    format = value.media_type.partition("/")[2]
+    audio = {"data": base64_of(value.data), "format": format}
+    return {"type": "input_audio", "input_audio": audio}
 
 
-class Film(Source):
-    """Video: a URL, its own or one that holds the data."""
-
-    def write(self, value: Any, at: At) -> Any:
-        if value.detail:
-            at.field("detail").refuse()
-        return {"url": super().write(value, at)}
+def chat_video(value: Any, cursor: Cursor) -> Any:
+    _no_detail(value, cursor)
+    return {"url": media_url(value, cursor)}
 
 
-class MessageImage(WriteOnly):
+def message_image(value: Any, cursor: Cursor) -> Any:
     """An image with its source, as /v1/messages has it."""
-
-    def write(self, value: Any, at: At) -> Any:
-        if value.detail:
-            at.field("detail").refuse()
-        if value.WhichOneof("source") != "data":
-            return {"type": "url", "url": Source().write(value, at)}
-        if not value.media_type:
-            at.field("media_type").refuse("is required with data")
-        data = base64.b64encode(value.data).decode()
-        return {"type": "base64", "media_type": value.media_type, "data": data}
+    _no_detail(value, cursor)
+    if value.WhichOneof("source") != "data":
+        return {"type": "url", "url": media_url(value, cursor)}
+    if not value.media_type:
+        cursor.field("media_type").refuse("is required with data")
+    return {"type": "base64", "media_type": value.media_type, "data": base64_of(value.data)}
 
 
 # --- What comes back ---
 
 
-class MatchedStop(ReadOnly):
+def matched_stop(data: Any) -> Any:
     """The stop that ended a text: a string, or the number of a token."""
-
-    def read(self, data: Any) -> Any:
-        return (
-            smg.MatchedStop(text=data) if isinstance(data, str) else smg.MatchedStop(token_id=data)
-        )
+    return smg.MatchedStop(text=data) if isinstance(data, str) else smg.MatchedStop(token_id=data)
 
 
-MATCHED_STOP = MatchedStop()
+def counts(**paths: str) -> dict[str, Row]:
+    """Fields that count, and where each is."""
+    return {name: Row(path, read=count) for name, path in paths.items()}
+
+
 USAGE = Table(
     smg.Usage,
-    same("prompt_tokens", "completion_tokens", "total_tokens")
-    | {
-        "cached_tokens": Row("prompt_tokens_details.cached_tokens"),
-        "reasoning_tokens": Row("completion_tokens_details.reasoning_tokens"),
-    },
+    counts(
+        prompt_tokens="prompt_tokens",
+        completion_tokens="completion_tokens",
+        total_tokens="total_tokens",
+        cached_tokens="prompt_tokens_details.cached_tokens",
+        reasoning_tokens="completion_tokens_details.reasoning_tokens",
+    ),
 )
 RESPONSE_USAGE = Table(
     smg.Usage,
-    {
-        "prompt_tokens": "input_tokens",
-        "completion_tokens": "output_tokens",
-        "total_tokens": "total_tokens",
-        "cached_tokens": "input_tokens_details.cached_tokens",
-        "reasoning_tokens": "output_tokens_details.reasoning_tokens",
-    },
+    counts(
+        prompt_tokens="input_tokens",
+        completion_tokens="output_tokens",
+        total_tokens="total_tokens",
+        cached_tokens="input_tokens_details.cached_tokens",
+        reasoning_tokens="output_tokens_details.reasoning_tokens",
+    ),
 )

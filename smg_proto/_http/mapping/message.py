@@ -1,39 +1,39 @@
 """MessageService: POST /v1/messages and /v1/messages/count_tokens."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.failures import unreadable
+from smg_proto._http.failures import from_error_body
 from smg_proto._http.fields import (
-    JSON_OBJECT,
-    TEXT,
-    At,
-    Enum,
-    Not,
+    Cursor,
+    Names,
     Row,
     Rows,
     Table,
     Variants,
-    Wrapped,
-    read_reply,
+    count,
+    json_text,
+    nested,
     same,
+    text_only,
+    wrapped,
 )
 from smg_proto._http.mapping.common import (
-    MESSAGE_CHOICE,
     MESSAGE_TOOL,
-    MessageImage,
-    ReadOnly,
-    Unsent,
-    WriteOnly,
+    counts,
+    message_choice,
+    message_image,
+    unsent,
 )
-from smg_proto._http.mapping.streams import failure_of, json_of
+from smg_proto._http.mapping.streams import FAILED, StreamReader, object_of
 from smg_proto._http.shapes import JsonObject, dig
 from smg_proto._http.sse import ServerSentEvent
 
+# --- Blocks ---
+
 _TEXT_OR_IMAGE: dict[str, tuple[str, Rows]] = {
     "text": ("text", {"text": "text"}),
-    "image": ("image", {"image": Row("source", MessageImage())}),
+    "image": ("image", {"image": Row("source", message_image)}),
 }
 _REASONING = Table(
     smg.Reasoning,
@@ -42,7 +42,7 @@ _REASONING = Table(
 )
 _TOOL_CALL = Table(
     smg.ToolCall,
-    same("id", "name") | {"arguments": Row("input", JSON_OBJECT)},
+    same("id", "name") | {"arguments": json_text("input")},
     required=["id", "name"],
     always={"input": {}},
 )
@@ -50,9 +50,9 @@ _TOOL_RESULT = Table(
     smg.ToolResult,
     {
         "call_id": "tool_use_id",
-        "text": Row("content", TEXT),
-        "parts": Row(
-            "content", Wrapped(smg.ContentParts, "parts", Variants(smg.ContentPart, _TEXT_OR_IMAGE))
+        "text": text_only("content"),
+        "parts": wrapped(
+            "content", smg.ContentParts, "parts", Variants(smg.ContentPart, _TEXT_OR_IMAGE)
         ),
         "is_error": "is_error",
     },
@@ -63,43 +63,41 @@ BLOCK = Variants(
     smg.Block,
     _TEXT_OR_IMAGE
     | {
-        "reasoning": ("thinking", {"reasoning": Row("", _REASONING)}),
-        "tool_call": ("tool_use", {"tool_call": Row("", _TOOL_CALL)}),
-        "tool_result": ("tool_result", {"tool_result": Row("", _TOOL_RESULT)}),
+        "reasoning": ("thinking", {"reasoning": nested("", _REASONING)}),
+        "tool_call": ("tool_use", {"tool_call": nested("", _TOOL_CALL)}),
+        "tool_result": ("tool_result", {"tool_result": nested("", _TOOL_RESULT)}),
     },
 )
 _TURN = Table(
     smg.Turn,
     {
-        "role": Row("role", Enum({smg.ROLE_USER: "user", smg.ROLE_ASSISTANT: "assistant"})),
-        "blocks": Row("content", BLOCK),
+        "role": Names({smg.ROLE_USER: "user", smg.ROLE_ASSISTANT: "assistant"}).at("role"),
+        "blocks": nested("content", BLOCK),
     },
     required=["role"],
-    always={"content": []},
+    always={"content": ()},
 )
 
+# --- Requests ---
 
-class Effort(WriteOnly):
+
+def effort(value: Any, cursor: Cursor) -> JsonObject:
     """How much to think: off, or a kind of thinking and an effort."""
-
-    def write(self, value: Any, at: At) -> Any:
-        if value == "none":
-            return {"thinking": {"type": "disabled"}}
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": value}}
+    if value == "none":
+        return {"thinking": {"type": "disabled"}}
+    return {"thinking": {"type": "adaptive"}, "output_config": {"effort": value}}
 
 
-class Parallel(Not):
-    """A member of the tool choice, which is then there."""
-
-    def write(self, value: Any, at: At) -> Any:
-        return {"tool_choice": {"type": "auto", "disable_parallel_tool_use": not value}}
+def parallel(value: Any, cursor: Cursor) -> JsonObject:
+    """A member of the tool choice, which then has to be there."""
+    return {"tool_choice": {"type": "auto", "disable_parallel_tool_use": not value}}
 
 
 _COUNTED = same("model", "system") | {
-    "turns": Row("messages", _TURN),
-    "tools": Row("tools", MESSAGE_TOOL),
-    "tool_choice": Row("tool_choice", MESSAGE_CHOICE),
-    "reasoning_effort": Row("", Effort()),
+    "turns": nested("messages", _TURN),
+    "tools": nested("tools", MESSAGE_TOOL),
+    "tool_choice": Row("tool_choice", message_choice),
+    "reasoning_effort": Row("", effort),
 }
 REQUEST = Table(
     smg.CreateMessageRequest,
@@ -107,59 +105,59 @@ REQUEST = Table(
     | same("max_tokens", "temperature", "top_p", "top_k")
     | {
         "stop": Row("stop_sequences"),
-        "parallel_tool_calls": Row("", Parallel()),
+        "parallel_tool_calls": Row("", parallel),
         "user": Row("metadata.user_id"),
     },
     required=["model", "turns", "max_tokens"],
 )
-
-
 COUNT_REQUEST = Table(
     smg.CreateMessageRequest,
-    {name: Row("", Unsent()) for name in REQUEST.rows} | _COUNTED,
+    {name: Row("", unsent) for name in REQUEST.rows} | _COUNTED,
     required=["model", "turns"],
 )
-COUNT_REPLY = Table(smg.CountMessageTokensResponse, {"prompt_tokens": "input_tokens"})
+COUNT_REPLY = Table(
+    smg.CountMessageTokensResponse,
+    counts(prompt_tokens="input_tokens"),
+    expected=["input_tokens"],
+)
+
+# --- Replies ---
 
 
-class Sum(ReadOnly):
+def total(data: Any) -> int:
     """Tokens in and out."""
+    return count(data.get("input_tokens") or 0) + count(data.get("output_tokens") or 0)
 
-    def read(self, data: Any) -> Any:
-        return (data.get("input_tokens") or 0) + (data.get("output_tokens") or 0)
+
+def stop_sequence(data: Any) -> Any:
+    return smg.MatchedStop(text=data)
 
 
 _USAGE = Table(
     smg.Usage,
-    {
-        "prompt_tokens": "input_tokens",
-        "completion_tokens": "output_tokens",
-        "total_tokens": Row("", Sum()),
-        "cached_tokens": "cache_read_input_tokens",
-        "reasoning_tokens": "output_tokens_details.thinking_tokens",
-    },
+    counts(
+        prompt_tokens="input_tokens",
+        completion_tokens="output_tokens",
+        cached_tokens="cache_read_input_tokens",
+        reasoning_tokens="output_tokens_details.thinking_tokens",
+    )
+    | {"total_tokens": Row("", read=total)},
 )
-
-
-class StopSequence(ReadOnly):
-    def read(self, data: Any) -> Any:
-        return smg.MatchedStop(text=data)
-
-
 _HEAD = same("id", "model")
 _FINISH = {
     "finish_reason": Row("stop_reason"),
-    "matched_stop": Row("stop_sequence", StopSequence()),
+    "matched_stop": Row("stop_sequence", read=stop_sequence),
 }
+REPLY = Table(
+    smg.Message,
+    _HEAD | _FINISH | {"blocks": nested("content", BLOCK), "usage": nested("usage", _USAGE)},
+    expected=["content"],
+)
 _START = Table(smg.Message, _HEAD)
 _END = Table(
     smg.Message,
-    {name: Row(f"delta.{row.path}", row.codec) for name, row in _FINISH.items()}
-    | {"usage": Row("usage", _USAGE)},
-)
-REPLY = Table(
-    smg.Message,
-    _HEAD | _FINISH | {"blocks": Row("content", BLOCK), "usage": Row("usage", _USAGE)},
+    {name: row.under("delta") for name, row in _FINISH.items()}
+    | {"usage": nested("usage", _USAGE)},
 )
 # Which member of which kind of delta brings which field.
 _DELTAS = {
@@ -170,55 +168,47 @@ _DELTAS = {
 }
 
 
-class MessageEvents:
+class MessageEvents(StreamReader[smg.MessageEvent]):
     """The stream of a message."""
 
     def __init__(self) -> None:
-        self.done: bool = False
+        super().__init__()
         self._end = smg.Message()
         self._skipped: set[int] = set()
 
-    def feed(self, event: ServerSentEvent) -> Iterator[smg.MessageEvent]:
-        data = json_of(event)
-        try:
-            yield from self._event(data)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise unreadable("an event") from error
+    def _text_delta(self, place: int, field: str, text: str) -> smg.MessageEvent:
+        event = smg.MessageEvent()
+        event.delta.index = place
+        setattr(event.delta, field, text)
+        return event
 
-    def _event(self, data: JsonObject) -> Iterator[smg.MessageEvent]:
+    def _event(self, event: ServerSentEvent) -> None:
+        data = object_of(event)
         match data.get("type"):
-            case "message_start":
-                start = read_reply(_START, data["message"], "an event")
-                self._end.MergeFrom(start)
-                yield smg.MessageEvent(start=start)
-            case "content_block_start":
-                block = read_reply_block(data["content_block"])
-                if block is None:
-                    self._skipped.add(data["index"])
-                    return
-                started = smg.BlockStart(index=data["index"], block=block)
-                yield smg.MessageEvent(block_start=started)
             case "content_block_delta":
                 member, field = _DELTAS.get(dig(data, "delta.type"), ("", ""))
-                if field and data["index"] not in self._skipped and data["delta"].get(member):
-                    delta = smg.MessageDelta(index=data["index"])
-                    setattr(delta, field, data["delta"][member])
-                    yield smg.MessageEvent(delta=delta)
+                index = count(data["index"])
+                if field and index not in self._skipped and (text := data["delta"].get(member)):
+                    self._tell_text(index, field, text)
+            case "content_block_start":
+                index = count(data["index"])
+                block: smg.Block | None = BLOCK.read(data["content_block"])
+                if block is None:
+                    self._skipped.add(index)
+                    return
+                if block.HasField("tool_call"):
+                    block.tool_call.ClearField("arguments")  # they come with deltas
+                self._tell(smg.MessageEvent(block_start=smg.BlockStart(index=index, block=block)))
+            case "message_start":
+                _START.read_into(self._end, data["message"])
+                self._tell(smg.MessageEvent(start=self._end))
             case "message_delta":
-                self._end.MergeFrom(read_reply(_END, data, "an event"))
+                _END.read_into(self._end, data)
             case "message_stop":
                 if self._end.finish_reason:
+                    self._tell(smg.MessageEvent(end=self._end))
                     self.done = True
-                    yield smg.MessageEvent(end=self._end)
             case "error":
-                raise failure_of(data)
+                raise from_error_body(data, FAILED)
             case _:
                 pass
-
-
-def read_reply_block(data: JsonObject) -> smg.Block | None:
-    """A block as it starts: its deltas bring what it holds, a call's arguments too."""
-    block: smg.Block | None = BLOCK.read(data)
-    if block and block.WhichOneof("block") == "tool_call":
-        block.tool_call.ClearField("arguments")
-    return block

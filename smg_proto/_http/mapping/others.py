@@ -3,9 +3,9 @@
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.fields import Enum, IsoTime, Row, Table, Wrapped, same
-from smg_proto._http.mapping.common import CHAT_TOOL, USAGE, ReadOnly, Unsent
-from smg_proto._http.shapes import dig
+from smg_proto._http.fields import Cursor, Names, Row, Table, count, iso_timestamp, nested, same
+from smg_proto._http.mapping.common import CHAT_TOOL, USAGE, unsent
+from smg_proto._http.shapes import as_list
 
 # --- EmbeddingService: one request for each input ---
 
@@ -18,9 +18,10 @@ EMBED_REPLY = Table(
     smg.EmbedResponse,
     {
         "model": "model",
-        "embeddings": Row("data", Table(smg.Embedding, {"values": "embedding"})),
-        "usage": Row("usage", USAGE),
+        "embeddings": nested("data", Table(smg.Embedding, {"values": "embedding"})),
+        "usage": nested("usage", USAGE),
     },
+    expected=["data.0.embedding"],
 )
 CLASSIFY_REQUEST = Table(
     smg.ClassifyRequest, {"model": "model", "inputs": "input"}, required=["model", "inputs"]
@@ -29,11 +30,12 @@ CLASSIFY_REPLY = Table(
     smg.ClassifyResponse,
     {
         "model": "model",
-        "results": Row(
+        "results": nested(
             "data", Table(smg.Classification, {"label": "label", "probabilities": "probs"})
         ),
-        "usage": Row("usage", USAGE),
+        "usage": nested("usage", USAGE),
     },
+    expected=["data.0"],
 )
 RERANK_REQUEST = Table(
     smg.RerankRequest,
@@ -45,23 +47,36 @@ RERANK_REPLY = Table(
     smg.RerankResponse,
     {
         "model": "model",
-        "results": Row("results", Table(smg.RerankResult, same("index", "score"))),
+        "results": nested(
+            "results",
+            Table(smg.RerankResult, {"index": Row("index", read=count), "score": "score"}),
+        ),
     },
+    expected=["results"],
 )
 
 # --- TokenizerService, ParserService ---
 
-_IDS = Wrapped(smg.TokenIds, "ids")
+
+def token_ids(value: Any, cursor: Cursor) -> list[int]:
+    return list(value.ids)
+
+
+def read_token_ids(data: Any) -> smg.TokenIds:
+    return smg.TokenIds(ids=as_list(data))
+
+
+_SEQUENCES = Row("tokens", token_ids, read_token_ids)
 TOKENIZE_REQUEST = Table(
     smg.TokenizeRequest, {"model": "model", "texts": "prompt"}, required=["model", "texts"]
 )
-TOKENIZE_REPLY = Table(smg.TokenizeResponse, {"sequences": Row("tokens", _IDS)})
+TOKENIZE_REPLY = Table(smg.TokenizeResponse, {"sequences": _SEQUENCES}, expected=["tokens"])
 DETOKENIZE_REQUEST = Table(
     smg.DetokenizeRequest,
-    same("model", "skip_special_tokens") | {"sequences": Row("tokens", _IDS)},
+    same("model", "skip_special_tokens") | {"sequences": _SEQUENCES},
     required=["model", "sequences"],
 )
-DETOKENIZE_REPLY = Table(smg.DetokenizeResponse, {"texts": "text"})
+DETOKENIZE_REPLY = Table(smg.DetokenizeResponse, {"texts": "text"}, expected=["text"])
 
 PARSE_REASONING_REQUEST = Table(
     smg.ParseReasoningRequest,
@@ -72,33 +87,37 @@ PARSE_REASONING_REQUEST = Table(
 PARSE_REASONING_REPLY = Table(
     smg.ParseReasoningResponse,
     {"content": "normal_text", "reasoning_content": "reasoning_text"},
+    expected=["normal_text"],
 )
 PARSE_CALLS_REQUEST = Table(
     smg.ParseToolCallsRequest,
-    {"text": "text", "parser": "tool_call_parser", "tools": Row("tools", CHAT_TOOL)},
+    {"text": Row("text"), "parser": Row("tool_call_parser"), "tools": nested("tools", CHAT_TOOL)},
     required=["parser"],
-    always={"text": "", "tools": []},
+    always={"text": "", "tools": ()},
 )
 PARSE_CALLS_REPLY = Table(
     smg.ParseToolCallsResponse,
     {
         "content": "remaining_text",
-        "tool_calls": Row(
+        "tool_calls": nested(
             "tool_calls",
             Table(smg.ToolCall, {"name": "function.name", "arguments": "function.arguments"}),
         ),
     },
+    expected=["tool_calls"],
 )
 
 # --- ModelService ---
 
-LISTED_MODEL = Table(smg.Model, same("id", "owned_by"))
+LISTED_MODEL = Table(smg.Model, same("id", "owned_by"), expected=["id"])
 SERVED_MODEL = Table(smg.Model, same("id", "context_length") | {"capabilities": Row("model_type")})
-MODEL_LIST = Table(smg.ListModelsResponse, {"models": Row("data", LISTED_MODEL)})
+MODEL_LIST = Table(
+    smg.ListModelsResponse, {"models": nested("data", LISTED_MODEL)}, expected=["data"]
+)
 
 # --- WorkerService ---
 
-_ROLE = Enum(
+_ROLE = Names(
     {
         smg.WORKER_ROLE_REGULAR: "regular",
         smg.WORKER_ROLE_PREFILL: "prefill",
@@ -106,7 +125,7 @@ _ROLE = Enum(
         smg.WORKER_ROLE_ENCODE: "encode",
     }
 )
-_STATE = Enum(
+_STATE = Names(
     {
         smg.WORKER_STATE_PENDING: "pending",
         smg.WORKER_STATE_READY: "ready",
@@ -115,88 +134,87 @@ _STATE = Enum(
         smg.WORKER_STATE_DRAINING: "draining",
     }
 )
-_SPEC = same("url", "labels", "priority", "cost") | {"role": Row("worker_type", _ROLE)}
+_SPEC = same("url", "labels", "priority", "cost") | {"role": _ROLE.at("worker_type")}
 CREATE_WORKER = Table(
     smg.CreateWorkerRequest,
-    {"spec": Row("", Table(smg.WorkerSpec, _SPEC | same("api_key"), required=["url"]))},
+    {"spec": nested("", Table(smg.WorkerSpec, _SPEC | same("api_key"), required=["url"]))},
     required=["spec"],
 )
 # The id is in the path.
 UPDATE_WORKER = Table(
     smg.UpdateWorkerRequest,
-    same("labels", "priority", "cost", "api_key") | {"id": Row("", Unsent())},
+    same("labels", "priority", "cost", "api_key") | {"id": Row("", unsent)},
     required=["id"],
 )
+# While a worker is pending, what is said of its kind is a placeholder.
 _WORKER_ROWS = {
     "id": Row("id"),
-    "spec": Row("", Table(smg.WorkerSpec, _SPEC)),
-    "state": Row("status", _STATE),
-    "active_requests": Row("load"),
+    "spec": nested("", Table(smg.WorkerSpec, _SPEC)),
+    "state": _STATE.at("status"),
+    "active_requests": Row("load", read=count),
 }
-# While a worker is pending, what is said of its kind is a placeholder.
 PENDING_WORKER = Table(smg.Worker, _WORKER_ROWS)
-REACHED_WORKER = Table(
+WORKER = Table(
     smg.Worker,
     _WORKER_ROWS
     | {
         "connection_mode": Row("connection_mode"),
         "runtime": Row("runtime_type"),
-        "models": Row("models", SERVED_MODEL),
+        "models": nested("models", SERVED_MODEL),
     },
 )
 
 
-def worker_table(data: Any) -> Table[smg.Worker]:
-    return PENDING_WORKER if dig(data, "status") == "pending" else REACHED_WORKER
+def read_worker(data: Any) -> smg.Worker:
+    """A worker, which has to have an id."""
+    worker = (PENDING_WORKER if data.get("status") == "pending" else WORKER).read(data)
+    if not worker.id:
+        raise LookupError("a worker without an id")
+    return worker
 
 
-class AnyWorker(ReadOnly):
-    def read(self, data: Any) -> Any:
-        return worker_table(data).read(data)
+def accepted_worker(data: Any) -> str:
+    """The id of a worker that is to be added."""
+    found = data["worker_id"]
+    if not (isinstance(found, str) and found):
+        raise TypeError("not an id")
+    return found
 
 
-WORKER_LIST = Table(smg.ListWorkersResponse, {"workers": Row("workers", AnyWorker())})
+WORKER_LIST = Table(
+    smg.ListWorkersResponse, {"workers": Row("workers", read=read_worker)}, expected=["workers"]
+)
+_LOAD = Table(
+    smg.WorkerLoad,
+    same("dp_rank", "max_running_requests", "token_usage", "cache_hit_rate", "utilization")
+    | {
+        "worker_url": Row("worker"),
+        "running_requests": Row("num_running_reqs"),
+        "waiting_requests": Row("num_waiting_reqs"),
+        "used_tokens": Row("num_used_tokens"),
+        "max_tokens": Row("max_total_num_tokens"),
+        "generation_throughput": Row("gen_throughput"),
+    },
+)
 LOADS = Table(
     smg.GetWorkerLoadsResponse,
-    {
-        "read_time": Row("timestamp", IsoTime()),
-        "loads": Row(
-            "loads",
-            Table(
-                smg.WorkerLoad,
-                same(
-                    "dp_rank",
-                    "max_running_requests",
-                    "token_usage",
-                    "cache_hit_rate",
-                    "utilization",
-                )
-                | {
-                    "worker_url": Row("worker"),
-                    "running_requests": Row("num_running_reqs"),
-                    "waiting_requests": Row("num_waiting_reqs"),
-                    "used_tokens": Row("num_used_tokens"),
-                    "max_tokens": Row("max_total_num_tokens"),
-                    "generation_throughput": Row("gen_throughput"),
-                },
-            ),
-        ),
-    },
+    {"read_time": Row("timestamp", read=iso_timestamp), "loads": nested("loads", _LOAD)},
+    expected=["loads"],
 )
 
 
-class FlushError(ReadOnly):
-    def read(self, data: Any) -> Any:
-        return smg.Error(reason="WORKER_ERROR", message=data)
+def flush_error(data: Any) -> smg.Error:
+    return smg.Error(reason="WORKER_ERROR", message=data)
 
 
+_FLUSH_FAILURE = Table(
+    smg.WorkerFailure, {"worker_url": Row("worker"), "error": Row("error", read=flush_error)}
+)
 FLUSHED = Table(
     smg.FlushCacheResponse,
     {
-        "flushed_workers": "workers_flushed",
-        "failures": Row(
-            "failed",
-            Table(smg.WorkerFailure, {"worker_url": "worker", "error": Row("error", FlushError())}),
-        ),
+        "flushed_workers": Row("workers_flushed", read=count),
+        "failures": nested("failed", _FLUSH_FAILURE),
     },
+    expected=["workers_flushed"],
 )

@@ -1,49 +1,85 @@
 """How the events of a route's stream become events of smg.v1: one small state machine per route."""
 
-import json
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from smg_proto._http.failures import failed, unreadable
-from smg_proto._http.shapes import JsonObject, as_object
+from smg_proto._http.failures import from_error_body, reading
+from smg_proto._http.shapes import JsonObject, is_object, parse
 from smg_proto._http.sse import ServerSentEvent
 from smg_proto.errors import SmgError
 
-Event_co = TypeVar("Event_co", covariant=True)
+Event = TypeVar("Event")
+
+FAILED = "the worker failed in the middle of the stream"
 
 
-class EventStream(Protocol[Event_co]):
-    """Reads one stream. `done` once `end` has been given out; a stream that stops before is cut."""
+class StreamReader(Generic[Event]):
+    """Reads one stream. `done` once `end` has been returned; a stream that stops earlier is cut.
 
-    done: bool
-
-    def feed(self, event: ServerSentEvent) -> Iterator[Event_co]: ...
-
-
-def fused(events: Iterable[Any]) -> Iterator[Any]:
-    """The same events, but deltas that continue one another as one: fewer messages under load.
-
-    Only events that came together are fused, so nothing waits; and only deltas of the same place
-    that have the same fields, none of them messages but log probabilities.
+    Deltas that come together and continue one another become one: fewer messages under load.
     """
-    last: Any = None
-    try:
-        for event in events:
-            if last is not None:
-                if _fuse(last, event):
-                    continue
-                yield last
-            last = event
-    except SmgError:
-        if last is not None:
-            yield last  # what came before the failure is still told
-        raise
-    if last is not None:
-        yield last
+
+    def __init__(self) -> None:
+        self.done: bool = False
+        self._told: list[Event] = []
+        # Text that is to become one delta, and of what: a place and a field.
+        self._text: list[str] = []
+        self._text_of: tuple[int, str] = (0, "")
+
+    def read(self, events: Iterable[ServerSentEvent]) -> Iterator[Event]:
+        """What a batch of events says. What came before a failure is still returned."""
+        try:
+            for event in events:
+                if self.done:
+                    break
+                reading("an event", self._event, event)
+        except SmgError:
+            yield from self._take()
+            raise
+        yield from self._take()
+
+    # --- For the route ---
+
+    def _event(self, event: ServerSentEvent) -> None:
+        """Read one event: `_tell` and `_tell_text` what it says."""
+        raise NotImplementedError
+
+    def _text_delta(self, place: int, field: str, text: str) -> Event:
+        """A delta that is only text."""
+        raise NotImplementedError
+
+    def _tell(self, event: Event) -> None:
+        self._end_of_text()
+        if not (self._told and _joined(self._told[-1], event)):
+            self._told.append(event)
+
+    def _tell_text(self, place: int, field: str, text: str) -> None:
+        if type(text) is not str:
+            raise TypeError("not a text")
+        if self._text_of != (place, field):
+            self._end_of_text()
+            self._text_of = (place, field)
+        self._text.append(text)
+
+    # --- Inside ---
+
+    def _end_of_text(self) -> None:
+        if self._text:
+            text = "".join(self._text)
+            self._text.clear()
+            self._told.append(self._text_delta(*self._text_of, text))
+
+    def _take(self) -> list[Event]:
+        reading("an event", self._end_of_text)
+        told, self._told = self._told, []
+        return told
 
 
-def _fuse(last: Any, event: Any) -> bool:
-    """Append the delta of an event to that of the last one, if it continues it."""
+def _joined(last: Any, event: Any) -> bool:
+    """Append the delta of an event to that of the last one, if it continues it.
+
+    It does if it is of the same place and has the same fields, none of them pieces of tool calls.
+    """
     if not (last.HasField("delta") and event.HasField("delta")):
         return False
     ours, theirs = last.delta, event.delta
@@ -63,50 +99,39 @@ def _fuse(last: Any, event: Any) -> bool:
     return True
 
 
-def json_of(event: ServerSentEvent) -> JsonObject:
-    try:
-        data: Any = json.loads(event.data)
-    except (ValueError, RecursionError) as error:
-        raise unreadable("an event") from error
-    if not isinstance(data, dict):
-        raise unreadable("an event")
-    return as_object(data)
+def object_of(event: ServerSentEvent) -> JsonObject:
+    """The JSON object that an event brings."""
+    data = parse(event.data.decode())
+    if not is_object(data):
+        raise TypeError("not a JSON object")
+    return data
 
 
-def failure_of(data: JsonObject) -> Exception:
-    """The status of an error event."""
-    error = data.get("error")
-    message = as_object(error).get("message") or (error if isinstance(error, str) else "")
-    return failed(str(message or "the worker failed in the middle of the stream"))
-
-
-class Chunks(Generic[Event_co]):
+class ChunkReader(StreamReader[Event]):
     """A stream of chunks that ends with [DONE]: completions, chat, generate."""
 
     def __init__(self) -> None:
-        self.done: bool = False
+        super().__init__()
+        self._begun = False
 
-    def feed(self, event: ServerSentEvent) -> Iterator[Event_co]:
-        if event.data == "[DONE]":
-            if self.complete():
+    def _event(self, event: ServerSentEvent) -> None:
+        if event.data.startswith(b"[DONE]"):
+            if self._complete():
+                self._tell(self._end_event())
                 self.done = True
-                yield self.end()
             return
-        data = json_of(event)
-        if data.get("error") is not None:
-            raise failure_of(data)
-        try:
-            yield from self.event(event.name, data)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise unreadable("an event") from error
+        data = object_of(event)
+        if data.get("error") or event.name == b"error":
+            raise from_error_body(data, FAILED)
+        self._chunk(data)
 
-    def event(self, name: str, data: JsonObject) -> Iterator[Event_co]:
-        """The events that this chunk brings."""
+    def _chunk(self, data: JsonObject) -> None:
+        """Read one chunk."""
         raise NotImplementedError
 
-    def complete(self) -> bool:
+    def _complete(self) -> bool:
         """Whether every text has ended."""
         raise NotImplementedError
 
-    def end(self) -> Event_co:
+    def _end_event(self) -> Event:
         raise NotImplementedError

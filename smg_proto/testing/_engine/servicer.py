@@ -55,6 +55,11 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         self._cache = KvCache()
         self._meter = LoadMeter(self._cache)
 
+    @property
+    def services(self) -> list[str]:
+        """Full names of the services."""
+        return ["vllm.grpc.engine.VllmEngine"]
+
     def add_to_server(self, server: grpc.aio.Server) -> None:
         vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(self, server)
 

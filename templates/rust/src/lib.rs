@@ -17,6 +17,12 @@ pub mod mlx {
     }
 }
 
+pub mod openengine {
+    pub mod v1 {
+        include!("openengine/v1/openengine.v1.rs");
+    }
+}
+
 pub mod sagellm {
     pub mod v1 {
         include!("sagellm/v1/sagellm.v1.rs");
@@ -30,6 +36,11 @@ pub mod sglang {
         }
         pub mod scheduler {
             include!("sglang/grpc/scheduler/sglang.grpc.scheduler.rs");
+        }
+    }
+    pub mod runtime {
+        pub mod v1 {
+            include!("sglang/runtime/v1/sglang.runtime.v1.rs");
         }
     }
 }
@@ -61,6 +72,7 @@ pub mod trtllm {
 }
 
 pub mod vllm {
+    include!("vllm/vllm.rs");
     pub mod grpc {
         pub mod engine {
             include!("vllm/grpc/engine/vllm.grpc.engine.rs");

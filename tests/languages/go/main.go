@@ -16,14 +16,17 @@ import (
 
 	_ "github.com/smg-grpc-proto/go/entity/grpc"
 	_ "github.com/smg-grpc-proto/go/mlx/grpc/engine"
+	_ "github.com/smg-grpc-proto/go/openengine/v1"
 	_ "github.com/smg-grpc-proto/go/sagellm/v1"
 	_ "github.com/smg-grpc-proto/go/sglang/grpc/encoder"
 	_ "github.com/smg-grpc-proto/go/sglang/grpc/scheduler"
+	_ "github.com/smg-grpc-proto/go/sglang/runtime/v1"
 	_ "github.com/smg-grpc-proto/go/smg/grpc/common"
 	_ "github.com/smg-grpc-proto/go/smg/v1"
 	_ "github.com/smg-grpc-proto/go/tokenspeed/grpc/encoder"
 	_ "github.com/smg-grpc-proto/go/tokenspeed/grpc/scheduler"
 	_ "github.com/smg-grpc-proto/go/trtllm"
+	_ "github.com/smg-grpc-proto/go/vllm"
 	_ "github.com/smg-grpc-proto/go/vllm/grpc/engine"
 )
 

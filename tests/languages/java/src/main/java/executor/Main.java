@@ -11,6 +11,7 @@ import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.util.Comparator;
 import java.util.HexFormat;
 import java.util.Map;
 
@@ -21,34 +22,38 @@ public final class Main {
       Map.ofEntries(
           Map.entry("entity.grpc", "entity"),
           Map.entry("mlx.grpc.engine", "mlx.engine"),
+          Map.entry("openengine.v1", "openengine.v1"),
           Map.entry("sagellm.v1", "sagellm.v1"),
           Map.entry("sglang.grpc.encoder", "sglang.encoder"),
           Map.entry("sglang.grpc.scheduler", "sglang.scheduler"),
+          Map.entry("sglang.runtime.v1", "sglang.runtime.v1"),
           Map.entry("smg.grpc.common", "common"),
           Map.entry("smg.v1", "smg.v1"),
           Map.entry("tokenspeed.grpc.encoder", "tokenspeed.encoder"),
           Map.entry("tokenspeed.grpc.scheduler", "tokenspeed.scheduler"),
           Map.entry("trtllm", "trtllm"),
+          Map.entry("vllm", "vllm"),
           Map.entry("vllm.grpc.engine", "vllm.engine"));
 
   private Main() {}
 
   /** The generated class of a message, a nested one included. */
   private static Message.Builder builder(String message) {
-    for (Map.Entry<String, String> entry : PACKAGES.entrySet()) {
-      if (message.startsWith(entry.getKey() + ".")) {
-        String inside = message.substring(entry.getKey().length() + 1).replace('.', '$');
-        try {
-          return (Message.Builder)
-              Class.forName("io.smgproto." + entry.getValue() + "." + inside)
-                  .getMethod("newBuilder")
-                  .invoke(null);
-        } catch (ReflectiveOperationException error) {
-          throw new IllegalArgumentException("no message " + message, error);
-        }
-      }
+    // The longest: vllm is a package, and vllm.grpc.engine another.
+    String proto =
+        PACKAGES.keySet().stream()
+            .filter(name -> message.startsWith(name + "."))
+            .max(Comparator.comparingInt(String::length))
+            .orElseThrow(() -> new IllegalArgumentException("no message " + message));
+    String inside = message.substring(proto.length() + 1).replace('.', '$');
+    try {
+      return (Message.Builder)
+          Class.forName("io.smgproto." + PACKAGES.get(proto) + "." + inside)
+              .getMethod("newBuilder")
+              .invoke(null);
+    } catch (ReflectiveOperationException error) {
+      throw new IllegalArgumentException("no message " + message, error);
     }
-    throw new IllegalArgumentException("no message " + message);
   }
 
   private static JsonObject answer(JsonObject request) throws InvalidProtocolBufferException {

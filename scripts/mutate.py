@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+"""Put small bugs into modules, one at a time, and list those that no test notices.
+
+    scripts/mutate.py smg_proto/errors.py               every mutant of a module
+    scripts/mutate.py smg_proto.compat --sample 40      forty of a package, always the same ones
+    scripts/mutate.py smg_proto/errors.py --tests tests/test_errors.py --jobs 2
+
+Each mutant runs in a copy of the repository, against the tests that TESTS below gives for the
+module, until one fails. Exit status: 0 all were noticed, 1 some survived, 2 bad usage, or the tests
+fail without any mutant.
+"""
+
+import argparse
+import ast
+import copy
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import _runner
+import _venv
+
+# The tests of a module, by the longest prefix of its path. Elsewhere tests/ mirrors smg_proto/.
+TESTS = {
+    "smg_proto/__init__.py": ["tests/test_package.py"],
+    "smg_proto/__main__.py": ["tests/cli"],
+    "smg_proto/_google_rpc.py": ["tests/test_standard.py", "tests/test_errors.py"],
+    "smg_proto/_descriptors.py": ["tests/cli", "tests/compat/test_load.py"],
+    "smg_proto/_http/sse.py": ["tests/frontdoor/test_sse.py", "tests/frontdoor", "tests/llm"],
+    "smg_proto/_http": ["tests/frontdoor", "tests/llm"],
+    "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
+    "smg_proto/errors.py": ["tests/test_errors.py"],
+    "smg_proto/cli/_check.py": ["tests/compat/test_check.py"],
+    "smg_proto/cli/_demo.py": ["tests/testing/test_demo.py"],
+    "smg_proto/cli/_diff.py": ["tests/compat/test_load.py", "tests/compat/test_edits.py"],
+    "smg_proto/cli/_serve.py": ["tests/frontdoor/test_serve.py"],
+}
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+}
+# A mutant is taken for endless, and so for noticed, after so many seconds, and so many times what
+# the tests take without one.
+LEAST, TIMES = 60, 10
+
+
+@dataclass(frozen=True)
+class Mutant:
+    path: Path
+    line: int
+    start: int  # bytes of the source that are replaced
+    end: int
+    before: str
+    after: str
+    left_out: str = ""  # of a call or a dictionary
+
+    def source(self, original: bytes) -> bytes:
+        return original[: self.start] + self.after.encode() + original[self.end :]
+
+    def __str__(self) -> str:
+        before, after = (" ".join(text.split())[:100] for text in (self.before, self.after))
+        what = f"{before}  ->  {after}" if not self.left_out else f"{self.left_out} left out"
+        return f"{self.path}:{self.line}: {what}"
+
+
+def mutants(path: Path, source: bytes) -> list[Mutant]:
+    """Every small bug that this file can have, in its order."""
+    starts = [0]
+    for text in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(text))
+    found: list[Mutant] = []
+    for node in _code(ast.parse(source)):
+        start = starts[node.lineno - 1] + node.col_offset
+        end = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
+        before = source[start:end].decode()
+        for after, left_out in dict(_changes(node)).items():
+            found.append(Mutant(path, node.lineno, start, end, before, after, left_out))
+    return sorted(found, key=lambda mutant: (mutant.start, mutant.after))
+
+
+def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
+    """What runs and has a place in the source: no annotations, imports, nor parts of f-strings."""
+    types = [getattr(node, name, None) for name in ("annotation", "returns")]
+    for child in ast.iter_child_nodes(node):
+        if child in types or _is_for_readers(child):
+            continue
+        if isinstance(child, ast.expr | ast.stmt):
+            yield child
+        if not isinstance(child, ast.JoinedStr):
+            yield from _code(child)
+
+
+def _is_for_readers(node: ast.AST) -> bool:
+    match node:
+        case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Assign(targets=[ast.Name(id="__all__")]) | ast.If(test=ast.Name("TYPE_CHECKING")):
+            return True
+        case _:
+            return False
+
+
+def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
+    """The text of a node with one thing wrong, for each that can be, and what is left out of it."""
+
+    def again(**changed: object) -> str:
+        other = copy.copy(node)
+        for name, value in changed.items():
+            setattr(other, name, value)
+        text = ast.unparse(ast.fix_missing_locations(other))
+        return f"({text})" if isinstance(node, ast.expr) else text
+
+    match node:
+        case ast.Compare(ops=[op]) if type(op) in SWAPS:
+            yield again(ops=[SWAPS[type(op)]()]), ""
+        case ast.BoolOp(op=op) | ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in SWAPS:
+            yield again(op=SWAPS[type(op)]()), ""
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield f"({ast.unparse(operand)})", ""
+        case ast.Constant(value=bool(value)):
+            yield str(not value), ""
+        case ast.Constant(value=int(value)):
+            yield str(value + 1), ""
+        case ast.Call(keywords=keywords):
+            for number, keyword in enumerate(keywords):
+                text = again(keywords=keywords[:number] + keywords[number + 1 :])
+                yield text, ast.unparse(keyword)
+        case ast.Dict(keys=keys, values=values):
+            for number, (key, value) in enumerate(zip(keys, values, strict=True)):
+                rest = values[:number] + values[number + 1 :]
+                text = again(keys=keys[:number] + keys[number + 1 :], values=rest)
+                yield text, ast.unparse(key or value)
+        case ast.IfExp(test=test):
+            yield again(test=ast.UnaryOp(ast.Not(), test)), ""
+        case ast.Return(value=ast.expr() as value) if ast.unparse(value) != "None":
+            yield "return None", ""
+        case ast.Break():
+            yield "continue", ""
+        case ast.Continue():
+            yield "break", ""
+        case _:
+            pass
+    if isinstance(node, ast.If | ast.While) and not isinstance(node.test, ast.Compare):
+        yield again(test=ast.UnaryOp(ast.Not(), node.test)), ""
+    if isinstance(node, ast.Expr | ast.AugAssign | ast.Raise | ast.Delete):
+        yield "pass", ""
+
+
+class Copy:
+    """A copy of the repository with an environment of its own, for one mutant after another."""
+
+    def __init__(self, root: Path, home: Path) -> None:
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=root, capture_output=True, check=True).stdout
+        for name in filter(None, names.decode().split("\0")):
+            if (root / name).is_file():
+                (home / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / name, home / name)
+        self._home = home
+        self._python = home / ".venv" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / ".venv"], check=True)
+        # The copy, and then the packages of this environment, without its own link to `root`.
+        (packages,) = (home / ".venv").glob("lib/python*/site-packages")
+        ours = next(path for path in sys.path if path.endswith("site-packages"))
+        (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
+
+    def survives(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
+        path = self._home / mutant.path
+        original = path.read_bytes()
+        for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            stale.unlink()
+        path.write_bytes(mutant.source(original))
+        try:
+            return self.passes(tests, seconds, PYTHONDONTWRITEBYTECODE="1")
+        finally:
+            path.write_bytes(original)
+
+    def passes(self, tests: Sequence[str], seconds: float, **env: str) -> bool:
+        """Whether the tests pass, those that failed last before the others."""
+        chosen = " and ".join(f"not {name}" for name in [*_runner.groups()][2:])
+        command = [str(self._python), "-m", "pytest", "-q", "-x", "--ff", "-m", chosen, *tests]
+        path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])
+        clean = _venv.environment() | {"PATH": path, "VIRTUAL_ENV": str(self._home / ".venv")} | env
+        with subprocess.Popen(
+            command,
+            cwd=self._home,
+            env=clean,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                return process.wait(timeout=seconds) == 0
+            except subprocess.TimeoutExpired:
+                return False
+            finally:
+                with suppress(ProcessLookupError):  # what the tests have started goes as well
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def files(name: str, root: Path) -> list[Path]:
+    """The hand-written modules that a path or a dotted name means, below the root."""
+    path = Path(name if "/" in name or name.endswith(".py") else name.replace(".", "/"))
+    path = path.relative_to(root) if path.is_absolute() else path
+    if (root / path).is_dir():
+        found = sorted((root / path).rglob("*.py"))
+    else:
+        found = [file for file in (root / path, root / f"{path}.py") if file.is_file()]
+    return [file.relative_to(root) for file in found if "_pb2" not in file.name]
+
+
+def tests_of(path: Path, root: Path) -> list[str]:
+    """The tests that know a module: of TESTS, or else what lies where the module lies."""
+    prefixes = [path.as_posix(), *(parent.as_posix() for parent in path.parents)]
+    if known := next((TESTS[prefix] for prefix in prefixes if prefix in TESTS), None):
+        return known
+    below = path.relative_to(path.parts[0])
+    own = Path("tests", below.parent, f"test_{below.stem.lstrip('_')}.py")
+    folder = Path("tests", below.parts[0])
+    return [str(place) for place in (own, folder) if (root / place).exists()]
+
+
+def survivors(
+    path: Path, chosen: Sequence[Mutant], tests: Sequence[str], root: Path, jobs: int
+) -> list[Mutant] | None:
+    """Those of these mutants that the tests do not notice; None if they fail without any."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for number in range(min(jobs, max(1, len(chosen)))):
+            copies.put(Copy(root, Path(folder).resolve() / str(number)))
+        first = copies.get()
+        began = time.monotonic()
+        if not first.passes(tests, 1800):
+            return None
+        limit = LEAST + TIMES * (time.monotonic() - began)
+        copies.put(first)
+
+        def survives(mutant: Mutant) -> bool:
+            place = copies.get()
+            try:
+                found = place.survives(mutant, tests, limit)
+            finally:
+                copies.put(place)
+            if found:
+                print(mutant, flush=True)
+            return found
+
+        with ThreadPoolExecutor(jobs) as pool:
+            return [m for m, found in zip(chosen, pool.map(survives, chosen), strict=True) if found]
+
+
+def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("modules", nargs="+", metavar="MODULE")
+    parser.add_argument("--tests", nargs="+", help="run these instead of the tests of the module")
+    parser.add_argument("--sample", type=int, metavar="N", help="at most N mutants of each MODULE")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at the same time")
+    args = parser.parse_args(words)
+    if args.jobs < 1 or (args.sample is not None and args.sample < 1):
+        parser.error("--jobs and --sample take a number of 1 or more")
+    rows: list[str] = []
+    left = 0
+    for name in args.modules:
+        found = files(name, root)
+        if not found:
+            parser.error(f"no hand-written module {name!r} below {root}")
+        chosen = [m for path in found for m in mutants(path, (root / path).read_bytes())]
+        if args.sample is not None and args.sample < len(chosen):
+            chosen = random.Random(0).sample(chosen, args.sample)
+        alive = 0
+        for path in found:
+            own = [mutant for mutant in chosen if mutant.path == path]
+            tests = args.tests or tests_of(path, root)
+            if own and not tests:
+                parser.error(f"no tests known for {path}; name them with --tests")
+            result = survivors(path, own, tests, root, args.jobs) if own else []
+            if result is None:
+                parser.error(f"{' '.join(tests)} fail without a mutant; mend them before")
+            alive += len(result)
+        left += alive
+        rows.append(f"| `{name}` | {len(chosen)} | {len(chosen) - alive} | {alive} |")
+    print("\n| module | mutants | noticed | survive |\n|---|---:|---:|---:|", *rows, sep="\n")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    _venv.enter()
+    sys.exit(main())

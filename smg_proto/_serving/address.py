@@ -1,0 +1,158 @@
+"""Where a server listens: HOST:PORT, [IPV6]:PORT or unix:PATH, and whether that is free."""
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+# sun_path of Linux holds 108 bytes with the closing zero; macOS holds 104.
+MAX_UNIX_PATH_BYTES = 103
+
+
+class AddressError(ValueError):
+    """An address that cannot be read: one line that says why, and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host (without brackets) and a port, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def at(self, port: int) -> "Address":
+        """The same host, with the port that a server has been given."""
+        return self if self.path else replace(self, port=port)
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        if text.startswith("unix:"):
+            return cls._unix(text)
+        host, colon, port = text.rpartition(":")
+        if not colon or (text.startswith("[") and text.endswith("]")):
+            raise _invalid(text, "missing port; use HOST:PORT")
+        if not port.isascii() or not port.isdecimal() or int(port[:9]) > 65535:
+            raise _invalid(text, "the port must be a whole number from 0 to 65535")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise _invalid(text, "an IPv6 address needs brackets; use [HOST]:PORT")
+        if not host:
+            raise _invalid(text, "missing host; use 127.0.0.1:PORT, or 0.0.0.0:PORT for everybody")
+        if not host.isprintable() or set(host) & set(" /[]@"):
+            raise _invalid(text, "the host is not a name or an IP address; use HOST:PORT")
+        return cls(host, int(port))
+
+    @classmethod
+    def _unix(cls, text: str) -> "Address":
+        path = text.removeprefix("unix:")
+        if path.startswith("//"):
+            path = path[2:]
+        if not path or "\0" in path:
+            raise _invalid(text, "missing path; use unix:PATH")
+        if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
+            raise _invalid(text, f"a socket's path has at most {MAX_UNIX_PATH_BYTES} bytes")
+        return cls(path=path)
+
+
+def _invalid(text: str, why: str) -> AddressError:
+    return AddressError(f'invalid address "{text}": {why}')
+
+
+def unavailable(address: Address, why: str) -> OSError:
+    """The error of an address that cannot be had."""
+    hint = "choose another path" if address.path else "choose another port, or 0 for a free one"
+    return OSError(f"cannot listen on {address}: {why}; {hint}")
+
+
+def check_free(address: Address) -> None:
+    """Raise OSError if nobody could listen there now, with the system's own reason.
+
+    gRPC knows no more than that binding failed, and writes the rest to standard error.
+    """
+    try:
+        if address.path:
+            _check_path_free(address)
+        else:
+            for sock in _bound(address):
+                sock.close()
+    except OSError as error:
+        raise unavailable(address, _reason(error)) from None
+
+
+def reserve(address: Address) -> tuple[Address, list[socket.socket]]:
+    """Hold an address for several processes that share it with SO_REUSEPORT.
+
+    The sockets are bound and do not listen, so no connection comes to them. Keep them while the
+    processes serve: the port stays theirs when all of them restart. Returns the address with its
+    port.
+    """
+    check_free(address)
+    held: list[socket.socket] = []
+    try:
+        held += _bound(address, share=True)
+    except OSError as error:
+        raise unavailable(address, _reason(error)) from None
+    return address.at(held[0].getsockname()[1]), held
+
+
+def _bound(address: Address, *, share: bool = False) -> list[socket.socket]:
+    """A socket for each IP address of the host, bound to one port."""
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    sockets: list[socket.socket] = []
+    failed: OSError | None = None
+    port = address.port
+    for family, where in dict.fromkeys((family, each) for family, *_, each in found):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name != "nt":  # there it would allow what is to be found out
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if share:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                # As gRPC does: "[::]" stands for IPv4 as well.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where[0] != "::"))
+            sock.bind((where[0], port, *where[2:]))
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE or family == socket.AF_INET:
+                for other in sockets:
+                    other.close()
+                raise
+            failed = error  # a machine without IPv6; localhost has another address
+            continue
+        port = sock.getsockname()[1]
+        sockets.append(sock)
+    if not sockets:
+        raise failed or OSError("the host has no address")
+    return sockets
+
+
+def _check_path_free(address: Address) -> None:
+    path = Path(address.path)
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError("this system has no Unix sockets")
+    if not path.parent.is_dir():
+        raise OSError(f"no folder {path.parent}")
+    if path.exists() and not path.is_socket():
+        raise OSError("the path is not a socket")
+    # A socket that nobody listens on was left behind; gRPC replaces it.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, suppress(ConnectionError):
+        trial.settimeout(1)
+        try:
+            trial.connect(address.path)
+        except FileNotFoundError:
+            return
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,1 @@
+"""openengine.v1: a module for each proto file."""

@@ -1,0 +1,109 @@
+"""Addresses: which are read, which are refused, and whether they are free."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from smg_proto._serving.address import Address, AddressError, check_free, reserve
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:0", Address("127.0.0.1", 0)),
+        ("localhost:65535", Address("localhost", 65535)),
+        ("[::1]:50051", Address("::1", 50051)),
+        ("0.0.0.0:1", Address("0.0.0.0", 1)),
+        ("unix:/run/x.sock", Address(path="/run/x.sock")),
+        ("unix:///run/x.sock", Address(path="/run/x.sock")),
+        ("unix:x.sock", Address(path="x.sock")),
+    ],
+)
+def test_an_address_is_read(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "missing port; use HOST:PORT"),
+        ("localhost", "missing port; use HOST:PORT"),
+        ("127.0.0.1", "missing port"),
+        ("[::1]", "missing port"),
+        ("::1", "needs brackets"),
+        ("::1:50051", "needs brackets; use [HOST]:PORT"),
+        (":50051", "missing host"),
+        ("127.0.0.1:", "the port must be a whole number from 0 to 65535"),
+        ("127.0.0.1:65536", "the port must be"),
+        ("127.0.0.1:99999999999999999999", "the port must be"),
+        ("127.0.0.1:-1", "the port must be"),
+        ("127.0.0.1:http", "the port must be"),
+        ("127.0.0.1:\u0662", "the port must be"),
+        ("http://127.0.0.1:80", "needs brackets"),
+        ("//127.0.0.1:80", "the host is not a name or an IP address"),
+        ("a b:80", "the host is not"),
+        ("a\nb:80", "the host is not"),
+        ("unix:", "missing path"),
+        ("unix:/" + "x" * 200, "at most 103 bytes"),
+    ],
+)
+def test_what_is_not_an_address_is_named_in_one_line(text: str, why: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        Address.parse(text)
+    assert why in str(caught.value)
+
+
+def test_a_port_in_use_is_not_free() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(OSError, match="address already in use; choose another port"):
+            check_free(address)
+    check_free(address)  # and is, once its owner has gone
+
+
+def test_a_host_that_is_not_this_machine_or_is_unknown_is_said() -> None:
+    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0: cannot assign"):
+        check_free(Address("192.0.2.1", 0))
+    with pytest.raises(OSError, match=r"cannot listen on no-such-host\.invalid:0: "):
+        check_free(Address("no-such-host.invalid", 0))
+
+
+def test_a_unix_socket_is_free_if_nobody_listens(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    address = Address(path=str(path))
+    check_free(address)
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(path))
+        taken.listen()
+        with pytest.raises(OSError, match="address already in use; choose another path"):
+            check_free(address)
+    check_free(address)  # left behind by its owner
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(OSError, match="the path is not a socket"):
+        check_free(Address(path=str(file)))
+    with pytest.raises(OSError, match="no folder"):
+        check_free(Address(path=str(tmp_path / "none" / "x.sock")))
+    assert file.exists()
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")
+def test_a_reserved_port_is_shared_by_those_who_say_so_and_by_nobody_else() -> None:
+    address, held = reserve(Address("127.0.0.1", 0))
+    try:
+        with socket.socket() as worker:
+            worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            worker.bind((address.host, address.port))
+            worker.listen()
+            with socket.create_connection((address.host, address.port), timeout=20):
+                worker.accept()[0].close()  # nothing comes to the sockets that hold the port
+            for other in (check_free, reserve):
+                with pytest.raises(OSError, match="address already in use"):
+                    other(address)
+    finally:
+        for each in held:
+            each.close()
