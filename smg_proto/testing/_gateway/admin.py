@@ -32,7 +32,10 @@ class ModelService(smg_pb2_grpc.ModelServiceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         def answer(request: pb.ListModelsRequest) -> pb.ListModelsResponse:
-            return pb.ListModelsResponse(models=[_model(self._core)])
+            page, following = checks.page(
+                [_model(self._core)], request.page_size, request.page_token
+            )
+            return pb.ListModelsResponse(models=page, next_page_token=following)
 
         return await self._core.plain("ListModels", request, context, answer)
 
@@ -120,7 +123,8 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
                 for worker in workers
                 if not request.model or request.model in {model.id for model in worker.models}
             ]
-            return pb.ListWorkersResponse(workers=serving)
+            page, following = checks.page(serving, request.page_size, request.page_token)
+            return pb.ListWorkersResponse(workers=page, next_page_token=following)
 
         return await self._core.plain("ListWorkers", request, context, answer)
 
@@ -131,6 +135,8 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         worker = self._find(request.id)
         if request.priority < 0:
             raise invalid(FieldViolation("priority", "must be at least 0"))
+        for name in request.remove_labels:
+            worker.spec.labels.pop(name, None)
         worker.spec.labels.update(request.labels)
         if request.HasField("priority"):
             worker.spec.priority = request.priority
@@ -166,7 +172,9 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
             reply = pb.GetWorkerLoadsResponse()
             set_now(reply.read_time)
             if self._built_in.id in self._workers:
-                reply.loads.add(worker_url=WORKER_URL, running_requests=running)
+                reply.loads.add(
+                    worker_id=self._built_in.id, worker_url=WORKER_URL, running_requests=running
+                )
             return reply
 
         return await self._core.plain("GetWorkerLoads", request, context, answer)

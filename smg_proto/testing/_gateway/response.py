@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -34,13 +34,14 @@ class _Stored:
     """A response with what it was made from."""
 
     response: pb.Response
-    input: list[pb.Item]
-    history: list[pb.Item]  # of the responses that it goes on from
+    input: list[pb.ResponseItem]
+    history: list[pb.ResponseItem]  # of the responses that it goes on from
     job: _Job | None = None
+    events: list[pb.ResponseEvent] = field(default_factory=list[pb.ResponseEvent])
 
     def fail(self, error: SmgError) -> None:
         self.response.status = pb.RESPONSE_STATUS_FAILED
-        self.response.error.CopyFrom(pb.Error(reason=error.reason, message=error.message))
+        self.response.error.CopyFrom(pb.Failure(reason=error.reason, message=error.message))
 
 
 class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
@@ -117,7 +118,8 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     ) -> pb.ListResponseInputItemsResponse:
         def answer(call: Call) -> pb.ListResponseInputItemsResponse:
             items = self._find(call.tenant, request.id).input
-            return pb.ListResponseInputItemsResponse(items=items)
+            page, following = checks.page(items, request.page_size, request.page_token)
+            return pb.ListResponseInputItemsResponse(items=page, next_page_token=following)
 
         return await self._core.plain_of("ListResponseInputItems", request, context, answer)
 
@@ -130,21 +132,23 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
 
     def _new(self, request: pb.CreateResponseRequest, call: Call) -> _Stored:
         """Check a request and make its response, not begun."""
-        mine = request.items.items if request.HasField("items") else [user_message(request.input)]
-        given = request.items.items if request.HasField("items") else request.input
-        field = "items" if request.HasField("items") else "input"
+        mine = request.items or [user_message(request.input)]
+        name = "items" if request.items else "input"
         form = request.output_format.WhichOneof("format")
         checks.check(
             request,
             self._core.model,
-            checks.missing(field, given),
+            checks.missing(name, request.items or request.input),
+            FieldViolation("items", "cannot go with input")
+            if request.items and request.input
+            else None,
             FieldViolation(f"output_format.{form}", "is not for this route")
             if form in ("regex", "grammar")
             else None,
         )
         if checks.no_mcp(list(request.tools)):
             raise unsupported("the fake gateway runs no MCP tools")
-        history: list[pb.Item] = []
+        history: list[pb.ResponseItem] = []
         if request.previous_response_id:
             before = self._find(call.tenant, request.previous_response_id)
             history = [*before.history, *before.input, *before.response.output]
@@ -154,6 +158,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             status=pb.RESPONSE_STATUS_QUEUED,
             previous_response_id=request.previous_response_id,
             metadata=request.metadata,
+            background=request.background,
         )
         set_now(response.create_time)
         stored = _Stored(response, list(mine), history)
@@ -167,7 +172,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     ) -> talk.Conversation:
         said = [pair for item in stored.history for pair in said_in(item, "history")]
         for index, item in enumerate(stored.input):
-            said += said_in(item, f"items.items[{index}]")
+            said += said_in(item, f"items[{index}]")
         if request.instructions:
             said.insert(0, (pb.ROLE_SYSTEM, request.instructions))
         return talk.Conversation(
@@ -203,9 +208,11 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     async def _run(
         self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
     ) -> AsyncGenerator[pb.ResponseEvent, None]:
-        """The events; whatever happens, the stored response tells it."""
+        """The events, numbered; whatever happens, the stored response tells it."""
         try:
             async for event in interrupted(self._events(request, call, stored), call.fault):
+                event.sequence_number = len(stored.events)
+                stored.events.append(event)
                 yield event
         except Injected as error:
             failure = injected(error.fault)
@@ -224,7 +231,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     ) -> AsyncGenerator[pb.ResponseEvent, None]:
         conversation = self._conversation(request, stored)
         prompt = conversation.prompt(self._core)
-        self._core.check_length(prompt, "items" if request.HasField("items") else "input")
+        self._core.check_length(prompt, "items" if request.items else "input")
         opening, whole = conversation.output(call.answer)
         sampling = checks.sampling(request, opening=opening, whole=whole)
         response = stored.response
@@ -248,12 +255,14 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         for event in items.close(cut=cut):
             yield event
         response.status = pb.RESPONSE_STATUS_INCOMPLETE if cut else pb.RESPONSE_STATUS_COMPLETED
-        response.incomplete_reason = "max_output_tokens" if cut else ""
+        called = any(item.HasField("tool_call") for item in response.output)
+        response.finish_reason = "length" if cut else "tool_calls" if called else "stop"
         response.usage.CopyFrom(talk.usage(len(prompt), count, reasoning))
         set_now(response.complete_time)
         end = _without_output(response)
         end.pipeline.CopyFrom(call.report())
         end.pipeline.ClearField("worker_url")
+        end.pipeline.ClearField("worker_id")
         yield pb.ResponseEvent(end=end)
 
 

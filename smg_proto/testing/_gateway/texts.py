@@ -1,6 +1,7 @@
 """smg.v1.EmbeddingService, TokenizerService and ParserService: what is said of a text."""
 
 import math
+from collections.abc import Sequence
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
@@ -30,13 +31,13 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
         checks.check(
             request,
             self._core.model,
-            *_bad_texts("inputs", list(request.inputs)),
+            *_bad_inputs(request.inputs),
             FieldViolation("dimensions", f"must be at most {EMBEDDING_SIZE}")
             if request.dimensions > EMBEDDING_SIZE
             else None,
         )
         size = request.dimensions or EMBEDDING_SIZE
-        tokens = [self._core.model.tokenizer.encode(text) for text in request.inputs]
+        tokens = [self._ids(given) for given in request.inputs]
         return pb.EmbedResponse(
             model=request.model,
             embeddings=[pb.Embedding(values=self._core.model.embed(ids, size)) for ids in tokens],
@@ -44,16 +45,22 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
             pipeline=_report(),
         )
 
+    def _ids(self, given: pb.EmbedInput) -> list[int]:
+        if given.HasField("token_ids"):
+            return list(given.token_ids.ids)
+        return self._core.model.tokenizer.encode(given.text)
+
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         return await self._core.plain("Classify", request, context, self._classify)
 
     def _classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
-        checks.check(request, self._core.model, *_bad_texts("inputs", list(request.inputs)))
-        encode = self._core.model.tokenizer.encode
+        checks.check(request, self._core.model, *_bad_inputs(request.inputs))
+        tokens = [self._ids(given) for given in request.inputs]
+        decode = self._core.model.tokenizer.decode
         return pb.ClassifyResponse(
             model=request.model,
-            results=[self._class_of(text) for text in request.inputs],
-            usage=usage(sum(len(encode(text)) for text in request.inputs), 0),
+            results=[self._class_of(decode(ids)) for ids in tokens],
+            usage=usage(sum(map(len, tokens)), 0),
             pipeline=_report(),
         )
 
@@ -72,9 +79,9 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
             request,
             self._core.model,
             checks.missing("query", request.query),
-            *_bad_texts("documents", list(request.documents)),
+            *_bad_texts("documents", [document.text for document in request.documents]),
         )
-        scores = [self._closeness(request.query, text) for text in request.documents]
+        scores = [self._closeness(request.query, document.text) for document in request.documents]
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
         most = request.top_n if request.HasField("top_n") else len(order)
         return pb.RerankResponse(
@@ -98,6 +105,15 @@ def _bad_texts(field: str, texts: list[str]) -> list[FieldViolation | None]:
     return [checks.missing(field, texts), *empty]
 
 
+def _bad_inputs(inputs: Sequence[pb.EmbedInput]) -> list[FieldViolation | None]:
+    empty = [
+        FieldViolation(f"inputs[{n}]", "is empty")
+        for n, given in enumerate(inputs)
+        if not given.text and not given.token_ids.ids
+    ]
+    return [checks.missing("inputs", inputs), *empty]
+
+
 def _report() -> pb.PipelineReport:
     return Call("", "", None, None).report()
 
@@ -111,10 +127,15 @@ class TokenizerService(smg_pb2_grpc.TokenizerServiceServicer):
 
     def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         self._check(request.model, checks.missing("texts", request.texts))
-        encode = self._core.model.tokenizer.encode
-        return pb.TokenizeResponse(
-            sequences=[pb.TokenIds(ids=encode(text)) for text in request.texts]
-        )
+        tokenizer = self._core.model.tokenizer
+        reply = pb.TokenizeResponse()
+        for text in request.texts:
+            ids = tokenizer.encode(text)
+            reply.sequences.add(ids=ids)
+            if request.return_pieces:
+                pieces = [tokenizer.token_bytes(token, skip_special=False) for token in ids]
+                reply.pieces.add(texts=[piece.decode(errors="replace") for piece in pieces])
+        return reply
 
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Context
