@@ -6,8 +6,8 @@ from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation
 from smg_proto.testing._gateway import checks
-from smg_proto.testing._gateway.core import Call, Context, Core, matched_stop, set_now
 from smg_proto.testing._gateway.conversation import usage
+from smg_proto.testing._gateway.core import Call, Context, Core, matched_stop, set_now
 from smg_proto.testing._generation import Step, score
 
 
