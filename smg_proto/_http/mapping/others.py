@@ -7,6 +7,7 @@ from smg_proto._http.fields import (
     Cursor,
     Known,
     Names,
+    Read,
     Row,
     Table,
     count,
@@ -294,4 +295,59 @@ FLUSHED = Table(
         "failures": nested("failed", _FLUSH_FAILURE),
     },
     expected=["workers_flushed"],
+)
+
+# --- Tokenizers that the gateway has ---
+
+_TOKENIZER_STATE = Names(
+    {
+        smg.TOKENIZER_STATE_PENDING: "pending",
+        smg.TOKENIZER_STATE_LOADING: "processing",
+        smg.TOKENIZER_STATE_READY: "completed",
+        smg.TOKENIZER_STATE_FAILED: "failed",
+    }
+)
+TOKENIZER = Table(smg.Tokenizer, same("id", "name", "source", "vocab_size"), expected=["id"])
+TOKENIZER_LIST = Table(
+    smg.ListTokenizersResponse,
+    {"tokenizers": nested("tokenizers", TOKENIZER)},
+    expected=["tokenizers"],
+)
+CREATE_TOKENIZER = Table(
+    smg.CreateTokenizerRequest,
+    same("name", "source", "chat_template_path"),
+    required=["name", "source"],
+)
+TOKENIZER_STATUS = Table(
+    smg.TokenizerStatus,
+    same("id", "message", "vocab_size") | {"state": _TOKENIZER_STATE.at("status")},
+    expected=["id", "status"],
+)
+
+# --- What engines say of themselves ---
+
+
+def first_text(*names: str) -> Read:
+    """The first of some members that is a text."""
+
+    def read(data: Any) -> Any:
+        return next((data[name] for name in names if isinstance(data.get(name), str)), None)
+
+    return read
+
+
+SERVER_INFO = Table(
+    smg.ServerInfo,
+    {
+        "model": Row("", read=first_text("served_model_name", "model_id", "model_path")),
+        "version": Row("", read=first_text("version")),
+    },
+)
+MODEL_INFO = Table(
+    smg.ModelInfo,
+    {
+        "model_path": Row("", read=first_text("model_path")),
+        "tokenizer_path": Row("", read=first_text("tokenizer_path")),
+        "is_generation": Row("is_generation"),
+    },
 )

@@ -7,6 +7,7 @@ import grpc
 
 from smg_proto import __version__, smg_pb2_grpc
 from smg_proto import smg_pb2 as pb
+from smg_proto._paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.core import WORKER_URL, Context, Core, not_found, set_now
@@ -32,10 +33,8 @@ class ModelService(smg_pb2_grpc.ModelServiceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         def answer(request: pb.ListModelsRequest) -> pb.ListModelsResponse:
-            page, following = checks.page(
-                [_model(self._core)], request.page_size, request.page_token
-            )
-            return pb.ListModelsResponse(models=page, next_page_token=following)
+            entries, following = page([_model(self._core)], request.page_size, request.page_token)
+            return pb.ListModelsResponse(models=entries, next_page_token=following)
 
         return await self._core.plain("ListModels", request, context, answer)
 
@@ -123,8 +122,8 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
                 for worker in workers
                 if not request.model or request.model in {model.id for model in worker.models}
             ]
-            page, following = checks.page(serving, request.page_size, request.page_token)
-            return pb.ListWorkersResponse(workers=page, next_page_token=following)
+            entries, following = page(serving, request.page_size, request.page_token)
+            return pb.ListWorkersResponse(workers=entries, next_page_token=following)
 
         return await self._core.plain("ListWorkers", request, context, answer)
 

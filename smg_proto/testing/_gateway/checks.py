@@ -5,8 +5,8 @@ The generation requests share names, so one check serves all of them.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -56,20 +56,6 @@ def check(
 def check_model(name: str, model: Model) -> None:
     if name != model.name:
         raise not_found("MODEL_NOT_FOUND", f"no worker serves this model; there is {model.name!r}")
-
-
-_T = TypeVar("_T")
-
-
-def page(entries: Sequence[_T], size: int, token: str) -> tuple[Sequence[_T], str]:
-    """One page of a list, and the token of the next one: the position where it begins."""
-    if size < 0:
-        raise invalid(FieldViolation("page_size", "must be at least 0"))
-    if token and not (token.isdecimal() and len(token) < 10 and int(token) <= len(entries)):
-        raise invalid(FieldViolation("page_token", "is not one of this list"))
-    start = int(token or 0)
-    end = start + size if size else len(entries)
-    return entries[start:end], str(end) if end < len(entries) else ""
 
 
 def missing(field: str, present: object) -> FieldViolation | None:

@@ -9,6 +9,7 @@ import grpc
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
+from smg_proto._paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
@@ -118,8 +119,8 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     ) -> pb.ListResponseInputItemsResponse:
         def answer(call: Call) -> pb.ListResponseInputItemsResponse:
             items = self._find(call.tenant, request.id).input
-            page, following = checks.page(items, request.page_size, request.page_token)
-            return pb.ListResponseInputItemsResponse(items=page, next_page_token=following)
+            entries, following = page(items, request.page_size, request.page_token)
+            return pb.ListResponseInputItemsResponse(items=entries, next_page_token=following)
 
         return await self._core.plain_of("ListResponseInputItems", request, context, answer)
 
