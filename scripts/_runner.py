@@ -1,12 +1,4 @@
-"""Run the checks and the tests, in the repository's own environment.
-
-    scripts/test                 the gate, the core suite, then every slow group
-    scripts/test gate core       some groups only; slow stands for all beyond these two
-    scripts/test core -- -k pb2  what follows -- goes to pytest
-    scripts/test --list          the groups and what each does
-
-Exit status: 0 all passed, 1 something failed, 2 bad usage, or something that it needs is missing.
-"""
+"""The groups of checks and tests behind scripts/test."""
 
 import json
 import os
@@ -118,8 +110,6 @@ def main(words: list[str]) -> int:
     if "slow" in named:
         at = named.index("slow")
         named[at : at + 1] = slow
-    if {"-h", "--help"} & {*named}:
-        print(__doc__)
     if {"-h", "--help", "--list"} & {*named}:
         print("\n".join(f"{name:10} {what}" for name, what in known.items()))
         return 0

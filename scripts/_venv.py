@@ -23,7 +23,7 @@ _PURPOSES = {
     "dev": (
         ["-e", str(ROOT), "-r", "pyproject.toml", "--all-extras", "--group", "dev"],
         "pytest",
-        "190 MB, 540 MB",
+        "160 MB, 550 MB",
     ),
     "base": (["-e", str(ROOT)], "grpc", "30 MB, 110 MB"),
 }

@@ -27,7 +27,9 @@ sys.path.insert(0, str(ROOT))
 INIT = Path("smg_proto/__init__.py")
 # Descriptions of messages that are not ours to define; smg_proto needs a few of each.
 STANDARD = ["scripts/standard", "templates/google_rpc"]
-# What this script owns, besides a part of INIT. A file that matches and is not generated is stale.
+ENGINES, ENGINES_TABLE = "docs/engines.md", "docs/engines.json"
+# What this script owns, besides parts of INIT and ENGINES. What matches and is not generated is
+# stale.
 OWNED = [
     "smg_proto/*_pb2*.py*",
     *(f"{package.replace('.', '/')}/*.py*" for package in FACADES),
@@ -40,6 +42,7 @@ OWNED = [
 
 def generate() -> dict[Path, bytes]:
     """Everything that this script owns: path below ROOT to content."""
+    from _engines import page
     from _protos import compile_protos
     from _python_messages import literal
     from _reference import pages
@@ -49,6 +52,8 @@ def generate() -> dict[Path, bytes]:
     made = python(protos)
     made["smg_proto/_standard_files.py"] = literal(compile_protos(ROOT, *STANDARD).files)
     made |= {f"docs/reference/{name}": text for name, text in pages(image).items()}
+    text, table = ((ROOT / path).read_text(encoding="utf-8") for path in (ENGINES, ENGINES_TABLE))
+    made[ENGINES] = page(text, table, protos)
     found = {Path(path): text.encode() for path, text in made.items()}
     found[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)
     init = (ROOT / INIT).read_text(encoding="utf-8")

@@ -37,7 +37,10 @@ TESTS = {
     "smg_proto/__main__.py": ["tests/cli"],
     "smg_proto/_google_rpc.py": ["tests/test_standard.py", "tests/test_errors.py"],
     "smg_proto/_descriptors.py": ["tests/cli", "tests/compat/test_load.py"],
-    "smg_proto/_http/sse.py": ["tests/frontdoor/test_sse.py", "tests/frontdoor", "tests/llm"],
+    "smg_proto/_http/sse.py": [
+        "tests/frontdoor/test_sse.py",
+        "tests/frontdoor/test_broken_streams.py",
+    ],
     "smg_proto/_http": ["tests/frontdoor", "tests/llm"],
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
     "smg_proto/errors.py": ["tests/test_errors.py"],
@@ -239,8 +242,8 @@ def tests_of(path: Path, root: Path) -> list[str]:
     prefixes = [path.as_posix(), *(parent.as_posix() for parent in path.parents)]
     if known := next((TESTS[prefix] for prefix in prefixes if prefix in TESTS), None):
         return known
-    below = path.relative_to(path.parts[0])
-    own = Path("tests", below.parent, f"test_{below.stem.lstrip('_')}.py")
+    below = Path(*(part.lstrip("_") for part in path.parts[1:]))
+    own = Path("tests", below.parent, f"test_{below.name}")
     folder = Path("tests", below.parts[0])
     return [str(place) for place in (own, folder) if (root / place).exists()]
 

@@ -163,8 +163,8 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def engine_reasoning_gate(self) -> Global___EngineReasoningGate:
         """State of reasoning at the start of the output, for an engine that holds a constraint back until
-        reasoning has ended. vLLM calls the field transitional; a constraint that covers the whole
-        output does without it. Unset: the engine works it out from the prompt. Since 0.5.0.
+        reasoning has ended. vLLM calls the field transitional: a constraint on the whole output
+        does without it. Unset: the engine works it out from the prompt. Since 0.5.0.
         """
 
     def __init__(

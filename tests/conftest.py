@@ -4,11 +4,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from hypothesis import HealthCheck, settings
 from progress import Progress
 from support import build_wheel
 
 from smg_proto.testing import Address, FakeGateway, run_gateway
 
+# No example has to be quick: a test that hangs has a limit of its own.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 os.environ.pop("GRPC_VERBOSITY", None)  # programs that the tests run print nothing on their own
 
 

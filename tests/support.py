@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -21,23 +21,30 @@ IN_CI = os.environ.get("CI", "") not in ("", "false", "0")
 PATIENCE = 30.0  # seconds for anything to come about, on a slow machine with much else to do
 
 
-def eventually(condition: Callable[[], object], what: str = "the condition holds") -> None:
+def eventually(
+    condition: Callable[[], object], what: str = "it holds", seconds: float = PATIENCE
+) -> None:
     """Wait until something holds."""
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
-            pytest.fail(f"not within {PATIENCE:.0f} s: {what}")
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.01)
 
 
 async def async_eventually(
-    condition: Callable[[], object], what: str = "the condition holds"
+    condition: Callable[[], object | Awaitable[object]],
+    what: str = "it holds",
+    seconds: float = PATIENCE,
 ) -> None:
-    """The same, while the event loop goes on."""
-    ends = time.monotonic() + PATIENCE
-    while not condition():
+    """The same, while the event loop goes on; the condition may be a coroutine function."""
+    ends = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if await found if isinstance(found, Awaitable) else found:
+            return
         if time.monotonic() > ends:
-            pytest.fail(f"not within {PATIENCE:.0f} s: {what}")
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
         await asyncio.sleep(0.01)
 
 

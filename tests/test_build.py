@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, find_python, make_environment
 
-pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.packaging
 
 PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates"]
 CHAT = Path("proto/smg/v1/chat.proto")

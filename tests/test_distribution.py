@@ -21,7 +21,7 @@ from support import (
 
 import smg_proto
 
-pytestmark = [pytest.mark.packaging, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.packaging
 
 PROBE = """
 import json, smg_grpc_proto, smg_proto

@@ -189,7 +189,7 @@ assert some_things_pb2_grpc.SServicer.M.__doc__.startswith("What M is.")
 def test_a_facade_has_all_that_the_files_of_its_package_declare(odd: Path, tmp_path: Path) -> None:
     services = 'syntax = "proto3"; package odd.v1; import "odd/v1/plain.proto";'
     services += "service Only { rpc M(Plain) returns (Plain); }"
-    (odd / "odd/v1/services.proto").write_text(services)
+    (odd / "odd/v1/services.proto").write_text(services, encoding="utf-8")
     protos = compile_protos(odd, ".")
     for name, text in (ours(protos) | facade("whole", protos.own, protos)).items():
         path = tmp_path / "lib" / name

@@ -21,7 +21,7 @@ def read(path: Path) -> str:
 def pre_commit(tools: Path, repository: Path, *words: str) -> tuple[int, str]:
     """The status of `pre-commit run`, and what it prints."""
     environment = os.environ | {"PRE_COMMIT_HOME": str(repository.parent / "pre-commit")}
-    command = [tools / "pre-commit", "run", *words]
+    command = [str(tools / "pre-commit"), "run", *words]
     done = subprocess.run(
         command, cwd=repository, env=environment, capture_output=True, encoding="utf-8"
     )

@@ -55,8 +55,9 @@ def test_a_survivor_is_shown_on_one_line_with_its_place() -> None:
 
 
 def test_every_module_has_tests_that_are_there() -> None:
-    made = {Path("smg_proto/v1/__init__.py"), Path("smg_proto/_standard_files.py")}
-    for path in {*mutate.files("smg_proto", ROOT)} - made:
+    for path in mutate.files("smg_proto", ROOT):
+        if not mutate.mutants(path, (ROOT / path).read_bytes()):
+            continue  # generated, but for a docstring
         tests = mutate.tests_of(path, ROOT)
         assert tests, path
         assert [test for test in tests if not (ROOT / test).exists()] == []

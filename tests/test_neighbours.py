@@ -10,7 +10,7 @@ from contract_facts import as_others_have_it
 from peers.start import PUBLISHED
 from support import ROOT, make_environment, run
 
-pytestmark = pytest.mark.packaging
+pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
 DISTRIBUTIONS = [
     "pymilvus",

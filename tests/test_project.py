@@ -1,6 +1,5 @@
 """What surrounds the code says what is true: workflows, forms, files that tools read."""
 
-import os
 import re
 from pathlib import Path
 
@@ -69,10 +68,10 @@ def test_the_oldest_toolchain_of_a_client_is_the_one_that_is_tested(
 
 
 def test_what_cpp_needs_is_installed_wherever_it_is_built() -> None:
-    from languages.toolchains import Cpp
-
+    packages = re.search(r"packages = \((.+)\)", read("tests/languages/toolchains.py"))
+    assert packages
     for text in (job("languages"), read(".ci/run")):
-        assert " ".join(Cpp.packages) in " ".join(text.split())
+        assert " ".join(re.findall(r'"(.+?)"', packages[1])) in " ".join(text.split())
 
 
 MANIFESTS = {
@@ -132,11 +131,9 @@ def test_files_are_as_the_editor_is_told() -> None:
 
 
 @pytest.mark.packaging
-@pytest.mark.timeout(300)
 def test_workflows_are_what_their_runner_takes() -> None:
     go = need("go")
     tool = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     assert len(workflows) == 2
-    home = {"GOTOOLCHAIN": os.environ.get("GOTOOLCHAIN", "auto")}
-    run(go, "run", tool, "-shellcheck=", "-pyflakes=", *workflows, cwd=ROOT, **home)
+    run(go, "run", tool, "-shellcheck=", "-pyflakes=", *workflows, cwd=ROOT)

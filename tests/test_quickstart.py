@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import checkout
 
-pytestmark = [pytest.mark.packaging, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.packaging
 
 
 def test_quickstart_goes_from_nothing_to_a_completion(tmp_path: Path) -> None:

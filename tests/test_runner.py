@@ -1,16 +1,19 @@
 """scripts/test and scripts/quickstart, for the person who runs them: what they say, and when."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import _runner
 import _venv
 import pytest
-from support import ROOT, old_python
+from support import ROOT, need, old_python, run
 
 ENTRIES = ["scripts/test", "scripts/quickstart"]
 
@@ -215,3 +218,75 @@ def test_a_gate_that_cannot_look_is_status_2(
     assert "gate: cannot run no-such-tool: " in capfd.readouterr().err
     monkeypatch.setitem(exits, "1", ["python", "-c", "raise SystemExit(1)"])
     assert _runner.main(["gate"]) == 1
+
+
+STUB = """\
+import json, os, sys
+from pathlib import Path
+places = filter(os.path.isdir, os.environ["PATH"].split(os.pathsep))
+told = {
+    "groups": sys.argv[1:], "python": sys.version_info[1], "clone": os.path.isdir(".git"),
+    "env": dict(os.environ), "home": os.listdir(Path.home()), "path": [*map(os.listdir, places)],
+}
+print("told", json.dumps(told))
+print("3 passed, 0 failed, 1 skipped")
+sys.exit("fails" in os.environ.get("PIP_CHOICE", ""))
+"""
+
+
+@pytest.fixture
+def ci(tmp_path: Path) -> Callable[..., tuple[int, list[Any], str]]:
+    """.ci/run in a repository whose scripts/test only tells what it was given."""
+    bash = need("bash")
+    home = tmp_path / "repository"
+    for name, text in {
+        ".ci/run": (ROOT / ".ci/run").read_text(encoding="utf-8"),
+        "scripts/test": STUB,
+    }.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text, encoding="utf-8")
+    for words in (["init", "-q"], ["add", "-A"]):
+        run("git", *words, cwd=home)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    run("git", *who, "commit", "-q", "-m", "copy", cwd=home)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "grpc_cpp_plugin").touch(0o755)  # so that nothing is left to install
+
+    def start(**env: str) -> tuple[int, list[Any], str]:
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [bash, ".ci/run"], cwd=home, env=os.environ | {"PATH": path} | env,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        told = [json.loads(line[5:]) for line in lines if line.startswith("told ")]
+        return done.returncode, told, lines[-1]
+
+    return start
+
+
+@pytest.mark.packaging
+def test_ci_runs_fresh_clones_with_git_and_a_python_alone_and_then_the_slow_groups(
+    ci: Callable[..., tuple[int, list[Any], str]],
+) -> None:
+    status, (oldest, newest, slow), last = ci(
+        MY_SETTING="x", GRPC_VERBOSITY="DEBUG", PYTHONPATH="/x", PIP_CHOICE="mine", no_proxy="a b"
+    )
+    assert status == 0 and last == "9 passed, 0 failed, 3 skipped"
+    for fresh in (oldest, newest):
+        assert fresh["groups"] == ["gate", "core"] and fresh["clone"]
+        assert [sorted(names) for names in fresh["path"]] == [["git", "python3"]]
+        assert fresh["home"] == []
+    assert oldest["python"] == 10 < newest["python"]
+    assert oldest["env"]["LC_ALL"] == "C" and oldest["env"]["TZ"] != newest["env"].get("TZ")
+    assert slow["groups"] == ["slow"]
+    for told in (newest, slow):
+        assert not {"MY_SETTING", "GRPC_VERBOSITY", "PYTHONPATH"} & told["env"].keys()
+        assert (told["env"]["PIP_CHOICE"], told["env"]["no_proxy"]) == ("mine", "a b")
+        assert told["env"]["CI"] == "true"
+
+
+@pytest.mark.packaging
+def test_ci_fails_when_a_step_does(ci: Callable[..., tuple[int, list[Any], str]]) -> None:
+    assert ci(PIP_CHOICE="fails")[0] == 1

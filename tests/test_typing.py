@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import ROOT, make_environment, run, wheel_metadata
 
-pytestmark = [pytest.mark.typing, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.typing
 
 SAMPLES = sorted((ROOT / "tests" / "typing").glob("sample_*.py"))
 MISTAKES = ROOT / "tests" / "typing" / "mistakes.py"

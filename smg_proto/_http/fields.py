@@ -149,7 +149,7 @@ class Table(Generic[M]):
             }
         )
         empty = message()
-        self._reads = _Member.tree(
+        self._reads: tuple[_Member, ...] = _Member.tree(
             [
                 (row.path, _put_of(empty, name, row))
                 for name, row in self.rows.items()
@@ -243,10 +243,13 @@ class Variants:
         self._opaque = "opaque" in message.DESCRIPTOR.fields_by_name
         self._beside = Table(message, common)
         self._common = frozenset(common)
-        self._writes = {field: table(tag, rows) for field, (tag, rows) in kinds.items()}
-        self._reads = {tag: self._writes[field] for field, (tag, _) in kinds.items()} | {
-            tag: table(tag, rows) for tag, rows in read_also.values()
-        }
+        self._writes = MappingProxyType(
+            {field: table(tag, rows) for field, (tag, rows) in kinds.items()}
+        )
+        self._reads = MappingProxyType(
+            {tag: self._writes[field] for field, (tag, _) in kinds.items()}
+            | {tag: table(tag, rows) for tag, rows in read_also.values()}
+        )
 
     def write(self, value: Any, cursor: Cursor) -> Any:
         chosen = [d.name for d, _ in value.ListFields() if d.name not in self._common]

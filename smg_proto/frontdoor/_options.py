@@ -6,7 +6,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
+from yarl import URL
 
+from smg_proto._http.headers import is_printable
 from smg_proto._http.upstream import Timeouts
 
 
@@ -24,11 +26,19 @@ class Tls:
 
     def credentials(self) -> grpc.ServerCredentials:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        encrypted = False
+
+        def password() -> str:  # or OpenSSL would ask at the terminal
+            nonlocal encrypted
+            encrypted = True
+            return ""
+
         try:
-            context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
+            context.load_cert_chain(self.certificate, self.key, password)
+        except (OSError, ValueError) as error:
             both = f"{self.certificate} and {self.key}"
-            raise OptionsError(f"{both} are no certificate and its key: {_why(error)}") from error
+            why = "the key is encrypted; decrypt it" if encrypted else _why(error)
+            raise OptionsError(f"{both} are no certificate and its key: {why}") from error
         ca = None
         if self.client_ca:
             _check_ca(context, self.client_ca)
@@ -101,13 +111,13 @@ class Options:
 
     def check(self) -> None:
         """Everything that can be seen to be wrong without a connection."""
-        parts = urlsplit(self.upstream)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OptionsError(f"upstream {self.upstream!r} is not an http:// or https:// URL")
-        if parts.username or parts.password:
-            raise OptionsError("the upstream URL has a password in it; give it as a key instead")
+        _check_url(self.upstream)
         if self.max_request < 1 or self.max_active < 1:
             raise OptionsError("limits must be 1 or more")
+        if not self.health_interval > 0:
+            raise OptionsError("the health interval must be more than 0 seconds")
+        if not self.drain >= 0 or (self.wait is not None and not self.wait >= 0):
+            raise OptionsError("seconds to wait must be 0 or more")
 
     def upstream_tls(self) -> ssl.SSLContext | None:
         if not self.upstream_ca:
@@ -117,12 +127,31 @@ class Options:
         return context
 
 
+def _check_url(url: str) -> None:
+    shown = "with credentials in it" if "@" in url else f'"{ascii(url)[1:-1]}"'
+    hint = "use http://HOST:PORT or https://HOST:PORT"
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise OptionsError(f"upstream {shown} is not an http:// or https:// URL; {hint}")
+        if parts.username is not None or parts.password is not None:
+            raise OptionsError("the upstream URL has a password in it; give it as a key instead")
+        if parts.query or parts.fragment:
+            raise OptionsError(f"invalid upstream {shown}: more than a host and a path; {hint}")
+        if parts.port == 0 or not is_printable(url) or " " in url:
+            raise ValueError
+        URL(url, encoded=True)
+    except ValueError:
+        raise OptionsError(f"invalid upstream {shown}: no such host or port; {hint}") from None
+
+
 def _check_ca(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(path)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:
         raise OptionsError(f"no CA certificates in {path}: {_why(error)}") from error
 
 
-def _why(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+def _why(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return (reason or str(error)).lower()

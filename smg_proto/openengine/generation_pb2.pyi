@@ -109,7 +109,9 @@ Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class MediaItem(_message.Message):
-    """One image, video or sound of the prompt. The engine fetches, decodes and preprocesses it."""
+    """One image, video or sound of the prompt, as the user has it. Decoding and preprocessing are the
+    engine's work.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -89,7 +89,10 @@ def test_a_plugin_that_fails_leaves_nothing_behind(
 def test_the_licence_goes_with_generated_code(tmp_path: Path, programs: Path) -> None:
     plugin = program(programs, "protoc-gen-es", "v2.17.0")  # one that has nothing to write
     plugin.write_text(
-        plugin.read_text().replace("echo out of order >&2\nexit 1", "/bin/cat >/dev/null")
+        plugin.read_text(encoding="utf-8").replace(
+            "echo out of order >&2\nexit 1", "/bin/cat >/dev/null"
+        ),
+        encoding="utf-8",
     )
     assert generate("typescript", tmp_path / "out") == 0
     assert (tmp_path / "out" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

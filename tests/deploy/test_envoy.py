@@ -15,7 +15,7 @@ from support import ROOT
 from smg_proto import smg_pb2, smg_pb2_grpc
 from smg_proto.testing import FakeGateway, run_gateway
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.deploy
 CONFIG = ROOT / "deploy" / "envoy.yaml"
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support import ROOT, make_environment
+from support import ROOT, eventually, make_environment
 
 from e2e.conftest import GATEWAY
-from e2e.house import CLOSED, Http, free_port, wait_for
+from e2e.house import CLOSED, Http, free_port
 from smg_proto.testing._model import MODEL_NAME
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 PATIENCE = 120
 
 
@@ -72,13 +72,15 @@ def test_the_recipe_works_as_printed(tmp_path: Path) -> None:
 
     with ExitStack() as stack:
         stack.enter_context(started(command(demo), tmp_path / "demo.log"))
-        wait_for(lambda: listens(f"127.0.0.1:{ports['50052']}"), "the engine listens", PATIENCE)
+        eventually(lambda: listens(f"127.0.0.1:{ports['50052']}"), "the engine listens", PATIENCE)
         apart = ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
         stack.enter_context(started([*command(gateway), *apart], tmp_path / "gateway.log"))
         stack.enter_context(started(command(door), tmp_path / "door.log"))
         http = Http(f"http://127.0.0.1:{ports['30000']}")
-        wait_for(http.ready, f"the gateway is ready; see {tmp_path}/gateway.log", PATIENCE)
-        wait_for(lambda: listens(f"127.0.0.1:{ports['50051']}"), "the front door listens", PATIENCE)
+        eventually(http.ready, f"the gateway is ready; see {tmp_path}/gateway.log", PATIENCE)
+        eventually(
+            lambda: listens(f"127.0.0.1:{ports['50051']}"), "the front door listens", PATIENCE
+        )
         run = subprocess.run(
             command(client), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
         )

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -156,16 +155,3 @@ async def front_door(said: Upstream, **options: Any) -> AsyncIterator[grpc.aio.C
     ):
         said.forget()  # the look at the start
         yield channel
-
-
-async def eventually(
-    condition: Callable[[], object | Awaitable[object]], what: str, seconds: float = 30
-) -> None:
-    """Wait for a condition, which may be a coroutine function."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        found = condition()
-        if await found if isinstance(found, Awaitable) else found:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s: {what}")

@@ -7,8 +7,9 @@ import grpc
 import pytest
 from aiohttp import web
 from grpc_health.v1 import health_pb2
+from support import async_eventually
 
-from frontdoor.replay import Upstream, eventually, front_door
+from frontdoor.replay import Upstream, front_door
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -56,11 +57,11 @@ async def test_health_survives_an_odd_answer(upstream: Upstream, answer: Answer)
             return await status(channel) == NOT_SERVING
 
         for _ in range(2):
-            await eventually(serving, "it is healthy")
+            await async_eventually(serving, "it is healthy")
             upstream.readiness = odd
-            await eventually(not_serving, "it is no longer healthy")
+            await async_eventually(not_serving, "it is no longer healthy")
             upstream.readiness = None
-        await eventually(serving, "it is healthy again")
+        await async_eventually(serving, "it is healthy again")
 
 
 async def test_a_defect_in_the_look_is_not_serving_and_a_line_in_the_log(
@@ -79,10 +80,10 @@ async def test_a_defect_in_the_look_is_not_serving_and_a_line_in_the_log(
         async def not_serving() -> bool:
             return await status(channel) == NOT_SERVING
 
-        await eventually(serving, "it is healthy")
+        await async_eventually(serving, "it is healthy")
         with caplog.at_level(logging.DEBUG), monkeypatch.context() as broken_upstream:
             broken_upstream.setattr("smg_proto._http.upstream.Upstream.ask", broken)
-            await eventually(not_serving, "it is no longer healthy")
+            await async_eventually(not_serving, "it is no longer healthy")
         assert "health check failed error=ZeroDivisionError" in caplog.text
         assert private not in caplog.text
-        await eventually(serving, "it is healthy again")
+        await async_eventually(serving, "it is healthy again")

@@ -8,28 +8,12 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from frontdoor.tables import REQUEST_TABLES
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import NOT_CARRIED, Cursor, Table, write_request
 from smg_proto._http.mapping import chat, completion, message, others, response
 from smg_proto.errors import SmgError
 
-TABLES: dict[str, Table[Any]] = {
-    "completion": completion.REQUEST,
-    "generate": completion.GENERATE_REQUEST,
-    "chat": chat.REQUEST,
-    "message": message.REQUEST,
-    "count": message.COUNT_REQUEST,
-    "response": response.REQUEST,
-    "embed": others.EMBED_REQUEST,
-    "classify": others.CLASSIFY_REQUEST,
-    "rerank": others.RERANK_REQUEST,
-    "tokenize": others.TOKENIZE_REQUEST,
-    "detokenize": others.DETOKENIZE_REQUEST,
-    "parse reasoning": others.PARSE_REASONING_REQUEST,
-    "parse calls": others.PARSE_CALLS_REQUEST,
-    "create worker": others.CREATE_WORKER,
-    "update worker": others.UPDATE_WORKER,
-}
 # Said to have no bearing on the count, so not part of it.
 NOT_COUNTED = {"max_tokens", "temperature", "top_p", "top_k", "stop", "parallel_tool_calls", "user"}
 # A mark that survives as text, as JSON text and as bytes.
@@ -97,14 +81,14 @@ def put(message: Any, way: list[FieldDescriptor], *, leaf: bool) -> None:
 
 CASES = [
     pytest.param(name, way, id=f"{name}: {'.'.join(field.name for field in way)}")
-    for name, table in TABLES.items()
+    for name, table in REQUEST_TABLES.items()
     for way in paths(table.message.DESCRIPTOR)
 ]
 
 
 @pytest.mark.parametrize("name, way", CASES)
 def test_a_field_is_carried_or_refused(name: str, way: list[FieldDescriptor]) -> None:
-    table = TABLES[name]
+    table = REQUEST_TABLES[name]
     full, without = table.message(), table.message()
     put(full, way, leaf=True)
     put(without, way, leaf=False)

@@ -13,9 +13,10 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
+from support import async_eventually
 
 from frontdoor.calls import STREAMS, call, stub
-from frontdoor.replay import EXCHANGES, Upstream, eventually, sse
+from frontdoor.replay import EXCHANGES, Upstream, sse
 from frontdoor.test_serve import MODELS, SERVING, Refused, health, port_of, refused, serve
 from smg_proto.frontdoor._exposition import Merged
 
@@ -54,7 +55,7 @@ def workers_of(process: Process) -> list[int]:
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not listed.exists():
         pytest.skip("this system does not list the children of a process")
-    return [int(pid) for pid in listed.read_text().split()]
+    return [int(pid) for pid in listed.read_text(encoding="utf-8").split()]
 
 
 def sockets(pid: int) -> int:
@@ -65,7 +66,10 @@ def sockets(pid: int) -> int:
 def alive(pid: int) -> bool:
     """Whether it runs; one that nobody waits for any more does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 
@@ -107,7 +111,7 @@ async def test_a_worker_that_dies_is_started_again_and_no_number_goes_back(
         before = await metrics(line)
         killed, other = workers_of(process)
         os.kill(killed, signal.SIGKILL)
-        await eventually(
+        await async_eventually(
             lambda: len({*workers_of(process)} - {killed}) == 2, "a new worker", PATIENCE
         )
         (new,) = {*workers_of(process)} - {other}
@@ -172,7 +176,7 @@ async def test_workers_end_when_their_supervisor_is_gone(upstream: Upstream) -> 
         pids = workers_of(process)
         process.kill()
         await process.wait()
-        await eventually(lambda: not any(map(alive, pids)), "no worker is left", PATIENCE)
+        await async_eventually(lambda: not any(map(alive, pids)), "no worker is left", PATIENCE)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", "", "99999999999"])

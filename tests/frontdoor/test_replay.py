@@ -7,6 +7,7 @@ import grpc
 import pytest
 from e2e import views
 
+from frontdoor import recorded
 from frontdoor.calls import REQUESTS, STREAMS, call, failure
 from frontdoor.replay import EXCHANGES, Upstream
 from smg_proto import smg_pb2 as smg
@@ -145,6 +146,25 @@ async def test_a_generation_is_read_as_it_was_said(
         events = [data for _, data in response["events"] if data != "[DONE]"]
         assert read(reply) == heard(events)
         assert reply[-1].end.pipeline.HasField("time_to_first_token")
+
+
+SAYABLE = [
+    name
+    for name, exchange in EXCHANGES.items()
+    if exchange["request"].get("body") and exchange["request"]["method"] == "POST"
+]
+
+
+@pytest.mark.parametrize("name", [name for name in SAYABLE if name not in recorded.UNSAYABLE])
+async def test_a_recorded_request_is_sent_as_it_was(
+    upstream: Upstream, channel: grpc.aio.Channel, name: str
+) -> None:
+    path, body = (EXCHANGES[name]["request"][part] for part in ("path", "body"))
+    upstream.answer(400, {"error": {"message": "seen"}})
+    method = OTHERS.get(name) or (STREAMED if body.get("stream") else UNARY)[path]
+    await failure(channel, method, recorded.REQUESTS[path](body))
+    assert upstream.asked[0].path == path
+    assert upstream.asked[0].body == recorded.as_sent(path, body)
 
 
 @pytest.mark.parametrize("name", FAILURES)

@@ -12,9 +12,10 @@ from typing import Any
 
 import grpc
 import pytest
+from support import async_eventually
 
 from frontdoor.calls import STREAMS, call, stub
-from frontdoor.replay import EXCHANGES, Upstream, eventually, sse
+from frontdoor.replay import EXCHANGES, Upstream, sse
 from frontdoor.test_processes import metrics
 from frontdoor.test_serve import MODELS, port_of, serve
 from smg_proto import smg_pb2
@@ -117,7 +118,7 @@ async def test_load_spreads_and_no_call_is_lost_when_one_goes(
                 more -= gone.is_set()
 
         callers = [asyncio.create_task(go_on()) for _ in range(8)]
-        await eventually(lambda: ended.total() > 100, "calls are in flight", PATIENCE)
+        await async_eventually(lambda: ended.total() > 100, "calls are in flight", PATIENCE)
         running[1][0].send_signal(number)
         await asyncio.wait_for(running[1][0].wait(), PATIENCE)
         gone.set()

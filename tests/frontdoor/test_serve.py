@@ -221,7 +221,11 @@ async def test_too_few_open_files_are_a_warning_with_the_number(upstream: Upstre
         assert b"smg.v1" in await process.stdout.readline()
         limits = Path(f"/proc/{process.pid}/limits")
         if limits.exists():
-            (line,) = (line for line in limits.read_text().splitlines() if "open files" in line)
+            (line,) = (
+                line
+                for line in limits.read_text(encoding="utf-8").splitlines()
+                if "open files" in line
+            )
             assert line.split()[3] == ("200" if warned else "856")
         process.terminate()
         said = (await process.communicate())[1].decode()
@@ -264,8 +268,22 @@ async def test_an_upstream_that_cannot_be_used_is_one_line(
         upstream.forget()
         upstream.answer(status, body)
         assert said in await refused(upstream.url)
-    assert "is not an http:// or https:// URL" in await refused("localhost:1")
-    assert "password" in await refused("http://me:secret@127.0.0.1:1")
+    for url in ("localhost:1", "ftp://127.0.0.1", "http://", "http://:1"):
+        assert "is not an http:// or https:// URL" in await refused(url)
+    for url in (
+        "http://[::1",
+        "http://a:99999",
+        "http://a:b",
+        "http://a:0",
+        "http://a b",
+        "http://\n",
+    ):
+        assert "use http://HOST:PORT" in await refused(url)
+    assert "more than a host and a path" in await refused("http://127.0.0.1/?a=1")
+    for url in ("http://me:secret@127.0.0.1:1", "http://me:secret@[::1"):
+        said = await refused(url)
+        assert "password" in said or "credentials" in said
+        assert "secret" not in said
 
 
 async def test_an_upstream_may_come_up_later(upstream: Upstream) -> None:
@@ -333,7 +351,11 @@ async def test_wrong_tls_files_are_one_line(
     (tmp_path / "cert").write_bytes(authority.issue("localhost").certificate)
     (tmp_path / "key").write_bytes(other.issue("localhost").key)
     (tmp_path / "junk").write_text("junk", encoding="utf-8")
+    locked = authority.issue("localhost", password=b"sesame")
+    (tmp_path / "locked cert").write_bytes(locked.certificate)
+    (tmp_path / "locked key").write_bytes(locked.key)
     cert, key, junk = (str(tmp_path / name) for name in ("cert", "key", "junk"))
+    locked_cert, locked_key = str(tmp_path / "locked cert"), str(tmp_path / "locked key")
     for flags, said in (
         (("--tls-cert", cert), "go together"),
         (("--client-ca", cert), "--client-ca needs --tls-cert"),
@@ -341,6 +363,8 @@ async def test_wrong_tls_files_are_one_line(
         (("--tls-cert", str(tmp_path / "none"), "--tls-key", key), "no such file"),
         (("--tls-cert", junk, "--tls-key", junk), "are no certificate and its key"),
         (("--upstream-ca", junk), "no CA certificates in"),
+        (("--upstream-ca", str(tmp_path)), "no CA certificates in"),
+        (("--tls-cert", locked_cert, "--tls-key", locked_key), "the key is encrypted"),
     ):
         assert said in await refused(upstream.url, *flags)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from support import IN_CI, ROOT, missing, need, run
+from support import ROOT, missing, need, run
 
 from smg_proto.cli._languages import LANGUAGES
 
@@ -177,9 +177,6 @@ class Cpp(Toolchain):
     packages = ("cmake", "g++", "pkg-config", "libgrpc++-dev", "protobuf-compiler-grpc")
 
     def install(self) -> None:
-        if not self.installed() and IN_CI and os.geteuid() == 0 and shutil.which("apt-get"):
-            run("apt-get", "update", "-q")
-            run("apt-get", "install", "-q", "-y", "--no-install-recommends", *self.packages)
         if not self.installed():
             missing(f"no gRPC for C++: apt-get install {' '.join(self.packages)}")
 

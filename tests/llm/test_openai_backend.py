@@ -5,7 +5,8 @@ from typing import Any
 
 import grpc
 from aiohttp import web
-from frontdoor.replay import EXCHANGES, Upstream, eventually, sse, upstream
+from frontdoor.replay import EXCHANGES, Upstream, sse, upstream
+from support import async_eventually
 
 from smg_proto import llm_pb2, llm_pb2_grpc
 from smg_proto.errors import from_rpc_error
@@ -107,5 +108,5 @@ async def test_a_caller_that_leaves_ends_the_request() -> None:
         async for _piece in pieces:
             break
         await pieces.aclose()
-        await eventually(lambda: said.dropped == 1, "the request is closed")
+        await async_eventually(lambda: said.dropped == 1, "the request is closed")
         await backend.aclose()

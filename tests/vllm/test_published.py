@@ -21,7 +21,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnimplementedError,
 )
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
