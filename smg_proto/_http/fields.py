@@ -131,8 +131,8 @@ class Table(Generic[M]):
         self.rows: Mapping[str, Row] = MappingProxyType(
             {name: Row(row) if isinstance(row, str) else row for name, row in rows.items()}
         )
-        known = message.DESCRIPTOR.fields_by_name
-        if unknown := self.rows.keys() - known.keys():
+        named = message.DESCRIPTOR.fields_by_name
+        if unknown := self.rows.keys() - named.keys():
             raise TypeError(f"{message.DESCRIPTOR.full_name} has no field {min(unknown)}")
         self._required = tuple(required)
         self._always: Mapping[str, Any] = _frozen(always or {})
@@ -171,8 +171,8 @@ class Table(Generic[M]):
                 names = name.split("|")
                 if not there.intersection(names) and not _has_oneof(value, name):
                     cursor.field(names[0]).refuse("is required")
-        for names in self._either:
-            first, *others = [d.name for d, _ in fields if d.name in names] or [""]
+        for group in self._either:
+            first, *others = [d.name for d, _ in fields if d.name in group] or [""]
             for name in others:
                 cursor.field(name).refuse(f"cannot go with {first}")
         for descriptor, content in fields:
@@ -207,7 +207,7 @@ class Table(Generic[M]):
         for member in self._reads:
             member.follow(message, data)
         if self._known is not None and (rest := leftover(data, self._known)):
-            message.extra_json = to_text(rest)  # pyright: ignore[reportAttributeAccessIssue]
+            setattr(message, "extra_json", to_text(rest))  # noqa: B010
 
     def reads_member(self, name: str) -> bool:
         """Whether a member of the outermost object is read."""

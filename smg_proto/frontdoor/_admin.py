@@ -243,11 +243,13 @@ async def delete_tokenizer(
 
 
 async def get_server_info(call: Call, _: smg.GetServerInfoRequest) -> smg.ServerInfo:
-    return await _info(call, "/get_server_info", others.SERVER_INFO)
+    found: smg.ServerInfo = await _info(call, "/get_server_info", others.SERVER_INFO)
+    return found
 
 
 async def get_model_info(call: Call, _: smg.GetModelInfoRequest) -> smg.ModelInfo:
-    return await _info(call, "/get_model_info", others.MODEL_INFO)
+    found: smg.ModelInfo = await _info(call, "/get_model_info", others.MODEL_INFO)
+    return found
 
 
 async def _info(call: Call, path: str, table: Table[Any]) -> Any:

@@ -130,7 +130,9 @@ def _client_event(event: smg.RealtimeClientEvent, number: int) -> JsonObject:
             return {"type": "input_audio_buffer.append", "audio": sound}
         case "event_json":
             found: list[FieldViolation] = []
-            data = object_of_text(event.event_json, Cursor(found, f"{where}.event_json"))
+            data: JsonObject = object_of_text(
+                event.event_json, Cursor(found, f"{where}.event_json")
+            )
             if not found and not isinstance(data.get("type"), str):
                 found.append(FieldViolation(f"{where}.event_json", "must have a type"))
             if found:

@@ -80,7 +80,8 @@ async def embed(call: Call, request: smg.EmbedRequest) -> smg.EmbedResponse:
     )
     total = smg.EmbedResponse()
     total.embeddings.extend(_part_of(smg.Embedding, reply, of) for reply in replies)
-    return _sum(total, replies)
+    _sum(total, replies)
+    return total
 
 
 async def classify(call: Call, request: smg.ClassifyRequest) -> smg.ClassifyResponse:
@@ -94,7 +95,8 @@ async def classify(call: Call, request: smg.ClassifyRequest) -> smg.ClassifyResp
     )
     total = smg.ClassifyResponse()
     total.results.extend(_part_of(smg.Classification, reply, of) for reply in replies)
-    return _sum(total, replies)
+    _sum(total, replies)
+    return total
 
 
 async def _each(
@@ -155,12 +157,11 @@ async def _bounded(run: Callable[[Any], Awaitable[T]], inputs: list[Any]) -> lis
     return [results[number] for number in range(len(inputs))]
 
 
-def _sum(total: Any, replies: Iterable[Any]) -> Any:
+def _sum(total: Any, replies: Iterable[Any]) -> None:
     """A reply with the usage of all, and what the first one has beside its result."""
     good = [reply for reply in replies if not isinstance(reply, SmgError)]
     total.model, total.extra_json = good[0].model, good[0].extra_json
     reading("the usage", _add_usage, total, good)
-    return total
 
 
 def _add_usage(total: Any, replies: Iterable[Any]) -> None:

@@ -212,7 +212,7 @@ def value_text(data: Any) -> str:
 
 
 def is_refusal(data: Any) -> bool:
-    return data == "refusal"
+    return bool(data == "refusal")
 
 
 _PROBABILITY = Table(

@@ -211,7 +211,9 @@ def conditions(data: Any) -> Any:
         yield smg.WorkerCondition(type="Healthy", met=data["is_healthy"])
     if job:
         yield smg.WorkerCondition(
-            type=job.get("job_type"), reason=job.get("status"), message=job.get("message")
+            type=job.get("job_type") or "",
+            reason=job.get("status") or "",
+            message=job.get("message") or "",
         )
     if data.get("stalled"):
         yield smg.WorkerCondition(type="Stalled", met=True, message=data["stalled"])

@@ -127,8 +127,8 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
             *refused,
             most={"n": 128},
         )
-        for field, prompt in found.items():
-            self._core.check_length(prompt, field)
+        for field, tokens in found.items():
+            self._core.check_length(tokens, field)
         return list(found.values())
 
     def _echo(
