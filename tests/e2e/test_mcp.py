@@ -119,7 +119,7 @@ def test_a_server_that_is_not_there_is_named(door: Door) -> None:
 
 def test_mcp_items_are_refused_as_input(door: Door) -> None:
     call = smg.ToolCall(id="a", name="b", arguments="{}", server_label="weather")
-    items = smg.Items(items=[smg.Item(tool_call=call)])
+    items = [smg.ResponseItem(tool_call=call)]
     with pytest.raises(grpc.RpcError) as caught:
         door.responses.CreateResponse(smg.CreateResponseRequest(model="demo-model", items=items))
     (violation,) = from_rpc_error(caught.value).field_violations

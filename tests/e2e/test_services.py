@@ -191,10 +191,10 @@ def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
     assert item.message.content[0].text == "How are you?"
 
     # What came out goes back in, as items or by its id.
-    more = smg.Item(
+    more = smg.ResponseItem(
         message=smg.ItemMessage(role=smg.ROLE_USER, content=[smg.ContentPart(text="And?")])
     )
-    both = smg.Items(items=[item, *made.output, more])
+    both = [item, *made.output, more]
     by_items = smg.CreateResponseRequest(model=house.model, items=both, max_tokens=4)
     by_id = smg.CreateResponseRequest(
         model=house.model, input="And?", previous_response_id=made.id, max_tokens=4

@@ -211,7 +211,7 @@ def chat_stream_http(chunks: Iterable[Json]) -> View:
 # --- Messages ---
 
 
-def _block(block: smg.Block) -> View:
+def _block(block: smg.MessageBlock) -> View:
     match block.WhichOneof("block"):
         case "text":
             return {"text": block.text}
@@ -224,7 +224,7 @@ def _block(block: smg.Block) -> View:
             raise AssertionError(f"a block of kind {other} in a reply")
 
 
-def message(reply: smg.Message) -> View:
+def message(reply: smg.MessageResponse) -> View:
     usage = usage_of(reply.usage)
     del usage["all"]
     return {
@@ -239,7 +239,7 @@ def message(reply: smg.Message) -> View:
 def message_stream(events: Iterable[smg.MessageEvent]) -> View:
     first, *middle, last = events
     assert first.HasField("start") and last.HasField("end")
-    whole = smg.Message()
+    whole = smg.MessageResponse()
     whole.CopyFrom(last.end)
     for event in middle:
         if event.HasField("block_start"):
@@ -310,7 +310,7 @@ def message_stream_http(events: Iterable[Json]) -> View:
 # --- Responses ---
 
 
-def _item(item: smg.Item) -> View:
+def _item(item: smg.ResponseItem) -> View:
     match item.WhichOneof("item"):
         case "message":
             return {"said": [part.text for part in item.message.content]}

@@ -9,7 +9,7 @@ from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.errors import SmgError, from_rpc_error
 
 USER = smg.ChatMessage(role=smg.ROLE_USER, content="a")
-TURN = smg.Turn(role=smg.ROLE_USER, blocks=[smg.Block(text="a")])
+TURN = smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(text="a")])
 
 REQUESTS: dict[str, Any] = {
     "CompletionService.Complete": smg.CompletionRequest(model="demo-model", prompt="a"),

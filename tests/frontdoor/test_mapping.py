@@ -166,15 +166,15 @@ def test_media_have_the_form_of_their_route() -> None:
         {"type": "video_url", "video_url": {"url": "http://a/b"}},
     ]
     picture = smg.Media(data=b"\x00\x01", media_type="image/png")
-    turn = smg.Turn(role=smg.ROLE_USER, blocks=[smg.Block(image=picture)])
+    turn = smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(image=picture)])
     body = written(message.REQUEST, turns=[turn], max_tokens=1)
     assert body["messages"][0]["content"][0]["source"] == {
         "type": "base64",
         "media_type": "image/png",
         "data": "AAE=",
     }
-    item = smg.Item(message=smg.ItemMessage(role=smg.ROLE_USER, content=[{"image": data}]))  # type: ignore[list-item]
-    body = written(response.REQUEST, items=smg.Items(items=[item]))
+    item = smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content=[{"image": data}]))  # type: ignore[list-item]
+    body = written(response.REQUEST, items=[item])
     assert body["input"][0]["content"] == [
         {"type": "input_image", "image_url": "data:image/png;base64,AAE=", "detail": "low"}
     ]
@@ -182,15 +182,15 @@ def test_media_have_the_form_of_their_route() -> None:
 
 def test_blocks_go_both_ways() -> None:
     blocks = [
-        smg.Block(reasoning=smg.Reasoning(text="hm", signature="s")),
-        smg.Block(text="so"),
-        smg.Block(tool_call=smg.ToolCall(id="1", name="f", arguments='{"b":1,"a":2.50}')),
+        smg.MessageBlock(reasoning=smg.Reasoning(text="hm", signature="s")),
+        smg.MessageBlock(text="so"),
+        smg.MessageBlock(tool_call=smg.ToolCall(id="1", name="f", arguments='{"b":1,"a":2.50}')),
     ]
     turns = [
         smg.Turn(role=smg.ROLE_ASSISTANT, blocks=blocks),
         smg.Turn(
             role=smg.ROLE_USER,
-            blocks=[smg.Block(tool_result=smg.ToolResult(call_id="1", text="x", is_error=True))],
+            blocks=[smg.MessageBlock(tool_result=smg.ToolResult(call_id="1", text="x", is_error=True))],
         ),
     ]
     assistant, user = written(message.REQUEST, turns=turns, max_tokens=1)["messages"]
@@ -230,7 +230,7 @@ def test_the_order_of_keys_and_whole_numbers_survive() -> None:
 )
 def test_tool_choices_have_the_form_of_their_route(choice: smg.ToolChoice, sent: Any) -> None:
     assert written(chat.REQUEST, messages=USER, tool_choice=choice)["tool_choice"] == sent[0]
-    turns = [smg.Turn(role=smg.ROLE_USER, blocks=[smg.Block(text="a")])]
+    turns = [smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(text="a")])]
     body = written(message.REQUEST, turns=turns, max_tokens=1, tool_choice=choice)
     assert body["tool_choice"] == sent[1]
     one_at_a_time = written(

@@ -156,7 +156,7 @@ def test_message_blocks_keep_their_order_and_go_back(channel: grpc.Channel) -> N
     stub = rpc.MessageServiceStub(channel)
     request = pb.CreateMessageRequest(model=MODEL, max_tokens=200, tools=[WEATHER])
     request.reasoning_effort = "low"
-    request.turns.add(role=pb.ROLE_USER, blocks=[pb.Block(text="Call get_weather.")])
+    request.turns.add(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text="Call get_weather.")])
     reply = stub.CreateMessage(request)
     assert [block.WhichOneof("block") for block in reply.blocks] == ["reasoning", "tool_call"]
     assert reply.finish_reason == "tool_use"
@@ -164,7 +164,7 @@ def test_message_blocks_keep_their_order_and_go_back(channel: grpc.Channel) -> N
     assert counted == reply.usage.prompt_tokens
     request.turns.add(role=pb.ROLE_ASSISTANT, blocks=reply.blocks)
     result = pb.ToolResult(call_id=reply.blocks[1].tool_call.id, text="18 degrees")
-    request.turns.add(role=pb.ROLE_USER, blocks=[pb.Block(tool_result=result)])
+    request.turns.add(role=pb.ROLE_USER, blocks=[pb.MessageBlock(tool_result=result)])
     request.reasoning_effort = ""
     answer = stub.CreateMessage(request)
     assert [block.WhichOneof("block") for block in answer.blocks] == ["text"]
@@ -173,7 +173,7 @@ def test_message_blocks_keep_their_order_and_go_back(channel: grpc.Channel) -> N
 
 def test_message_finish_reasons(channel: grpc.Channel, gateway: FakeGateway) -> None:
     stub = rpc.MessageServiceStub(channel)
-    turn = pb.Turn(role=pb.ROLE_USER, blocks=[pb.Block(text="x")])
+    turn = pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text="x")])
     gateway.script.add(Answer("one two three"), times=2)
     cut = pb.CreateMessageRequest(model=MODEL, turns=[turn], max_tokens=2)
     assert stub.CreateMessage(cut).finish_reason == "max_tokens"
@@ -193,10 +193,10 @@ def test_stored_response_is_gone_on_from_listed_and_deleted(channel: grpc.Channe
     )
     assert first.status == pb.RESPONSE_STATUS_COMPLETED and first.metadata["k"] == "v"
     call = first.output[0].tool_call
-    result = pb.Item(tool_result=pb.ToolResult(call_id=call.id, text="18 degrees"))
+    result = pb.ResponseItem(tool_result=pb.ToolResult(call_id=call.id, text="18 degrees"))
     second = stub.CreateResponse(
         pb.CreateResponseRequest(
-            model=MODEL, previous_response_id=first.id, items=pb.Items(items=[result])
+            model=MODEL, previous_response_id=first.id, items=[result]
         )
     )
     assert second.previous_response_id == first.id
