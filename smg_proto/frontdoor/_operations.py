@@ -33,14 +33,20 @@ async def complete(call: Call, request: smg.CompletionRequest) -> smg.Completion
     path, table, reply = generate_route(request)
     answer = await call.ask("POST", path, write_request(table, request))
     data = answer.json(f"the answer to {path}")
+    if several(request):
+        reading("the choices", _in_order, data)
     one = data[0] if is_list(data) and data else data  # of /generate a list of one
     found = read_reply(reply, one, f"the answer to {path}")
     found.model = found.model or request.model
     if several(request):
         read = completion.CHOICE.read
-        choices = [reading("a choice", read, choice) for choice in data["choices"]]
-        found.choices.extend(sorted(choices, key=lambda choice: choice.index))
+        found.choices.extend(reading("a choice", read, choice) for choice in data["choices"])
     return found
+
+
+def _in_order(data: Any) -> None:
+    """The choices by their indexes: the first one is the reply's own text."""
+    data["choices"].sort(key=lambda choice: choice.get("index", 0))
 
 
 def several(request: smg.CompletionRequest) -> bool:

@@ -1,5 +1,7 @@
 """A valid request for each RPC, and how to make it."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -119,7 +121,7 @@ def stub(channel: grpc.aio.Channel, name: str) -> Any:
 async def call(channel: grpc.aio.Channel, name: str, request: Any = None) -> Any:
     """The reply; of a stream the list of events, of one without an end those that it begins with."""
     if name in CONVERSATIONS:
-        return [event async for event in stub(channel, name)(iter(request or CONVERSATIONS[name]))]
+        return await _converse(channel, name, request or CONVERSATIONS[name])
     if name in STREAMS:
         events: list[Any] = []
         async for event in stub(channel, name)(request or STREAMS[name]):
@@ -128,6 +130,21 @@ async def call(channel: grpc.aio.Channel, name: str, request: Any = None) -> Any
                 break
         return events
     return await stub(channel, name)(request or REQUESTS[name])
+
+
+async def _converse(channel: grpc.aio.Channel, name: str, requests: list[Any]) -> list[Any]:
+    """What comes back while the client goes on listening."""
+    over = asyncio.Event()
+
+    async def said() -> AsyncIterator[Any]:
+        for each in requests:
+            yield each
+        await over.wait()
+
+    try:
+        return [event async for event in stub(channel, name)(said())]
+    finally:
+        over.set()
 
 
 async def failure(channel: grpc.aio.Channel, name: str, request: Any = None) -> SmgError:

@@ -73,7 +73,7 @@ class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._begun = False
+        self._begun = self._heard = False
         self._extra: JsonObject = {}
 
     def _text_delta(self, place: Place, field: str, text: str) -> smg.TranscriptionEvent:
@@ -94,7 +94,10 @@ class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
         match data.get("type"):
             case "transcript.text.delta":
                 self._tell_text(0, "text", data["delta"])
+                self._heard = True
             case "transcript.text.done":
+                if not self._heard:  # a worker that says it all at once
+                    self._tell_text(0, "text", data.get("text") or "")
                 end = _END.read(data)
                 end.extra_json = to_text(self._extra) if self._extra else ""
                 self._tell(smg.TranscriptionEvent(end=end))
