@@ -154,8 +154,9 @@ def read_session(data: Any) -> smg.RealtimeSession:
 
 
 def decision_part(value: Any, cursor: Cursor) -> Any:
-    if value.WhichOneof("part") not in ("text", "image"):
-        cursor.refuse("must be a text or an image")
+    kind = value.WhichOneof("part")
+    if kind not in ("text", "image", None):
+        cursor.field(kind).refuse()
         return None
     return INPUT_PART.write(value, cursor)
 
