@@ -29,14 +29,16 @@ from smg_proto._http.shapes import (
     JsonObject,
     Unsendable,
     as_list,
+    as_object,
     is_list,
     is_object,
     parse_to_send,
     to_text,
 )
-from smg_proto.errors import FieldViolation, invalid
+from smg_proto.errors import FieldViolation, SmgError, invalid
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 NOT_CARRIED = "this route cannot carry it"
 # What one request may hold. Each is far above any real request, and keeps one that is made to be
@@ -314,6 +316,14 @@ def read_reply(table: Table[M], data: Any, what: str) -> M:
         if reports_failure or reading(what, table.lacks_a_member, data):
             raise from_error_body(data, unreadable)
     return reading(what, table.read, data)
+
+
+def read_whole(read: Callable[[Any], T], data: Any, what: str) -> T:
+    """As `read_reply`, of what no table reads as it is."""
+    try:
+        return reading(what, read, data)
+    except SmgError as error:
+        raise from_error_body(as_object(data), error.message) from None
 
 
 # --- Rows and functions that the tables are made of ---

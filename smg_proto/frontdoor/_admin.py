@@ -8,7 +8,7 @@ from urllib.parse import quote
 from smg_proto import __version__
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import reading
-from smg_proto._http.fields import Table, read_reply, write_request
+from smg_proto._http.fields import Table, read_reply, read_whole, write_request
 from smg_proto._http.mapping import others
 from smg_proto._http.shapes import as_object, is_object, parse, to_text
 from smg_proto._paging import page
@@ -97,7 +97,7 @@ async def create_worker(call: Call, request: smg.CreateWorkerRequest) -> smg.Wor
 
     async def create() -> str:
         accepted = (await call.ask("POST", "/workers", body)).json("the answer to /workers")
-        return reading("the answer to /workers", others.accepted_worker, accepted)
+        return read_whole(others.accepted_worker, accepted, "the answer to /workers")
 
     return await _worker(call, await call.once(request.idempotency_key, create))
 
@@ -198,7 +198,7 @@ async def _workers(call: Call, model: str = "") -> list[smg.Worker]:
 async def _worker(call: Call, id: str) -> smg.Worker:
     path = path_of("/workers", id)
     data = (await call.ask("GET", path)).json("the worker")
-    return reading("the worker", others.read_worker, data)
+    return read_whole(others.read_worker, data, "the worker")
 
 
 # --- Tokenizers ---

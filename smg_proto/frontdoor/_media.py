@@ -10,7 +10,14 @@ import aiohttp
 
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import reading, truncated, unreadable
-from smg_proto._http.fields import Cursor, Table, object_of_text, read_reply, write_request
+from smg_proto._http.fields import (
+    Cursor,
+    Table,
+    object_of_text,
+    read_reply,
+    read_whole,
+    write_request,
+)
 from smg_proto._http.mapping import media
 from smg_proto._http.shapes import JsonObject, is_object, parse, to_text
 from smg_proto.errors import FieldViolation, invalid
@@ -62,7 +69,7 @@ def create_session(path: str, table: Table[Any]) -> Unary:
     async def run(call: Call, request: Any) -> smg.RealtimeSession:
         body = write_request(table, request)
         data = (await call.ask("POST", path, body)).json(f"the answer to {path}")
-        return reading(f"the answer to {path}", media.read_session, data)
+        return read_whole(media.read_session, data, f"the answer to {path}")
 
     return run
 

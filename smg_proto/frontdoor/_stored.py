@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import reading, truncated
-from smg_proto._http.fields import write_request
+from smg_proto._http.fields import read_whole, write_request
 from smg_proto._http.mapping import conversation, response
 from smg_proto._http.shapes import as_object
 from smg_proto._paging import page
@@ -199,7 +199,7 @@ async def get_item(call: Call, request: smg.GetConversationItemRequest) -> smg.R
     path = path_of(_CONVERSATIONS, request.id, "/items")
     path = inner_path(path, "item_id", request.item_id)
     answer = await call.ask("GET", path)
-    return conversation.read_item(answer.json("the item"))
+    return read_whole(conversation.read_item, answer.json("the item"), "the item")
 
 
 async def delete_item(call: Call, request: smg.DeleteConversationItemRequest) -> smg.Conversation:

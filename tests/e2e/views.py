@@ -285,7 +285,10 @@ def message_http(reply: Json) -> View:
         "finish": FINISH.get(reply["stop_reason"], reply["stop_reason"]),
         "stop": reply["stop_sequence"],
         "usage": {
-            "in": usage["input_tokens"],
+            # The route counts tokens of the cache beside those of the input.
+            "in": usage["input_tokens"]
+            + usage["cache_read_input_tokens"]
+            + usage["cache_creation_input_tokens"],
             "out": usage["output_tokens"],
             "cached": usage["cache_read_input_tokens"],
             "reasoning": usage.get("output_tokens_details", {}).get("thinking_tokens", 0),

@@ -25,7 +25,9 @@ def chat(body: Any) -> smg.ChatRequest:
 
 
 def completion(body: Any) -> smg.CompletionRequest:
-    request = smg.CompletionRequest(**plain(body, "model", "max_tokens", "temperature", "stop", "n"))
+    request = smg.CompletionRequest(
+        **plain(body, "model", "max_tokens", "temperature", "stop", "n")
+    )
     if isinstance(body["prompt"], list):
         request.prompts.extend(smg.CompletionPrompt(text=text) for text in body["prompt"])
     else:

@@ -23,7 +23,9 @@ async def test_an_rpc_is_what_it_was(
 
 
 def test_every_rpc_has_a_case() -> None:
-    assert {case["rpc"] for case in CASES} == REQUESTS.keys() | STREAMS.keys() | CONVERSATIONS.keys()
+    assert {
+        case["rpc"] for case in CASES
+    } == REQUESTS.keys() | STREAMS.keys() | CONVERSATIONS.keys()
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,7 @@ OTHERS = {
     "generate": "CompletionService.Complete",
     "generate_stream": "CompletionService.StreamComplete",
 }
-GENERATIONS = sorted(
-    EXCHANGES.keys() - OTHERS.keys() - NO_RPC - SEVERAL.keys() - FAILURES.keys()
-)
+GENERATIONS = sorted(EXCHANGES.keys() - OTHERS.keys() - NO_RPC - SEVERAL.keys() - FAILURES.keys())
 
 
 def rpc_of(name: str) -> str:

@@ -104,7 +104,10 @@ INVALID: list[tuple[Any, list[str]]] = [
     (message(temperature=2.5), ["temperature"]),
     (message(top_k=-1), ["top_k"]),
     (message(turns=[pb.Turn(blocks=[pb.MessageBlock(text="x")])]), ["turns[0].role"]),
-    (message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock()])]), ["turns[0].blocks[0]"]),
+    (
+        message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock()])]),
+        ["turns[0].blocks[0]"],
+    ),
     (response(input=""), ["input"]),
     (response(output_format=pb.OutputFormat(regex="a")), ["output_format.regex"]),
     (items(pb.ResponseItem()), ["items.items[0]"]),

@@ -195,9 +195,7 @@ def test_stored_response_is_gone_on_from_listed_and_deleted(channel: grpc.Channe
     call = first.output[0].tool_call
     result = pb.ResponseItem(tool_result=pb.ToolResult(call_id=call.id, text="18 degrees"))
     second = stub.CreateResponse(
-        pb.CreateResponseRequest(
-            model=MODEL, previous_response_id=first.id, items=[result]
-        )
+        pb.CreateResponseRequest(model=MODEL, previous_response_id=first.id, items=[result])
     )
     assert second.previous_response_id == first.id
     assert second.output[0].message.role == pb.ROLE_ASSISTANT

@@ -3,7 +3,6 @@
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.failures import reading
 from smg_proto._http.fields import Row, Table, nested, same, timestamp
 from smg_proto._http.mapping.common import unsent
 from smg_proto._http.mapping.response import ITEM, MADE_ITEM
@@ -28,11 +27,7 @@ ITEMS = Table(
 
 
 def read_item(data: Any) -> smg.ResponseItem:
-    return reading("the item", _item, data)
-
-
-def _item(data: Any) -> smg.ResponseItem:
     item: smg.ResponseItem | None = MADE_ITEM.read(data)
-    if item is None:
-        raise TypeError("an item without a type")
+    if item is None or data["type"] == "error":
+        raise TypeError("not an item")
     return item
