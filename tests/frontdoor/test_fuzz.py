@@ -346,7 +346,7 @@ TEXTS = [
 def fill_json_texts(request: Any, texts: Iterator[str]) -> None:
     """Put odd texts into every field of JSON that is set."""
     for field, value in request.ListFields():
-        if field.name.endswith("json") and isinstance(value, str) or field.name == "arguments":
+        if (field.name.endswith("json") and isinstance(value, str)) or field.name == "arguments":
             setattr(request, field.name, next(texts))
         elif field.message_type and not field.message_type.GetOptions().map_entry:
             for inner in value if hasattr(value, "append") else [value]:
