@@ -119,7 +119,7 @@ def stub(channel: grpc.aio.Channel, name: str) -> Any:
 
 
 async def call(channel: grpc.aio.Channel, name: str, request: Any = None) -> Any:
-    """The reply; of a stream the list of events, of one without an end those that it begins with."""
+    """The reply; of a stream the list of events, without an end those that it begins with."""
     if name in CONVERSATIONS:
         return await _converse(channel, name, request or CONVERSATIONS[name])
     if name in STREAMS:

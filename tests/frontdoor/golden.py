@@ -1,8 +1,9 @@
 """One request and reply of each RPC, as they are on both sides: golden.json.
 
 Each case has the gRPC request, the HTTP requests that it becomes, the gateway's answers (or the
-events of its stream, or the frames of its WebSocket) and the gRPC reply (or the events). `python tests/frontdoor/golden.py` writes
-down what the front door does now; then read the difference, line by line: it is what users get.
+events of its stream, or the frames of its WebSocket) and the gRPC reply (or the events). `python
+tests/frontdoor/golden.py` writes down what the front door does now; then read the difference, line
+by line: it is what users get.
 """
 
 import asyncio
