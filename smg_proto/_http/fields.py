@@ -71,8 +71,9 @@ class Cursor:
 
 
 # Members of an object that are known: None for the whole member, or those inside of it, or of
-# each object in an array.
-Known = Mapping[str, "Known | Sequence[Known] | None"]
+# each object in an array; a function tells them of an object whose kind matters.
+Known = Mapping[str, "Known | Sequence[Known | KnownOf] | None"]
+KnownOf = Callable[[Any], Known]
 # A value as JSON. What is wrong with it goes to the cursor; what is returned then is of no use.
 Write = Callable[[Any, Cursor], Any]
 # A value from JSON; None leaves the field unset. It may raise whatever `failures.reading` knows.
@@ -228,6 +229,7 @@ class Variants:
 
     `read_also` are kinds that only come from the gateway; `common` are fields beside the variants.
     A kind that is not known becomes `opaque`, as it came, or None if the message has no such field.
+    `inner` has, by the tag of a kind, what is known inside of some of its members.
     """
 
     def __init__(
@@ -237,6 +239,7 @@ class Variants:
         *,
         read_also: Mapping[str, tuple[str, Rows]] = MappingProxyType({}),
         common: Rows = NO_ROWS,
+        inner: Mapping[str, Known] = MappingProxyType({}),
     ) -> None:
         def table(tag: str, rows: Rows) -> Table[Any]:
             return Table(message, {**common, **rows}, always={"type": tag})
@@ -245,6 +248,7 @@ class Variants:
         self._opaque = "opaque" in message.DESCRIPTOR.fields_by_name
         self._beside = Table(message, common)
         self._common = frozenset(common)
+        self._inner = inner
         self._writes = MappingProxyType(
             {field: table(tag, rows) for field, (tag, rows) in kinds.items()}
         )
@@ -252,6 +256,14 @@ class Variants:
             {tag: self._writes[field] for field, (tag, _) in kinds.items()}
             | {tag: table(tag, rows) for tag, rows in read_also.values()}
         )
+
+    def known(self, data: JsonObject) -> Known:
+        """The members that are read of an object, by its kind."""
+        kind = data.get("type")
+        table = self._reads.get(kind)
+        if table is not None:
+            return {**dict.fromkeys(table.members), **self._inner.get(kind or "", {})}
+        return dict.fromkeys(data) if self._opaque else {}
 
     def write(self, value: Any, cursor: Cursor) -> Any:
         chosen = [d.name for d, _ in value.ListFields() if d.name not in self._common]
@@ -361,7 +373,11 @@ def leftover(data: JsonObject, known: Known) -> JsonObject:
         elif isinstance(inner, _MAPPING) and is_object(value):
             found = leftover(value, inner) or None
         elif isinstance(inner, tuple) and is_list(value):
-            each = [leftover(item, inner[0]) if is_object(item) else {} for item in value]
+            of: Any = inner[0]
+            each = [
+                leftover(item, of(item) if callable(of) else of) if is_object(item) else {}
+                for item in value
+            ]
             found = each if any(each) else None
         else:
             found = None

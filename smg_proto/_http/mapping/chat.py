@@ -22,6 +22,7 @@ from smg_proto._http.fields import (
 from smg_proto._http.mapping.common import (
     CHAT_FORMAT,
     CHAT_TOOL,
+    KNOWN_USAGE,
     ROLE,
     SAMPLING_ROWS,
     USAGE,
@@ -84,18 +85,16 @@ _MESSAGE = Table(
     required=["role"],
     either=[("content", "parts")],
 )
-_KNOWN_MESSAGE: Known = dict.fromkeys(
-    [
-        "role",
-        "content",
-        "reasoning_content",
-        "refusal",
-        "annotations",
-        "audio",
-        "tool_calls",
-        "name",
-    ]
-)
+_KNOWN_MESSAGE: Known = {
+    **dict.fromkeys(["role", "content", "reasoning_content", "refusal", "annotations", "name"]),
+    "audio": {"data": None},
+    "tool_calls": (
+        {
+            **dict.fromkeys(["id", "type", "index"]),
+            "function": dict.fromkeys(["name", "arguments"]),
+        },
+    ),
+}
 
 
 def chat_message(value: Any, cursor: Cursor) -> JsonObject:
@@ -168,10 +167,14 @@ _CHOICE = Table(
         "token_ids": Row("token_ids"),
     },
 )
-_KNOWN_CHOICE: Known = dict.fromkeys(
-    ["index", "finish_reason", "matched_stop", "stop_reason", "token_ids", "logprobs"]
-)
-_KNOWN: Known = dict.fromkeys(["id", "object", "model", "created", "usage", "prompt_token_ids"])
+_KNOWN_CHOICE: Known = {
+    **dict.fromkeys(["index", "finish_reason", "matched_stop", "stop_reason", "token_ids"]),
+    "logprobs": {"content": None},
+}
+_KNOWN: Known = {
+    **dict.fromkeys(["id", "object", "model", "created", "prompt_token_ids"]),
+    "usage": KNOWN_USAGE,
+}
 _HEAD = same("id", "model") | {"create_time": Row("created", read=timestamp)}
 REPLY = Table(
     smg.ChatResponse,

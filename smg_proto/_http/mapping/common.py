@@ -6,6 +6,7 @@ from typing import Any
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import (
     Cursor,
+    Known,
     Names,
     Row,
     Table,
@@ -329,6 +330,18 @@ USAGE = Table(
         rejected_prediction_tokens="completion_tokens_details.rejected_prediction_tokens",
     ),
 )
+KNOWN_USAGE: Known = {
+    **dict.fromkeys(["prompt_tokens", "completion_tokens", "total_tokens"]),
+    "prompt_tokens_details": dict.fromkeys(
+        ["cached_tokens", "cache_creation_tokens", "audio_tokens"]
+    ),
+    "completion_tokens_details": dict.fromkeys(
+        [
+            *("reasoning_tokens", "audio_tokens"),
+            *("accepted_prediction_tokens", "rejected_prediction_tokens"),
+        ]
+    ),
+}
 RESPONSE_USAGE = Table(
     smg.Usage,
     counts(

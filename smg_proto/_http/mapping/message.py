@@ -83,11 +83,23 @@ BLOCK = Variants(
     smg.MessageBlock,
     _TEXT_OR_IMAGE
     | {
-        "reasoning": ("thinking", {"reasoning": Row("", write_reasoning, _REASONING.read)}),
+        "reasoning": (
+            "thinking",
+            {
+                "reasoning": Row(
+                    "", write_reasoning, _REASONING.read, members=("thinking", "signature")
+                )
+            },
+        ),
         "tool_call": ("tool_use", {"tool_call": nested("", _TOOL_CALL)}),
         "tool_result": ("tool_result", {"tool_result": nested("", _TOOL_RESULT)}),
     },
-    read_also={"reasoning": ("redacted_thinking", {"reasoning": Row("", read=read_redacted)})},
+    read_also={
+        "reasoning": (
+            "redacted_thinking",
+            {"reasoning": Row("", read=read_redacted, members=("data",))},
+        )
+    },
     common={"annotations": Row("citations", write_annotation, read_annotation)},
 )
 _TURN = Table(
@@ -199,9 +211,16 @@ _FINISH = {
     "finish_reason": Row("stop_reason", read=finish_reason),
     "matched_stop": Row("stop_sequence", read=stop_sequence),
 }
-_KNOWN: Known = dict.fromkeys(
-    ["id", "type", "role", "model", "content", "usage", "stop_reason", "stop_sequence"]
-)
+_KNOWN_USAGE: Known = {
+    **dict.fromkeys(["input_tokens", "output_tokens"]),
+    **dict.fromkeys(["cache_read_input_tokens", "cache_creation_input_tokens"]),
+    "output_tokens_details": {"thinking_tokens": None},
+}
+_KNOWN: Known = {
+    **dict.fromkeys(["id", "type", "role", "model", "stop_reason", "stop_sequence"]),
+    "content": (BLOCK.known,),
+    "usage": _KNOWN_USAGE,
+}
 REPLY = Table(
     smg.MessageResponse,
     _HEAD | _FINISH | {"blocks": nested("content", BLOCK), "usage": nested("usage", _USAGE)},

@@ -41,7 +41,7 @@ from smg_proto._http.sse import ServerSentEvent
 
 _IMAGE: tuple[str, Rows] = (
     "input_image",
-    {"image": Row("", response_image, read_response_image)},
+    {"image": Row("", response_image, read_response_image, members=("image_url", "detail"))},
 )
 _REFUSAL: tuple[str, Rows] = ("refusal", {"refusal": "refusal"})
 _ANNOTATIONS: Rows = {"annotations": Row("annotations", write_annotation, read_annotation)}
@@ -184,10 +184,17 @@ _STATUS = Names(
         smg.ITEM_STATUS_FAILED: "failed",
     }
 )
+_REASONING_MEMBERS = ("summary", "content", "encrypted_content")
 _COMMON = {"id": Row("id"), "status": _STATUS.at("status")}
 _KINDS: dict[str, tuple[str, Rows]] = {
-    "message": ("message", {"message": Row("", item_message, _MESSAGE.read)}),
-    "reasoning": ("reasoning", {"reasoning": Row("", reasoning, read_reasoning)}),
+    "message": (
+        "message",
+        {"message": Row("", item_message, _MESSAGE.read, members=("role", "content"))},
+    ),
+    "reasoning": (
+        "reasoning",
+        {"reasoning": Row("", reasoning, read_reasoning, members=_REASONING_MEMBERS)},
+    ),
     "tool_call": ("function_call", {"tool_call": nested("", _CALL)}),
     "tool_result": ("function_call_output", {"tool_result": nested("", _RESULT)}),
 }
@@ -201,6 +208,11 @@ MADE_ITEM = Variants(
         "mcp_tool_list": ("mcp_list_tools", {"mcp_tool_list": nested("", _TOOL_LIST)}),
     },
     common=_COMMON,
+    inner={
+        "message": {"content": (INPUT_PART.known,)},
+        "mcp_call": {"error": dict.fromkeys(["type", "content"])},
+        "mcp_list_tools": {"tools": (dict.fromkeys(["name", "description", "input_schema"]),)},
+    },
 )
 
 # --- Requests and replies ---
@@ -269,15 +281,24 @@ _HEAD = same("id", "model", "previous_response_id", "metadata", "background") | 
     "error": nested("error", _ERROR),
 }
 # Beside what is read, the settings of the request, which the gateway repeats.
-_KNOWN: Known = dict.fromkeys(
-    [
-        *("id", "object", "model", "previous_response_id", "metadata", "background", "status"),
-        *("created_at", "completed_at", "incomplete_details", "conversation", "usage", "error"),
-        *("output", "instructions", "max_output_tokens", "parallel_tool_calls", "reasoning"),
-        *("store", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p"),
-        *("truncation", "user", "max_tool_calls", "include"),
-    ]
-)
+_KNOWN_USAGE: Known = {
+    **dict.fromkeys(["input_tokens", "output_tokens", "total_tokens"]),
+    "input_tokens_details": dict.fromkeys(["cached_tokens", "cache_write_tokens"]),
+    "output_tokens_details": {"reasoning_tokens": None},
+}
+_KNOWN: Known = {
+    "usage": _KNOWN_USAGE,
+    "output": (MADE_ITEM.known,),
+    **dict.fromkeys(
+        [
+            *("id", "object", "model", "previous_response_id", "metadata", "background", "status"),
+            *("created_at", "completed_at", "incomplete_details", "conversation", "error"),
+            *("instructions", "max_output_tokens", "parallel_tool_calls", "reasoning"),
+            *("store", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p"),
+            *("truncation", "user", "max_tool_calls", "include"),
+        ]
+    ),
+}
 HEAD = Table(smg.Response, _HEAD, known=_KNOWN)
 REPLY = Table(
     smg.Response,
