@@ -18,16 +18,24 @@ from smg_proto.testing._gateway.core import (
     Context,
     Core,
     Failing,
+    Kept,
     injected,
     not_found,
     set_now,
     unsupported,
 )
 from smg_proto.testing._gateway.items import OutputItems, said_in, user_message
+from smg_proto.testing._gateway.kept import add_items, find
 from smg_proto.testing._gateway.output import Splitter
 from smg_proto.testing._scripting import Injected, interrupted
 
 _Job = asyncio.Task[None]
+_FINAL = (
+    pb.RESPONSE_STATUS_COMPLETED,
+    pb.RESPONSE_STATUS_INCOMPLETE,
+    pb.RESPONSE_STATUS_FAILED,
+    pb.RESPONSE_STATUS_CANCELLED,
+)
 
 
 @dataclass
@@ -36,25 +44,37 @@ class _Stored:
 
     response: pb.Response
     input: list[pb.ResponseItem]
-    history: list[pb.ResponseItem]  # of the responses that it goes on from
+    history: list[pb.ResponseItem]  # of the responses, or the conversation, that it goes on from
+    kept: Kept | None = None
     job: _Job | None = None
     events: list[pb.ResponseEvent] = field(default_factory=list[pb.ResponseEvent])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    error: SmgError | None = None
+
+    def tell(self) -> None:
+        """Wake those who watch."""
+        self.news.set()
+        self.news = asyncio.Event()
 
     def fail(self, error: SmgError) -> None:
         self.response.status = pb.RESPONSE_STATUS_FAILED
         self.response.error.CopyFrom(pb.Failure(reason=error.reason, message=error.message))
+        self.error = error
 
 
 class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
         self._stored: dict[tuple[str, str], _Stored] = {}
+        self._keys: dict[tuple[str, str], _Stored] = {}
 
     async def CreateResponse(
         self, request: pb.CreateResponseRequest, context: Context
     ) -> pb.Response:
         call = await self._core.begin("CreateResponse", request, context)
         async with Failing(context):
+            if again := self._begun(request, call):
+                return _copy(again)
             stored = self._new(request, call)
             if request.background:
                 self._start(request, call, stored)
@@ -85,6 +105,26 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
 
         return await self._core.plain_of("GetResponse", request, context, answer)
 
+    async def WatchResponse(
+        self, request: pb.WatchResponseRequest, context: Context
+    ) -> AsyncIterator[pb.ResponseEvent]:
+        call = await self._core.begin("WatchResponse", request, context)
+        async with Failing(context):
+            stored = self._find(call.tenant, request.id)
+            sent = request.starting_after + 1 if request.HasField("starting_after") else 0
+            while True:
+                news = stored.news
+                for event in stored.events[sent:]:
+                    yield event
+                sent = max(sent, len(stored.events))
+                if stored.error is not None:
+                    raise stored.error
+                if stored.response.status in _FINAL:
+                    break
+                await news.wait()
+            if stored.response.status == pb.RESPONSE_STATUS_CANCELLED:
+                yield pb.ResponseEvent(end=_without_output(stored.response))
+
     async def CancelResponse(
         self, request: pb.CancelResponseRequest, context: Context
     ) -> pb.Response:
@@ -98,6 +138,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                 )
             stored.response.status = pb.RESPONSE_STATUS_CANCELLED
             stored.job.cancel()
+            stored.tell()
             return _copy(stored)
 
         return await self._core.plain_of("CancelResponse", request, context, answer)
@@ -123,6 +164,11 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             return pb.ListResponseInputItemsResponse(items=entries, next_page_token=following)
 
         return await self._core.plain_of("ListResponseInputItems", request, context, answer)
+
+    def _begun(self, request: pb.CreateResponseRequest, call: Call) -> _Stored | None:
+        """What the tenant's first request with this key has led to."""
+        key = request.idempotency_key
+        return self._keys.get((call.tenant, key)) if key else None
 
     def _find(self, tenant: str, ident: str) -> _Stored:
         if not ident:
@@ -153,19 +199,26 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         if request.previous_response_id:
             before = self._find(call.tenant, request.previous_response_id)
             history = [*before.history, *before.input, *before.response.output]
+        kept: Kept | None = None
+        if request.conversation_id:
+            kept = find(self._core, call.tenant, request.conversation_id, "conversation_id")
+            history = list(kept.items)
         response = pb.Response(
             id=f"resp_{uuid.uuid4().hex}",
             model=request.model,
             status=pb.RESPONSE_STATUS_QUEUED,
             previous_response_id=request.previous_response_id,
+            conversation_id=request.conversation_id,
             metadata=request.metadata,
             background=request.background,
         )
         set_now(response.create_time)
-        stored = _Stored(response, list(mine), history)
+        stored = _Stored(response, list(mine), history, kept)
         self._conversation(request, stored)  # what is wrong with the items is said at once
         if not request.HasField("store") or request.store:
             self._stored[call.tenant, response.id] = stored
+        if request.idempotency_key:
+            self._keys[call.tenant, request.idempotency_key] = stored
         return stored
 
     def _conversation(
@@ -214,6 +267,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             async for event in interrupted(self._events(request, call, stored), call.fault):
                 event.sequence_number = len(stored.events)
                 stored.events.append(event)
+                stored.tell()
                 yield event
         except Injected as error:
             failure = injected(error.fault)
@@ -224,8 +278,11 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             stored.fail(error)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            stored.response.status = pb.RESPONSE_STATUS_CANCELLED
+            if stored.response.status not in _FINAL:
+                stored.response.status = pb.RESPONSE_STATUS_CANCELLED
             raise
+        finally:
+            stored.tell()
 
     async def _events(
         self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
@@ -260,6 +317,8 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         response.finish_reason = "length" if cut else "tool_calls" if called else "stop"
         response.usage.CopyFrom(talk.usage(len(prompt), count, reasoning))
         set_now(response.complete_time)
+        if stored.kept is not None:
+            add_items(stored.kept, [*stored.input, *response.output])
         end = _without_output(response)
         end.pipeline.CopyFrom(call.report())
         end.pipeline.ClearField("worker_url")

@@ -1,11 +1,15 @@
 """smg.v1.EmbeddingService, TokenizerService and ParserService: what is said of a text."""
 
 import math
+import uuid
 from collections.abc import Sequence
+
+import grpc
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
-from smg_proto.errors import FieldViolation, invalid
+from smg_proto._paging import page
+from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.conversation import usage
 from smg_proto.testing._gateway.core import Call, Context, Core, not_found
@@ -119,8 +123,78 @@ def _report() -> pb.PipelineReport:
 
 
 class TokenizerService(smg_pb2_grpc.TokenizerServiceServicer):
+    """The built-in model's tokenizer, and a list of others in memory that are only names."""
+
     def __init__(self, core: Core) -> None:
         self._core = core
+        built_in = pb.Tokenizer(
+            id=str(uuid.uuid4()),
+            name=core.model.name,
+            source="embedded",
+            vocab_size=core.model.tokenizer.vocab_size,
+        )
+        self._tokenizers = {built_in.id: built_in}
+
+    async def ListTokenizers(
+        self, request: pb.ListTokenizersRequest, context: Context
+    ) -> pb.ListTokenizersResponse:
+        def answer(request: pb.ListTokenizersRequest) -> pb.ListTokenizersResponse:
+            every = list(self._tokenizers.values())
+            entries, following = page(every, request.page_size, request.page_token)
+            return pb.ListTokenizersResponse(tokenizers=entries, next_page_token=following)
+
+        return await self._core.plain("ListTokenizers", request, context, answer)
+
+    async def GetTokenizer(self, request: pb.GetTokenizerRequest, context: Context) -> pb.Tokenizer:
+        return await self._core.plain("GetTokenizer", request, context, lambda r: self._find(r.id))
+
+    async def GetTokenizerStatus(
+        self, request: pb.GetTokenizerStatusRequest, context: Context
+    ) -> pb.TokenizerStatus:
+        def answer(request: pb.GetTokenizerStatusRequest) -> pb.TokenizerStatus:
+            found = self._find(request.id)
+            return pb.TokenizerStatus(
+                id=found.id,
+                state=pb.TOKENIZER_STATE_READY,
+                vocab_size=found.vocab_size if found.HasField("vocab_size") else None,
+            )
+
+        return await self._core.plain("GetTokenizerStatus", request, context, answer)
+
+    async def CreateTokenizer(
+        self, request: pb.CreateTokenizerRequest, context: Context
+    ) -> pb.TokenizerStatus:
+        def answer(request: pb.CreateTokenizerRequest) -> pb.TokenizerStatus:
+            for name in ("name", "source"):
+                if not getattr(request, name):
+                    raise invalid(FieldViolation(name, "is required"))
+            if any(found.name == request.name for found in self._tokenizers.values()):
+                raise SmgError(
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    "a tokenizer with this name is there",
+                    reason="TOKENIZER_ALREADY_EXISTS",
+                )
+            made = pb.Tokenizer(id=str(uuid.uuid4()), name=request.name, source=request.source)
+            self._tokenizers[made.id] = made
+            return pb.TokenizerStatus(id=made.id, state=pb.TOKENIZER_STATE_PENDING)
+
+        return await self._core.plain("CreateTokenizer", request, context, answer)
+
+    async def DeleteTokenizer(
+        self, request: pb.DeleteTokenizerRequest, context: Context
+    ) -> pb.DeleteTokenizerResponse:
+        def answer(request: pb.DeleteTokenizerRequest) -> pb.DeleteTokenizerResponse:
+            del self._tokenizers[self._find(request.id).id]
+            return pb.DeleteTokenizerResponse()
+
+        return await self._core.plain("DeleteTokenizer", request, context, answer)
+
+    def _find(self, ident: str) -> pb.Tokenizer:
+        if not ident:
+            raise invalid(FieldViolation("id", "is required"))
+        if ident not in self._tokenizers:
+            raise not_found("TOKENIZER_NOT_FOUND", "no tokenizer has this id")
+        return self._tokenizers[ident]
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         return await self._core.plain("Tokenize", request, context, self._tokenize)
