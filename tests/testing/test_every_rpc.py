@@ -2,8 +2,8 @@
 
 import grpc
 import pytest
-
 from frontdoor.calls import CONVERSATIONS, REQUESTS, STREAMS
+
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.testing import Answer, FakeGateway
