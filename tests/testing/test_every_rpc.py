@@ -87,8 +87,8 @@ def test_a_key_makes_a_request_once(channel: grpc.Channel) -> None:
 def test_workers_are_watched(channel: grpc.Channel) -> None:
     stub = rpc.WorkerServiceStub(channel)
     watch = stub.WatchWorkers(pb.WatchWorkersRequest(), timeout=60)
-    assert next(watch).worker.runtime == "vllm"
-    assert next(watch).HasField("ready")
+    there = [event.worker for event in iter(watch.next, pb.WorkerEvent(ready=pb.WatchReady()))]
+    assert there[0].runtime == "vllm"
     made = stub.CreateWorker(pb.CreateWorkerRequest(spec=pb.WorkerSpec(url="grpc://watched:1")))
     assert next(watch).worker.id == made.id
     spec = pb.WorkerSpec(url="grpc://b:1", labels={"zone": "z"})
