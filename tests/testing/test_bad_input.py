@@ -197,17 +197,23 @@ def test_refusals_of_the_other_services(channel: grpc.Channel) -> None:
     cases: list[tuple[Callable[[], object], grpc.StatusCode, str]] = [
         (lambda: embedding.Embed(pb.EmbedRequest(model=MODEL)), Code.INVALID_ARGUMENT, "inputs"),
         (
-            lambda: embedding.Embed(pb.EmbedRequest(model=MODEL, inputs=["x"], dimensions=0)),
+            lambda: embedding.Embed(
+                pb.EmbedRequest(model=MODEL, inputs=[pb.EmbedInput(text="x")], dimensions=0)
+            ),
             Code.INVALID_ARGUMENT,
             "dimensions",
         ),
         (
-            lambda: embedding.Rerank(pb.RerankRequest(model=MODEL, documents=["x"])),
+            lambda: embedding.Rerank(
+                pb.RerankRequest(model=MODEL, documents=[pb.RerankDocument(text="x")])
+            ),
             Code.INVALID_ARGUMENT,
             "query",
         ),
         (
-            lambda: embedding.Classify(pb.ClassifyRequest(model="other", inputs=["x"])),
+            lambda: embedding.Classify(
+                pb.ClassifyRequest(model="other", inputs=[pb.EmbedInput(text="x")])
+            ),
             Code.NOT_FOUND,
             "MODEL_NOT_FOUND",
         ),
