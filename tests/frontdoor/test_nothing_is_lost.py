@@ -6,7 +6,6 @@ Their models are filled in with marks, one for each text and number; each mark h
 import base64
 import types
 import typing
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -125,21 +124,28 @@ async def test_responses(upstream: Upstream, channel: grpc.aio.Channel) -> None:
     reply = await call(channel, "ResponseService.CreateResponse")
     assert len(reply.output) == len(body["output"]) >= 20
     known = {"created_at": IN_SECONDS, "completed_at": IN_SECONDS} | dict.fromkeys(
-        ["instructions", "tools", "tool_choice", "max_output_tokens", "max_tool_calls"]
-        + ["temperature", "top_p", "top_logprobs", "reasoning", "text", "user"],
+        [
+            "instructions",
+            "tools",
+            "tool_choice",
+            "max_output_tokens",
+            "max_tool_calls",
+            "temperature",
+            "top_p",
+            "top_logprobs",
+            "reasoning",
+            "text",
+            "user",
+        ],
         REPEATED,
     )
     assert lost(marks, reply, known) == []
 
 
-def places(annotation: Any) -> Iterator[Any]:
-    yield from kinds(annotation)
-
-
 async def test_items_one_by_one(upstream: Upstream, channel: grpc.aio.Channel) -> None:
     from openai.types.responses import ResponseOutputItem
 
-    for model in places(ResponseOutputItem):
+    for model in kinds(ResponseOutputItem):
         upstream.forget()
         marks = Marks({})
         item = marks.model(model, "")
