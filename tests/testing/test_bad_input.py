@@ -147,7 +147,7 @@ def test_every_violation_names_its_field(channel: grpc.Channel) -> None:
             said = f"{request}: {found}"
             assert (found.code, found.reason) == (Code.INVALID_ARGUMENT, "INVALID_REQUEST"), said
             assert [violation.field for violation in found.field_violations] == fields, said
-            assert found.domain == "smg"
+            assert found.domain == "smg.v1"
 
 
 OTHERS: list[tuple[Any, grpc.StatusCode, str]] = [
