@@ -30,7 +30,7 @@ def test_embeddings_equal_one_request_for_each_input(house: House) -> None:
 
 
 def test_dimensions_that_the_worker_ignores_are_not_silently_ignored(house: House) -> None:
-    request = smg.EmbedRequest(model=house.model, inputs=["a"], dimensions=3)
+    request = smg.EmbedRequest(model=house.model, inputs=[smg.EmbedInput(text="a")], dimensions=3)
     assert _failure(house.door.embeddings.Embed, request).reason == "UNSUPPORTED_BY_BACKEND"
 
 
@@ -188,7 +188,7 @@ def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
     assert stored.id == made.id
     (item,) = responses.ListResponseInputItems(smg.ListResponseInputItemsRequest(id=made.id)).items
     assert item.message.role == smg.ROLE_USER
-    assert item.message.content[0].text == "How are you?"
+    assert item.message.parts[0].text == "How are you?"
 
     # What came out goes back in, as items or by its id.
     more = smg.ResponseItem(

@@ -163,7 +163,7 @@ def test_message_blocks_keep_their_order_and_go_back(channel: grpc.Channel) -> N
     counted = stub.CountMessageTokens(request).prompt_tokens
     assert counted == reply.usage.prompt_tokens
     request.turns.add(role=pb.ROLE_ASSISTANT, blocks=reply.blocks)
-    result = pb.ToolResult(call_id=reply.blocks[1].tool_call.id, text="18 degrees")
+    result = pb.ToolResult(call_id=reply.blocks[1].tool_call.id, content="18 degrees")
     request.turns.add(role=pb.ROLE_USER, blocks=[pb.MessageBlock(tool_result=result)])
     request.reasoning_effort = ""
     answer = stub.CreateMessage(request)
@@ -180,7 +180,7 @@ def test_message_finish_reasons(channel: grpc.Channel, gateway: FakeGateway) -> 
     stopped = stub.CreateMessage(
         pb.CreateMessageRequest(model=MODEL, turns=[turn], max_tokens=99, stop=["two"])
     )
-    assert (stopped.finish_reason, stopped.matched_stop.text) == ("stop_sequence", "two")
+    assert (stopped.finish_reason, stopped.matched_stop.text) == ("stop", "two")
     assert stopped.blocks[0].text == "one "
 
 
