@@ -39,7 +39,7 @@ def floats(value: Any) -> Any:
             entries = cast("dict[str, Any]", value)
             return {key: floats(item) for key, item in entries.items()}
         case list():
-            items = cast("list[Any]", value)
+            items: list[Any] = value
             return [floats(item) for item in items]
         case str():
             return _FLOATS.get(value, value)
