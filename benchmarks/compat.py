@@ -9,6 +9,7 @@ sets the bar is buf's figure of the same run. Exit: 0 all bars kept, 1 one is mi
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING or sys.argv[1:2] == ["make"]:
 
     import smg_proto
 
+ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 WIRE = '{"version":"v2","breaking":{"use":["WIRE"]}}'
 
@@ -57,28 +59,35 @@ def retyped(files: "FileDescriptorSet", every: int = 1) -> "tuple[FileDescriptor
     return edited, count
 
 
-def large(messages: int) -> "FileDescriptorSet":
-    """Messages of ten fields that hold one another, in files of a hundred."""
-    kinds = [F.TYPE_STRING, F.TYPE_INT32, F.TYPE_INT64, F.TYPE_DOUBLE, F.TYPE_BOOL, F.TYPE_BYTES]
-    found = FileDescriptorSet()
-    for number in range(messages):
-        if number % 100 == 0:
-            file = found.file.add(name=f"f{number // 100}.proto", package="big", syntax="proto3")
-            if number:
-                file.dependency.append(f"f{number // 100 - 1}.proto")
-        message = file.message_type.add(name=f"M{number}")
-        for place in range(1, 10):
-            kind = kinds[(number + place) % len(kinds)]
-            label = F.LABEL_REPEATED if place % 4 == 0 else F.LABEL_OPTIONAL
-            message.field.add(
-                name=f"f{place}", number=place, label=label, type=kind, json_name=f"f{place}"
-            )
-        if number:
-            message.field.add(
-                name="next", number=10, label=F.LABEL_OPTIONAL, type=F.TYPE_MESSAGE,
-                type_name=f".big.M{number - 1 if number % 20 else 0}", json_name="next",
-            )  # fmt: skip
-    return found
+def large(messages: int) -> Iterator[tuple[str, str]]:
+    """Messages of ten fields with comments, which hold one another, in files of a hundred."""
+    kinds = ["string", "int32", "int64", "double", "bool", "bytes"]
+    for first in range(0, messages, 100):
+        lines = ['syntax = "proto3";', "package big;"]
+        lines += [f'import "f{first - 100}.proto";'] if first else []
+        for number in range(first, first + 100):
+            lines += [f"// What message {number} is for.", f"message M{number} {{"]
+            for place in range(1, 10):
+                kind = kinds[(number + place) % len(kinds)]
+                many = "repeated " if place % 4 == 0 else ""
+                lines += [
+                    f"  // What it says in place {place}.",
+                    f"  {many}{kind} f{place} = {place};",
+                ]
+            lines += [f"  M{number - 1} next = 10;"] if number % 20 else []
+            lines += ["}"]
+        yield f"f{first}.proto", "\n".join(lines)
+
+
+def built(protos: Path) -> "FileDescriptorSet":
+    """The set as buf writes it, with its places in the source and its comments."""
+    image = protos / "image.binpb"
+    config = '{"version":"v2","modules":[{"path":"."}]}'
+    command = [str(BIN / "buf"), "build", "--config", config, "-o", str(image)]
+    subprocess.run(command, cwd=protos, check=True)
+    data = image.read_bytes()
+    image.unlink()
+    return FileDescriptorSet.FromString(data)
 
 
 def cost(command: list[str]) -> Cost:
@@ -94,17 +103,24 @@ def cost(command: list[str]) -> Cost:
 
 def make(scratch: Path) -> None:
     """Write the pairs, each into a folder whose name says what it is."""
-    for title, files, every in (
-        ("1 contracts of this package", smg_proto.descriptor_set(), 1),
-        ("2 1,000 messages", large(1_000), 10),
-        ("3 10,000 messages", large(10_000), 100),
+    for title, messages, every in (
+        ("1 contracts of this package", 0, 1),
+        ("2 1,000 messages", 1_000, 10),
+        ("3 10,000 messages", 10_000, 100),
     ):
+        with tempfile.TemporaryDirectory() as folder:
+            if messages:
+                for name, text in large(messages):
+                    Path(folder, name).write_text(text, encoding="utf-8")
+            else:
+                shutil.copytree(smg_proto.proto_path(), folder, dirs_exist_ok=True)
+            files = built(Path(folder))
         edited, count = retyped(files, every)
         data = files.SerializeToString()
-        folder = scratch / f"{title} ({len(data) // 1024:,} KiB), {count} changed"
-        folder.mkdir()
-        (folder / "old.binpb").write_bytes(data)
-        (folder / "new.binpb").write_bytes(edited.SerializeToString())
+        pair = scratch / f"{title} ({len(data) // 1024:,} KiB), {count} changed"
+        pair.mkdir()
+        (pair / "old.binpb").write_bytes(data)
+        (pair / "new.binpb").write_bytes(edited.SerializeToString())
 
 
 def cases(scratch: Path) -> Iterator[Case]:
@@ -132,6 +148,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         # By a process of its own: what a child takes of memory begins with what its parent has.
         subprocess.run([sys.executable, __file__, "make", folder], check=True)
+        # As pip does when it installs.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", ROOT / "smg_proto"], check=True)
         chosen = list(cases(Path(folder)))
         taken: dict[str, list[Cost]] = {case.name: [] for case in chosen}
         for _ in range(rounds):
