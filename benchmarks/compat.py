@@ -59,24 +59,28 @@ def retyped(files: "FileDescriptorSet", every: int = 1) -> "tuple[FileDescriptor
     return edited, count
 
 
-def large(messages: int) -> Iterator[tuple[str, str]]:
-    """Messages of ten fields with comments, which hold one another, in files of a hundred."""
-    kinds = ["string", "int32", "int64", "double", "bool", "bytes"]
-    for first in range(0, messages, 100):
-        lines = ['syntax = "proto3";', "package big;"]
-        lines += [f'import "f{first - 100}.proto";'] if first else []
-        for number in range(first, first + 100):
-            lines += [f"// What message {number} is for.", f"message M{number} {{"]
-            for place in range(1, 10):
-                kind = kinds[(number + place) % len(kinds)]
-                many = "repeated " if place % 4 == 0 else ""
-                lines += [
-                    f"  // What it says in place {place}.",
-                    f"  {many}{kind} f{place} = {place};",
-                ]
-            lines += [f"  M{number - 1} next = 10;"] if number % 20 else []
-            lines += ["}"]
-        yield f"f{first}.proto", "\n".join(lines)
+def large(messages: int) -> "FileDescriptorSet":
+    """Messages of ten fields that hold one another, in files of a hundred."""
+    kinds = [F.TYPE_STRING, F.TYPE_INT32, F.TYPE_INT64, F.TYPE_DOUBLE, F.TYPE_BOOL, F.TYPE_BYTES]
+    found = FileDescriptorSet()
+    for number in range(messages):
+        if number % 100 == 0:
+            file = found.file.add(name=f"f{number // 100}.proto", package="big", syntax="proto3")
+            if number:
+                file.dependency.append(f"f{number // 100 - 1}.proto")
+        message = file.message_type.add(name=f"M{number}")
+        for place in range(1, 10):
+            kind = kinds[(number + place) % len(kinds)]
+            label = F.LABEL_REPEATED if place % 4 == 0 else F.LABEL_OPTIONAL
+            message.field.add(
+                name=f"f{place}", number=place, label=label, type=kind, json_name=f"f{place}"
+            )
+        if number:
+            message.field.add(
+                name="next", number=10, label=F.LABEL_OPTIONAL, type=F.TYPE_MESSAGE,
+                type_name=f".big.M{number - 1 if number % 20 else 0}", json_name="next",
+            )  # fmt: skip
+    return found
 
 
 def built(protos: Path) -> "FileDescriptorSet":
@@ -103,18 +107,14 @@ def cost(command: list[str]) -> Cost:
 
 def make(scratch: Path) -> None:
     """Write the pairs, each into a folder whose name says what it is."""
-    for title, messages, every in (
-        ("1 contracts of this package", 0, 1),
-        ("2 1,000 messages", 1_000, 10),
-        ("3 10,000 messages", 10_000, 100),
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(smg_proto.proto_path(), folder, dirs_exist_ok=True)
+        own = built(Path(folder))
+    for title, files, every in (
+        ("1 contracts of this package", own, 1),
+        ("2 1,000 messages", large(1_000), 10),
+        ("3 10,000 messages", large(10_000), 100),
     ):
-        with tempfile.TemporaryDirectory() as folder:
-            if messages:
-                for name, text in large(messages):
-                    Path(folder, name).write_text(text, encoding="utf-8")
-            else:
-                shutil.copytree(smg_proto.proto_path(), folder, dirs_exist_ok=True)
-            files = built(Path(folder))
         edited, count = retyped(files, every)
         data = files.SerializeToString()
         pair = scratch / f"{title} ({len(data) // 1024:,} KiB), {count} changed"
