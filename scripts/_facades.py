@@ -41,6 +41,8 @@ def facade(name: str, files: Sequence[FileDescriptorProto], protos: Protos) -> d
     (package,) = {file.package for file in files}
     start = f'"""All of {package} in one module; the very same objects. {MADE_BY}"""\n\n'
     messages = {protos.modules[file.name]: list(_messages(file)) for file in files}
+    # A file of services alone has to be loaded, but there is nothing in it for a type checker.
+    declared = {module: names for module, names in messages.items() if names}
     services = {
         f"{protos.modules[file.name]}_grpc": list(_services(file)) for file in files if file.service
     }
@@ -60,7 +62,7 @@ def facade(name: str, files: Sequence[FileDescriptorProto], protos: Protos) -> d
     pool = "from google.protobuf import descriptor_pool as _descriptor_pool\n"
     return {
         f"{name}_pb2.py": start + pool + _imports(messages) + descriptor,
-        f"{name}_pb2.pyi": start + _imports(messages) + _DESCRIPTOR_STUB,
+        f"{name}_pb2.pyi": start + _imports(declared) + _DESCRIPTOR_STUB,
         f"{name}_pb2_grpc.py": start + _imports(at_run_time),
         f"{name}_pb2_grpc.pyi": start + _imports(services),
     }

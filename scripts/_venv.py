@@ -98,14 +98,18 @@ def _pinned(name: str) -> str:
 
 
 def _assert_whole(module: str) -> None:
-    command = [str(PYTHON), "-c", f"import {module}"]
+    probe = f"import sys, {module}; print('%d.%d' % sys.version_info[:2])"
     try:
-        done = subprocess.run(command, env=environment(), capture_output=True)
-        whole = not done.returncode
+        done = subprocess.run(
+            [str(PYTHON), "-c", probe], env=environment(), capture_output=True, encoding="utf-8"
+        )
     except OSError:
-        whole = False
-    if not whole:
+        done = None
+    if done is None or done.returncode:
         stop(f"{VENV} is damaged: its Python cannot import {module}; delete it and run again")
+    asked = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if done.stdout.strip() != asked:
+        print(f"{VENV} has Python {done.stdout.strip()}; delete it to use {asked}", flush=True)
 
 
 def _run(what: str, words: Sequence[str]) -> None:

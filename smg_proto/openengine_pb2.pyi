@@ -120,7 +120,6 @@ from smg_proto.openengine.model_pb2 import (
     LogprobCapabilities as LogprobCapabilities,
     GuidedDecodingCapabilities as GuidedDecodingCapabilities,
 )
-from smg_proto.openengine import openengine_pb2 as _openengine_pb2
 from smg_proto.openengine.server_pb2 import (
     EngineRole as EngineRole,
     ENGINE_ROLE_UNSPECIFIED as ENGINE_ROLE_UNSPECIFIED,

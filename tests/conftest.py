@@ -6,7 +6,7 @@ import grpc
 import pytest
 from hypothesis import HealthCheck, settings
 from progress import Progress
-from support import build_wheel
+from support import MARKED, build_wheel
 
 from smg_proto.testing import Address, FakeGateway, run_gateway
 
@@ -24,6 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
     summary = config.getoption("summary")
     if summary and not hasattr(config, "workerinput"):  # not in the workers of xdist
         config.pluginmanager.register(Progress(config, summary), "progress")
+
+
+@pytest.hookimpl(tryfirst=True)  # before any are left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    found = ((mark.name, item.path) for item in items for mark in item.iter_markers())
+    config.stash[MARKED] = set(found)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 import _runner
 import _venv
 import pytest
-from support import ROOT, need, old_python, run
+from support import MARKED, ROOT, need, old_python, run
 
 ENTRIES = ["scripts/test", "scripts/quickstart"]
 
@@ -96,6 +96,17 @@ def test_a_damaged_environment_is_one_line(harm: str, entry: str, checkout: Path
     status, said = script(str(checkout / entry))
     assert status == 2 and "is damaged" in said and "delete it" in said, said
     assert said.count("\n") == 1
+
+
+def test_an_environment_of_another_python_is_named(checkout: Path) -> None:
+    python = ready(checkout)
+    python.write_text("#!/bin/sh\necho 3.99\n", encoding="utf-8")
+    python.chmod(0o755)
+    command = [sys.executable, "-c", "import _venv; _venv.ensure('dev')"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=checkout / "scripts")
+    asked = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert f"{checkout}/.venv has Python 3.99; delete it to use {asked}\n" in done.stdout
+    assert done.returncode == 0
 
 
 @pytest.mark.packaging
@@ -204,6 +215,15 @@ def test_what_fails_is_counted_and_the_status_is_1(
     said = capfd.readouterr().out
     assert "== slow_one: takes its time\n" in said
     assert re.search(r"\n[01] passed, 1 failed, 0 skipped\n\Z", said)
+
+
+def test_every_test_of_a_slow_group_is_in_a_file_that_names_the_group(
+    pytestconfig: pytest.Config,
+) -> None:
+    found = pytestconfig.stash[MARKED]
+    for group in [*_runner.groups()][2:]:
+        files = {str(path) for name, path in found if name == group}
+        assert files <= {*_runner.marked(group)}
 
 
 def test_a_gate_that_cannot_look_is_status_2(

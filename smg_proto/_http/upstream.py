@@ -263,8 +263,8 @@ class Stream:
             events = reading("an event", self._decoder.feed, piece)
         return events
 
-    async def rest(self, seconds: float) -> None:
-        """Let more events arrive: for some time, or until the last one is there."""
+    async def rest(self, seconds: float) -> bool:
+        """Let more events arrive, for some time. False: it ended earlier, with the last of them."""
         if not self._ended:
             loop = asyncio.get_running_loop()
             self._resting = loop.create_future()
@@ -274,6 +274,7 @@ class Stream:
             finally:
                 timer.cancel()
                 self._resting = None
+        return not self._ended
 
     def finish(self) -> None:
         """The last event has been read. What follows it is of no interest, and holds nobody up."""

@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     from smg_proto.frontdoor._worker import log_to_stderr
 
-    log_to_stderr(logging.getLevelName(args.log_level.upper()))
+    log_to_stderr(int(getattr(logging, args.log_level.upper())))
     try:
         return asyncio.run(_serve(_options(args), args.processes))
     except OptionsError as error:

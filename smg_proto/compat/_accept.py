@@ -45,7 +45,9 @@ def read_acceptances(path: Path) -> list[Acceptance]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
-        name = next((name for name in CLASSES if match and name == match[1]), None)
+        name: FindingClass | None = next(
+            (cls for cls in CLASSES if match and cls == match[1]), None
+        )
         if not match or not name:
             kinds = ", ".join(CLASSES)
             hint = f"write CLASS SYMBOL: REASON, or CLASS SYMBOL until VERSION: REASON ({kinds})"

@@ -6,7 +6,7 @@ The files are read here, not by buf, so that a folder is the same contract with 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._tree import Tree
@@ -38,9 +38,10 @@ def modules(tree: Tree) -> Modules | None:
         _module(tree, "", found)
         return found
     found = Modules(dependencies=_texts(config.get("deps")))
-    listed = config.get("modules")
-    for module in listed if isinstance(listed, list) else [{"path": "."}]:
-        if isinstance(module, dict):
+    listed: Any = config.get("modules")
+    modules = cast("list[Any]", listed) if isinstance(listed, list) else [{"path": "."}]
+    for module in map(_members, modules):
+        if module is not None:
             found.roots.append(_clean(str(module.get("path", "."))))
             found.excludes += map(_clean, _texts(module.get("excludes")))
             found.includes += map(_clean, _texts(module.get("includes")))
@@ -51,8 +52,7 @@ def _module(tree: Tree, folder: str, found: Modules) -> None:
     """A module of version v1 or v1beta1, with its own buf.yaml or none."""
     name = f"{folder}/buf.yaml" if folder else "buf.yaml"
     config = _mapping(tree, name) if name in tree.files else {}
-    build = config.get("build")
-    build = build if isinstance(build, dict) else {}
+    build = _members(config.get("build")) or {}
     inner = [_clean(f"{folder}/{root}") for root in _texts(build.get("roots"))]
     found.roots += inner or [folder]
     found.excludes += [_clean(f"{folder}/{path}") for path in _texts(build.get("excludes"))]
@@ -65,16 +65,22 @@ def _clean(path: str) -> str:
 
 
 def _texts(value: Any) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else []
+    listed = cast("list[Any]", value) if isinstance(value, list) else []
+    return [str(one) for one in listed]
+
+
+def _members(value: Any) -> dict[str, Any] | None:
+    """A mapping; None for anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _mapping(tree: Tree, name: str) -> dict[str, Any]:
     try:
-        value = read_yaml(tree.files[name].decode())
+        value: Any = read_yaml(tree.files[name].decode())
     except (ValueError, RecursionError) as error:
         hint = "name the folder of the protos instead"
         raise ContractError(f"{tree.origin}: {name}: {error}; {hint}") from error
-    return value if isinstance(value, dict) else {}
+    return _members(value) or {}
 
 
 # --- as much YAML as these files use -------------------------------------------------------------

@@ -8,7 +8,7 @@ nothing. One that changes something is never called, and nothing is said of it.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
@@ -176,10 +176,12 @@ def _versions(reply: ProtoMessage) -> Iterator[tuple[str, str]]:
 def _unknown(reply: ProtoMessage) -> Iterator[str]:
     """The messages, of a reply and within it, that have fields which are not known here."""
     name = str(reply.DESCRIPTOR.full_name)
-    for field in UnknownFieldSet(reply):
+    unknown: Any = UnknownFieldSet(reply)
+    for field in unknown:
         yield f"{name} {field.field_number}"
     for field, value in reply.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
-        for inner in value if isinstance(value, list) or hasattr(value, "add") else [value]:
+        content: Any = value
+        for inner in content if hasattr(content, "append") else [content]:
             yield from _unknown(inner)

@@ -188,7 +188,7 @@ def _compared(old: Contract, new: Contract, packages: Collection[str]) -> frozen
         return frozenset(packages) & every
     if old.partial or new.partial:  # what one side has besides is not known
         sides = [side.packages for side in (old, new) if side.partial]
-        return frozenset.intersection(*sides)
+        return frozenset[str](set[str].intersection(*map(set[str], sides)))
     return old.packages | new.packages
 
 

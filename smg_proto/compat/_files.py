@@ -74,8 +74,8 @@ def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]
         enter(first, "")
         while stack:
             file, imports = stack[-1]
-            if (name := next(imports, None)) is not None:
-                enter(name, file.name)
+            if (needed := next(imports, None)) is not None:
+                enter(needed, file.name)
             else:
                 ordered[str(file.name)] = file
                 stack.pop()

@@ -6,7 +6,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileOptions
 
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import edition
-from smg_proto.compat._report import Finding
+from smg_proto.compat._report import Finding, FindingClass
 
 _SYMBOLS_NAMED = 4
 # Of no consequence for who uses the generated code.
@@ -97,7 +97,8 @@ def _options(old: FileDescriptorProto, new: FileDescriptorProto) -> Iterator[Fin
     names = [_SYNTAX.get(edition(file), str(edition(file))) for file in (old, new)]
     if names[0] != names[1]:
         # An edition can say all that proto2 and proto3 say; what it says is compared by itself.
-        cls = "source" if max(edition(old), edition(new)) < 1000 else "notice"
+        newest = max(edition(old), edition(new))
+        cls: FindingClass = "source" if newest < 1000 else "notice"
         text = f"Was {names[0]}, is {names[1]}"
         text += ": generated code has another shape." if cls == "source" else "."
         yield Finding(cls, old.name, text, package=old.package)

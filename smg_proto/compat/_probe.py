@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -146,10 +146,13 @@ def _of_message(writer: Side, reader: Side) -> Iterator[Sent]:
     return map(_sent, _any_message(writer, reader))
 
 
+# The fields that lead to a message within another one.
+_Way: TypeAlias = tuple[tuple[Side, Field], ...]
+
+
 def _any_message(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
     """Messages of one type that may be wrong as the other: differences near the top first."""
-    Path = tuple[tuple[Side, Field], ...]  # the fields that lead to a message within the first one
-    todo: deque[tuple[Side, Side, Path]] = deque([(writer, reader, ())])
+    todo: deque[tuple[Side, Side, _Way]] = deque([(writer, reader, ())])
     seen = {(writer.message.name, reader.message.name)}
     while todo:
         one, other, path = todo.popleft()

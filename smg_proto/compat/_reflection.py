@@ -30,7 +30,8 @@ class Conversation:
         self._address = address
         self._questions: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._bytes = 0
-        call: Any = channel.stream_stream(
+        channels: Any = channel
+        call: Any = channels.stream_stream(
             f"/{service}/ServerReflectionInfo",
             request_serializer=None,
             response_deserializer=None,

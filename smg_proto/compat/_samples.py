@@ -61,7 +61,7 @@ class Side:
     def get(self, message: ProtoMessage, field: Field) -> Value:
         """What a message of this type has for the field; its default where it is not set."""
         if field.extension:
-            extension = self.contract.pool.FindExtensionByName(field.name)
+            extension: Any = self.contract.pool.FindExtensionByName(field.name)
             return message.Extensions[extension]
         return getattr(message, field.name)
 
@@ -80,7 +80,8 @@ class Side:
             there.SetInParent()
             there.CopyFrom(value)
         elif field.extension:
-            message.Extensions[self.contract.pool.FindExtensionByName(field.name)] = value
+            extension: Any = self.contract.pool.FindExtensionByName(field.name)
+            message.Extensions[extension] = value
         else:
             setattr(message, field.name, value)
 

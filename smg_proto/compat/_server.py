@@ -120,9 +120,9 @@ class Server:
         self, path: str, data: bytes, streaming: bool = False
     ) -> tuple[grpc.StatusCode, bytes]:
         """The status of a call with these bytes as its request, and the first message it brings."""
-        made = (self._channel.unary_stream if streaming else self._channel.unary_unary)(
-            path, request_serializer=None, response_deserializer=None
-        )
+        kinds: Any = self._channel
+        kind = kinds.unary_stream if streaming else kinds.unary_unary
+        made: Any = kind(path, request_serializer=None, response_deserializer=None)
         try:
             if not streaming:
                 return grpc.StatusCode.OK, made(data, **self._call())

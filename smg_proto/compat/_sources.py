@@ -64,8 +64,8 @@ class Sources:
                 data = read_member(wheel, member, limits.MAX_DESCRIPTORS_BYTES, self.spec)
                 files = parse(data, f"{self.spec}: {_DESCRIPTORS}")
                 return Contract(files, self.spec, foreign=self.foreign)
-            if files := from_modules(wheel, self.spec):
-                return Contract(files, self.spec, foreign=self.foreign)
+            if found := from_modules(wheel, self.spec):
+                return Contract(found, self.spec, foreign=self.foreign)
             tree = from_zip(wheel, self.spec, self.exclude)
         if not tree.protos:
             raise ContractError(f"{self.spec}: no protos and no generated modules in this wheel")

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from smg_proto.compat import _limits as limits
 from smg_proto.compat._files import ContractError, read_file
@@ -204,7 +204,7 @@ def from_zip(archive: zipfile.ZipFile, origin: str, exclude: Collection[str] = (
 def from_tar(stream: IO[bytes], origin: str, exclude: Collection[str] = ()) -> Tree:
     """A gzipped tar whose members all lie in one folder, as those of crates and npm packages do."""
     tree = Tree(origin, f"{origin}: ")
-    bounded = _Bounded(stream, origin)
+    bounded: Any = _Bounded(stream, origin)  # it can read, which is all that is asked of it
     try:
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for count, member in enumerate(archive):

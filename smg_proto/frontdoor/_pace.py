@@ -30,7 +30,6 @@ class Pace:
     async def rest(self, stream: Stream) -> None:
         pause = self.pause
         due = time.monotonic() + pause
-        await stream.rest(pause)
-        late = time.monotonic() - due
-        if late > 0:  # else the stream ended earlier
+        if await stream.rest(pause):
+            late = max(0.0, time.monotonic() - due)
             self._late += (late - self._late) / 16

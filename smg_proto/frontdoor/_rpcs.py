@@ -17,7 +17,7 @@ from smg_proto._http.failures import overloaded
 from smg_proto._http.upstream import Upstream
 from smg_proto.errors import FieldViolation, SmgError, abort, invalid
 from smg_proto.frontdoor._calls import Call
-from smg_proto.frontdoor._log import log, log_defect
+from smg_proto.frontdoor._log import keep_metadata_out_of_logs, log, log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES, STREAMS, UNARY
 from smg_proto.frontdoor._pace import Pace
@@ -37,6 +37,7 @@ class Rpcs:
     ) -> None:
         self._upstream, self._metrics = upstream, metrics
         self._max_active, self._log_content = max_active, log_content
+        keep_metadata_out_of_logs()
         self._active = 0
         self._pace = Pace()
         self._telemetry = Telemetry()

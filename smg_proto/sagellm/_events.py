@@ -6,10 +6,9 @@ from google.protobuf.message import Message
 from pydantic import AliasChoices, Field
 
 from smg_proto import sagellm_pb2 as pb
-from smg_proto.sagellm._codec import WireError, decode, encode, rest, unknown_numbers
-from smg_proto.sagellm._enums import FinishReason, Unknown
-from smg_proto.sagellm._models import Error, Metrics
-from smg_proto.sagellm._wire import Wire
+from smg_proto.sagellm._models import Error, FinishReason, Metrics
+from smg_proto.sagellm._unknown import Unknown
+from smg_proto.sagellm._wire import Wire, WireError, decode, encode, rest, unknown_numbers
 
 # Protocol packages before 0.4.1.0 have other names for three fields.
 _CONTENT = Field(validation_alias=AliasChoices("content", "chunk"))
@@ -123,14 +122,16 @@ EndEvent = StreamEventEnd
 _MESSAGE = 2  # the wire type of messages
 
 
-def stream_event_from_proto(message: pb.StreamEvent, *, strict: bool = False) -> AnyStreamEvent:
+def stream_event_from_proto(
+    message: pb.StreamEvent, *, strict: bool = False, warn: bool = True
+) -> AnyStreamEvent:
     """The model of whichever event it is; of a kind that is not known here, StreamEventUnknown."""
     match message.WhichOneof("event"):
         case "start":
-            return StreamEventStart.from_proto(message, strict=strict)
+            return StreamEventStart.from_proto(message, strict=strict, warn=warn)
         case "delta":
-            return StreamEventDelta.from_proto(message, strict=strict)
+            return StreamEventDelta.from_proto(message, strict=strict, warn=warn)
         case "end":
-            return StreamEventEnd.from_proto(message, strict=strict)
+            return StreamEventEnd.from_proto(message, strict=strict, warn=warn)
         case _:
-            return StreamEventUnknown.from_proto(message, strict=strict)
+            return StreamEventUnknown.from_proto(message, strict=strict, warn=warn)

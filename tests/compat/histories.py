@@ -46,8 +46,7 @@ class Step:
             case _:
                 spec = str(go_module(self.package, version, scratch) / self.folder)
         include = [
-            str(go_module(*one[3:].split("@"), scratch)) if one.startswith("go:") else one
-            for one in self.include
+            str(_of_go(one, scratch)) if one.startswith("go:") else one for one in self.include
         ]
         return load(spec, include=include, exclude=self.exclude)
 
@@ -61,6 +60,11 @@ def npm(package: str, version: str, scratch: Path) -> Path:
         name = run(need("npm"), *words, cwd=folder).strip().splitlines()[-1]
         run("tar", "-xzf", name, cwd=folder)
     return folder / "package"
+
+
+def _of_go(spec: str, scratch: Path) -> Path:
+    package, _, version = spec.removeprefix("go:").partition("@")
+    return go_module(package, version, scratch)
 
 
 def go_module(package: str, version: str, scratch: Path) -> Path:

@@ -41,7 +41,8 @@ def names(message: Descriptor | None) -> set[str]:
 
 
 def get(message: Message, field: FieldDescriptor) -> Any:
-    return message.Extensions[field] if field.is_extension else getattr(message, field.name)
+    known: Any = field
+    return message.Extensions[known] if field.is_extension else getattr(message, field.name)
 
 
 def is_map(field: FieldDescriptor) -> bool:
@@ -50,7 +51,7 @@ def is_map(field: FieldDescriptor) -> bool:
 
 def is_many(field: FieldDescriptor) -> bool:
     repeated = getattr(field, "is_repeated", None)
-    return bool(field.label == F.LABEL_REPEATED if repeated is None else repeated)
+    return bool(cast(Any, field).label == F.LABEL_REPEATED if repeated is None else repeated)
 
 
 def is_scalar(field: FieldDescriptor) -> bool:
@@ -59,7 +60,7 @@ def is_scalar(field: FieldDescriptor) -> bool:
 
 def is_required(field: FieldDescriptor) -> bool:
     required = getattr(field, "is_required", None)
-    return bool(field.label == F.LABEL_REQUIRED if required is None else required)
+    return bool(cast(Any, field).label == F.LABEL_REQUIRED if required is None else required)
 
 
 def is_closed(enum: EnumDescriptor) -> bool:
@@ -73,7 +74,7 @@ def facts(message: Message, theirs: Descriptor | None, forward: bool | None) -> 
     """What a message says. forward None: a reader's message; else a sender's, in that direction."""
     here = {field.number: value for field, value in message.ListFields()}
     others, known_names = by_number(theirs), names(theirs)
-    for field in members(message.DESCRIPTOR):
+    for field in members(cast(Any, message.DESCRIPTOR)):
         other = others.get(field.number)
         known = named(field) in known_names
         if forward is False and other is None and not known:
@@ -201,7 +202,7 @@ def some(kind: FieldDescriptor, chance: random.Random) -> Any:
 
 def fill(message: Message, chance: random.Random, depth: int = 0) -> None:
     """Set fields at random, and all that are required."""
-    for field in members(message.DESCRIPTOR):
+    for field in members(cast(Any, message.DESCRIPTOR)):
         holds = field.message_type is not None and not is_map(field)
         if not is_required(field) and (
             chance.random() < 0.4 or (holds and (depth >= MAX_DEPTH or chance.random() < 0.3))
@@ -229,7 +230,8 @@ def fill(message: Message, chance: random.Random, depth: int = 0) -> None:
             there.SetInParent()
             fill(there, chance, depth + 1)
         elif field.is_extension:
-            message.Extensions[field] = some(field, chance)
+            known: Any = field
+            message.Extensions[known] = some(field, chance)
         else:
             setattr(message, field.name, some(field, chance))
 

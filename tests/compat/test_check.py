@@ -10,11 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
+from certificates import Authority
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from support import need, run
 
 import smg_proto
 from smg_proto.cli import main
@@ -209,27 +209,20 @@ def test_metadata_is_sent_and_never_shown(capsys: pytest.CaptureFixture[str]) ->
 def test_tls_is_spoken_with_the_given_roots_and_certificate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    names = ["-addext", "subjectAltName=DNS:localhost"]
-    run(need("openssl"), *words, *names, "-keyout", key, "-out", cert)
-    pair = (key.read_bytes(), cert.read_bytes())
-    mutual = grpc.ssl_server_credentials([pair], pair[1], require_client_auth=True)
+    authority = Authority()
+    identity = authority.issue("someone")
+    ca, cert, key = (tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem"))
+    ca.write_bytes(authority.certificate)
+    cert.write_bytes(identity.certificate)
+    key.write_bytes(identity.key)
+    pair = (identity.key, identity.certificate)
+    mutual = grpc.ssl_server_credentials([pair], authority.certificate, require_client_auth=True)
     with ExitStack() as servers:
         plain = servers.enter_context(serving())
         address = servers.enter_context(serving(credentials=mutual))
-        assert "fine" in check(capsys, 0, address, "--ca", cert, "--cert", cert, "--key", key)
-        assert "TLS" in check(capsys, 2, address, "--ca", cert)  # it wants our certificate
+        address = address.replace("localhost", "127.0.0.1")  # as in the certificate
+        assert "fine" in check(capsys, 0, address, "--ca", ca, "--cert", cert, "--key", key)
+        assert "TLS" in check(capsys, 2, address, "--ca", ca)  # it wants our certificate
         assert "TLS" in check(capsys, 2, address)  # plain text to a TLS port
         assert "TLS" in check(capsys, 2, plain, "--tls")
         assert "both" in check(capsys, 2, address, "--cert", cert)

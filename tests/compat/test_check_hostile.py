@@ -27,7 +27,7 @@ def answering(answer: Answer) -> Iterator[str]:
         for data in questions:
             yield from answer(pb.ServerReflectionRequest.FromString(data))
 
-    handler = grpc.stream_stream_rpc_method_handler(converse)
+    handler: Any = grpc.stream_stream_rpc_method_handler(converse)
     service = "grpc.reflection.v1alpha.ServerReflection"
     server = grpc.server(ThreadPoolExecutor(2))
     generic = grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})

@@ -1,5 +1,6 @@
 """The manifests: built by kustomize, checked by kubeconform, and true to `smg-proto serve`."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ KUBERNETES = ("v1.31.0", "v1.37.0")  # the oldest with users, and the newest wit
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example overlay, as `kubectl apply -k` would send it."""
     out = tmp_path_factory.mktemp("kustomize") / "all.yaml"
-    command = [go_tool(KUSTOMIZE), "build", FOLDER / "overlays" / "example"]
+    command = [str(go_tool(KUSTOMIZE)), "build", str(FOLDER / "overlays" / "example")]
     out.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
     return out
 
@@ -30,26 +31,41 @@ def objects(built: Path) -> dict[str, Any]:
     return {each["kind"]: each for each in yaml.safe_load_all(built.read_text(encoding="utf-8"))}
 
 
-def validate(file: Path, version: str) -> "subprocess.CompletedProcess[str]":
-    schemas = wheel("kubernetes-validate", "1.37.0") / "kubernetes_validate/kubernetes-json-schema"
-    where = f"{schemas}/{version}-local-strict/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
-    command = [go_tool(KUBECONFORM), "-strict", "-summary", "-schema-location", where, file]
+@pytest.fixture(scope="module")
+def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each version of Kubernetes: its schemas, as files that name one another."""
+    shipped = wheel("kubernetes-validate", "1.37.0") / "kubernetes_validate/kubernetes-json-schema"
+    out = tmp_path_factory.mktemp("schemas")
+    for version in KUBERNETES:
+        (out / version).mkdir()
+        for path in (shipped / f"{version}-local-strict").glob("*.json"):
+            schema = json.loads(path.read_text(encoding="utf-8"))
+            schema.pop("$id", None)  # addresses on the web, which nobody asks
+            text = json.dumps(schema).replace('"/api/_definitions.json', '"_definitions.json')
+            (out / version / path.name).write_text(text, encoding="utf-8")
+    return out
+
+
+def validate(file: Path, schemas: Path) -> "subprocess.CompletedProcess[str]":
+    where = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
+    command = [str(go_tool(KUBECONFORM)), "-strict", "-summary"]
+    command += ["-schema-location", where, str(file)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_every_object_is_valid(built: Path, version: str) -> None:
-    done = validate(built, version)
+def test_every_object_is_valid(built: Path, schemas: Path, version: str) -> None:
+    done = validate(built, schemas / version)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Valid: 7, Invalid: 0, Errors: 0, Skipped: 0" in done.stdout
 
 
-def test_a_wrong_field_would_be_found(built: Path, tmp_path: Path) -> None:
+def test_a_wrong_field_would_be_found(built: Path, schemas: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     text = built.read_text(encoding="utf-8")
     assert "maxUnavailable: 1" in text
     wrong.write_text(text.replace("maxUnavailable: 1", "maxUnavailabel: 1"), encoding="utf-8")
-    done = validate(wrong, KUBERNETES[-1])
+    done = validate(wrong, schemas / KUBERNETES[-1])
     assert done.returncode == 1 and "maxUnavailabel" in done.stdout
 
 
@@ -70,6 +86,22 @@ def test_all_that_is_promised_is_there(objects: dict[str, Any]) -> None:
     for kind, way in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
         selected = objects[kind]["spec"][way]["matchLabels"]
         assert selected and selected.items() <= pod["metadata"]["labels"].items()
+    selected = objects["Service"]["spec"]["selector"]
+    assert selected and selected.items() <= pod["metadata"]["labels"].items()
+
+
+def test_the_network_policy_admits_clients_and_reaches_workers_by_their_own_labels(
+    objects: dict[str, Any],
+) -> None:
+    spec = objects["NetworkPolicy"]["spec"]
+    clients, monitoring = spec["ingress"]
+    assert clients["from"] == [{"podSelector": {"matchLabels": {"front-door-client": "true"}}}]
+    assert [port["port"] for port in clients["ports"]] == [50051]
+    assert [port["port"] for port in monitoring["ports"]] == [9464]
+    dns, workers = spec["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    label = {"app.kubernetes.io/component": "inference-worker"}
+    assert workers["to"] == [{"podSelector": {"matchLabels": label}}]
 
 
 def front_door(objects: dict[str, Any]) -> dict[str, Any]:

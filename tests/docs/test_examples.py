@@ -13,7 +13,7 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.p
 # The server whose address a program takes, and a part of what it prints.
 EXAMPLES = {
     "handle_errors.py": ("gateway", r"^INVALID_ARGUMENT, .*\n  temperature: .*\nNOT_FOUND, MODEL_"),
-    "load_balancing.py": ("gateway", r"^( \w.*\n){5}"),
+    "load_balancing.py": ("gateway", r"^(.+\n){5}.+"),
     "quickstart.py": (
         "gateway",
         r"^(One contract)( serves .*)\nfinish reason: length\ntokens: 3 \+ 24\n\2$",

@@ -28,7 +28,12 @@ def header_block(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 async def call(
-    port: int, path: str, message: bytes, metadata: Sequence[tuple[bytes, bytes]] = ()
+    port: int,
+    path: str,
+    message: bytes,
+    metadata: Sequence[tuple[bytes, bytes]] = (),
+    *,
+    compressed: bool = False,
 ) -> None:
     """Send one request and wait until the server has ended the stream or the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -41,10 +46,14 @@ async def call(
         (b"content-type", b"application/grpc"),
         *metadata,
     ]
-    body = b"\0" + struct.pack(">I", len(message)) + message
+    body = struct.pack(">?I", compressed, len(message)) + message
     writer.write(PREFACE + frame(SETTINGS, 0, 0))
     writer.write(frame(HEADERS, END_HEADERS, 1, header_block(headers)))
-    writer.write(frame(DATA, END_STREAM, 1, body))
+    assert len(body) < 65_536  # the window of a new connection
+    size = 16_000  # of a frame
+    for start in range(0, len(body), size):
+        last = start + size >= len(body)
+        writer.write(frame(DATA, END_STREAM if last else 0, 1, body[start : start + size]))
     await writer.drain()
     try:
         while True:

@@ -344,6 +344,39 @@ async def test_tls_and_clients_with_certificates(upstream: Upstream, tmp_path: P
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_probes_need_no_certificate_and_find_health_alone(
+    processes: str, upstream: Upstream, tmp_path: Path
+) -> None:
+    issued = Authority().issue("localhost")
+    (tmp_path / "cert").write_bytes(issued.certificate)
+    (tmp_path / "key").write_bytes(issued.key)
+    upstream.answer(200, MODELS)
+    flags = ["--listen", "127.0.0.1:0", "--tls-cert", str(tmp_path / "cert")]
+    flags += ["--tls-key", str(tmp_path / "key"), "--probes", "127.0.0.1:0"]
+    async with serve(upstream.url, *flags, "--processes", processes) as (process, line):
+        found = re.search(r"; probes on port (\d+)", line)
+        assert found
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{found[1]}") as channel:
+            assert await health(channel, "readiness") == SERVING
+            upstream.ready = False
+            await becomes_ready_as(channel, NOT_SERVING)
+            assert await health(channel, "liveness") == SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, "ChatService.Chat")
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+
+
+async def becomes_ready_as(channel: grpc.aio.Channel, status: int) -> None:
+    async def becomes() -> None:
+        while await health(channel, "readiness") != status:
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(becomes(), 60)
+
+
 async def test_wrong_tls_files_are_one_line(
     upstream: Upstream, tmp_path: Path, refused: Refused
 ) -> None:

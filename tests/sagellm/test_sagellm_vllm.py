@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -14,9 +15,12 @@ from smg_proto.sagellm import (
     StreamEventDelta,
     StreamEventEnd,
     StreamEventStart,
+    astream_events,
+    create_arguments,
+    response_from_events,
+    stream_events,
+    to_generate_request,
 )
-from smg_proto.sagellm.stream import astream_events, response_from_events, stream_events
-from smg_proto.sagellm.vllm import create_arguments, to_generate_request
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import AsyncVLLMGrpcClient, TokenDecoder, VLLMGrpcClient, VLLMGrpcInternalError
 
@@ -48,7 +52,8 @@ def test_a_stream_of_the_client_becomes_events_with_measured_metrics(
 ) -> None:
     decoder = TokenDecoder.from_client(client)
     arguments = create_arguments(REQUEST)
-    whole = client.completions.create(decoder=decoder, **arguments | {"stream_options": None})
+    at_once: dict[str, Any] = arguments | {"stream_options": None}
+    whole = client.completions.create(stream=False, decoder=decoder, **at_once)
     began = time.perf_counter()
     stream = client.completions.create(stream=True, decoder=decoder, **arguments)
     start, *deltas, end = stream_events(stream, REQUEST, engine_id="e", started=began)

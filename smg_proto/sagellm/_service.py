@@ -6,6 +6,7 @@ async with AsyncVLLMGrpcClient("localhost", 50051) as client:
     sagellm_pb2_grpc.add_GenerateServiceServicer_to_server(servicer, server)
 """
 
+import logging
 import time
 from collections.abc import AsyncIterator, Collection
 from typing import Any, NoReturn
@@ -15,16 +16,15 @@ from pydantic import ValidationError
 
 from smg_proto import sagellm_pb2 as pb
 from smg_proto import sagellm_pb2_grpc
-from smg_proto.sagellm._bridge import BridgeError
-from smg_proto.sagellm._codec import WireError
-from smg_proto.sagellm._events import StreamEventEnd
+from smg_proto.sagellm._bridge import WITHOUT_EFFECT, BridgeError
+from smg_proto.sagellm._events import StreamEvent, StreamEventEnd
 from smg_proto.sagellm._models import Request
-from smg_proto.sagellm.stream import Event, astream_events, response_from_events
-from smg_proto.sagellm.vllm import create_arguments
+from smg_proto.sagellm._vllm import create_arguments
+from smg_proto.sagellm._vllm_events import astream_events, response_from_events
+from smg_proto.sagellm._wire import WireError
 from smg_proto.vllm import AsyncVLLMGrpcClient, TokenDecoder, VLLMGrpcError
 
-__all__ = ["GenerateServicer"]
-
+log = logging.getLogger("smg_proto.sagellm")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -48,7 +48,7 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
         self._decoder = decoder
         self._engine_id = engine_id
         self._models = models
-        self._drop = drop
+        self._drop = WITHOUT_EFFECT.union(drop)  # the contract says that they have none
 
     async def Generate(self, request: pb.Request, context: Context) -> pb.Response:
         events = [event async for event in self._events(request, context)]
@@ -62,7 +62,7 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
             yield event.to_proto()
             await _fail_if_failed(event, context)
 
-    async def _events(self, message: pb.Request, context: Context) -> AsyncIterator[Event]:
+    async def _events(self, message: pb.Request, context: Context) -> AsyncIterator[StreamEvent]:
         began = time.perf_counter()
         request, arguments = await self._read(message, context)
         try:
@@ -80,7 +80,7 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
     async def _read(self, message: pb.Request, context: Context) -> tuple[Request, dict[str, Any]]:
         """The request, and what to ask the client for; otherwise the call is over."""
         try:
-            request = Request.from_proto(message)
+            request = Request.from_proto(message, warn=False)
             arguments = create_arguments(
                 request.model_copy(update={"stream": True}), drop=self._drop
             )
@@ -91,6 +91,8 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
             await _abort(context, "INVALID_ARGUMENT", str(error))
         except BridgeError as error:
             await _abort(context, "UNIMPLEMENTED", str(error))
+        if unknown := request.unknown():
+            log.info("a request has what this release does not know: %s", "; ".join(unknown[:10]))
         if self._models and request.model and request.model not in self._models:
             await _abort(context, "NOT_FOUND", "model: this server does not answer for it")
         return request, arguments
@@ -100,7 +102,7 @@ def _place(place: tuple[int | str, ...]) -> str:
     return ".".join(map(str, place))
 
 
-async def _fail_if_failed(event: Event, context: Context) -> None:
+async def _fail_if_failed(event: StreamEvent, context: Context) -> None:
     """End the call with the status of an `end` that has an error."""
     if isinstance(event, StreamEventEnd) and event.error is not None:
         name = event.error.code.name

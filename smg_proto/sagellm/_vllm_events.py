@@ -11,22 +11,14 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from smg_proto.sagellm._bridge import BridgeError
-from smg_proto.sagellm._enums import ErrorCode, FinishReason
-from smg_proto.sagellm._events import StreamEventDelta, StreamEventEnd, StreamEventStart
-from smg_proto.sagellm._models import Error, Metrics, Request, Response
+from smg_proto.sagellm._events import (
+    StreamEvent,
+    StreamEventDelta,
+    StreamEventEnd,
+    StreamEventStart,
+)
+from smg_proto.sagellm._models import Error, ErrorCode, FinishReason, Metrics, Request, Response
 
-__all__ = [
-    "BridgeError",
-    "Choice",
-    "Chunk",
-    "Event",
-    "Usage",
-    "astream_events",
-    "response_from_events",
-    "stream_events",
-]
-
-Event = StreamEventStart | StreamEventDelta | StreamEventEnd
 Clock = Callable[[], float]
 
 # gRPC's status names that the protocol has a code for, and whether to try again.
@@ -41,7 +33,7 @@ _CODES: dict[str, tuple[ErrorCode, bool | None]] = {
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
-class Choice(Protocol):
+class EngineChoice(Protocol):
     """What is read of a chunk's choice."""
 
     @property
@@ -54,7 +46,7 @@ class Choice(Protocol):
     def finish_reason(self) -> str | None: ...
 
 
-class Usage(Protocol):
+class EngineUsage(Protocol):
     """What is read of a chunk's usage."""
 
     @property
@@ -63,23 +55,23 @@ class Usage(Protocol):
     def cached_tokens(self) -> int: ...
 
 
-class Chunk(Protocol):
+class EngineChunk(Protocol):
     """What is read of a chunk; smg_proto.vllm.CompletionChunk is one."""
 
     @property
-    def choices(self) -> Sequence[Choice]: ...
+    def choices(self) -> Sequence[EngineChoice]: ...
     @property
-    def usage(self) -> Usage | None: ...
+    def usage(self) -> EngineUsage | None: ...
 
 
 def stream_events(
-    chunks: Iterable[Chunk],
+    chunks: Iterable[EngineChunk],
     request: Request,
     *,
     engine_id: str,
     started: float | None = None,
     clock: Clock = time.perf_counter,
-) -> Iterator[Event]:
+) -> Iterator[StreamEvent]:
     """One start, a delta for each chunk with output, one end with metrics.
 
     A gRPC failure that the protocol has a code for becomes an end with `error`; every other
@@ -88,7 +80,7 @@ def stream_events(
     """
     meter = _Meter(request, engine_id, clock, started)
 
-    def events() -> Iterator[Event]:
+    def events() -> Iterator[StreamEvent]:
         yield meter.start()
         try:
             for chunk in chunks:
@@ -103,17 +95,17 @@ def stream_events(
 
 
 def astream_events(
-    chunks: AsyncIterable[Chunk],
+    chunks: AsyncIterable[EngineChunk],
     request: Request,
     *,
     engine_id: str,
     started: float | None = None,
     clock: Clock = time.perf_counter,
-) -> AsyncIterator[Event]:
+) -> AsyncIterator[StreamEvent]:
     """stream_events for the async client."""
     meter = _Meter(request, engine_id, clock, started)
 
-    async def events() -> AsyncIterator[Event]:
+    async def events() -> AsyncIterator[StreamEvent]:
         yield meter.start()
         try:
             async for chunk in chunks:
@@ -161,12 +153,12 @@ class _Meter:
         self._texts: list[str] = []
         self._tokens: list[int] = []
         self._reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage: EngineUsage | None = None
 
     def start(self) -> StreamEventStart:
         return StreamEventStart(**self._ids)
 
-    def add(self, chunk: Chunk) -> StreamEventDelta | None:
+    def add(self, chunk: EngineChunk) -> StreamEventDelta | None:
         """The delta of a chunk; None: it brings no output."""
         now = self._clock()
         self._usage = chunk.usage or self._usage

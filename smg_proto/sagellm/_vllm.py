@@ -4,7 +4,7 @@
     for event in stream_events(stream, request, engine_id="vllm-0"):
         ...
 
-`client` is a smg_proto.vllm.VLLMGrpcClient; stream_events is in smg_proto.sagellm.stream.
+`client` is a smg_proto.vllm.VLLMGrpcClient.
 """
 
 from collections.abc import Collection
@@ -23,13 +23,7 @@ from smg_proto.sagellm._bridge import (
 )
 from smg_proto.sagellm._models import Request, SamplingParams
 
-__all__ = [
-    "BridgeError",
-    "create_arguments",
-    "from_generate_request",
-    "to_generate_request",
-]
-
+_TARGET = "vLLM's GenerateRequest"
 # Fields of vLLM's SamplingParams that sageLLM can say, or that have no effect on the answer.
 _SAMPLING = (
     "temperature",
@@ -55,7 +49,7 @@ def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm
     """
     message = vllm.GenerateRequest(
         request_id=request.request_id,
-        text=prompt_of(request, "vLLM's GenerateRequest", drop),
+        text=prompt_of(request, _TARGET, drop),
         stream=request.stream,
     )
     # vLLM reads unset as false; what is meant is its own default, as the gateway sends it.
@@ -63,7 +57,7 @@ def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm
     out.skip_special_tokens = out.spaces_between_special_tokens = True
     out.top_p = out.repetition_penalty = 1.0  # not every server takes 0 for off
     put(out, "max_tokens", request.max_tokens)
-    params = sampling_of(request)
+    params = sampling_of(request, _TARGET, drop)
     if params is None:
         put_plain_sampling(out, request)
         return message

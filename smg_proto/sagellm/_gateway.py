@@ -18,13 +18,7 @@ from smg_proto.sagellm._bridge import (
 )
 from smg_proto.sagellm._models import Request, SamplingParams
 
-__all__ = [
-    "BridgeError",
-    "completion_metadata",
-    "from_completion_request",
-    "to_completion_request",
-]
-
+_TARGET = "smg.v1.CompletionRequest"
 _COMMON = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 _LESS_COMMON = ("repetition_penalty", "skip_special_tokens")
 
@@ -34,12 +28,12 @@ def to_completion_request(request: Request, *, drop: Collection[str] = ()) -> sm
 
     Other fields that the gateway cannot be told raise BridgeError, except those named in drop.
     """
-    prompt = prompt_of(request, "smg.v1.CompletionRequest", drop)
+    prompt = prompt_of(request, _TARGET, drop)
     if not request.model:
         raise BridgeError("Request.model is empty, and the gateway requires one: name a model")
     message = smg.CompletionRequest(model=request.model, prompt=prompt)
     put(message, "max_tokens", request.max_tokens)
-    params = sampling_of(request)
+    params = sampling_of(request, _TARGET, drop)
     if params is None:
         put_plain_sampling(message, request)
         return message
