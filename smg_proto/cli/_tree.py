@@ -19,7 +19,7 @@ from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
 from smg_proto.cli._swap import alone, exchange, is_ours
 from smg_proto.compat import ContractError
-from smg_proto.compat._tree import read_file
+from smg_proto.compat._files import read_file
 
 MANIFEST = "smg-proto.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20

@@ -309,11 +309,12 @@ class Contract:
 
         Each as its message, its number and its full name.
         """
-        found: dict[str, list[tuple[str, int, str]]] = {}
-        for message in self._read.raw_messages:
-            for kind, number, symbol in self._read.held(message):
-                found.setdefault(kind, []).append((message, number, symbol))
-        return found
+        return self._read.carriers()
+
+    @cached_property
+    def has_any(self) -> bool:
+        """A message may hold messages whose types only their bytes name."""
+        return any("google/protobuf/any.proto" in file.dependency for file in self.files)
 
     @cached_property
     def served(self) -> frozenset[str]:

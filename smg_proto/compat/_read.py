@@ -52,7 +52,7 @@ _PROTO2 = Features(enum_type=2, utf8_validation=3, json_format=2)
 _PROTO3 = Features(field_presence=2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Raw:
     """A message, enum or extension as it is described, and what it inherits."""
 
@@ -161,6 +161,24 @@ class Reader:
             if extension.proto.type_name:
                 kind = extension.proto.type_name.lstrip(".")
                 yield kind, extension.proto.number, extension.name
+
+    def carriers(self) -> dict[str, list[tuple[str, int, str]]]:
+        """For each type the fields that are of it: message, number, full name of the field."""
+        found: dict[str, list[tuple[str, int, str]]] = {}
+        entries = self.entries
+        for name, raw in self.raw_messages.items():
+            for field in raw.proto.field:
+                if kind := field.type_name[1:]:
+                    if kind in entries and not (kind := entries[kind].field[-1].type_name[1:]):
+                        continue
+                    carrier = name, field.number, f"{name}.{field.name}"
+                    found.setdefault(kind, []).append(carrier)
+        for name, extensions in self.extensions.items():
+            for extension in extensions:
+                if kind := extension.proto.type_name[1:]:
+                    carrier = name, extension.proto.number, extension.name
+                    found.setdefault(kind, []).append(carrier)
+        return found
 
     def _message(self, raw: Raw) -> Message:
         name, message = raw.name, raw.proto
