@@ -282,7 +282,9 @@ def _default(known: FieldDescriptor, presence: Presence) -> object:
 
 def places(file: FileDescriptorProto) -> Iterator[tuple[str, int]]:
     """The symbols of a file, each with its line, as far as its source information tells."""
-    lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
+    # The way to a declaration has pairs of numbers; other ways lead to its parts.
+    located = ((place.path, place.span) for place in file.source_code_info.location)
+    lines = {tuple(path): span[0] + 1 for path, span in located if len(path) % 2 == 0}
     for declared in declarations(file) if lines else ():
         if declared.kind != "file" and declared.path in lines:
             yield declared.name, lines[declared.path]
