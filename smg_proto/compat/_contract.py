@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
@@ -27,7 +27,7 @@ FOREIGN = ("google.", "grpc.")
 
 # The class of message classes. That of upb makes the classes of what a message holds when they are
 # needed; that of pure Python wants them to be there.
-_CLASS = type(FileDescriptorProto)
+_CLASS: Any = type(FileDescriptorProto)
 _EAGER = not _CLASS.__module__.startswith("google._upb")
 
 Presence = Literal["implicit", "explicit", "required", "repeated"]
