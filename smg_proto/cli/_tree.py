@@ -115,9 +115,9 @@ def _replace(
     new = scratch / "new"
     try:
         for path, data in files.items():
-            _put(new / path, data)
+            put(new / path, data)
         shown = json.dumps(asdict(manifest), indent=2)
-        _put(new / MANIFEST, f"{shown}\n".encode())
+        put(new / MANIFEST, f"{shown}\n".encode())
         if not folder.exists():
             new.rename(folder)
             return
@@ -222,7 +222,7 @@ def _is(path: Path, digest: str) -> bool:
     return found.hexdigest() == digest
 
 
-def _put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
