@@ -106,6 +106,25 @@ def other(files: FileDescriptorSet) -> None:
     request_id.type = request_id.TYPE_INT64
 
 
+def unary(files: FileDescriptorSet) -> None:
+    """Answers once where this package expects a stream."""
+    generate = next(m for m in engine(files).service[0].method if m.name == "Generate")
+    generate.server_streaming = False
+
+
+def without_presence(files: FileDescriptorSet) -> None:
+    """Cannot tell zero from unset where this package does."""
+    sampling = message(files, "SamplingParams")
+    field = next(f for f in sampling.field if f.proto3_optional)
+    taken = field.oneof_index
+    del sampling.oneof_decl[taken]
+    field.ClearField("oneof_index")
+    field.proto3_optional = False
+    for rest in sampling.field:
+        if rest.HasField("oneof_index") and rest.oneof_index > taken:
+            rest.oneof_index -= 1
+
+
 def check(capsys: pytest.CaptureFixture[str], code: int, *words: str | Path) -> str:
     assert main(["check", *map(str, words)]) == code
     said = capsys.readouterr()
@@ -163,12 +182,20 @@ def test_what_a_newer_server_has_is_listed_and_no_failure(
     assert "GenerateRequest.newcomer: this package does not know it: we cannot set" in said
 
 
-def test_a_field_that_both_have_and_read_differently_is_a_conflict(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("edit", "conflict"),
+    [
+        (other, "data     vllm.grpc.engine.GenerateRequest.request_id"),
+        (unary, f"rpc      {ENGINE}.Generate"),
+        (without_presence, "presence vllm.grpc.engine.SamplingParams."),
+    ],
+)
+def test_what_both_have_and_mean_differently_is_a_conflict(
+    edit: Edit, conflict: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(other) as address:
+    with serving(edit) as address:
         said = check(capsys, 1, address, "--allow-older")
-    assert "data     vllm.grpc.engine.GenerateRequest.request_id" in said
+    assert conflict in said
 
 
 def test_a_server_that_is_not_healthy_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
