@@ -93,11 +93,14 @@ def older(files: FileDescriptorSet) -> None:
 
 
 def newer(files: FileDescriptorSet) -> None:
-    """Has an RPC and a field more."""
+    """Has an RPC and a field more, of a message of its own."""
     service = engine(files).service[0]
     service.method.add().CopyFrom(service.method[0])
     service.method[-1].name = "Newcomer"
-    message(files, "GenerateRequest").field.add(name="newcomer", number=12345, label=1, type=9)
+    engine(files).message_type.add(name="Extra")
+    message(files, "GenerateRequest").field.add(
+        name="newcomer", number=12345, label=1, type=11, type_name=".vllm.grpc.engine.Extra"
+    )
 
 
 def other(files: FileDescriptorSet) -> None:
@@ -196,6 +199,14 @@ def test_what_both_have_and_mean_differently_is_a_conflict(
     with serving(edit) as address:
         said = check(capsys, 1, address, "--allow-older")
     assert conflict in said
+
+
+def test_a_field_of_another_name_is_not_lacking(capsys: pytest.CaptureFixture[str]) -> None:
+    def renamed(files: FileDescriptorSet) -> None:
+        message(files, "GenerateRequest").field[0].name = "another"
+
+    with serving(renamed) as address:
+        assert "lacks" not in check(capsys, 0, address)
 
 
 def test_a_server_that_is_not_healthy_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
