@@ -28,10 +28,10 @@ NAMES = {
     "_async": "_sync",
 }
 DROPPED = ("async", "await")
-# Prose: docstrings, comments and messages.
+# Prose: docstrings, comments and messages. Newer Pythons have tokens for parts of f-strings.
+WORDS = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
 PROSE = [
-    (r"\bAn async\b", "A"),
-    (r"\ban async\b", "a"),
+    (r"\b([Aa])n (?:async |Async)(?=[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z])", r"\1 "),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\b(?:async|await) ", ""),
     (r"\b(aiter|anext|aclose)\b", lambda found: NAMES[found[1]]),
@@ -76,7 +76,7 @@ def sync(text: str) -> str:
                 new, end = "", tokens[number + 1].end[1]
         elif number in closing:
             new = ""
-        elif kind in (tokenize.STRING, tokenize.COMMENT):
+        elif kind in WORDS:
             for pattern, put in PROSE:
                 new = re.sub(pattern, put, new)
         if new != word:

@@ -36,7 +36,7 @@ _LOOP_LEFT = (
 
 
 class Stream(Generic[T]):
-    """A iterator that can be closed, and that closes when its loop or block is left.
+    """An iterator that can be closed, and that closes when its loop or block is left.
 
     `next(stream)` takes one item without closing. Reading a stream that was closed raises
     VLLMGrpcClosedError, so that a part is never taken for the whole.
