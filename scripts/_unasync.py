@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tokenize
 from pathlib import Path
+from typing import Any
 
 from _tools import Stop
 
@@ -30,7 +31,7 @@ NAMES = {
 DROPPED = ("async", "await")
 # Prose: docstrings, comments and messages. Newer Pythons have tokens for parts of f-strings.
 WORDS = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
-PROSE = [
+PROSE: list[tuple[str, Any]] = [
     (r"\b([Aa])n (?:async |Async)(?=[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z])", r"\1 "),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\b(?:async|await) ", ""),
