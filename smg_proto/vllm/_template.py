@@ -6,7 +6,7 @@ what is added here keeps it from running for ever, or filling the memory.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache, lru_cache
@@ -122,8 +122,9 @@ def compiled(source: str) -> Template:
 @cache
 def _environment() -> Any:
     """Jinja's sandbox with what transformers adds to it."""
-    from jinja2 import nodes
+    from jinja2 import nodes, pass_eval_context
     from jinja2.ext import Extension
+    from jinja2.filters import make_attrgetter
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
@@ -163,15 +164,28 @@ def _environment() -> Any:
         del made.filters[name]
     for name in ("lipsum", "cycler", "joiner"):
         del made.globals[name]
-    replace, join, indent = (made.filters[name] for name in ("replace", "join", "indent"))
-    made.filters |= {
-        "tojson": _tojson,
-        "counted": _counted,
-        "joined": _joined,
-        "replace": _bounded("replace", replace),
-        "join": _bounded("join", join),
-        "indent": _bounded("indent", indent),
-    }
+    known = dict(made.filters)
+
+    @pass_eval_context
+    def replace(context: Any, s: Any, old: Any, new: Any, count: int | None = None) -> Any:
+        _check_growth("replace", str(s), str(old), str(new))
+        return known["replace"](context, s, old, new, count)
+
+    @pass_eval_context
+    def join(context: Any, value: Any, d: Any = "", attribute: str | None = None) -> Any:
+        values = list(_counted(value))
+        if attribute is not None:
+            values = [*map(make_attrgetter(context.environment, attribute), values)]
+        _check_growth("join", str(d), values)
+        return known["join"](context, values, d)
+
+    def indent(s: Any, width: Any = 4, first: bool = False, blank: bool = False) -> Any:
+        if len(str(s)) * (width if isinstance(width, int) else _size(width)) > MAX_VALUE:
+            raise TooDear
+        return known["indent"](s, width, first, blank)
+
+    made.filters |= {"tojson": _tojson, "counted": _counted, "joined": _joined}
+    made.filters |= {"replace": replace, "join": join, "indent": indent}
     made.globals |= {"raise_exception": _raise, "strftime_now": _now}
     return made
 
@@ -252,31 +266,6 @@ def _check_growth(name: str, subject: str, *args: Any) -> None:
         return
     if cost > MAX_VALUE:
         raise TooDear
-
-
-def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of jinja's that looks at sizes first."""
-    import functools
-
-    @functools.wraps(function)  # with the marks by which jinja passes the environment
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        at = next((place for place, one in enumerate(args) if not hasattr(one, "filters")), 0)
-        values = list(args[at:])
-        if values and name == "join":
-            values[0] = list(values[0])
-            args = (*args[:at], *values)
-            separator = values[1] if len(values) > 1 else kwargs.get("d", "")
-            _check_growth("join", str(separator), values[0])
-        elif values and name == "replace" and len(values) > 2:
-            _check_growth("replace", str(values[0]), str(values[1]), str(values[2]))
-        elif values and name == "indent":
-            width = values[1] if len(values) > 1 else kwargs.get("width", 4)
-            step = width if isinstance(width, int) else _size(width)
-            if len(str(values[0])) * max(step, 1) > MAX_VALUE:
-                raise TooDear
-        return function(*args, **kwargs)
-
-    return bounded
 
 
 def _bound(tree: Any, environment: Any) -> None:

@@ -276,7 +276,7 @@ def test_templates_are_rendered_as_transformers_renders_them(both: Both) -> None
         both, source, messages=messages, chat_template_kwargs={"flag": "!"},
     )  # fmt: skip
     told = json.dumps({"role": "user", "content": " é<a> "}, ensure_ascii=False)
-    assert text == f"<|start|>é<a><|end|>{told}>!True"
+    assert text == f"<|start|>é<a><|end|>\n{told}>!True"
 
 
 def test_tools_and_calls_reach_the_template(both: Both) -> None:
@@ -354,7 +354,7 @@ HOSTILE = {
     "repeats a list": "{{ [1] * 10**10 }}",
     "doubles": "{% set x = 'a' * 1000000 %}" + "{% set x = x ~ x %}" * 40 + "{{ x }}",
     "adds": "{% set x = 'a' * 1000000 %}" + "{% set x = x + x %}" * 40 + "{{ x }}",
-    "powers": "{{ 9 ** 9 ** 9 }}",
+    "powers": "{{ 9 ** (9 ** 9) }}",
     "pads": "{{ 'a'.center(10**10) }}",
     "pads a filter": "{{ 'a' | center(10**10) }}",
     "formats": "{{ '%10000000000d' % 1 }}",
@@ -362,6 +362,8 @@ HOSTILE = {
     "replaces": "{% set x = 'a' * 100000 %}{{ x.replace('a', x) }}",
     "replaces by a filter": "{% set x = 'a' * 100000 %}{{ x | replace('a', x) }}",
     "joins": "{% set x = 'a' * 100000 %}{{ x.join(x) }}",
+    "joins attributes": "{% set x = 'a' * 100000 %}"
+    "{{ ([{'a': x}] * 1000000) | join(attribute='a') }}",
     "joins by a filter": "{% set x = 'a' * 100000 %}{{ x | list | join(x) }}",
     "indents": "{% set x = '\\n' * 100000 %}{{ x | indent(100000) }}",
     "indents JSON": "{{ [[1]] | tojson(indent=10**9) }}",
@@ -398,11 +400,11 @@ def test_what_templates_do_with_loops_still_works() -> None:
         "{% set ns = namespace(n=0) %}{% for a in xs %}{% set ns.n = ns.n + a %}{% endfor %}"
         "{{ ns.n }}"
         "{{ xs[::-1] | join(',') }}{{ 'a b'.split(' ') | list }}{{ 'ab' | replace('a', 'c') }}"
-        "{{ ['x', 'y'] | map('upper') | join }}{{ 'a\\nb' | indent(2) }}{{ 7 % 4 }}{{ 2 ** 3 }}"
+        "{{ ['x', 'y'] | map('upper') | join }}{{ [{'a': 5}] | join('-', 'a') }}{{ 'a\\nb' | indent(2) }}{{ 7 % 4 }}{{ 2 ** 3 }}"
         "{{ {'a': [1]} | tojson(indent=1) }}{{ [1] * 2 }}{{ strftime_now('%%') }}"
     )
     assert compiled(source).render(xs=[1, 2, 3]) == (
-        "1/3f2 2/313 3/3l2 b1a2none236" + "3,2,1['a', 'b']cbXYa\n  b38"
+        "1/3f2 2/313 3/3l2 b1a2none236" + "3,2,1['a', 'b']cbXY5a\n  b38"
         '{\n "a": [\n  1\n ]\n}[1, 1]%'
     )
 
