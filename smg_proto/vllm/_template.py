@@ -148,6 +148,9 @@ def _environment() -> Any:
             padding = isinstance(obj, str) and attr in _PADDING
             return not padding and super().is_safe_attribute(obj, attr, value)
 
+        def wrap_str_format(self, value: Any) -> None:
+            """str.format is no exception from is_safe_attribute()."""
+
         def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
             _METER.get().step()
             subject = getattr(__obj, "__self__", None)
