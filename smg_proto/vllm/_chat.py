@@ -157,7 +157,7 @@ def _tool_calls(where: str, value: object) -> list[Any]:
         function = mapping(call.get("function"))
         if function is None or not isinstance(function.get("name"), str):
             raise VLLMGrpcValidationError(f"{where}.{number}", "must have a function with a name")
-        told = function.get("arguments") or {}
+        told: Any = function.get("arguments") or "{}"
         arguments = json_object(told) if isinstance(told, str) else told
         if arguments is None:
             raise VLLMGrpcValidationError(
@@ -251,9 +251,10 @@ def _special_tokens(decoder: TokenDecoder) -> dict[str, Any]:
 
 
 def _spelled(token: Any) -> Any:
-    if isinstance(token, list):
-        return [_spelled(one) for one in token]
-    return token.get("content") if isinstance(token, dict) else token
+    if (several := sequence(token)) is not None:
+        return [_spelled(one) for one in several]
+    by_name = mapping(token)
+    return token if by_name is None else by_name.get("content")
 
 
 def _for_template(message: Message, *, parts: bool) -> Message:
@@ -267,9 +268,9 @@ def _for_template(message: Message, *, parts: bool) -> Message:
 
 def _cut_after(rendered: str, content: Any) -> str:
     """The prompt up to the end of the last message, so that the model goes on with it."""
-    if isinstance(content, list):
-        content = content[-1]["text"] if content else ""
-    words = content.strip() if isinstance(content, str) else ""
+    if (parts := sequence(content)) is not None:
+        content = parts[-1]["text"] if parts else ""
+    words = content.strip()
     place = rendered.rfind(words) if words else -1
     if place < 0:
         raise VLLMGrpcValidationError(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache, lru_cache
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from smg_proto.vllm._errors import (
     VLLMGrpcFailedPreconditionError,
@@ -155,10 +155,10 @@ def _environment() -> Any:
             _METER.get().step()
             subject = getattr(__obj, "__self__", None)
             if isinstance(subject, str) and args:
-                _check_growth(getattr(__obj, "__name__", ""), subject, *args)
+                _check_growth(getattr(__obj, "__name__", ""), subject, *args[:2])
             return super().call(__context, __obj, *args, **kwargs)
 
-    made = Bounded(
+    made: Any = Bounded(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
@@ -167,7 +167,7 @@ def _environment() -> Any:
         del made.filters[name]
     for name in ("lipsum", "cycler", "joiner"):
         del made.globals[name]
-    known = dict(made.filters)
+    known: dict[str, Any] = dict(made.filters)
 
     @pass_eval_context
     def replace(context: Any, s: Any, old: Any, new: Any, count: int | None = None) -> Any:
@@ -237,7 +237,7 @@ def _joined(values: list[Any]) -> str:
 
 
 def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | bytes | list | tuple) else 0
+    return len(cast(Any, value)) if isinstance(value, str | bytes | list | tuple) else 0
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
@@ -258,13 +258,13 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
         raise TooDear
 
 
-def _check_growth(name: str, subject: str, *args: Any) -> None:
+def _check_growth(name: str, subject: str, what: Any, by: Any = None) -> None:
     """Before a text grows by another one's size, again and again."""
-    if name == "replace" and len(args) > 1:
-        places = subject.count(args[0]) if args[0] else len(subject) + 1
-        cost = len(subject) + places * _size(args[1])
+    if name == "replace":
+        places = subject.count(what) if what else len(subject) + 1
+        cost = len(subject) + places * _size(by)
     elif name == "join":
-        cost = sum(_size(one) for one in args[0]) + len(subject) * _size(args[0])
+        cost = sum(_size(one) for one in what) + len(subject) * _size(what)
     else:
         return
     if cost > MAX_VALUE:

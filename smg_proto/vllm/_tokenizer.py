@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 from smg_proto.vllm._bundle import TokenizerBundle, cache_folder, keep, kept
-from smg_proto.vllm._config import json_object
+from smg_proto.vllm._config import json_object, mapping, sequence
 from smg_proto.vllm._text import ByHand, IncrementalDecoder, TextPlan
 from smg_proto.vllm._types import Completion, CompletionChoice, CompletionChunk
 from smg_proto.vllm._vocabulary import Vocabulary, WordDecoder
@@ -35,22 +35,22 @@ class Tokenizer(Protocol):
     def decode(self, ids: Any, /, *, skip_special_tokens: bool = True) -> Any: ...
 
 
-class _SendsTokenizer(Protocol):
+class SendsTokenizer(Protocol):
     def decoder(self) -> "TokenDecoder": ...
 
 
-class _AsyncSendsTokenizer(Protocol):
+class AsyncSendsTokenizer(Protocol):
     async def decoder(self) -> "TokenDecoder": ...
 
 
-class _HasTokenizer(Protocol):
+class HasTokenizer(Protocol):
     @property
-    def tokenizer(self) -> _SendsTokenizer: ...
+    def tokenizer(self) -> SendsTokenizer: ...
 
 
-class _AsyncHasTokenizer(Protocol):
+class AsyncHasTokenizer(Protocol):
     @property
-    def tokenizer(self) -> _AsyncSendsTokenizer: ...
+    def tokenizer(self) -> AsyncSendsTokenizer: ...
 
 
 class TokenDecoder:
@@ -136,12 +136,12 @@ class TokenDecoder:
         return self
 
     @classmethod
-    def from_client(cls, client: _HasTokenizer) -> "TokenDecoder":
+    def from_client(cls, client: HasTokenizer) -> "TokenDecoder":
         """From the server's own tokenizer; from its path, if it is here, when it sends none."""
         return client.tokenizer.decoder()
 
     @classmethod
-    async def afrom_client(cls, client: _AsyncHasTokenizer) -> "TokenDecoder":
+    async def afrom_client(cls, client: AsyncHasTokenizer) -> "TokenDecoder":
         """`from_client` for the async client."""
         return await client.tokenizer.decoder()
 
@@ -151,15 +151,17 @@ class TokenDecoder:
         with _LOADING:
             return self._load()
 
-    @cached_property
+    @property
     def end_token_ids(self) -> Collection[int]:
         """Tokens that may end a text: those that the model's files name, and all markers."""
+        return self._ends
+
+    @cached_property
+    def _ends(self) -> Collection[int]:
         ends = set(self._added)
         for name in ("config.json", "generation_config.json"):
             told: Any = (json_object(_text(self.settings.get(name))) or {}).get("eos_token_id")
-            ends.update(
-                one for one in (told if isinstance(told, list) else [told]) if type(one) is int
-            )
+            ends.update(one for one in sequence(told) or (told,) if type(one) is int)
         return frozenset(ends)
 
     @cached_property
@@ -265,7 +267,7 @@ def _added_tokens(tokenizer: Any) -> Collection[int]:
     """The markers of a tokenizer that is loaded already, of either library."""
     found = getattr(tokenizer, "get_added_tokens_decoder", None)
     by_id = found() if callable(found) else getattr(tokenizer, "added_tokens_decoder", None)
-    return frozenset(by_id) if isinstance(by_id, dict) else frozenset()
+    return frozenset(mapping(by_id) or ())
 
 
 def _text(content: bytes | None) -> str:

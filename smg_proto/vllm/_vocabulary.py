@@ -130,7 +130,7 @@ class WordDecoder:
         empty: dict[str, Any] = dict.fromkeys(
             ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor")
         )
-        whole = empty | {"version": "1.0", "added_tokens": [], "model": model}
+        whole: dict[str, Any] = empty | {"version": "1.0", "added_tokens": [], "model": model}
         whole["decoder"] = vocabulary.decoder
         joiner: Any = Tokenizer.from_str(json.dumps(whole)).decoder
         self._join = joiner.decode if joiner is not None else " ".join

@@ -264,7 +264,10 @@ class Single:
 
     @classmethod
     def of(cls, method: Any) -> "Callable[..., Single]":
-        return lambda request, **options: cls(method.future(request, **options))
+        def call(request: Any, **options: Any) -> Single:
+            return cls(method.future(request, **options))
+
+        return call
 
     def __iter__(self) -> "Single":
         return self
@@ -285,7 +288,10 @@ class AsyncSingle:
 
     @classmethod
     def of(cls, method: Any) -> "Callable[..., AsyncSingle]":
-        return lambda request, **options: cls(method(request, **options))
+        def call(request: Any, **options: Any) -> AsyncSingle:
+            return cls(method(request, **options))
+
+        return call
 
     def __aiter__(self) -> "AsyncSingle":
         return self

@@ -3,7 +3,7 @@
 import copy
 import time
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, cast
 
 import grpc
 from typing_extensions import Self, Unpack
@@ -116,7 +116,7 @@ class AsyncVLLMGrpcClient:
             max_receive_message_length=max_receive_message_length,
             channel_options=channel_options,
         )
-        if channel is not None and not isinstance(channel, grpc.aio.Channel):
+        if channel is not None and not isinstance(cast(Any, channel), grpc.aio.Channel):
             raise VLLMGrpcValidationError("channel", "must be a grpc.aio.Channel")
         headers = check_metadata(metadata)
         if traceparent is not None:

@@ -4,7 +4,7 @@
 import copy
 import time
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, cast
 
 import grpc
 from typing_extensions import Self, Unpack
@@ -117,7 +117,7 @@ class VLLMGrpcClient:
             max_receive_message_length=max_receive_message_length,
             channel_options=channel_options,
         )
-        if channel is not None and not isinstance(channel, grpc.Channel):
+        if channel is not None and not isinstance(cast(Any, channel), grpc.Channel):
             raise VLLMGrpcValidationError("channel", "must be a grpc.aio.Channel")
         headers = check_metadata(metadata)
         if traceparent is not None:

@@ -140,7 +140,7 @@ class Completions(Resource):
         flag("stream", stream)
         call, given = split(params)
         options = caller.options.changed(call)
-        decoder = check_decoder(params["decoder"]) if "decoder" in params else caller.decoder
+        decoder = check_decoder(params.get("decoder", caller.decoder))
         given.pop("decoder", None)
         request_id = given.pop("request_id", None)
         if request_id is not None:
