@@ -400,7 +400,8 @@ def test_what_templates_do_with_loops_still_works() -> None:
         "{% set ns = namespace(n=0) %}{% for a in xs %}{% set ns.n = ns.n + a %}{% endfor %}"
         "{{ ns.n }}"
         "{{ xs[::-1] | join(',') }}{{ 'a b'.split(' ') | list }}{{ 'ab' | replace('a', 'c') }}"
-        "{{ ['x', 'y'] | map('upper') | join }}{{ [{'a': 5}] | join('-', 'a') }}{{ 'a\\nb' | indent(2) }}{{ 7 % 4 }}{{ 2 ** 3 }}"
+        "{{ ['x', 'y'] | map('upper') | join }}{{ [{'a': 5}] | join('-', 'a') }}"
+        "{{ 'a\\nb' | indent(2) }}{{ 7 % 4 }}{{ 2 ** 3 }}"
         "{{ {'a': [1]} | tojson(indent=1) }}{{ [1] * 2 }}{{ strftime_now('%%') }}"
     )
     assert compiled(source).render(xs=[1, 2, 3]) == (

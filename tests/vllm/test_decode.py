@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
+from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, text_of
 
 from smg_proto.testing import Address, Answer, FakeVllmEngine
 from smg_proto.vllm import TokenDecoder
@@ -143,7 +143,7 @@ def test_a_blank_after_the_prompt_is_kept() -> None:
     assert step.feed(word) == " world"
 
 
-def cut(parts: list[Sequence[int]], end: int | str | None, **plan: Any) -> list[str]:
+def cut(parts: Sequence[Sequence[int]], end: int | str | None, **plan: Any) -> list[str]:
     reason = plan.pop("reason", "length" if end is None else "stop")
     text = TextPlan(**plan).new(ALL["byte level"])
     return [*(text.feed(part) for part in parts), text.finish(reason, end)]
@@ -236,7 +236,7 @@ def test_stop_strings_hold_on_the_wire(
         final = both.final(client, **asked).choices[0]
         chunks = both.chunks(client, **asked)
         assert whole.text == final.text == expected
-        assert "".join(c.choices[0].text for c in chunks) == expected
+        assert text_of(chunks) == expected
         assert whole.stop_reason == final.stop_reason == "three"
         assert decoder.decode(whole.token_ids).startswith("one two three")
 

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, used
+from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, text_of, used
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine
@@ -241,7 +241,7 @@ def test_6_model_and_text_are_filled(
     check(completion)
     assert fails(lambda: check(Naive.unstreamed([pb.GenerateResponse(complete=completion.raw[0])])))
     chunks = both.chunks(client, prompt=prompt, max_tokens=6)
-    assert "".join(c.choices[0].delta_text for c in chunks) == completion.choices[0].text
+    assert text_of(chunks) == completion.choices[0].text
     assert {c.model for c in chunks} == {address.servicer.name}
 
 

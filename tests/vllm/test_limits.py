@@ -12,7 +12,8 @@ from typing import Any
 
 import grpc
 import pytest
-from vllm_kit import Both, ScriptedEngine, chunk, complete, eventually
+from support import eventually
+from vllm_kit import Both, ScriptedEngine, chunk, complete
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
@@ -163,7 +164,12 @@ def test_time_in_create_counts_for_the_first_message(
     both: Both, scripted: ScriptedEngine, scripted_server: Address[FakeVllmEngine]
 ) -> None:
     """Most of the limit goes into the token, so little is left for the message."""
-    client = both.make(scripted_server, token=lambda: time.sleep(1.0) or "t", decoder=None)
+
+    def slowly() -> str:
+        time.sleep(1.0)
+        return "t"
+
+    client = both.make(scripted_server, token=slowly, decoder=None)
     scripted.messages = [chunk(1), complete(1)]
     scripted.pause = lambda number: 0.0 if number else 1.2
     stream = both.stream(client, prompt="x", model="m", timeout=Timeout(first_message=1.3))

@@ -12,6 +12,7 @@ from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
 from smg_proto import vllm as v
 from smg_proto.testing import Address, FakeVllmEngine, Fault
 from smg_proto.vllm._config import Options
+from smg_proto.vllm._errors import from_status
 from smg_proto.vllm._sync.call import Call, Limits
 
 Code = grpc.StatusCode
@@ -202,11 +203,11 @@ def test_an_error_tells_status_details_request_and_metadata(
 
 
 # As in OpenAI's library, by the HTTP status that a gateway would make of it.
-CAUGHT_BY = {
-    Code.CANCELLED: (v.APIError,),
+CAUGHT_BY: dict[Code, tuple[type[v.VLLMGrpcError], int | None]] = {
+    Code.CANCELLED: (v.APIError, None),
     Code.UNKNOWN: (v.InternalServerError, 500),
     Code.INVALID_ARGUMENT: (v.BadRequestError, 400),
-    Code.DEADLINE_EXCEEDED: (v.APITimeoutError,),
+    Code.DEADLINE_EXCEEDED: (v.APITimeoutError, None),
     Code.NOT_FOUND: (v.NotFoundError, 404),
     Code.ALREADY_EXISTS: (v.ConflictError, 409),
     Code.PERMISSION_DENIED: (v.PermissionDeniedError, 403),
@@ -224,11 +225,10 @@ CAUGHT_BY = {
 
 @pytest.mark.parametrize("status", CAUGHT_BY, ids=lambda code: code.name)
 def test_errors_are_caught_as_those_of_openais_library_are(status: Code) -> None:
-    error = v._errors.from_status(status, "x", target="h:1", connected=True)
-    kind, *http = CAUGHT_BY[status]
+    error = from_status(status, "x", target="h:1", connected=True)
+    kind, http = CAUGHT_BY[status]
     assert isinstance(error, kind) and isinstance(error, v.OpenAIError)
-    assert isinstance(error, v.APIStatusError) == bool(http)
-    assert [error.status_code] == http if isinstance(error, v.APIStatusError) else not http
+    assert http == (error.status_code if isinstance(error, v.APIStatusError) else None)
 
 
 def test_what_has_no_reply_is_a_connection_error() -> None:

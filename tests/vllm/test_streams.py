@@ -13,6 +13,8 @@ from vllm_kit import NEVER, Both, ScriptedEngine, chunk, complete, used
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine
 from smg_proto.vllm import (
+    Completion,
+    CompletionChunk,
     Timeout,
     TokenDecoder,
     VLLMGrpcClosedError,
@@ -335,7 +337,8 @@ def test_assembled_results_are_what_validated_ones_would_be(both: Both, client: 
     asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 3, "logprobs": 2}
     whole = both.create(client, **asked)
     chunks = both.chunks(client, **asked, stream_options={"include_usage": True})
-    for made in (whole, *chunks):
+    results: list[Completion | CompletionChunk] = [whole, *chunks]
+    for made in results:
         again = type(made).model_validate(made.model_dump())
         assert again.model_dump() == made.model_dump()
         assert made.model_copy() == made

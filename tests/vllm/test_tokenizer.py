@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decode import ALL, joined
 from tokenizers import Tokenizer, decoders, models
-from vllm_kit import Both
+from vllm_kit import Both, text_of
 
 from smg_proto import common_pb2
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
@@ -98,9 +98,7 @@ def test_the_first_stream_has_text_from_its_first_chunk(
     own(fresh).pause = 0.2
     chunks = both.chunks(both.make(fresh), prompt=PROMPT, max_tokens=6)
     assert all(c.choices[0].text is not None for c in chunks)
-    assert "".join(c.choices[0].text for c in chunks) == "".join(
-        c.choices[0].text for c in both.chunks(both.make(fresh), prompt=PROMPT, max_tokens=6)
-    )
+    assert text_of(chunks) == text_of(both.chunks(both.make(fresh), prompt=PROMPT, max_tokens=6))
 
 
 def test_the_tokenizer_is_fetched_beside_the_request_and_not_before_it(

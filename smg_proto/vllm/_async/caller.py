@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar
 
 from google.protobuf.message import Message
 from typing_extensions import Self
@@ -55,8 +55,10 @@ _PASSING: Final = (VLLMGrpcConnectionError, VLLMGrpcCancelledError, VLLMGrpcClos
 
 
 def check_decoder(value: object) -> Decoding:
-    if value is None or value == "server" or isinstance(value, TokenDecoder):
-        return cast(Decoding, value)
+    if value == "server":
+        return "server"
+    if value is None or isinstance(value, TokenDecoder):
+        return value
     raise VLLMGrpcValidationError("decoder", 'must be a TokenDecoder, "server" or None')
 
 
