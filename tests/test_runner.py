@@ -200,7 +200,8 @@ def test_a_run_says_what_runs_how_long_and_what_was_skipped_why(
     line = re.search(r"^core: (.+)$", said, re.MULTILINE)
     assert line
     assert re.fullmatch(
-        r"4 passed, 0 failed, 2 skipped in \d+ s; slowest: tests/test_it\.py::test_long, \d+\.\d s; "
+        r"4 passed, 0 failed, 2 skipped in \d+ s; "
+        r"slowest: tests/test_it\.py::test_long, \d+\.\d s; "
         r"skipped: no Python 3\.99 \(1\), no such program \(1\)",
         line[1],
     )
