@@ -93,10 +93,10 @@ RULES = (
 
 def from_answer(http: int, headers: Mapping[str, str], body: bytes, path: str) -> SmgError:
     """The status of an HTTP answer that is not a success."""
-    told = _ErrorBody.of_bytes(body)
-    code = header(headers, "x-smg-error-code") or told.code
-    error = _classified(http, code, path, told)
-    error.message = told.message or f"the gateway answered with HTTP {http}"
+    reported = _ErrorBody.of_bytes(body)
+    code = header(headers, "x-smg-error-code") or reported.code
+    error = _classified(http, code, path, reported)
+    error.message = reported.message or f"the gateway answered with HTTP {http}"
     error.metadata = {"http_status": str(http)} | ({"code": code} if code else {})
     error.retry_after = parse_retry_after(headers.get("retry-after", ""))
     return error
@@ -108,17 +108,17 @@ def from_error_body(data: JsonObject, message: str, **metadata: str) -> SmgError
     It is INTERNAL, unless the error brings an HTTP status as its code. `message` is for one that
     has no text.
     """
-    told = _ErrorBody.of(data)
-    error = _classified(told.http, told.code, "", told)
-    error.message, error.metadata = told.message or message, metadata
+    reported = _ErrorBody.of(data)
+    error = _classified(reported.http, reported.code, "", reported)
+    error.message, error.metadata = reported.message or message, metadata
     return error
 
 
-def _classified(http: int, code: str, path: str, told: "_ErrorBody") -> SmgError:
+def _classified(http: int, code: str, path: str, reported: "_ErrorBody") -> SmgError:
     for rule in RULES:
-        if rule.holds(http, code, path, told.message):
-            return SmgError(rule.status, "", reason=rule.reason, field_violations=told.violations)
-    return SmgError(Code.INTERNAL, "", reason="WORKER_ERROR", field_violations=told.violations)
+        if rule.holds(http, code, path, reported.message):
+            return SmgError(rule.status, "", reason=rule.reason, field_violations=reported.violations)
+    return SmgError(Code.INTERNAL, "", reason="WORKER_ERROR", field_violations=reported.violations)
 
 
 def reason_of(code: str) -> str:

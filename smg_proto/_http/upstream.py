@@ -189,8 +189,8 @@ class Upstream:
                 self._on_error("garbled")
                 raise unreadable("an encoded answer")
             self._on_error(str(response.status))
-            told = await self._read(response, MAX_ERROR_BYTES) if plain else None
-            raise from_answer(response.status, response.headers, told or b"", path)
+            report = await self._read(response, MAX_ERROR_BYTES) if plain else None
+            raise from_answer(response.status, response.headers, report or b"", path)
         finally:
             response.close()
 

@@ -276,6 +276,29 @@ def test_a_whole_tool_conversation_goes_through(house: House) -> None:
     assert views.chat(house.door.chats.Chat(request)) == expected
 
 
+def test_a_call_without_arguments_goes_back(house: House) -> None:
+    """As engines give it for a function that takes none; the gateway reads the arguments as JSON."""
+    call, result = smg.ToolCall(id="call_1", name="add"), "done"
+    chat = smg.ChatRequest(
+        model=house.model,
+        messages=[
+            smg.ChatMessage(role=smg.ROLE_USER, content="Add."),
+            smg.ChatMessage(role=smg.ROLE_ASSISTANT, tool_calls=[call]),
+            smg.ChatMessage(role=smg.ROLE_TOOL, tool_call_id="call_1", content=result),
+        ],
+        max_tokens=3,
+    )
+    assert house.door.chats.Chat(chat).choices
+    said = smg.ItemMessage(role=smg.ROLE_USER, content=[smg.ContentPart(text="Add.")])
+    items = [
+        smg.Item(message=said),
+        smg.Item(tool_call=call),
+        smg.Item(tool_result=smg.ToolResult(call_id="call_1", text=result)),
+    ]
+    request = smg.CreateResponseRequest(model=house.model, items=smg.Items(items=items))
+    assert house.door.responses.CreateResponse(request).output
+
+
 MESSAGES = {
     "plain": Case(PLAIN, {}, {}, "end_turn"),
     "stop string": Case(PLAIN, {"stop": ["four"]}, {"stop_sequences": ["four"]}, "stop_sequence"),

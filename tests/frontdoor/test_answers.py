@@ -123,7 +123,8 @@ async def test_arguments_of_a_function_without_any_go_back(
     reply = await call(channel, "ChatService.Chat")
     request = smg.ChatRequest(model="m", messages=[reply.choices[0].message])
     await call(channel, "ChatService.Chat", request)
-    assert upstream.asked[-1].body["messages"] == [message]
+    sent = {"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    assert upstream.asked[-1].body["messages"] == [message | {"tool_calls": [sent]}]
 
 
 # --- Errors in their many forms ---

@@ -44,11 +44,11 @@ PART = Variants(
         "video": ("video_url", {"video": Row("video_url", chat_video)}),
     },
 )
-# Engines leave the arguments of a function that takes none empty; the route demands the member.
+# Engines leave the arguments of a function that takes none empty; the gateway demands JSON.
 TOOL_CALL = Table(
     smg.ToolCall,
     {"id": "id", "name": "function.name", "arguments": "function.arguments"},
-    always={"type": "function", "function": {"arguments": ""}},
+    always={"type": "function", "function": {"arguments": "{}"}},
 )
 _MESSAGE = Table(
     smg.ChatMessage,
@@ -178,7 +178,7 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
         if not self._begun and (choices or data.get("id")):
             self._begun = True
             _CHUNK_HEAD.read_into(self._end, data)
-            self._tell(smg.ChatEvent(start=self._end))
+            self._emit(smg.ChatEvent(start=self._end))
         for choice in choices:
             self._choice(choice)
         if data.get("usage"):
@@ -192,11 +192,11 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
         if choice.get("logprobs") or delta.get("tool_calls") or (content and reasoning):
             found = _CHUNK_DELTA.read(choice)
             if found.content or found.reasoning_content or found.tool_calls or found.logprobs:
-                self._tell(smg.ChatEvent(delta=found))
+                self._emit(smg.ChatEvent(delta=found))
         elif content:
-            self._tell_text(index, "content", content)
+            self._emit_text(index, "content", content)
         elif reasoning:
-            self._tell_text(index, "reasoning_content", reasoning)
+            self._emit_text(index, "reasoning_content", reasoning)
         if choice.get("finish_reason"):
             self._ended[index] = _CHUNK_END.read(choice)
 

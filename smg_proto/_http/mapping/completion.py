@@ -125,13 +125,13 @@ class CompletionChunks(_CompletionReader):
         if not self._begun and (choices or data.get("id")):
             self._begun = True
             _CHUNK_HEAD.read_into(self._end, data)
-            self._tell(smg.CompletionEvent(start=self._end))
+            self._emit(smg.CompletionEvent(start=self._end))
         if choice.get("logprobs"):
             delta = _CHUNK_DELTA.read(data)
             if delta.text or delta.logprobs:
-                self._tell(smg.CompletionEvent(delta=delta))
+                self._emit(smg.CompletionEvent(delta=delta))
         elif text := choice.get("text"):
-            self._tell_text(0, "text", text)
+            self._emit_text(0, "text", text)
         if data.get("usage") or choice.get("finish_reason"):
             _CHUNK_END.read_into(self._end, data)
 
@@ -150,13 +150,13 @@ class GenerateChunks(_CompletionReader):
             # The gateway appends the number of the choice to the id.
             numbered = meta.get("id") or ""
             self._end.id = numbered.rpartition("-")[0] or numbered
-            self._tell(smg.CompletionEvent(start=self._end))
+            self._emit(smg.CompletionEvent(start=self._end))
         if meta.get("finish_reason"):
             _GENERATE_CHUNK_END.read_into(self._end, data)
             return
         text = data.get("text") or ""
         new, self._length = text[self._length :], len(text)
         if ids := as_list(data.get("output_ids") or []):
-            self._tell(smg.CompletionEvent(delta=smg.CompletionDelta(text=new, token_ids=ids)))
+            self._emit(smg.CompletionEvent(delta=smg.CompletionDelta(text=new, token_ids=ids)))
         elif new:
-            self._tell_text(0, "text", new)
+            self._emit_text(0, "text", new)

@@ -189,7 +189,7 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
                 member, field = _DELTAS.get(dig(data, "delta.type"), ("", ""))
                 index = count(data["index"])
                 if field and index not in self._skipped and (text := data["delta"].get(member)):
-                    self._tell_text(index, field, text)
+                    self._emit_text(index, field, text)
             case "content_block_start":
                 index = count(data["index"])
                 block: smg.Block | None = BLOCK.read(data["content_block"])
@@ -198,15 +198,15 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
                     return
                 if block.HasField("tool_call"):
                     block.tool_call.ClearField("arguments")  # they come with deltas
-                self._tell(smg.MessageEvent(block_start=smg.BlockStart(index=index, block=block)))
+                self._emit(smg.MessageEvent(block_start=smg.BlockStart(index=index, block=block)))
             case "message_start":
                 _START.read_into(self._end, data["message"])
-                self._tell(smg.MessageEvent(start=self._end))
+                self._emit(smg.MessageEvent(start=self._end))
             case "message_delta":
                 _END.read_into(self._end, data)
             case "message_stop":
                 if self._end.finish_reason:
-                    self._tell(smg.MessageEvent(end=self._end))
+                    self._emit(smg.MessageEvent(end=self._end))
                     self.done = True
             case "error":
                 raise from_error_body(data, FAILED)

@@ -93,8 +93,8 @@ def mcp_error(data: Any) -> Any:
 _CALL = Table(
     smg.ToolCall,
     {"id": "call_id", "name": "name", "arguments": "arguments"},
-    # Engines leave the arguments of a function that takes none empty; the route demands the member.
-    always={"arguments": ""},
+    # Engines leave the arguments of a function that takes none empty; the gateway demands JSON.
+    always={"arguments": "{}"},
 )
 _MCP_CALL = Table(
     smg.ToolCall,
@@ -234,13 +234,13 @@ class ResponseEvents(StreamReader[smg.ResponseEvent]):
         if field := _DELTAS.get(kind or ""):
             index = count(data["output_index"])
             if index not in self._skipped and (text := data.get("delta")):
-                self._tell_text(index, field, text)
+                self._emit_text(index, field, text)
             return
         match kind:
             case "response.created":
                 self._start = HEAD.read(data["response"])
                 self.id = self._start.id
-                self._tell(smg.ResponseEvent(start=self._start))
+                self._emit(smg.ResponseEvent(start=self._start))
             case "response.output_item.added" | "response.output_item.done":
                 index = count(data["output_index"])
                 item: smg.Item | None = MADE_ITEM.read(data["item"])
@@ -248,16 +248,16 @@ class ResponseEvents(StreamReader[smg.ResponseEvent]):
                     self._skipped.add(index)
                 elif kind == "response.output_item.added":
                     _empty(item)
-                    self._tell(smg.ResponseEvent(item_start=_item_event(index, item)))
+                    self._emit(smg.ResponseEvent(item_start=_item_event(index, item)))
                 else:
-                    self._tell(smg.ResponseEvent(item_end=_item_event(index, item)))
+                    self._emit(smg.ResponseEvent(item_end=_item_event(index, item)))
             case "response.completed" | "response.incomplete":
-                self._tell(self.end_of(data["response"]))
+                self._emit(self.end_of(data["response"]))
                 self.done = True
             case "response.failed" | "error":
                 error = dig(data, "response.error")
-                told = {"error": error} if error else data
-                raise from_error_body(told, FAILED, response_id=self.id)
+                body = {"error": error} if error else data
+                raise from_error_body(body, FAILED, response_id=self.id)
             case _:
                 pass
 

@@ -21,7 +21,7 @@ class StreamReader(Generic[Event]):
 
     def __init__(self) -> None:
         self.done: bool = False
-        self._told: list[Event] = []
+        self._emitted: list[Event] = []
         # Text that is to become one delta, and of what: a place and a field.
         self._text: list[str] = []
         self._text_of: tuple[int, str] = (0, "")
@@ -41,19 +41,19 @@ class StreamReader(Generic[Event]):
     # --- For the route ---
 
     def _event(self, event: ServerSentEvent) -> None:
-        """Read one event: `_tell` and `_tell_text` what it says."""
+        """Read one event, and `_emit` or `_emit_text` what it says."""
         raise NotImplementedError
 
     def _text_delta(self, place: int, field: str, text: str) -> Event:
         """A delta that is only text."""
         raise NotImplementedError
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         self._end_of_text()
-        if not (self._told and _joined(self._told[-1], event)):
-            self._told.append(event)
+        if not (self._emitted and _joined(self._emitted[-1], event)):
+            self._emitted.append(event)
 
-    def _tell_text(self, place: int, field: str, text: str) -> None:
+    def _emit_text(self, place: int, field: str, text: str) -> None:
         if type(text) is not str:
             raise TypeError("not a text")
         if self._text_of != (place, field):
@@ -67,12 +67,12 @@ class StreamReader(Generic[Event]):
         if self._text:
             text = "".join(self._text)
             self._text.clear()
-            self._told.append(self._text_delta(*self._text_of, text))
+            self._emitted.append(self._text_delta(*self._text_of, text))
 
     def _take(self) -> list[Event]:
         reading("an event", self._end_of_text)
-        told, self._told = self._told, []
-        return told
+        emitted, self._emitted = self._emitted, []
+        return emitted
 
 
 def _joined(last: Any, event: Any) -> bool:
@@ -117,7 +117,7 @@ class ChunkReader(StreamReader[Event]):
     def _event(self, event: ServerSentEvent) -> None:
         if event.data.startswith(b"[DONE]"):
             if self._complete():
-                self._tell(self._end_event())
+                self._emit(self._end_event())
                 self.done = True
             return
         data = object_of(event)
