@@ -96,7 +96,7 @@ def from_answer(http: int, headers: Mapping[str, str], body: bytes, path: str) -
     reported = _ErrorBody.of_bytes(body)
     code = header(headers, "x-smg-error-code") or reported.code
     error = _classified(http, code, path, reported)
-    error.message = reported.message or f"the gateway answered with HTTP {http}"
+    error.message = error.message or f"the gateway answered with HTTP {http}"
     error.metadata = {"http_status": str(http)} | ({"code": code} if code else {})
     error.retry_after = parse_retry_after(headers.get("retry-after", ""))
     return error
@@ -110,15 +110,17 @@ def from_error_body(data: JsonObject, message: str, **metadata: str) -> SmgError
     """
     reported = _ErrorBody.of(data)
     error = _classified(reported.http, reported.code, "", reported)
-    error.message, error.metadata = reported.message or message, metadata
+    error.message, error.metadata = error.message or message, metadata
     return error
 
 
 def _classified(http: int, code: str, path: str, reported: "_ErrorBody") -> SmgError:
+    status, reason = Code.INTERNAL, "WORKER_ERROR"
     for rule in RULES:
         if rule.holds(http, code, path, reported.message):
-            return SmgError(rule.status, "", reason=rule.reason, field_violations=reported.violations)
-    return SmgError(Code.INTERNAL, "", reason="WORKER_ERROR", field_violations=reported.violations)
+            status, reason = rule.status, rule.reason
+            break
+    return SmgError(status, reported.message, reason=reason, field_violations=reported.violations)
 
 
 def reason_of(code: str) -> str:

@@ -277,7 +277,7 @@ def test_a_whole_tool_conversation_goes_through(house: House) -> None:
 
 
 def test_a_call_without_arguments_goes_back(house: House) -> None:
-    """As engines give it for a function that takes none; the gateway reads the arguments as JSON."""
+    """As engines give it for a function that takes none."""
     call, result = smg.ToolCall(id="call_1", name="add"), "done"
     chat = smg.ChatRequest(
         model=house.model,
