@@ -21,7 +21,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnauthenticatedError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm.connection import address as find
+from smg_proto.vllm._config import address as find
 
 NOTHING: dict[str, Any] = dict.fromkeys(
     [
@@ -127,7 +127,7 @@ def test_the_environment_gives_timeout_and_token(
     monkeypatch.setenv("VLLM_GRPC_TIMEOUT", "7.5")
     monkeypatch.setenv("VLLM_GRPC_TOKEN", "from-outside")
     client = both.make(address)
-    assert client._transport.options.timeout == Timeout.of(7.5)
+    assert client._caller.options.timeout == Timeout.of(7.5)
     both.run(client.health.check())
     assert metadata_of(address.servicer, "HealthCheck")["authorization"] == "Bearer from-outside"
     assert "from-outside" not in repr(client)

@@ -184,7 +184,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stop": [1]}, "stop.0"),
     ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
     ({"logit_bias": {1: float("inf")}}, "logit_bias.1"),
-    ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     ({"structured_outputs": "a+"}, "structured_outputs"),
     ({"data_parallel_rank": -1}, "data_parallel_rank"),
     ({"kv_transfer_params": "[1]"}, "kv_transfer_params"),

@@ -7,6 +7,7 @@ from vllm_kit import Both
 
 from smg_proto.testing import Address, FakeVllmEngine
 from smg_proto.vllm import (
+    VLLMGrpcClosedError,
     VLLMGrpcOutOfRangeError,
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
@@ -89,7 +90,8 @@ def test_kv_events_follow_the_cache(both: Both, client: Any, engine: FakeVllmEng
     stored = seen[-1].events[-1].stored
     assert list(stored.blocks[0].token_ids)[:2] == [20, 21]
     assert subscription.sequence_numbers == {0: seen[-1].sequence_number}
-    assert both.each(subscription) == []  # leaving the loop has closed it
+    with pytest.raises(VLLMGrpcClosedError, match="its loop was left"):
+        both.each(subscription)
     with pytest.raises(VLLMGrpcOutOfRangeError):
         both.next(both.run(client.kv_events.subscribe(start_sequence_number=9)))
     with pytest.raises(VLLMGrpcValidationError, match="start_sequence_number"):

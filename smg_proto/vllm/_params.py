@@ -1,8 +1,7 @@
-"""What a caller can ask for: prompts, sampling parameters, constraints, and their rules."""
+"""What callers can ask for: prompts, sampling parameters, constraints, rules and wire form."""
 
-import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -12,14 +11,28 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm.checks import json_object, mapping, sequence
-from smg_proto.vllm.errors import VLLMGrpcValidationError
+from smg_proto.vllm._config import (
+    AsyncToken,
+    CallParams,
+    Given,
+    Token,
+    json_object,
+    json_text,
+    mapping,
+    plain,
+    sequence,
+    text,
+)
+from smg_proto.vllm._errors import VLLMGrpcValidationError
+from smg_proto.vllm._tokenizer import TokenDecoder
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
-_GREEDY = 1e-5  # vLLM's own border
+_GREEDY: Final = 1e-5  # vLLM's threshold for greedy sampling
+_MOST_CHOICES: Final = 16384  # vLLM's VLLM_MAX_N_SEQUENCES
 
 
 class Params(BaseModel):
@@ -51,18 +64,51 @@ def refuse(error: ValidationError) -> NoReturn:
             if isinstance(cause, VLLMGrpcValidationError):
                 raise cause from None
             param, problem = param or "parameters", str(cause)
+        case "string_unicode":
+            problem = "has half of a character (a lone surrogate), which cannot be sent"
         case _:
             pass
     raise VLLMGrpcValidationError(param, problem[:1].lower() + problem[1:]) from None
 
 
-_UNKNOWN = {
+# What OpenAI's library has and this server has not. Asking for nothing by it is fine.
+_UNKNOWN: Final = {
     "best_of": "vLLM has no best_of; ask for n choices with logprobs and choose",
     "echo": "the prompt cannot be echoed; put it before the text yourself",
     "suffix": "vLLM does not insert text between prompt and suffix",
-    "user": "not sent anywhere; use request_id or metadata",
+    "extra_query": "there is no URL; use metadata=",
+    "extra_body": "there is no JSON body; name the parameter itself",
     "response_format": "use structured_outputs=StructuredOutputs(json_schema=…)",
+    "store": "the server stores nothing",
+    "dimensions": "the server returns whole vectors; cut them yourself",
+    "encoding_format": "vectors always come as floats",
 }
+_NOTHING: Final[dict[str, tuple[object, ...]]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "extra_query": ({},),
+    "extra_body": ({},),
+    "store": (False,),
+    "encoding_format": ("float",),
+    "user": (),
+}
+
+
+def without_nothing(params: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what asks for nothing: `echo=False`, or `user`, which vLLM does not send on."""
+    names = _NOTHING.keys() & params.keys()
+    if not names:
+        return params
+    left = dict(params)
+    for name in names:
+        value = left[name]
+        if name == "user":
+            text(name, value)
+        same = any(type(value) is type(one) and value == one for one in _NOTHING.get(name, ()))
+        if name == "user" or same or (name == "best_of" and value == left.get("n", 1)):
+            del left[name]
+    return left
 
 
 class TokenizedInput(Params):
@@ -112,7 +158,8 @@ class StructuredOutputs(Params):
         for name in ("json_schema", "structural_tag"):
             value = getattr(self, name)
             if value is not None:
-                setattr(wire, name, value if isinstance(value, str) else json.dumps(value))
+                param = f"structured_outputs.{name}"
+                setattr(wire, name, value if isinstance(value, str) else json_text(param, value))
         if self.regex is not None:
             wire.regex = self.regex
         if self.grammar is not None:
@@ -162,13 +209,13 @@ class SamplingParams(Params):
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     ignore_eos: bool = False
-    n: int = Field(default=1, ge=1, lt=2**32)
+    n: int = Field(default=1, ge=1, le=_MOST_CHOICES)
     logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
     prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
     seed: int | None = Field(default=None, ge=-(2**31), lt=2**31)
     include_stop_str_in_output: bool = False
     logit_bias: dict[Annotated[int, Field(ge=0, lt=2**31, strict=False)], float] | None = None
-    truncate_prompt_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
     structured_outputs: StructuredOutputs | None = None
     grammar_from_first_token: bool = False
 
@@ -212,8 +259,8 @@ _OFF: dict[str, Any] = {
 }
 
 
-def _json_object(param: str, text: str) -> None:
-    if json_object(text) is None:
+def _json_object(param: str, content: str) -> None:
+    if json_object(content) is None:
         raise VLLMGrpcValidationError(param, "must be the JSON text of an object")
 
 
@@ -249,10 +296,127 @@ class CompletionRequest(SamplingParams):
             _json_object("kv_transfer_params", self.kv_transfer_params)
         return self
 
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> "CompletionRequest":
+        """From the arguments of `create`, those of a SamplingParams among them."""
+        sampling = given.pop("sampling_params", None)
+        if sampling is not None:
+            if not isinstance(sampling, SamplingParams):
+                raise VLLMGrpcValidationError("sampling_params", "must be a SamplingParams")
+            base = {name: getattr(sampling, name) for name in sampling.model_fields_set}
+            if twice := base.keys() & given.keys():
+                problem = "given twice: by itself and in sampling_params"
+                raise VLLMGrpcValidationError(min(twice), problem)
+            given = base | given
+        return cls(**{name: plain(value) for name, value in without_nothing(given).items()})
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "CompletionRequest":
+        """The model's own sampling parameters wherever the caller set none."""
+        known = {k: v for k, v in defaults.items() if k in SamplingParams.model_fields}
+        if not known:
+            return self
+        given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
+        return CompletionRequest(**known | given)
+
+
+# The same for type checkers. `help()` has them in the docstrings of `create`.
+
+
+class SamplingKeywords(CallParams, total=False):
+    """What completions and chat share."""
+
+    request_id: Given[str]
+    model: Given[str]
+    temperature: Given[float]
+    top_p: Given[float]
+    top_k: Given[int]
+    min_p: Given[float]
+    frequency_penalty: Given[float]
+    presence_penalty: Given[float]
+    repetition_penalty: Given[float]
+    max_tokens: Given[int]
+    min_tokens: Given[int]
+    stop: Given[str | Sequence[str]]
+    stop_token_ids: Given[Sequence[int]]
+    skip_special_tokens: Given[bool]
+    spaces_between_special_tokens: Given[bool]
+    ignore_eos: Given[bool]
+    n: Given[int]
+    prompt_logprobs: Given[int]
+    seed: Given[int]
+    include_stop_str_in_output: Given[bool]
+    logit_bias: Given[Mapping[int, float] | Mapping[str, float]]
+    structured_outputs: Given[StructuredOutputs]
+    grammar_from_first_token: Given[bool]
+    kv_transfer_params: Given[str | Mapping[str, Any]]
+    data_parallel_rank: Given[int]
+    use_model_defaults: Given[bool]
+    stream_options: Given[StreamOptions | Mapping[str, bool]]
+    user: Given[str]
+    extra_query: Given[Mapping[str, object]]
+    extra_body: Given[Mapping[str, object]]
+
+
+class CompletionParams(SamplingKeywords, total=False):
+    """What `completions.create` takes besides prompt and stream. Left out or None: not set."""
+
+    sampling_params: Given[SamplingParams]
+    logprobs: Given[int]
+    truncate_prompt_tokens: Given[int]
+    media_refs: Given[Sequence[MediaRef]]
+    mm_inputs: Given[pb.MultimodalInputs | Sequence[pb.MultimodalInputs]]
+    decoder: TokenDecoder | Literal["server"] | None
+    best_of: Given[Literal[1]]
+    echo: Given[Literal[False]]
+    suffix: Given[Literal[""]]
+
+
+class ChatParams(SamplingKeywords, total=False):
+    """What `chat.completions.create` takes besides messages and stream."""
+
+    max_completion_tokens: Given[int]
+    logprobs: Given[bool]
+    top_logprobs: Given[int]
+    tools: Given[Sequence[Mapping[str, Any]]]
+    tool_choice: Given[Literal["auto", "none"]]
+    response_format: Given[Mapping[str, Any]]
+    chat_template: Given[str]
+    chat_template_kwargs: Given[Mapping[str, Any]]
+    add_generation_prompt: Given[bool]
+    continue_final_message: Given[bool]
+    store: Given[Literal[False]]
+
+
+class EmbeddingParams(CallParams, total=False):
+    """What `embeddings.create` takes besides input."""
+
+    request_id: Given[str]
+    model: Given[str]
+    user: Given[str]
+    encoding_format: Given[Literal["float"]]
+    extra_query: Given[Mapping[str, object]]
+    extra_body: Given[Mapping[str, object]]
+
+
+class OptionParams(TypedDict, total=False):
+    """What `with_options` changes, besides the token and what every call takes."""
+
+    decoder: TokenDecoder | Literal["server"] | None
+
+
+class ClientParams(CallParams, OptionParams, total=False):
+    token: Token | None
+
+
+class AsyncClientParams(CallParams, OptionParams, total=False):
+    token: AsyncToken | None
+
 
 Prompt: TypeAlias = str | Sequence[int] | TokenizedInput
 Prompts: TypeAlias = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokenizedInput]
 Input: TypeAlias = str | pb.TokenizedInput  # of one request, as it is sent
+ChatMessages: TypeAlias = Sequence[Mapping[str, Any] | BaseModel]
+"""OpenAI's messages: mappings, or the message objects of a reply."""
 
 
 def parse_prompts(value: object, param: str = "prompt") -> list[Input]:
@@ -270,15 +434,15 @@ def parse_prompt(value: object, param: str) -> Input:
     if isinstance(value, str):
         if not value:
             raise VLLMGrpcValidationError(param, "is empty")
-        return value
-    if isinstance(value, TokenizedInput):
-        return pb.TokenizedInput(original_text=value.original_text, input_ids=value.input_ids)
-    if isinstance(value, pb.TokenizedInput):
-        if not value.input_ids:
-            raise VLLMGrpcValidationError(param, "has no token ids")
-        return value
+        return text(param, value)
     ids = sequence(value)
     if ids is None:
+        if isinstance(value, TokenizedInput):
+            return pb.TokenizedInput(original_text=value.original_text, input_ids=value.input_ids)
+        if isinstance(value, pb.TokenizedInput):
+            if not value.input_ids:
+                raise VLLMGrpcValidationError(param, "has no token ids")
+            return value
         raise VLLMGrpcValidationError(
             param,
             "must be text, a sequence of token ids, a TokenizedInput, or a list of these, "
