@@ -415,7 +415,9 @@ def is_loopback(target: str) -> bool:
         target = rest.removeprefix("///")
     host = target
     if target.startswith("["):
-        host = target[1:].partition("]")[0]
+        host, _, port = target[1:].partition("]")
+        if port and not port.startswith(":"):
+            return False
     elif target.count(":") == 1:
         host = target.partition(":")[0]
     if host.lower() == "localhost":

