@@ -95,7 +95,14 @@ from smg_proto.vllm._sync.resources import (
 )
 from smg_proto.vllm._sync.stream import ChatStream, GenerateStream, KvEventStream, Stream
 from smg_proto.vllm._text import Decodes, IncrementalDecoder
-from smg_proto.vllm._tokenizer import AsyncHasTokenizer, HasTokenizer, TokenDecoder, Tokenizer
+from smg_proto.vllm._tokenizer import (
+    AsyncHasTokenizer,
+    AsyncSendsTokenizer,
+    HasTokenizer,
+    SendsTokenizer,
+    TokenDecoder,
+    Tokenizer,
+)
 from smg_proto.vllm._types import (
     ChatCompletion,
     ChatCompletionChoice,
@@ -147,6 +154,7 @@ __all__ = [
     "AsyncKvEvents",
     "AsyncLoadsResource",
     "AsyncModels",
+    "AsyncSendsTokenizer",
     "AsyncStream",
     "AsyncTokenizerResource",
     "AsyncVLLMGrpcClient",
@@ -207,6 +215,7 @@ __all__ = [
     "RateLimitError",
     "SamplingParams",
     "SchedulerLoad",
+    "SendsTokenizer",
     "ServerInfo",
     "Stream",
     "StreamOptions",

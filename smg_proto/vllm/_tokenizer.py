@@ -35,22 +35,22 @@ class Tokenizer(Protocol):
     def decode(self, ids: Any, /, *, skip_special_tokens: bool = True) -> Any: ...
 
 
-class _SendsTokenizer(Protocol):
+class SendsTokenizer(Protocol):
     def decoder(self) -> "TokenDecoder": ...
 
 
-class _AsyncSendsTokenizer(Protocol):
+class AsyncSendsTokenizer(Protocol):
     async def decoder(self) -> "TokenDecoder": ...
 
 
 class HasTokenizer(Protocol):
     @property
-    def tokenizer(self) -> _SendsTokenizer: ...
+    def tokenizer(self) -> SendsTokenizer: ...
 
 
 class AsyncHasTokenizer(Protocol):
     @property
-    def tokenizer(self) -> _AsyncSendsTokenizer: ...
+    def tokenizer(self) -> AsyncSendsTokenizer: ...
 
 
 class TokenDecoder:
