@@ -11,9 +11,15 @@ import time
 from pydantic import ValidationError
 
 from smg_proto import sagellm_pb2
-from smg_proto.sagellm import Metrics, Request, Response, SamplingParams, negotiate_version
-from smg_proto.sagellm.stream import stream_events
-from smg_proto.sagellm.vllm import create_arguments
+from smg_proto.sagellm import (
+    Metrics,
+    Request,
+    Response,
+    SamplingParams,
+    create_arguments,
+    negotiate_version,
+    stream_events,
+)
 
 
 def types() -> None:

@@ -86,12 +86,19 @@ def gate() -> Result:
     return result
 
 
+def marked(group: str) -> list[str]:
+    """The files that have tests of a group: the others need not be read."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file) for file in files if f"mark.{group}" in file.read_text(encoding="utf-8")]
+
+
 def pytest(group: str, slow: list[str], extra: list[str]) -> Result:
     report = RESULTS / f"{group}.json"
     report.unlink(missing_ok=True)
     chosen = group if group != "core" else " and ".join(f"not {name}" for name in slow)
     command = ["python", "-m", "pytest", "-q", "-m", chosen, f"--summary={report}"]
     command += ["-n", "2"] if group in PARALLEL else []
+    command += [] if extra or group == "core" else marked(group)
     status = subprocess.run([*command, *extra], cwd=ROOT, env=_venv.environment()).returncode
     if not report.exists():
         return Result(failed=1)

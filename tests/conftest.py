@@ -6,7 +6,7 @@ import grpc
 import pytest
 from hypothesis import HealthCheck, settings
 from progress import Progress
-from support import build_wheel
+from support import MARKED, build_wheel
 
 from smg_proto.testing import Address, FakeGateway, run_gateway
 
@@ -24,6 +24,21 @@ def pytest_configure(config: pytest.Config) -> None:
     summary = config.getoption("summary")
     if summary and not hasattr(config, "workerinput"):  # not in the workers of xdist
         config.pluginmanager.register(Progress(config, summary), "progress")
+
+
+@pytest.hookimpl(tryfirst=True)  # before any are left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    found = ((mark.name, item.path) for item in items for mark in item.iter_markers())
+    config.stash[MARKED] = set(found)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizer_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where clients keep tokenizers: not in the home of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_GRPC_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI", "") not in ("", "false", "0")
 
 
+MARKED = pytest.StashKey[set[tuple[str, Path]]]()  # the markers that were found, with their files
 PATIENCE = 30.0  # seconds for anything to come about, on a slow machine with much else to do
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import _runner
 import _venv
 import pytest
-from support import ROOT, need, old_python, run
+from support import MARKED, ROOT, need, old_python, run
 
 ENTRIES = ["scripts/test", "scripts/quickstart"]
 
@@ -215,6 +215,15 @@ def test_what_fails_is_counted_and_the_status_is_1(
     said = capfd.readouterr().out
     assert "== slow_one: takes its time\n" in said
     assert re.search(r"\n[01] passed, 1 failed, 0 skipped\n\Z", said)
+
+
+def test_every_test_of_a_slow_group_is_in_a_file_that_names_the_group(
+    pytestconfig: pytest.Config,
+) -> None:
+    found = pytestconfig.stash[MARKED]
+    for group in [*_runner.groups()][2:]:
+        files = {str(path) for name, path in found if name == group}
+        assert files <= {*_runner.marked(group)}
 
 
 def test_a_gate_that_cannot_look_is_status_2(

@@ -133,8 +133,10 @@ class Telemetry:
         if operation := _OPERATIONS.get(method):
             attributes["gen_ai.operation.name"] = operation
             attributes["gen_ai.provider.name"] = "smg"
-        metadata = context.invocation_metadata() or ()
-        carrier = {key: value for key, value in reversed(metadata) if isinstance(value, str)}
+        metadata: Any = context.invocation_metadata() or ()
+        carrier: dict[str, str] = {
+            key: value for key, value in reversed(metadata) if isinstance(value, str)
+        }
         span = self._tracer.start_span(
             f"smg.v1.{service}/{rpc}",
             context=propagate.extract(carrier),

@@ -174,8 +174,9 @@ class SyncLLMService(llm_pb2_grpc.LLMServiceServicer):
     def Generate(
         self, request: GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[GenerateResponse]:
-        if not isinstance(context, grpc.ServicerContext):
-            _wrong_server(context, "SyncLLMService is for grpc.server: use LLMService here")
+        given: Any = context  # of grpc.aio, if it is the wrong server
+        if not isinstance(given, grpc.ServicerContext):
+            _wrong_server(given, "SyncLLMService is for grpc.server: use LLMService here")
         handed: queue.SimpleQueue[GenerateResponse | None] = queue.SimpleQueue()
         room = asyncio.Semaphore(MAX_PIECES_AHEAD)
 

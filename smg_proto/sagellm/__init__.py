@@ -5,7 +5,10 @@
     message = Request(request_id="r", trace_id="t", prompt="Hi", max_tokens=8).to_proto()
     request = Request.from_proto(message)
 
-Names, fields and constraints are the protocol's own. Needs the extra `client`.
+Names, fields and constraints are the protocol's own. Functions carry requests to vLLM's gRPC
+server (`create_arguments`, `to_generate_request`) and to the gateway (`to_completion_request`), and
+make events from a vLLM stream (`stream_events`); `GenerateServicer` answers GenerateService with an
+engine. Needs the extra `client`.
 """
 
 try:
@@ -15,18 +18,7 @@ except ImportError:
         "smg_proto.sagellm needs pydantic: pip install 'smg-grpc-proto[client]'"
     ) from None
 
-from smg_proto.sagellm._codec import WireError
-from smg_proto.sagellm._enums import (
-    DecodingStrategy,
-    ErrorCode,
-    KVDType,
-    KVEvictReason,
-    KVHookEvent,
-    KVLayout,
-    KVPriority,
-    SamplingPreset,
-    Unknown,
-)
+from smg_proto.sagellm._bridge import BridgeError
 from smg_proto.sagellm._events import (
     AnyStreamEvent,
     DeltaEvent,
@@ -38,6 +30,11 @@ from smg_proto.sagellm._events import (
     StreamEventStart,
     StreamEventUnknown,
     stream_event_from_proto,
+)
+from smg_proto.sagellm._gateway import (
+    completion_metadata,
+    from_completion_request,
+    to_completion_request,
 )
 from smg_proto.sagellm._kv import (
     KVAllocateParams,
@@ -52,11 +49,19 @@ from smg_proto.sagellm._kv import (
 from smg_proto.sagellm._models import (
     DEFAULT_SAMPLING_PARAMS,
     ChatMessage,
+    DecodingStrategy,
     Error,
+    ErrorCode,
+    KVDType,
+    KVEvictReason,
+    KVHookEvent,
+    KVLayout,
+    KVPriority,
     Metrics,
     Request,
     Response,
     SamplingParams,
+    SamplingPreset,
     Timestamps,
 )
 from smg_proto.sagellm._openai import (
@@ -80,6 +85,8 @@ from smg_proto.sagellm._openai import (
     OpenAIError,
     OpenAIErrorResponse,
 )
+from smg_proto.sagellm._service import GenerateServicer
+from smg_proto.sagellm._unknown import Unknown
 from smg_proto.sagellm._version import (
     PROTOCOL_VERSION,
     ProtocolVersion,
@@ -87,15 +94,22 @@ from smg_proto.sagellm._version import (
     is_interface_frozen,
     negotiate_version,
 )
-from smg_proto.sagellm._wire import (
-    Model,
-    UnknownWarning,
+from smg_proto.sagellm._vllm import create_arguments, from_generate_request, to_generate_request
+from smg_proto.sagellm._vllm_events import (
+    EngineChoice,
+    EngineChunk,
+    EngineUsage,
+    astream_events,
+    response_from_events,
+    stream_events,
 )
+from smg_proto.sagellm._wire import Model, UnknownWarning, WireError
 
 __all__ = [
     "DEFAULT_SAMPLING_PARAMS",
     "PROTOCOL_VERSION",
     "AnyStreamEvent",
+    "BridgeError",
     "ChatCompletionChoice",
     "ChatCompletionRequest",
     "ChatCompletionResponse",
@@ -115,8 +129,12 @@ __all__ = [
     "EmbeddingResponse",
     "EmbeddingUsage",
     "EndEvent",
+    "EngineChoice",
+    "EngineChunk",
+    "EngineUsage",
     "Error",
     "ErrorCode",
+    "GenerateServicer",
     "KVAllocateParams",
     "KVDType",
     "KVEvictParams",
@@ -151,8 +169,17 @@ __all__ = [
     "Unknown",
     "UnknownWarning",
     "WireError",
+    "astream_events",
+    "completion_metadata",
+    "create_arguments",
+    "from_completion_request",
+    "from_generate_request",
     "get_interface_since_version",
     "is_interface_frozen",
     "negotiate_version",
+    "response_from_events",
     "stream_event_from_proto",
+    "stream_events",
+    "to_completion_request",
+    "to_generate_request",
 ]

@@ -1,13 +1,13 @@
 """What the bridges share: which settings a request comes down to, and what has no place."""
 
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from google.protobuf.message import Message
 
-from smg_proto.sagellm._enums import DecodingStrategy, Unknown
-from smg_proto.sagellm._models import Request, SamplingParams
+from smg_proto.sagellm._models import DecodingStrategy, Request, SamplingParams
+from smg_proto.sagellm._unknown import Unknown
 
 # Fields of Request that neither vLLM's nor the gateway's API can carry.
 _NOWHERE = (
@@ -22,6 +22,24 @@ _NOWHERE = (
     "tp_size",
     "pp_size",
 )
+# Fields of SamplingParams that neither greedy nor sampling reads.
+_OTHER_STRATEGIES = (
+    "beam_size",
+    "length_penalty",
+    "early_stopping",
+    "alpha",
+    "penalty_alpha",
+    "n_speculative_tokens",
+)
+# The fields that the contract itself lets have no effect, beside others that win or by strategy.
+WITHOUT_EFFECT = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "sampling_params.max_tokens",
+        *(f"sampling_params.{name}" for name in _OTHER_STRATEGIES),
+    }
+)
 
 
 class BridgeError(ValueError):
@@ -35,27 +53,58 @@ def prompt_of(request: Request, target: str, drop: Collection[str]) -> str:
             raise BridgeError(
                 f"Request.{name} has no place in {target}: leave it unset, or name it in drop"
             )
-    if not request.prompt and request.messages:
+    if request.messages and not request.prompt:
         raise BridgeError(
-            f"{target} takes a prompt, not messages: render them with the model's chat template, "
-            "or use an API for chats"
+            f"Request.messages has no place in {target}, which takes a prompt: render them with "
+            "the model's chat template, or use an API for chats"
+        )
+    if request.messages and "messages" not in drop:
+        raise BridgeError(
+            f"Request.messages has no place in {target} beside the prompt: leave one of them "
+            "unset, or name messages in drop"
         )
     return request.prompt
 
 
-def sampling_of(request: Request) -> SamplingParams | None:
-    """The sampling parameters that hold, with temperature 0 for greedy. None: the engine's own."""
-    params = request.sampling_params
-    if params is None:
+def sampling_of(request: Request, target: str, drop: Collection[str]) -> SamplingParams | None:
+    """The sampling parameters that hold, with temperature 0 for greedy. None: the engine's own.
+
+    BridgeError if that would lose a value unnoticed: one that another wins over, or one that only
+    another strategy reads.
+    """
+    given = request.sampling_params
+    if given is None:
         return None
-    match params.strategy:
+    match given.strategy:
         case DecodingStrategy.SAMPLING:
-            return params
+            params = given
         case DecodingStrategy.GREEDY:
-            return params.model_copy(update={"temperature": 0.0})
+            params = given.model_copy(update={"temperature": 0.0})
         case Unknown() | DecodingStrategy():
-            name = params.strategy.value
+            name = given.strategy.value
             raise BridgeError(f"strategy {name} cannot be asked for here: greedy and sampling can")
+    for name, why in _lost(request, given, params):
+        if name not in drop:
+            raise BridgeError(
+                f"Request.{name} has no place in {target}, because {why}: leave it unset, or name "
+                "it in drop"
+            )
+    return params
+
+
+def _lost(
+    request: Request, given: SamplingParams, sent: SamplingParams
+) -> Iterator[tuple[str, str]]:
+    """The fields whose values would not be sent, and why."""
+    if request.temperature not in (None, given.temperature, sent.temperature):
+        yield "temperature", "sampling_params has another one, which wins"
+    if request.top_p not in (None, given.top_p):
+        yield "top_p", "sampling_params has another one, which wins"
+    if given.max_tokens not in (None, request.max_tokens):
+        yield "sampling_params.max_tokens", "Request.max_tokens is another one, which wins"
+    for name in _OTHER_STRATEGIES:
+        if getattr(given, name) != SamplingParams.model_fields[name].default:
+            yield f"sampling_params.{name}", f"strategy {given.strategy.value} does not read it"
 
 
 def put(message: Any, name: str, value: Any) -> None:

@@ -6,10 +6,9 @@ from google.protobuf.message import Message
 from pydantic import AliasChoices, Field
 
 from smg_proto import sagellm_pb2 as pb
-from smg_proto.sagellm._codec import WireError, decode, encode, rest, unknown_numbers
-from smg_proto.sagellm._enums import FinishReason, Unknown
-from smg_proto.sagellm._models import Error, Metrics
-from smg_proto.sagellm._wire import Wire
+from smg_proto.sagellm._models import Error, FinishReason, Metrics
+from smg_proto.sagellm._unknown import Unknown
+from smg_proto.sagellm._wire import Wire, WireError, decode, encode, rest, unknown_numbers
 
 # Protocol packages before 0.4.1.0 have other names for three fields.
 _CONTENT = Field(validation_alias=AliasChoices("content", "chunk"))

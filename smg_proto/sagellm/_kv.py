@@ -5,15 +5,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from smg_proto import sagellm_pb2 as pb
-from smg_proto.sagellm._enums import (
-    OR_UNKNOWN,
+from smg_proto.sagellm._bounds import in_range
+from smg_proto.sagellm._models import (
     KVDType,
     KVEvictReason,
     KVHookEvent,
     KVLayout,
-    Unknown,
 )
-from smg_proto.sagellm._rules import in_range
+from smg_proto.sagellm._unknown import OR_UNKNOWN, Unknown
 from smg_proto.sagellm._wire import Wire
 
 _EvictReason = Annotated[KVEvictReason | Unknown, OR_UNKNOWN]

@@ -1,26 +1,111 @@
-"""Requests, responses, stream events, metrics and errors of the protocol."""
+"""The closed sets of the protocol; its requests, responses, metrics and errors."""
 
 from collections.abc import Iterator
+from enum import Enum
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from smg_proto import sagellm_pb2 as pb
-from smg_proto.sagellm._enums import (
-    OR_UNKNOWN,
-    DecodingStrategy,
-    ErrorCode,
-    FinishReason,
-    Phase,
-    Role,
-    Unknown,
-)
-from smg_proto.sagellm._rules import in_range
+from smg_proto.sagellm._bounds import in_range
+from smg_proto.sagellm._unknown import OR_UNKNOWN, Unknown
 from smg_proto.sagellm._wire import Wire
 
 GREEDY_BELOW = 1e-5  # a temperature under this is greedy
+
+
+class ErrorCode(str, Enum):
+    """What kind of error."""
+
+    INVALID_ARGUMENT = "invalid_argument"
+    RESOURCE_EXHAUSTED = "resource_exhausted"
+    UNAVAILABLE = "unavailable"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    NOT_IMPLEMENTED = "not_implemented"
+    KV_TRANSFER_FAILED = "kv_transfer_failed"
+    COMM_TIMEOUT = "comm_timeout"
+    COMM_GROUP_INVALID = "comm_group_invalid"
+    DISTRIBUTED_RUNTIME_ERROR = "distributed_runtime_error"
+    OPERATOR_NOT_FOUND = "operator_not_found"
+    INVALID_OPERATOR_MAPPING = "invalid_operator_mapping"
+    OPERATOR_REGISTRATION_FAILED = "operator_registration_failed"
+    COMM_BACKEND_NOT_SUPPORTED = "comm_backend_not_supported"
+    COMM_RANK_MISMATCH = "comm_rank_mismatch"
+    COMM_GROUP_NOT_FOUND = "comm_group_not_found"
+    COMM_COLLECTIVE_FAILED = "comm_collective_failed"
+    COMM_P2P_FAILED = "comm_p2p_failed"
+    KV_PREFETCH_FAILED = "kv_prefetch_failed"
+    KV_QOS_CONSTRAINT_VIOLATED = "kv_qos_constraint_violated"
+    KV_PRIORITY_QUEUE_FULL = "kv_priority_queue_full"
+    COMPRESSION_NOT_SUPPORTED = "compression_not_supported"
+    QUANTIZATION_CALIBRATION_FAILED = "quantization_calibration_failed"
+    SPECULATIVE_DECODING_FAILED = "speculative_decoding_failed"
+
+
+class DecodingStrategy(str, Enum):
+    """How tokens are chosen."""
+
+    GREEDY = "greedy"
+    SAMPLING = "sampling"
+    BEAM_SEARCH = "beam_search"
+    CONTRASTIVE = "contrastive"
+    SPECULATIVE = "speculative"
+
+
+class KVDType(str, Enum):
+    """Number format of cached keys and values."""
+
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+
+
+class KVLayout(str, Enum):
+    """Order of the dimensions in memory: b batch, s sequence, h heads, d head size."""
+
+    BSHD = "bshd"
+    BHSD = "bhsd"
+
+
+class KVEvictReason(str, Enum):
+    """Why KV cache was evicted."""
+
+    MEMORY_PRESSURE = "memory_pressure"
+    TTL_EXPIRED = "ttl_expired"
+    EXPLICIT_FREE = "explicit_free"
+
+
+class KVHookEvent(str, Enum):
+    """When a hook of the KV cache's lifecycle is called."""
+
+    ALLOCATE_BEFORE = "allocate_before"
+    ALLOCATE_AFTER = "allocate_after"
+    FREE_BEFORE = "free_before"
+    FREE_AFTER = "free_after"
+    EVICT_BEFORE = "evict_before"
+    EVICT_AFTER = "evict_after"
+    MIGRATE_BEFORE = "migrate_before"
+    MIGRATE_AFTER = "migrate_after"
+    PREFETCH_BEFORE = "prefetch_before"
+    PREFETCH_AFTER = "prefetch_after"
+
+
+class KVPriority(str, Enum):
+    """Named priorities. Not on the wire: the parameters carry a number."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    BACKGROUND = "background"
+
+
+FinishReason = Annotated[Literal["stop", "length", "error"] | Unknown, OR_UNKNOWN]
+Phase = Annotated[Literal["prefill", "decode"] | Unknown, OR_UNKNOWN]
+Role = Annotated[Literal["system", "user", "assistant", "function", "tool"] | Unknown, OR_UNKNOWN]
 
 
 class ChatMessage(Wire[pb.ChatMessage]):
@@ -83,6 +168,34 @@ class SamplingParams(Wire[pb.SamplingParams]):
 
 
 DEFAULT_SAMPLING_PARAMS = SamplingParams(strategy=DecodingStrategy.GREEDY)
+
+
+class SamplingPreset(str, Enum):
+    """Named sampling parameters. Not on the wire: send the parameters."""
+
+    DETERMINISTIC = "deterministic"
+    BALANCED = "balanced"
+    CREATIVE = "creative"
+    PRECISE = "precise"
+
+    @classmethod
+    def get_params(cls, preset: "SamplingPreset") -> SamplingParams:
+        """The parameters behind a name, in an object of your own."""
+        match cls(preset):
+            case SamplingPreset.DETERMINISTIC:
+                return SamplingParams(strategy=DecodingStrategy.GREEDY, temperature=0.0)
+            case SamplingPreset.BALANCED:
+                return SamplingParams(
+                    strategy=DecodingStrategy.SAMPLING, temperature=0.7, top_p=0.9
+                )
+            case SamplingPreset.CREATIVE:
+                return SamplingParams(
+                    strategy=DecodingStrategy.SAMPLING, temperature=1.2, top_p=0.95
+                )
+            case SamplingPreset.PRECISE:
+                return SamplingParams(
+                    strategy=DecodingStrategy.BEAM_SEARCH, beam_size=4, length_penalty=1.2
+                )
 
 
 class Request(Wire[pb.Request]):

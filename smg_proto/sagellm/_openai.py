@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from smg_proto.sagellm._bounds import in_range
 from smg_proto.sagellm._models import ChatMessage
-from smg_proto.sagellm._rules import in_range
 from smg_proto.sagellm._wire import Model
 
 # The same ranges as in the protocol's own sampling parameters.

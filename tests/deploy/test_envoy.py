@@ -41,7 +41,7 @@ def config(folder: Path, port: int, doors: list[str]) -> tuple[Path, bytes]:
 
 def test_envoy_accepts_it(tmp_path: Path) -> None:
     file, _ = config(tmp_path, 1, ["127.0.0.1:1", "127.0.0.1:2"])
-    command = [envoy(), "--mode", "validate", "-c", file]
+    command = [str(envoy()), "--mode", "validate", "-c", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -21,7 +21,7 @@ KUBERNETES = ("v1.31.0", "v1.37.0")  # the oldest with users, and the newest wit
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example overlay, as `kubectl apply -k` would send it."""
     out = tmp_path_factory.mktemp("kustomize") / "all.yaml"
-    command = [go_tool(KUSTOMIZE), "build", FOLDER / "overlays" / "example"]
+    command = [str(go_tool(KUSTOMIZE)), "build", str(FOLDER / "overlays" / "example")]
     out.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
     return out
 
@@ -48,7 +48,8 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def validate(file: Path, schemas: Path) -> "subprocess.CompletedProcess[str]":
     where = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
-    command = [go_tool(KUBECONFORM), "-strict", "-summary", "-schema-location", where, file]
+    command = [str(go_tool(KUBECONFORM)), "-strict", "-summary"]
+    command += ["-schema-location", where, str(file)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -412,7 +412,8 @@ def test_an_engine_is_asked_what_the_caller_asked(serving: Any) -> None:
     engine = FakeVllmEngine()
     with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
         ask(channel, "a", max_tokens=4, temperature=0.5, top_p=0.25, seed=11, request_id="r-1")
-        (asked,) = [seen.request for seen in engine.record.received if seen.rpc == "Generate"]
+        seen: list[Any] = [s.request for s in engine.record.received if s.rpc == "Generate"]
+        (asked,) = seen
         sampling = asked.sampling_params
         assert (sampling.max_tokens, sampling.seed) == (4, 11)
         assert (sampling.temperature, sampling.top_p) == (0.5, 0.25)

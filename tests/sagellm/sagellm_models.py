@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 import smg_proto.sagellm
 from smg_proto.sagellm import Model, Unknown
-from smg_proto.sagellm._rules import ranges
+from smg_proto.sagellm._bounds import BOUNDS
 from smg_proto.sagellm._wire import Wire
 
 WIRE: dict[str, type[Wire[Any]]] = {
@@ -33,7 +33,7 @@ _JSON = st.recursive(
 def models(kind: type[Wire[Any]], *, finite: bool = False) -> st.SearchStrategy[Any]:
     """Valid models, made from all fields or from some. finite: such that JSON can carry them."""
     fields = {
-        name: _values(info.annotation, ranges().get(f"{kind.__name__}.{name}", {}), finite)
+        name: _values(info.annotation, BOUNDS.get(f"{kind.__name__}.{name}", {}), finite)
         for name, info in kind.model_fields.items()
     }
     required = {
@@ -59,7 +59,7 @@ def _values(annotation: Any, bounds: dict[str, float], finite: bool) -> st.Searc
     if annotation is NoneType:
         return st.none()
     if annotation is Unknown:
-        return st.integers(100, 2**31 - 1).map(Unknown)
+        return st.nothing() if finite else st.integers(100, 2**31 - 1).map(Unknown)
     if annotation is int:
         low = bounds.get("ge", bounds.get("gt", -(2**63) - 1) + 1)
         return st.integers(int(low), int(bounds.get("le", 2**63 - 1)))

@@ -1,5 +1,6 @@
 """Requests of sageLLM as requests of vLLM and of the gateway, and back."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,16 +10,17 @@ from sagellm_models import models
 
 from smg_proto import smg_pb2 as smg
 from smg_proto import vllm_engine_pb2 as vllm
-from smg_proto.sagellm import ChatMessage, Request, SamplingParams
-from smg_proto.sagellm.completion import (
-    completion_metadata,
-    from_completion_request,
-    to_completion_request,
-)
-from smg_proto.sagellm.vllm import (
+from smg_proto.sagellm import (
     BridgeError,
+    ChatMessage,
+    Request,
+    SamplingParams,
+    Unknown,
+    completion_metadata,
     create_arguments,
+    from_completion_request,
     from_generate_request,
+    to_completion_request,
     to_generate_request,
 )
 
@@ -36,6 +38,20 @@ PARAMS = SamplingParams(
 )
 DROPPED = ["kv_budget_tokens", "metadata", "phase", "rank", "world_size", "group_id"]
 DROPPED += ["tp_rank", "pp_rank", "tp_size", "pp_size"]
+# What another value wins over, or only another strategy reads: name in drop to a value.
+LOST: dict[str, Any] = {
+    "messages": [ChatMessage(role="system", content="a secret")],
+    "temperature": 0.1,
+    "top_p": 0.2,
+    "sampling_params.max_tokens": 3,
+    "sampling_params.beam_size": 2,
+    "sampling_params.length_penalty": 2.0,
+    "sampling_params.early_stopping": False,
+    "sampling_params.alpha": 0.1,
+    "sampling_params.penalty_alpha": 0.1,
+    "sampling_params.n_speculative_tokens": 2,
+}
+BRIDGES = [to_generate_request, to_completion_request]
 
 
 def _with(**changes: Any) -> Request:
@@ -60,8 +76,8 @@ def test_a_bare_request_leaves_the_choice_to_vllm_but_for_its_traps() -> None:
     )
 
 
-def test_sampling_params_win_over_the_request() -> None:
-    message = to_generate_request(_with(temperature=0.1, top_p=0.2, sampling_params=PARAMS))
+def test_all_of_the_sampling_params_go_to_vllm() -> None:
+    message = to_generate_request(_with(sampling_params=PARAMS))
     assert message.sampling_params == vllm.SamplingParams(
         temperature=0.7,
         top_p=0.9,
@@ -94,8 +110,8 @@ def test_every_request_is_carried_or_refused_by_name(request: Request, data: st.
     params = data.draw(st.none() | models(SamplingParams, finite=True))
     request = request.model_copy(update={"sampling_params": params, "model": "m", "prompt": "p"})
     try:
-        engine = to_generate_request(request, drop=DROPPED)
-        gateway = to_completion_request(request, drop=DROPPED)
+        engine = to_generate_request(request, drop=[*DROPPED, *LOST])
+        gateway = to_completion_request(request, drop=[*DROPPED, *LOST])
     except BridgeError as error:
         assert any(word in str(error) for word in ("strategy", "too large"))
         return
@@ -108,7 +124,7 @@ def test_every_request_is_carried_or_refused_by_name(request: Request, data: st.
 
 
 @pytest.mark.parametrize("name", DROPPED)
-@pytest.mark.parametrize("bridge", [to_generate_request, to_completion_request])
+@pytest.mark.parametrize("bridge", BRIDGES)
 def test_what_cannot_be_told_is_refused_by_name_unless_it_may_be_dropped(
     bridge: Any, name: str
 ) -> None:
@@ -118,20 +134,51 @@ def test_what_cannot_be_told_is_refused_by_name_unless_it_may_be_dropped(
     assert bridge(_with(**{name: value}), drop=[name]) == bridge(REQUEST)
 
 
-@pytest.mark.parametrize("bridge", [to_generate_request, to_completion_request])
+@pytest.mark.parametrize("bridge", BRIDGES)
 def test_messages_alone_and_other_strategies_are_refused(bridge: Any) -> None:
     turn = ChatMessage(role="user", content="a secret")
     with pytest.raises(BridgeError, match="render them") as caught:
         bridge(_with(prompt="", messages=[turn]))
     assert "secret" not in str(caught.value)
-    assert bridge(_with(messages=[turn])) == bridge(REQUEST)  # the prompt wins
-    for strategy in ("beam_search", "contrastive", "speculative", "unknown_9"):
+    with pytest.raises(BridgeError, match="render them"):
+        bridge(_with(prompt="", messages=[turn]), drop=["messages"])
+    assert bridge(_with(messages=[])) == bridge(REQUEST)
+    for strategy in ("beam_search", "contrastive", "speculative", Unknown(9)):
         params = SamplingParams.model_validate({"strategy": strategy})
         with pytest.raises(BridgeError, match=f"strategy {strategy}"):
             bridge(_with(sampling_params=params))
 
 
-@pytest.mark.parametrize("bridge", [to_generate_request, to_completion_request])
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("strategy", ["greedy", "sampling"])
+@pytest.mark.parametrize("bridge", BRIDGES)
+def test_a_value_that_would_have_no_effect_is_refused_by_name_unless_it_may_be_dropped(
+    bridge: Any, strategy: str, name: str
+) -> None:
+    params = SamplingParams.model_validate({"strategy": strategy, "temperature": 0.7})
+    below, _, field = name.rpartition(".")
+    if below:
+        changes = {"sampling_params": params.model_copy(update={field: LOST[name]})}
+    else:
+        changes = {"sampling_params": params, field: LOST[name]}
+    with pytest.raises(BridgeError, match=rf"Request\.{re.escape(name)} .*drop") as caught:
+        bridge(_with(**changes))
+    assert "secret" not in str(caught.value)
+    plain = bridge(_with(sampling_params=params))
+    assert bridge(_with(**changes), drop=[name]) == plain
+
+
+@pytest.mark.parametrize("bridge", BRIDGES)
+def test_what_is_said_twice_alike_is_carried(bridge: Any) -> None:
+    said = PARAMS.model_copy(update={"max_tokens": REQUEST.max_tokens})
+    twice = _with(temperature=0.7, top_p=0.9, sampling_params=said)
+    assert bridge(twice) == bridge(_with(sampling_params=PARAMS))
+    greedy = SamplingParams.model_validate({"strategy": "greedy"})
+    zero = _with(temperature=0.0, sampling_params=greedy)
+    assert bridge(zero) == bridge(_with(sampling_params=greedy))
+
+
+@pytest.mark.parametrize("bridge", BRIDGES)
 def test_numbers_that_do_not_fit_are_refused_by_name(bridge: Any) -> None:
     with pytest.raises(BridgeError, match=r"max_tokens cannot hold"):
         bridge(_with(max_tokens=2**40))

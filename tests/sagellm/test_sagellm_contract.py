@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
@@ -15,9 +17,10 @@ from smg_proto import descriptor_set
 from smg_proto import sagellm_pb2 as pb
 from smg_proto._descriptors import Symbol, symbols
 from smg_proto.sagellm import KVPriority, ProtocolVersion, SamplingPreset
-from smg_proto.sagellm._enums import FinishReason, Phase, Role
-from smg_proto.sagellm._rules import PROTO, ranges
+from smg_proto.sagellm._bounds import BOUNDS
+from smg_proto.sagellm._models import FinishReason, Phase, Role
 
+PROTO = "sagellm/v1/sagellm.proto"
 FILE = FileDescriptorSet(file=[file for file in descriptor_set().file if file.name == PROTO])
 SYMBOLS = {symbol.name.removeprefix("sagellm.v1."): symbol for symbol in symbols(FILE)}
 LISTS = {"ChatMessageList", "StringList"}
@@ -84,33 +87,53 @@ def test_python_enums_that_no_field_carries_are_not_in_the_contract() -> None:
     assert ours - set(pb.DESCRIPTOR.enum_types_by_name) == absent
 
 
-def test_ranges_in_the_comments_are_those_of_the_protocol() -> None:
+def _stated() -> dict[str, str]:
+    """Message.field to its bounds as text, by the table that the models are held to."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    stated = {
+    return {
         field: ", ".join(f"{signs[word]} {number:g}" for word, number in bounds.items())
-        for field, bounds in ranges().items()
+        for field, bounds in BOUNDS.items()
     }
+
+
+def test_the_ranges_are_those_of_the_protocol() -> None:
     facts = {
         field: row["constraint_0.5.4.16"]
         for field, row in _facts().items()
         if row["constraint_0.5.4.16"] != "-"
     }
-    assert stated == facts
-    assert len(stated) > 40
+    assert _stated() == facts
+    assert len(facts) > 40
 
 
-def test_every_sentence_that_states_a_range_is_read() -> None:
-    wanted = {name for name, symbol in SYMBOLS.items() if "Range:" in symbol.comment}
-    assert wanted - {PROTO} == set(ranges())
+def test_the_comments_of_the_contract_state_the_ranges_that_hold() -> None:
+    comments = {
+        name: " ".join(symbol.comment.split())
+        for name, symbol in SYMBOLS.items()
+        if "Range:" in symbol.comment and name != PROTO
+    }
+    stated = {name: re.findall(r"Range: (.+?)\.(?:\s|$)", text) for name, text in comments.items()}
+    assert stated == {field: [bounds] for field, bounds in _stated().items()}
 
 
-@pytest.mark.parametrize("field", sorted(ranges()))
+def test_what_is_accepted_does_not_come_from_comments() -> None:
+    program = """
+import google.protobuf.descriptor_pb2, smg_proto
+def refuse(): raise AssertionError("the models read the comments of the contract")
+smg_proto.descriptor_set = refuse
+from smg_proto.sagellm import Metrics
+assert any(getattr(m, "ge", None) == 0 for m in Metrics.model_fields["ttft_ms"].metadata)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("field", sorted(BOUNDS))
 def test_each_range_is_enforced_by_its_model(field: str) -> None:
     model, _, name = field.partition(".")
     schema = WIRE[model].model_json_schema()["properties"][name]
     enforced = schema if "anyOf" not in schema else schema["anyOf"][0]
     words = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
-    assert {words[word]: number for word, number in ranges()[field].items()}.items() <= (
+    assert {words[word]: number for word, number in BOUNDS[field].items()}.items() <= (
         enforced.items()
     )
 

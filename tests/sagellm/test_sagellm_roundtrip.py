@@ -17,6 +17,7 @@ from sagellm_models import WIRE, models
 import smg_proto.sagellm
 from smg_proto import sagellm_pb2 as pb
 from smg_proto.sagellm import (
+    ChatMessage,
     Error,
     ErrorCode,
     KVAllocateParams,
@@ -143,7 +144,9 @@ def test_an_unknown_enum_number_is_kept_and_reported_by_name() -> None:
         "error: Error.code: value 77",
     ]
     assert event.to_proto() == message
-    assert StreamEventEnd.model_validate_json(event.model_dump_json()) == event
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert StreamEventEnd.model_validate(event.model_dump()) == event
     assert pickle.loads(pickle.dumps(event)) == copy.deepcopy(event) == event
 
 
@@ -179,6 +182,26 @@ def test_unknown_fields_are_kept_at_every_depth() -> None:
     with pytest.warns(UnknownWarning, match=r"messages\.0: field 60"):
         back = Request.from_proto(request)
     assert back.to_proto() == request
+
+
+@pytest.mark.parametrize("text", ["unknown_77", "unknown_2", "unknown_99999999999"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_text_of_an_unknown_value_is_no_value(text: str, strict: bool) -> None:
+    turn, error = {"role": text, "content": "c"}, {"code": text, "message": "m"}
+    for kind, values in ((ChatMessage, turn), (Error, error)):
+        with pytest.raises(ValidationError, match=r"code|role"):
+            kind.model_validate(values, strict=strict)
+        with pytest.raises(ValidationError, match=r"code|role"):
+            kind.model_validate_json(json.dumps(values), strict=strict)
+
+
+def test_an_unknown_value_must_be_one_that_the_wire_can_carry_and_no_member_has() -> None:
+    for number in (0, 2**31, -(2**31) - 1, 99999999999):
+        with pytest.raises(ValueError, match="32 bits"):
+            Unknown(number)
+    with pytest.raises(WireError, match=r"Error\.code.*a member, or Unknown"):
+        Error(code=Unknown(2), message="m").to_proto()
+    assert Error(code=Unknown(77), message="m").to_proto().code == 77
 
 
 def test_nothing_is_reported_of_a_peer_of_the_same_release() -> None:

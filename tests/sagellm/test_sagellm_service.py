@@ -1,7 +1,9 @@
 """GenerateService over sockets: in front a client of sagellm.v1, behind a vLLM engine."""
 
+import logging
 import re
 import time
+import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -13,13 +15,13 @@ from smg_proto import sagellm_pb2 as pb
 from smg_proto import sagellm_pb2_grpc
 from smg_proto.sagellm import (
     AnyStreamEvent,
+    GenerateServicer,
     Request,
     Response,
     SamplingParams,
     StreamEventEnd,
     stream_event_from_proto,
 )
-from smg_proto.sagellm.service import GenerateServicer
 from smg_proto.testing import FakeVllmEngine, Fault, serve_vllm_engine
 from smg_proto.vllm import AsyncVLLMGrpcClient, TokenDecoder
 
@@ -96,9 +98,36 @@ async def test_the_whole_answer_and_the_stream_say_the_same(served: Served) -> N
         response.finish_reason,
         response.prompt_tokens,
     )
+    assert response.prompt_tokens == len(served.decoder.encode(REQUEST.prompt)) > 0
     assert served.decoder.decode(response.output_tokens) == response.output_text != ""
     assert 0 < response.metrics.ttft_ms < took
     assert response.metrics.ttft_ms + sum(response.metrics.itl_list) < took
+
+
+async def test_what_a_newer_client_sends_is_logged_and_no_warning(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = REQUEST.to_proto()
+    message.MergeFromString(bytes([60 << 3 & 0x7F | 0x80, 60 >> 4, 7]))  # field 60, varint 7
+    caplog.set_level(logging.INFO, "smg_proto.sagellm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        response = await served.stub.Generate(message)
+    assert len(response.output_tokens) == 8
+    (record,) = [r for r in caplog.records if r.name == "smg_proto.sagellm"]
+    assert "field 60 of sagellm.v1.Request" in record.getMessage()
+    assert REQUEST.prompt not in record.getMessage()
+
+
+async def test_the_service_lets_the_contract_say_which_of_two_values_has_an_effect(
+    served: Served,
+) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=3, length_penalty=2.0, beam_size=2)
+    request = REQUEST.model_copy(
+        update={"temperature": 1.5, "top_p": 0.5, "sampling_params": params}
+    )
+    plain = await served.stub.Generate(REQUEST.to_proto())
+    assert (await served.stub.Generate(request.to_proto())).output_tokens == plain.output_tokens
 
 
 @pytest.mark.parametrize(
@@ -109,6 +138,17 @@ async def test_the_whole_answer_and_the_stream_say_the_same(served: Served) -> N
         (pb.Request(max_tokens=1, metadata_json="{"), Code.INVALID_ARGUMENT, "metadata_json"),
         (pb.Request(max_tokens=1), Code.INVALID_ARGUMENT, "prompt"),
         (pb.Request(max_tokens=1, prompt="p", rank=0), Code.UNIMPLEMENTED, "Request.rank"),
+        (
+            pb.Request(
+                max_tokens=1,
+                prompt="p",
+                messages=pb.ChatMessageList(
+                    items=[pb.ChatMessage(role=pb.ROLE_SYSTEM, content="a secret")]
+                ),
+            ),
+            Code.UNIMPLEMENTED,
+            "Request.messages",
+        ),
         (pb.Request(max_tokens=1, prompt="p", model="x"), Code.NOT_FOUND, "model"),
     ],
 )
@@ -146,7 +186,7 @@ async def test_cancelling_the_call_or_its_deadline_ends_the_work_in_the_engine(
     served: Served,
 ) -> None:
     counters = served.engine.record.counters
-    served.engine.token_delay = 0.05
+    served.engine.token_delay = 0.5  # the answer has 31 tokens: it outlasts the limit below
     call = served.stub.StreamGenerate(LONG.to_proto())
     async for message in call:
         if message.WhichOneof("event") == "delta":

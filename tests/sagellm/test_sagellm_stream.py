@@ -9,18 +9,16 @@ import grpc
 import pytest
 
 from smg_proto.sagellm import (
+    BridgeError,
     ErrorCode,
     Request,
+    StreamEvent,
     StreamEventDelta,
     StreamEventEnd,
     StreamEventStart,
-    stream_event_from_proto,
-)
-from smg_proto.sagellm.stream import (
-    BridgeError,
-    Event,
     astream_events,
     response_from_events,
+    stream_event_from_proto,
     stream_events,
 )
 
@@ -75,7 +73,7 @@ def _chunks(clock: Clock, failure: Exception | None = None) -> Iterator[Chunk]:
     yield Chunk([])
 
 
-def _events(clock: Clock, failure: Exception | None = None) -> list[Event]:
+def _events(clock: Clock, failure: Exception | None = None) -> list[StreamEvent]:
     return list(stream_events(_chunks(clock, failure), REQUEST, engine_id="e", clock=clock))
 
 

@@ -132,6 +132,41 @@ def test_a_strategy_that_contradicts_another_field_is_refused_on_demand(
         params.validate_strategy_params()
 
 
+LONE = "half of a pair: \ud83d"
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "field"),
+    [
+        ("Request", REQUEST | {"prompt": LONE}, "prompt"),
+        ("Request", REQUEST | {"metadata": {"a": [{"b": LONE}]}}, "metadata"),
+        ("Request", REQUEST | {"metadata": {LONE: 1}}, "metadata"),
+        ("ChatMessage", {"role": "user", "content": LONE}, "content"),
+        ("SamplingParams", {"stop_sequences": ["\n", LONE]}, "stop_sequences"),
+        ("CompletionRequest", {"model": "m", "prompt": "p", "stop": LONE}, "stop"),
+        ("CompletionRequest", {"model": "m", "prompt": "p", "stop": [LONE]}, "stop"),
+        ("EmbeddingRequest", {"model": "m", "input": ["é", LONE]}, "input"),
+        ("ModelInfo", {"id": LONE}, "id"),
+        ("OpenAIError", {"message": LONE, "type": "t"}, "message"),
+    ],
+)
+def test_text_that_json_cannot_carry_is_refused_by_the_field(
+    model: str, given: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ValidationError, match="lone surrogate") as caught:
+        getattr(smg_proto.sagellm, model).model_validate(given)
+    assert [error["loc"] for error in caught.value.errors()] == [(field,)]
+    assert "half" not in str(caught.value)
+
+
+def test_text_of_every_plane_passes_and_an_object_that_holds_itself_ends() -> None:
+    metadata: dict[str, Any] = {"a": "é漢\U0001f600"}
+    made = Request(**REQUEST, metadata=metadata)
+    assert Request.model_validate_json(made.model_dump_json()) == made
+    metadata["self"] = metadata
+    assert Request(**REQUEST, metadata=metadata).metadata is not None
+
+
 def test_presets_have_parameters_of_their_own() -> None:
     for preset in SamplingPreset:
         params = SamplingPreset.get_params(preset)

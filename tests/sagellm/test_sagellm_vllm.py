@@ -14,9 +14,12 @@ from smg_proto.sagellm import (
     StreamEventDelta,
     StreamEventEnd,
     StreamEventStart,
+    astream_events,
+    create_arguments,
+    response_from_events,
+    stream_events,
+    to_generate_request,
 )
-from smg_proto.sagellm.stream import astream_events, response_from_events, stream_events
-from smg_proto.sagellm.vllm import create_arguments, to_generate_request
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import AsyncVLLMGrpcClient, TokenDecoder, VLLMGrpcClient, VLLMGrpcInternalError
 

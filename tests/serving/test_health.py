@@ -26,7 +26,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture
 async def stub(server: Server) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
-        yield health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        yield health_pb2_grpc.HealthStub(channel)
 
 
 async def status(stub: Any, name: str) -> int:

@@ -64,7 +64,7 @@ def test_grpcurl_calls_and_reads_json_names_and_typed_details(address: str) -> N
     "call", ["smg.v1.CompletionService.Complete", "smg.v1.CompletionService/Complete"]
 )
 def test_ghz_runs_by_reflection(address: str, call: str) -> None:
-    command = [go_tool(GHZ), "--insecure", "--call", call, "-d", REQUEST, "-n", "20"]
+    command = [str(go_tool(GHZ)), "--insecure", "--call", call, "-d", REQUEST, "-n", "20"]
     report = json.loads(run(*command, "-O", "json", address))
     assert report["statusCodeDistribution"] == {"OK": 20}
 

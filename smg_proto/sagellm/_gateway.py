@@ -1,0 +1,87 @@
+"""Requests of sageLLM and of the gateway's completion API (smg.v1.CompletionService).
+
+call = stub.Complete(to_completion_request(request), metadata=completion_metadata(request))
+"""
+
+from collections.abc import Collection
+
+from smg_proto import smg_pb2 as smg
+from smg_proto.sagellm._bridge import (
+    BridgeError,
+    max_tokens_of,
+    prompt_of,
+    put,
+    put_plain_sampling,
+    refuse_the_rest,
+    sampling_of,
+    values_set,
+)
+from smg_proto.sagellm._models import Request, SamplingParams
+
+_TARGET = "smg.v1.CompletionRequest"
+_COMMON = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
+_LESS_COMMON = ("repetition_penalty", "skip_special_tokens")
+
+
+def to_completion_request(request: Request, *, drop: Collection[str] = ()) -> smg.CompletionRequest:
+    """The same request for the gateway. Its ids are metadata; `stream` is which RPC is called.
+
+    Other fields that the gateway cannot be told raise BridgeError, except those named in drop.
+    """
+    prompt = prompt_of(request, _TARGET, drop)
+    if not request.model:
+        raise BridgeError("Request.model is empty, and the gateway requires one: name a model")
+    message = smg.CompletionRequest(model=request.model, prompt=prompt)
+    put(message, "max_tokens", request.max_tokens)
+    params = sampling_of(request, _TARGET, drop)
+    if params is None:
+        put_plain_sampling(message, request)
+        return message
+    for name in _COMMON:
+        if (value := getattr(params, name)) is not None:
+            put(message, name, value)
+    message.top_k = params.top_k or -1  # here 0 is refused, and -1 keeps all
+    message.stop.extend(params.stop_sequences or ())
+    for name in _LESS_COMMON:
+        setattr(message.sampling, name, getattr(params, name))
+    return message
+
+
+def completion_metadata(request: Request) -> tuple[tuple[str, str], ...]:
+    """gRPC metadata that carries the id of the request, where it has one."""
+    return (("x-request-id", request.request_id),) if request.request_id else ()
+
+
+def from_completion_request(
+    message: smg.CompletionRequest,
+    *,
+    request_id: str,
+    trace_id: str = "",
+    stream: bool = False,
+    max_tokens: int | None = None,
+) -> Request:
+    """A request for the gateway as one of sageLLM; max_tokens is for requests that leave it open.
+
+    When more than temperature and top_p is set, sageLLM has a value for every setting: what is
+    unset then takes its default there, not the model's own. BridgeError names a field that
+    sageLLM does not have.
+    """
+    handled = ("model", "prompt", "max_tokens", "stop", "sampling", *_COMMON)
+    refuse_the_rest(message, *handled)
+    refuse_the_rest(message.sampling, *_LESS_COMMON)
+    given = values_set(message, _COMMON) | values_set(message.sampling, _LESS_COMMON)
+    if message.stop:
+        given["stop_sequences"] = list(message.stop)
+    simple = given.keys() <= {"temperature", "top_p"}
+    limit = message.max_tokens if message.HasField("max_tokens") else None
+    return Request(
+        request_id=request_id,
+        trace_id=trace_id,
+        model=message.model,
+        prompt=message.prompt,
+        max_tokens=max_tokens_of(limit, max_tokens),
+        stream=stream,
+        sampling_params=None if simple else SamplingParams(**given),
+        temperature=given.get("temperature") if simple else None,
+        top_p=given.get("top_p") if simple else None,
+    )
