@@ -140,9 +140,11 @@ async def house(pace: float, checkouts: Mapping[str, Path] = OURS) -> AsyncItera
         found = House(url, {}, {"worker": running.pid, "gateway": gateway.pid})
         await ready(url)
         serve = [sys.executable, "-m", "smg_proto", "serve", "--upstream", url]
-        serve += ["--listen", "127.0.0.1:0", "--log-level", "error"]
+        serve += ["--listen", "127.0.0.1:0", "--log-level", "error", "--wait", "60"]
         for name, checkout in checkouts.items():
             door, banner = stack.enter_context(process(*serve, source=checkout))
+            if not banner:
+                raise SystemExit(f"{name} does not start")
             found.doors[name] = banner.partition(" on ")[2].partition(",")[0]
             found.pids[name] = door.pid
         yield found
