@@ -92,6 +92,7 @@ def process(
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        cwd=source,
         env=os.environ | {"PYTHONPATH": str(source)},
     )
     try:
