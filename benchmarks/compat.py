@@ -4,93 +4,186 @@
     .venv/bin/python benchmarks/compat.py [ROUNDS]
 
 Prints a table. Every number is the median of interleaved rounds of whole processes, start-up of the
-interpreter included, on the clock on the wall. Exit: 0 all bars kept, 1 one is missed.
+interpreter included: seconds of CPU, and the largest resident memory. One run of diff tells apart
+what breaks sources, JSON and bytes; buf takes a run for each of these levels, which are the bar for
+each pair of descriptor sets. Exit: 0 all bars kept, 1 one is missed.
 """
 
+import os
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
+if TYPE_CHECKING or sys.argv[1:2] == ["make"]:
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto as F
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-import smg_proto
+    import smg_proto
 
+ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-WIRE = '{"version":"v2","breaking":{"use":["WIRE"]}}'
+LEVELS = ("FILE", "WIRE_JSON", "WIRE")
+CONFIG = '{"version":"v2","breaking":{"use":["%s"]}}'
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     command: list[str]
-    seconds: float | None = None  # at most
+    beside: str = ""  # the case whose figures are the bar
+    seconds: float | None = None  # of CPU at most
 
 
-def retyped(files: FileDescriptorSet) -> tuple[FileDescriptorSet, int]:
-    """The contracts with the first scalar of every message made another: and how many there are."""
+@dataclass(frozen=True)
+class Cost:
+    cpu: float
+    memory: float  # MiB
+
+
+def retyped(files: "FileDescriptorSet", every: int = 1) -> "tuple[FileDescriptorSet, int]":
+    """The contracts with the first scalar of messages made another: and how many there are."""
     edited = FileDescriptorSet.FromString(files.SerializeToString())
-    count = 0
+    seen = count = 0
     for file in edited.file:
         for message in file.message_type if not file.package.startswith("google.") else ():
-            for field in message.field:
-                if not field.type_name:
-                    text = field.type == FieldDescriptorProto.TYPE_STRING
-                    field.type = (
-                        FieldDescriptorProto.TYPE_SINT64
-                        if text
-                        else FieldDescriptorProto.TYPE_STRING
-                    )
-                    count += 1
-                    break
+            seen += 1
+            scalar = next((field for field in message.field if not field.type_name), None)
+            if scalar and seen % every == 0:
+                text = scalar.type == F.TYPE_STRING
+                scalar.type = F.TYPE_SINT64 if text else F.TYPE_STRING
+                count += 1
     return edited, count
 
 
-def seconds(command: list[str]) -> float:
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True)
-    if done.returncode not in (0, 1, 100):  # 1 and 100: there are findings, as there should be
-        sys.exit(f"{' '.join(command)}: {done.stderr.decode()}")
-    return time.perf_counter() - started
+def large(messages: int) -> "FileDescriptorSet":
+    """Messages of ten fields that hold one another, in files of a hundred."""
+    kinds = [F.TYPE_STRING, F.TYPE_INT32, F.TYPE_INT64, F.TYPE_DOUBLE, F.TYPE_BOOL, F.TYPE_BYTES]
+    found = FileDescriptorSet()
+    for number in range(messages):
+        if number % 100 == 0:
+            file = found.file.add(name=f"f{number // 100}.proto", package="big", syntax="proto3")
+            if number:
+                file.dependency.append(f"f{number // 100 - 1}.proto")
+        message = file.message_type.add(name=f"M{number}")
+        for place in range(1, 10):
+            kind = kinds[(number + place) % len(kinds)]
+            label = F.LABEL_REPEATED if place % 4 == 0 else F.LABEL_OPTIONAL
+            message.field.add(
+                name=f"f{place}", number=place, label=label, type=kind, json_name=f"f{place}"
+            )
+        if number:
+            message.field.add(
+                name="next", number=10, label=F.LABEL_OPTIONAL, type=F.TYPE_MESSAGE,
+                type_name=f".big.M{number - 1 if number % 20 else 0}", json_name="next",
+            )  # fmt: skip
+    return found
+
+
+def built(protos: Path) -> "FileDescriptorSet":
+    """The set as buf writes it, with its places in the source and its comments."""
+    image = protos / "image.binpb"
+    config = '{"version":"v2","modules":[{"path":"."}]}'
+    command = [str(BIN / "buf"), "build", "--config", config, "-o", str(image)]
+    subprocess.run(command, cwd=protos, check=True)
+    data = image.read_bytes()
+    image.unlink()
+    return FileDescriptorSet.FromString(data)
+
+
+def cost(command: list[str]) -> Cost:
+    """Of one run, its children included."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, 1, 100):  # 1 and 100: there are findings, as there should be
+        sys.exit(f"{' '.join(command)}: exit {process.returncode}")
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale)
+
+
+def make(scratch: Path) -> None:
+    """Write the pairs, each into a folder whose name says what it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(smg_proto.proto_path(), folder, dirs_exist_ok=True)
+        own = built(Path(folder))
+    for title, files, every in (
+        ("1 contracts of this package", own, 1),
+        ("2 1,000 messages", large(1_000), 10),
+        ("3 10,000 messages", large(10_000), 100),
+    ):
+        edited, count = retyped(files, every)
+        data = files.SerializeToString()
+        pair = scratch / f"{title} ({len(data) // 1024:,} KiB), {count} changed"
+        pair.mkdir()
+        (pair / "old.binpb").write_bytes(data)
+        (pair / "new.binpb").write_bytes(edited.SerializeToString())
+
+
+def cases(scratch: Path) -> Iterator[Case]:
+    diff = [str(BIN / "smg-proto"), "diff"]
+    yield Case("empty interpreter", [sys.executable, "-c", "pass"])
+    yield Case("protobuf runtime", [sys.executable, "-c", "import google.protobuf.descriptor"])
+    yield Case("`smg-proto diff self self`", [*diff, "self", "self"], seconds=2)
+    for folder in sorted(scratch.iterdir()):
+        old, new = folder / "old.binpb", folder / "new.binpb"
+        named = folder.name[2:]
+        buf = [str(BIN / "buf"), "breaking", str(new), "--against", str(old), "--config"]
+        runs = [shlex.join([*buf, CONFIG % level]) for level in LEVELS]
+        yield Case(f"{named}: `buf breaking`, WIRE", [*buf, CONFIG % "WIRE"])
+        every = f"{named}: `buf breaking`, {', '.join(LEVELS)}"
+        yield Case(every, ["sh", "-c", "; ".join(runs)])
+        yield Case(f"{named}: `smg-proto diff`", [*diff, str(old), str(new)], beside=every)
 
 
 def main() -> int:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 11
-    diff = [str(BIN / "smg-proto"), "diff"]
-    with tempfile.TemporaryDirectory() as scratch:
-        old, new = Path(scratch, "old.binpb"), Path(scratch, "new.binpb")
-        today = smg_proto.descriptor_set()
-        edited, count = retyped(today)
-        old.write_bytes(today.SerializeToString())
-        new.write_bytes(edited.SerializeToString())
-        buf = [str(BIN / "buf"), "breaking", str(new), "--against", str(old), "--config", WIRE]
-        cases = [
-            Case("empty interpreter", [sys.executable, "-c", "pass"]),
-            Case("protobuf runtime", [sys.executable, "-c", "import google.protobuf.descriptor"]),
-            Case("`smg-proto diff self self`", [*diff, "self", "self"], seconds=1),
-            Case(f"{count} changed messages: `buf breaking`, WIRE", buf),
-            Case(
-                f"{count} changed messages: `smg-proto diff`",
-                [*diff, str(old), str(new)],
-                seconds=3,
-            ),
-        ]
-        taken: dict[str, list[float]] = {case.name: [] for case in cases}
+    if sys.argv[1:2] == ["make"]:
+        make(Path(sys.argv[2]))
+        return 0
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    with tempfile.TemporaryDirectory() as folder:
+        # By a process of its own: what a child takes of memory begins with what its parent has.
+        subprocess.run([sys.executable, __file__, "make", folder], check=True)
+        # As pip does when it installs.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", ROOT / "smg_proto"], check=True)
+        chosen = list(cases(Path(folder)))
+        taken: dict[str, list[Cost]] = {case.name: [] for case in chosen}
         for _ in range(rounds):
-            for case in cases:
-                taken[case.name].append(seconds(case.command))
-    bare = statistics.median(taken["empty interpreter"])
+            for case in chosen:
+                taken[case.name].append(cost(case.command))
+    middle = {
+        name: Cost(
+            statistics.median(one.cpu for one in costs),
+            statistics.median(one.memory for one in costs),
+        )
+        for name, costs in taken.items()
+    }
     missed = False
-    print("| process | ms | times an empty interpreter | bar |\n|---|---:|---:|---|")
-    for case in cases:
-        median = statistics.median(taken[case.name])
-        late = case.seconds is not None and median > case.seconds
-        missed = missed or late
-        bar = f"at most {case.seconds:g} s{', missed' if late else ''}" if case.seconds else ""
-        print(f"| {case.name} | {median * 1000:.0f} | {median / bare:.1f} | {bar} |")
+    print("| process | CPU, ms | of buf's | memory, MiB | of buf's | bar |")
+    print("|---|---:|---:|---:|---:|---|")
+    for case in chosen:
+        mine, bar, ratios = middle[case.name], "", ["", ""]
+        if case.beside:
+            theirs = middle[case.beside]
+            parts = mine.cpu / theirs.cpu, mine.memory / theirs.memory
+            late = max(parts) > 1
+            ratios = [f"{part:.2f}" for part in parts]
+            bar = "no more than buf" + (", missed" if late else "")
+            missed = missed or late
+        elif case.seconds:
+            late = mine.cpu > case.seconds
+            bar = f"at most {case.seconds:g} s" + (", missed" if late else "")
+            missed = missed or late
+        print(
+            f"| {case.name} | {mine.cpu * 1000:.0f} | {ratios[0]} "
+            f"| {mine.memory:.0f} | {ratios[1]} | {bar} |"
+        )
     return 1 if missed else 0
 
 

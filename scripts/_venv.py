@@ -114,16 +114,19 @@ def _assert_whole(module: str) -> None:
 
 def _run(what: str, words: Sequence[str]) -> None:
     print("+", " ".join(words), flush=True)
-    with subprocess.Popen(
-        words,
-        env=environment(),
-        cwd=ROOT,
-        encoding="utf-8",
-        errors="replace",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        printed, status = watch(process)
+    try:
+        with subprocess.Popen(
+            words,
+            env=environment(),
+            cwd=ROOT,
+            encoding="utf-8",
+            errors="replace",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            printed, status = watch(process)
+    except OSError as error:
+        stop(f"cannot {what}: {words[0]} does not run ({error.strerror}); delete {VENV}, run again")
     if status:
         stop(f"cannot {what}: {_reason(printed)}; {_advice(printed)}")
 

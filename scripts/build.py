@@ -37,7 +37,6 @@ OWNED = [
     "smg_proto/descriptors.binpb",
     *(f"{folder}/*_pb2*.py" for folder in OLD_FOLDERS),
     "docs/reference/*.md",
-    "smg_proto/*/_sync/*.py",
 ]
 
 
@@ -47,7 +46,6 @@ def generate() -> dict[Path, bytes]:
     from _protos import compile_protos
     from _python_messages import literal
     from _reference import pages
-    from _unasync import sync_folders
 
     protos = compile_protos(ROOT, "proto")
     image = protos.image()
@@ -59,7 +57,6 @@ def generate() -> dict[Path, bytes]:
     found = {Path(path): text.encode() for path, text in made.items()}
     found[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)
     init = (ROOT / INIT).read_text(encoding="utf-8")
-    found |= sync_folders(ROOT)
     found[INIT] = with_names(init, public(found)).encode()
     return found
 

@@ -14,7 +14,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ import _venv
 from _tools import program
 
 if TYPE_CHECKING:
-    from smg_proto.compat import Contract
+    from smg_proto.compat import Contract, Report
 
 ROOT = _venv.ROOT
 sys.path.insert(0, str(ROOT))
@@ -61,15 +62,39 @@ NOTES = {
 that an older peer sends reads as unset, and an explicit zero is lost on its way through an older
 peer. `buf breaking` reports that at its level FILE alone.""",
 }
+WITNESSES = """
+What arrives otherwise than it was sent, in bytes that one release wrote and the other read:
+
+"""
+SPEAKERS = """
+## Which release speaks what
+
+Each contract of this package that others publish: what carries it, the first release there that has
+it, and from which release on its peers and this package understand each other. *Whole*: no data is
+lost or misread, and no call fails, in either direction. *Exact*: besides, unset and zero are told
+apart by both or by neither. For a running server, `smg-proto check` says it.
+
+| contract | carried by | first in | whole from | exact from |
+| --- | --- | --- | --- | --- |
+"""
 HEADER = ["release", "verdict", "data", "rpc", "presence", "json", "source"]
 
 
-def rows(versions: Sequence[str], contracts: "Sequence[Contract]") -> Iterator[list[str]]:
+def reports(contracts: "Sequence[Contract]") -> "list[Report]":
+    """Each release against the one before."""
+    from smg_proto.compat import diff
+
+    return [diff(old, new) for old, new in pairwise(contracts)]
+
+
+def rows(
+    versions: Sequence[str], contracts: "Sequence[Contract]", found: "Sequence[Report]"
+) -> Iterator[list[str]]:
     """One for each release but the first."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     from smg_proto._descriptors import declarations, usual_json_name
-    from smg_proto.compat import CLASSES, diff
+    from smg_proto.compat import CLASSES
 
     with tempfile.TemporaryDirectory() as scratch:
         images = [Path(scratch, f"{version}.binpb") for version in versions]
@@ -80,12 +105,17 @@ def rows(versions: Sequence[str], contracts: "Sequence[Contract]") -> Iterator[l
                 if declared.kind == "field" and not declared.proto.json_name:
                     declared.proto.json_name = usual_json_name(declared.proto.name)
             image.write_bytes(files.SerializeToString())
-        for place in range(1, len(versions)):
-            report = diff(contracts[place - 1], contracts[place])
+        for place, report in enumerate(found, 1):
             classes = [finding.cls for finding in report.findings]
             counts = [classes.count(name) for name in CLASSES if name != "notice"]
             said = [buf_errors(images[place - 1], images[place], level) for level in BUF_LEVELS]
             yield [versions[place], report.verdict, *(str(n or "") for n in [*counts, *said])]
+
+
+def since(found: "Sequence[tuple[str, Report]]", level: str) -> str:
+    """The first release from which on none fails at the level."""
+    good = takewhile(lambda one: not one[1].fails(level), reversed(found))
+    return next((version for version, _ in reversed(list(good))), "none")
 
 
 def buf_errors(old: Path, new: Path, level: str) -> int:
@@ -100,8 +130,38 @@ def buf_errors(old: Path, new: Path, level: str) -> int:
 
 def table(versions: Sequence[str], contracts: "Sequence[Contract]") -> str:
     header = [*HEADER, *(f"buf {level}" for level in BUF_LEVELS)]
-    lines = [header, ["---"] * len(header), *rows(versions, contracts)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    found = reports(contracts)
+    lines = [header, ["---"] * len(header), *rows(versions, contracts, found)]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    shown = list(witnesses(versions, found))
+    return text + (WITNESSES + "".join(shown) if shown else "")
+
+
+def witnesses(versions: Sequence[str], found: "Sequence[Report]") -> Iterator[str]:
+    """A line for each data finding and direction."""
+    for version, report in zip(versions[1:], found, strict=True):
+        for finding in report.findings:
+            for one in finding.witnesses:
+                named = ", judging by the names" if one.by_name else ""
+                yield (
+                    f"- {version}, `{finding.symbol}`, {one.direction}, {one.outcome}{named}: "
+                    f"`{one.bytes or '(none)'}`, sent as `{one.sent}`, is read as `{one.read}`\n"
+                )
+
+
+def speakers(carriers: "Mapping[str, tuple[Sequence[str], Sequence[Contract]]]") -> Iterator[str]:
+    """A row for each contract that one of these packages carries."""
+    from smg_proto.compat import diff, load
+
+    ours = load("self")
+    for carrier, (versions, contracts) in carriers.items():
+        for package in sorted(contracts[-1].packages & ours.packages):
+            has = [
+                (v, c) for v, c in zip(versions, contracts, strict=True) if package in c.packages
+            ]
+            found = [(version, diff(contract, ours, [package])) for version, contract in has]
+            whole, exact = (since(found, level) for level in ("rpc", "presence"))
+            yield f"| `{package}` | `{carrier}` | {has[0][0]} | {whole} | {exact} |\n"
 
 
 def page() -> str:
@@ -112,9 +172,11 @@ def page() -> str:
 
     published = [load(f"pypi:smg-grpc-proto=={version}") for version in PUBLISHED]
     text = INTRO + table(PUBLISHED, published)
+    carriers = {"smg-grpc-proto": (PUBLISHED, published)}
     for upstream in UPSTREAMS:
+        contracts = [load(Frozen.here().image(release)) for release in upstream.frozen]
+        carriers[upstream.name] = list(upstream.releases), contracts
         if len(upstream.releases) > 1:
-            contracts = [load(Frozen.here().image(release)) for release in upstream.frozen]
             text += UPSTREAM.format(
                 name=upstream.name,
                 package=upstream.package,
@@ -123,7 +185,7 @@ def page() -> str:
                 new=upstream.frozen[-1],
             )
             text += table(upstream.releases, contracts)
-    return text
+    return text + SPEAKERS + "".join(speakers(carriers))
 
 
 def main() -> int:

@@ -109,7 +109,7 @@ def test_a_commit_may_add_to_a_contract_and_not_break_it(team: Team) -> None:
 def test_the_hooks_are_documented(tools: Path) -> None:
     manifest = ROOT / ".pre-commit-hooks.yaml"
     run(tools / "pre-commit", "validate-manifest", manifest)
-    pages = read(ROOT / "docs/diff.md") + read(ROOT / "docs/languages.md")
+    pages = read(ROOT / "docs/diff-your-protos.md") + read(ROOT / "docs/languages.md")
     for hook in re.findall(r"^- id: (\S+)$", read(manifest), re.MULTILINE):
         assert f"id: {hook}" in pages
 

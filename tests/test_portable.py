@@ -27,6 +27,8 @@ def is_locale_text(call: ast.Call) -> bool:
             return False
         case ast.Attribute(attr="open"):
             mode = call.args[:1]
+            if mode and not isinstance(mode[0], ast.Constant):
+                return False  # a member of an archive
         case ast.Name(id="open"):
             mode = call.args[1:2]
         case _:
@@ -45,6 +47,7 @@ def is_locale_text(call: ast.Call) -> bool:
         ("path.read_text(encoding='utf-8')", False),
         ("open(name, 'rb')", False),
         ("path.open(mode='wb')", False),
+        ("archive.open(name)", False),
     ],
 )
 def test_the_next_check_finds_what_it_should(code: str, found: bool) -> None:

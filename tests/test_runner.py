@@ -98,6 +98,19 @@ def test_a_damaged_environment_is_one_line(harm: str, entry: str, checkout: Path
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_environment_that_was_never_ready_and_does_not_run_is_one_line(
+    entry: str, checkout: Path
+) -> None:
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_bytes(b"\x7fELF and no more")
+    python.chmod(0o755)
+    status, said = script(str(checkout / entry))
+    assert status == 2 and f"{python} does not run" in said and "delete" in said, said
+    assert said.count("\n") == 1
+
+
 def test_an_environment_of_another_python_is_named(checkout: Path) -> None:
     python = ready(checkout)
     python.write_text("#!/bin/sh\necho 3.99\n", encoding="utf-8")

@@ -1,11 +1,14 @@
 """smg-proto export: the proto files of this release, into a folder of your own."""
 
 import argparse
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
 from smg_proto import __version__, descriptor_set, proto_path
-from smg_proto.cli import CommandError
+from smg_proto.cli import CommandError, say
 from smg_proto.cli._installed import Installed
 from smg_proto.cli._tree import Manifest, licence, read_manifest, sha256, write
 from smg_proto.compat import ContractError, diff, load
@@ -17,10 +20,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dest", type=Path, metavar="DEST", help="a folder of its own")
     parser.add_argument(
         "--only",
-        nargs="+",
-        action="extend",
+        action="append",
         metavar="PACKAGE",
-        help="these packages and what they import; without it, all",
+        help="this package and what it imports; may be given again; "
+        "without it, the packages that DEST has already, or all",
+    )
+    parser.add_argument("--all", action="store_true", help="all packages, whatever DEST has")
+    parser.add_argument(
+        "--descriptor-set",
+        action="store_true",
+        help="DEST is a file: write one FileDescriptorSet with all imports there, for tools "
+        "that take it (grpcurl -protoset, ghz --protoset, Envoy)",
     )
     parser.add_argument(
         "--check",
@@ -31,15 +41,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.check:
-        return check(args.dest)
     contract = Installed()
-    packages = sorted({contract.package(name) for name in args.only or contract.packages})
+    chosen = [contract.package(name) for name in args.only or ()]
+    if args.all and chosen:
+        raise CommandError("--all and --only exclude each other")
+    if args.descriptor_set:
+        if args.check:
+            raise CommandError("--check is for folders; a descriptor set is compared by diff")
+        return _write_descriptor_set(args.dest, chosen or contract.packages, args.force)
+    if args.check:
+        return check(args.dest, chosen)
+    packages = sorted({*(chosen or _kept(args.dest, contract, args.all))})
     files = closure(packages)
     done = write(args.dest, files, command=COMMAND, packages=packages, force=args.force)
     what = f"{len(files)} files of smg-proto {__version__}"
-    print(f"{args.dest}: {f'wrote {what}' if done else f'has {what} already'}")
+    say(f"{args.dest}: {f'wrote {what}' if done else f'has {what} already'}")
     return 0
+
+
+def _kept(dest: Path, contract: Installed, every: bool) -> list[str]:
+    """The packages that an export has already, so that a new run does not widen it."""
+    manifest = None if every else read_manifest(dest)
+    if manifest is None or manifest.command != COMMAND:
+        return contract.packages
+    return [name for name in manifest.packages if name in contract.packages] or contract.packages
 
 
 def closure(packages: Iterable[str]) -> dict[str, bytes]:
@@ -47,29 +72,55 @@ def closure(packages: Iterable[str]) -> dict[str, bytes]:
 
     google's own files come with every compiler.
     """
+    names = [name for name in _needed(packages) if not name.startswith("google/")]
+    return {**licence(), **{name: (proto_path() / name).read_bytes() for name in names}}
+
+
+def _needed(packages: Iterable[str]) -> list[str]:
+    """The names of the files of these packages and of all that they import."""
     every = {file.name: file for file in descriptor_set().file}
     wanted = [file.name for file in every.values() if file.package in packages]
-    found = licence()
+    found: dict[str, None] = {}
     while wanted:
         name = wanted.pop()
-        if name not in found and not name.startswith("google/"):
-            found[name] = (proto_path() / name).read_bytes()
+        if name not in found:
+            found[name] = None
             wanted += every[name].dependency
-    return found
+    return list(found)
 
 
-def check(dest: Path) -> int:
+def _write_descriptor_set(dest: Path, packages: Iterable[str], force: bool) -> int:
+    needed = set(_needed(packages))
+    files = [file for file in descriptor_set().file if file.name in needed]  # imports first
+    data = FileDescriptorSet(file=files).SerializeToString()
+    try:
+        if dest.exists() and not dest.is_file():
+            raise CommandError(f"{dest}: not a file; choose another destination")
+        if dest.is_file() and dest.read_bytes() != data and not force:
+            raise CommandError(f"{dest}: is there, and is another; overwrite it with --force")
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=dest.parent, delete=False) as scratch:
+            scratch.write(data)
+        Path(scratch.name).replace(dest)
+    except OSError as error:
+        raise CommandError(f"{error.filename or dest}: {error.strerror or error}") from error
+    say(f"{dest}: wrote {len(files)} files of smg-proto {__version__} as one descriptor set")
+    return 0
+
+
+def check(dest: Path, chosen: Iterable[str] = ()) -> int:
     """Say how a vendored copy differs from what was exported, and from this release."""
     manifest = read_manifest(dest)
     if manifest is None or manifest.command != COMMAND:
         raise CommandError(f"{dest}: no export of smg-proto; `smg-proto export {dest}` makes one")
     lines = [f"modified since it was exported: {name}" for name in manifest.modified(dest)]
     lines += [f"missing: {name}" for name in manifest.missing(dest)]
+    lines += [f"package {name} is not in it" for name in chosen if name not in manifest.packages]
     if stale := stale_files(manifest):
         lines.append(f"exported from smg-proto {manifest.version}; in {__version__}:")
         lines += [f"  {line}" for line in [*stale, *contract_changes(dest, manifest)]]
     for line in lines or [f"{len(manifest.files)} files, unmodified, as in {__version__}"]:
-        print(f"{dest}: {line}")
+        say(f"{dest}: {line}")
     return 1 if lines else 0
 
 

@@ -1,22 +1,28 @@
 """A folder of files that this command owns: written as a whole, with a manifest of their digests.
 
-A folder is made beside its destination and put in its place by renaming, so that a run that fails
-or is killed leaves what was there. Files that somebody else put into the folder stay in it.
+The new folder is made beside its destination and swapped with the old one, so that a run that fails
+or is killed leaves the old or the new one. Files that somebody else put there stay.
 """
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
+from smg_proto.cli._swap import alone, exchange, is_ours
+from smg_proto.compat import ContractError
+from smg_proto.compat._tree import read_file
 
 MANIFEST = "smg-proto.json"
+_MAX_MANIFEST_BYTES = 16 * 2**20
 
 
 def licence() -> dict[str, bytes]:
@@ -38,31 +44,35 @@ class Manifest:
     files: Mapping[str, str]  # path to sha256
 
     def modified(self, folder: Path) -> list[str]:
-        """The files that are there, but not as they were written."""
-        there = {name: folder / name for name in self.files if (folder / name).exists()}
-        return [name for name, path in there.items() if not _is(path, self.files[name])]
+        """The files that are there, but not as they were written; a link on the way is a change."""
+        there = {name: folder / name for name in self.files if os.path.lexists(folder / name)}
+        return [
+            name
+            for name, path in there.items()
+            if _behind_link(folder, name) or not _is(path, self.files[name])
+        ]
 
     def missing(self, folder: Path) -> list[str]:
-        return [name for name in self.files if not (folder / name).exists()]
+        return [name for name in self.files if not os.path.lexists(folder / name)]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder; None where there is none."""
     path = folder / MANIFEST
+    if not os.path.lexists(path):
+        return None
     try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
+        value: dict[str, Any] = json.loads(read_file(path, _MAX_MANIFEST_BYTES, str(path)))
         files = {str(name): str(digest) for name, digest in value["files"].items()}
-        if outside := [n for n in files if Path(n).is_absolute() or ".." in Path(n).parts]:
+        if outside := [name for name in files if not _inside(name)]:
             raise CommandError(f"{path}: names a file outside of its folder: {outside[0]!r}")
         return Manifest(value["command"], value["version"], [*map(str, value["packages"])], files)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
+    except ContractError as error:
+        raise CommandError(str(error)) from error
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise CommandError(
             f"{path}: not a manifest of smg-proto; restore it, or remove the folder"
         ) from error
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from error
 
 
 def write(
@@ -77,31 +87,66 @@ def write(
 
     Refuses, unless forced, to replace what it did not write or what was modified since.
     """
+    if destination.is_symlink():
+        where = destination.resolve()
+        raise CommandError(f"{destination}: a link to {where}; name that folder itself")
     folder = destination.resolve()
     digests = {name: sha256(data) for name, data in sorted(files.items())}
     manifest = Manifest(command, __version__, packages, digests)
     try:
-        _recover(folder)
-        old = read_manifest(folder)
-        _refuse(folder, destination, old, manifest, force)
-        if old and old == manifest and not old.modified(folder) and not old.missing(folder):
-            return False
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
-        try:
-            for path, data in files.items():
-                _put(scratch / "new" / path, data)
-            shown = json.dumps(asdict(manifest), indent=2)
-            _put(scratch / "new" / MANIFEST, f"{shown}\n".encode())
-            if folder.exists():
-                folder.rename(scratch / "old")
-            (scratch / "new").rename(folder)
-        finally:
-            _settle(folder, scratch)
+        with alone(folder.parent):
+            _clear_up(folder)
+            old = read_manifest(folder)
+            _refuse(folder, destination, old, manifest, force)
+            if old and old == manifest and not old.modified(folder) and not old.missing(folder):
+                return False
+            _replace(folder, old, manifest, files)
     except OSError as error:
         where = error.filename or destination
         raise CommandError(f"{where}: {error.strerror or error}") from error
     return True
+
+
+def _replace(
+    folder: Path, old: Manifest | None, manifest: Manifest, files: Mapping[str, bytes]
+) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+    new = scratch / "new"
+    try:
+        for path, data in files.items():
+            _put(new / path, data)
+        shown = json.dumps(asdict(manifest), indent=2)
+        _put(new / MANIFEST, f"{shown}\n".encode())
+        if not folder.exists():
+            new.rename(folder)
+            return
+        _keep_others(folder, new, {MANIFEST, *(old.files if old else ())})
+        shutil.copymode(folder, new)
+        if not exchange(new, folder):
+            # Two steps: killed between them, the next run brings the old folder back.
+            folder.rename(scratch / "old")
+            new.rename(folder)
+    finally:
+        _put_back(folder, scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep_others(source: Path, target: Path, ours: set[str], below: str = "") -> None:
+    """Give the new folder what others put into the old one, links as links, where room is left."""
+    for entry in sorted(os.scandir(source / below), key=lambda entry: entry.name):
+        path = f"{below}/{entry.name}" if below else entry.name
+        place = target / path
+        if entry.is_dir(follow_symlinks=False):
+            if place.is_dir() or not os.path.lexists(place):
+                _keep_others(source, target, ours, path)
+        elif path not in ours and not os.path.lexists(place):
+            with suppress(FileExistsError, NotADirectoryError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(entry.path, place, follow_symlinks=False)
+                except (OSError, NotImplementedError):  # a file system without hard links
+                    shutil.copy2(entry.path, place, follow_symlinks=False)
 
 
 def _refuse(folder: Path, shown: Path, old: Manifest | None, new: Manifest, force: bool) -> None:
@@ -122,7 +167,7 @@ def _refuse(folder: Path, shown: Path, old: Manifest | None, new: Manifest, forc
             f"{shown}: written by `smg-proto {old.command}`; choose another directory, "
             "or replace it with --force"
         )
-    mine = [name for name in new.files if name not in old.files and (folder / name).exists()]
+    mine = [n for n in new.files if n not in old.files and os.path.lexists(folder / n)]
     if changed := sorted([*old.modified(folder), *mine]):
         raise CommandError(
             f"{shown}: changed by hand: {', '.join(changed)}; move the changes elsewhere, "
@@ -130,47 +175,51 @@ def _refuse(folder: Path, shown: Path, old: Manifest | None, new: Manifest, forc
         )
 
 
-def _recover(folder: Path) -> None:
-    """Clear away what a killed run left beside the folder."""
-    if folder.parent.is_dir():
-        for scratch in folder.parent.glob(f"{_prefix(folder)}*"):
-            _settle(folder, scratch)
+# --- after a run that was killed -----------------------------------------------------------------
 
 
-def _settle(folder: Path, scratch: Path) -> None:
-    """End a run: bring back the old folder where no new one is, else what others had put there."""
+def _clear_up(folder: Path) -> None:
+    """Clear away what a killed run left beside the folder; what others put there is not touched."""
+    with os.scandir(folder.parent) as entries:
+        left = [Path(entry) for entry in entries if entry.name.startswith(_prefix(folder))]
+    for scratch in left:
+        if is_ours(scratch):
+            _put_back(folder, scratch)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_back(folder: Path, scratch: Path) -> None:
+    """Bring back the old folder where no new one is."""
     old = scratch / "old"
-    if old.exists() and not folder.exists():
+    if is_ours(old) and not os.path.lexists(folder):
         old.rename(folder)
-    elif old.exists():
-        manifest = read_manifest(old)
-        for name in [*(manifest.files if manifest else ()), MANIFEST]:
-            (old / name).unlink(missing_ok=True)
-        _move_in(old, folder)
-    shutil.rmtree(scratch)
-
-
-def _move_in(source: Path, target: Path) -> None:
-    """Move the files below source to their places in target, but for those taken already."""
-    for entry in source.iterdir():
-        place = target / entry.name
-        if entry.is_dir() and not entry.is_symlink() and place.is_dir():
-            _move_in(entry, place)
-        elif not place.exists() and _has_files(entry):
-            entry.rename(place)
 
 
 def _prefix(folder: Path) -> str:
     return f".{folder.name}.smg-proto-"
 
 
-def _has_files(entry: Path) -> bool:
-    """Whether this is more than folders that became empty."""
-    return entry.is_symlink() or not entry.is_dir() or any(map(_has_files, entry.iterdir()))
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _inside(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not Path(name).is_absolute() and ".." not in parts and "\0" not in name
+
+
+def _behind_link(folder: Path, name: str) -> bool:
+    parents = [folder / parent for parent in PurePosixPath(name).parents if parent.parts]
+    return any(parent.is_symlink() for parent in parents)
 
 
 def _is(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256(path.read_bytes()) == digest
+    if not path.is_file():
+        return False
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest() == digest
 
 
 def _put(path: Path, data: bytes) -> None:

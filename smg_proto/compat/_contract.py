@@ -1,26 +1,29 @@
 """A contract: the messages, enums and services of one release, and classes to try them with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
-    MethodDescriptorProto,
 )
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.message_factory import GetMessageClass
 
-from smg_proto._descriptors import Declaration, declarations, oneof_of, usual_json_name
-from smg_proto.compat._files import in_order, pool_of
+from smg_proto.compat._files import ContractError, in_order, pool_of
+from smg_proto.compat._limits import MAX_TYPE_CHAIN
+
+if TYPE_CHECKING:
+    from smg_proto.compat._read import Raw
 
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
-# Imported by contracts, or served beside them; not theirs to change.
+# Packages that contracts import, and that are compared only when nothing else is there.
 FOREIGN = ("google.", "grpc.")
 
 Presence = Literal["implicit", "explicit", "required", "repeated"]
@@ -28,7 +31,10 @@ Presence = Literal["implicit", "explicit", "required", "repeated"]
 
 @dataclass(frozen=True)
 class Field:
-    name: str
+    """A field or, with `extension`, an extension that the contract has for the message."""
+
+    name: str  # of an extension: in full
+    symbol: str  # the name in full
     number: int
     kind: int  # FieldDescriptor.TYPE_*
     type_name: str  # of a message or enum, in full; "" for a scalar
@@ -36,7 +42,11 @@ class Field:
     oneof: str  # "" for none; the hidden oneof of an `optional` is none
     json_name: str
     deprecated: bool
-    entry: "Message | None"  # of a map: its key and value
+    entry: "Message | None" = None  # of a map: its key and value
+    default: object = None  # what reading it gives while it is not set; None for a message or list
+    utf8: bool = False  # a string that a parser refuses when it is not UTF-8
+    extension: bool = False
+    jstype: int = 0
 
     @property
     def repeated(self) -> bool:
@@ -61,8 +71,12 @@ class Field:
         if self.entry:
             key, value = self.entry.fields[1], self.entry.fields[2]
             return f"map<{key.spelled}, {value.spelled}>"
-        kind = self.type_name or FieldDescriptorProto.Type.Name(_type(self.kind))
-        word = kind.removeprefix("TYPE_").lower() if not self.type_name else kind
+        word = self.type_name
+        if not word:
+            kind = FieldDescriptorProto.Type.ValueType(self.kind)
+            word = FieldDescriptorProto.Type.Name(kind).removeprefix("TYPE_").lower()
+        if self.kind == FieldDescriptor.TYPE_GROUP:
+            word = f"group {word}"
         return f"repeated {word}" if self.repeated else word
 
 
@@ -70,9 +84,13 @@ class Field:
 class Message:
     name: str
     package: str
-    fields: Mapping[int, Field]
-    reserved: tuple[range, ...]
-    deprecated: bool
+    fields: Mapping[int, Field]  # with the extensions that the contract has for it
+    reserved: tuple[range, ...] = ()
+    deprecated: bool = False
+    extension_ranges: tuple[range, ...] = ()
+    message_set: bool = False
+    strict_json: bool = True  # its JSON is sure to work; False: best effort
+    file: str = ""
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -95,14 +113,17 @@ class Enum:
     name: str
     package: str
     numbers: Mapping[str, int]  # value name to number; aliases share one
-    deprecated: frozenset[str]
+    deprecated: frozenset[str] = frozenset()
+    closed: bool = False  # a reader treats a number without a name as an unknown field
+    strict_json: bool = True
+    file: str = ""
 
     @cached_property
     def names(self) -> Mapping[int, frozenset[str]]:
-        return {
-            number: frozenset(name for name, n in self.numbers.items() if n == number)
-            for number in self.numbers.values()
-        }
+        named: dict[int, set[str]] = {}
+        for name, number in self.numbers.items():
+            named.setdefault(number, set()).add(name)
+        return {number: frozenset(names) for number, names in named.items()}
 
 
 @dataclass(frozen=True)
@@ -113,6 +134,7 @@ class Rpc:
     client_streaming: bool
     server_streaming: bool
     deprecated: bool
+    idempotency: str = "IDEMPOTENCY_UNKNOWN"
 
     @property
     def streaming(self) -> str:
@@ -132,41 +154,165 @@ class Service:
     name: str
     package: str
     rpcs: Mapping[str, Rpc]  # by the method's own name
+    deprecated: bool = False
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a symbol is declared."""
+
+    file: str  # as a person finds it
+    line: int | None = None
 
 
 class Contract:
-    """One side of a comparison. Raises ContractError when the descriptors do not fit together."""
+    """One side of a comparison. Raises ContractError when the descriptors do not fit together.
 
-    def __init__(self, files: FileDescriptorSet, origin: str) -> None:
+    own: the files that are compared, where not all are; the others are imports of theirs.
+    foreign: prefixes of packages that are not compared unless all are of that kind.
+    partial: other packages may exist as well, as behind a server that offers some services.
+    shown: what a person calls a file. skipped: files that could not be read, and why.
+    """
+
+    def __init__(
+        self,
+        files: FileDescriptorSet,
+        origin: str,
+        *,
+        own: frozenset[str] | None = None,
+        foreign: Sequence[str] | None = None,
+        partial: bool = False,
+        shown: Mapping[str, str] | None = None,
+        skipped: Mapping[str, str] | None = None,
+    ) -> None:
+        from smg_proto.compat._read import Reader
+
         self.origin = origin
+        self.partial = partial
+        self.skipped: Mapping[str, str] = skipped or {}
+        self._shown: Mapping[str, str] = shown or {}
+        given = {str(file.name) for file in files.file}
         self.files: list[FileDescriptorProto] = in_order(files, origin)  # with what they import
-        self._pool = pool_of(self.files, origin)
-        self.messages: dict[str, Message] = {}
-        self.enums: dict[str, Enum] = {}
-        self.services: dict[str, Service] = {}
-        for file in self.files:
-            for declared in declarations(file):
-                self._read(declared)
+        self.own: frozenset[str] = frozenset(given if own is None else own & given)
+        self.pool: DescriptorPool = pool_of(self.files, origin)
+        self._read = Reader(self.pool, self.files)
+        self.messages: Mapping[str, Message] = self._read.messages
+        self.enums: Mapping[str, Enum] = self._read.enums
+        self.services: Mapping[str, Service] = self._read.services
+        self._foreign = tuple(FOREIGN if foreign is None else foreign)
 
     @cached_property
     def packages(self) -> frozenset[str]:
-        """The packages that are compared: not what google and grpc themselves own."""
-        names = {file.package for file in self.files}
-        return frozenset(name for name in names if not f"{name}.".startswith(FOREIGN))
+        """The packages that are compared: not foreign ones, unless nothing else is there."""
+        every = {file.package for file in self.files if file.name in self.own}
+        domestic = {name for name in every if not f"{name}.".startswith(self._foreign)}
+        return frozenset(domestic or every)
+
+    def without(self, names: Collection[str]) -> "Contract":
+        """The contract where these files are not compared."""
+        if not self.own & frozenset(names):
+            return self
+        less = copy(self)
+        less.own = self.own - frozenset(names)
+        less.__dict__.pop("packages", None)
+        return less
+
+    @cached_property
+    def home(self) -> Mapping[str, str]:
+        """The file of each symbol that is not nested."""
+        return {name: str(file.name) for name, file in self._read.home.items()}
+
+    def within(self, packages: Collection[str]) -> set[str]:
+        """The messages, enums and services that its own files declare in these packages."""
+        tables = self._read.raw_messages, self._read.raw_enums
+        raws = (raw for table in tables for raw in table.values())
+        found = {r.name for r in raws if r.file.package in packages and r.file.name in self.own}
+        for service in self.services.values():
+            if service.package in packages and service.file in self.own:
+                found.add(service.name)
+        return found
+
+    def extended_by(self, packages: Collection[str]) -> set[str]:
+        """The messages that its own files in these packages extend."""
+        return {
+            name
+            for name, extensions in self._read.extensions.items()
+            if any(r.file.package in packages and r.file.name in self.own for r in extensions)
+        }
+
+    def unlike(self, other: "Contract") -> set[str]:
+        """The messages and enums of both that are not described alike.
+
+        What is described alike is alike, unless it holds an enum that has another default.
+        """
+        mine, theirs = self._read, other._read
+        found: set[str] = set()
+        for name, raw in mine.raw_enums.items():
+            if (also := theirs.raw_enums.get(name)) and not _alike(raw, also):
+                found.add(name)
+                found |= {carrier for carrier, _, _ in self.carriers.get(name, ())}
+        for name, raw in mine.raw_messages.items():
+            if also := theirs.raw_messages.get(name):
+                extended = name in mine.extensions or name in theirs.extensions
+                if extended or not _alike(raw, also):
+                    found.add(name)
+        return found
+
+    @cached_property
+    def every_package(self) -> frozenset[str]:
+        return frozenset(file.package for file in self.files)
 
     def message_class(self, name: str) -> type[ProtoMessage]:
         """The class of a message of this contract; two contracts never share one."""
-        return GetMessageClass(self._pool.FindMessageTypeByName(name))
+        if (made := self._classes.get(name)) is None:
+            for inner in self._held_first(name):
+                if inner not in self._classes:
+                    found = self.pool.FindMessageTypeByName(inner)
+                    self._classes[inner] = GetMessageClass(found)
+            made = self._classes[name]
+        return made
 
     @cached_property
-    def carriers(self) -> Mapping[str, list[tuple[Message, Field]]]:
-        """For each message and enum: the fields that are of that type, map values included."""
-        found: dict[str, list[tuple[Message, Field]]] = {}
-        for message in self.messages.values():
-            for field in message.fields.values():
-                for inner in (field, *(field.entry.fields.values() if field.entry else ())):
-                    if inner.type_name:
-                        found.setdefault(inner.type_name, []).append((message, field))
+    def _classes(self) -> dict[str, type[ProtoMessage]]:
+        return {}
+
+    def _held_first(self, name: str) -> list[str]:
+        """The types that a message holds, those that hold nothing first, and itself.
+
+        The factory makes the classes of all that a class holds by recursion, and would run out of
+        stack on a long chain.
+        """
+        ordered: list[str] = []
+        entered = {name}
+        stack = [(name, iter(self._message_types(name)))]
+        while stack:
+            if len(stack) > MAX_TYPE_CHAIN:
+                raise ContractError(
+                    f"{self.origin}: {name} holds a chain of more than {MAX_TYPE_CHAIN} types"
+                )
+            current, rest = stack[-1]
+            if (inner := next(rest, None)) is None:
+                ordered.append(current)
+                stack.pop()
+            elif inner not in entered:
+                entered.add(inner)
+                stack.append((inner, iter(self._message_types(inner))))
+        return ordered
+
+    def _message_types(self, name: str) -> list[str]:
+        return [kind for kind, _, _ in self._read.held(name) if kind in self.messages]
+
+    @cached_property
+    def carriers(self) -> Mapping[str, list[tuple[str, int, str]]]:
+        """For each message and enum the fields that are of that type, map values included.
+
+        Each as its message, its number and its full name.
+        """
+        found: dict[str, list[tuple[str, int, str]]] = {}
+        for message in self._read.raw_messages:
+            for kind, number, symbol in self._read.held(message):
+                found.setdefault(kind, []).append((message, number, symbol))
         return found
 
     @cached_property
@@ -184,78 +330,40 @@ class Contract:
             if name not in seen:
                 seen.add(name)
                 if name in self.messages:
-                    todo += [f.type_name for f in self._fields(name) if f.type_name]
+                    todo += [kind for kind, _, _ in self._read.held(name)]
         return frozenset(seen)
 
-    def _fields(self, name: str) -> Iterator[Field]:
-        for field in self.messages[name].fields.values():
-            yield from field.entry.fields.values() if field.entry else (field,)
+    def shown(self, file: str) -> str:
+        """What a person calls a file."""
+        return self._shown.get(file, file)
 
-    def _read(self, declared: Declaration) -> None:
-        name, proto, package = declared.name, declared.proto, declared.file.package
-        match declared.kind:
-            case "message" if not declared.implied:
-                self.messages[name] = self._message(name, proto, package)
-            case "enum":
-                numbers = {value.name: value.number for value in proto.value}
-                deprecated = frozenset(v.name for v in proto.value if v.options.deprecated)
-                self.enums[name] = Enum(name, package, numbers, deprecated)
-            case "service":
-                rpcs = {rpc.name: _rpc(f"{name}.{rpc.name}", rpc) for rpc in proto.method}
-                self.services[name] = Service(name, package, rpcs)
-            case _:
-                pass  # a part of one of these
+    def place(self, symbol: str) -> Place | None:
+        """Where a symbol, or one that it lies in, is declared; None where that is not known."""
+        if symbol in self.own:
+            return Place(self.shown(symbol))
+        name = symbol
+        while name and name not in self._read.home:
+            name = name.rpartition(".")[0]
+        file = self._read.home.get(name)
+        if file is None or file.name not in self.own:
+            return None
+        lines = self._lines(file)
+        name = symbol
+        while name and name not in lines:
+            name = name.rpartition(".")[0]
+        return Place(self.shown(str(file.name)), lines.get(name))
 
-    def _message(self, name: str, message: DescriptorProto, package: str) -> Message:
-        entries = {
-            f"{name}.{nested.name}": self._message(f"{name}.{nested.name}", nested, package)
-            for nested in message.nested_type
-            if nested.options.map_entry
-        }
-        known = self._pool.FindMessageTypeByName(name).fields_by_number
-        fields = {
-            field.number: _field(field, message, known[field.number], entries)
-            for field in sorted(message.field, key=lambda field: field.number)
-        }
-        spans = tuple(range(span.start, span.end) for span in message.reserved_range)
-        return Message(name, package, fields, spans, message.options.deprecated)
+    def _lines(self, file: FileDescriptorProto) -> Mapping[str, int]:
+        from smg_proto.compat._read import places
+
+        if file.name not in self._places:
+            self._places[str(file.name)] = dict(places(file))
+        return self._places[str(file.name)]
+
+    @cached_property
+    def _places(self) -> dict[str, Mapping[str, int]]:
+        return {}
 
 
-def _rpc(name: str, rpc: MethodDescriptorProto) -> Rpc:
-    return Rpc(
-        name,
-        rpc.input_type.lstrip("."),
-        rpc.output_type.lstrip("."),
-        rpc.client_streaming,
-        rpc.server_streaming,
-        rpc.options.deprecated,
-    )
-
-
-def _field(
-    field: FieldDescriptorProto,
-    message: DescriptorProto,
-    known: FieldDescriptor,
-    entries: Mapping[str, Message],
-) -> Field:
-    presence: Presence = "explicit" if known.has_presence else "implicit"
-    if field.label == FieldDescriptorProto.LABEL_REPEATED:
-        presence = "repeated"
-    elif field.label == FieldDescriptorProto.LABEL_REQUIRED:
-        presence = "required"
-    type_name = field.type_name.lstrip(".")
-    return Field(
-        name=field.name,
-        number=field.number,
-        kind=known.type,
-        type_name=type_name,
-        presence=presence,
-        oneof=oneof_of(field, message),
-        json_name=field.json_name or usual_json_name(field.name),
-        deprecated=field.options.deprecated,
-        entry=entries.get(type_name),
-    )
-
-
-def _type(kind: int) -> FieldDescriptorProto.Type.ValueType:
-    return FieldDescriptorProto.Type.ValueType(kind)
+def _alike(one: "Raw", other: "Raw") -> bool:
+    return bool(one.features == other.features and one.proto == other.proto)

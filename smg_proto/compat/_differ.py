@@ -1,56 +1,84 @@
 """What changed between two contracts, and what each change does to whom."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
-from smg_proto.compat._contract import Contract, Enum, Rpc
+from smg_proto.compat._compare import ANY
+from smg_proto.compat._contract import Contract, Rpc
+from smg_proto.compat._enums import Enums
 from smg_proto.compat._fields import Messages, who
-from smg_proto.compat._probe import message_witness, value_witness
+from smg_proto.compat._moves import findings as file_findings
+from smg_proto.compat._probe import message_witness
+from smg_proto.compat._replaced import Inside, replacements
 from smg_proto.compat._report import Finding, Report, sort
-from smg_proto.compat._samples import Side, alike, crossed
+from smg_proto.compat._samples import Side, went_elsewhere
 
 
 def diff(old: Contract, new: Contract, packages: Collection[str] = ()) -> Report:
     """Compare two contracts; with packages: only these, and what they carry."""
-    return Report(old.origin, new.origin, sort(_Differ(old, new, packages).findings()))
+    differ = _Differ(old, new, packages)
+    findings = (differ.finished(finding) for finding in differ.findings())
+    return Report(old.origin, new.origin, sort(findings), tuple(sorted(differ.packages)))
 
 
 class _Differ:
     def __init__(self, old: Contract, new: Contract, packages: Collection[str]) -> None:
         self.old, self.new = old, new
-        wanted = (old.packages | new.packages) & set(packages or old.packages | new.packages)
-        self.packages = wanted
-        self.scope = self._scope(old) | self._scope(new)
+        self.packages = _compared(old, new, packages)
+        self.own = old.within(self.packages), new.within(self.packages)
+        self.unlike = old.unlike(new)
+        self.scope = self.own[0] | self.own[1]
+        if self.unlike - self.scope:  # else nothing of others is of interest
+            self.scope |= self._reached(old, self.own[0]) | self._reached(new, self.own[1])
         self.messages = Messages(old, new)
+        self.replaced = replacements(self.messages, self.scope, self.unlike)
+        self.enums = Enums(self.messages, self.replaced)
+        self.inside = Inside(self.messages)
 
-    def _scope(self, contract: Contract) -> frozenset[str]:
-        """The services, messages and enums that are compared."""
-        kinds = {
-            kind.name: kind.package
-            for table in (contract.messages, contract.enums, contract.services)
-            for kind in table.values()
-        }
-        own = {name for name, package in kinds.items() if package in self.packages}
+    def _reached(self, contract: Contract, own: set[str]) -> frozenset[str]:
+        """What these use or extend."""
         rpcs = [
             rpc
             for name, service in contract.services.items()
             if name in own
             for rpc in service.rpcs.values()
         ]
-        reached = contract.reached(own | {name for r in rpcs for name in (r.request, r.response)})
-        foreign = {name for name, package in kinds.items() if package not in contract.packages}
-        return (reached | own) - foreign
+        used = {name for rpc in rpcs for name in (rpc.request, rpc.response)}
+        # A foreign message that a compared package extends.
+        used |= contract.extended_by(self.packages)
+        return contract.reached(own | used)
+
+    def _package(self, symbol: str) -> str:
+        """The longest package that the name begins with."""
+        name = symbol
+        every = self.old.every_package | self.new.every_package
+        while name and name not in every:
+            name = name.rpartition(".")[0]
+        return name
+
+    def finished(self, finding: Finding) -> Finding:
+        """The finding with its package and place."""
+        package = finding.package or self._package(finding.symbol)
+        place = self.new.place(finding.symbol) or self.old.place(finding.symbol)
+        return replace(finding, package=package, place=place)
 
     def findings(self) -> Iterator[Finding]:
         yield from self._services()
         for name in self._common(self.old.messages, self.new.messages):
-            yield from self.messages.findings(self.old.messages[name], self.new.messages[name])
+            old, new = self.old.messages[name], self.new.messages[name]
+            yield from self.messages.findings(old, new)
+            for number, f in old.fields.items():
+                g = new.fields.get(number)
+                if g and not went_elsewhere(f, g, old, new):
+                    yield from self.inside.of_field(f, g)
         for name in self._common(self.old.enums, self.new.enums):
-            yield from self._enum(self.old.enums[name], self.new.enums[name])
-        yield from self._types()  # after RPCs and fields, which tell what stands in for what
-        yield from self._files()
+            yield from self.enums.findings(self.old.enums[name], self.new.enums[name])
+        yield from self._types()
+        yield from file_findings(self.old, self.new, self.packages)
+        yield from self._left_out()
 
     def _common(self, old: Collection[str], new: Collection[str]) -> list[str]:
-        return [name for name in old if name in new and name in self.scope]
+        return [name for name in old if name in self.unlike and name in self.scope]
 
     # --- services --------------------------------------------------------------------------
 
@@ -59,24 +87,25 @@ class _Differ:
             if name not in self.scope:
                 continue
             if name not in self.new.services:
-                yield Finding(
-                    "rpc", name, "Removed: all its calls answer UNIMPLEMENTED.", removal=True
-                )
+                text = "Removed: all its calls answer UNIMPLEMENTED."
+                yield Finding("rpc", name, text, removal=True)
                 yield Finding("source", name, "Removed: generated stubs and servicers lose it.")
                 continue
-            rpcs = self.new.services[name].rpcs
+            after = self.new.services[name]
             for method, rpc in service.rpcs.items():
-                if method not in rpcs:
+                if method not in after.rpcs:
                     text = "Removed: a caller gets UNIMPLEMENTED."
                     yield Finding("rpc", rpc.name, text, removal=True)
                     text = "Removed: generated stubs and servicers lose it."
                     yield Finding("source", rpc.name, text)
                 else:
-                    yield from self._rpc(rpc, rpcs[method])
-            for method, rpc in rpcs.items():
+                    yield from self._rpc(rpc, after.rpcs[method])
+            for method, rpc in after.rpcs.items():
                 if method not in service.rpcs:
                     text = "Added: an older server answers UNIMPLEMENTED."
                     yield Finding("notice", rpc.name, text)
+            if after.deprecated and not service.deprecated:
+                yield Finding("notice", name, "Deprecated.")
         for name, service in self.new.services.items():
             known = name in self.old.services or service.package not in self.old.packages
             if name in self.scope and not known:
@@ -103,87 +132,72 @@ class _Differ:
             if witness:
                 yield Finding("rpc", old.name, f"{text}, which is another message on the wire.")
                 yield Finding("data", old.name, f"{text}: {who(witness)}.", witness)
-            else:
-                self.messages.retyped.setdefault(before, after)
+            yield from self.inside.of_types(old.name, before, after)
             yield Finding("source", old.name, f"{text}: code names another type.")
+        if old.idempotency != new.idempotency:
+            yield _idempotency(old, new)
         if new.deprecated and not old.deprecated:
             yield Finding("notice", old.name, "Deprecated.")
 
-    # --- enums -----------------------------------------------------------------------------
-
-    def _enum(self, old: Enum, new: Enum) -> Iterator[Finding]:
-        for name, number in old.numbers.items():
-            symbol = f"{old.name}.{name}"
-            if name in new.numbers:
-                if number != new.numbers[name]:
-                    what = f"Renumbered from {number} to {new.numbers[name]}"
-                    yield from self._value(old, symbol, {number, new.numbers[name]}, what)
-                    yield Finding("source", symbol, f"{what}: its number is in compiled code.")
-                elif name in new.deprecated and name not in old.deprecated:
-                    yield Finding("notice", symbol, "Deprecated.")
-                continue
-            here = new.names.get(number, frozenset()) - old.names[number]
-            what = "Removed"
-            if here:
-                reused = here & old.numbers.keys()
-                verb = f"Removed, and {number} is" if reused else "Renamed to"
-                what = f"{verb} {', '.join(sorted(here))}"
-            text = f"{what} (was {number})"
-            yield from self._value(old, symbol, {number}, text, removal=not here)
-            yield Finding("json", symbol, f"{what}: a JSON reader refuses the name.")
-            yield Finding("source", symbol, f"{what}: code that names it fails.")
-        for name, number in new.numbers.items():
-            if name not in old.numbers and number not in old.names:
-                text = f"Added as {number}: an older peer sees a number without a name."
-                yield Finding("notice", f"{old.name}.{name}", text)
-
-    def _value(
-        self, old: Enum, symbol: str, numbers: set[int], what: str, removal: bool = False
-    ) -> Iterator[Finding]:
-        """The finding, if a field carries the enum on both sides and a message shows it."""
-        for message, field in self.old.carriers.get(old.name, ()):
-            successor = self.messages.retyped.get(message.name, message.name)
-            after = self.new.messages.get(message.name) or self.new.messages.get(successor)
-            g = after.fields.get(field.number) if after else None
-            if not after or not g or crossed(field, g, message, after):
-                continue
-            if alike(field, g) and alike(field.value, g.value):
-                sides = Side(self.old, message), Side(self.new, after)
-                if witness := value_witness(*sides, field.number, numbers):
-                    text = f"{what}: {who(witness)}{self.messages.carried(old.name)}."
-                    yield Finding("data", symbol, text, witness, removal)
-                    return
-
-    # --- types and files ---------------------------------------------------------------------
+    # --- types -----------------------------------------------------------------------------
 
     def _types(self) -> Iterator[Finding]:
         for package in (self.new.packages - self.old.packages) & self.packages:
             yield Finding("notice", package, "Added: a new package.")
+        travels = ANY in self.old.carriers or ANY in self.new.carriers
         for old, new, kind in (
             (self.old.messages, self.new.messages, "message"),
             (self.old.enums, self.new.enums, "enum"),
         ):
             for name in old:
-                if name in self.scope and name not in new:
-                    successor = self.messages.retyped.get(name)
+                if name in self.own[0] and name not in new:
+                    successor = self.replaced.get(name)
                     what = f"{successor} stands in its place" if successor else "removed"
-                    reach = "" if name in self.old.served else " No RPC reached it."
-                    text = f"The {kind} is gone ({what}): code that names it fails.{reach}"
+                    text = f"The {kind} is gone ({what}): code that names it fails."
+                    if kind == "message" and travels:
+                        text += " An Any that holds it cannot be unpacked."
+                    if self.old.services and name not in self.old.served:
+                        text += " No RPC reached it."
                     yield Finding("source", name, text)
-            for name, added in new.items():
-                known = name in old or added.package not in self.old.packages
-                if name in self.scope and not known:
+            for name in new:
+                if name not in self.own[1] or name in old:
+                    continue
+                if new[name].package in self.old.packages:
                     yield Finding("notice", name, f"Added: a new {kind}.")
 
-    def _files(self) -> Iterator[Finding]:
-        """Options that say where generated code goes."""
-        after = {file.name: file for file in self.new.files}
-        for file in self.old.files:
-            if file.package not in self.packages or file.name not in after:
-                continue
-            new = after[file.name].options
-            for option, value in file.options.ListFields():
-                if isinstance(value, str) and getattr(new, option.name) != value:
-                    now = getattr(new, option.name) or "nothing"
-                    text = f"{option.name} was {value}, is {now}: generated code goes elsewhere."
-                    yield Finding("source", file.name, text)
+    def _left_out(self) -> Iterator[Finding]:
+        """Packages of others that differ and that nobody asked for."""
+        both = self.old.every_package & self.new.every_package
+        mine = {file.name: file for file in self.old.files if file.name in self.old.own}
+        theirs = {file.name: file for file in self.new.files if file.name in self.new.own}
+        left = sorted(
+            {
+                file.package
+                for name, file in mine.items()
+                if file.package in both - self.old.packages - self.packages
+                and theirs.get(name, file) != file
+            }
+        )
+        for package in left:
+            text = "Differs and is not compared, as others own it; --package compares it."
+            yield Finding("notice", package, text)
+
+
+def _compared(old: Contract, new: Contract, packages: Collection[str]) -> frozenset[str]:
+    every = old.every_package | new.every_package
+    if packages:
+        return frozenset(packages) & every
+    if old.partial or new.partial:  # what one side has besides is not known
+        sides = [side.packages for side in (old, new) if side.partial]
+        return frozenset[str](set[str].intersection(*map(set[str], sides)))
+    return old.packages | new.packages
+
+
+def _idempotency(old: Rpc, new: Rpc) -> Finding:
+    what = f"idempotency_level was {old.idempotency}, is {new.idempotency}"
+    if old.idempotency == "NO_SIDE_EFFECTS":
+        text = f"{what}: a Connect client that calls it by GET is refused."
+        return Finding("rpc", old.name, text)
+    if new.idempotency == "NO_SIDE_EFFECTS":
+        what += ": an older server refuses a Connect client that calls it by GET"
+    return Finding("notice", old.name, f"{what}.")

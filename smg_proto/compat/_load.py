@@ -1,249 +1,232 @@
-"""Reading a contract from wherever it is: files, wheels, releases, git revisions, servers."""
+"""Reading a contract from wherever it is: files, packages, git revisions, servers."""
 
-import ast
+import gzip
 import io
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
+import stat
 import zipfile
+import zlib
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from google.protobuf.message import DecodeError
-
+from smg_proto.compat import _download
+from smg_proto.compat import _limits as limits
+from smg_proto.compat._compile import Find, compile_tree
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._files import ContractError
+from smg_proto.compat._files import ContractError, parse
+from smg_proto.compat._modules import from_modules
+from smg_proto.compat._tree import (
+    Tree,
+    from_folder,
+    from_git,
+    from_tar,
+    from_zip,
+    read_file,
+    read_member,
+    zip_members,
+)
 
 SPECS = """\
-a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSION, git:REVISION,
-self (this package) or grpc://HOST:PORT (a running server, by reflection)"""
-_DESCRIPTORS = "smg_proto/descriptors.binpb"
+a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSION,
+crate:NAME@VERSION, git:REVISION[:FOLDER], self (this package) or grpc://HOST:PORT
+(a running server, by reflection)"""
+_HINT = f"give {' '.join(SPECS.split())}"
+_DESCRIPTORS = "smg_proto/descriptors.binpb"  # what a wheel or a revision of ours has
 
 
-def load(spec: str | Path) -> Contract:
-    """The contract that a spec names; ContractError says why it cannot be read."""
-    text = str(spec)
-    match text.partition(":"):
-        case "self", "", "":
-            from smg_proto import descriptor_set
+def load(
+    spec: str | Path,
+    *,
+    include: Sequence[str | Path] = (),
+    exclude: Sequence[str] = (),
+    foreign: Sequence[str] | None = None,
+    keep_going: bool = False,
+) -> Contract:
+    """The contract that a spec names; ContractError says why it cannot be read.
 
-            return Contract(descriptor_set(), "self")
-        case "pypi", ":", requirement:
-            return Contract(_wheel(_download(requirement), text), text)
-        case "git", ":", revision:
-            return Contract(_revision(revision, text), text)
-        case "grpc", ":", address:
-            from smg_proto.compat._server import Server
-
-            with Server(address.removeprefix("//")) as server:
-                return server.contract()
-        case "", "", "":
-            raise ContractError(f"an empty name; give {' '.join(SPECS.split())}")
-        case _:
-            return Contract(_path(Path(text), text), text)
+    include: where imports are found that are not in it: folders, or specs of packages.
+    exclude: patterns of paths of proto files, or of folders, that are left out.
+    foreign: prefixes of packages that are not compared, in place of google. and grpc.
+    keep_going: leave out files that do not compile; `skipped` of the contract names them.
+    """
+    reader = _Reader(str(spec), [str(one) for one in include], exclude, foreign, keep_going)
+    return reader.contract()
 
 
-def cache() -> Path:
-    """Where downloaded wheels stay."""
-    home = os.environ.get("SMG_PROTO_CACHE")
-    return (Path(home) if home else Path.home() / ".cache" / "smg-grpc-proto") / "wheels"
+def release_of(spec: str) -> str | None:
+    """The version that a spec names, None where it names none."""
+    if spec == "self":
+        from smg_proto import __version__
+
+        return __version__
+    kind, _, words = spec.partition(":")
+    mark = {"pypi": "==", "crate": "@"}.get(kind)
+    return (words.partition(mark)[2] or None) if mark else None
 
 
-def _path(path: Path, origin: str) -> FileDescriptorSet:
-    if path.is_dir():
-        return _compile(path, origin)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ContractError(f"{origin}: {reason}; give {' '.join(SPECS.split())}") from error
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        return _wheel(path, origin)
-    return _parse(data, origin)
+class _Reader:
+    def __init__(
+        self,
+        spec: str,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        foreign: Sequence[str] | None,
+        keep_going: bool,
+    ) -> None:
+        self.spec, self.include, self.exclude = spec, include, exclude
+        self.foreign, self.keep_going = foreign, keep_going
 
+    def contract(self) -> Contract:
+        match self.spec.partition(":"):
+            case "self", "", "":
+                from smg_proto import descriptor_set
 
-def _parse(data: bytes, origin: str) -> FileDescriptorSet:
-    try:
-        files = FileDescriptorSet.FromString(data)
-    except DecodeError as error:
-        hint = "make one with protoc --include_imports --descriptor_set_out, or buf build -o"
-        raise ContractError(f"{origin}: not a FileDescriptorSet; {hint}") from error
-    if not files.file or not all(file.name for file in files.file):
-        raise ContractError(f"{origin}: no descriptors in it, so it is not a FileDescriptorSet")
-    return files
+                return Contract(descriptor_set(), "self", foreign=self.foreign)
+            case "pypi", ":", requirement:
+                return self._package(_download.wheel(requirement))
+            case "crate", ":", requirement:
+                return self._package(_download.crate(requirement))
+            case "git", ":", words:
+                return self._revision(words)
+            case "grpc", ":", address:
+                from smg_proto.compat._server import Server
 
-
-# --- wheels ----------------------------------------------------------------------------------
-
-
-def _wheel(path: Path, origin: str) -> FileDescriptorSet:
-    """What the wheel's generated modules hold, read without running them."""
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            names = wheel.namelist()
-            if _DESCRIPTORS in names:
-                return _parse(wheel.read(_DESCRIPTORS), f"{origin}: {_DESCRIPTORS}")
-            sources = {name: wheel.read(name) for name in names if name.endswith("_pb2.py")}
-            if not sources and any(name.endswith(".proto") for name in names):
-                with tempfile.TemporaryDirectory() as scratch:
-                    wheel.extractall(scratch)
-                    return _compile(Path(scratch), origin)
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ContractError(f"{origin}: not a readable wheel: {error}") from error
-    found: dict[str, FileDescriptorProto] = {}
-    for name, source in sources.items():
-        for data in _serialized(source, f"{origin}: {name}"):
-            try:
-                file = FileDescriptorProto.FromString(data)
-            except DecodeError as error:
-                raise ContractError(f"{origin}: {name} holds no readable descriptor") from error
-            if found.setdefault(file.name, file) != file:
-                raise ContractError(
-                    f"{origin}: two modules differ about {file.name}, one is {name}"
-                )
-    if not found:
-        raise ContractError(f"{origin}: no protos and no generated modules in this wheel")
-    return FileDescriptorSet(file=found.values())
-
-
-def _serialized(source: bytes, origin: str) -> list[bytes]:
-    """The descriptors in a generated module, which passes each to the pool as a bytes literal."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ContractError(f"{origin}: not a Python module: {error}") from error
-    found: list[bytes] = []
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Attribute(attr="AddSerializedFile"), args=[ast.Constant(value=bytes(data))]
-            ):
-                found.append(data)
-            case ast.keyword(arg="serialized_pb", value=ast.Constant(value=bytes(data))):
-                found.append(data)  # protoc before 3.20
+                with Server(address.removeprefix("//")) as server:
+                    return server.contract()
+            case "", "", "":
+                raise ContractError(f"an empty name; {_HINT}")
             case _:
-                pass
-    return found
+                return self._path(Path(self.spec))
+
+    def _path(self, path: Path) -> Contract:
+        try:
+            mode = path.stat().st_mode
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ContractError(f"{self.spec}: {reason}; {_HINT}") from error
+        if stat.S_ISDIR(mode):
+            return self._compiled(from_folder(path, self.spec, self.exclude))
+        if not stat.S_ISREG(mode):
+            raise ContractError(f"{self.spec}: neither a regular file nor a folder; {_HINT}")
+        if path.suffix in (".whl", ".crate") or zipfile.is_zipfile(path):
+            return self._package(path)
+        data = read_file(path, limits.MAX_DESCRIPTORS_BYTES, self.spec)
+        return Contract(parse(data, self.spec), self.spec, foreign=self.foreign)
+
+    def _package(self, path: Path) -> Contract:
+        """A wheel: its descriptors, its modules or its protos; a crate: its protos."""
+        if path.suffix == ".crate":
+            return self._compiled(crate_tree(path, self.spec, self.exclude))
+        with _zip(path, self.spec) as wheel:
+            members = zip_members(wheel, self.spec)
+            if member := members.get(_DESCRIPTORS):
+                data = read_member(wheel, member, limits.MAX_DESCRIPTORS_BYTES, self.spec)
+                files = parse(data, f"{self.spec}: {_DESCRIPTORS}")
+                return Contract(files, self.spec, foreign=self.foreign)
+            if found := from_modules(wheel, self.spec):
+                return Contract(found, self.spec, foreign=self.foreign)
+            tree = from_zip(wheel, self.spec, self.exclude)
+        if not tree.protos:
+            raise ContractError(f"{self.spec}: no protos and no generated modules in this wheel")
+        return self._compiled(tree)
+
+    def _revision(self, words: str) -> Contract:
+        revision, _, folder = words.partition(":")
+        tree = from_git(revision, self.spec, {_DESCRIPTORS}, self.exclude)
+        if _DESCRIPTORS in tree.files and not folder:
+            data = tree.files[_DESCRIPTORS]
+            files = parse(data, f"{self.spec}: {_DESCRIPTORS}")
+            return Contract(files, self.spec, foreign=self.foreign)
+        part = tree.below(folder)
+        if not part.protos:
+            where = f"the folder {folder} of " if folder else ""
+            raise ContractError(f"{self.spec}: no .proto files in {where}that revision")
+        return self._compiled(part, tree)
+
+    def _compiled(self, tree: Tree, whole: Tree | None = None) -> Contract:
+        finders = included(self.include, whole), elsewhere(whole or tree)
+        made = compile_tree(tree, *finders, keep_going=self.keep_going)
+        return Contract(
+            made.files,
+            self.spec,
+            own=made.own,
+            foreign=self.foreign,
+            shown=made.shown,
+            skipped=made.skipped,
+        )
 
 
-def _download(requirement: str) -> Path:
-    """The wheel of a released version, from the package index or the cache."""
-    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)", requirement)
-    if not match:
-        raise ContractError(f"pypi:{requirement}: write pypi:NAME==VERSION")
-    folder = cache()
-    stem = re.sub(r"[-_.]+", "_", match[1]).lower() + f"-{match[2]}"
-    if not (wheels := sorted(folder.glob(f"{stem}-*.whl"))):
-        with tempfile.TemporaryDirectory() as scratch:
-            options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "-q"]
-            try:
-                _run([*_pip(), "download", *options, "-d", scratch, requirement], "")
-            except ContractError as error:
-                reason = str(error).partition(" (from versions")[0].partition("ERROR: ")[2]
-                raise ContractError(f"pypi:{requirement}: {reason or error}") from None
-            folder.mkdir(parents=True, exist_ok=True)
-            for wheel in Path(scratch).glob("*.whl"):
-                shutil.copyfile(wheel, folder / f"{wheel.name}.new")
-                (folder / f"{wheel.name}.new").replace(folder / wheel.name)
-                wheels = [folder / wheel.name]
-    if not wheels:
-        raise ContractError(f"pypi:{requirement}: the index gave no wheel")
-    return wheels[0]
+def included(include: Sequence[str], whole: Tree | None = None) -> Find:
+    """Finds imports in the folders and packages to include.
+
+    whole: the revision that is read, in which folders are looked for first.
+    """
+    packages = {spec: _in_package(spec) for spec in include if _is_package(spec)}
+
+    def find(name: str) -> tuple[bytes, str] | None:
+        if not name or ".." in PurePosixPath(name).parts or name.startswith("/"):
+            return None
+        for spec in include:
+            if spec in packages:
+                if found := packages[spec](name):
+                    return found
+                continue
+            inside = f"{spec.strip('/')}/{name}"
+            if whole and inside in whole.files:
+                return whole.files[inside], whole.shown + inside
+            place = Path(spec, name)
+            if place.is_file():
+                return read_file(place, limits.MAX_PROTO_BYTES, str(place)), str(place)
+        return None
+
+    return find
 
 
-def _pip() -> list[str]:
-    if find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
-    if uv := _program("uv"):
-        return [uv, "tool", "run", "pip"]
-    raise ContractError("pypi: needs pip or uv to download a release; install one of them")
+def elsewhere(tree: Tree) -> Find:
+    """Finds imports anywhere in the tree, as where third_party/ lies beside proto/."""
+    ends: dict[str, list[str]] = {}
+    for path in tree.protos:
+        ends.setdefault(path.rpartition("/")[2], []).append(path)
+
+    def find(name: str) -> tuple[bytes, str] | None:
+        there = [p for p in ends.get(name.rpartition("/")[2], ()) if f"/{p}".endswith(f"/{name}")]
+        if len({tree.files[path] for path in there}) != 1:
+            return None
+        return tree.files[there[0]], tree.shown + there[0]
+
+    return find
 
 
-# --- trees of protos ---------------------------------------------------------------------------
+def _is_package(spec: str) -> bool:
+    return spec.startswith(("pypi:", "crate:", "git:")) or Path(spec).is_file()
 
 
-def _revision(revision: str, origin: str) -> FileDescriptorSet:
-    """A revision of the repository that we are in; a committed descriptor set goes first."""
-    git = _program("git")
-    if not git:
-        raise ContractError(f"{origin}: git is not installed; give a directory or a wheel instead")
-    if not revision or revision.startswith("-"):
-        raise ContractError(f"{origin}: write git:REVISION")
-    top = _run([git, "rev-parse", "--show-toplevel"], origin).decode().strip()
-    commit = [git, "-C", top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+def _in_package(spec: str) -> Find:
+    """Finds imports among the protos of a package or revision, in whichever folder they lie."""
+    kind, _, words = spec.partition(":")
+    if kind == "git":
+        revision, _, folder = words.partition(":")
+        tree = from_git(revision, spec).below(folder)
+    elif kind == "crate" or spec.endswith(".crate"):
+        tree = crate_tree(_download.crate(words) if kind == "crate" else Path(spec), spec)
+    else:
+        with _zip(_download.wheel(words) if kind == "pypi" else Path(spec), spec) as wheel:
+            tree = from_zip(wheel, spec)
+    return elsewhere(tree)
+
+
+def crate_tree(path: Path, origin: str, exclude: Sequence[str] = ()) -> Tree:
     try:
-        commit_id = _run(commit, origin).decode().strip()
-    except ContractError:
-        raise ContractError(f"{origin}: no such revision in {top}") from None
-    listed = _run([git, "-C", top, "ls-tree", "-r", "--name-only", commit_id], origin).decode()
-    names = listed.splitlines()
-    if _DESCRIPTORS in names:
-        data = _run([git, "-C", top, "show", f"{commit_id}:{_DESCRIPTORS}"], origin)
-        return _parse(data, f"{origin}: {_DESCRIPTORS}")
-    protos = [name for name in names if name.endswith(".proto")]
-    if not protos:
-        raise ContractError(f"{origin}: no .proto files in that revision")
-    data = _run([git, "-C", top, "archive", "--format=tar", commit_id, "--", *protos], origin)
-    with tempfile.TemporaryDirectory() as scratch, tarfile.open(fileobj=io.BytesIO(data)) as tree:
-        for member in tree.getmembers():
-            if member.isfile() and (content := tree.extractfile(member)):
-                target = Path(scratch, member.name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content.read())
-        return _compile(Path(scratch), origin)
+        with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
+            return from_tar(io.BufferedReader(unpacked), origin, exclude)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ContractError(f"{origin}: not a readable archive: {error}") from error
 
 
-def _compile(folder: Path, origin: str) -> FileDescriptorSet:
-    """The protos below a folder, by whichever compiler is there."""
-    root = folder / "proto" if (folder / "proto").is_dir() else folder
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.proto"))
-    if not names:
-        raise ContractError(f"{origin}: no .proto files in it")
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch, "descriptors.binpb")
-        options = ["-I.", "--include_imports", f"--descriptor_set_out={out}"]
-        if find_spec("grpc_tools"):
-            command = [sys.executable, "-m", "grpc_tools.protoc", *options, *names]
-        elif protoc := _program("protoc"):
-            command = [protoc, *options, *names]
-        elif buf := _program("buf"):
-            config = '{"version":"v2","modules":[{"path":"."}]}'
-            command = [buf, "build", "--config", config, "-o", str(out)]
-        else:
-            wanted = "pip install grpcio-tools, or put protoc or buf on PATH"
-            raise ContractError(f"{origin}: .proto files need a compiler; {wanted}")
-        _run(command, origin, cwd=root)
-        return _parse(out.read_bytes(), origin)
-
-
-def _program(name: str) -> str | None:
-    """On PATH, or beside this Python, where pip puts programs."""
-    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-
-
-def _run(command: Sequence[str], origin: str, cwd: Path | None = None) -> bytes:
+def _zip(path: Path, origin: str) -> zipfile.ZipFile:
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        raise ContractError(f"{origin}: {command[0]} does not run: {error}") from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        said = [line for line in lines if "warning" not in line.lower()] or lines or ["nothing"]
-        problem = said[0].strip() + _imported(said[0], cwd)
-        raise ContractError(f"{origin}: {Path(command[0]).name} said: {problem}")
-    return done.stdout
-
-
-def _imported(problem: str, root: Path | None) -> str:
-    """The line of source that buf complains of where it does not name the import itself."""
-    match = re.match(r"(.+?\.proto):(\d+):\d+:imported file does not exist$", problem.strip())
-    if not match or root is None:
-        return ""
-    lines = (root / match[1]).read_text(encoding="utf-8", errors="replace").splitlines()
-    return f": {lines[int(match[2]) - 1].strip()}"
+        if path.stat().st_size > limits.MAX_ARCHIVE_BYTES:
+            bound = limits.size(limits.MAX_ARCHIVE_BYTES)
+            raise ContractError(f"{origin}: has more than {bound}")
+        return zipfile.ZipFile(path)
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ContractError(f"{origin}: not a readable wheel: {error}") from error

@@ -1,26 +1,23 @@
 """Witnesses: messages really written by one side and really read by the other."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from google.protobuf import text_format
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 
+from smg_proto.compat._compare import ANY, Judgement, Outcome, judge
 from smg_proto.compat._contract import Field
-from smg_proto.compat._samples import (
-    Side,
-    Value,
-    any_message,
-    crossed,
-    one_field,
-    two_fields,
-    wrapped,
-)
+from smg_proto.compat._limits import MAX_VALUE_LENGTH
+from smg_proto.compat._samples import Side, of_one_field, of_two_fields, samples, unnamed, wrapped
 
-Outcome = Literal["misread", "lost", "undecodable"]
 Direction = Literal["old to new", "new to old"]
+# Types of other names that hold one another; deeper ones are not tried.
+_MAX_REPLACED_DEPTH = 20
 
 
 @dataclass(frozen=True)
@@ -33,161 +30,232 @@ class Witness:
     bytes: str  # hexadecimal
     sent: str  # what the sender meant, in text format
     read: str  # what the receiver reads, in text format
+    by_name: bool = False  # only the names tell that it is wrong; the bytes themselves do not
     reverse: "Witness | None" = None  # what happens in the other direction, if that fails too
 
 
-# --- finding witnesses -----------------------------------------------------------------------
+@dataclass(frozen=True)
+class Sent:
+    """A message on its way: its bytes, and what its sender meant."""
+
+    data: bytes
+    message: ProtoMessage | None  # None: no runtime of ours would write it; another's does
+    text: str = ""  # of what our runtime would not write
 
 
 def field_witness(old: Side, new: Side, number: int) -> Witness | None:
-    """A message with this one field set, that one side writes and the other gets wrong."""
+    """A message with this one field set, or none, that one side writes and the other gets wrong."""
+    return _both_ways(
+        _first(old, new, "old to new", _of_field(old, new, number), number),
+        _first(new, old, "new to old", _of_field(new, old, number), number),
+    )
 
-    def messages(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
-        return one_field(writer, reader, number, set())
 
-    return _both_ways(old, new, messages)
+def encoding_witness(old: Side, new: Side, number: int) -> Witness | None:
+    """A message with this field set that the other side gets wrong though the field is the same."""
+
+    def messages(writer: Side) -> Iterator[Sent]:
+        for value in samples(writer.contract, writer.message.fields[number], 1):
+            yield _sent(writer.build({number: value}))
+
+    return _both_ways(
+        _first(old, new, "old to new", messages(old), number),
+        _first(new, old, "new to old", messages(new), number),
+    )
+
+
+def joined(one: Witness | None, other: Witness | None) -> Witness | None:
+    """The first witness of each direction."""
+    every = [w for first in (one, other) if first for w in (first, first.reverse) if w]
+    ways = {witness.direction: replace(witness, reverse=None) for witness in reversed(every)}
+    return _both_ways(ways.get("old to new"), ways.get("new to old"))
 
 
 def fields_witness(old: Side, new: Side, numbers: Iterable[int]) -> Witness | None:
     """A message with two of these fields set, that one side writes and the other gets wrong."""
-
-    def messages(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
-        return two_fields(writer, numbers)
-
-    return _both_ways(old, new, messages)
+    chosen = list(numbers)
+    return _both_ways(
+        _first(old, new, "old to new", map(_sent, of_two_fields(old, chosen))),
+        _first(new, old, "new to old", map(_sent, of_two_fields(new, chosen))),
+    )
 
 
 def message_witness(old: Side, new: Side) -> Witness | None:
     """Any message of one type that cannot be read as the other."""
-
-    def messages(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
-        return any_message(writer, reader, set())
-
-    return _both_ways(old, new, messages)
+    return _both_ways(
+        _first(old, new, "old to new", _of_message(old, new)),
+        _first(new, old, "new to old", _of_message(new, old)),
+    )
 
 
 def value_witness(old: Side, new: Side, number: int, values: Iterable[int]) -> Witness | None:
     """A message whose enum field has one of these values, that the other side gets wrong."""
     known = set(values)
 
-    def messages(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
+    def messages(writer: Side) -> Iterator[Sent]:
         field = writer.message.fields[number]
         there = writer.contract.enums[field.value.type_name].names
         for value in sorted(known & there.keys()):
-            yield writer.build({number: wrapped(field, value)})
+            yield _sent(writer.build({number: wrapped(field, value)}))
 
-    return _both_ways(old, new, messages)
+    return _both_ways(
+        _first(old, new, "old to new", messages(old), number),
+        _first(new, old, "new to old", messages(new), number),
+    )
 
 
-def _both_ways(
-    old: Side, new: Side, messages: Callable[[Side, Side], Iterator[ProtoMessage]]
-) -> Witness | None:
-    there = _first(old, new, "old to new", messages(old, new))
-    back = _first(new, old, "new to old", messages(new, old))
+def closing_witness(old: Side, new: Side, number: int) -> Witness | None:
+    """A message whose enum field has a number without a name, which a closed enum does not take."""
+
+    def messages(writer: Side, reader: Side) -> Iterator[Sent]:
+        f, g = writer.message.fields[number], reader.message.fields[number]
+        mine = writer.contract.enums[f.value.type_name]
+        theirs = reader.contract.enums[g.value.type_name]
+        if theirs.closed and not mine.closed:
+            free = unnamed(mine.numbers.values(), theirs.numbers.values())
+            yield _sent(writer.build({number: wrapped(f, free)}))
+
+    return _both_ways(
+        _first(old, new, "old to new", messages(old, new), number),
+        _first(new, old, "new to old", messages(new, old), number),
+    )
+
+
+# --- what is sent ------------------------------------------------------------------------------
+
+
+def _sent(message: ProtoMessage) -> Sent:
+    return Sent(message.SerializePartialToString(), message)
+
+
+def _of_field(writer: Side, reader: Side, number: int) -> Iterator[Sent]:
+    f, g = writer.message.fields.get(number), reader.message.fields.get(number)
+    yield from map(_sent, of_one_field(writer, reader, number))
+    if f and g:
+        yield from _not_utf8(f, g)
+        if f.value.is_message and g.value.is_message and f.value.type_name != g.value.type_name:
+            inner = writer.of(f.value), reader.of(g.value)
+            if ANY in (f.value.type_name, g.value.type_name):  # holds a type's name, not just text
+                for value in samples(writer.contract, f, 1):
+                    yield _sent(writer.build({number: value}))
+            for message in _any_message(*inner):
+                yield _sent(writer.build({number: wrapped(f, message)}))
+
+
+def _of_message(writer: Side, reader: Side) -> Iterator[Sent]:
+    return map(_sent, _any_message(writer, reader))
+
+
+# The fields that lead to a message within another one.
+_Way: TypeAlias = tuple[tuple[Side, Field], ...]
+
+
+def _any_message(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
+    """Messages of one type that may be wrong as the other: differences near the top first."""
+    todo: deque[tuple[Side, Side, _Way]] = deque([(writer, reader, ())])
+    seen = {(writer.message.name, reader.message.name)}
+    while todo:
+        one, other, path = todo.popleft()
+        for message in _one_level(one, other):
+            for holder, field in reversed(path):
+                message = holder.build({field.number: wrapped(field, message)})
+            yield message
+        for number, f in one.message.fields.items():
+            g = other.message.fields.get(number)
+            if not g or not f.value.is_message or not g.value.is_message:
+                continue
+            names = f.value.type_name, g.value.type_name
+            if names[0] != names[1] and names not in seen and len(path) < _MAX_REPLACED_DEPTH:
+                seen.add(names)
+                todo.append((one.of(f.value), other.of(g.value), (*path, (one, f))))
+
+
+def _one_level(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
+    for number in sorted(writer.message.fields.keys() | reader.message.fields.keys()):
+        yield from of_one_field(writer, reader, number)
+    if writer.message.oneofs != reader.message.oneofs:
+        yield from of_two_fields(writer, writer.message.fields)
+
+
+def _not_utf8(f: Field, g: Field) -> Iterator[Sent]:
+    """A string that is not UTF-8: some runtimes write it where it is not forbidden."""
+    pairs = [(f.value, g.value)]
+    if f.entry and g.entry:
+        pairs.append((f.entry.fields[1], g.entry.fields[1]))
+    for one, other in pairs:
+        if one.kind == other.kind == FieldDescriptor.TYPE_STRING and other.utf8 and not one.utf8:
+            data = _delimited(one.number, b"\xff\xfe")
+            text = f'{one.name}: "\\377\\376"'
+            if f.entry:
+                data, text = _delimited(f.number, data), f"{f.name} {{ {text} }}"
+            yield Sent(data, None, text)
+
+
+def _delimited(number: int, data: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+# --- delivery ------------------------------------------------------------------------------------
+
+
+def _both_ways(there: Witness | None, back: Witness | None) -> Witness | None:
     return replace(there, reverse=back) if there else back
 
 
 def _first(
-    writer: Side, reader: Side, direction: Direction, messages: Iterator[ProtoMessage]
+    writer: Side, reader: Side, direction: Direction, sent: Iterator[Sent], only: int | None = None
 ) -> Witness | None:
-    for sent in messages:
-        if witness := _deliver(writer, reader, direction, sent):
-            return witness
-    return None
+    """The first that fails; one that fails by its bytes goes before one that fails by its name."""
+    named: Witness | None = None
+    for one in sent:
+        if witness := _deliver(writer, reader, direction, one, only):
+            if not witness.by_name:
+                return witness
+            named = named or witness
+    return named
 
 
 def _deliver(
-    writer: Side, reader: Side, direction: Direction, sent: ProtoMessage
+    writer: Side, reader: Side, direction: Direction, sent: Sent, only: int | None
 ) -> Witness | None:
-    """Serialize, parse on the other side, compare: None if all that counts has arrived."""
-    data = sent.SerializePartialToString()
-    read = reader.contract.message_class(reader.message.name)()
-    outcome: Outcome | None
+    """Parse on the other side and compare: None if all that counts has arrived."""
+    read = reader.empty()
     try:
-        read.ParseFromString(data)
+        read.MergeFromString(sent.data)
+        # Some runtimes parse a string when it is looked at.
+        if sent.message is None:
+            read.ListFields()
+            return None
+        judgement = judge(writer, reader, sent.message, read, direction == "old to new", only)
     except (DecodeError, UnicodeDecodeError):
-        outcome, text = "undecodable", "nothing: it cannot be parsed"
-    else:
-        outcome, text = _heard(writer, reader, sent, read, direction == "old to new"), _text(read)
-    if outcome is None:
+        judgement = Judgement("undecodable", note="nothing: it cannot be parsed")
+    if judgement is None:
         return None
-    return Witness(direction, outcome, writer.message.name, data.hex(), _text(sent), text)
+    text = judgement.note or _text(read)
+    told = judgement.meant or sent.text or _text(sent.message)
+    return Witness(
+        direction,
+        judgement.outcome,
+        writer.message.name,
+        sent.data.hex(),
+        told,
+        text,
+        judgement.by_name,
+    )
 
 
-def _text(message: ProtoMessage) -> str:
+def _text(message: ProtoMessage | None) -> str:
+    if message is None:
+        return "nothing"
     text = text_format.MessageToString(message, as_one_line=True, print_unknown_fields=True)
+    if len(text) > MAX_VALUE_LENGTH:
+        text = f"{text[:MAX_VALUE_LENGTH]}…"
     return text or "nothing"
-
-
-# --- comparing what was meant with what was read ---------------------------------------------
-
-
-def _heard(
-    writer: Side, reader: Side, sent: ProtoMessage, read: ProtoMessage, forward: bool
-) -> Outcome | None:
-    arrived = {descriptor.number for descriptor, _ in read.ListFields()}
-    for descriptor, value in sent.ListFields():
-        f = writer.message.fields.get(descriptor.number)
-        g = reader.message.fields.get(descriptor.number)
-        if f is None:
-            continue  # an extension
-        if g is None:
-            # A field that is new is no loss to an old reader, unless it knows it by another number.
-            if forward or f.name in reader.message.by_name:
-                return "lost"
-            continue
-        there = g.number in arrived
-        if crossed(f, g, writer.message, reader.message) or (f.is_message and not there):
-            return "misread" if there else "lost"
-        got = getattr(read, g.name)
-        if outcome := _compared(writer, reader, f, g, value, got, forward):
-            return outcome if there else "lost"
-    return None
-
-
-def _compared(
-    writer: Side, reader: Side, f: Field, g: Field, sent: Value, read: Value, forward: bool
-) -> Outcome | None:
-    if f.entry and g.entry:
-        arrived = {_plain(key): value for key, value in read.items()}
-        if any(_plain(key) not in arrived for key in sent):
-            return "lost" if len(arrived) < len(sent) else "misread"
-        f, g = f.value, g.value
-        pairs = [(value, arrived[_plain(key)]) for key, value in sent.items()]
-    else:
-        if f.entry or g.entry:
-            return "misread"  # a map on one side alone
-        there, here = (sent if f.repeated else [sent]), (read if g.repeated else [read])
-        if len(there) != len(here):
-            return "lost" if len(here) < len(there) else "misread"
-        pairs = list(zip(there, here, strict=True))
-    for one, other in pairs:
-        if outcome := _compared_one(writer, reader, f, g, one, other, forward):
-            return outcome
-    return None
-
-
-def _compared_one(
-    writer: Side, reader: Side, f: Field, g: Field, sent: Value, read: Value, forward: bool
-) -> Outcome | None:
-    if f.is_message and g.is_message:
-        return _heard(writer.of(f), reader.of(g), sent, read, forward)
-    if f.is_message or g.is_message:
-        return "misread"
-    if f.is_enum and g.is_enum:
-        mine, theirs = writer.contract.enums[f.type_name], reader.contract.enums[g.type_name]
-        meant = mine.names.get(sent, frozenset())
-        here = theirs.names.get(sent, frozenset())
-        if meant and not here:
-            if forward or meant & theirs.numbers.keys():
-                return "lost"
-            return None  # a value that is new
-        renumbered = meant & theirs.numbers.keys() or here & mine.numbers.keys()
-        if meant and not meant & here and renumbered:
-            return "misread"
-    return None if _plain(sent) == _plain(read) else "misread"
-
-
-def _plain(value: Value) -> Value:
-    """Text counts as its bytes: string and bytes are one on the wire."""
-    return value.encode() if isinstance(value, str) else value

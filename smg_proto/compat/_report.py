@@ -1,14 +1,20 @@
-"""Findings, the verdict over them, and how they are shown."""
+"""Findings, and the verdict over them."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
+from smg_proto.compat._contract import Place
 from smg_proto.compat._probe import Witness
+
+if TYPE_CHECKING:
+    from smg_proto.compat._accept import Acceptance
 
 FindingClass = Literal["data", "rpc", "presence", "json", "source", "notice"]
 Verdict = Literal["data", "rpc", "presence", "json", "source", "compatible"]
+Format = Literal["text", "markdown", "json", "sarif", "github", "junit", "accept"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 # Worst first. `notice` alone is compatible.
 CLASSES: dict[FindingClass, str] = {
@@ -31,14 +37,32 @@ class Finding:
     message: str
     witness: Witness | None = None
     removal: bool = False  # one side lacks it, and that is all: a matter of age between peers
+    package: str = ""
+    place: Place | None = None  # where it is declared, in the new contract if it is there
+
+    @property
+    def witnesses(self) -> tuple[Witness, ...]:
+        """The witness, and that of the other direction if that fails too."""
+        first = self.witness
+        second = first.reverse if first else None
+        return tuple(witness for witness in (first, second) if witness)
+
+    @property
+    def by_name(self) -> bool:
+        """Only names tell that something is wrong: a guess, though a good one."""
+        return bool(self.witness) and all(witness.by_name for witness in self.witnesses)
 
     def as_dict(self) -> dict[str, object]:
-        witness = asdict(self.witness) if self.witness else None
         return {
             "class": self.cls,
+            "package": self.package,
             "symbol": self.symbol,
             "message": self.message,
-            "witness": witness,
+            "removal": self.removal,
+            "by_name": self.by_name,
+            "file": self.place.file if self.place else None,
+            "line": self.place.line if self.place else None,
+            "witness": asdict(self.witness) if self.witness else None,
         }
 
 
@@ -49,6 +73,8 @@ class Report:
     old: str
     new: str
     findings: Sequence[Finding]
+    packages: Sequence[str] = ()  # that were compared
+    accepted: Sequence[Finding] = ()  # findings that somebody reviewed, left out of the verdict
 
     @property
     def verdict(self) -> Verdict:
@@ -60,70 +86,57 @@ class Report:
 
     def fails(self, level: str = "source") -> bool:
         """Is there a finding of this class or a worse one?"""
-        return any(_ORDER[finding.cls] <= _ORDER[level] for finding in self.findings)
+        return any(at_least(finding.cls, level) for finding in self.findings)
+
+    def accept(self, acceptances: "Iterable[Acceptance]") -> "Report":
+        """The report without the findings that these accept."""
+        keys = {(acceptance.cls, acceptance.symbol) for acceptance in acceptances}
+        rest = [finding for finding in self.findings if (finding.cls, finding.symbol) not in keys]
+        taken = [finding for finding in self.findings if (finding.cls, finding.symbol) in keys]
+        return replace(self, findings=tuple(rest), accepted=tuple(taken))
+
+    def render(self, form: Format, level: str = "source") -> str:
+        """The report in a format; some of them tell failures, from the level on, from the rest."""
+        from smg_proto.compat import _formats
+
+        match form:
+            case "text":
+                return "\n".join(_formats.text(self))
+            case "markdown":
+                return _formats.markdown(self)
+            case "json":
+                return self.json()
+            case "sarif":
+                return _formats.sarif(self, level)
+            case "github":
+                return "\n".join(_formats.github(self, level))
+            case "junit":
+                return _formats.junit(self, level)
+            case "accept":
+                return "\n".join(_formats.acceptances(self, level))
 
     def text(self) -> str:
-        return "\n".join(_text(self))
+        return self.render("text")
 
     def markdown(self) -> str:
-        return "\n".join(_markdown(self))
+        return self.render("markdown")
 
     def json(self) -> str:
-        findings = [finding.as_dict() for finding in self.findings]
-        return json.dumps({"verdict": self.verdict, "findings": findings}, indent=2)
+        shown = {
+            "verdict": self.verdict,
+            "old": self.old,
+            "new": self.new,
+            "packages": [*self.packages],
+            "findings": [finding.as_dict() for finding in self.findings],
+            "accepted": [finding.as_dict() for finding in self.accepted],
+        }
+        return json.dumps(shown, indent=2)
+
+
+def at_least(cls: str, level: str) -> bool:
+    """Is the class as bad as the level, or worse?"""
+    return _ORDER[cls] <= _ORDER[level]
 
 
 def sort(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda f: (_ORDER[f.cls], f.symbol, f.message)))
-
-
-def _by_class(report: Report) -> Iterator[tuple[FindingClass, list[Finding]]]:
-    for name in CLASSES:
-        if findings := [finding for finding in report.findings if finding.cls == name]:
-            yield name, findings
-
-
-def _counts(report: Report) -> str:
-    counts = [f"{len(found)} {name}" for name, found in _by_class(report)]
-    return ", ".join(counts) or "no difference"
-
-
-def _text(report: Report) -> Iterator[str]:
-    yield f"old: {report.old}"
-    yield f"new: {report.new}"
-    for name, findings in _by_class(report):
-        yield f"\n{name}: {CLASSES[name]}"
-        for finding in findings:
-            yield f"  {finding.symbol}: {finding.message}"
-            for witness in _witnesses(finding):
-                yield f"    {witness.direction}, {witness.outcome}: {witness.message}"
-                yield f"      bytes  {witness.bytes or '(none)'}"
-                yield f"      sent   {witness.sent}"
-                yield f"      read   {witness.read}"
-    yield f"\nverdict: {report.verdict} ({_counts(report)})"
-
-
-def _markdown(report: Report) -> Iterator[str]:
-    yield f"**{report.verdict}**: `{report.old}` → `{report.new}` ({_counts(report)})"
-    for name, findings in _by_class(report):
-        yield f"\n### {name}: {CLASSES[name]}\n"
-        for finding in findings:
-            yield f"- `{finding.symbol}`: {finding.message}"
-            for witness in _witnesses(finding):
-                yield (
-                    f"  - {witness.direction}, {witness.outcome}: `{witness.message}` "
-                    f"as bytes `{witness.bytes or '(none)'}`; "
-                    f"sent {_code(witness.sent)}; read {_code(witness.read)}"
-                )
-
-
-def _code(text: str) -> str:
-    fence = "``" if "`" in text else "`"
-    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
-
-
-def _witnesses(finding: Finding) -> Iterator[Witness]:
-    witness = finding.witness
-    while witness:
-        yield witness
-        witness = witness.reverse
+    return tuple(sorted(findings, key=lambda f: (_ORDER[f.cls], f.package, f.symbol, f.message)))

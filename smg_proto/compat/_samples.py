@@ -49,86 +49,114 @@ class Side:
         """The type of one of its message fields."""
         return Side(self.contract, self.contract.messages[field.type_name])
 
+    def empty(self) -> ProtoMessage:
+        return self.contract.message_class(self.message.name)()
+
     def build(self, values: Mapping[int, Value]) -> ProtoMessage:
-        made = self.contract.message_class(self.message.name)()
+        made = self.empty()
         for number, value in values.items():
-            _put(made, self.message.fields[number], value)
+            self._put(made, self.message.fields[number], value)
         return made
 
+    def get(self, message: ProtoMessage, field: Field) -> Value:
+        """What a message of this type has for the field; its default where it is not set."""
+        if field.extension:
+            extension: Any = self.contract.pool.FindExtensionByName(field.name)
+            return message.Extensions[extension]
+        return getattr(message, field.name)
 
-def crossed(f: Field, g: Field, writer: Message, reader: Message) -> bool:
+    def _put(self, message: ProtoMessage, field: Field, value: Value) -> None:
+        if field.entry:
+            there = self.get(message, field)
+            for key, inner in value.items():
+                if field.value.is_message:
+                    there[key].CopyFrom(inner)
+                else:
+                    there[key] = inner
+        elif field.repeated:
+            self.get(message, field).extend(value)
+        elif field.is_message:
+            there = self.get(message, field)
+            there.SetInParent()
+            there.CopyFrom(value)
+        elif field.extension:
+            extension: Any = self.contract.pool.FindExtensionByName(field.name)
+            message.Extensions[extension] = value
+        else:
+            setattr(message, field.name, value)
+
+
+def went_elsewhere(f: Field, g: Field, writer: Message, reader: Message) -> bool:
     """One number, two fields: either name lives on (or lived before) under another number."""
     return f.name != g.name and (f.name in reader.by_name or g.name in writer.by_name)
 
 
-def alike(f: Field, g: Field) -> bool:
+def same_encoding(f: Field, g: Field) -> bool:
     """Same type on the wire, as far as can be said without a look into messages and enums."""
     return (f.kind, f.repeated, f.entry is None) == (g.kind, g.repeated, g.entry is None)
 
 
-def one_field(
-    writer: Side, reader: Side, number: int, seen: set[tuple[str, str]]
-) -> Iterator[ProtoMessage]:
+def of_one_field(writer: Side, reader: Side, number: int) -> Iterator[ProtoMessage]:
+    """Messages with this field alone that the reader may get wrong, but for what is inside of it.
+
+    None for two messages: their types are looked at for themselves.
+    """
     f, g = writer.message.fields.get(number), reader.message.fields.get(number)
     if f is None:
+        if g is not None and g.presence == "required":
+            yield writer.empty()
         return
     if g is None:
-        values: Iterator[Value] = iter([next(_samples(writer.contract, f, 1))])
-    elif crossed(f, g, writer.message, reader.message):
-        values = _samples(writer.contract, f, _DEPTH)
+        values: Iterator[Value] = iter([next(samples(writer.contract, f, 1))])
+    elif went_elsewhere(f, g, writer.message, reader.message):
+        values = samples(writer.contract, f, _DEPTH)
     else:
-        values = _tries(writer, reader, f, g, seen)
+        if f.default != g.default or (g.presence == "required" != f.presence):
+            yield writer.empty()
+        values = _suspect_values(writer.contract, reader.contract, f, g)
     for value in values:
         yield writer.build({number: value})
 
 
-def two_fields(writer: Side, numbers: Iterable[int]) -> Iterator[ProtoMessage]:
+def of_two_fields(writer: Side, numbers: Iterable[int]) -> Iterator[ProtoMessage]:
     there = [writer.message.fields[n] for n in numbers if n in writer.message.fields]
     for pair in combinations(there, 2):
         # Of one oneof: only the latter would be set.
         if pair[0].oneof == "" or pair[0].oneof != pair[1].oneof:
-            yield writer.build({f.number: next(_samples(writer.contract, f, 1)) for f in pair})
+            yield writer.build({f.number: next(samples(writer.contract, f, 1)) for f in pair})
 
 
-def any_message(writer: Side, reader: Side, seen: set[tuple[str, str]]) -> Iterator[ProtoMessage]:
-    if (key := (writer.message.name, reader.message.name)) in seen:
-        return
-    seen.add(key)
-    for number in writer.message.fields:
-        yield from one_field(writer, reader, number, seen)
-    if writer.message.oneofs or reader.message.oneofs:
-        yield from two_fields(writer, writer.message.fields)
-
-
-def _tries(
-    writer: Side, reader: Side, f: Field, g: Field, seen: set[tuple[str, str]]
-) -> Iterator[Value]:
+def _suspect_values(writer: Contract, reader: Contract, f: Field, g: Field) -> Iterator[Value]:
     """Values of f that g may get wrong; none where both are plainly the same."""
-    if not alike(f, g):
-        yield from _samples(writer.contract, f, _DEPTH)
+    if not same_encoding(f, g):
+        yield from samples(writer, f, _DEPTH)
     elif f.entry and g.entry:
-        key = f.entry.fields[1]
-        key_sample = next(_samples(writer.contract, key, _DEPTH))
-        for inner in _tries(writer, reader, f.value, g.value, seen):
+        key, other = f.entry.fields[1], g.entry.fields[1]
+        key_sample = next(samples(writer, key, _DEPTH))
+        for inner in _suspect_values(writer, reader, f.value, g.value):
             yield {key_sample: inner}
-        value_sample = next(_samples(writer.contract, f.value, _DEPTH))
-        for inner in _tries(writer, reader, key, g.entry.fields[1], seen):
+        value_sample = next(samples(writer, f.value, _DEPTH))
+        for inner in _suspect_values(writer, reader, key, other):
             yield {inner: value_sample}
-    elif f.type_name == g.type_name:
-        return  # a type of the same name is looked at for itself
-    elif f.is_message:
-        for message in any_message(writer.of(f), reader.of(g), seen):
-            yield wrapped(f, message)
-    else:
-        for number in sorted(writer.contract.enums[f.type_name].names):
-            yield wrapped(f, number)
+    elif f.is_enum:
+        mine, theirs = writer.enums[f.type_name], reader.enums[g.type_name]
+        if f.type_name != g.type_name:  # an enum of the same name is looked at for itself
+            for number in sorted(mine.names):
+                yield wrapped(f, number)
+        if theirs.closed and not mine.closed:
+            yield wrapped(f, unnamed(mine.numbers.values(), theirs.numbers.values()))
 
 
-def _samples(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
+def unnamed(*numbers: Iterable[int]) -> int:
+    """A number that no enum value has."""
+    return max(number for some in numbers for number in some) + 1
+
+
+def samples(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
     """Values of any field: an everyday one first."""
     if field.entry:
-        first = next(_samples(contract, field.entry.fields[1], depth))
-        for inner in _samples(contract, field.value, depth):
+        first = next(samples(contract, field.entry.fields[1], depth))
+        for inner in samples(contract, field.value, depth):
             yield {first: inner}
         return
     singles = _singles(contract, field, depth)
@@ -144,39 +172,26 @@ def _samples(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
 
 def _singles(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
     if field.is_enum:
-        yield from sorted(contract.enums[field.type_name].names, key=lambda n: (n == 0, n))
+        enum = contract.enums[field.type_name]
+        yield from sorted(enum.names, key=lambda n: (n == 0, n))
+        if not enum.closed:
+            yield unnamed(enum.numbers.values())
     elif field.is_message:
         side = Side(contract, contract.messages[field.type_name])
         inner = list(side.message.fields.values()) if depth else []
         # All fields at once, of each oneof the first; then each field alone.
         chosen = {f.oneof or f.number: f for f in reversed(inner)}.values()
-        yield side.build({f.number: next(_samples(contract, f, depth - 1)) for f in chosen})
+        yield side.build({f.number: next(samples(contract, f, depth - 1)) for f in chosen})
         for f in inner:
-            for value in _samples(contract, f, depth - 1):
+            for value in samples(contract, f, depth - 1):
                 yield side.build({f.number: value})
     else:
         yield from _SCALARS[field.kind]
 
 
 def wrapped(field: Field, single: Value) -> Value:
+    """The value, in the list or map that the field is."""
     if field.entry:
         key = _SCALARS[field.entry.fields[1].kind][0]
         return {key: single}
     return [single] if field.repeated else single
-
-
-def _put(message: ProtoMessage, field: Field, value: Value) -> None:
-    there = getattr(message, field.name)
-    if field.entry:
-        for key, inner in value.items():
-            if field.value.is_message:
-                there[key].CopyFrom(inner)
-            else:
-                there[key] = inner
-    elif field.repeated:
-        there.extend(value)
-    elif field.is_message:
-        there.SetInParent()
-        there.CopyFrom(value)
-    else:
-        setattr(message, field.name, value)

@@ -1,25 +1,35 @@
 """The contract of a running server, by reflection, and its health."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError
+from smg_proto.compat._limits import MAX_REPLY_BYTES, size
+from smg_proto.compat._reflection import SERVICES, Conversation
 
-# Newest first; grpc's own Python servers offer v1alpha alone.
-_REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-_Question = message_class("grpc.reflection.v1.ServerReflectionRequest")
-_Answer = message_class("grpc.reflection.v1.ServerReflectionResponse")  # of v1alpha just as well
 _HEALTH = "grpc.health.v1.Health"
 _HealthRequest = message_class("grpc.health.v1.HealthCheckRequest")
 _HealthResponse = message_class("grpc.health.v1.HealthCheckResponse")
+
+T = TypeVar("T")
+# The server was not reached, did not answer in time, or does not let us in.
+_NO_ANSWER = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+}
+
+
+class NoReflection(ContractError):
+    """A server that answers, but not about its contract."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Access:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
-    metadata: Sequence[tuple[str, str]] = ()
+    metadata: Sequence[tuple[str, str | bytes]] = ()
     timeout: float = 10.0
 
     def credentials(self) -> grpc.ChannelCredentials | None:
@@ -51,10 +61,10 @@ class Server:
 
     def __post_init__(self) -> None:
         host, colon, port = self.address.rpartition(":")
-        if not colon or not host or not port.isdigit():
+        if not colon or not host or not (port.isascii() and port.isdecimal()):
             raise ContractError(f"{self.address!r}: write HOST:PORT")
         credentials = self.access.credentials()
-        options = [("grpc.max_receive_message_length", -1)]
+        options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
         self._channel = (
             grpc.secure_channel(self.address, credentials, options)
             if credentials
@@ -74,20 +84,19 @@ class Server:
 
     def contract(self) -> Contract:
         """What the server says that it serves."""
-        services = [name for name in self.services() if not name.startswith("grpc.")]
-        if not services:
-            raise ContractError(f"{self.address}: its reflection lists no services")
-        found: dict[str, FileDescriptorProto] = {}
-        for answer in self._ask([_Question(file_containing_symbol=name) for name in services]):
-            for data in answer.file_descriptor_response.file_descriptor_proto:
-                file = FileDescriptorProto.FromString(data)
-                found[file.name] = file
-        return Contract(FileDescriptorSet(file=found.values()), f"grpc://{self.address}")
+
+        def read(conversation: Conversation) -> Contract:
+            services = [n for n in conversation.services() if not n.startswith("grpc.")]
+            if not services:
+                raise ContractError(f"{self.address}: its reflection lists no services")
+            files = conversation.files(services)
+            return Contract(files, f"grpc://{self.address}", partial=True)
+
+        return self._reflect(read)
 
     def services(self) -> list[str]:
         """The names of the services that the server offers, the standard ones among them."""
-        (answer,) = self._ask([_Question(list_services="*")])
-        return sorted(service.name for service in answer.list_services_response.service)
+        return self._reflect(Conversation.services)
 
     def health(self) -> str | None:
         """SERVING, NOT_SERVING, …; None where the server has no health service."""
@@ -107,26 +116,39 @@ class Server:
         states = _HealthResponse.DESCRIPTOR.enum_types_by_name["ServingStatus"].values_by_number
         return states[answer.status].name if answer.status in states else str(answer.status)
 
-    def _ask(self, questions: Sequence[Any]) -> list[Any]:
-        """The answers to these questions, from whichever reflection the server has."""
-        for service in _REFLECTION:
-            call = self._channel.stream_stream(
-                f"/{service}/ServerReflectionInfo",
-                request_serializer=_serialize,
-                response_deserializer=_Answer.FromString,
-            )
+    def call(
+        self, path: str, data: bytes, streaming: bool = False
+    ) -> tuple[grpc.StatusCode, bytes]:
+        """The status of a call with these bytes as its request, and the first message it brings."""
+        kinds: Any = self._channel
+        kind = kinds.unary_stream if streaming else kinds.unary_unary
+        made: Any = kind(path, request_serializer=None, response_deserializer=None)
+        try:
+            if not streaming:
+                return grpc.StatusCode.OK, made(data, **self._call())
+            messages: Any = made(data, **self._call())
             try:
-                answers: list[Any] = list(call(iter(questions), **self._call()))
-            except grpc.RpcError as error:
-                if _code(error) == grpc.StatusCode.UNIMPLEMENTED:
-                    continue
+                return grpc.StatusCode.OK, next(messages, b"")
+            finally:
+                messages.cancel()
+        except grpc.RpcError as error:
+            code = _code(error) or grpc.StatusCode.UNKNOWN
+            if code in _NO_ANSWER:
                 raise self._unreachable(error) from error
-            for answer in answers:
-                if answer.HasField("error_response"):
-                    text = answer.error_response.error_message
-                    raise ContractError(f"{self.address}: its reflection failed: {text}")
-            return answers
-        raise ContractError(
+            return code, b""
+
+    def _reflect(self, read: Callable[[Conversation], T]) -> T:
+        """What is read from whichever reflection the server has; NoReflection: it has none."""
+        for service in SERVICES:
+            conversation = Conversation(self._channel, service, self.address, self._call())
+            try:
+                return read(conversation)
+            except grpc.RpcError as error:
+                if _code(error) != grpc.StatusCode.UNIMPLEMENTED:
+                    raise self._unreachable(error) from error
+            finally:
+                conversation.close()
+        raise NoReflection(
             f"{self.address}: the server has no reflection; switch it on there "
             "(grpcio-reflection for a Python server), or compare its protos or wheel instead"
         )
@@ -142,6 +164,10 @@ class Server:
                 what = f"does not answer within {self.access.timeout:g} s"
             case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
                 what = "refuses us; give credentials with --metadata or --cert and --key"
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                what = (
+                    f"sends a message of more than {size(MAX_REPLY_BYTES)}, or has no room for us"
+                )
             case code:
                 what = f"answers {code.name if code else 'nothing'} to a question about itself"
         return ContractError(f"{self.address}: the server {what}")

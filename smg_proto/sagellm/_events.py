@@ -122,14 +122,16 @@ EndEvent = StreamEventEnd
 _MESSAGE = 2  # the wire type of messages
 
 
-def stream_event_from_proto(message: pb.StreamEvent, *, strict: bool = False) -> AnyStreamEvent:
+def stream_event_from_proto(
+    message: pb.StreamEvent, *, strict: bool = False, warn: bool = True
+) -> AnyStreamEvent:
     """The model of whichever event it is; of a kind that is not known here, StreamEventUnknown."""
     match message.WhichOneof("event"):
         case "start":
-            return StreamEventStart.from_proto(message, strict=strict)
+            return StreamEventStart.from_proto(message, strict=strict, warn=warn)
         case "delta":
-            return StreamEventDelta.from_proto(message, strict=strict)
+            return StreamEventDelta.from_proto(message, strict=strict, warn=warn)
         case "end":
-            return StreamEventEnd.from_proto(message, strict=strict)
+            return StreamEventEnd.from_proto(message, strict=strict, warn=warn)
         case _:
-            return StreamEventUnknown.from_proto(message, strict=strict)
+            return StreamEventUnknown.from_proto(message, strict=strict, warn=warn)

@@ -21,7 +21,7 @@ from smg_proto.sagellm._events import StreamEvent, StreamEventEnd
 from smg_proto.sagellm._models import Request
 from smg_proto.sagellm._vllm import create_arguments
 from smg_proto.sagellm._vllm_events import astream_events, response_from_events
-from smg_proto.sagellm._wire import WireError, model_of
+from smg_proto.sagellm._wire import WireError
 from smg_proto.vllm import AsyncVLLMGrpcClient, TokenDecoder, VLLMGrpcError
 
 log = logging.getLogger("smg_proto.sagellm")
@@ -80,7 +80,7 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
     async def _read(self, message: pb.Request, context: Context) -> tuple[Request, dict[str, Any]]:
         """The request, and what to ask the client for; otherwise the call is over."""
         try:
-            request = model_of(Request, message)
+            request = Request.from_proto(message, warn=False)
             arguments = create_arguments(
                 request.model_copy(update={"stream": True}), drop=self._drop
             )

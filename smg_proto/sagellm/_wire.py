@@ -43,13 +43,23 @@ def _has_lone_surrogate(value: object) -> bool:
             case str() as text:
                 if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
                     return True
-            case list() | dict() as holder if id(holder) not in seen:
+            case holder if id(holder) not in seen and (items := _items_of(holder)):
                 seen.add(id(holder))
-                items = [*holder, *holder.values()] if isinstance(holder, dict) else holder
                 todo += [item for item in items if not isinstance(item, (int, float))]
             case _:
                 pass
     return False
+
+
+def _items_of(value: object) -> list[Any]:
+    """The items of a list; the keys and the values of an object."""
+    if is_list(value):
+        return value
+    return [*value, *value.values()] if _is_dict(value) else []
+
+
+def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
 
 
 class Model(BaseModel):
@@ -144,17 +154,19 @@ class Wire(Model, Generic[M]):
         return cast("M", message)
 
     @classmethod
-    def from_proto(cls, message: M, *, strict: bool = False) -> Self:
+    def from_proto(cls, message: M, *, strict: bool = False, warn: bool = True) -> Self:
         """The model of a message. What a newer peer added is kept, and warned of by name.
 
+        warn=False is for servers, where a peer must not cause warnings: `unknown()` has the names.
         Raises pydantic's ValidationError for what the protocol does not allow, WireError for text
         that is not JSON.
         """
         if not isinstance(message, cls._message):  # pyright: ignore[reportUnnecessaryIsInstance]
             wanted = cls._message.DESCRIPTOR.full_name
             raise TypeError(f"{cls.__name__}.from_proto takes a {wanted}, not {type(message)}")
-        made = model_of(cls, message)
-        if unknown := made.unknown():
+        made = cls.model_validate(cls._decode(message))
+        made._adopt(message)
+        if warn and (unknown := made.unknown()):
             text = f"kept, but not known to this release: {'; '.join(unknown)}"
             warnings.warn(text, UnknownWarning, stacklevel=2)
         return made.check() if strict else made
@@ -207,16 +219,6 @@ def _models(value: object) -> Iterator[tuple[int | None, Wire[Any]]]:
         yield None, value
     elif is_list(value) and value and _is_wire(value[0]):
         yield from enumerate(value)
-
-
-W = TypeVar("W", bound=Wire[Any])
-
-
-def model_of(kind: type[W], message: Message) -> W:
-    """`from_proto` without its warning, for a server: what a peer sends is for its log."""
-    made = kind.model_validate(kind._decode(message))
-    made._adopt(message)
-    return made
 
 
 # Models to messages and back, field by field; what a message has beyond its type.

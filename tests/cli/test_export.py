@@ -1,13 +1,19 @@
 """smg-proto export: vendored protos that stay verified, and never cost anybody's work."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from support import ROOT, find_python, make_environment, run
 
 from smg_proto import __version__, proto_path
 from smg_proto.cli import _export, _tree, main
+from smg_proto.compat import load
 
 COMMON = "smg/grpc/common/common.proto"
 VLLM = "vllm/grpc/engine/vllm_engine.proto"
@@ -96,7 +102,7 @@ def test_an_older_export_is_replaced_and_what_others_put_there_stays(older: Path
     (older / "vllm" / "notes").mkdir()
     (older / "vllm" / "notes" / "why.txt").write_text("mine too", encoding="utf-8")
     assert main(["export", str(older), "--only", "smg.grpc.common"]) == 0
-    assert contents(older).keys() == {COMMON, "BUILD.bazel", "vllm/notes/why.txt", *OWN}
+    assert contents(older).keys() == {COMMON, *OWN, "BUILD.bazel", "vllm/notes/why.txt"}
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 
@@ -117,7 +123,7 @@ def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) 
     mine = vendored / "entity" / "grpc" / "llm.proto"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine", encoding="utf-8")
-    assert main(["export", str(vendored)]) == 2
+    assert main(["export", str(vendored), "--all"]) == 2
     assert mine.read_text(encoding="utf-8") == "mine"
     assert contents(vendored).keys() == {"entity/grpc/llm.proto", COMMON, VLLM, *OWN}
 
@@ -148,7 +154,7 @@ def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> No
     (dest / "smg" / "mine").mkdir(parents=True)
     (dest / "smg" / "mine" / "thesis.tex").write_text("mine", encoding="utf-8")
     assert main(["export", str(dest), "--only", "smg.grpc.common", "--force"]) == 0
-    assert contents(dest).keys() == {COMMON, "smg/mine/thesis.tex", *OWN}
+    assert contents(dest).keys() == {COMMON, *OWN, "smg/mine/thesis.tex"}
     assert main(["export", "--check", str(dest)]) == 0
 
 
@@ -221,30 +227,240 @@ def test_the_current_directory_is_not_pulled_from_under_ones_feet(
     assert "run this from outside of it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("killed_after", ["new", "old"])
-def test_a_killed_run_leaves_what_was_there_and_the_next_one_clears_up(
-    older: Path, monkeypatch: pytest.MonkeyPatch, killed_after: str
+# --- killed, at once, and through links ----------------------------------------------------------
+
+
+def steps(*words: str, stop_at: int = 0) -> int:
+    """Run the command in a process of its own that ends at a step of its file work.
+
+    The number of steps that it came to. Nothing is caught or cleared up, as in a killed process.
+    """
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        count = 0
+
+        def count_steps(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal count
+            if event in STEPS or (event == "open" and "w" in str(arguments[1])):
+                count += 1
+                if count == stop_at:
+                    os.write(write, str(count).encode())
+                    os._exit(9)
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.addaudithook(count_steps)
+        code = main([*words])
+        os.write(write, str(count).encode())
+        os._exit(code)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as told:
+        return int(told.read() or 0)
+
+
+STEPS = {
+    "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree",
+    "shutil.copyfile", "tempfile.mkdtemp", "ctypes.dlopen", "ctypes.dlsym",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_that_is_killed_at_any_step_leaves_the_old_or_the_new_folder(
+    older: Path, tmp_path: Path
 ) -> None:
-    """Killed before, and between, the two renames that swap the folders."""
     (older / "mine.txt").write_text("mine", encoding="utf-8")
-    before = contents(older)
+    old = contents(older)
+    words = ["export", str(older)]
+    copy = tmp_path / "copy"
+    shutil.copytree(older, copy)
+    total = steps("export", str(copy))
+    new = contents(copy)
+    shutil.rmtree(copy)
+    assert new[VLLM] != old[VLLM]
+    assert new["mine.txt"] == b"mine"
+    assert total > 10
+    seen: set[bytes] = set()
+    for step in range(1, total + 1):
+        shutil.copytree(older, copy)
+        assert steps("export", str(copy), stop_at=step) == step
+        left = contents(copy)
+        assert left in (old, new), f"step {step}"
+        seen.add(left[VLLM])
+        assert steps("export", str(copy)) > 0
+        assert contents(copy) == new
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["copy", "vendored"]
+        shutil.rmtree(copy)
+    assert len(seen) == 2  # it was killed before and after the one step that counts
+    assert main(words) == 0
+
+
+def test_where_folders_cannot_be_swapped_in_one_step_the_next_run_mends_what_a_kill_left(
+    older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (older / "mine.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr(_tree, "exchange", lambda *_: False)
     rename = Path.rename
 
-    def stop(self: Path, target: Path) -> Path:
-        if killed_after == "old" and self == older:
-            rename(self, target)
+    def killed(self: Path, target: Path) -> Path:
+        if self == older:
+            return rename(self, target)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", stop)
-        patched.setattr(_tree, "_settle", lambda *_: None)  # a killed process runs no finally
-        assert main(["export", str(older), "--only", "vllm.grpc.engine"]) == 130
-    if killed_after == "new":
-        assert contents(older) == before
-    assert main(["export", str(older), "--only", "vllm.grpc.engine"]) == 0
+        patched.setattr(Path, "rename", killed)
+        patched.setattr(_tree, "_put_back", lambda *_: None)  # a killed process runs no finally
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        assert main(["export", str(older)]) == 130
+    assert not older.exists()
+    assert main(["export", str(older)]) == 0
     assert (older / "mine.txt").read_text(encoding="utf-8") == "mine"
     assert _export.stale_files(_tree.read_manifest(older) or pytest.fail("no manifest")) == []
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
+
+
+def test_runs_at_once_all_end_well(older: Path) -> None:
+    (older / "mine.txt").write_text("mine", encoding="utf-8")
+    command = [sys.executable, "-m", "smg_proto", "export", str(older)]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)
+    ]
+    ends = [(process.communicate(timeout=100), process.returncode) for process in runs]
+    assert [code for _, code in ends] == [0] * 4, ends
+    assert main(["export", "--check", str(older)]) == 0
+    assert (older / "mine.txt").read_text(encoding="utf-8") == "mine"
+    assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
+
+
+def test_a_folder_that_became_a_link_is_not_followed(
+    older: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = older.parent / "elsewhere"
+    (older / "vllm").rename(elsewhere)
+    (older / "vllm").symlink_to(elsewhere)
+    there = contents(elsewhere)
+    assert main(["export", str(older)]) == 2
+    assert f"changed by hand: {VLLM}" in capsys.readouterr().err
+    assert main(["export", str(older), "--force"]) == 0
+    assert contents(elsewhere) == there
+    assert not (older / "vllm").is_symlink()
+    assert main(["export", "--check", str(older)]) == 0
+
+
+def test_a_manifest_cannot_reach_through_a_link(vendored: Path) -> None:
+    victim = vendored.parent / "keys" / "authorized"
+    victim.parent.mkdir()
+    victim.write_text("mine", encoding="utf-8")
+    (vendored / "link").symlink_to(victim.parent)
+    (vendored / "file").symlink_to(victim)
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
+    manifest["files"]["link/authorized"] = manifest["files"]["file"] = _tree.sha256(b"mine")
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    assert main(["export", str(vendored)]) == 2
+    assert main(["export", str(vendored), "--force"]) == 0
+    assert victim.read_text(encoding="utf-8") == "mine"
+    assert (vendored / "link").is_symlink()
+
+
+def test_a_link_is_no_destination(vendored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = vendored.parent / "link"
+    link.symlink_to(vendored)
+    before = contents(vendored)
+    assert main(["export", str(link), "--all"]) == 2
+    assert f"a link to {vendored}" in capsys.readouterr().err
+    assert contents(vendored) == before
+
+
+def test_what_others_plant_beside_the_folder_neither_gets_in_nor_stops_a_run(
+    older: Path,
+) -> None:
+    parent = older.parent
+    (parent / ".vendored.smg-proto-file").write_text("planted", encoding="utf-8")
+    target = parent / "target"
+    target.mkdir()
+    (target / "kept").write_text("kept", encoding="utf-8")
+    (parent / ".vendored.smg-proto-link").symlink_to(target)
+    planted = parent / ".vendored.smg-proto-x" / "old"
+    planted.mkdir(parents=True)
+    (planted / "evil.proto").write_text("planted", encoding="utf-8")
+    assert main(["export", str(older)]) == 0
+    assert contents(older).keys() == {COMMON, VLLM, *OWN}
+    assert (target / "kept").read_text(encoding="utf-8") == "kept"
+
+
+@pytest.mark.parametrize("name", ["we[ird]", "sp ace", "st*r"])
+def test_what_a_killed_run_left_is_cleared_up_whatever_the_name_of_the_folder(
+    tmp_path: Path, name: str
+) -> None:
+    dest = tmp_path / name
+    assert main(["export", str(dest), "--only", "smg.grpc.common"]) == 0
+    (tmp_path / f".{name}.smg-proto-abc" / "new").mkdir(parents=True)
+    assert main(["export", str(dest)]) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+# --- what is exported ----------------------------------------------------------------------------
+
+
+def test_a_second_run_keeps_to_the_packages_of_the_first(vendored: Path) -> None:
+    assert main(["export", str(vendored)]) == 0
+    assert main(["export", str(vendored), "--force"]) == 0
+    assert contents(vendored).keys() == {COMMON, VLLM, *OWN}
+    assert main(["export", str(vendored), "--all"]) == 0
+    assert len(contents(vendored)) > 20
+
+
+def test_options_may_stand_before_the_folder(tmp_path: Path) -> None:
+    dest = tmp_path / "out"
+    assert main(["export", "--only", "entity.grpc", "--only", "smg.grpc.common", str(dest)]) == 0
+    assert contents(dest).keys() == {"entity/grpc/llm.proto", COMMON, *OWN}
+
+
+def test_the_check_knows_the_packages_that_were_asked_for(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--check", str(vendored), "--only", "vllm.grpc.engine"]) == 0
+    assert main(["export", "--check", str(vendored), "--only", "entity.grpc"]) == 1
+    assert "package entity.grpc is not in it" in capsys.readouterr().out
+
+
+def test_the_check_names_new_files_gone_files_and_gone_packages(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))
+    del manifest["files"][COMMON]
+    manifest["files"]["vllm/grpc/engine/former.proto"] = _tree.sha256(b"")
+    (vendored / "vllm/grpc/engine/former.proto").write_bytes(b"")
+    manifest["packages"].append("vllm.former")
+    (vendored / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    assert main(["export", "--check", str(vendored)]) == 1
+    shown = capsys.readouterr().out
+    assert f"  {COMMON} is new" in shown
+    assert "  vllm/grpc/engine/former.proto is gone" in shown
+    assert "  package vllm.former is gone" in shown
+
+
+def test_the_check_notices_other_content_of_the_same_version(
+    older: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((older / _tree.MANIFEST).read_text(encoding="utf-8"))
+    manifest["version"] = __version__
+    (older / _tree.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    assert main(["export", "--check", str(older)]) == 1
+    assert f"  {VLLM} has changed" in capsys.readouterr().out
+
+
+def test_a_descriptor_set_has_all_that_the_packages_import(tmp_path: Path) -> None:
+    path = tmp_path / "vllm.binpb"
+    words = ["export", "--descriptor-set", str(path), "--only", "vllm.grpc.engine"]
+    assert main(words) == 0
+    files = FileDescriptorSet.FromString(path.read_bytes()).file
+    assert {COMMON, VLLM} <= {file.name for file in files}
+    assert load(path).services.keys() == {"vllm.grpc.engine.VllmEngine"}
+    path.write_bytes(b"mine")
+    assert main(words) == 2
+    assert path.read_bytes() == b"mine"
+    assert main([*words, "--force"]) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["vllm.binpb"]
 
 
 @pytest.mark.packaging

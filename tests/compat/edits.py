@@ -241,6 +241,13 @@ def drop_value(tree: Tree, symbol: str) -> None:
     del tree.enums[symbol].value[-1]
 
 
+def reuse_value(tree: Tree, symbol: str) -> None:
+    """The last value goes, and the one before it takes its number."""
+    *_, one, other = tree.enums[symbol].value
+    one.number = other.number
+    del tree.enums[symbol].value[-1]
+
+
 def renumber_value(tree: Tree, symbol: str) -> None:
     tree.enums[symbol].value[-1].number = NUMBER
 
@@ -317,6 +324,14 @@ def other_response(tree: Tree, symbol: str) -> None:
         name="other", number=NUMBER, label=F.LABEL_OPTIONAL, type=F.TYPE_STRING
     )
     tree.rpcs[symbol].output_type = f".{file.package}.Other"
+
+
+def other_request(tree: Tree, symbol: str) -> None:
+    file = tree.home[symbol]
+    file.message_type.add(name="Other").field.add(
+        name="other", number=NUMBER, label=F.LABEL_OPTIONAL, type=F.TYPE_STRING
+    )
+    tree.rpcs[symbol].input_type = f".{file.package}.Other"
 
 
 def java_elsewhere(tree: Tree, symbol: str) -> None:
@@ -550,6 +565,10 @@ BREAKING: Kinds = {
     "stream the responses, or stop to": ("rpc", any_rpc, stream_responses),
     "an RPC answers another message": ("data", any_rpc, other_response),
     "another Java package": ("source", any_service, java_elsewhere),
+    "move a message to another file": ("source", flat_message, move_to_own_file),
+    "rename a file": ("source", any_message, rename_file),
+    "an RPC takes another message": ("data", any_rpc, other_request),
+    "reuse the number of a removed enum value": ("data", carried_enum, reuse_value),
 }
 BENIGN: Kinds = {
     "add a field": ("compatible", any_message, add_field()),
@@ -570,8 +589,6 @@ BENIGN: Kinds = {
     "reverse the fields": ("compatible", any_message, reverse_fields),
     "reverse the messages": ("compatible", any_message, reverse_messages),
     "reverse the enum values": ("compatible", carried_enum, reverse_values),
-    "move a message to another file": ("compatible", flat_message, move_to_own_file),
-    "rename a file": ("compatible", any_message, rename_file),
     "reserve unused numbers": ("compatible", any_message, reserve),
     "deprecate a field": ("compatible", plain_twice, deprecate_field),
     "deprecate an RPC": ("compatible", any_rpc, deprecate_rpc),

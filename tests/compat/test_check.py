@@ -178,14 +178,6 @@ def test_a_server_that_is_not_healthy_is_not_fine(capsys: pytest.CaptureFixture[
         assert "no health service" in check(capsys, 0, address)
 
 
-def test_a_server_without_reflection_is_told_what_to_switch_on(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with serving(reflects=False) as address:
-        assert "grpcio-reflection" in check(capsys, 2, address)
-        assert main(["diff", f"grpc://{address}", "self"]) == 2
-
-
 def test_a_server_that_offers_nothing_known_is_not_fine(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -42,7 +42,7 @@ LOSSES = {
             f"{SGLANG}.MultimodalInputs.processed_features",
             "misread",
             "undecodable",
-            f"{SGLANG}.GenerateRequest.mm_inputs, {SGLANG}.EmbedRequest.mm_inputs",
+            f"{SGLANG}.EmbedRequest.mm_inputs, {SGLANG}.GenerateRequest.mm_inputs",
         ),
         Loss(
             "trtllm.MultimodalInput.multimodal_hashes",

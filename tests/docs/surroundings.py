@@ -33,6 +33,19 @@ SURROUNDINGS = {
             )
         }
     ),
+    "docs/diff.md#smg-proto-check-hostport": Surroundings(instead=ENGINE, prints="VllmEngine"),
+    "docs/diff-your-protos.md#from-python": Surroundings(
+        before="""
+import os, tempfile
+os.chdir(tempfile.mkdtemp())
+open("protos-accepted.txt", "w", encoding="utf-8").close()
+""",
+        instead={
+            'load("git:main", include=["third_party"], exclude=["tests"])': 'load("self")',
+            'load(".", include=["third_party"], exclude=["tests"])': 'load("self")',
+            "shop.v1": "smg.v1",
+        },
+    ),
     "docs/errors.md#reading": Surroundings(
         before="""
 import grpc

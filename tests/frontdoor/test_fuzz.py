@@ -117,7 +117,7 @@ def one_odd(number: int, place: int, value: Json, of: list[Json]) -> Json:
 
 
 NUMBERS = st.integers(0, 10_000)
-ODD_ANSWERS = st.tuples(NUMBERS, NUMBERS, VALUES).map(lambda odd: one_odd(*odd, of=ANSWERS))
+ODD_ANSWERS = st.builds(one_odd, NUMBERS, NUMBERS, VALUES, st.just(ANSWERS))
 
 
 def size(data: Json) -> int:
@@ -244,7 +244,7 @@ def check(found: list[Any], reason: str) -> None:
     assert not (reason and "end" in kinds)
 
 
-ODD_STREAMS = st.tuples(NUMBERS, NUMBERS, VALUES).map(lambda odd: one_odd(*odd, of=STREAMS))
+ODD_STREAMS = st.builds(one_odd, NUMBERS, NUMBERS, VALUES, st.just(STREAMS))
 
 
 def as_bytes(events: Json) -> bytes:
@@ -410,7 +410,8 @@ def growing(number: int) -> dict[str, Callable[[], Any]]:
     """Work for inputs of so many parts, each of which is made to be slow."""
     bad = smg.ChatRequest(model="m", messages=[smg.ChatMessage() for _ in range(number)])
     batch = smg.EmbedRequest(model="m", inputs=["a"] * number)
-    tools = smg.ChatRequest(model="m", tools=[smg.Tool(function={"name": "f"})] * number)  # type: ignore[list-item]
+    tool = smg.Tool(function=smg.FunctionTool(name="f"))
+    tools = smg.ChatRequest(model="m", tools=[tool] * number)
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {"content": "a"}}]}
     call = {"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": "x"}}]}}
     logprob = {"token": "a", "logprob": -1, "top_logprobs": [{"token": "b", "logprob": -2}]}

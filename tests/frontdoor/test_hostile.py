@@ -287,7 +287,7 @@ async def test_health_says_not_serving_before_the_drain(upstream: Upstream) -> N
         upstream.say(held)
         ask = stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
         await ask.read()
-        watch = channel.unary_stream(
+        watch: Any = channel.unary_stream(
             "/grpc.health.v1.Health/Watch",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,

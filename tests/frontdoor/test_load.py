@@ -249,7 +249,7 @@ async def test_messages_that_inflate_are_refused(running: Running) -> None:
 async def test_too_much_of_anything_is_refused_and_the_others_are_served(running: Running) -> None:
     async with running.channel() as channel:
         huge = smg.CompletionRequest(model="m", prompt="x" * (40 * MIB))
-        send = channel.unary_unary(
+        send: Any = channel.unary_unary(
             "/smg.v1.CompletionService/Complete",
             request_serializer=smg.CompletionRequest.SerializeToString,
         )

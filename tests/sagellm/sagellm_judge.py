@@ -7,7 +7,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 Verdict = dict[str, Any]
 _FLOATS = {"NaN": float("nan"), "Infinity": float("inf")}
@@ -36,7 +36,8 @@ def floats(value: Any) -> Any:
     """The words that stand for floats in JSON, as floats."""
     match value:
         case dict():
-            return {key: floats(item) for key, item in value.items()}
+            entries = cast("dict[str, Any]", value)
+            return {key: floats(item) for key, item in entries.items()}
         case list():
             return [floats(item) for item in value]
         case str():

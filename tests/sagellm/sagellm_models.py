@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import smg_proto.sagellm
-from smg_proto.sagellm import Model, Unknown
+from smg_proto.sagellm import Unknown
 from smg_proto.sagellm._bounds import BOUNDS
 from smg_proto.sagellm._wire import Wire
 
@@ -76,6 +76,5 @@ def _values(annotation: Any, bounds: dict[str, float], finite: bool) -> st.Searc
     if annotation is str:
         return _TEXT
     if issubclass(annotation, BaseModel):
-        assert issubclass(annotation, Model)
-        return models(annotation, finite=finite)
+        return models(WIRE[annotation.__name__], finite=finite)
     return st.sampled_from(list(annotation))

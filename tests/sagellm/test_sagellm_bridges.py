@@ -36,8 +36,18 @@ PARAMS = SamplingParams(
     seed=0,
     skip_special_tokens=False,
 )
-DROPPED = ["kv_budget_tokens", "metadata", "phase", "rank", "world_size", "group_id"]
-DROPPED += ["tp_rank", "pp_rank", "tp_size", "pp_size"]
+DROPPED = [
+    "kv_budget_tokens",
+    "metadata",
+    "phase",
+    "rank",
+    "world_size",
+    "group_id",
+    "tp_rank",
+    "pp_rank",
+    "tp_size",
+    "pp_size",
+]
 # What another value wins over, or only another strategy reads: name in drop to a value.
 LOST: dict[str, Any] = {
     "messages": [ChatMessage(role="system", content="a secret")],
@@ -104,7 +114,10 @@ def test_a_request_comes_back_from_vllm_with_the_numbers_that_were_meant() -> No
     assert back == _with(sampling_params=PARAMS)
 
 
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
+
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=SLOW)
 @given(request=models(Request, finite=True), data=st.data())
 def test_every_request_is_carried_or_refused_by_name(request: Request, data: st.DataObject) -> None:
     params = data.draw(st.none() | models(SamplingParams, finite=True))
@@ -128,7 +141,8 @@ def test_every_request_is_carried_or_refused_by_name(request: Request, data: st.
 def test_what_cannot_be_told_is_refused_by_name_unless_it_may_be_dropped(
     bridge: Any, name: str
 ) -> None:
-    value = {"metadata": {}, "phase": "decode", "group_id": "g"}.get(name, 1)
+    values: dict[str, Any] = {"metadata": {}, "phase": "decode", "group_id": "g"}
+    value = values.get(name, 1)
     with pytest.raises(BridgeError, match=rf"Request\.{name} has no place.*drop"):
         bridge(_with(**{name: value}))
     assert bridge(_with(**{name: value}), drop=[name]) == bridge(REQUEST)

@@ -41,15 +41,13 @@ def test_the_models_accept_and_refuse_what_the_protocol_does(case: dict[str, Any
     if not verdict["accepted"] or case["version"] not in (NEWEST, "both"):
         return
     made = json.loads(verdict["json"])
-    match case.get("becomes"):
-        case str(version):
-            assert made == version
-        case {"dropped": list(dropped)}:
-            assert not set(dropped) & set(made)
-        case dict(becomes):
-            assert made.items() >= becomes.items()
-        case _:
-            pass
+    becomes: Any = case.get("becomes", {})
+    if isinstance(becomes, str):
+        assert made == becomes
+    elif "dropped" in becomes:
+        assert not set(becomes["dropped"]) & set(made)
+    elif becomes:
+        assert made.items() >= becomes.items()
 
 
 def test_every_model_of_the_fields_file_is_there_with_its_fields_in_order() -> None:

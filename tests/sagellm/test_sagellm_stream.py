@@ -27,7 +27,7 @@ REQUEST = Request(request_id="r", trace_id="t", model="m", prompt="Once", max_to
 
 @dataclass(frozen=True)
 class Choice:
-    delta_token_ids: list[int] = field(default_factory=list)
+    delta_token_ids: list[int] = field(default_factory=list[int])
     delta_text: str = ""
     finish_reason: str | None = None
     index: int = 0

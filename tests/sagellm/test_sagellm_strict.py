@@ -42,7 +42,7 @@ RESPONSE: dict[str, Any] = {
 
 def test_an_error_names_field_and_bound_but_not_what_was_given() -> None:
     with pytest.raises(ValidationError) as caught:
-        Request(**(REQUEST | {"prompt": ["a secret"], "temperature": 2.5}))
+        Request.model_validate(REQUEST | {"prompt": ["a secret"], "temperature": 2.5})
     text = str(caught.value)
     assert re.search(r"temperature\n\s+Input should be less than or equal to 2 ", text)
     assert "prompt" in text

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -51,7 +52,8 @@ def test_a_stream_of_the_client_becomes_events_with_measured_metrics(
 ) -> None:
     decoder = TokenDecoder.from_client(client)
     arguments = create_arguments(REQUEST)
-    whole = client.completions.create(decoder=decoder, **arguments | {"stream_options": None})
+    at_once: dict[str, Any] = arguments | {"stream_options": None}
+    whole = client.completions.create(stream=False, decoder=decoder, **at_once)
     began = time.perf_counter()
     stream = client.completions.create(stream=True, decoder=decoder, **arguments)
     start, *deltas, end = stream_events(stream, REQUEST, engine_id="e", started=began)

@@ -2,12 +2,11 @@
 is told."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
-import pytest
+from support import async_eventually, eventually
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import FakeVllmEngine
@@ -20,6 +19,8 @@ from smg_proto.vllm import (
     GenerateStream,
     VLLMGrpcClient,
 )
+
+NEVER = 600.0  # seconds that no test lives
 
 
 class ScriptedEngine(FakeVllmEngine):
@@ -99,6 +100,13 @@ class Both:
 
         return self.loop.run_until_complete(wait())
 
+    def eventually(self, condition: Callable[[], object]) -> None:
+        """Wait until something holds; an event loop goes on meanwhile."""
+        if self.loop is None:
+            eventually(condition)
+        else:
+            self.loop.run_until_complete(async_eventually(condition))
+
     def create(self, client: Any, **params: Any) -> Completion:
         result = self.run(client.completions.create(**params))
         assert isinstance(result, Completion)
@@ -155,20 +163,6 @@ def sent(engine: FakeVllmEngine) -> pb.GenerateRequest:
 
 def metadata_of(engine: FakeVllmEngine, rpc: str) -> dict[str, str | bytes]:
     return dict([r.metadata for r in engine.record.received if r.rpc == rpc][-1])
-
-
-def eventually(
-    condition: Callable[[], object], within: float = 20.0, *, both: Both | None = None
-) -> None:
-    """Wait until something holds. With `both`, the client's event loop goes on meanwhile."""
-    ends = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > ends:
-            pytest.fail("it never came to hold")
-        if both is not None and both.asynchronous:
-            both.run(asyncio.sleep(0.005))
-        else:
-            time.sleep(0.005)
 
 
 def used(completion: Completion | CompletionChunk) -> CompletionUsage:

@@ -1,0 +1,171 @@
+"""What buf.yaml and buf.work.yaml say: modules, what they leave out, what they depend on.
+
+The files are read here, not by buf, so that a folder is the same contract with and without it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from smg_proto.compat._files import ContractError
+from smg_proto.compat._tree import Tree
+
+
+@dataclass
+class Modules:
+    """Folders whose files are named relative to them, and paths that are left out."""
+
+    roots: list[str] = field(default_factory=list[str])  # "" is the top
+    excludes: list[str] = field(default_factory=list[str])
+    # Of a root, the only paths below it that count.
+    includes: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    dependencies: list[str] = field(default_factory=list[str])
+
+
+def modules(tree: Tree) -> Modules | None:
+    """What the configuration at the top says; None where there is none."""
+    if "buf.work.yaml" in tree.files:
+        work = _mapping(tree, "buf.work.yaml")
+        found = Modules()
+        for folder in _texts(work.get("directories")):
+            _module(tree, _clean(folder), found)
+        return found
+    if "buf.yaml" not in tree.files:
+        return None
+    config = _mapping(tree, "buf.yaml")
+    if str(config.get("version")) != "v2":
+        found = Modules()
+        _module(tree, "", found)
+        return found
+    found = Modules(dependencies=_texts(config.get("deps")))
+    listed: Any = config.get("modules")
+    modules = listed if _is_list(listed) else [{"path": "."}]
+    for module in map(_members, modules):
+        if module is not None:
+            root = _clean(str(module.get("path", ".")))
+            found.roots.append(root)
+            found.excludes += map(_clean, _texts(module.get("excludes")))
+            if includes := _texts(module.get("includes")):
+                found.includes[root] = [_clean(path) for path in includes]
+    return found
+
+
+def _module(tree: Tree, folder: str, found: Modules) -> None:
+    """A module of version v1 or v1beta1, with its own buf.yaml or none."""
+    name = f"{folder}/buf.yaml" if folder else "buf.yaml"
+    config = _mapping(tree, name) if name in tree.files else {}
+    build = _members(config.get("build")) or {}
+    inner = [_clean(f"{folder}/{root}") for root in _texts(build.get("roots"))]
+    found.roots += inner or [folder]
+    found.excludes += [_clean(f"{folder}/{path}") for path in _texts(build.get("excludes"))]
+    found.dependencies += _texts(config.get("deps"))
+
+
+def _clean(path: str) -> str:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/".join(parts)
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(one) for one in value] if _is_list(value) else []
+
+
+def _members(value: Any) -> dict[str, Any] | None:
+    """A mapping; None for anything else."""
+    return value if _is_mapping(value) else None
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_mapping(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _mapping(tree: Tree, name: str) -> dict[str, Any]:
+    try:
+        value: Any = read_yaml(tree.files[name].decode())
+    except (ValueError, RecursionError) as error:
+        hint = "name the folder of the protos instead"
+        raise ContractError(f"{tree.origin}: {name}: {error}; {hint}") from error
+    return _members(value) or {}
+
+
+# --- as much YAML as these files use -------------------------------------------------------------
+
+_MAX_LENGTH, _MAX_LINE = 2**18, 1_000
+_Line = tuple[int, str]  # indentation, text
+_KEY = re.compile(r"""("[^"]*"|'[^']*'|[^\s#:"'\[\]{},&*!|>%@`-][^#:]*?)\s*:(?:\s+(.*))?""")
+
+
+def read_yaml(text: str) -> Any:
+    """Block mappings and lists, flow lists, and scalars; ValueError for the rest."""
+    lines: list[_Line] = []
+    if len(text) > _MAX_LENGTH:
+        raise ValueError(f"it has more than {_MAX_LENGTH} characters")
+    for number, line in enumerate(text.splitlines(), 1):
+        bare = re.sub(r"(^|\s)#.*", "", line).rstrip()
+        if len(bare) > _MAX_LINE:
+            raise ValueError(f"line {number} has more than {_MAX_LINE} characters")
+        if bare.strip() in ("", "---"):
+            continue
+        if "\t" in bare[: len(bare) - len(bare.lstrip())]:
+            raise ValueError(f"line {number} is indented by a tab")
+        lines.append((len(bare) - len(bare.lstrip()), bare.strip()))
+    value, rest = _block(lines, 0, 0)
+    if rest != len(lines):
+        raise ValueError(f"{lines[rest][1]!r} is not expected there")
+    return value
+
+
+def _block(lines: list[_Line], at: int, least: int) -> tuple[Any, int]:
+    """The mapping or list that begins at a line, and the line after it."""
+    if at >= len(lines) or lines[at][0] < least:
+        return None, at
+    indent, text = lines[at]
+    if text == "-" or text.startswith("- "):
+        listed: list[Any] = []
+        while at < len(lines) and lines[at][0] == indent and lines[at][1].startswith("-"):
+            inner = lines[at][1][1:].strip()
+            if not inner:
+                value, at = _block(lines, at + 1, indent + 1)
+            elif _KEY.fullmatch(inner):
+                # The rest of the line is the first line of a mapping that is indented by it.
+                offset = indent + len(lines[at][1]) - len(inner)
+                lines[at] = offset, inner
+                value, at = _block(lines, at, offset)
+            else:
+                value, at = _scalar(inner), at + 1
+            listed.append(value)
+        return listed, at
+    found: dict[str, Any] = {}
+    while at < len(lines) and lines[at][0] == indent:
+        match = _KEY.fullmatch(lines[at][1])
+        if not match:
+            raise ValueError(f"{lines[at][1]!r} is not understood without buf")
+        key = match[1].strip("\"'")
+        if match[2]:
+            found[key], at = _scalar(match[2]), at + 1
+        else:
+            listed_here = at + 1 < len(lines) and lines[at + 1][1].startswith("-")
+            least = indent if listed_here else indent + 1
+            found[key], at = _block(lines, at + 1, least)
+    return found, at
+
+
+def _scalar(text: str) -> Any:
+    if text.startswith("[") and text.endswith("]"):
+        return list(_items(text[1:-1]))
+    if text == "{}":
+        return {}
+    if text[:1] in ("{", "[", "&", "*", "!", "|", ">"):
+        raise ValueError(f"{text!r} is not understood without buf")
+    return text.strip("\"'")
+
+
+def _items(text: str) -> Iterator[str]:
+    for item in text.split(","):
+        if item.strip():
+            yield item.strip().strip("\"'")

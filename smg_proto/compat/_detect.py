@@ -1,0 +1,187 @@
+"""Which contracts a server speaks that has no reflection: harmless calls tell.
+
+An RPC is judged by its name. One that only reads is called with an empty request. One that would
+do work is called with bytes that are no message: a server that has it cannot read them, and does
+nothing. One that changes something is never called, and nothing is said of it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import grpc
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from smg_proto.compat._contract import Contract, Rpc, Service
+from smg_proto.compat._files import ContractError
+from smg_proto.compat._server import Server
+from smg_proto.compat._text import one_line
+
+# By the method's own name: what only reads, and answers an empty request.
+READS = frozenset(
+    (
+        "HealthCheck",
+        "GetServerInfo",
+        "GetModelInfo",
+        "GetLoads",
+        "GetLoad",
+        "ListModels",
+        "ListLoras",
+        "ListLoadedLoRAAdapters",
+        "GetKvEventSources",
+        "IsPaused",
+        "IsSleeping",
+        "GetWeightVersion",
+        "Health",
+        "GetCapabilities",
+    )
+)
+# What works when it can read its request, and changes nothing that outlasts it.
+WORKS = frozenset(
+    (
+        "Generate",
+        "GenerateStream",
+        "StreamGenerate",
+        "Embed",
+        "Encode",
+        "Classify",
+        "Score",
+        "Rerank",
+        "Tokenize",
+        "Detokenize",
+        "TextGenerate",
+        "TextEmbed",
+        "Complete",
+        "StreamComplete",
+        "Chat",
+        "StreamChat",
+        "CreateMessage",
+        "StreamMessage",
+        "ChatComplete",
+        "OpenAIEmbed",
+        "OpenAIClassify",
+        "GetTokenizer",
+        "SubscribeKvEvents",
+        "WatchEngineState",
+    )
+)
+# A tag of wire type 7, which there is not: no parser takes it.
+NOT_A_MESSAGE = b"\x0f\x0f\x0f"
+_NOBODY_HAS_THIS = "/smg_proto.check.Nothing/Nothing"
+_Way = Literal["reads", "works"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A call that can have no effect, and that tells whether the server has the RPC."""
+
+    rpc: Rpc
+    way: _Way
+
+    @property
+    def path(self) -> str:
+        service, _, method = self.rpc.name.rpartition(".")
+        return f"/{service}/{method}"
+
+    @property
+    def data(self) -> bytes:
+        return b"" if self.way == "reads" else NOT_A_MESSAGE
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A service that the server has, as far as harmless calls tell."""
+
+    service: str
+    has: tuple[str, ...]  # RPCs
+    lacks: tuple[str, ...]  # RPCs that it answers with UNIMPLEMENTED
+    untried: tuple[str, ...]  # RPCs that are not safe to call
+    told: tuple[tuple[str, str], ...] = ()  # versions that its replies name
+    newer: tuple[str, ...] = ()  # messages in which it sets fields that are not known here
+
+
+def probe_of(rpc: Rpc) -> Probe | None:
+    """The call that tells whether a server has the RPC; None where no call is safe."""
+    method = rpc.name.rpartition(".")[2]
+    if rpc.client_streaming:
+        return None
+    if method in READS or (rpc.idempotency == "NO_SIDE_EFFECTS" and method not in WORKS):
+        return Probe(rpc, "reads")
+    return Probe(rpc, "works") if method in WORKS else None
+
+
+def is_there(code: grpc.StatusCode) -> bool:
+    """Whether a server that answers a probe so has the RPC."""
+    return code != grpc.StatusCode.UNIMPLEMENTED
+
+
+def detect(server: Server, contract: Contract) -> list[Spoken]:
+    """The services of the contract that the server has. ContractError: it cannot be asked."""
+    code, _ = server.call(_NOBODY_HAS_THIS, b"")
+    if is_there(code):
+        raise ContractError(
+            f"{server.address}: answers {code.name} to a method that no server has, so its methods "
+            "cannot be told apart; switch on its reflection"
+        )
+    return [
+        spoken
+        for service in contract.services.values()
+        if (spoken := _spoken(server, contract, service)) and spoken.has
+    ]
+
+
+def _spoken(server: Server, contract: Contract, service: Service) -> Spoken:
+    has: list[str] = []
+    lacks: list[str] = []
+    untried: list[str] = []
+    replies: list[ProtoMessage] = []
+    # Those first that answer at once. If the first two are not there, neither is the service.
+    probes = [(rpc, probe_of(rpc)) for rpc in service.rpcs.values()]
+    for rpc, probe in sorted(probes, key=lambda pair: pair[1] is None or pair[1].way == "works"):
+        if probe is None:
+            untried.append(rpc.name)
+            continue
+        if len(lacks) >= 2 and not has:
+            lacks.append(rpc.name)
+            continue
+        code, data = server.call(probe.path, probe.data, rpc.server_streaming)
+        (has if is_there(code) else lacks).append(rpc.name)
+        if data and probe.way == "reads":
+            try:
+                replies.append(contract.message_class(rpc.response).FromString(data))
+            except DecodeError:
+                continue
+    return Spoken(
+        service.name,
+        tuple(has),
+        tuple(lacks),
+        tuple(untried),
+        tuple(dict.fromkeys(pair for reply in replies for pair in _versions(reply))),
+        tuple(dict.fromkeys(name for reply in replies for name in _unknown(reply))),
+    )
+
+
+def _versions(reply: ProtoMessage) -> Iterator[tuple[str, str]]:
+    """The fields of a reply that name a version."""
+    for field, value in reply.ListFields():
+        is_text = field.type == FieldDescriptor.TYPE_STRING and isinstance(value, str)
+        if is_text and re.search(r"(^|_)version($|_)", field.name):
+            yield field.name, one_line(value, 80)
+
+
+def _unknown(reply: ProtoMessage) -> Iterator[str]:
+    """The messages, of a reply and within it, that have fields which are not known here."""
+    name = str(reply.DESCRIPTOR.full_name)
+    unknown: Any = UnknownFieldSet(reply)
+    for field in unknown:
+        yield f"{name} {field.field_number}"
+    for field, value in reply.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        content: Any = value
+        for inner in content if hasattr(content, "append") else [content]:
+            yield from _unknown(inner)

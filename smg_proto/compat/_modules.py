@@ -1,0 +1,59 @@
+"""The descriptors in Python modules that protoc generated, read without running them."""
+
+import ast
+import re
+import zipfile
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.message import DecodeError
+
+from smg_proto.compat import _limits as limits
+from smg_proto.compat._files import ContractError
+from smg_proto.compat._limits import size
+from smg_proto.compat._tree import read_member, zip_members
+
+_TEXT = r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
+# protoc since 3.20, before it, and with a literal that Python 2 takes too.
+_LITERAL = re.compile(
+    rf"AddSerializedFile\(\s*(?P<added>b{_TEXT}(?:\s*b{_TEXT})*)"
+    rf"|\bserialized_pb=\s*(?:(?P<given>b{_TEXT}(?:\s*b{_TEXT})*)|_b\((?P<old>{_TEXT})\))"
+)
+
+
+def from_modules(wheel: zipfile.ZipFile, origin: str) -> FileDescriptorSet | None:
+    """The files that a wheel's generated modules hold; None where it has no such modules."""
+    found: dict[str, FileDescriptorProto] = {}
+    total = 0
+    modules = [n for n in sorted(zip_members(wheel, origin).items()) if n[0].endswith("_pb2.py")]
+    for name, member in modules:
+        source = read_member(wheel, member, limits.MAX_MODULE_BYTES, origin)
+        total += len(source)
+        if total > limits.MAX_DESCRIPTORS_BYTES:
+            bound = size(limits.MAX_DESCRIPTORS_BYTES)
+            raise ContractError(f"{origin}: more than {bound} of generated modules")
+        for data in serialized(source, f"{origin}: {name}"):
+            try:
+                file = FileDescriptorProto.FromString(data)
+            except DecodeError as error:
+                raise ContractError(f"{origin}: {name} holds no readable descriptor") from error
+            if found.setdefault(file.name, file) != file:
+                raise ContractError(
+                    f"{origin}: two modules differ about {file.name}, one is {name}"
+                )
+    return FileDescriptorSet(file=found.values()) if found else None
+
+
+def serialized(source: bytes, origin: str) -> list[bytes]:
+    """What a generated module passes to the pool as bytes literals."""
+    found: list[bytes] = []
+    for match in _LITERAL.finditer(source.decode("utf-8", errors="replace")):
+        literal = match["added"] or match["given"] or match["old"]
+        try:
+            value = ast.literal_eval(literal)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise ContractError(f"{origin}: not a Python module: {error}") from error
+        try:
+            found.append(value.encode("latin-1") if isinstance(value, str) else value)
+        except UnicodeEncodeError as error:
+            raise ContractError(f"{origin}: holds no readable descriptor") from error
+    return found

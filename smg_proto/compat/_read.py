@@ -1,0 +1,277 @@
+"""From descriptors to the model of a contract: presence, defaults, features of editions, places.
+
+A large contract has far more messages than two releases differ in, so each is read when it is
+asked for; what is needed of all is taken from the descriptors as they are.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    MethodDescriptorProto,
+    MethodOptions,
+    ServiceDescriptorProto,
+)
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from smg_proto._descriptors import declarations, oneof_of, usual_json_name
+from smg_proto.compat._contract import Enum, Field, Message, Presence, Rpc, Service
+from smg_proto.compat._files import edition
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of editions that others notice; proto2 and proto3 are two settings of them."""
+
+    # In descriptor.proto's numbers.
+    field_presence: int = 1  # 2 is implicit, 3 required
+    enum_type: int = 1  # 2 is closed
+    utf8_validation: int = 2  # 3 is none
+    message_encoding: int = 1  # 2 is delimited
+    json_format: int = 1  # 2 is best effort
+
+    def within(self, declared: Any) -> "Features":
+        """These features, where the options of what is declared do not set others."""
+        if not declared.HasField("options"):
+            return self
+        features = getattr(declared.options, "features", None)
+        if features is None:
+            return self
+        changed = {name: getattr(features, name) for name in _FEATURES if features.HasField(name)}
+        return replace(self, **changed) if changed else self
+
+
+_FEATURES = tuple(Features.__dataclass_fields__)
+_PROTO2 = Features(enum_type=2, utf8_validation=3, json_format=2)
+_PROTO3 = Features(field_presence=2)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A message, enum or extension as it is described, and what it inherits."""
+
+    name: str
+    proto: Any  # DescriptorProto, EnumDescriptorProto or FieldDescriptorProto
+    file: FileDescriptorProto
+    features: Features  # its own ones; for an extension, those around it
+
+
+T = TypeVar("T")
+
+
+class Lazy(Mapping[str, T], Generic[T]):
+    """Values by name, each made when it is first asked for."""
+
+    def __init__(self, raw: Mapping[str, Raw], make: Callable[[Raw], T]) -> None:
+        self._raw, self._make, self._made = raw, make, dict[str, T]()
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._made:
+            self._made[name] = self._make(self._raw[name])
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+class Reader:
+    """Finds what all files of a contract declare, and reads it on demand."""
+
+    def __init__(self, pool: DescriptorPool, files: Iterable[FileDescriptorProto]) -> None:
+        self._pool = pool
+        self.raw_messages: dict[str, Raw] = {}
+        self.raw_enums: dict[str, Raw] = {}
+        self.entries: dict[str, DescriptorProto] = {}  # of maps
+        self.extensions: dict[str, list[Raw]] = {}  # by the message that is extended
+        self.services: dict[str, Service] = {}
+        self.home: dict[str, FileDescriptorProto] = {}  # of what is not nested
+        for file in files:
+            self._file(file)
+        self.messages: Mapping[str, Message] = Lazy(self.raw_messages, self._message)
+        self.enums: Mapping[str, Enum] = Lazy(self.raw_enums, _enum)
+
+    def _file(self, file: FileDescriptorProto) -> None:
+        package = f"{file.package}." if file.package else ""
+        features = (_PROTO2, _PROTO3, Features())[min(edition(file), 1000) - 998].within(file)
+        for kind in (file.message_type, file.enum_type, file.service, file.extension):
+            self.home |= {package + declared.name: file for declared in kind}
+        todo = [(message, package, features) for message in file.message_type]
+        self._enums(file.enum_type, package, file, features)
+        self._extensions(file.extension, package, file, features)
+        while todo:
+            message, prefix, around = todo.pop()
+            name, inside = prefix + message.name, around.within(message)
+            if message.HasField("options") and message.options.map_entry:
+                self.entries[name] = message
+                continue
+            self.raw_messages[name] = Raw(name, message, file, inside)
+            if message.nested_type or message.enum_type or message.extension:
+                todo += [(nested, f"{name}.", inside) for nested in message.nested_type]
+                self._enums(message.enum_type, f"{name}.", file, inside)
+                self._extensions(message.extension, f"{name}.", file, inside)
+        for service in file.service:
+            name = package + service.name
+            self.services[name] = _service(name, service, file)
+
+    def _enums(
+        self,
+        enums: Iterable[EnumDescriptorProto],
+        prefix: str,
+        file: FileDescriptorProto,
+        features: Features,
+    ) -> None:
+        for enum in enums:
+            name = prefix + enum.name
+            self.raw_enums[name] = Raw(name, enum, file, features.within(enum))
+
+    def _extensions(
+        self,
+        extensions: Iterable[FieldDescriptorProto],
+        prefix: str,
+        file: FileDescriptorProto,
+        features: Features,
+    ) -> None:
+        for extension in extensions:
+            extended = self.extensions.setdefault(extension.extendee.lstrip("."), [])
+            extended.append(Raw(prefix + extension.name, extension, file, features))
+
+    def held(self, name: str) -> Iterator[tuple[str, int, str]]:
+        """The types that the fields of a message are of: type, number, full name of the field."""
+        raw = self.raw_messages[name]
+        for field in raw.proto.field:
+            if field.type_name:
+                kind = field.type_name.lstrip(".")
+                if entry := self.entries.get(kind):
+                    kind = entry.field[-1].type_name.lstrip(".")
+                if kind:
+                    yield kind, field.number, f"{name}.{field.name}"
+        for extension in self.extensions.get(name, ()):
+            if extension.proto.type_name:
+                kind = extension.proto.type_name.lstrip(".")
+                yield kind, extension.proto.number, extension.name
+
+    def _message(self, raw: Raw) -> Message:
+        name, message = raw.name, raw.proto
+        fields = self._fields(message, name, raw.features)
+        for extension in self.extensions.get(name, ()):
+            found = self._pool.FindExtensionByName(extension.name)
+            parent, json_name = extension.name.rpartition(".")[0], f"[{extension.name}]"
+            read = _field(extension.proto, parent, found, extension.features)
+            read = replace(read, name=extension.name, json_name=json_name, extension=True)
+            fields[read.number] = read
+        return Message(
+            name,
+            raw.file.package,
+            dict(sorted(fields.items())),
+            tuple(range(span.start, span.end) for span in message.reserved_range),
+            message.options.deprecated,
+            tuple(range(span.start, span.end) for span in message.extension_range),
+            message.options.message_set_wire_format,
+            raw.features.json_format == 1,
+            raw.file.name,
+        )
+
+    def _fields(self, message: DescriptorProto, name: str, features: Features) -> dict[int, Field]:
+        known = self._pool.FindMessageTypeByName(name).fields_by_number
+        found: dict[int, Field] = {}
+        for field in message.field:
+            read = _field(field, name, known[field.number], features)
+            if read.type_name and (entry := self.entries.get(read.type_name)):
+                inner = self._fields(entry, read.type_name, features.within(entry))
+                read = replace(read, entry=Message(read.type_name, "", inner))
+            if oneof := oneof_of(field, message):
+                read = replace(read, oneof=oneof)
+            found[read.number] = read
+        return found
+
+
+def _enum(raw: Raw) -> Enum:
+    return Enum(
+        raw.name,
+        raw.file.package,
+        {value.name: value.number for value in raw.proto.value},
+        frozenset(value.name for value in raw.proto.value if value.options.deprecated),
+        closed=raw.features.enum_type == 2,
+        strict_json=raw.features.json_format == 1,
+        file=raw.file.name,
+    )
+
+
+def _service(name: str, service: ServiceDescriptorProto, file: FileDescriptorProto) -> Service:
+    rpcs = {rpc.name: _rpc(f"{name}.{rpc.name}", rpc) for rpc in service.method}
+    return Service(name, file.package, rpcs, service.options.deprecated, file.name)
+
+
+def _rpc(name: str, rpc: MethodDescriptorProto) -> Rpc:
+    return Rpc(
+        name,
+        rpc.input_type.lstrip("."),
+        rpc.output_type.lstrip("."),
+        rpc.client_streaming,
+        rpc.server_streaming,
+        rpc.options.deprecated,
+        MethodOptions.IdempotencyLevel.Name(rpc.options.idempotency_level),
+    )
+
+
+def _field(
+    field: FieldDescriptorProto, parent: str, known: FieldDescriptor, features: Features
+) -> Field:
+    features = features.within(field)
+    in_oneof = field.HasField("oneof_index") and not field.proto3_optional
+    presence: Presence = "explicit" if known.has_presence else "implicit"
+    if field.label == FieldDescriptorProto.LABEL_REPEATED:
+        presence = "repeated"
+    elif field.label == FieldDescriptorProto.LABEL_REQUIRED or (
+        features.field_presence == 3 and not in_oneof and known.has_presence
+    ):
+        presence = "required"
+    return Field(
+        name=field.name,
+        symbol=f"{parent}.{field.name}" if parent else field.name,
+        number=field.number,
+        kind=known.type,
+        type_name=field.type_name.lstrip("."),
+        presence=presence,
+        oneof="",
+        json_name=field.json_name or usual_json_name(field.name),
+        deprecated=field.options.deprecated,
+        default=_default(known, presence),
+        utf8=known.type == FieldDescriptor.TYPE_STRING and features.utf8_validation == 2,
+        jstype=field.options.jstype,
+    )
+
+
+def _default(known: FieldDescriptor, presence: Presence) -> object:
+    if presence == "repeated" or known.message_type is not None:
+        return None
+    default: object = known.default_value
+    # NaN is not equal to itself, and -0.0 is equal to 0.0.
+    return repr(default) if isinstance(default, float) else default
+
+
+def places(file: FileDescriptorProto) -> Iterator[tuple[str, int]]:
+    """The symbols of a file, each with its line, as far as its source information tells."""
+    lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
+    for declared in declarations(file) if lines else ():
+        if declared.kind != "file" and declared.path in lines:
+            yield declared.name, lines[declared.path]
+    package = f"{file.package}." if file.package else ""
+    for index, extension in enumerate(file.extension):
+        if (_EXTENSION, index) in lines:
+            yield package + extension.name, lines[_EXTENSION, index]
+
+
+_EXTENSION = 7  # of FileDescriptorProto, as SourceCodeInfo spells the way to a declaration

@@ -1,1 +1,0 @@
-"""The async client. The sync one is generated from it."""

@@ -1,0 +1,325 @@
+"""smg-proto check and diff against servers whose reflection is odd, partial or hostile."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection_pb2 as pb
+
+import smg_proto
+from smg_proto.cli import main
+from smg_proto.compat import diff, load
+
+ENGINE = "trtllm.TrtllmService"  # its file imports another
+Answer = Callable[[Any], Iterator[bytes]]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """A server with only a reflection, which answers each question with these bytes."""
+
+    def converse(questions: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        for data in questions:
+            yield from answer(pb.ServerReflectionRequest.FromString(data))
+
+    handler: Any = grpc.stream_stream_rpc_method_handler(converse)
+    service = "grpc.reflection.v1alpha.ServerReflection"
+    server = grpc.server(ThreadPoolExecutor(2))
+    generic = grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
+    server.add_generic_rpc_handlers([generic])
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    try:
+        yield f"localhost:{port}"
+    finally:
+        server.stop(None)
+
+
+def listing(*names: str) -> bytes:
+    services = [pb.ServiceResponse(name=name) for name in names]
+    listed = pb.ListServiceResponse(service=services)
+    return pb.ServerReflectionResponse(list_services_response=listed).SerializeToString()
+
+
+def files(*protos: bytes) -> bytes:
+    response = pb.FileDescriptorResponse(file_descriptor_proto=protos)
+    return pb.ServerReflectionResponse(file_descriptor_response=response).SerializeToString()
+
+
+BY_NAME = {file.name: file for file in smg_proto.descriptor_set().file}
+
+
+def one_file_each(question: Any) -> Iterator[bytes]:
+    """As tonic's and Go's reflection answer: the file that is asked for, without its imports."""
+    if question.list_services:
+        yield listing(ENGINE)
+    elif question.file_containing_symbol:
+        yield files(BY_NAME["trtllm/trtllm_service.proto"].SerializeToString())
+    else:
+        yield files(BY_NAME[question.file_by_filename].SerializeToString())
+
+
+def test_a_server_that_answers_with_one_file_is_asked_for_the_imports(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with answering(one_file_each) as address:
+        assert main(["check", address]) == 0
+        assert f"served, and known here: {ENGINE}" in capsys.readouterr().out
+        # Compared is what the server serves, not all that this package has besides.
+        report = diff(load("self"), load(f"grpc://{address}"))
+    assert report.findings == (), report.text()
+    assert set(report.packages) == {"trtllm", "smg.grpc.common"}
+
+
+def odd(**said: Any) -> Answer:
+    def answer(question: Any) -> Iterator[bytes]:
+        kind = question.WhichOneof("message_request")
+        default = [listing(ENGINE)] if kind == "list_services" else [files()]
+        yield from said.get(kind, default)
+
+    return answer
+
+
+def repeated(data: bytes) -> Iterator[bytes]:
+    while True:
+        yield data
+
+
+EVIL = "\x1b]0;owned\x07\n\x1b[31m"
+GARBAGE = b"\xff" * 50
+OTHER = FileDescriptorProto(name="other.proto", package="other").SerializeToString()
+WRONG = FileDescriptorProto(name="trtllm/trtllm_service.proto", package="x").SerializeToString()
+LOOP = [
+    FileDescriptorProto(name=f"{name}.proto", dependency=[f"{other}.proto"])
+    for name, other in (("a", "b"), ("b", "a"))
+]
+ERROR = pb.ServerReflectionResponse(
+    error_response=pb.ErrorResponse(error_code=5, error_message=EVIL)
+).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"list_services": []}, "does not answer|ended without an answer"),
+        ({"list_services": [b""]}, "answers something else than the list"),
+        ({"list_services": [GARBAGE]}, "cannot be parsed"),
+        ({"list_services": [listing()]}, "lists no services"),
+        ({"list_services": [listing("grpc.health.v1.Health")]}, "lists no services"),
+        ({"list_services": [listing(EVIL)]}, "lists a service of the name"),
+        ({"list_services": [listing(*(f"s{n}.S" for n in range(3000)))]}, "than 2000 services"),
+        ({"file_containing_symbol": [files()]}, f"do not declare {ENGINE}"),
+        ({"file_containing_symbol": [files(GARBAGE)]}, "cannot be parsed"),
+        ({"file_containing_symbol": [files(OTHER)]}, f"do not declare {ENGINE}"),
+        ({"file_containing_symbol": [listing(ENGINE)]}, f"else than the file of {ENGINE}"),
+        ({"file_containing_symbol": [files(OTHER, OTHER, WRONG, OTHER)]}, "do not declare"),
+        ({"file_containing_symbol": [ERROR]}, f"failed for {ENGINE}"),
+        ({"list_services": [files(*[b"x" * 2**20] * 20)]}, "16 MiB"),
+    ],
+)  # fmt: skip
+def test_an_odd_reflection_is_one_line_and_no_verdict(
+    said: dict[str, Sequence[bytes]], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(odd(**said)) as address:
+        assert main(["check", address, "--timeout", "3"]) == 2
+        shown = capsys.readouterr()
+        assert main(["diff", "self", f"grpc://{address}"]) == 2
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.rstrip("\n").isprintable()
+    assert any(words in shown.err for words in told.split("|")), shown.err
+
+
+def test_files_that_import_one_another_in_a_circle_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service = FileDescriptorProto(name="s.proto", package="s", dependency=["a.proto"])
+    service.service.add(name="S")
+
+    def answer(question: Any) -> Iterator[bytes]:
+        if question.list_services:
+            yield listing("s.S")
+        elif question.file_containing_symbol:
+            yield files(service.SerializeToString())
+        else:
+            yield files(*(file.SerializeToString() for file in LOOP))
+
+    with answering(answer) as address:
+        assert main(["check", address]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_answers_without_an_end_come_to_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server may send what nobody asked for, and each file may import one more."""
+    count = iter(range(10**9))
+
+    def answer(question: Any) -> Iterator[bytes]:
+        if question.list_services:
+            yield from [listing("s.S")] * 50
+        else:
+            number = next(count)
+            file = FileDescriptorProto(name=question.file_by_filename or "0.proto", package="s")
+            file.dependency.append(f"{number + 1}.proto")
+            if not number:
+                file.service.add(name="S")
+            yield files(file.SerializeToString())
+
+    with answering(answer) as address:
+        assert main(["check", address, "--timeout", "20"]) == 2
+    assert "reflection" in capsys.readouterr().err
+
+
+# --- servers without reflection -------------------------------------------------------------------
+
+
+class Recorder(grpc.GenericRpcHandler):
+    """Answers some methods, as a server does that cannot read bytes which are no message."""
+
+    def __init__(self, methods: Sequence[str], reply: dict[str, bytes], all_paths: bool) -> None:
+        self.methods, self.reply, self.all_paths = methods, reply, all_paths
+        self.called: list[tuple[str, bytes]] = []
+
+    def service(self, handler_call_details: Any) -> Any:
+        path = handler_call_details.method
+        method = path.rpartition("/")[2]
+        if path.startswith("/grpc."):
+            return None
+        known = any(path.startswith(f"/{service}/") for service in SERVICES)
+
+        def serve(data: bytes, context: grpc.ServicerContext) -> bytes:
+            self.called.append((path, data))
+            if data:
+                context.abort(grpc.StatusCode.INTERNAL, "cannot parse")
+            return self.reply.get(method, b"")
+
+        if self.all_paths:
+            return grpc.unary_unary_rpc_method_handler(serve)
+        if not known or method not in self.methods:
+            return None
+        return grpc.unary_unary_rpc_method_handler(serve)
+
+
+SERVICES = ("vllm.grpc.engine.VllmEngine",)
+FIRST = ["Generate", "Embed", "Abort", "HealthCheck", "GetModelInfo", "GetServerInfo"]
+ALL = [*FIRST, "GetTokenizer", "SubscribeKvEvents", "GetLoads", "FlushCache", "StartProfile"]
+
+
+@contextmanager
+def silent(
+    methods: Sequence[str], reply: dict[str, bytes] | None = None, all_paths: bool = False
+) -> Iterator[tuple[str, Recorder]]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    recorder = Recorder(methods, reply or {}, all_paths)
+    server.add_generic_rpc_handlers([recorder])
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    try:
+        yield f"localhost:{port}", recorder
+    finally:
+        server.stop(None)
+
+
+def test_the_contract_of_a_server_without_reflection_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with silent(ALL) as (address, _):
+        assert main(["check", address]) == 0
+        said = capsys.readouterr().out
+        assert main(["check", address, "--format", "json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+    assert "served, and known here: vllm.grpc.engine.VllmEngine" in said
+    assert "reflection: none" in said
+    assert "not tried, since a call could change something:" in said
+    assert told["reflection"] is False
+    (spoken,) = told["spoken"]
+    assert spoken["service"] == SERVICES[0]
+    assert spoken["lacks"] == []
+
+
+def test_an_older_server_without_reflection_is_told_by_what_it_lacks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with silent(FIRST) as (address, _):
+        assert main(["check", address]) == 1
+        said = capsys.readouterr().out
+        assert main(["check", address, "--allow-older"]) == 0
+    assert "lacks (UNIMPLEMENTED): GetLoads" in said
+    assert "release: 0.3.2 or newer, but older than 0.4.2" in said
+
+
+def test_no_call_changes_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    with silent(ALL) as (address, recorder):
+        main(["check", address])
+    called = {path.rpartition("/")[2] for path, _ in recorder.called}
+    reading = {"HealthCheck", "GetModelInfo", "GetServerInfo", "GetLoads"}
+    assert called == {"Generate", "Embed", "GetTokenizer", "SubscribeKvEvents", *reading}
+    for path, data in recorder.called:
+        assert (data == b"") == (path.rpartition("/")[2] in reading)
+
+
+def test_every_rpc_of_every_contract_is_judged_safe_only_if_it_is() -> None:
+    from smg_proto.compat import probe_of
+
+    forbidden = (
+        "Abort", "Shutdown", "Flush", "Update", "Load", "Unload", "Sleep", "Pause", "Resume",
+        "Wake", "Start", "Stop", "Finish", "Init", "Create", "Delete", "Cancel", "Set", "Attach",
+        "Detach", "Clear", "Release", "Send", "Drain", "Continue",
+    )  # fmt: skip
+    for service in load("self").services.values():
+        for name, rpc in service.rpcs.items():
+            probe = probe_of(rpc)
+            if name.startswith(forbidden) and name not in ("CreateMessage", "Detokenize"):
+                assert probe is None, rpc.name
+            if probe and probe.way == "works":
+                assert probe.data, rpc.name  # never a request that can be read
+
+
+def test_versions_and_unknown_fields_of_replies_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from smg_proto import vllm_engine_pb2 as vllm
+
+    text = [f.name for f in vllm.GetServerInfoResponse.DESCRIPTOR.fields if f.type == f.TYPE_STRING]
+    reply = vllm.GetServerInfoResponse().SerializeToString() + b"\xa2\x9c\x01\x01x"
+    with silent(ALL, {"GetServerInfo": reply}) as (address, _):
+        assert main(["check", address]) == 0
+    said = capsys.readouterr().out
+    assert text
+    assert "newer than this package: it sets unknown fields (vllm.grpc.engine." in said
+
+
+def test_a_server_that_answers_to_everything_is_not_taken_for_one_that_has_everything(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with silent(ALL, all_paths=True) as (address, _):
+        assert main(["check", address]) == 2
+    assert "cannot be told apart" in capsys.readouterr().err
+
+
+def test_a_server_that_has_nothing_known_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    with silent([]) as (address, _):
+        assert main(["check", address]) == 1
+        assert main(["diff", f"grpc://{address}", "self"]) == 2
+    assert "no reflection" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word", ["x-bin=?", "a b=secret", "k=\x1b[31m", "k=é", "novalue", "=v", "über=x"]
+)
+def test_metadata_that_cannot_be_sent_is_refused_and_not_shown(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "localhost:1", "--metadata", word]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("smg-proto check: --metadata: ")
+    assert word.partition("=")[2] not in said or not word.partition("=")[2]
+
+
+def test_a_port_that_was_not_given_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "no-such-host.invalid", "--timeout", "2"])
+    assert "no port was given" in capsys.readouterr().err

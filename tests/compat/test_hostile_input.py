@@ -1,0 +1,453 @@
+"""No input makes the tool run, write, wait or grow: one line, exit 2, and that is all."""
+
+import gzip
+import io
+import os
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
+from support import need, run
+
+import smg_proto
+from smg_proto.cli import main
+from smg_proto.compat import ContractError, _limits, _tree, diff, load
+
+PROTO = 'syntax = "proto3"; package shop; message Order { int32 id = 1; }\n'
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """What the command says of its input: one printable line, and nothing is written or left."""
+
+    def refuse(*words: str | Path) -> str:
+        before = sorted(map(str, tmp_path.rglob("*")))
+        assert main([str(word) for word in words]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.endswith("\n")
+        assert said.err[:-1].isprintable(), said.err
+        assert "unexpected" not in said.err
+        assert sorted(map(str, tmp_path.rglob("*"))) == before
+        return said.err
+
+    return refuse
+
+
+def protos(folder: Path, **files: str) -> Path:
+    for name, text in (files or {"shop.proto": PROTO}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+# An argument file for protoc, and a proto: it would start a shell with the payload's name.
+TRAP = "syntax='proto3';/*.proto\n--plugin=protoc-gen-sh=/bin/sh\n--sh_out=*/\n"
+EVIL_NAMES = [
+    "@sub/x.proto",
+    "-I.proto",
+    "--descriptor_set_out=x.proto",
+    "@args.proto",
+    "a\nb.proto",
+    "\x1b[31m.proto",
+]
+
+
+@pytest.mark.parametrize("name", EVIL_NAMES)
+def test_a_name_that_a_compiler_would_obey_is_refused_in_a_folder(
+    name: str, tmp_path: Path, refused: Refused
+) -> None:
+    folder = protos(tmp_path / "tree", **{"sub/x.proto": TRAP, name: TRAP})
+    assert "refused the name" in refused("diff", folder, "self")
+    assert main(["export", "--check", str(folder)]) == 2
+
+
+@pytest.mark.parametrize("name", EVIL_NAMES)
+def test_a_name_that_a_compiler_would_obey_is_refused_in_a_wheel(
+    name: str, tmp_path: Path, refused: Refused
+) -> None:
+    path = tmp_path / "evil-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("sub/x.proto", TRAP)
+        wheel.writestr(name, TRAP)
+    assert "refused the name" in refused("diff", path, "self")
+
+
+@pytest.mark.parametrize("name", EVIL_NAMES)
+def test_a_name_that_a_compiler_would_obey_is_refused_in_a_revision(
+    name: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("git")
+    folder = protos(tmp_path / "tree", **{"sub/x.proto": TRAP, name: TRAP})
+    commit(folder)
+    monkeypatch.chdir(folder)
+    assert "refused the name" in refused("diff", "git:HEAD", "self")
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.proto", "/tmp/out.proto", "a/../../out.proto", "C:/x.proto"]
+)
+def test_a_name_that_leads_out_of_an_archive_is_refused(
+    name: str, tmp_path: Path, refused: Refused
+) -> None:
+    wheel, crate = tmp_path / "evil.whl", tmp_path / "evil.crate"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(name, PROTO)
+    assert "leads out" in refused("diff", wheel, "self")
+    with tarfile.open(crate, "w:gz") as archive:
+        member = tarfile.TarInfo(f"evil-1.0/{name}")
+        member.size = len(PROTO)
+        archive.addfile(member, io.BytesIO(PROTO.encode()))
+    assert "leads out" in refused("diff", crate, "self")
+
+
+def test_programs_in_the_compared_folder_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by `python -m`, which looks into the current folder, nor by a compiler's plugins."""
+    folder = protos(tmp_path / "tree")
+    proof = tmp_path / "it ran"
+    for module in ("pip", "grpc_tools", "google"):
+        (folder / module).mkdir()
+        for name in ("__init__.py", "__main__.py", "protoc.py"):
+            (folder / module / name).write_text(f"open({str(proof)!r}, 'w')", encoding="utf-8")
+    for name in ("buf", "protoc", "git"):
+        (folder / name).write_text(f"#!/bin/sh\ntouch '{proof}'\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    (folder / "buf.yaml").write_text(
+        f"version: v2\nplugins:\n  - plugin: {folder}/buf\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    assert load(".").packages == {"shop"}
+    with pytest.raises(ContractError):
+        load("pypi:no-such-package==1.0")
+    assert not proof.exists()
+
+
+def commit(folder: Path) -> None:
+    def git(*words: str) -> None:
+        run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words, cwd=folder)
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "first")
+
+
+def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("git")
+    folder = protos(
+        tmp_path / "tree",
+        **{
+            "shop.proto": PROTO,
+            "é.proto": PROTO.replace("shop", "other"),
+            'q"uote.proto': PROTO.replace("shop", "third"),
+        },
+    )
+    (folder / ".gitattributes").write_text("*.proto export-ignore\n", encoding="utf-8")
+    commit(folder)
+    monkeypatch.chdir(folder)
+    assert load("git:HEAD").packages == {"shop", "other", "third"}
+    (folder / "é.proto").write_text(
+        PROTO.replace("shop", "other").replace("int32", "string"), encoding="utf-8"
+    )
+    assert diff(load("git:HEAD"), load(".")).verdict == "data"
+
+
+# --- files that are none -------------------------------------------------------------------------
+
+
+def test_a_pipe_a_socket_or_a_dangling_link_is_refused_by_name(
+    tmp_path: Path, refused: Refused
+) -> None:
+    folder = protos(tmp_path / "tree")
+    os.mkfifo(folder / "pipe.proto")
+    assert "pipe.proto" in refused("diff", folder, "self")
+    assert load(folder, exclude=["pipe.proto"]).packages == {"shop"}
+    (folder / "pipe.proto").unlink()
+    (folder / "link.proto").symlink_to(tmp_path / "gone")
+    assert "link.proto" in refused("diff", folder, "self")
+    (folder / "link.proto").unlink()
+    (tmp_path / "outside.proto").write_text(PROTO, encoding="utf-8")
+    (folder / "link.proto").symlink_to(tmp_path / "outside.proto")
+    assert "link.proto" in refused("diff", folder, "self")
+
+
+def test_a_link_within_the_tree_and_a_circle_of_folders_do_no_harm(tmp_path: Path) -> None:
+    folder = protos(tmp_path / "tree", **{"a/shop.proto": PROTO})
+    (folder / "a" / "again").symlink_to(folder)
+    (folder / "b").mkdir()
+    (folder / "b" / "other.proto").symlink_to(folder / "a" / "shop.proto")
+    assert load(folder, exclude=["a/shop.proto"]).packages == {"shop"}
+
+
+@pytest.mark.parametrize("spec", ["/dev/zero", "/dev/stdin", "/dev/null"])
+def test_a_device_is_not_read(spec: str, refused: Refused) -> None:
+    assert spec in refused("diff", spec, "self")
+
+
+def test_a_pipe_as_the_contract_is_not_waited_for(tmp_path: Path, refused: Refused) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a regular file nor a folder" in refused("diff", tmp_path / "pipe", "self")
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+def test_a_member_that_unpacks_to_more_than_it_may_is_refused(
+    tmp_path: Path, refused: Refused
+) -> None:
+    """It says of itself that it is small."""
+    for name in ("smg_proto/descriptors.binpb", "x_pb2.py", "x.proto"):
+        path = tmp_path / "bomb.whl"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+            wheel.writestr(name, b"\0" * (200 * 2**20))
+        data = path.read_bytes()
+        path.write_bytes(data.replace(struct.pack("<I", 200 * 2**20), struct.pack("<I", 10)))
+        told = refused("diff", path, "self")
+        assert "MiB" in told or "damaged" in told or "not a FileDescriptorSet" in told
+
+
+def test_a_crate_that_unpacks_to_more_than_it_may_is_refused(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_limits, "MAX_UNPACKED_BYTES", 2**20)
+    path = tmp_path / "bomb.crate"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("bomb-1.0/data.bin")
+        member.size = 10 * 2**20
+        archive.addfile(member, io.BytesIO(b"\0" * member.size))
+    assert "1 MiB" in refused("diff", path, "self")
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_of_compression_that_cannot_be_bounded_are_refused(
+    kind: int, tmp_path: Path, refused: Refused
+) -> None:
+    path = tmp_path / "x.whl"
+    with zipfile.ZipFile(path, "w", kind) as wheel:
+        wheel.writestr("x.proto", PROTO)
+    assert "not stored or deflated" in refused("diff", path, "self")
+
+
+def test_encrypted_and_damaged_members_are_named(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "x.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("x_pb2.py", "x = 1\n" * 1000)
+    whole = path.read_bytes()
+    locked = bytearray(whole)
+    locked[6] |= 1
+    locked[whole.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(locked)
+    assert "x_pb2.py is encrypted" in refused("diff", path, "self")
+    path.write_bytes(whole[:45] + b"\xff" * 10 + whole[55:])
+    assert "x_pb2.py" in refused("diff", path, "self")
+
+
+def test_a_broken_crate_is_one_line(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "x.crate"
+    for data in (b"", b"no archive", gzip.compress(b"no tar"), gzip.compress(b"x" * 3000)[:-20]):
+        path.write_bytes(data)
+        refused("diff", path, "self")
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "word"),
+    [
+        ("MAX_PROTO_FILES", 1, "more than 1 proto files"),
+        ("MAX_PROTO_BYTES", 20, "more than 0 KiB"),
+        ("MAX_PROTOS_BYTES", 80, "more than 0 KiB of protos"),
+        ("MAX_FOLDER_ENTRIES", 1, "more than 1 entries"),
+        ("MAX_FOLDER_DEPTH", 0, "more than 0 deep"),
+        ("COMPILE_SECONDS", -1.0, "within -1 s"),
+    ],
+)
+def test_each_bound_of_a_folder_is_told(
+    limit: str,
+    value: float,
+    word: str,
+    tmp_path: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = PROTO.replace("shop", "b")
+    folder = protos(tmp_path / "tree", **{"shop.proto": PROTO, "b/b.proto": other})
+    monkeypatch.setattr(_limits, limit, value)
+    assert word in refused("diff", folder, "self")
+
+
+# --- descriptors ---------------------------------------------------------------------------------
+
+
+def described(*files: FileDescriptorSet) -> bytes:
+    return b"".join(each.SerializeToString() for each in files)
+
+
+def chain(length: int) -> FileDescriptorSet:
+    """Files that import one another in a row, and types that hold one another in a row."""
+    found = FileDescriptorSet()
+    for n in range(length):
+        file = found.file.add(name=f"f{n}.proto", package="c", syntax="proto3")
+        message = file.message_type.add(name=f"M{n}")
+        message.field.add(name="x", number=1, label=1, type=FieldDescriptorProto.TYPE_INT32)
+        if n:
+            file.dependency.append(f"f{n - 1}.proto")
+            message.field.add(name="m", number=2, label=1, type=11, type_name=f".c.M{n - 1}")
+    return found
+
+
+def test_a_long_chain_of_imports_and_types_is_read(tmp_path: Path) -> None:
+    old, new = chain(900), chain(900)
+    new.file[0].message_type[0].field[0].type = FieldDescriptorProto.TYPE_STRING
+    old_path, new_path = tmp_path / "old.binpb", tmp_path / "new.binpb"
+    old_path.write_bytes(old.SerializeToString())
+    new_path.write_bytes(new.SerializeToString())
+    assert diff(load(old_path), load(new_path)).verdict == "data"
+    assert diff(load(old_path), load(old_path)).verdict == "compatible"
+
+
+def test_chains_beyond_the_bound_and_deep_nesting_are_one_line(
+    tmp_path: Path, refused: Refused
+) -> None:
+    path, other = tmp_path / "old.binpb", tmp_path / "new.binpb"
+    old, new = chain(3000), chain(3000)
+    new.file[-1].message_type[0].field[0].type = FieldDescriptorProto.TYPE_STRING
+    path.write_bytes(old.SerializeToString())
+    other.write_bytes(new.SerializeToString())
+    assert "chain of more than" in refused("diff", path, other)
+    nested = FileDescriptorSet()
+    message = nested.file.add(name="n.proto", package="n").message_type.add(name="M")
+    for _ in range(500):
+        message = message.nested_type.add(name="M")
+    path.write_bytes(nested.SerializeToString())
+    assert "nested more than 100 deep" in refused("diff", path, "self")
+
+
+def test_circles_doubles_and_other_contradictions_are_one_line(
+    tmp_path: Path, refused: Refused
+) -> None:
+    path = tmp_path / "x.binpb"
+    circle = FileDescriptorSet()
+    circle.file.add(name="a.proto", dependency=["b.proto"])
+    circle.file.add(name="b.proto", dependency=["a.proto"])
+    itself = FileDescriptorSet()
+    itself.file.add(name="a.proto", dependency=["a.proto"])
+    twice = FileDescriptorSet()
+    twice.file.add(name="a.proto", package="one")
+    twice.file.add(name="a.proto", package="two")
+    for spoilt in (circle, itself, twice):
+        path.write_bytes(spoilt.SerializeToString())
+        assert "a.proto" in refused("diff", path, "self")
+
+
+def test_two_fields_that_json_writes_alike_are_no_obstacle_in_proto2(tmp_path: Path) -> None:
+    files = FileDescriptorSet()
+    message = files.file.add(name="a.proto", package="a").message_type.add(name="M")
+    for number, name in enumerate(("foo_bar", "fooBar"), 1):
+        message.field.add(name=name, number=number, label=1, type=5)
+    path = tmp_path / "x.binpb"
+    path.write_bytes(files.SerializeToString())
+    assert diff(load(path), load(path)).verdict == "compatible"
+
+
+def test_an_edition_that_is_too_new_says_what_to_install(tmp_path: Path, refused: Refused) -> None:
+    files = smg_proto.descriptor_set()
+    files.file[-1].syntax = "editions"
+    files.file[-1].edition = 99998  # type: ignore[assignment]
+    path = tmp_path / "x.binpb"
+    path.write_bytes(files.SerializeToString())
+    assert "edition" in refused("diff", path, "self")
+
+
+# --- text of others, and failures ----------------------------------------------------------------
+
+
+EVIL_OPTION = 'option java_package = "\\033[31m\\u202e";'
+
+
+def test_control_characters_of_a_contract_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = protos(tmp_path / "old")
+    new = protos(
+        tmp_path / "new",
+        **{"shop.proto": PROTO.replace("package", f"{EVIL_OPTION} package")},
+    )
+    for form in ("text", "markdown", "github", "json", "sarif", "junit"):
+        assert main(["diff", str(old), str(new), "--format", form]) == 1
+        shown = capsys.readouterr().out
+        assert all(line.isprintable() for line in shown.split("\n")), form
+        assert "[31m" in shown
+
+
+def test_what_nobody_foresaw_is_one_line_with_a_hint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("oh\x1b[31m")
+
+    monkeypatch.setattr("smg_proto.cli._diff.diff", broken)
+    assert main(["diff", "self", "self"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "smg-proto diff: unexpected LookupError: oh\\x1b[31m; "
+        "set SMG_PROTO_TRACEBACK=1 to see where\n"
+    )
+    monkeypatch.setenv("SMG_PROTO_TRACEBACK", "1")
+    assert main(["diff", "self", "self"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "smg_proto", "diff", "self", "self"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+
+
+def test_a_compiler_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "bin" / "buf"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    slow.chmod(0o755)
+    monkeypatch.setattr(_limits, "COMPILE_SECONDS", 1.0)
+    monkeypatch.setattr("smg_proto.compat._compile.program", lambda name: str(slow))
+    with pytest.raises(ContractError, match="did not end within"):
+        load(protos(tmp_path / "tree"))
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert threading.active_count() < 50
+
+
+def test_a_long_line_or_a_large_file_of_configuration_is_not_a_problem(
+    tmp_path: Path, refused: Refused
+) -> None:
+    folder = protos(tmp_path / "tree")
+    for text in ("a" * 5000 + ":", "- " * 300_000, "a:\n" * 100_000, "version: v2\n&x\n"):
+        (folder / "buf.yaml").write_text(text, encoding="utf-8")
+        assert "buf.yaml" in refused("diff", folder, "self")
+    assert _tree.wanted("x/.hidden/a.proto") is False

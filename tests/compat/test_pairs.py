@@ -1,0 +1,93 @@
+"""Minimal pairs of schemas over all of protobuf, each with the verdict that it deserves."""
+
+import random
+
+import pytest
+from oracle import break_of, broken
+from pairs import Pair, contract, pairs, written
+
+from smg_proto.compat import Contract, diff
+
+
+def test_the_pairs_are_many_and_each_verdict_is_among_them() -> None:
+    assert len(pairs()) >= 150
+    assert {pair.cls for pair in pairs()} == {
+        "data", "rpc", "presence", "json", "source", "compatible",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", pairs(), ids=str)
+def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
+    report = diff(contract(pair, "old"), contract(pair, "new"))
+    assert report.verdict == pair.cls, report.text()
+    witnesses = [w for f in report.findings for w in f.witnesses]
+    ways = {witness.direction for witness in witnesses}
+    told = "both" if len(ways) == 2 else "".join(ways)
+    assert told == pair.direction, report.text()
+    data = [finding for finding in report.findings if finding.cls == "data"]
+    assert all(f.by_name for f in data) == (pair.by_name or not data), report.text()
+    assert ("judging by the names" in report.text()) == any(f.by_name for f in data)
+    for finding in report.findings:
+        assert bool(finding.witness) == (finding.cls == "data")
+
+
+def test_what_buf_says_is_written_beside_each_pair() -> None:
+    for path, text in written():
+        assert path.read_text(encoding="utf-8") == text, "run tests/compat/pairs.py --write"
+
+
+def sides(pair: Pair) -> tuple[Contract, Contract]:
+    return contract(pair, "old"), contract(pair, "new")
+
+
+def types_of_both(old: Contract, new: Contract) -> list[tuple[str, str]]:
+    """As which message each is read on the other side: by its name, or by its role in an RPC."""
+    there = [(name, name) for name in old.messages if name in new.messages]
+    for name, service in old.services.items():
+        after = new.services.get(name)
+        for method, rpc in service.rpcs.items() if after else ():
+            if after and method in after.rpcs:
+                now = after.rpcs[method]
+                there += [(rpc.request, now.request), (rpc.response, now.response)]
+    return list(dict.fromkeys(there))
+
+
+@pytest.mark.parametrize("pair", [p for p in pairs() if p.cls == "data"], ids=str)
+def test_the_runtime_confirms_each_witness(pair: Pair) -> None:
+    """By the oracle where it can: it knows no names that were given to other things on purpose."""
+    old, new = sides(pair)
+    for finding in diff(old, new).findings:
+        for witness in finding.witnesses:
+            forward = witness.direction == "old to new"
+            writer, reader = (old, new) if forward else (new, old)
+            name, data = witness.message, bytes.fromhex(witness.bytes)
+            if finding.by_name and "Any" in pair.title:
+                continue  # that a type's name is no text is beyond the oracle
+            both = [names if forward else names[::-1] for names in types_of_both(old, new)]
+            kinds = [
+                (writer.message_class(before), reader.message_class(after))
+                for before, after in both
+                if before == name
+            ]
+            confirmed = any(broken(data, *two, forward) for two in kinds)
+            assert confirmed or not complete(writer, name, data), witness
+
+
+def complete(side: Contract, name: str, data: bytes) -> bool:
+    """Whether the sample is whole to its sender; else its reader's refusal says little."""
+    message = side.message_class(name)()
+    message.MergeFromString(data)
+    return message.IsInitialized()
+
+
+@pytest.mark.parametrize("pair", [p for p in pairs() if p.cls != "data"], ids=str)
+def test_what_is_no_data_break_survives_random_messages_in_both_directions(pair: Pair) -> None:
+    old, new = sides(pair)
+    chance = random.Random(7)
+    compared = diff(old, new).packages
+    for before, after in types_of_both(old, new):
+        if old.messages[before].package not in compared:
+            continue
+        kinds = old.message_class(before), new.message_class(after)
+        assert not break_of(kinds[0], kinds[1], True, 200, chance)
+        assert not break_of(kinds[1], kinds[0], False, 200, chance)

@@ -1,0 +1,474 @@
+"""smg-proto diff in somebody else's repository: roots, imports, modules, broken files, reviews."""
+
+import json
+import tarfile
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from support import need, run
+
+from smg_proto.cli import main
+from smg_proto.compat import ContractError, diff, load, read_acceptances
+
+Files = dict[str, str]
+
+
+def proto(package: str, body: str, *imports: str) -> str:
+    lines = "".join(f'import "{name}";\n' for name in imports)
+    return f'syntax = "proto3";\npackage {package};\n{lines}{body}\n'
+
+
+MONEY = proto("money", "message Money { int64 units = 1; }")
+SHOP = proto(
+    "shop", "message Order {\n  int32 id = 1;\n  money.Money price = 2;\n}", "money/money.proto"
+)
+
+
+def write(folder: Path, files: Files) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def commit(folder: Path) -> None:
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
+        run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words, cwd=folder)
+
+
+# --- under which name a file is imported ---------------------------------------------------------
+
+
+def at(shop: str, money: str, **more: str) -> Files:
+    """The two files where they lie, and others; a name's __ is its dot."""
+    return {f"{shop}/shop.proto": SHOP, f"{money}/money.proto": MONEY} | {
+        name.replace("__", "."): text for name, text in more.items()
+    }
+
+
+WORKSPACE = "version: v2 # two\nmodules:\n  - path: one\n    name: buf.build/a\n  - path: 'two'\n"
+NESTED = {
+    "x/one.proto": proto("one", "message One { two.Two t = 1; }", "two.proto"),
+    "x/two.proto": proto("two", "message Two {}"),
+}
+FROM_ABOVE = SHOP.replace('"money/', '"org/repo/money/')
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        at("shop", "money"),
+        at("proto/shop", "proto/money"),
+        at("lib/api/shop", "lib/api/money"),
+        at("proto/shop", "third_party/money"),
+        at("a/shop", "b/money"),
+        {"shop.proto": FROM_ABOVE, "money/money.proto": MONEY},
+        {"shop.proto": FROM_ABOVE, "money/money.proto": MONEY, **NESTED},
+        at("p/shop", "p/money", buf__yaml="version: v2\nmodules:\n  - path: p\n"),
+        at("one/shop", "two/money", buf__yaml=WORKSPACE),
+        at(
+            "one/shop", "two/money", buf__work__yaml="version: v1\ndirectories:\n  - one\n  - two\n"
+        ),
+        at("one/shop", "two/money", buf__yaml="version: v1beta1\nbuild:\n  roots: [one, two]\n"),
+        at("x/shop", "x/money") | {"x/buf.yaml": "version: v1\n"},
+    ],
+)
+def test_the_roots_of_a_repository_are_found(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("git")
+    folder = write(tmp_path / "repository", files)
+    assert "shop.Order" in load(folder).messages
+    commit(folder)
+    monkeypatch.chdir(folder)
+    report = diff(load("git:HEAD"), load("."))
+    assert report.findings == (), report.text()
+
+
+def test_what_buf_leaves_out_is_left_out(tmp_path: Path) -> None:
+    other = proto("other", "message Other {}")
+    files = {
+        "buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\n",
+        "p/money/money.proto": MONEY,
+        "p/tests/other.proto": "this is broken",
+        "elsewhere/other.proto": other,
+    }
+    assert load(write(tmp_path, files)).packages == {"money"}
+
+
+def test_our_reading_of_modules_is_that_of_buf(tmp_path: Path) -> None:
+    """The same files under the same names, whether buf or we read its configuration."""
+    config = """\
+# A workspace.
+version: v2
+modules:
+  - path: one
+    excludes: [one/skipped]
+  - path: two
+    name: "buf.build/acme/two"
+    includes:
+    - two/money
+deps: []
+breaking:
+  use:
+    - FILE
+"""
+    folder = write(
+        tmp_path,
+        {
+            "buf.yaml": config,
+            "one/shop/shop.proto": SHOP,
+            "one/skipped/a.proto": proto("a", "message A {}"),
+            "two/money/money.proto": MONEY,
+            "two/more/b.proto": proto("b", "message B {}"),
+        },
+    )
+    run(need("buf"), "build", "-o", "buf.binpb", cwd=folder)
+    report = diff(load(folder / "buf.binpb"), load(folder))
+    assert report.findings == (), report.text()
+    assert load(folder).own == load(folder / "buf.binpb").own
+
+
+@pytest.mark.parametrize("kind", ["folder", "wheel", "crate"])
+def test_imports_come_from_where_include_says(kind: str, tmp_path: Path) -> None:
+    shop = write(tmp_path / "shop", {"shop.proto": SHOP})
+    with pytest.raises(ContractError, match=r"shop\.proto:3: imports money/money\.proto.* -I DIR"):
+        load(shop)
+    include = write(tmp_path / "include", {"money/money.proto": MONEY})
+    if kind == "wheel":
+        include = tmp_path / "include.whl"
+        with zipfile.ZipFile(include, "w") as wheel:
+            wheel.writestr("money/money.proto", MONEY)
+    elif kind == "crate":
+        include = tmp_path / "include.crate"
+        with tarfile.open(include, "w:gz") as crate:
+            member = tarfile.TarInfo("include-1.0/src/money/money.proto")
+            member.size = len(MONEY)
+            crate.addfile(member, BytesIO(MONEY.encode()))
+    contract = load(shop, include=[include])
+    # What is included is carried, and is not itself what is compared.
+    assert contract.packages == {"shop"}
+    assert "money.Money" in contract.messages
+    assert main(["diff", str(shop), str(shop), "-I", str(include)]) == 0
+
+
+def test_a_folder_of_a_revision_is_read_with_folders_of_the_same_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("git")
+    folder = write(
+        tmp_path / "r",
+        {"api/v1/shop.proto": SHOP, "old/shop.proto": "broken", "vendor/money/money.proto": MONEY},
+    )
+    commit(folder)
+    monkeypatch.chdir(folder)
+    write(folder, {"vendor/money/money.proto": "broken by now"})
+    assert load("git:HEAD:api/v1", include=["vendor"]).packages == {"shop"}
+    assert load("git:HEAD:api/v1", include=["git:HEAD:vendor"]).packages == {"shop"}
+    with pytest.raises(ContractError, match=r"no \.proto files in the folder no/such"):
+        load("git:HEAD:no/such")
+
+
+def test_the_same_import_is_missing_in_the_same_words_whichever_compiler_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = write(tmp_path, {"shop.proto": SHOP})
+    words: list[str] = []
+    for there in ({"buf": "buf"}, {"protoc": "protoc"}, {}):
+        monkeypatch.setattr("smg_proto.compat._compile.program", lambda name, t=there: t.get(name))
+        with pytest.raises(ContractError) as error:
+            load(shop)
+        words.append(str(error.value))
+    assert len(set(words)) == 1
+
+
+def test_an_unresolved_dependency_of_buf_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = "version: v2\ndeps:\n  - buf.build/acme/money\n"
+    shop = write(tmp_path / "s", {"buf.yaml": config, "shop.proto": SHOP})
+    include = write(tmp_path / "include", {"money/money.proto": MONEY})
+    assert load(shop, include=[include]).packages == {"shop"}
+    monkeypatch.setattr("smg_proto.compat._compile.program", lambda name: None)
+    with pytest.raises(ContractError, match="depends on buf"):
+        load(shop)
+
+
+# --- broken files --------------------------------------------------------------------------------
+
+
+def test_a_broken_file_is_named_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path, {"proto/a/a.proto": proto("a", "message A { strin x = 1; }")})
+    assert main(["diff", str(folder), "self"]) == 2
+    assert f"{folder}/proto/a/a.proto:3:13: " in capsys.readouterr().err
+
+
+def test_with_keep_going_a_broken_file_and_its_importers_are_left_out_on_both_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {
+        "a.proto": proto("a", "message A { int32 x = 1; }"),
+        "b.proto": proto("b", "message B { int32 x = 1; }"),
+        "c.proto": proto("c", "message C { b.B b = 1; }", "b.proto"),
+    }
+    old = write(tmp_path / "old", good)
+    broken = good | {"b.proto": "broken", "a.proto": proto("a", "message A { string x = 1; }")}
+    new = write(tmp_path / "new", broken)
+    assert main(["diff", str(old), str(new)]) == 2
+    capsys.readouterr()
+    assert main(["diff", str(old), str(new), "--keep-going", "--format", "json"]) == 1
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert told["packages"] == ["a"]
+    assert {finding["symbol"] for finding in told["findings"]} == {"a.A.x"}
+    assert "left out b.proto: " in said.err
+    assert "left out c.proto: " in said.err
+    assert main(["diff", str(old), str(new), "--exclude", "[bc].proto", "--level", "rpc"]) == 1
+
+
+def test_nothing_but_broken_files_is_an_error_with_keep_going_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path, {"a.proto": "broken"})
+    assert main(["diff", str(folder), "self", "--keep-going"]) == 2
+    assert "a.proto:1:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "pattern", ["tests", "tests/", "tests/*.proto", "*/bad.proto", "t?sts/bad.proto"]
+)
+def test_folders_and_files_are_excluded(pattern: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, {"money.proto": MONEY, "tests/bad.proto": "broken"})
+    assert load(folder, exclude=[pattern]).packages == {"money"}
+
+
+# --- foreign packages ----------------------------------------------------------------------------
+
+
+def test_packages_of_others_are_compared_when_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def both(units: str) -> Files:
+        return {
+            "money.proto": MONEY,
+            "google/x.proto": proto("google.x", f"message X {{ {units} u = 1; }}"),
+        }
+
+    old, new = write(tmp_path / "old", both("int32")), write(tmp_path / "new", both("string"))
+    assert main(["diff", str(old), str(new)]) == 0
+    assert "google.x" in capsys.readouterr().out  # named, as it differs and was not compared
+    assert main(["diff", str(old), str(new), "--package", "google.x"]) == 1
+    assert diff(load(old, foreign=()), load(new, foreign=())).verdict == "data"
+    assert diff(load(old, foreign=("money",)), load(new, foreign=("money",))).verdict == "data"
+
+
+# --- reviews -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[str, str]:
+    old = proto("shop", "message Order {\n  int32 id = 1;\n  int32 count = 2;\n}")
+    new = proto("shop", "message Order {\n  int32 id = 1;\n  string total = 3;\n}")
+    return str(write(tmp_path / "old", {"shop.proto": old})), str(
+        write(tmp_path / "new", {"shop.proto": new})
+    )
+
+
+def test_accepted_findings_pass_and_each_line_is_needed(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "accepted.txt"
+    assert main(["diff", *pair, "--format", "accept"]) == 1
+    lines = capsys.readouterr().out
+    assert lines.count("\n") == 3
+    path.write_text(f"# Reviewed.\n\n{lines}", encoding="utf-8")
+    assert main(["diff", *pair, "--accept", str(path), "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "compatible"
+    assert {finding["class"] for finding in told["accepted"]} == {"data", "json", "source"}
+    for gone in lines.splitlines():
+        path.write_text("\n".join(set(lines.splitlines()) - {gone}), encoding="utf-8")
+        assert main(["diff", *pair, "--accept", str(path)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "told"),
+    [
+        ("data shop.Order.gone: why", [], "1: stale: there is no data finding about"),
+        ("data shop.Order.count until 2.0: why", [], "give --release"),
+        ("data shop.Order.count until 2.0: why", ["--release", "2.0.0"], "expired"),
+        ("data shop.Order.count until 2.0: why", ["--release", "2.1rc1"], "expired"),
+        ("data shop.Order.count", [], "write CLASS SYMBOL: REASON"),
+        ("data shop.Order.count:", [], "write CLASS SYMBOL: REASON"),
+        ("dat shop.Order.count: why", [], "write CLASS SYMBOL: REASON"),
+        ("data a.B: x\ndata a.B: y", [], "says again what line 1 says"),
+        ("\udcff", [], "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_list_that_is_wrong_is_an_error(
+    line: str,
+    words: list[str],
+    told: str,
+    pair: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "accepted.txt"
+    path.write_bytes(line.encode(errors="surrogateescape"))
+    assert main(["diff", *pair, "--accept", str(path), *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert told in said.err
+
+
+def test_an_acceptance_holds_until_its_version(pair: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "accepted.txt"
+    path.write_text("data shop.Order.count until 2.0.0: goes with 2", encoding="utf-8")
+    for release, code in {"1.9": 0, "2.0.0rc1": 0, "2.0.0.dev3": 0, "2": 2, "10.0": 2}.items():
+        words = ["--accept", str(path), "--release", release, "--level", "data"]
+        assert main(["diff", *pair, *words]) == code, release
+
+
+def test_acceptances_of_packages_that_are_not_compared_are_left_alone(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "accepted.txt"
+    path.write_text("data other.Order.count: elsewhere\n", encoding="utf-8")
+    assert main(["diff", *pair, "--accept", str(path)]) == 1
+    assert read_acceptances(path)[0].reason == "elsewhere"
+    assert main(["diff", *pair, "--accept", str(tmp_path / "gone")]) == 2
+
+
+# --- formats -------------------------------------------------------------------------------------
+
+
+def test_findings_are_placed_where_they_are_declared(
+    pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the new contract; what is gone, where it was."""
+    assert main(["diff", *pair, "--format", "json"]) == 1
+    places = {
+        (finding["symbol"], Path(finding["file"]).parent.name, finding["line"])
+        for finding in json.loads(capsys.readouterr().out)["findings"]
+    }
+    assert places == {("shop.Order.count", "new", 3), ("shop.Order.total", "new", 5)}
+
+
+def test_github_annotates_lines(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", *pair, "--format", "github", "--level", "data"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    kinds = [line.partition(" ")[0] for line in lines if line.startswith("::")]
+    assert kinds == ["::error", "::warning", "::warning", "::notice"]
+    assert "title=data%3A shop.Order.count" in lines[0]
+    assert "shop.proto,line=" in lines[0]
+    assert "%0A" in lines[0]  # the witness on a line of its own
+
+
+def test_sarif_has_a_result_for_each_finding_with_rule_and_place(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "accepted.txt"
+    path.write_text("json shop.Order.count: reviewed\n", encoding="utf-8")
+    assert main(["diff", *pair, "--format", "sarif", "--accept", str(path)]) == 1
+    run_ = json.loads(capsys.readouterr().out)["runs"][0]
+    rules = {rule["id"] for rule in run_["tool"]["driver"]["rules"]}
+    results = run_["results"]
+    assert {result["ruleId"] for result in results} <= rules
+    assert {result["level"] for result in results} == {"error", "warning", "note"}
+    for result in results:
+        (location,) = result["locations"]
+        assert location["physicalLocation"]["artifactLocation"]["uri"].endswith("shop.proto")
+        assert location["physicalLocation"]["region"]["startLine"] >= 3
+    assert [r["ruleId"] for r in results if "suppressions" in r] == ["json"]
+
+
+def test_junit_fails_the_symbols_that_break(
+    pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", *pair, "--format", "junit"]) == 1
+    root = ElementTree.fromstring(capsys.readouterr().out)
+    assert (root.get("tests"), root.get("failures")) == ("2", "1")
+    (failure,) = root.iter("failure")
+    assert failure.get("type") == "data"
+    assert "bytes" in (failure.text or "")
+    assert main(["diff", pair[0], pair[0], "--format", "junit"]) == 0
+    root = ElementTree.fromstring(capsys.readouterr().out)
+    assert (root.get("tests"), root.get("failures")) == ("1", "0")
+
+
+def test_a_comment_is_never_longer_than_it_may_be_and_says_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def many(kind: str) -> Files:
+        fields = "\n".join(f"  {kind} a_rather_long_name_{n} = {n};" for n in range(1, 600))
+        return {"m.proto": proto("m", f"message M {{\n{fields}\n}}")}
+
+    old, new = write(tmp_path / "old", many("int32")), write(tmp_path / "new", many("string"))
+    assert main(["diff", str(old), str(new), "--format", "markdown"]) == 1
+    told = capsys.readouterr().out
+    assert 60_000 < len(told.encode()) <= 65_536
+    shown = sum(line.startswith("- ") for line in told.splitlines())
+    assert f"\n{599 * 3 - shown} more findings are left out" in told
+
+
+def test_findings_are_grouped_by_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def two(kind: str) -> Files:
+        return {
+            "a.proto": proto("a.v1", f"message M {{ {kind} x = 1; }}"),
+            "b.proto": proto("b.v1", f"message M {{ {kind} x = 1; }}"),
+        }
+
+    old, new = write(tmp_path / "old", two("int32")), write(tmp_path / "new", two("string"))
+    assert main(["diff", str(old), str(new)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    data = lines[lines.index("data: bytes are misread, lost or cannot be parsed") :]
+    assert data[1] == "  a.v1"
+    assert data[2].startswith("    a.v1.M.x (")
+    assert "  b.v1" in data
+
+
+def test_a_class_from_the_level_on_fails_and_a_milder_one_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each class against each level."""
+    classes = ["data", "rpc", "presence", "json", "source"]
+    one = (
+        "message M { int32 a = 1; } message N { int32 a = 1; } service S { rpc A(M) returns (M); }"
+    )
+    edits = {
+        "data": one.replace("M { int32", "M { string"),
+        "rpc": one.replace("returns (M)", "returns (stream M)"),
+        "presence": one.replace("M { int32", "M { optional int32"),
+        "json": one.replace("M { int32 a = 1", 'M { int32 a = 1 [json_name = "b"]'),
+        "source": one.replace("returns (M)", "returns (N)"),
+    }
+    old = write(tmp_path / "old", {"p.proto": proto("p", one)})
+    for place, cls in enumerate(classes):
+        new = write(tmp_path / cls, {"p.proto": proto("p", edits[cls])})
+        codes = [main(["diff", str(old), str(new), "--level", level]) for level in classes]
+        assert codes == [1 if n >= place else 0 for n in range(len(classes))], cls
+    capsys.readouterr()
+
+
+# --- as a library ---------------------------------------------------------------------------------
+
+
+def test_a_report_says_what_is_found_and_what_was_accepted(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    report = diff(load(pair[0]), load(pair[1]))
+    assert report.packages == ("shop",)
+    (lost,) = (finding for finding in report.findings if finding.cls == "data")
+    assert (lost.package, lost.removal, lost.by_name) == ("shop", True, False)
+    path = tmp_path / "accepted.txt"
+    path.write_text("data shop.Order.count: reviewed\n", encoding="utf-8")
+    rest = report.accept(read_acceptances(path))
+    assert rest.verdict == "json"
+    assert rest.accepted == (lost,)
