@@ -113,32 +113,37 @@ class Supervisor:
     async def _spawn(self, number: int, options: Options) -> "_Worker":
         probes = str(self._probes or "")
         own = replace(options, listen=str(self._address), probes=probes, metrics="")
-        worker = await _Worker.start(own)
+        worker = await _Worker.spawn(own)
         self._workers[number] = worker
         return worker
 
     async def _keep(self, number: int) -> None:
         """Start a worker again whenever it ends."""
         wait = 0.0
-        while not self._stopping:
-            worker = self._workers[number]
-            status = await worker.process.wait()
-            self._ended.add(worker.metrics, gauges=False)
-            worker.metrics = ""
-            lived = time.monotonic() - worker.begun
-            log.error(
-                "worker ended pid=%d status=%d lived=%.1fs", worker.process.pid, status, lived
-            )
-            wait = 0.0 if lived > STEADY_SECONDS else wait
-            await asyncio.sleep(wait)
-            wait = min(max(2 * wait, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
-            self._restarts += 1
+        while True:
             try:
+                worker = self._workers[number]
+                await worker.process.wait()
+                lived = time.monotonic() - worker.started
+                self._note_end(worker, lived)
+                wait = 0.0 if lived > STEADY_SECONDS else wait
+                await asyncio.sleep(wait)
+                wait = min(max(2 * wait, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+                self._restarts += 1
                 await self._begin(number)
+                log.info("worker started pid=%d", self._workers[number].process.pid)
             except Exception as error:  # it is tried again
                 log.error("worker not started error=%s", error)
-            else:
-                log.info("worker started pid=%d", self._workers[number].process.pid)
+
+    def _note_end(self, worker: "_Worker", lived: float) -> None:
+        """Keep what it counted; a drain that someone asked it for is no failure."""
+        self._ended.add(worker.metrics, gauges=False)
+        worker.metrics = ""
+        status = worker.process.returncode
+        level = logging.ERROR if status else logging.INFO
+        log.log(
+            level, "worker ended pid=%d status=%s lived=%.1fs", worker.process.pid, status, lived
+        )
 
     async def metrics(self) -> str:
         """The numbers of all processes, summed."""
@@ -161,14 +166,14 @@ class _Worker:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         self.ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.metrics = ""  # as last told
         self._told = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, options: Options) -> "_Worker":
+    async def spawn(cls, options: Options) -> "_Worker":
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             "from smg_proto.frontdoor._worker import main; sys.exit(main())"
@@ -204,7 +209,7 @@ class _Worker:
         except asyncio.TimeoutError:
             self.process.kill()
             await self.process.wait()
-        await self._reading
+        await asyncio.wait({self._reading})
 
     def _order(self, word: str) -> None:
         assert self.process.stdin
@@ -214,19 +219,21 @@ class _Worker:
     async def _read(self) -> None:
         assert self.process.stdout
         why = "a worker ended before it served; see the log"
-        async for line in self.process.stdout:
-            said: dict[str, Any] = json.loads(line)
-            if "metrics" in said:
-                self.metrics = said["metrics"]
-                self._told.set()
-            elif "ready" in said:
-                self.ready.set_result(said["ready"])
-            else:
-                why = said["failed"]
-        self._told.set()
-        if not self.ready.done():
-            self.ready.set_exception(OptionsError(why))
-            self.ready.exception()  # nobody may be waiting for it
+        try:
+            async for line in self.process.stdout:
+                reply: dict[str, Any] = json.loads(line)
+                if "metrics" in reply:
+                    self.metrics = reply["metrics"]
+                    self._told.set()
+                elif "ready" in reply:
+                    self.ready.set_result(reply["ready"])
+                else:
+                    why = reply["failed"]
+        finally:
+            self._told.set()
+            if not self.ready.done():
+                self.ready.set_exception(OptionsError(why))
+                self.ready.exception()  # nobody may be waiting for it
 
 
 def processes_of(text: str) -> int:

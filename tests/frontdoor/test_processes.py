@@ -169,6 +169,35 @@ async def test_sigterm_drains_all_processes(upstream: Upstream) -> None:
         assert not any(map(alive, pids))
 
 
+async def test_one_worker_can_be_drained_and_is_replaced(upstream: Upstream) -> None:
+    events = [sse(event) for event in EXCHANGES["chat_stream_usage"]["response"]["events"]]
+    upstream.answer(200, MODELS)
+    go_on = asyncio.Event()
+    async with (
+        serve(upstream.url, *FLAGS) as (process, line),
+        channels(line, 12) as opened,
+    ):
+        upstream.forget()
+        upstream.stream(events[0], go_on, *events[1:])
+        asked = [
+            stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
+            for channel in opened
+        ]
+        for each in asked:
+            await each.read()
+        drained, other = workers_of(process)
+        os.kill(drained, signal.SIGTERM)
+        go_on.set()
+        for each in asked:
+            while await each.read() is not grpc.aio.EOF:
+                pass
+            assert await each.code() is grpc.StatusCode.OK
+        assert process.stderr
+        while b"worker started" not in (said := await process.stderr.readline()):
+            assert said
+        assert drained not in workers_of(process) and other in workers_of(process)
+
+
 async def test_workers_end_when_their_supervisor_is_gone(upstream: Upstream) -> None:
     upstream.answer(200, MODELS)
     async with serve(upstream.url, *FLAGS, "--drain", "1") as (process, line):
