@@ -6,12 +6,14 @@
     python benchmarks/front_door.py --beside ../old another checkout's front door in every round
 
 The baseline is the same request over HTTP to the same gateway (PyPI `smg`), over the same fake
-vLLM worker. Runs are interleaved; figures are medians of their ratios. Needs uv and the package
-index for the gateway's environment, which is kept in .cache/.
+vLLM worker; `serve --processes 2` is measured in the same rounds. Runs are interleaved; figures are
+medians of their ratios. Needs uv and the package index for the gateway's environment, which is kept
+in .cache/.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import resource
@@ -21,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +59,20 @@ REQUEST = smg.ChatRequest(
 )
 
 Ask = Callable[[], Awaitable[int]]
-OURS: Mapping[str, Path] = {"front door": ROOT}
+
+
+@dataclass(frozen=True)
+class Door:
+    """A front door to measure: its checkout, and what the command gets beside the rest."""
+
+    checkout: Path = ROOT
+    options: tuple[str, ...] = ()
+
+
+OURS: Mapping[str, Door] = {"front door": Door()}
+BOTH = {**OURS, "front door of 2 processes": Door(options=("--processes", "2"))}
+# A process of several gets whole connections, so every rate is measured over this many.
+CONNECTIONS = 8
 
 
 # --- The pieces ---
@@ -120,8 +135,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(pace: float, checkouts: Mapping[str, Path] = OURS) -> AsyncIterator[House]:
-    """Worker, gateway, and the front doors of some checkouts."""
+async def house(pace: float, doors: Mapping[str, Door] = OURS) -> AsyncIterator[House]:
+    """Worker, gateway, and some front doors."""
     port = free_port()
     with ExitStack() as stack:
         running, worker = stack.enter_context(process(sys.executable, "-c", WORKER, str(pace)))
@@ -142,12 +157,13 @@ async def house(pace: float, checkouts: Mapping[str, Path] = OURS) -> AsyncItera
         await ready(url)
         serve = [sys.executable, "-m", "smg_proto", "serve", "--upstream", url]
         serve += ["--listen", "127.0.0.1:0", "--log-level", "error", "--wait", "60"]
-        for name, checkout in checkouts.items():
-            door, banner = stack.enter_context(process(*serve, source=checkout))
+        for name, door in doors.items():
+            command = [*serve, *door.options]
+            running, banner = stack.enter_context(process(*command, source=door.checkout))
             if not banner:
                 raise SystemExit(f"{name} does not start")
             found.doors[name] = banner.partition(" on ")[2].partition(",")[0]
-            found.pids[name] = door.pid
+            found.pids[name] = running.pid
         yield found
 
 
@@ -206,6 +222,12 @@ def grpc_ways(channel: grpc.aio.Channel) -> tuple[Ask, Ask]:
     return unary, stream
 
 
+def in_turn(asks: Sequence[Ask]) -> Ask:
+    """Each time the next of them."""
+    turns = itertools.cycle(asks)
+    return lambda: next(turns)()
+
+
 # --- What is measured ---
 
 
@@ -253,8 +275,11 @@ class Cost:
 
 
 def processor_time(pid: int) -> float:
+    """Of a process and of those that it started."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return own + sum(processor_time(int(child)) for child in children)
 
 
 async def cost(ask: Ask, streams: int, each: int, pids: Mapping[str, int]) -> Cost:
@@ -287,9 +312,9 @@ async def compare_rate(what: str, http: Ask, doors: dict[str, Ask], at: House, r
         print(f"{what}, {name}: {ratio:.2f}x; µs of processor a token: {told}")
 
 
-async def measure(pace: float, rounds: int, checkouts: Mapping[str, Path]) -> None:
+async def measure(pace: float, rounds: int, doors: Mapping[str, Door]) -> None:
     async with AsyncExitStack() as stack:
-        at = await stack.enter_async_context(house(pace, checkouts))
+        at = await stack.enter_async_context(house(pace, doors))
         connector = aiohttp.TCPConnector(limit=0)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         http_unary, http_stream = http_ways(session, at.url)
@@ -297,12 +322,17 @@ async def measure(pace: float, rounds: int, checkouts: Mapping[str, Path]) -> No
         times = 10 if pace else 100
         streams: dict[str, Ask] = {}
         for door, address in at.doors.items():
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-            unary, streams[door] = grpc_ways(channel)
+            own = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
+            ways = [
+                grpc_ways(
+                    await stack.enter_async_context(grpc.aio.insecure_channel(address, options=own))
+                )
+                for _ in range(CONNECTIONS)
+            ]
+            unary, stream = ways[0]
+            streams[door] = in_turn([stream for _, stream in ways])
             await compare_latency(f"unary, {name}, {door}", http_unary, unary, rounds, times)
-            await compare_latency(
-                f"streamed, {name}, {door}", http_stream, streams[door], rounds, times
-            )
+            await compare_latency(f"streamed, {name}, {door}", http_stream, stream, rounds, times)
         await compare_rate(f"100 streams, {name}", http_stream, streams, at, rounds)
 
 
@@ -424,8 +454,8 @@ async def main() -> int:
     args = parser.parse_args()
     if not args.only_load:
         for pace in (0.02, 0.0):
-            beside = {"front door of --beside": args.beside.resolve()} if args.beside else {}
-            await measure(pace, args.rounds, {**beside, **OURS})
+            beside = {"front door of --beside": Door(args.beside.resolve())} if args.beside else {}
+            await measure(pace, args.rounds, {**beside, **BOTH})
         await bytes_on_the_wire()
         await idle_memory()
     return 0 if not args.load or await load(args.load, args.streams) else 1
