@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -79,7 +79,7 @@ class FakeEngine:
         return bool(found)
 
     @asynccontextmanager
-    async def _status(self, context: Context) -> AsyncIterator[None]:
+    async def _status(self, context: Context) -> AsyncGenerator[None, None]:
         """Within, a refusal or a fault ends the call with its status."""
         try:
             yield
