@@ -5,6 +5,7 @@ with run_vllm_engine() as address:
 """
 
 from smg_proto.testing._engine.servicer import FakeVllmEngine
+from smg_proto.testing._engine.sglang import FakeSglang
 from smg_proto.testing._engine.vllm import FakeVllm
 from smg_proto.testing._gateway import FakeGateway
 from smg_proto.testing._scripting import Answer, Call, Counters, Fault, Received, Record, Script
@@ -24,6 +25,7 @@ __all__ = [
     "Call",
     "Counters",
     "FakeGateway",
+    "FakeSglang",
     "FakeVllm",
     "FakeVllmEngine",
     "Fault",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.running import Engine, Engines, Start
-from smg_proto.testing import FakeVllm, FakeVllmEngine, run_engine
+from smg_proto.testing import FakeSglang, FakeVllm, FakeVllmEngine, run_engine
 
 
 def _start(contract: str, make: Callable[[], Any]) -> Start:
@@ -52,5 +52,6 @@ FAKES: Engines = {
     for contract, make in {
         "vllm.grpc.engine": FakeVllmEngine,
         "vllm": FakeVllm,
+        "sglang.runtime.v1": FakeSglang,
     }.items()
 }

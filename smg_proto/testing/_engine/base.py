@@ -17,7 +17,7 @@ from smg_proto.testing._model import Model, model
 from smg_proto.testing._scripting import Fault, Injected, Record, Script, interrupted
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_M = TypeVar("_M", bound=Message)
+_M = TypeVar("_M")
 
 
 class FakeEngine:
