@@ -207,6 +207,8 @@ class FakeScheduler(Fake):
     """Of SGLang's kind: totals in chunks, and `complete` repeats the last of them."""
 
     def asked(self, request: Any) -> Asked:
+        if getattr(request, "lora_id", ""):
+            raise Refused("no such adapter is loaded")
         params = request.sampling_params
         sampling = self.sampling(request, params)
         ids = list(request.tokenized.input_ids)
