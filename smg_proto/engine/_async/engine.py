@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from smg_proto.engine._async.detect import Found, async_detect
 from smg_proto.engine._config import Settings
 from smg_proto.engine._contracts import load
 from smg_proto.engine._contracts.base import Contract
+from smg_proto.engine._errors import FailedError
 from smg_proto.engine._fold import Fold
 from smg_proto.engine._request import GenerateParams, check, check_request_id
 from smg_proto.engine._types import Completion, Health, Info, Load, Piece
@@ -133,7 +135,8 @@ async def async_open(settings: Settings) -> AsyncEngine:
         contract = load(taken)
         asking, facts = contract.learn_call(), None
         if asking is not None:
-            facts = contract.learn(*await caller.replies([asking]))
+            with suppress(FailedError):  # then the replies have to show it
+                facts = contract.learn(*await caller.replies([asking]))
     except BaseException:
         await caller.aclose()
         raise

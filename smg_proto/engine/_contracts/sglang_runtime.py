@@ -204,7 +204,7 @@ class IdsReader(RuntimeReader):
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text or "null")
     except (ValueError, RecursionError):
         raise FailedError("sglang.runtime.v1: a reply has a value that is not JSON") from None
 
