@@ -119,10 +119,10 @@ def check_target(target: object) -> str:
     """HOST:PORT, [IPV6]:PORT, unix:PATH, or another target of gRPC's with a scheme."""
     if not isinstance(target, str):
         raise ParameterError("target", "must be a string; use HOST:PORT")
-    if not target.isprintable() or " " in target or "@" in target or "://" in target[:9]:
-        raise ParameterError("target", "is no address; use HOST:PORT")
-    if re.match(r"(unix|unix-abstract|dns|ipv4|ipv6|xds|passthrough):\S", target):
+    if re.fullmatch(r"(unix|unix-abstract|dns|ipv4|ipv6|xds|passthrough):[!-~]+", target):
         return target
+    if not target.isprintable() or " " in target or "@" in target or "://" in target:
+        raise ParameterError("target", "is no address; use HOST:PORT")
     host, colon, port = target.rpartition(":")
     if not colon or not host or target.endswith("]"):
         raise ParameterError("target", "has no host or no port; use HOST:PORT")

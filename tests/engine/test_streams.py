@@ -190,9 +190,9 @@ def test_the_time_for_a_request(client: Client, engine: Any) -> None:
 
 
 def test_the_time_for_a_question(client: Client) -> None:
-    with serving({"/vllm.grpc.engine.VllmEngine/GetLoads": hangs}) as server:
-        with pytest.raises(DeadlineError):
-            client.call(server.target, "load", timeout=0.2, **VLLM)
+    says: Any = {"/vllm.grpc.engine.VllmEngine/GetLoads": hangs}
+    with serving(says) as server, pytest.raises(DeadlineError):
+        client.call(server.target, "load", timeout=0.2, **VLLM)
 
 
 @pytest.mark.parametrize(
@@ -233,9 +233,10 @@ def test_what_the_server_said_is_not_in_the_log(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(0)
-    with serving({GENERATE: fails(grpc.StatusCode.INTERNAL, "about a secret prompt")}) as server:
-        with suppress(EngineError):
-            client.complete(server.target, LONG | {"metadata": {"key": "sesame"}}, **VLLM)
+    asked = LONG | {"metadata": {"key": "sesame"}}
+    says: Any = {GENERATE: fails(grpc.StatusCode.INTERNAL, "about a secret prompt")}
+    with serving(says) as server, suppress(EngineError):
+        client.complete(server.target, asked, **VLLM)
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("smg_proto")]
     assert not any("secret" in line or "sesame" in line for line in ours)
 
