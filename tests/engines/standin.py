@@ -23,6 +23,7 @@ class Parent:
 
     def __init__(self) -> None:
         self.delay = 0.0
+        self._telling = threading.Lock()  # a line is whole, whichever threads write
         threading.Thread(target=self._obey, daemon=True).start()
 
     def _obey(self) -> None:
@@ -32,7 +33,8 @@ class Parent:
         os._exit(0)
 
     def tell(self, event: str, **what: object) -> None:
-        print(json.dumps({"event": event, **what}), flush=True)
+        with self._telling:
+            print(json.dumps({"event": event, **what}), flush=True)
 
 
 def write_model(folder: Path) -> Path:

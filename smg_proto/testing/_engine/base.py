@@ -116,7 +116,10 @@ class FakeEngine:
             counters.cancelled += 1
             raise
         except BaseException:
-            counters.failed += 1
+            if running.aborted:
+                counters.aborted += 1
+            else:
+                counters.failed += 1
             raise
         else:
             if running.aborted:

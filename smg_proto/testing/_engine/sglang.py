@@ -100,6 +100,8 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
         left = len(choices)
         async for index, pieces in self._sequences(prompt, sampling, running, count=left):
             choice = choices[index]
+            if not pieces:
+                raise Refused(f"Request aborted: {asked['rid']}", grpc.StatusCode.CANCELLED)
             choice.take(pieces)
             if choice.reason is not None and answer is not None and answer.finish_reason:
                 choice.reason["type"] = answer.finish_reason
