@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from engines.fakes import FAKES
+from engines.legacy import LEGACY
 from engines.real import Workshop
 from engines.running import Engine
 
@@ -43,7 +44,11 @@ class Running:
         """One that nobody else has, to be stopped."""
         folder = self._folder / f"{name.replace(' ', '-')}-{len(list(self._folder.iterdir()))}"
         folder.mkdir()
-        start = FAKES.get(name) or self._request.getfixturevalue("workshop").engines()[name]
+        start = (
+            FAKES.get(name)
+            or LEGACY.get(name)
+            or self._request.getfixturevalue("workshop").engines()[name]
+        )
         return start(folder)
 
 
