@@ -35,7 +35,7 @@ async def judged(engine: Engine, scenario: str, deviation: Mapping[str, str] | N
     except (AssertionError, EngineError, pytest.fail.Exception) as error:
         if deviation is None:
             raise
-        told = f"{type(error).__name__}: {error}"
+        told = f"{type(error).__name__}: {error}: {getattr(error, 'details', '')}"
         assert re.search(deviation["error"], told), f"another deviation than told: {told}"
     else:
         if deviation is not None:

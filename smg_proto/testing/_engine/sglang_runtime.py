@@ -115,8 +115,10 @@ class Choice:
         """All so far; or what is new, if the server was started to send only that."""
         pieces = self.made[self.sent :] if incremental else self.made
         self.sent = len(self.made)
+        rid = self.asked["rid"]
         meta: dict[str, Any] = {
-            "id": self.asked.get("rid"),
+            # Of several sequences each has an id of its own.
+            "id": rid if count_of(self.asked) == 1 else f"{rid}-{self.index}",
             "finish_reason": self.reason,
             "prompt_tokens": len(self.prompt),
             "completion_tokens": len(self.made),
