@@ -1,6 +1,7 @@
 """A server of vLLM's own protocol over the fake engine: it takes vllm.Inference requests for what
 vllm-rs takes them for, and sends text as vllm-rs does."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -176,7 +177,7 @@ def _end(complete: pb.GenerateComplete) -> inference.FinishInfo:
     elif stop is not None:
         made.stop_token_id = stop
     if complete.kv_transfer_params_json:
-        made.kv_transfer_params["transfer"] = complete.kv_transfer_params_json
+        made.kv_transfer_params.update(json.loads(complete.kv_transfer_params_json))
     return made
 
 

@@ -316,8 +316,7 @@ class AsyncCall(Generic[M]):
 
     def watch(self, failed: Callable[[], None]) -> None:
         """Have `failed` called, from another thread, if the try under way fails for good."""
-        passing = RETRYABLE | {"UNIMPLEMENTED"} if self._connection.unsure else RETRYABLE
-        async_on_failure(self._replies, passing, failed)
+        async_on_failure(self._replies, RETRYABLE | {"UNIMPLEMENTED"}, failed)
 
     async def initial_metadata(self) -> Metadata:
         """Waits for the headers, for as long as for the first message."""

@@ -172,8 +172,6 @@ class AsyncCaller:
         async def read(number: int) -> None:
             async for reply in calls[number]:
                 replies[number] = reply
-                break  # a unary call has one
-            calls[number].finish()
 
         await async_gather_calls(calls, begin, read)
         return [replies[number] for number in range(len(calls))]

@@ -80,8 +80,9 @@ class AsyncConnection:
         return self._translated[name], request
 
     def switch(self, rpc: str, inference: bool) -> bool:
-        """Whether to make a call again that the server does not know, in the other protocol."""
-        if not self.unsure or inference or rpc not in SHARED:
+        """Whether to make a call again that the server does not know, in the other protocol.
+        inference: it was made in vLLM's own."""
+        if inference or rpc not in SHARED or not (self.unsure or self.inference):
             return False
         self.inference = True
         return True

@@ -317,8 +317,7 @@ class Call(Generic[M]):
 
     def watch(self, failed: Callable[[], None]) -> None:
         """Have `failed` called, from another thread, if the try under way fails for good."""
-        passing = RETRYABLE | {"UNIMPLEMENTED"} if self._connection.unsure else RETRYABLE
-        on_failure(self._replies, passing, failed)
+        on_failure(self._replies, RETRYABLE | {"UNIMPLEMENTED"}, failed)
 
     def initial_metadata(self) -> Metadata:
         """Waits for the headers, for as long as for the first message."""

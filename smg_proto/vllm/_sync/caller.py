@@ -173,8 +173,6 @@ class Caller:
         def read(number: int) -> None:
             for reply in calls[number]:
                 replies[number] = reply
-                break  # a unary call has one
-            calls[number].finish()
 
         gather_calls(calls, begin, read)
         return [replies[number] for number in range(len(calls))]
