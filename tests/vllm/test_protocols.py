@@ -1,6 +1,6 @@
 """The same client over both of vLLM's protocols: vllm.grpc.engine and vllm.Inference."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -155,13 +155,14 @@ def test_what_the_protocol_lacks_is_refused_by_name(
     both: Both, inference: Address[FakeVllmEngine], server: InferenceEngine
 ) -> None:
     client = both.make(inference, protocol="inference")
-    for name, call in {
+    calls: dict[str, Callable[[], Any]] = {
         "Embed": lambda: client.embeddings.create(input=[1]),
         "GetLoads": lambda: client.loads.retrieve(),
         "GetTokenizer": lambda: client.tokenizer.download(),
         "SubscribeKvEvents": lambda: client.kv_events.subscribe(),
         "FlushCache": lambda: client.admin.flush_cache(),
-    }.items():
+    }
+    for name, call in calls.items():
         with pytest.raises(VLLMGrpcUnimplementedError, match=f"has no {name}"):
             both.run(call())
     for param, value in {
