@@ -17,6 +17,7 @@ _REASONS = {"cancelled": "abort"}
 class SglangRuntime(Contract):
     name = "sglang.runtime.v1"
     service = "sglang.runtime.v1.SglangService"
+    has_text = True
     fields: ClassVar[Mapping[str, str]] = {
         "prompt": "text",
         "token_ids": "input_ids",
