@@ -1,10 +1,12 @@
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines.fakes import FAKES
+from engines.legacy import LEGACY
 from engines.real import Workshop
 from engines.running import Engine
 
@@ -26,8 +28,8 @@ def workshop(
 class Running:
     """Engines by name, each started when it is first asked for."""
 
-    def __init__(self, workshop: Workshop, folder: Path) -> None:
-        self._workshop, self._folder = workshop, folder
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self._request, self._folder = request, folder
         self._engines: dict[str, Engine] = {}
         self.stack = ExitStack()
 
@@ -38,16 +40,23 @@ class Running:
         engine.pace(0.0)
         return engine
 
-    def fresh(self, name: str) -> Any:
+    def fresh(self, name: str) -> AbstractContextManager[Engine]:
         """One that nobody else has, to be stopped."""
         folder = self._folder / f"{name.replace(' ', '-')}-{len(list(self._folder.iterdir()))}"
         folder.mkdir()
-        return self._workshop.engines()[name](folder)
+        start = (
+            FAKES.get(name)
+            or LEGACY.get(name)
+            or self._request.getfixturevalue("workshop").engines()[name]
+        )
+        return start(folder)
 
 
 @pytest.fixture(scope="session")
-def running(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """`running("mlx")`: that engine, running for the whole session."""
-    found = Running(workshop, tmp_path_factory.mktemp("running"))
+    found = Running(request, tmp_path_factory.mktemp("running"))
     with found.stack:
         yield found

@@ -1,20 +1,20 @@
 """The fakes of smg_proto.testing as engines under test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engines.running import Engine, Engines, Start
-from smg_proto.testing import FakeVllmEngine, run_vllm_engine
+from smg_proto.testing import FakeSglang, FakeVllm, FakeVllmEngine, run_engine
 
 
-def _start(name: str, contract: str, make: Any, run: Any) -> Start:
+def _start(contract: str, make: Callable[[], Any]) -> Start:
     @contextmanager
     def start(folder: Path) -> Iterator[Engine]:
         del folder
         fake = make()
-        running = run(fake)
+        running = run_engine(fake)
         stopped = False
 
         def stop() -> None:
@@ -30,7 +30,7 @@ def _start(name: str, contract: str, make: Any, run: Any) -> Start:
         target = str(running.__enter__())
         try:
             yield Engine(
-                name=name,
+                name=f"fake {contract}",
                 contract=contract,
                 target=target,
                 model=fake.name,
@@ -48,7 +48,10 @@ def _start(name: str, contract: str, make: Any, run: Any) -> Start:
 
 
 FAKES: Engines = {
-    "fake vllm.grpc.engine": _start(
-        "fake vllm.grpc.engine", "vllm.grpc.engine", FakeVllmEngine, run_vllm_engine
-    ),
+    f"fake {contract}": _start(contract, make)
+    for contract, make in {
+        "vllm.grpc.engine": FakeVllmEngine,
+        "vllm": FakeVllm,
+        "sglang.runtime.v1": FakeSglang,
+    }.items()
 }

@@ -478,7 +478,9 @@ def start_of(kind: type[Fake]) -> Start:
         credentials = grpc.ssl_server_credentials([(identity.key, identity.certificate)])
 
         async def serve() -> tuple[grpc.aio.Server, int, int]:
-            server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            server = grpc.aio.server(
+                options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+            )
             _ADD[kind](fake, server)
             plain = server.add_insecure_port("127.0.0.1:0")
             secure = server.add_secure_port("127.0.0.1:0", credentials)

@@ -12,12 +12,15 @@ from typing import Any
 from mlx_lm.generate import BatchGenerator
 from smg_grpc_servicer.mlx import server, servicer
 
+from engines.standin import events
+
+EVENTS = events()
 TELL = threading.Lock()
 
 
 def tell(event: str, **what: object) -> None:
     with TELL:
-        print(json.dumps({"event": event, **what}), flush=True)
+        print(json.dumps({"event": event, **what}), file=EVENTS, flush=True)
 
 
 class Watched(BatchGenerator):

@@ -137,10 +137,13 @@ class Workshop:
         self.announce("MLX: downloads 355 MB into the cache of uv, once")
         python = self.python("mlx", MLX)
         port = free_port()
-        command = [python, "-m", "engines.mlx_server", write_random_model(folder), str(port)]
+        model = write_random_model(folder)
+        command = [python, "-m", "engines.mlx_server", model, str(port)]
         with program(command, folder / "mlx.log", environment()) as server:
             until_serving(target := f"127.0.0.1:{port}", server)
-            yield described("mlx", "mlx.grpc.engine", target, server)
+            engine = described("mlx", "mlx.grpc.engine", target, server)
+            engine.model = str(model)  # the server calls it by its folder
+            yield engine
 
     @contextmanager
     def vllm_cpu(self, folder: Path) -> Iterator[Engine]:

@@ -8,21 +8,24 @@ Prints the port with the event "ready".
 import argparse
 import importlib.util
 import json
-import re
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from engines.standin import CONTEXT, Parent, answer, write_model
-from smg_proto.testing._generation import Piece, Sampling, Step
-from smg_proto.testing._json_schema import smallest_text
+from smg_proto.testing._engine.sglang_runtime import (
+    Asked,
+    Choice,
+    count_of,
+    prompt_of,
+    sampling_of,
+)
 from smg_proto.testing._model import model
 
-Callback = Callable[..., Any]
+Callback = Any  # the module's own kind of object
 
 
 class Handle:
@@ -90,12 +93,12 @@ class Handle:
         told = {"success": True, "message": "Cache flushed."}
         chunk_callback(json.dumps(told).encode(), finished=True)
 
-    def _embed(self, asked: dict[str, Any], tell: Callback) -> None:
-        tokens = _prompt(asked)
+    def _embed(self, asked: Asked, tell: Callback) -> None:
+        tokens = prompt_of(asked)
         meta = {"id": asked["rid"], "prompt_tokens": len(tokens)}
         tell({"embedding": model().embed(tokens), "meta_info": meta}, finished=True)
 
-    def _generate(self, asked: dict[str, Any], tell: Callback) -> None:
+    def _generate(self, asked: Asked, tell: Callback) -> None:
         rid: str = asked["rid"]
         self.running.add(rid)
         self.parent.tell("start", id=rid)
@@ -109,158 +112,33 @@ class Handle:
             self.aborted.discard(rid)
             self.parent.tell(how, id=rid)
 
-    def _answer(self, asked: dict[str, Any], tell: Callback) -> str:
+    def _answer(self, asked: Asked, tell: Callback) -> str:
         """Send the chunks of a request; how it ended."""
         rid: str = asked["rid"]
-        prompt = _prompt(asked)
-        wanted: dict[str, Any] = asked.get("sampling_params") or {}
-        _check(prompt, wanted)
-        many = wanted.get("n") or 1
-        choices = [_Choice(asked, wanted, prompt, index) for index in range(many)]
-        open_choices = list(choices)
+        room = threading.Event()
+        tell.set_on_ready(room.set)
+        prompt = prompt_of(asked)
+        sampling = sampling_of(asked)
+        choices = [Choice(asked, prompt, index) for index in range(count_of(asked))]
+        open_choices = [(choice, answer(prompt, sampling, choice.index)) for choice in choices]
         while open_choices:
             time.sleep(self.parent.delay)
-            for choice in list(open_choices):
-                if rid in self.aborted:
-                    choice.abort()
-                else:
-                    choice.take()
-                if choice.ended:
-                    open_choices.remove(choice)
+            for choice, pieces in list(open_choices):
+                choice.take([] if rid in self.aborted else [next(pieces)])
+                if choice.reason is not None:
+                    open_choices.remove((choice, pieces))
                 if asked.get("stream"):
                     chunk = choice.chunk(incremental=self.incremental)
-                    if _is_closed(tell(chunk, finished=not open_choices)):
+                    status = tell(chunk, finished=not open_choices)
+                    if status == type(status).Closed:
                         return "abort"
+                    if status == type(status).Pending and open_choices:
+                        room.wait()  # the client is slow: the chunk was taken, no other will be
+                        room.clear()
         if not asked.get("stream"):
             for number, choice in enumerate(choices, start=1):
-                tell(choice.chunk(incremental=False), finished=number == many)
+                tell(choice.chunk(incremental=False), finished=number == len(choices))
         return "abort" if rid in self.aborted else "end"
-
-
-class _Choice:
-    """One sequence of a request: what it has so far, and what has been sent of it."""
-
-    def __init__(
-        self, asked: dict[str, Any], wanted: dict[str, Any], prompt: list[int], index: int
-    ) -> None:
-        self.asked, self.prompt, self.index = asked, prompt, index
-        self.pieces = answer(prompt, _sampling(asked, wanted), index)
-        self.made: list[Piece] = []
-        self.sent = 0
-        self.reason: dict[str, Any] | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.reason is not None
-
-    def take(self) -> None:
-        piece = next(self.pieces)
-        self.made.append(piece)
-        if piece.finish_reason == "length":
-            self.reason = {"type": "length", "length": len(self.made)}
-        elif piece.finish_reason:
-            matched = piece.step.token if piece.matched is None else piece.matched
-            self.reason = {"type": "stop", "matched": matched}
-
-    def abort(self) -> None:
-        self.reason = {"type": "abort", "message": "Abort by user request"}
-
-    def chunk(self, *, incremental: bool) -> dict[str, Any]:
-        """All so far, unless the server was started to send what is new only."""
-        pieces = self.made[self.sent :] if incremental else self.made
-        self.sent = len(self.made)
-        meta: dict[str, Any] = {
-            "id": self.asked["rid"],
-            "finish_reason": self.reason,
-            "prompt_tokens": len(self.prompt),
-            "completion_tokens": len(self.made),
-            "cached_tokens": 0,
-            "weight_version": "default",
-        }
-        if self.asked.get("return_logprob"):
-            meta |= self._logprobs(pieces)
-        return {
-            "text": "".join(piece.text for piece in pieces),
-            "output_ids": [piece.step.token for piece in pieces],
-            "meta_info": meta,
-            "index": self.index,
-        }
-
-    def _logprobs(self, pieces: list[Piece]) -> dict[str, Any]:
-        named = bool(self.asked.get("return_text_in_logprobs"))
-
-        def row(token: int, value: float) -> list[Any]:
-            return [value, token, model().tokenizer.decode([token]) if named else None]
-
-        def top(step: Step) -> list[list[Any]]:
-            return [row(*item) for item in step.top]
-
-        told: dict[str, Any] = {
-            "output_token_logprobs": [row(p.step.token, p.step.logprob) for p in pieces]
-        }
-        if self.asked.get("top_logprobs_num"):
-            told["output_top_logprobs"] = [top(piece.step) for piece in pieces]
-        return told
-
-
-def _prompt(asked: dict[str, Any]) -> list[int]:
-    ids: list[int] | None = asked.get("input_ids")
-    return model().tokenizer.encode(asked["text"]) if ids is None else ids
-
-
-def _sampling(asked: dict[str, Any], wanted: dict[str, Any]) -> Sampling:
-    stop = wanted.get("stop") or ()
-    return Sampling(
-        max_tokens=wanted.get("max_new_tokens", 128),
-        temperature=wanted.get("temperature", 1.0),
-        top_p=wanted.get("top_p", 1.0),
-        top_k=max(wanted.get("top_k", -1), 0),
-        min_p=wanted.get("min_p", 0.0),
-        frequency_penalty=wanted.get("frequency_penalty", 0.0),
-        presence_penalty=wanted.get("presence_penalty", 0.0),
-        repetition_penalty=wanted.get("repetition_penalty", 1.0),
-        seed=wanted.get("sampling_seed") or 0,
-        min_tokens=wanted.get("min_new_tokens", 0),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        stop_token_ids=tuple(wanted.get("stop_token_ids") or ()),
-        ignore_eos=wanted.get("ignore_eos", False),
-        logprobs=asked.get("top_logprobs_num") or 0,
-        whole=_constrained(wanted),
-    )
-
-
-def _constrained(wanted: dict[str, Any]) -> str | None:
-    """A text that keeps to the constraint. The server turns a choice into a regex of its own."""
-    if schema := wanted.get("json_schema"):
-        return smallest_text(schema)
-    if choice := re.fullmatch(r"\(\?:(.+?)(?:\|.*)?\)", wanted.get("regex") or ""):
-        return re.sub(r"\\(.)", r"\1", choice[1])
-    if any(wanted.get(key) for key in ("regex", "ebnf", "structural_tag")):
-        raise ValueError("The stand-in keeps to no grammar.")
-    return None
-
-
-def _check(prompt: list[int], wanted: dict[str, Any]) -> None:
-    """What SGLang's runtime refuses, in its own words or near them."""
-    if not prompt:
-        raise ValueError("The input is empty.")
-    if len(prompt) >= CONTEXT:
-        raise ValueError(
-            f"The input ({len(prompt)} tokens) is longer than the model's context length "
-            f"({CONTEXT} tokens)."
-        )
-    if any(not 0 <= token < model().tokenizer.vocab_size for token in prompt):
-        raise ValueError("The input_ids contain values outside of the vocabulary.")
-    if wanted.get("temperature", 1.0) < 0:
-        raise ValueError(f"temperature must be non-negative, got {wanted['temperature']}.")
-    if not 0 < wanted.get("top_p", 1.0) <= 1:
-        raise ValueError(f"top_p must be in (0, 1], got {wanted['top_p']}.")
-    if wanted.get("max_new_tokens", 128) < 0:
-        raise ValueError(f"max_new_tokens must be at least 0, got {wanted['max_new_tokens']}.")
-
-
-def _is_closed(status: Any) -> bool:
-    return status is not None and status == type(status).Closed
 
 
 def load(path: Path) -> Any:

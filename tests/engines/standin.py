@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from smg_proto.testing._generation import Piece, Sampling, generate
 from smg_proto.testing._model import MODEL_NAME, model
@@ -23,6 +24,8 @@ class Parent:
 
     def __init__(self) -> None:
         self.delay = 0.0
+        self._telling = threading.Lock()  # a line is whole, whichever threads write
+        self._out = events()
         threading.Thread(target=self._obey, daemon=True).start()
 
     def _obey(self) -> None:
@@ -32,7 +35,15 @@ class Parent:
         os._exit(0)
 
     def tell(self, event: str, **what: object) -> None:
-        print(json.dumps({"event": event, **what}), flush=True)
+        with self._telling:
+            print(json.dumps({"event": event, **what}), file=self._out, flush=True)
+
+
+def events() -> TextIO:
+    """What was stdout: events alone go there, and what others print goes to stderr."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return out
 
 
 def write_model(folder: Path) -> Path:

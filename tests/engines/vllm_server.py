@@ -13,11 +13,16 @@ from typing import Any
 os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
 
+from engines.standin import events
+
+OUT = events()
+EVENTS = OUT.fileno()
+
 from vllm.v1.core.sched.scheduler import Scheduler  # noqa: E402
 
 
 def tell(event: str, name: str) -> None:
-    os.write(1, json.dumps({"event": event, "id": name}).encode() + b"\n")
+    os.write(EVENTS, json.dumps({"event": event, "id": name}).encode() + b"\n")
 
 
 add, finish, free = Scheduler.add_request, Scheduler.finish_requests, Scheduler._free_request
