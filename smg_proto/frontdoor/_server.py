@@ -13,6 +13,7 @@ from smg_proto._http.upstream import Upstream
 from smg_proto._serving.address import Address, AddressError, check_free
 from smg_proto._serving.server import Server
 from smg_proto.errors import SmgError
+from smg_proto.frontdoor._calls import Limits
 from smg_proto.frontdoor._exposition import serve_metrics
 from smg_proto.frontdoor._log import log_defect
 from smg_proto.frontdoor._metrics import Metrics
@@ -129,7 +130,7 @@ class FrontDoor:
         rpcs = Rpcs(
             self._upstream,
             self.metrics,
-            max_active=self.options.max_active,
+            limits=Limits(self.options.max_request, self.options.max_active),
             log_content=self.options.log_content,
         )
         server.grpc.add_generic_rpc_handlers(tuple(rpcs.handlers()))

@@ -338,7 +338,7 @@ def test_messages_equal(house: House, case: Case) -> None:
         model=house.model,
         max_tokens=200,
         system="Be short.",
-        turns=[smg.Turn(role=smg.ROLE_USER, blocks=[smg.Block(text=case.says)])],
+        turns=[smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(text=case.says)])],
         **case.proto,
     )
     said = [{"role": "user", "content": [{"type": "text", "text": case.says}]}]

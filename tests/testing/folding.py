@@ -40,11 +40,11 @@ def chat(events: Iterable[pb.ChatEvent]) -> pb.ChatResponse:
     return reply
 
 
-def message(events: Iterable[pb.MessageEvent]) -> pb.Message:
+def message(events: Iterable[pb.MessageEvent]) -> pb.MessageResponse:
     known = list(events)
     _, _, end = _parts(event for event in known if not event.HasField("block_start"))
     assert not end.blocks
-    reply = pb.Message()
+    reply = pb.MessageResponse()
     reply.CopyFrom(end)
     for event in known:
         if event.HasField("block_start"):
@@ -72,7 +72,7 @@ def response(events: Iterable[pb.ResponseEvent]) -> pb.Response:
     assert not end.output
     reply = pb.Response()
     reply.CopyFrom(end)
-    whole: list[pb.Item] = []
+    whole: list[pb.ResponseItem] = []
     for event in known:
         if event.HasField("item_start"):
             assert event.item_start.output_index == len(reply.output)

@@ -147,7 +147,7 @@ def test_forced_calls_json_and_embeddings_work(url: str, channel: grpc.Channel) 
     )
     assert formatted["choices"][0]["message"]["content"] == "{}"
     _, embedded = post(url, "/v1/embeddings", input="a worker")
-    request = pb.EmbedRequest(model=MODEL, inputs=["a worker"])
+    request = pb.EmbedRequest(model=MODEL, inputs=[pb.EmbedInput(text="a worker")])
     fake = rpc.EmbeddingServiceStub(channel).Embed(request)
     assert embedded["data"][0]["embedding"] == pytest.approx(list(fake.embeddings[0].values))
 

@@ -73,7 +73,7 @@ WITH_TOOLS: dict[str, st.SearchStrategy[Any]] = {
 }
 SAID = st.builds(pb.ChatMessage, role=st.just(pb.ROLE_USER), content=TEXTS)
 TURN = st.builds(
-    pb.Turn, role=st.just(pb.ROLE_USER), blocks=TEXTS.map(lambda t: [pb.Block(text=t)])
+    pb.Turn, role=st.just(pb.ROLE_USER), blocks=TEXTS.map(lambda t: [pb.MessageBlock(text=t)])
 )
 
 
@@ -255,7 +255,7 @@ def test_events_come_before_a_fault_as_they_are(
 
 
 USER = pb.ChatMessage(role=pb.ROLE_USER, content="hello")
-HELLO = pb.Turn(role=pb.ROLE_USER, blocks=[pb.Block(text="hello")])
+HELLO = pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text="hello")])
 REQUESTS: dict[str, Any] = {
     "Complete": pb.CompletionRequest(model=MODEL, prompt="hello"),
     "Chat": pb.ChatRequest(model=MODEL, messages=[USER]),

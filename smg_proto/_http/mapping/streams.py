@@ -1,14 +1,19 @@
 """How the events of a route's stream become events of smg.v1: one small state machine per route."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
+
+from google.protobuf.message import Message
 
 from smg_proto._http.failures import from_error_body, reading
-from smg_proto._http.shapes import JsonObject, is_object, parse
+from smg_proto._http.fields import Known, leftover
+from smg_proto._http.shapes import JsonObject, is_object, parse, to_text
 from smg_proto._http.sse import ServerSentEvent
 from smg_proto.errors import SmgError
 
 Event = TypeVar("Event")
+# Which choice, block or item a delta belongs to; with its part, if it has parts.
+Place = int | tuple[int, int]
 
 FAILED = "the worker failed in the middle of the stream"
 
@@ -24,7 +29,7 @@ class StreamReader(Generic[Event]):
         self._emitted: list[Event] = []
         # Text that is to become one delta, and of what: a place and a field.
         self._text: list[str] = []
-        self._text_of: tuple[int, str] = (0, "")
+        self._text_of: tuple[Place, str] = (0, "")
 
     def read(self, events: Iterable[ServerSentEvent]) -> Iterator[Event]:
         """What a batch of events says. What came before a failure is still returned."""
@@ -44,7 +49,7 @@ class StreamReader(Generic[Event]):
         """Read one event, and `_emit` or `_emit_text` what it says."""
         raise NotImplementedError
 
-    def _text_delta(self, place: int, field: str, text: str) -> Event:
+    def _text_delta(self, place: Place, field: str, text: str) -> Event:
         """A delta that is only text."""
         raise NotImplementedError
 
@@ -53,7 +58,7 @@ class StreamReader(Generic[Event]):
         if not (self._emitted and _joined(self._emitted[-1], event)):
             self._emitted.append(event)
 
-    def _emit_text(self, place: int, field: str, text: str) -> None:
+    def _emit_text(self, place: Place, field: str, text: str) -> None:
         if type(text) is not str:
             raise TypeError("not a text")
         if self._text_of != (place, field):
@@ -87,9 +92,10 @@ def _joined(last: Any, event: Any) -> bool:
     if [field for field, _ in ours.ListFields()] != [field for field, _ in fields]:
         return False
     for field, value in fields:
-        if field.name == "tool_calls" or (
-            isinstance(value, int) and value != getattr(ours, field.name)
-        ):
+        if isinstance(value, int):
+            if value != getattr(ours, field.name):
+                return False
+        elif field.name == "tool_calls" or isinstance(value, Message):
             return False
     for field, value in fields:
         if isinstance(value, str):
@@ -110,9 +116,17 @@ def object_of(event: ServerSentEvent) -> JsonObject:
 class ChunkReader(StreamReader[Event]):
     """A stream of chunks that ends with [DONE]: completions, chat, generate."""
 
+    # The members of a chunk that are read, or of no interest.
+    KNOWN: ClassVar[Known] = {}
+
     def __init__(self) -> None:
         super().__init__()
         self._begun = False
+        self._extra: JsonObject = {}
+
+    def _extra_json(self) -> str:
+        """What the chunks had that the contract has no field for."""
+        return to_text(self._extra) if self._extra else ""
 
     def _event(self, event: ServerSentEvent) -> None:
         if event.data.startswith(b"[DONE]"):
@@ -123,6 +137,7 @@ class ChunkReader(StreamReader[Event]):
         data = object_of(event)
         if data.get("error") or event.name == b"error":
             raise from_error_body(data, FAILED)
+        self._extra.update(leftover(data, self.KNOWN))
         self._chunk(data)
 
     def _chunk(self, data: JsonObject) -> None:
