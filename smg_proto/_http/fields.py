@@ -259,10 +259,10 @@ class Variants:
 
     def known(self, data: JsonObject) -> Known:
         """The members that are read of an object, by its kind."""
-        kind = data.get("type")
+        kind = data.get("type") or ""
         table = self._reads.get(kind)
         if table is not None:
-            return {**dict.fromkeys(table.members), **self._inner.get(kind or "", {})}
+            return {**dict.fromkeys(table.members), **self._inner.get(kind, {})}
         return dict.fromkeys(data) if self._opaque else {}
 
     def write(self, value: Any, cursor: Cursor) -> Any:

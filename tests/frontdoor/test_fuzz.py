@@ -307,8 +307,8 @@ def test_a_stream_is_the_same_wherever_its_bytes_are_cut(case: dict[str, Any]) -
 
     def texts(events: list[Any]) -> tuple[Any, ...]:
         deltas = [event.delta for event in events if event.HasField("delta")]
-        names = ("text", "content", "reasoning_content", "reasoning", "arguments", "signature")
-        names += ("refusal", "reasoning_summary")
+        reasoning = ("reasoning_content", "reasoning", "reasoning_summary", "signature")
+        names = ("text", "content", *reasoning, "arguments", "refusal")
         return tuple("".join(getattr(delta, name, "") for delta in deltas) for name in names)
 
     for cut in range(1, len(raw)):

@@ -145,7 +145,8 @@ def test_a_field_is_carried_or_refused(name: str, way: list[FieldDescriptor]) ->
         found = re.sub(r"\[\d+\]", "", violation.field).split(".")
         if found == path or (violation.description == NOT_CARRIED and found == path[: len(found)]):
             return
-    if path[-1] in IN_THE_JSON.get(way[-1].containing_type.name, ()):
+    holder = way[-1].containing_type
+    if holder and path[-1] in IN_THE_JSON.get(holder.name, ()):
         return
     assert changed, "neither in the JSON nor refused"
 
@@ -325,7 +326,13 @@ ITEM = smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="a")
         (completion.REQUEST, {}, "prompt"),
         (
             chat.REQUEST,
-            {"messages": [smg.ChatMessage(role=1, content="a", parts=[smg.ContentPart(text="b")])]},
+            {
+                "messages": [
+                    smg.ChatMessage(
+                        role=smg.ROLE_SYSTEM, content="a", parts=[smg.ContentPart(text="b")]
+                    )
+                ]
+            },
             "messages[0].parts",
         ),
         (chat.REQUEST, {"messages": USER, "output_format": EMPTY}, EMPTY_SCHEMA),

@@ -25,7 +25,7 @@ def kinds(annotation: Any) -> list[Any]:
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         return kinds(typing.get_args(annotation)[0])
-    if isinstance(annotation, getattr(typing, "TypeAliasType", ())):
+    if hasattr(annotation, "__value__"):  # an alias
         return kinds(annotation.__value__)
     if origin in (typing.Union, types.UnionType):
         members = [kind for each in typing.get_args(annotation) for kind in kinds(each)]

@@ -84,9 +84,9 @@ def response(events: Iterable[pb.ResponseEvent]) -> pb.Response:
             item = reply.output[event.delta.output_index]
             kind = event.delta.WhichOneof("delta")
             if kind == "text":
-                if not item.message.content:
-                    item.message.content.add(text="")
-                item.message.content[0].text += event.delta.text
+                if not item.message.parts:
+                    item.message.parts.add(text="")
+                item.message.parts[0].text += event.delta.text
             elif kind == "reasoning":
                 item.reasoning.text += event.delta.reasoning
             else:

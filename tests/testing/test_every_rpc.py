@@ -26,7 +26,7 @@ def test_every_rpc_is_there(channel: grpc.Channel, name: str) -> None:
         else:
             ask(REQUESTS[name])
     except grpc.RpcError as error:
-        assert error.code() in (  # type: ignore[attr-defined]
+        assert error.code() in (
             grpc.StatusCode.NOT_FOUND,
             grpc.StatusCode.INVALID_ARGUMENT,
         )
@@ -87,7 +87,8 @@ def test_a_key_makes_a_request_once(channel: grpc.Channel) -> None:
 def test_workers_are_watched(channel: grpc.Channel) -> None:
     stub = rpc.WorkerServiceStub(channel)
     watch = stub.WatchWorkers(pb.WatchWorkersRequest(), timeout=60)
-    there = [event.worker for event in iter(watch.next, pb.WorkerEvent(ready=pb.WatchReady()))]
+    ready = pb.WorkerEvent(ready=pb.WatchReady())
+    there = [event.worker for event in iter(lambda: next(watch), ready)]
     assert there[0].runtime == "vllm"
     made = stub.CreateWorker(pb.CreateWorkerRequest(spec=pb.WorkerSpec(url="grpc://watched:1")))
     assert next(watch).worker.id == made.id
