@@ -67,8 +67,8 @@ class MessageBlock(_message.Message):
 
     @_builtins.property
     def reasoning(self) -> _content_pb2.Reasoning:
-        """What the model thought, of ASSISTANT. Send it back unchanged, signature included. HTTP: type
-        thinking; redacted_thinking if only encrypted_content is set.
+        """What the model thought, of ASSISTANT. Send it back unchanged, signature included. With
+        encrypted_content alone it is redacted. HTTP: type thinking.
         """
 
     @_builtins.property

@@ -509,14 +509,14 @@ class Response(_message.Message):
     status: Global___ResponseStatus.ValueType
     """How far the response is."""
     finish_reason: _builtins.str
-    """Why generation ended: a FinishReason in lower case, or another text. Empty while the response has
-    not ended, and with status FAILED or CANCELLED. HTTP: incomplete_details.reason; for a COMPLETED
-    response it follows from the output.
+    """Why generation ended: a FinishReason in lower case, or another text. Empty while the response
+    has not ended, and with status FAILED or CANCELLED. Of a COMPLETED response it follows from the
+    output. HTTP: incomplete_details.reason.
     """
     previous_response_id: _builtins.str
     """The response that this one continues. Empty: none."""
     conversation_id: _builtins.str
-    """The conversation that this response belongs to. Empty: none."""
+    """The conversation that this response belongs to. Empty: none. HTTP: conversation.id."""
     background: _builtins.bool
     """Whether the response works in the background."""
     extra_json: _builtins.str
