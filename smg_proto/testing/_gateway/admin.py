@@ -186,6 +186,8 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         worker = self._find(request.id)
         if request.priority < 0:
             raise invalid(FieldViolation("priority", "must be at least 0"))
+        if request.remove_labels and not request.HasField("api_key"):
+            raise invalid(FieldViolation("api_key", "is required with remove_labels"))
         for name in request.remove_labels:
             worker.spec.labels.pop(name, None)
         worker.spec.labels.update(request.labels)
