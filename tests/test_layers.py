@@ -31,8 +31,6 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 EVERYWHERE = {"__init__", "generated"}
-# Their modules are renamed when the packages are.
-NOT_YET_PRIVATE = {"vllm"}
 
 
 def part_of(module: str) -> str:
@@ -108,7 +106,7 @@ def test_modules_that_are_not_public_say_so_by_their_name() -> None:
     for module, path in handwritten():
         names = module.split(".")[1:]
         private = any(name.startswith("_") for name in names) or path.name == "__init__.py"
-        if not private and names[0] not in NOT_YET_PRIVATE:
+        if not private:
             public.append(module)
     assert public == ["smg_proto.errors"]
 

@@ -151,7 +151,8 @@ def _walk(folder: Path, origin: str) -> Iterator[tuple[str, Path]]:
                 if not entry.name.startswith("."):
                     todo.append((path, depth + 1))
             else:
-                yield path, folder / path
+                # The name is UTF-8 whatever the locale, as it is in git and in archives.
+                yield os.fsencode(path).decode(errors="surrogateescape"), folder / path
 
 
 def read_file(path: Path, limit: int, origin: str) -> bytes:

@@ -150,11 +150,12 @@ def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("git")
+    accented = os.fsdecode("é.proto".encode())  # also where the file system's encoding is ASCII
     folder = protos(
         tmp_path / "tree",
         **{
             "shop.proto": PROTO,
-            "é.proto": PROTO.replace("shop", "other"),
+            accented: PROTO.replace("shop", "other"),
             'q"uote.proto': PROTO.replace("shop", "third"),
         },
     )
@@ -162,7 +163,7 @@ def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
     commit(folder)
     monkeypatch.chdir(folder)
     assert load("git:HEAD").packages == {"shop", "other", "third"}
-    (folder / "é.proto").write_text(
+    (folder / accented).write_text(
         PROTO.replace("shop", "other").replace("int32", "string"), encoding="utf-8"
     )
     assert diff(load("git:HEAD"), load(".")).verdict == "data"
@@ -429,7 +430,7 @@ def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
 def test_a_compiler_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "bin" / "buf"
     slow.parent.mkdir()
-    slow.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    slow.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n", encoding="utf-8")
     slow.chmod(0o755)
     monkeypatch.setattr(_limits, "COMPILE_SECONDS", 1.0)
     monkeypatch.setattr("smg_proto.compat._compile.program", lambda name: str(slow))
