@@ -14,6 +14,7 @@ from smg_proto._http.fields import M, Table, read_reply
 from smg_proto._http.headers import header, is_printable
 from smg_proto._http.upstream import Answer, Stream, Upstream
 from smg_proto.errors import FieldViolation, SmgError, invalid
+from smg_proto.frontdoor._ignored import Gateway, ignored_fields
 from smg_proto.frontdoor._once import MAX_KEY_LENGTH, Once
 from smg_proto.frontdoor._pace import Pace
 from smg_proto.frontdoor._telemetry import NO_SPAN, Span
@@ -52,13 +53,16 @@ class Call:
         *,
         limits: Limits,
         once: Once,
+        gateway: Gateway | None = None,
     ) -> None:
         self._upstream, self._context = upstream, context
         self.limits, self._once = limits, once
+        self._gateway = gateway or Gateway()
         self.pace: Pace = pace
         self.span: Span = span
         self._headers = {**_headers_of(context.invocation_metadata() or ()), **span.headers}
         self.method: str = ""
+        self.request: Any = None
         self._sent = 0.0
         self._answered = False
         self.first_token: float | None = None
@@ -109,6 +113,9 @@ class Call:
         report.total_duration.CopyFrom(_duration(time.monotonic() - self._sent))
         if self.first_token is not None:
             report.time_to_first_token.CopyFrom(_duration(self.first_token))
+        report.ignored_fields.extend(
+            ignored_fields(self._gateway, self._worker, self.method, self.request)
+        )
         return report
 
     async def _use_headers(self, headers: Mapping[str, str]) -> None:

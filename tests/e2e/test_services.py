@@ -197,9 +197,7 @@ def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
     assert item.message.parts[0].text == "How are you?"
 
     # What came out goes back in, as items or by its id.
-    more = smg.ResponseItem(
-        message=smg.ItemMessage(role=smg.ROLE_USER, content=[smg.ContentPart(text="And?")])
-    )
+    more = smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="And?"))
     both = [item, *made.output, more]
     by_items = smg.CreateResponseRequest(model=house.model, items=both, max_tokens=4)
     by_id = smg.CreateResponseRequest(

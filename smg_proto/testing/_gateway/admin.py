@@ -9,7 +9,7 @@ import grpc
 
 from smg_proto import __version__, smg_pb2_grpc
 from smg_proto import smg_pb2 as pb
-from smg_proto._paging import page
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.core import WORKER_URL, Call, Context, Core, not_found, set_now
