@@ -1,5 +1,6 @@
 """One RPC in flight: what it may send to the gateway, what it got, and how long it took."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -65,6 +66,7 @@ class Call:
         self.request: Any = None
         self._sent = 0.0
         self._answered = False
+        self._metadata: asyncio.Future[None] | None = None
         self.first_token: float | None = None
         self.request_id: str = ""
         self._worker = self._parser = ""
@@ -125,7 +127,15 @@ class Call:
             self._answered = True
             self.request_id = header(headers, "x-request-id")
             returned = (("x-request-id", self.request_id),) if self.request_id else ()
-            await self._context.send_initial_metadata(returned)
+            # A request that is cancelled among several must not cancel this: gRPC takes no status
+            # while metadata is under way.
+            self._metadata = asyncio.ensure_future(self._context.send_initial_metadata(returned))
+            await asyncio.shield(self._metadata)
+
+    async def settle(self) -> None:
+        """Wait until metadata that is under way has been sent, or has failed."""
+        if self._metadata is not None:
+            await asyncio.wait([self._metadata])
 
 
 def read_answer(table: Table[M], answer: Answer, path: str) -> M:

@@ -186,7 +186,11 @@ class Rpcs:
                 (call and call.request_id) or "-",
             )
         # Out of the except clause: what grpc logs of an abort must not bring the failure's text.
-        return await abort(context, failure) if failure else None
+        if failure is None:
+            return None
+        if call:
+            await call.settle()
+        return await abort(context, failure)
 
     def _content(self, what: str, name: str, message: Message) -> None:
         if self._log_content:
