@@ -280,12 +280,12 @@ async def get_engine_metrics(call: Call, _: smg.GetEngineMetricsRequest) -> smg.
 
 
 async def start_profile(call: Call, _: smg.StartProfileRequest) -> smg.ProfileResponse:
-    answer = await call.ask("POST", "/start_profile")
+    answer = await call.ask("POST", "/start_profile", {})
     return smg.ProfileResponse(message=_message(answer.body))
 
 
 async def stop_profile(call: Call, _: smg.StopProfileRequest) -> smg.ProfileResponse:
-    answer = await call.ask("POST", "/stop_profile")
+    answer = await call.ask("POST", "/stop_profile", {})
     return smg.ProfileResponse(message=_message(answer.body))
 
 

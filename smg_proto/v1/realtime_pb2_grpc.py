@@ -10,7 +10,8 @@ class RealtimeServiceStub(object):
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
     The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64.
+    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
+    on to the worker.
     """
 
     def __init__(self, channel):
@@ -46,7 +47,8 @@ class RealtimeServiceServicer(object):
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
     The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64.
+    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
+    on to the worker.
     """
 
     def Converse(self, request_iterator, context):
@@ -118,7 +120,8 @@ class RealtimeService(object):
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
     The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64.
+    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
+    on to the worker.
     """
 
     @staticmethod

@@ -36,7 +36,8 @@ class RealtimeServiceStub:
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
     The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64.
+    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
+    on to the worker.
     """
 
     @_typing.overload
@@ -68,7 +69,8 @@ class RealtimeServiceAsyncStub(RealtimeServiceStub):
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
     The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64.
+    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
+    on to the worker.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -96,7 +98,8 @@ class RealtimeServiceServicer:
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
     The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64.
+    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
+    on to the worker.
     """
 
     def Converse(

@@ -299,8 +299,8 @@ def test_a_call_without_arguments_goes_back(house: House) -> None:
 
 
 MESSAGES = {
-    "plain": Case(PLAIN, {}, {}, "end_turn"),
-    "stop string": Case(PLAIN, {"stop": ["four"]}, {"stop_sequences": ["four"]}, "stop_sequence"),
+    "plain": Case(PLAIN, {}, {}, "'finish': 'stop'"),
+    "stop string": Case(PLAIN, {"stop": ["four"]}, {"stop_sequences": ["four"]}, "'stop': 'four'"),
     "thinking": Case(
         THOUGHT,
         {"reasoning_effort": "low"},
@@ -326,7 +326,7 @@ MESSAGES = {
         "Rome",
     ),
     "thinking off": Case(
-        PLAIN, {"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}, "end_turn"
+        PLAIN, {"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}, "'finish': 'stop'"
     ),
 }
 
@@ -397,7 +397,7 @@ def test_responses_equal(house: House, case: Case) -> None:
 FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "json object": (
         '{"a": 1}',
-        {"json_schema": {}},
+        {"json_object": {}},
         {"json_schema": '{"type":"object"}'},
         {"response_format": {"type": "json_object"}},
     ),

@@ -118,18 +118,22 @@ def session_settings(*, inner: str) -> dict[str, Row]:
 
 
 REALTIME_SESSION = Table(
-    smg.CreateRealtimeSessionRequest, session_settings(inner=""), required=["model"]
+    smg.CreateRealtimeSessionRequest,
+    session_settings(inner=""),
+    required=["model"],
+    always={"type": "realtime"},
 )
 TRANSCRIPTION_SESSION = Table(
     smg.CreateTranscriptionSessionRequest,
-    {
-        "model": Row("input_audio_transcription.model"),
-        "session_json": json_text(""),
-    },
+    session_settings(inner=""),
     required=["model"],
+    always={"type": "transcription"},
 )
 CLIENT_SECRET = Table(
-    smg.CreateClientSecretRequest, session_settings(inner="session."), required=["model"]
+    smg.CreateClientSecretRequest,
+    session_settings(inner="session."),
+    required=["model"],
+    always={"session": {"type": "realtime"}},
 )
 
 
