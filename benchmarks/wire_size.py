@@ -122,7 +122,7 @@ APIS = [
         "CreateMessage",
         pb.CreateMessageRequest(
             model=MODEL,
-            turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.Block(text=ASKED)])],
+            turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text=ASKED)])],
             max_tokens=64,
         ),
         {"model": MODEL, "messages": said(), "max_tokens": 64, "stream": True},

@@ -18,16 +18,21 @@ from functools import cached_property
 from pathlib import Path
 
 from _contract import as_line, broken, contract, dump, facts, parse, place, reused, wire
-from _upstream import EXPERIMENTAL, UPSTREAMS
+from _upstream import EXPERIMENTAL, UPSTREAMS, promised
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError
 
 from smg_proto._descriptors import Symbol
+from smg_proto.compat import Contract, diff, read_acceptances
+from smg_proto.compat._accept import problems
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPAT = ROOT / "tests" / "compat"
 PUBLISHED = [f"0.4.{patch}" for patch in range(6, 29)]
 WITH_VECTORS = ["0.4.6", "0.4.14", "0.4.20", "0.4.28"]
+# The one reset of a contract that promises to have none, before its first published release: the
+# release of ours and the packages that it took leave of. accepted/RELEASE.txt names each finding.
+RESET = {"0.5.0": frozenset({"smg.v1"})}
 _HEADING = re.compile(r"^## \[(\d+\.\d+\.\d+)\]", re.MULTILINE)
 
 
@@ -176,7 +181,8 @@ class Frozen:
         """
         for release in self.own:
             frozen = self.contracts.get(release, set())
-            kept = (symbol for symbol in frozen if symbol.package not in EXPERIMENTAL)
+            free = EXPERIMENTAL | RESET.get(release, frozenset[str]())
+            kept = (symbol for symbol in frozen if symbol.package not in free)
             for lost in broken(kept, now):
                 yield f"{lost.name}: not as released in {release}: {as_line(wire(lost))}"
             if release == version and (stale := sorted(frozen ^ now, key=as_line)):
@@ -197,3 +203,21 @@ class Frozen:
             gone = {symbol for symbol in released_then if place(symbol) not in taken}
             for field in reused(gone, {field for field in bare if field.package in packages}):
                 yield f"{field.name}: {field.number} had another type in {release}"
+
+    def unaccepted(self, files: FileDescriptorSet, version: str) -> Iterator[str]:
+        """Where today's contract is not what was released plus additions, unless by the lists.
+
+        accepted/RELEASE.txt holds what was reviewed; an entry that accepts nothing is found too.
+        """
+        for release in (self.old[-1], *self.own):
+            then = Contract(promised(self.descriptors(release)), release)
+            report = diff(then, Contract(promised(files), "today"))
+            reviewed = self.home / "accepted" / f"{release}.txt"
+            if reviewed.exists():
+                accepted = read_acceptances(reviewed)
+                for entry, problem in problems(accepted, report, version):
+                    yield f"accepted/{release}.txt:{entry.line}: {problem}"
+                report = report.accept(accepted)
+            for finding in report.findings:
+                if finding.cls != "notice":
+                    yield f"{finding.symbol}: {finding.cls} since {release}: {finding.message}"

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from smg_proto import vllm_inference_pb2 as vllm_inference_pb2
     from smg_proto import vllm_inference_pb2_grpc as vllm_inference_pb2_grpc
 
-__version__ = "0.6.0.dev0"
+__version__ = "1.0.0.dev0"
 
 
 if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any other name

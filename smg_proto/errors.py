@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, NoReturn, overload
 
 import grpc
@@ -24,6 +25,7 @@ from smg_proto import _google_rpc
 from smg_proto.v1 import error_pb2
 
 __all__ = [
+    "CODES",
     "DETAILS_KEY",
     "DOMAIN",
     "REASONS",
@@ -36,7 +38,7 @@ __all__ = [
     "to_status_bytes",
 ]
 
-DOMAIN = "smg"
+DOMAIN = "smg.v1"
 DETAILS_KEY = "grpc-status-details-bin"
 
 # gRPC's usual limit for all metadata of a reply is 8 KiB; a trailer above it loses the whole error.
@@ -45,6 +47,38 @@ DETAILS_KEY = "grpc-status-details-bin"
 _MOST_BYTES = 3072
 _LONGEST_MESSAGE = 1024  # bytes
 
+_C = grpc.StatusCode
+# The status code of each reason that is a status. A peer may send reasons that are not here.
+CODES: Mapping[str, grpc.StatusCode] = MappingProxyType(
+    {
+        "INVALID_REQUEST": _C.INVALID_ARGUMENT,
+        "REQUEST_TOO_LARGE": _C.INVALID_ARGUMENT,
+        "CONTEXT_LENGTH_EXCEEDED": _C.INVALID_ARGUMENT,
+        "MULTIMODAL_NOT_SUPPORTED": _C.INVALID_ARGUMENT,
+        "MODEL_NOT_FOUND": _C.NOT_FOUND,
+        "TOKENIZER_NOT_FOUND": _C.NOT_FOUND,
+        "PARSER_NOT_FOUND": _C.NOT_FOUND,
+        "RESPONSE_NOT_FOUND": _C.NOT_FOUND,
+        "RESPONSE_NOT_CANCELLABLE": _C.FAILED_PRECONDITION,
+        "WORKER_NOT_FOUND": _C.NOT_FOUND,
+        "WORKER_ALREADY_EXISTS": _C.ALREADY_EXISTS,
+        "ROUTE_NOT_FOUND": _C.NOT_FOUND,
+        "CONVERSATION_NOT_FOUND": _C.NOT_FOUND,
+        "TOKENIZER_ALREADY_EXISTS": _C.ALREADY_EXISTS,
+        "UNAUTHENTICATED": _C.UNAUTHENTICATED,
+        "PERMISSION_DENIED": _C.PERMISSION_DENIED,
+        "OVERLOADED": _C.RESOURCE_EXHAUSTED,
+        "QUEUE_TIMEOUT": _C.UNAVAILABLE,
+        "NO_AVAILABLE_WORKERS": _C.UNAVAILABLE,
+        "WORKER_ERROR": _C.INTERNAL,
+        "WORKER_TIMEOUT": _C.DEADLINE_EXCEEDED,
+        "STREAM_TRUNCATED": _C.UNAVAILABLE,
+        "GATEWAY_UNAVAILABLE": _C.UNAVAILABLE,
+        "UNSUPPORTED_BY_BACKEND": _C.UNIMPLEMENTED,
+        "WORKER_UNAVAILABLE": _C.UNAVAILABLE,
+        "MCP_SERVER_UNAVAILABLE": _C.FAILED_PRECONDITION,
+    }
+)
 # The reasons that this release of smg.v1 knows, without their prefix. A peer may send others.
 REASONS = frozenset(name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()[1:])
 

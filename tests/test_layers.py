@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "_descriptors": set(),
     "errors": {"_google_rpc"},
     "_http": {"errors"},
-    "_serving": {"_descriptors", "_standard"},
+    "_serving": {"_descriptors", "_standard", "errors"},
     "vllm": {"_standard"},
     "engine": {"_standard"},
     "compat": {"_standard", "_descriptors"},

@@ -7,13 +7,10 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, ParamSpec, TypeVar
 
-import grpc
-
 from smg_proto._http.headers import header
 from smg_proto._http.shapes import JsonObject, as_object, is_list, parse
-from smg_proto.errors import FieldViolation, SmgError
+from smg_proto.errors import CODES, FieldViolation, SmgError
 
-Code = grpc.StatusCode
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -32,10 +29,9 @@ _LONGEST_TEXT, _LONGEST_CODE = 1000, 100
 
 @dataclass(frozen=True)
 class Rule:
-    """An answer of the gateway, and the status that it becomes. An empty condition always holds."""
+    """An answer of the gateway, and the reason that it becomes. An empty condition always holds."""
 
     http: tuple[int, ...]
-    status: grpc.StatusCode
     reason: str
     codes: tuple[str, ...] = ()
     path: str = ""
@@ -50,42 +46,40 @@ class Rule:
         )
 
 
-# The first that holds; none: INTERNAL, WORKER_ERROR.
+# The first that holds; none: WORKER_ERROR. Each reason has its status in errors.CODES.
 RULES = (
-    Rule((400,), Code.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED", ("context_length_exceeded",)),
-    Rule((400,), Code.INVALID_ARGUMENT, "MULTIMODAL_NOT_SUPPORTED", ("multimodal_not_supported",)),
-    Rule((400, 404), Code.NOT_FOUND, "TOKENIZER_NOT_FOUND", ("tokenizer_not_found",)),
-    Rule((400,), Code.NOT_FOUND, "PARSER_NOT_FOUND", path="/parse/", text="Unknown "),
-    Rule((400,), Code.NOT_FOUND, "RESPONSE_NOT_FOUND", ("previous_response_not_found",)),
-    Rule(
-        (400,),
-        Code.FAILED_PRECONDITION,
-        "RESPONSE_NOT_CANCELLABLE",
-        ("response_already_completed",),
-    ),
-    Rule((400, 422), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
-    Rule((401,), Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
-    Rule((403,), Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
-    Rule((404,), Code.NOT_FOUND, "MODEL_NOT_FOUND", ("model_not_found",)),
-    Rule(
-        (404,),
-        Code.NOT_FOUND,
-        "RESPONSE_NOT_FOUND",
-        ("not_found", "response_not_found"),
-        path="/v1/responses/",
-    ),
-    Rule((404,), Code.NOT_FOUND, "WORKER_NOT_FOUND", ("WORKER_NOT_FOUND",)),
-    Rule((404,), Code.NOT_FOUND, "INVALID_REQUEST"),
-    Rule((409,), Code.ALREADY_EXISTS, "WORKER_ALREADY_EXISTS", path="/workers"),
-    Rule((413,), Code.INVALID_ARGUMENT, "REQUEST_TOO_LARGE"),
-    Rule((424,), Code.FAILED_PRECONDITION, "MCP_SERVER_UNAVAILABLE"),
-    Rule((429,), Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
-    Rule((501,), Code.UNIMPLEMENTED, "UNSUPPORTED_BY_BACKEND"),
-    Rule((503,), Code.UNAVAILABLE, "NO_AVAILABLE_WORKERS", ("no_available_workers",)),
-    Rule((503,), Code.UNAVAILABLE, "QUEUE_TIMEOUT", ("admission_queue_timeout",)),
-    Rule((502, 503), Code.UNAVAILABLE, "WORKER_ERROR"),
-    Rule((408, 504), Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT"),
+    Rule((400,), "CONTEXT_LENGTH_EXCEEDED", ("context_length_exceeded",)),
+    Rule((400,), "MULTIMODAL_NOT_SUPPORTED", ("multimodal_not_supported",)),
+    Rule((400, 404), "TOKENIZER_NOT_FOUND", ("tokenizer_not_found",)),
+    Rule((404,), "TOKENIZER_NOT_FOUND", path="/v1/tokenizers/"),
+    Rule((400,), "PARSER_NOT_FOUND", path="/parse/", text="Unknown "),
+    Rule((400,), "RESPONSE_NOT_FOUND", ("previous_response_not_found",)),
+    Rule((400, 404), "CONVERSATION_NOT_FOUND", ("conversation_not_found",)),
+    Rule((404,), "CONVERSATION_NOT_FOUND", path="/v1/conversations/"),
+    Rule((400,), "RESPONSE_NOT_CANCELLABLE", ("response_already_completed",)),
+    Rule((400, 422), "INVALID_REQUEST"),
+    Rule((401,), "UNAUTHENTICATED"),
+    Rule((403,), "PERMISSION_DENIED"),
+    Rule((404,), "MODEL_NOT_FOUND", ("model_not_found",)),
+    Rule((404,), "RESPONSE_NOT_FOUND", ("not_found", "response_not_found"), path="/v1/responses/"),
+    Rule((404,), "WORKER_NOT_FOUND", ("WORKER_NOT_FOUND",)),
+    Rule((404,), "ROUTE_NOT_FOUND"),
+    Rule((409,), "WORKER_ALREADY_EXISTS", path="/workers"),
+    Rule((409,), "TOKENIZER_ALREADY_EXISTS", path="/v1/tokenizers"),
+    Rule((413,), "REQUEST_TOO_LARGE"),
+    Rule((424,), "MCP_SERVER_UNAVAILABLE"),
+    Rule((429,), "OVERLOADED"),
+    Rule((501,), "UNSUPPORTED_BY_BACKEND"),
+    Rule((503,), "NO_AVAILABLE_WORKERS", ("no_available_workers",)),
+    Rule((503,), "QUEUE_TIMEOUT", ("admission_queue_timeout",)),
+    Rule((502, 503), "WORKER_UNAVAILABLE"),
+    Rule((408, 504), "WORKER_TIMEOUT"),
 )
+
+
+def failure(reason: str, message: str, **more: Any) -> SmgError:
+    """The failure of a reason, with the one status that it has."""
+    return SmgError(CODES[reason], message, reason=reason, **more)
 
 
 # --- Failures that the gateway reports ---
@@ -115,16 +109,13 @@ def from_error_body(data: JsonObject, message: str, **metadata: str) -> SmgError
 
 
 def _classified(http: int, code: str, path: str, reported: "_ErrorBody") -> SmgError:
-    status, reason = Code.INTERNAL, "WORKER_ERROR"
-    for rule in RULES:
-        if rule.holds(http, code, path, reported.message):
-            status, reason = rule.status, rule.reason
-            break
-    return SmgError(status, reported.message, reason=reason, field_violations=reported.violations)
+    held = (rule.reason for rule in RULES if rule.holds(http, code, path, reported.message))
+    reason = next(held, "WORKER_ERROR")
+    return failure(reason, reported.message, field_violations=reported.violations)
 
 
 def reason_of(code: str) -> str:
-    """The reason in an `Error` for a code of the gateway's; the code itself where none fits."""
+    """The reason in a `Failure` for a code of the gateway's; the code itself where none fits."""
     for rule in RULES:
         if code and code in rule.codes:
             return rule.reason
@@ -154,28 +145,28 @@ def reading(what: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 
 
 def unsupported(message: str) -> SmgError:
-    return SmgError(Code.UNIMPLEMENTED, message, reason="UNSUPPORTED_BY_BACKEND")
+    return failure("UNSUPPORTED_BY_BACKEND", message)
 
 
 def unreadable(what: str) -> SmgError:
     """The gateway sent something that is not what belongs there."""
-    return SmgError(Code.INTERNAL, f"{what} of the gateway cannot be read", reason="WORKER_ERROR")
+    return failure("WORKER_ERROR", f"{what} of the gateway cannot be read")
 
 
 def truncated(why: str, **metadata: str) -> SmgError:
-    return SmgError(Code.UNAVAILABLE, why, reason="STREAM_TRUNCATED", metadata=metadata)
+    return failure("STREAM_TRUNCATED", why, metadata=metadata)
 
 
 def unreachable(why: str) -> SmgError:
-    return SmgError(Code.UNAVAILABLE, why, reason="GATEWAY_UNAVAILABLE")
+    return failure("GATEWAY_UNAVAILABLE", why)
 
 
 def too_slow(why: str) -> SmgError:
-    return SmgError(Code.DEADLINE_EXCEEDED, why, reason="WORKER_TIMEOUT")
+    return failure("WORKER_TIMEOUT", why)
 
 
 def overloaded(why: str, retry_after: timedelta) -> SmgError:
-    return SmgError(Code.RESOURCE_EXHAUSTED, why, reason="OVERLOADED", retry_after=retry_after)
+    return failure("OVERLOADED", why, retry_after=retry_after)
 
 
 # --- Error bodies ---

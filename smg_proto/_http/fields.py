@@ -23,19 +23,22 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import from_error_body, reading
 from smg_proto._http.shapes import (
     JsonObject,
     Unsendable,
     as_list,
+    as_object,
     is_list,
     is_object,
     parse_to_send,
     to_text,
 )
-from smg_proto.errors import FieldViolation, invalid
+from smg_proto.errors import FieldViolation, SmgError, invalid
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 NOT_CARRIED = "this route cannot carry it"
 # What one request may hold. Each is far above any real request, and keeps one that is made to be
@@ -44,6 +47,9 @@ MAX_VIOLATIONS = 100
 MAX_ITEMS_IN_A_LIST = 100_000
 MAX_NUMBERS_IN_A_LIST = 4_000_000
 MAX_JSON_TEXT_BYTES = 4 << 20
+# What a request says of how it is answered is the front door's, whatever a client wants.
+NEVER_EXTRA = frozenset({"stream", "stream_options"})
+_ABSENT: Any = object()
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ class Cursor:
             self.found.append(FieldViolation(self.path, why))
 
 
+# Members of an object that are known: None for the whole member, or those inside of it, or of
+# each object in an array; a function tells them of an object whose kind matters.
+Known = Mapping[str, "Known | Sequence[Known | KnownOf] | None"]
+KnownOf = Callable[[Any], Known]
 # A value as JSON. What is wrong with it goes to the cursor; what is returned then is of no use.
 Write = Callable[[Any, Cursor], Any]
 # A value from JSON; None leaves the field unset. It may raise whatever `failures.reading` knows.
@@ -85,6 +95,8 @@ class Row:
     read: Read | None = None
     # `read` takes the whole array of a repeated field, not each element.
     whole: bool = False
+    # The members that a row without a path writes.
+    members: Collection[str] = ()
 
     def under(self, path: str) -> "Row":
         """The same in an object further in."""
@@ -98,9 +110,11 @@ NO_ROWS: Rows = MappingProxyType({})
 class Table(Generic[M]):
     """One message as one JSON object.
 
-    `required` are fields, or oneofs, that a request has to set; `always` is what the JSON of every
-    request has, where the request says nothing else; `expected` are members, as paths, without
-    which the JSON is no such reply.
+    `required` are fields, or oneofs, that a request has to set: "a|b" one of the two; `either` are
+    fields of which a request may set one; `always` is what the JSON of every request has, where
+    the request says nothing else; `expected` are members, as paths, without which the JSON is no
+    such reply. A field `extra_body_json` takes the members that no row writes. With `known`, the
+    members of a reply that are read or of no interest, `extra_json` gets all others.
     """
 
     def __init__(
@@ -109,18 +123,28 @@ class Table(Generic[M]):
         rows: Rows,
         *,
         required: Collection[str] = (),
+        either: Collection[Sequence[str]] = (),
         always: Mapping[str, Any] | None = None,
         expected: Collection[str] = (),
+        known: Known | None = None,
     ) -> None:
         self.message = message
+        self._known = known
+        self._either = tuple(either)
         self.rows: Mapping[str, Row] = MappingProxyType(
             {name: Row(row) if isinstance(row, str) else row for name, row in rows.items()}
         )
-        known = message.DESCRIPTOR.fields_by_name
-        if unknown := self.rows.keys() - known.keys():
+        named = message.DESCRIPTOR.fields_by_name
+        if unknown := self.rows.keys() - named.keys():
             raise TypeError(f"{message.DESCRIPTOR.full_name} has no field {min(unknown)}")
         self._required = tuple(required)
         self._always: Mapping[str, Any] = _frozen(always or {})
+        self.members: frozenset[str] = frozenset(self._always).union(
+            *(
+                (row.path.partition(".")[0],) if row.path else row.members
+                for row in self.rows.values()
+            )
+        )
         self._writes: Mapping[str, tuple[tuple[str, ...], Write]] = MappingProxyType(
             {
                 name: (tuple(row.path.split(".")) if row.path else (), _write_of(row))
@@ -147,14 +171,30 @@ class Table(Generic[M]):
         if self._required:
             there = {descriptor.name for descriptor, _ in fields}
             for name in self._required:
-                if name not in there and not _has_oneof(value, name):
-                    cursor.field(name).refuse("is required")
+                names = name.split("|")
+                if not there.intersection(names) and not _has_oneof(value, name):
+                    cursor.field(names[0]).refuse("is required")
+        for group in self._either:
+            first, *others = [d.name for d, _ in fields if d.name in group] or [""]
+            for name in others:
+                cursor.field(name).refuse(f"cannot go with {first}")
         for descriptor, content in fields:
             here = cursor.field(descriptor.name)
+            if descriptor.name == "extra_body_json":
+                self._write_extra(out, content, here)
+                continue
             steps, write = self._writes.get(descriptor.name, ((), not_carried))
             _merge(out, steps, _written(write, content, here))
         _merge(out, (), self._always)
         return out
+
+    def _write_extra(self, out: JsonObject, content: str, cursor: Cursor) -> None:
+        """Members that the contract has no field for, beside those that it has."""
+        for name, value in (object_of_text(content, cursor) or {}).items():
+            if name in self.members or name in NEVER_EXTRA:
+                cursor.refuse(f"has the member {name!r}, which has a field of its own")
+            else:
+                out[name] = value
 
     # --- Reading ---
 
@@ -169,6 +209,8 @@ class Table(Generic[M]):
             raise TypeError("not a JSON object")
         for member in self._reads:
             member.follow(message, data)
+        if self._known is not None and (rest := leftover(data, self._known)):
+            setattr(message, "extra_json", to_text(rest))  # noqa: B010
 
     def reads_member(self, name: str) -> bool:
         """Whether a member of the outermost object is read."""
@@ -186,7 +228,8 @@ class Variants:
     """A message that is one of several things, as a JSON object with a `type`.
 
     `read_also` are kinds that only come from the gateway; `common` are fields beside the variants.
-    A kind that is not known is read as None.
+    A kind that is not known becomes `opaque`, as it came, or None if the message has no such field.
+    `inner` has, by the tag of a kind, what is known inside of some of its members.
     """
 
     def __init__(
@@ -196,11 +239,16 @@ class Variants:
         *,
         read_also: Mapping[str, tuple[str, Rows]] = MappingProxyType({}),
         common: Rows = NO_ROWS,
+        inner: Mapping[str, Known] = MappingProxyType({}),
     ) -> None:
         def table(tag: str, rows: Rows) -> Table[Any]:
             return Table(message, {**common, **rows}, always={"type": tag})
 
+        self._message = message
+        self._opaque = "opaque" in message.DESCRIPTOR.fields_by_name
+        self._beside = Table(message, common)
         self._common = frozenset(common)
+        self._inner = inner
         self._writes = MappingProxyType(
             {field: table(tag, rows) for field, (tag, rows) in kinds.items()}
         )
@@ -209,10 +257,20 @@ class Variants:
             | {tag: table(tag, rows) for tag, rows in read_also.values()}
         )
 
+    def known(self, data: JsonObject) -> Known:
+        """The members that are read of an object, by its kind."""
+        kind = data.get("type") or ""
+        table = self._reads.get(kind)
+        if table is not None:
+            return {**dict.fromkeys(table.members), **self._inner.get(kind, {})}
+        return dict.fromkeys(data) if self._opaque else {}
+
     def write(self, value: Any, cursor: Cursor) -> Any:
         chosen = [d.name for d, _ in value.ListFields() if d.name not in self._common]
         if not chosen:
             cursor.refuse("is empty")
+        elif chosen[0] == "opaque":
+            return object_of_text(value.opaque.json, cursor.field("opaque").field("json"))
         elif chosen[0] not in self._writes:
             cursor.field(chosen[0]).refuse()
         else:
@@ -220,8 +278,15 @@ class Variants:
         return None
 
     def read(self, data: Any) -> Any:
-        table = self._reads.get(data.get("type"))
-        return table.read(data) if table else None
+        kind = data.get("type")
+        table = self._reads.get(kind)
+        if table:
+            return table.read(data)
+        if not (self._opaque and isinstance(kind, str)):
+            return None
+        message: Any = self._beside.read(data)
+        message.opaque.type, message.opaque.json = kind, to_text(data)
+        return message
 
 
 class Names:
@@ -265,6 +330,14 @@ def read_reply(table: Table[M], data: Any, what: str) -> M:
     return reading(what, table.read, data)
 
 
+def read_whole(read: Callable[[Any], T], data: Any, what: str) -> T:
+    """As `read_reply`, of what no table reads as it is."""
+    try:
+        return reading(what, read, data)
+    except SmgError as error:
+        raise from_error_body(as_object(data), error.message) from None
+
+
 # --- Rows and functions that the tables are made of ---
 
 
@@ -275,27 +348,58 @@ def same(*names: str) -> dict[str, Row]:
 
 def nested(path: str, table: "Table[Any] | Variants") -> Row:
     """A message as an object; a repeated one as an array of them."""
-    return Row(path, table.write, table.read)
+    members = table.members if isinstance(table, Table) and not path else ()
+    return Row(path, table.write, table.read, members=members)
 
 
-def wrapped(
-    path: str,
-    message: type[Message],
-    field: str,
-    items: "Table[Any] | Variants | None" = None,
-) -> Row:
-    """A message with one repeated field, as the bare array. What is no array is another field's."""
-    write_item = items.write if items else as_it_is
-
-    def write(value: Any, cursor: Cursor) -> Any:
-        return _written(write_item, getattr(value, field), cursor.field(field))
+def parts(path: str, items: "Table[Any] | Variants") -> Row:
+    """A repeated message as an array, where the JSON may have a text that is another field's."""
 
     def read(data: Any) -> Any:
         if not is_list(data):
-            return None
-        if items:
-            data = [item for item in map(items.read, data) if item is not None]
-        return message(**{field: data})
+            return ()
+        return [item for item in map(items.read, data) if item is not None]
+
+    return Row(path, items.write, read, whole=True)
+
+
+def leftover(data: JsonObject, known: Known) -> JsonObject:
+    """The members of an object that are not known, with what is around them; nulls are left out."""
+    rest: JsonObject = {}
+    for name, value in data.items():
+        inner = known.get(name, _ABSENT)
+        if inner is _ABSENT:
+            found = value
+        elif isinstance(inner, _MAPPING) and is_object(value):
+            found = leftover(value, inner) or None
+        elif isinstance(inner, tuple) and is_list(value):
+            of: Any = inner[0]
+            each = [
+                _entry(item, of(item) if callable(of) else of) if is_object(item) else {}
+                for item in value
+            ]
+            found = each if any(each) else None
+        else:
+            found = None
+        if found is not None:
+            rest[name] = found
+    return rest
+
+
+def _entry(item: JsonObject, known: Known) -> JsonObject:
+    """Of an entry of a list: with its index, if it has one and there is something to tell."""
+    rest = leftover(item, known)
+    return {"index": item["index"], **rest} if rest and "index" in item else rest
+
+
+def ids(path: str) -> Row:
+    """Token ids as the bare array."""
+
+    def write(value: Any, cursor: Cursor) -> Any:
+        return _written(as_it_is, value.ids, cursor.field("ids"))
+
+    def read(data: Any) -> Any:
+        return smg.TokenIds(ids=as_list(data))
 
     return Row(path, write, read)
 

@@ -35,6 +35,7 @@ from smg_proto.errors import SmgError
 
 MAX_ANSWER_BYTES = 256 << 20
 MAX_ERROR_BYTES = 1 << 20
+MAX_FRAME_BYTES = 16 << 20
 # How long what follows the last event of a stream is waited for, to keep the connection.
 _LEFTOVERS_SECONDS = 0.5
 _RETRY_AFTER = timedelta(seconds=1)
@@ -155,6 +156,30 @@ class Upstream:
             else:
                 response.close()
 
+    @asynccontextmanager
+    async def converse(
+        self, path: str, headers: Mapping[str, str]
+    ) -> AsyncGenerator[aiohttp.ClientWebSocketResponse, None]:
+        """A WebSocket. A gateway that refuses it answers as it does to any request."""
+        assert self._session, "open the upstream first"
+        wait = aiohttp.ClientWSTimeout(ws_close=5.0)
+        try:
+            socket = await self._session.ws_connect(
+                URL(self.url + path, encoded=True),
+                headers=headers,
+                timeout=wait,
+                max_msg_size=MAX_FRAME_BYTES,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            self._on_error(str(error.status))
+            raise from_answer(error.status, error.headers or {}, b"", path) from None
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            raise self._failure(error, answered=False) from None
+        try:
+            yield socket
+        finally:
+            await socket.close()
+
     # --- Inside ---
 
     async def _send(
@@ -167,14 +192,18 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         """A response that is a success, whose body has not been read."""
         assert self._session, "open the upstream first"
-        data = None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False)
+        form = body if isinstance(body, aiohttp.FormData) else None
+        text = (
+            None if body is None or form else json.dumps(body, ensure_ascii=False, allow_nan=False)
+        )
+        data = form if form else None if text is None else text.encode()
         try:
             response = await self._session.request(
                 method,
                 URL(self.url + path, encoded=True),
-                data=None if data is None else data.encode(),
+                data=data,
                 headers=headers
-                if data is None
+                if text is None
                 else {**headers, "content-type": "application/json"},
                 timeout=limits,
                 allow_redirects=False,

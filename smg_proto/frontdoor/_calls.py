@@ -1,8 +1,10 @@
 """One RPC in flight: what it may send to the gateway, what it got, and how long it took."""
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +14,9 @@ from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import M, Table, read_reply
 from smg_proto._http.headers import header, is_printable
 from smg_proto._http.upstream import Answer, Stream, Upstream
-from smg_proto.errors import FieldViolation, invalid
+from smg_proto.errors import FieldViolation, SmgError, invalid
+from smg_proto.frontdoor._ignored import Gateway, ignored_fields
+from smg_proto.frontdoor._once import MAX_KEY_LENGTH, Once
 from smg_proto.frontdoor._pace import Pace
 from smg_proto.frontdoor._telemetry import NO_SPAN, Span
 
@@ -30,16 +34,39 @@ HEADERS_IN = (
 )
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes, as GatewayInfo tells it."""
+
+    max_request: int
+    max_active: int
+
+
 class Call:
     """What an operation works with."""
 
-    def __init__(self, upstream: Upstream, pace: Pace, context: Any, span: Span = NO_SPAN) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        pace: Pace,
+        context: Any,
+        span: Span = NO_SPAN,
+        *,
+        limits: Limits,
+        once: Once,
+        gateway: Gateway | None = None,
+    ) -> None:
         self._upstream, self._context = upstream, context
+        self.limits, self._once = limits, once
+        self._gateway = gateway or Gateway()
         self.pace: Pace = pace
         self.span: Span = span
         self._headers = {**_headers_of(context.invocation_metadata() or ()), **span.headers}
+        self.method: str = ""
+        self.request: Any = None
         self._sent = 0.0
         self._answered = False
+        self._metadata: asyncio.Future[None] | None = None
         self.first_token: float | None = None
         self.request_id: str = ""
         self._worker = self._parser = ""
@@ -49,6 +76,28 @@ class Call:
         answer = await self._upstream.ask(method, path, body, self._headers)
         await self._use_headers(answer.headers)
         return answer
+
+    async def once(self, key: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """The reply of the work; with a key, that of the caller's first request with it."""
+        if not key:
+            return await work()
+        if len(key) > MAX_KEY_LENGTH:
+            most = f"must have at most {MAX_KEY_LENGTH} characters"
+            raise invalid(FieldViolation("idempotency_key", most))
+        whose = (self._headers.get("authorization"), self._headers.get("x-smg-tenant-id"))
+        return await self._once.run((self.method, whose, key), work)
+
+    @asynccontextmanager
+    async def converse(self, path: str) -> AsyncGenerator[Any, None]:
+        """A WebSocket to the gateway."""
+        self._sent = self._sent or time.monotonic()
+        async with self._upstream.converse(path, self._headers) as socket:
+            await self._use_headers({})
+            yield socket
+
+    @property
+    def context(self) -> Any:
+        return self._context
 
     @asynccontextmanager
     async def listen(self, path: str, body: Any) -> AsyncGenerator[Stream, None]:
@@ -66,6 +115,9 @@ class Call:
         report.total_duration.CopyFrom(_duration(time.monotonic() - self._sent))
         if self.first_token is not None:
             report.time_to_first_token.CopyFrom(_duration(self.first_token))
+        report.ignored_fields.extend(
+            ignored_fields(self._gateway, self._worker, self.method, self.request)
+        )
         return report
 
     async def _use_headers(self, headers: Mapping[str, str]) -> None:
@@ -75,7 +127,15 @@ class Call:
             self._answered = True
             self.request_id = header(headers, "x-request-id")
             returned = (("x-request-id", self.request_id),) if self.request_id else ()
-            await self._context.send_initial_metadata(returned)
+            # A request that is cancelled among several must not cancel this: gRPC takes no status
+            # while metadata is under way.
+            self._metadata = asyncio.ensure_future(self._context.send_initial_metadata(returned))
+            await asyncio.shield(self._metadata)
+
+    async def settle(self) -> None:
+        """Wait until metadata that is under way has been sent, or has failed."""
+        if self._metadata is not None:
+            await asyncio.wait([self._metadata])
 
 
 def read_answer(table: Table[M], answer: Answer, path: str) -> M:
@@ -89,6 +149,15 @@ def path_of(folder: str, id: str, rest: str = "") -> str:
     if id in (".", ".."):  # a proxy on the way would resolve them to another path
         raise invalid(FieldViolation("id", 'must not be "." or ".."'))
     return f"{folder}/{quote(id, safe='')}{rest}"
+
+
+def inner_path(path: str, name: str, id: str) -> str:
+    """The path of one thing within another; `name` is the field that has its id."""
+    try:
+        return path_of(path, id)
+    except SmgError as error:
+        (violation,) = error.field_violations
+        raise invalid(FieldViolation(name, violation.description)) from None
 
 
 def _headers_of(metadata: Any) -> dict[str, str]:

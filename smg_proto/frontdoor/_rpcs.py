@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
@@ -16,10 +16,12 @@ from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import overloaded
 from smg_proto._http.upstream import Upstream
 from smg_proto.errors import FieldViolation, SmgError, abort, invalid
-from smg_proto.frontdoor._calls import Call
+from smg_proto.frontdoor._calls import Call, Limits
+from smg_proto.frontdoor._ignored import Gateway
 from smg_proto.frontdoor._log import keep_metadata_out_of_logs, log, log_defect
 from smg_proto.frontdoor._metrics import Metrics
-from smg_proto.frontdoor._operations import SERVICES, STREAMS, UNARY
+from smg_proto.frontdoor._once import Once
+from smg_proto.frontdoor._operations import CONVERSATIONS, SERVICES, STREAMS, UNARY
 from smg_proto.frontdoor._pace import Pace
 from smg_proto.frontdoor._telemetry import Telemetry
 
@@ -33,10 +35,17 @@ class Rpcs:
     """All RPCs of smg.v1 over one upstream."""
 
     def __init__(
-        self, upstream: Upstream, metrics: Metrics, *, max_active: int, log_content: bool
+        self,
+        upstream: Upstream,
+        metrics: Metrics,
+        *,
+        limits: Limits,
+        gateway: Gateway,
+        log_content: bool,
     ) -> None:
         self._upstream, self._metrics = upstream, metrics
-        self._max_active, self._log_content = max_active, log_content
+        self._limits, self._log_content = limits, log_content
+        self._once, self._gateway = Once(), gateway
         keep_metadata_out_of_logs()
         self._active = 0
         self._pace = Pace()
@@ -54,6 +63,10 @@ class Rpcs:
         name = f"{service}.{method.name}"
         kind: type[Message] = getattr(smg, method.input_type.name)
         reply: type[Message] = getattr(smg, method.output_type.name)
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._conversation(name, kind), None, reply.SerializeToString
+            )
         make, serve = (
             (grpc.unary_stream_rpc_method_handler, self._stream)
             if method.server_streaming
@@ -96,6 +109,28 @@ class Rpcs:
 
         return serve
 
+    def _conversation(
+        self, name: str, kind: type[Message]
+    ) -> Callable[[Any, Any], Awaitable[None]]:
+        run = CONVERSATIONS[name]
+
+        async def serve(requests: AsyncIterator[bytes], context: Any) -> None:
+            async def decoded() -> AsyncGenerator[Message, None]:
+                async for data in requests:
+                    yield _decoded(kind, data)
+
+            async def work(call: Call, _: Message) -> None:
+                events: AsyncGenerator[Any, None]
+                async with aclosing(run(call, decoded())) as events:
+                    async for event in events:
+                        await context.write(event)
+                        self._metrics.event(name)
+                        self._content("event", name, event)
+
+            await self._account(name, kind, b"", context, work)
+
+        return serve
+
     async def _account(
         self, name: str, kind: type[Message], data: bytes, context: Any, work: Work
     ) -> Any:
@@ -107,10 +142,20 @@ class Rpcs:
         self._metrics.started(name)
         self._active += 1
         try:
-            if self._active > self._max_active:
-                raise overloaded(f"{self._max_active} requests are in flight already", RETRY_AFTER)
-            call = Call(self._upstream, self._pace, context, span)
-            request = _decoded(kind, data)
+            if self._active > self._limits.max_active:
+                most = self._limits.max_active
+                raise overloaded(f"{most} requests are in flight already", RETRY_AFTER)
+            call = Call(
+                self._upstream,
+                self._pace,
+                context,
+                span,
+                limits=self._limits,
+                once=self._once,
+                gateway=self._gateway,
+            )
+            call.method = name
+            call.request = request = _decoded(kind, data)
             span.request(request)
             self._content("request", name, request)
             return await work(call, request)
@@ -141,7 +186,11 @@ class Rpcs:
                 (call and call.request_id) or "-",
             )
         # Out of the except clause: what grpc logs of an abort must not bring the failure's text.
-        return await abort(context, failure) if failure else None
+        if failure is None:
+            return None
+        if call:
+            await call.settle()
+        return await abort(context, failure)
 
     def _content(self, what: str, name: str, message: Message) -> None:
         if self._log_content:

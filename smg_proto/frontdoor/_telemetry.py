@@ -158,9 +158,7 @@ def _set(span: Any, message: Message, names: Mapping[str, str]) -> None:
 
 
 def _finish_reasons(message: Any) -> list[str]:
-    names = message.DESCRIPTOR.fields_by_name
-    if "choices" in names:
-        return [str(choice.finish_reason) for choice in message.choices]
-    if "finish_reason" in names:
-        return [str(message.finish_reason)]
-    return [str(message.status)] if "status" in names else []
+    if choices := getattr(message, "choices", ()):
+        return [str(choice.finish_reason) for choice in choices]
+    reason = getattr(message, "finish_reason", "")
+    return [str(reason)] if reason else []

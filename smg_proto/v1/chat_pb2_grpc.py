@@ -6,10 +6,9 @@ from smg_proto.v1 import chat_pb2 as smg_dot_v1_dot_chat__pb2
 
 
 class ChatServiceStub(object):
-    """A conversation in, its next message out. HTTP: POST /v1/chat/completions.
+    """Generates the next message of a conversation. HTTP: POST /v1/chat/completions.
 
-    The service keeps nothing: each request carries the whole conversation. Target, metadata and
-    errors are as CompletionService says.
+    The service stores nothing: each request carries the whole conversation.
     """
 
     def __init__(self, channel):
@@ -31,40 +30,22 @@ class ChatServiceStub(object):
 
 
 class ChatServiceServicer(object):
-    """A conversation in, its next message out. HTTP: POST /v1/chat/completions.
+    """Generates the next message of a conversation. HTTP: POST /v1/chat/completions.
 
-    The service keeps nothing: each request carries the whole conversation. Target, metadata and
-    errors are as CompletionService says.
+    The service stores nothing: each request carries the whole conversation.
     """
 
     def Chat(self, request, context):
-        """Generates the next message, or `n` alternatives of it, and returns it whole.
-
-        Cancelling the call, or its deadline, ends the work in the engine too. Errors:
-        - INVALID_ARGUMENT: a field is missing, out of range or not carried by this route
-        (INVALID_REQUEST); prompt too long (CONTEXT_LENGTH_EXCEEDED); media that the model or its
-        worker cannot take (MULTIMODAL_NOT_SUPPORTED); request too large (REQUEST_TOO_LARGE)
-        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
-        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
-        - RESOURCE_EXHAUSTED: the gateway is full or the worker refuses for load (OVERLOADED)
-        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
-        - DEADLINE_EXCEEDED: the worker was too slow (WORKER_TIMEOUT), or your own deadline passed
-        - UNIMPLEMENTED: the worker cannot do this (UNSUPPORTED_BY_BACKEND)
-        - INTERNAL: the worker failed (WORKER_ERROR)
+        """Generates the next message, or `n` alternatives of it, and returns it whole. Errors: the model
+        errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamChat(self, request, context):
-        """Generates the next message and sends it as it grows.
-
-        The stream is exactly one `start`, then deltas, then exactly one `end`. The status is OK if and
-        only if `end` was sent. The deltas of each choice concatenated, plus `end`, are the reply that
-        Chat gives. A failure is always a non-OK status, never an event, also after deltas. Errors:
-        those of Chat; after `start` mostly INTERNAL (WORKER_ERROR), or UNAVAILABLE (STREAM_TRUNCATED)
-        when the gateway's stream stopped before its end. Cancelling the call ends the work in the
-        engine.
+        """Generates the next message and streams it as it grows: one `start`, deltas, one `end`. Errors:
+        the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,10 +72,9 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService(object):
-    """A conversation in, its next message out. HTTP: POST /v1/chat/completions.
+    """Generates the next message of a conversation. HTTP: POST /v1/chat/completions.
 
-    The service keeps nothing: each request carries the whole conversation. Target, metadata and
-    errors are as CompletionService says.
+    The service stores nothing: each request carries the whole conversation.
     """
 
     @staticmethod

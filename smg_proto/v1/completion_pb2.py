@@ -16,9 +16,10 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from smg_proto.v1 import pipeline_pb2 as smg_dot_v1_dot_pipeline__pb2
 from smg_proto.v1 import sampling_pb2 as smg_dot_v1_dot_sampling__pb2
 from smg_proto.v1 import token_pb2 as smg_dot_v1_dot_token__pb2
+from smg_proto.v1 import usage_pb2 as smg_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17smg/v1/completion.proto\x12\x06smg.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15smg/v1/pipeline.proto\x1a\x15smg/v1/sampling.proto\x1a\x12smg/v1/token.proto\"\xa9\x04\n\x11\x43ompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12,\n\x10prompt_token_ids\x18\x10 \x01(\x0b\x32\x10.smg.v1.TokenIdsH\x00\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\x05H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x01H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\n \x01(\x01H\x07\x88\x01\x01\x12+\n\routput_format\x18\x0e \x01(\x0b\x32\x14.smg.v1.OutputFormat\x12\x15\n\x08logprobs\x18\x11 \x01(\x05H\x08\x88\x01\x01\x12(\n\x08sampling\x18\x12 \x01(\x0b\x32\x16.smg.v1.SamplingParams\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x0c\n\x04\x65\x63ho\x18\x1e \x01(\x08\x42\x0c\n\ninput_kindB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x0b\n\t_logprobs\"\xde\x02\n\x12\x43ompletionResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x12\x15\n\rcached_tokens\x18\x05 \x01(\x05\x12\n\n\x02id\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x0cmatched_stop\x18\t \x01(\x0b\x32\x13.smg.v1.MatchedStop\x12&\n\x08logprobs\x18\n \x03(\x0b\x32\x14.smg.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x0b \x03(\r\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\"\x9c\x01\n\x0f\x43ompletionEvent\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.smg.v1.CompletionResponseH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.smg.v1.CompletionDeltaH\x00\x12)\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.smg.v1.CompletionResponseH\x00\x42\x07\n\x05\x65vent\"Z\n\x0f\x43ompletionDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12&\n\x08logprobs\x18\x02 \x03(\x0b\x32\x14.smg.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x03 \x03(\r2\x9e\x01\n\x11\x43ompletionService\x12\x41\n\x08\x43omplete\x12\x19.smg.v1.CompletionRequest\x1a\x1a.smg.v1.CompletionResponse\x12\x46\n\x0eStreamComplete\x12\x19.smg.v1.CompletionRequest\x1a\x17.smg.v1.CompletionEvent0\x01\x42\x96\x01\n\x12io.smgproto.smg.v1B\x0f\x43ompletionProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17smg/v1/completion.proto\x12\x06smg.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15smg/v1/pipeline.proto\x1a\x15smg/v1/sampling.proto\x1a\x12smg/v1/token.proto\x1a\x12smg/v1/usage.proto\"R\n\x10\x43ompletionPrompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x10.smg.v1.TokenIdsH\x00\x42\x07\n\x05input\"\xf7\x05\n\x11\x43ompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\n \x01(\x01H\x06\x88\x01\x01\x12+\n\routput_format\x18\x0e \x01(\x0b\x32\x14.smg.v1.OutputFormat\x12*\n\x10prompt_token_ids\x18\x10 \x01(\x0b\x32\x10.smg.v1.TokenIds\x12\x15\n\x08logprobs\x18\x11 \x01(\x05H\x07\x88\x01\x01\x12(\n\x08sampling\x18\x12 \x01(\x0b\x32\x16.smg.v1.SamplingParams\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x17\n\x0f\x65xtra_body_json\x18\x14 \x01(\t\x12\x39\n\x08metadata\x18\x16 \x03(\x0b\x32\'.smg.v1.CompletionRequest.MetadataEntry\x12\x18\n\x10return_token_ids\x18\x18 \x01(\x08\x12\x0e\n\x01n\x18\x1e \x01(\x05H\x08\x88\x01\x01\x12\x0c\n\x04\x65\x63ho\x18\x1f \x01(\x08\x12)\n\x07prompts\x18  \x03(\x0b\x32\x18.smg.v1.CompletionPrompt\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x0b\n\t_logprobsB\x04\n\x02_n\"\xa4\x03\n\x12\x43ompletionResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12\n\n\x02id\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x0cmatched_stop\x18\t \x01(\x0b\x32\x13.smg.v1.MatchedStop\x12&\n\x08logprobs\x18\n \x03(\x0b\x32\x14.smg.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x0b \x03(\r\x12)\n\x07\x63hoices\x18\x0c \x03(\x0b\x32\x18.smg.v1.CompletionChoice\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\x12\x12\n\nextra_json\x18\x10 \x01(\t\"\xac\x01\n\x10\x43ompletionChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12)\n\x0cmatched_stop\x18\x04 \x01(\x0b\x32\x13.smg.v1.MatchedStop\x12&\n\x08logprobs\x18\x05 \x03(\x0b\x32\x14.smg.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\"\xcc\x01\n\x0f\x43ompletionEvent\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.smg.v1.CompletionResponseH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.smg.v1.CompletionDeltaH\x00\x12)\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.smg.v1.CompletionResponseH\x00\x12.\n\nchoice_end\x18\x04 \x01(\x0b\x32\x18.smg.v1.CompletionChoiceH\x00\x42\x07\n\x05\x65vent\"i\n\x0f\x43ompletionDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12&\n\x08logprobs\x18\x02 \x03(\x0b\x32\x14.smg.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\r\n\x05index\x18\x04 \x01(\x05\x32\xa8\x01\n\x11\x43ompletionService\x12\x46\n\x08\x43omplete\x12\x19.smg.v1.CompletionRequest\x1a\x1a.smg.v1.CompletionResponse\"\x03\x90\x02\x00\x12K\n\x0eStreamComplete\x12\x19.smg.v1.CompletionRequest\x1a\x17.smg.v1.CompletionEvent\"\x03\x90\x02\x00\x30\x01\x42\x96\x01\n\x12io.smgproto.smg.v1B\x0f\x43ompletionProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -26,14 +27,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.completion_pb2
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\017CompletionProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
-  _globals['_COMPLETIONREQUEST']._serialized_start=135
-  _globals['_COMPLETIONREQUEST']._serialized_end=688
-  _globals['_COMPLETIONRESPONSE']._serialized_start=691
-  _globals['_COMPLETIONRESPONSE']._serialized_end=1041
-  _globals['_COMPLETIONEVENT']._serialized_start=1044
-  _globals['_COMPLETIONEVENT']._serialized_end=1200
-  _globals['_COMPLETIONDELTA']._serialized_start=1202
-  _globals['_COMPLETIONDELTA']._serialized_end=1292
-  _globals['_COMPLETIONSERVICE']._serialized_start=1295
-  _globals['_COMPLETIONSERVICE']._serialized_end=1453
+  _globals['_COMPLETIONREQUEST_METADATAENTRY']._options = None
+  _globals['_COMPLETIONREQUEST_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_COMPLETIONSERVICE'].methods_by_name['Complete']._options = None
+  _globals['_COMPLETIONSERVICE'].methods_by_name['Complete']._serialized_options = b'\220\002\000'
+  _globals['_COMPLETIONSERVICE'].methods_by_name['StreamComplete']._options = None
+  _globals['_COMPLETIONSERVICE'].methods_by_name['StreamComplete']._serialized_options = b'\220\002\000'
+  _globals['_COMPLETIONPROMPT']._serialized_start=154
+  _globals['_COMPLETIONPROMPT']._serialized_end=236
+  _globals['_COMPLETIONREQUEST']._serialized_start=239
+  _globals['_COMPLETIONREQUEST']._serialized_end=998
+  _globals['_COMPLETIONREQUEST_METADATAENTRY']._serialized_start=829
+  _globals['_COMPLETIONREQUEST_METADATAENTRY']._serialized_end=876
+  _globals['_COMPLETIONRESPONSE']._serialized_start=1001
+  _globals['_COMPLETIONRESPONSE']._serialized_end=1421
+  _globals['_COMPLETIONCHOICE']._serialized_start=1424
+  _globals['_COMPLETIONCHOICE']._serialized_end=1596
+  _globals['_COMPLETIONEVENT']._serialized_start=1599
+  _globals['_COMPLETIONEVENT']._serialized_end=1803
+  _globals['_COMPLETIONDELTA']._serialized_start=1805
+  _globals['_COMPLETIONDELTA']._serialized_end=1910
+  _globals['_COMPLETIONSERVICE']._serialized_start=1913
+  _globals['_COMPLETIONSERVICE']._serialized_end=2081
 # @@protoc_insertion_point(module_scope)

@@ -7,21 +7,6 @@ from smg_proto.v1 import completion_pb2 as smg_dot_v1_dot_completion__pb2
 
 class CompletionServiceStub(object):
     """Continues a prompt. HTTP: POST /v1/completions, and POST /generate for prompts of token ids.
-
-    Every service of smg.v1 is reached at one target, by default `localhost:8000`.
-
-    Request metadata that is passed on as HTTP headers of the same name: `authorization`
-    ("Bearer <key>"), `x-request-id` (yours, or one is made; the reply's id starts with it),
-    `traceparent`, `tracestate`, `x-smg-parser` ("legacy" or "symphony"), `x-smg-routing-key` and
-    `x-smg-target-worker` (both for the consistent-hashing policy), `x-smg-priority` (with the
-    priority scheduler), `x-smg-tenant-id` (where the gateway trusts it). Nothing else is passed.
-    Returned: `x-request-id` as initial metadata.
-
-    Errors are google.rpc.Status in the trailer `grpc-status-details-bin`: an ErrorInfo whose reason
-    is an ErrorReason without its prefix and whose domain is "smg", a BadRequest for the field at
-    fault, a RetryInfo where the gateway said when to come back. A field that the HTTP route cannot
-    carry is refused with INVALID_ARGUMENT (INVALID_REQUEST), never dropped. UNAVAILABLE and
-    RESOURCE_EXHAUSTED may pass: try again with back-off, but not once an event has come.
     """
 
     def __init__(self, channel):
@@ -44,51 +29,18 @@ class CompletionServiceStub(object):
 
 class CompletionServiceServicer(object):
     """Continues a prompt. HTTP: POST /v1/completions, and POST /generate for prompts of token ids.
-
-    Every service of smg.v1 is reached at one target, by default `localhost:8000`.
-
-    Request metadata that is passed on as HTTP headers of the same name: `authorization`
-    ("Bearer <key>"), `x-request-id` (yours, or one is made; the reply's id starts with it),
-    `traceparent`, `tracestate`, `x-smg-parser` ("legacy" or "symphony"), `x-smg-routing-key` and
-    `x-smg-target-worker` (both for the consistent-hashing policy), `x-smg-priority` (with the
-    priority scheduler), `x-smg-tenant-id` (where the gateway trusts it). Nothing else is passed.
-    Returned: `x-request-id` as initial metadata.
-
-    Errors are google.rpc.Status in the trailer `grpc-status-details-bin`: an ErrorInfo whose reason
-    is an ErrorReason without its prefix and whose domain is "smg", a BadRequest for the field at
-    fault, a RetryInfo where the gateway said when to come back. A field that the HTTP route cannot
-    carry is refused with INVALID_ARGUMENT (INVALID_REQUEST), never dropped. UNAVAILABLE and
-    RESOURCE_EXHAUSTED may pass: try again with back-off, but not once an event has come.
     """
 
     def Complete(self, request, context):
-        """Generates one text and returns it whole.
-
-        Cancelling the call, or its deadline, ends the work in the engine too. Errors:
-        - INVALID_ARGUMENT: a field is missing, out of range or not carried by this route
-        (INVALID_REQUEST); prompt too long (CONTEXT_LENGTH_EXCEEDED); request too large
-        (REQUEST_TOO_LARGE)
-        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND); prompt_token_ids to an HTTP worker
-        that has no such route (INVALID_REQUEST)
-        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
-        - RESOURCE_EXHAUSTED: the gateway is full or the worker refuses for load (OVERLOADED)
-        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
-        - DEADLINE_EXCEEDED: the worker was too slow (WORKER_TIMEOUT), or your own deadline passed
-        - UNIMPLEMENTED: the worker cannot do this (UNSUPPORTED_BY_BACKEND)
-        - INTERNAL: the worker failed (WORKER_ERROR)
+        """Generates a text and returns it whole. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamComplete(self, request, context):
-        """Generates one text and sends it as it grows.
-
-        The stream is exactly one `start`, then deltas, then exactly one `end`. The status is OK if and
-        only if `end` was sent. All deltas concatenated, plus `end`, are the reply that Complete gives.
-        A failure is always a non-OK status, never an event, also after deltas. Errors: those of
-        Complete; after `start` mostly INTERNAL (WORKER_ERROR), or UNAVAILABLE (STREAM_TRUNCATED) when
-        the gateway's stream stopped before its end. Cancelling the call ends the work in the engine.
+        """Generates a text and streams it as it grows: one `start`, deltas, one `end`. Errors: the model
+        errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,21 +68,6 @@ def add_CompletionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CompletionService(object):
     """Continues a prompt. HTTP: POST /v1/completions, and POST /generate for prompts of token ids.
-
-    Every service of smg.v1 is reached at one target, by default `localhost:8000`.
-
-    Request metadata that is passed on as HTTP headers of the same name: `authorization`
-    ("Bearer <key>"), `x-request-id` (yours, or one is made; the reply's id starts with it),
-    `traceparent`, `tracestate`, `x-smg-parser` ("legacy" or "symphony"), `x-smg-routing-key` and
-    `x-smg-target-worker` (both for the consistent-hashing policy), `x-smg-priority` (with the
-    priority scheduler), `x-smg-tenant-id` (where the gateway trusts it). Nothing else is passed.
-    Returned: `x-request-id` as initial metadata.
-
-    Errors are google.rpc.Status in the trailer `grpc-status-details-bin`: an ErrorInfo whose reason
-    is an ErrorReason without its prefix and whose domain is "smg", a BadRequest for the field at
-    fault, a RetryInfo where the gateway said when to come back. A field that the HTTP route cannot
-    carry is refused with INVALID_ARGUMENT (INVALID_REQUEST), never dropped. UNAVAILABLE and
-    RESOURCE_EXHAUSTED may pass: try again with back-off, but not once an event has come.
     """
 
     @staticmethod

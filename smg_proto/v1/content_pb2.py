@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14smg/v1/content.proto\x12\x06smg.v1\"\x85\x01\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x05image\x18\x02 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x12\x1e\n\x05\x61udio\x18\x03 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x12\x1e\n\x05video\x18\x04 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x42\x06\n\x04part\"2\n\x0c\x43ontentParts\x12\"\n\x05parts\x18\x01 \x03(\x0b\x32\x13.smg.v1.ContentPart\"T\n\x05Media\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tB\x08\n\x06source\",\n\tReasoning\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05\x42\x93\x01\n\x12io.smgproto.smg.v1B\x0c\x43ontentProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14smg/v1/content.proto\x12\x06smg.v1\"\xe3\x01\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x05image\x18\x02 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x12\x1e\n\x05\x61udio\x18\x03 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x12\x1e\n\x05video\x18\x04 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x12\x11\n\x07refusal\x18\x06 \x01(\tH\x00\x12 \n\x06opaque\x18\x07 \x01(\x0b\x32\x0e.smg.v1.OpaqueH\x00\x12\'\n\x0b\x61nnotations\x18\x05 \x03(\x0b\x32\x12.smg.v1.AnnotationB\x06\n\x04part\"T\n\x05Media\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tB\x08\n\x06source\"$\n\x06Opaque\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\t\"\xa3\x01\n\nAnnotation\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\r\n\x05quote\x18\x04 \x01(\t\x12\x18\n\x0bstart_index\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tend_index\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x0c\n\x04json\x18\x07 \x01(\tB\x0e\n\x0c_start_indexB\x0c\n\n_end_index\"X\n\tReasoning\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\x19\n\x11\x65ncrypted_content\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x03(\t*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05\x42\x93\x01\n\x12io.smgproto.smg.v1B\x0c\x43ontentProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,14 +22,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.content_pb2', 
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\014ContentProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
-  _globals['_ROLE']._serialized_start=352
-  _globals['_ROLE']._serialized_end=467
+  _globals['_ROLE']._serialized_start=642
+  _globals['_ROLE']._serialized_end=757
   _globals['_CONTENTPART']._serialized_start=33
-  _globals['_CONTENTPART']._serialized_end=166
-  _globals['_CONTENTPARTS']._serialized_start=168
-  _globals['_CONTENTPARTS']._serialized_end=218
-  _globals['_MEDIA']._serialized_start=220
-  _globals['_MEDIA']._serialized_end=304
-  _globals['_REASONING']._serialized_start=306
-  _globals['_REASONING']._serialized_end=350
+  _globals['_CONTENTPART']._serialized_end=260
+  _globals['_MEDIA']._serialized_start=262
+  _globals['_MEDIA']._serialized_end=346
+  _globals['_OPAQUE']._serialized_start=348
+  _globals['_OPAQUE']._serialized_end=384
+  _globals['_ANNOTATION']._serialized_start=387
+  _globals['_ANNOTATION']._serialized_end=550
+  _globals['_REASONING']._serialized_start=552
+  _globals['_REASONING']._serialized_end=640
 # @@protoc_insertion_point(module_scope)

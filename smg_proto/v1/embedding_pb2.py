@@ -12,11 +12,13 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from smg_proto.v1 import error_pb2 as smg_dot_v1_dot_error__pb2
 from smg_proto.v1 import pipeline_pb2 as smg_dot_v1_dot_pipeline__pb2
+from smg_proto.v1 import token_pb2 as smg_dot_v1_dot_token__pb2
 from smg_proto.v1 import usage_pb2 as smg_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16smg/v1/embedding.proto\x12\x06smg.v1\x1a\x15smg/v1/pipeline.proto\x1a\x12smg/v1/usage.proto\"U\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_dimensions\"\x8d\x01\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\nembeddings\x18\x02 \x03(\x0b\x32\x11.smg.v1.Embedding\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"0\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06inputs\x18\x02 \x03(\t\"\x92\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x07results\x18\x02 \x03(\x0b\x32\x16.smg.v1.Classification\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\"6\n\x0e\x43lassification\x12\r\n\x05label\x18\x01 \x01(\t\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\"^\n\rRerankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12\x12\n\x05top_n\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_top_n\"p\n\x0eRerankResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x07results\x18\x02 \x03(\x0b\x32\x14.smg.v1.RerankResult\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\",\n\x0cRerankResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x01\x32\xc0\x01\n\x10\x45mbeddingService\x12\x34\n\x05\x45mbed\x12\x14.smg.v1.EmbedRequest\x1a\x15.smg.v1.EmbedResponse\x12=\n\x08\x43lassify\x12\x17.smg.v1.ClassifyRequest\x1a\x18.smg.v1.ClassifyResponse\x12\x37\n\x06Rerank\x12\x15.smg.v1.RerankRequest\x1a\x16.smg.v1.RerankResponseB\x95\x01\n\x12io.smgproto.smg.v1B\x0e\x45mbeddingProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16smg/v1/embedding.proto\x12\x06smg.v1\x1a\x12smg/v1/error.proto\x1a\x15smg/v1/pipeline.proto\x1a\x12smg/v1/token.proto\x1a\x12smg/v1/usage.proto\"L\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x10.smg.v1.TokenIdsH\x00\x42\x07\n\x05input\"\xa7\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x06inputs\x18\x02 \x03(\x0b\x32\x12.smg.v1.EmbedInput\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rallow_partial\x18\x04 \x01(\x08\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x17\n\x0f\x65xtra_body_json\x18\x14 \x01(\tB\r\n\x0b_dimensions\"\xa1\x01\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\nembeddings\x18\x02 \x03(\x0b\x32\x11.smg.v1.Embedding\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\x12\x12\n\nextra_json\x18\x10 \x01(\t\";\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x1e\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.smg.v1.Failure\"\x82\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x06inputs\x18\x02 \x03(\x0b\x32\x12.smg.v1.EmbedInput\x12\x15\n\rallow_partial\x18\x04 \x01(\x08\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x17\n\x0f\x65xtra_body_json\x18\x14 \x01(\t\"\xa6\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x07results\x18\x02 \x03(\x0b\x32\x16.smg.v1.Classification\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\x12\x12\n\nextra_json\x18\x10 \x01(\t\"V\n\x0e\x43lassification\x12\r\n\x05label\x18\x01 \x01(\t\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\x12\x1e\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0f.smg.v1.Failure\"\x9d\x01\n\rRerankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12)\n\tdocuments\x18\x03 \x03(\x0b\x32\x16.smg.v1.RerankDocument\x12\x12\n\x05top_n\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x17\n\x0f\x65xtra_body_json\x18\x14 \x01(\tB\x08\n\x06_top_n\",\n\x0eRerankDocument\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\n\n\x08\x64ocument\"\xa2\x01\n\x0eRerankResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x07results\x18\x02 \x03(\x0b\x32\x14.smg.v1.RerankResult\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\x12\x12\n\nextra_json\x18\x10 \x01(\t\",\n\x0cRerankResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x01\x32\xcf\x01\n\x10\x45mbeddingService\x12\x39\n\x05\x45mbed\x12\x14.smg.v1.EmbedRequest\x1a\x15.smg.v1.EmbedResponse\"\x03\x90\x02\x01\x12\x42\n\x08\x43lassify\x12\x17.smg.v1.ClassifyRequest\x1a\x18.smg.v1.ClassifyResponse\"\x03\x90\x02\x01\x12<\n\x06Rerank\x12\x15.smg.v1.RerankRequest\x1a\x16.smg.v1.RerankResponse\"\x03\x90\x02\x01\x42\x95\x01\n\x12io.smgproto.smg.v1B\x0e\x45mbeddingProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,24 +26,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.embedding_pb2'
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\016EmbeddingProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
-  _globals['_EMBEDREQUEST']._serialized_start=77
-  _globals['_EMBEDREQUEST']._serialized_end=162
-  _globals['_EMBEDRESPONSE']._serialized_start=165
-  _globals['_EMBEDRESPONSE']._serialized_end=306
-  _globals['_EMBEDDING']._serialized_start=308
-  _globals['_EMBEDDING']._serialized_end=335
-  _globals['_CLASSIFYREQUEST']._serialized_start=337
-  _globals['_CLASSIFYREQUEST']._serialized_end=385
-  _globals['_CLASSIFYRESPONSE']._serialized_start=388
-  _globals['_CLASSIFYRESPONSE']._serialized_end=534
-  _globals['_CLASSIFICATION']._serialized_start=536
-  _globals['_CLASSIFICATION']._serialized_end=590
-  _globals['_RERANKREQUEST']._serialized_start=592
-  _globals['_RERANKREQUEST']._serialized_end=686
-  _globals['_RERANKRESPONSE']._serialized_start=688
-  _globals['_RERANKRESPONSE']._serialized_end=800
-  _globals['_RERANKRESULT']._serialized_start=802
-  _globals['_RERANKRESULT']._serialized_end=846
-  _globals['_EMBEDDINGSERVICE']._serialized_start=849
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1041
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Classify']._options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Classify']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Rerank']._options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['Rerank']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDINPUT']._serialized_start=117
+  _globals['_EMBEDINPUT']._serialized_end=193
+  _globals['_EMBEDREQUEST']._serialized_start=196
+  _globals['_EMBEDREQUEST']._serialized_end=363
+  _globals['_EMBEDRESPONSE']._serialized_start=366
+  _globals['_EMBEDRESPONSE']._serialized_end=527
+  _globals['_EMBEDDING']._serialized_start=529
+  _globals['_EMBEDDING']._serialized_end=588
+  _globals['_CLASSIFYREQUEST']._serialized_start=591
+  _globals['_CLASSIFYREQUEST']._serialized_end=721
+  _globals['_CLASSIFYRESPONSE']._serialized_start=724
+  _globals['_CLASSIFYRESPONSE']._serialized_end=890
+  _globals['_CLASSIFICATION']._serialized_start=892
+  _globals['_CLASSIFICATION']._serialized_end=978
+  _globals['_RERANKREQUEST']._serialized_start=981
+  _globals['_RERANKREQUEST']._serialized_end=1138
+  _globals['_RERANKDOCUMENT']._serialized_start=1140
+  _globals['_RERANKDOCUMENT']._serialized_end=1184
+  _globals['_RERANKRESPONSE']._serialized_start=1187
+  _globals['_RERANKRESPONSE']._serialized_end=1349
+  _globals['_RERANKRESULT']._serialized_start=1351
+  _globals['_RERANKRESULT']._serialized_end=1395
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1398
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1605
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,11 @@ from smg_proto.v1 import embedding_pb2 as smg_dot_v1_dot_embedding__pb2
 
 
 class EmbeddingServiceStub(object):
-    """Numbers about texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
+    /rerank.
 
-    Each RPC needs a model of its kind; a worker that cannot do it gives UNIMPLEMENTED. Target,
-    metadata and errors are as CompletionService says.
+    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
+    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     def __init__(self, channel):
@@ -36,58 +37,29 @@ class EmbeddingServiceStub(object):
 
 
 class EmbeddingServiceServicer(object):
-    """Numbers about texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
+    /rerank.
 
-    Each RPC needs a model of its kind; a worker that cannot do it gives UNIMPLEMENTED. Target,
-    metadata and errors are as CompletionService says.
+    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
+    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     def Embed(self, request, context):
-        """One vector for each input.
-
-        The inputs go out one by one; if one fails, the call fails. Errors:
-        - INVALID_ARGUMENT: a field is missing or out of range (INVALID_REQUEST); an input is too long
-        (CONTEXT_LENGTH_EXCEEDED); request too large (REQUEST_TOO_LARGE)
-        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
-        - UNIMPLEMENTED: the worker cannot embed, or ignores dimensions (UNSUPPORTED_BY_BACKEND)
-        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
-        - RESOURCE_EXHAUSTED: OVERLOADED
-        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
-        - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
+        """Returns one vector for each input. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Classify(self, request, context):
-        """One class for each input, with the probabilities of all classes.
-
-        The inputs go out one by one; if one fails, the call fails. Errors:
-        - INVALID_ARGUMENT: a field is missing (INVALID_REQUEST); an input is too long
-        (CONTEXT_LENGTH_EXCEEDED); request too large (REQUEST_TOO_LARGE)
-        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
-        - UNIMPLEMENTED: the worker cannot classify (UNSUPPORTED_BY_BACKEND)
-        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
-        - RESOURCE_EXHAUSTED: OVERLOADED
-        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
-        - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
+        """Returns the class of each input, with the probabilities of all classes. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rerank(self, request, context):
-        """Sorts documents by how well they answer a query.
-
-        Only for workers that speak HTTP: those that speak gRPC give UNIMPLEMENTED. Errors:
-        - INVALID_ARGUMENT: a field is missing or out of range (INVALID_REQUEST); request too large
-        (REQUEST_TOO_LARGE)
-        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
-        - UNIMPLEMENTED: the worker cannot rerank (UNSUPPORTED_BY_BACKEND)
-        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
-        - RESOURCE_EXHAUSTED: OVERLOADED
-        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
-        - DEADLINE_EXCEEDED: WORKER_TIMEOUT, or your own deadline; INTERNAL: WORKER_ERROR
+        """Sorts documents by how well they answer a query. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,10 +91,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService(object):
-    """Numbers about texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
+    /rerank.
 
-    Each RPC needs a model of its kind; a worker that cannot do it gives UNIMPLEMENTED. Target,
-    metadata and errors are as CompletionService says.
+    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
+    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     @staticmethod

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14smg/v1/gateway.proto\x12\x06smg.v1\"\x17\n\x15GetGatewayInfoRequest\"G\n\x0bGatewayInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x15\n\rproto_version\x18\x02 \x01(\t\x12\x10\n\x08services\x18\x03 \x03(\t2V\n\x0eGatewayService\x12\x44\n\x0eGetGatewayInfo\x12\x1d.smg.v1.GetGatewayInfoRequest\x1a\x13.smg.v1.GatewayInfoB\x93\x01\n\x12io.smgproto.smg.v1B\x0cGatewayProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14smg/v1/gateway.proto\x12\x06smg.v1\"\x17\n\x15GetGatewayInfoRequest\"\xf1\x01\n\x0bGatewayInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x15\n\rproto_version\x18\x02 \x01(\t\x12\x10\n\x08services\x18\x03 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x03(\t\x12\x1e\n\x11max_request_bytes\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12 \n\x13max_active_requests\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nmax_inputs\x18\x07 \x01(\x05H\x02\x88\x01\x01\x42\x14\n\x12_max_request_bytesB\x16\n\x14_max_active_requestsB\r\n\x0b_max_inputs2[\n\x0eGatewayService\x12I\n\x0eGetGatewayInfo\x12\x1d.smg.v1.GetGatewayInfoRequest\x1a\x13.smg.v1.GatewayInfo\"\x03\x90\x02\x01\x42\x93\x01\n\x12io.smgproto.smg.v1B\x0cGatewayProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,10 +22,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.gateway_pb2', 
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\014GatewayProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetGatewayInfo']._options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetGatewayInfo']._serialized_options = b'\220\002\001'
   _globals['_GETGATEWAYINFOREQUEST']._serialized_start=32
   _globals['_GETGATEWAYINFOREQUEST']._serialized_end=55
-  _globals['_GATEWAYINFO']._serialized_start=57
-  _globals['_GATEWAYINFO']._serialized_end=128
-  _globals['_GATEWAYSERVICE']._serialized_start=130
-  _globals['_GATEWAYSERVICE']._serialized_end=216
+  _globals['_GATEWAYINFO']._serialized_start=58
+  _globals['_GATEWAYINFO']._serialized_end=299
+  _globals['_GATEWAYSERVICE']._serialized_start=301
+  _globals['_GATEWAYSERVICE']._serialized_end=392
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,7 @@ from smg_proto.v1 import gateway_pb2 as smg_dot_v1_dot_gateway__pb2
 
 
 class GatewayServiceStub(object):
-    """Facts about the server that was reached. No HTTP route of its own.
-
-    Health is not here: ask grpc.health.v1.Health for "" or "readiness" (can it serve a request now)
-    or "liveness" (is it running). Server reflection is there too.
+    """Facts about the server that a client has reached. It has no HTTP route of its own.
     """
 
     def __init__(self, channel):
@@ -26,17 +23,12 @@ class GatewayServiceStub(object):
 
 
 class GatewayServiceServicer(object):
-    """Facts about the server that was reached. No HTTP route of its own.
-
-    Health is not here: ask grpc.health.v1.Health for "" or "readiness" (can it serve a request now)
-    or "liveness" (is it running). Server reflection is there too.
+    """Facts about the server that a client has reached. It has no HTTP route of its own.
     """
 
     def GetGatewayInfo(self, request, context):
-        """Version and services of the server.
-
-        It needs no key: without one the gateway may keep its version to itself, and the field stays
-        empty. Errors: UNAVAILABLE (GATEWAY_UNAVAILABLE) when the gateway does not answer.
+        """Returns the version, features and limits of the server. It needs no key; without one the
+        gateway may withhold its version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,10 +50,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GatewayService(object):
-    """Facts about the server that was reached. No HTTP route of its own.
-
-    Health is not here: ask grpc.health.v1.Health for "" or "readiness" (can it serve a request now)
-    or "liveness" (is it running). Server reflection is there too.
+    """Facts about the server that a client has reached. It has no HTTP route of its own.
     """
 
     @staticmethod

@@ -14,12 +14,13 @@ _sym_db = _symbol_database.Default()
 
 from smg_proto.v1 import content_pb2 as smg_dot_v1_dot_content__pb2
 from smg_proto.v1 import pipeline_pb2 as smg_dot_v1_dot_pipeline__pb2
+from smg_proto.v1 import sampling_pb2 as smg_dot_v1_dot_sampling__pb2
 from smg_proto.v1 import token_pb2 as smg_dot_v1_dot_token__pb2
 from smg_proto.v1 import tool_pb2 as smg_dot_v1_dot_tool__pb2
 from smg_proto.v1 import usage_pb2 as smg_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14smg/v1/message.proto\x12\x06smg.v1\x1a\x14smg/v1/content.proto\x1a\x15smg/v1/pipeline.proto\x1a\x12smg/v1/token.proto\x1a\x11smg/v1/tool.proto\x1a\x12smg/v1/usage.proto\"\xba\x01\n\x05\x42lock\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x05image\x18\x02 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x12&\n\treasoning\x18\x03 \x01(\x0b\x32\x11.smg.v1.ReasoningH\x00\x12%\n\ttool_call\x18\x04 \x01(\x0b\x32\x10.smg.v1.ToolCallH\x00\x12)\n\x0btool_result\x18\x05 \x01(\x0b\x32\x12.smg.v1.ToolResultH\x00\x42\x07\n\x05\x62lock\"A\n\x04Turn\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.smg.v1.Role\x12\x1d\n\x06\x62locks\x18\x02 \x03(\x0b\x32\r.smg.v1.Block\"\x96\x03\n\x14\x43reateMessageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x05turns\x18\x02 \x03(\x0b\x32\x0c.smg.v1.Turn\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x1b\n\x05tools\x18\x0b \x03(\x0b\x32\x0c.smg.v1.Tool\x12\'\n\x0btool_choice\x18\x0c \x01(\x0b\x32\x12.smg.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\r \x01(\x08H\x04\x88\x01\x01\x12\x18\n\x10reasoning_effort\x18\x0f \x01(\t\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x0e\n\x06system\x18\x1e \x01(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x16\n\x14_parallel_tool_calls\"\xcd\x01\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1d\n\x06\x62locks\x18\x03 \x03(\x0b\x32\r.smg.v1.Block\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12)\n\x0cmatched_stop\x18\x06 \x01(\x0b\x32\x13.smg.v1.MatchedStop\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\"\xab\x01\n\x0cMessageEvent\x12 \n\x05start\x18\x01 \x01(\x0b\x32\x0f.smg.v1.MessageH\x00\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x14.smg.v1.MessageDeltaH\x00\x12\x1e\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x0f.smg.v1.MessageH\x00\x12)\n\x0b\x62lock_start\x18\x04 \x01(\x0b\x32\x12.smg.v1.BlockStartH\x00\x42\x07\n\x05\x65vent\"9\n\nBlockStart\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x1c\n\x05\x62lock\x18\x02 \x01(\x0b\x32\r.smg.v1.Block\"u\n\x0cMessageDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x13\n\treasoning\x18\x03 \x01(\tH\x00\x12\x13\n\targuments\x18\x04 \x01(\tH\x00\x12\x13\n\tsignature\x18\x05 \x01(\tH\x00\x42\x07\n\x05\x64\x65lta\"3\n\x1a\x43ountMessageTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x32\xef\x01\n\x0eMessageService\x12>\n\rCreateMessage\x12\x1c.smg.v1.CreateMessageRequest\x1a\x0f.smg.v1.Message\x12\x45\n\rStreamMessage\x12\x1c.smg.v1.CreateMessageRequest\x1a\x14.smg.v1.MessageEvent0\x01\x12V\n\x12\x43ountMessageTokens\x12\x1c.smg.v1.CreateMessageRequest\x1a\".smg.v1.CountMessageTokensResponseB\x93\x01\n\x12io.smgproto.smg.v1B\x0cMessageProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14smg/v1/message.proto\x12\x06smg.v1\x1a\x14smg/v1/content.proto\x1a\x15smg/v1/pipeline.proto\x1a\x15smg/v1/sampling.proto\x1a\x12smg/v1/token.proto\x1a\x11smg/v1/tool.proto\x1a\x12smg/v1/usage.proto\"\x8c\x02\n\x0cMessageBlock\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x05image\x18\x02 \x01(\x0b\x32\r.smg.v1.MediaH\x00\x12&\n\treasoning\x18\x03 \x01(\x0b\x32\x11.smg.v1.ReasoningH\x00\x12%\n\ttool_call\x18\x04 \x01(\x0b\x32\x10.smg.v1.ToolCallH\x00\x12)\n\x0btool_result\x18\x05 \x01(\x0b\x32\x12.smg.v1.ToolResultH\x00\x12 \n\x06opaque\x18\x07 \x01(\x0b\x32\x0e.smg.v1.OpaqueH\x00\x12\'\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32\x12.smg.v1.AnnotationB\x07\n\x05\x62lock\"H\n\x04Turn\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.smg.v1.Role\x12$\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x14.smg.v1.MessageBlock\"\x9e\x04\n\x14\x43reateMessageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x05turns\x18\x02 \x03(\x0b\x32\x0c.smg.v1.Turn\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x1b\n\x05tools\x18\x0b \x03(\x0b\x32\x0c.smg.v1.Tool\x12\'\n\x0btool_choice\x18\x0c \x01(\x0b\x32\x12.smg.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\r \x01(\x08H\x04\x88\x01\x01\x12+\n\routput_format\x18\x0e \x01(\x0b\x32\x14.smg.v1.OutputFormat\x12\x18\n\x10reasoning_effort\x18\x0f \x01(\t\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x17\n\x0f\x65xtra_body_json\x18\x14 \x01(\t\x12$\n\x17reasoning_budget_tokens\x18\x17 \x01(\x05H\x05\x88\x01\x01\x12\x0e\n\x06system\x18\x1e \x01(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x16\n\x14_parallel_tool_callsB\x1a\n\x18_reasoning_budget_tokens\"\xf0\x01\n\x0fMessageResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12$\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x14.smg.v1.MessageBlock\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12)\n\x0cmatched_stop\x18\x06 \x01(\x0b\x32\x13.smg.v1.MatchedStop\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\x12\x12\n\nextra_json\x18\x10 \x01(\t\"\xe2\x01\n\x0cMessageEvent\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.smg.v1.MessageResponseH\x00\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x14.smg.v1.MessageDeltaH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.smg.v1.MessageResponseH\x00\x12)\n\x0b\x62lock_start\x18\x04 \x01(\x0b\x32\x12.smg.v1.BlockStartH\x00\x12%\n\tblock_end\x18\x05 \x01(\x0b\x32\x10.smg.v1.BlockEndH\x00\x42\x07\n\x05\x65vent\"@\n\nBlockStart\x12\r\n\x05index\x18\x01 \x01(\x05\x12#\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x14.smg.v1.MessageBlock\"\x19\n\x08\x42lockEnd\x12\r\n\x05index\x18\x01 \x01(\x05\"\xc1\x01\n\x0cMessageDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x13\n\treasoning\x18\x03 \x01(\tH\x00\x12\x13\n\targuments\x18\x04 \x01(\tH\x00\x12\x13\n\tsignature\x18\x05 \x01(\tH\x00\x12(\n\nannotation\x18\x06 \x01(\x0b\x32\x12.smg.v1.AnnotationH\x00\x12 \n\x06opaque\x18\x07 \x01(\x0b\x32\x0e.smg.v1.OpaqueH\x00\x42\x07\n\x05\x64\x65lta\"3\n\x1a\x43ountMessageTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x32\x86\x02\n\x0eMessageService\x12K\n\rCreateMessage\x12\x1c.smg.v1.CreateMessageRequest\x1a\x17.smg.v1.MessageResponse\"\x03\x90\x02\x00\x12J\n\rStreamMessage\x12\x1c.smg.v1.CreateMessageRequest\x1a\x14.smg.v1.MessageEvent\"\x03\x90\x02\x00\x30\x01\x12[\n\x12\x43ountMessageTokens\x12\x1c.smg.v1.CreateMessageRequest\x1a\".smg.v1.CountMessageTokensResponse\"\x03\x90\x02\x01\x42\x93\x01\n\x12io.smgproto.smg.v1B\x0cMessageProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,22 +28,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.message_pb2', 
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\014MessageProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
-  _globals['_BLOCK']._serialized_start=137
-  _globals['_BLOCK']._serialized_end=323
-  _globals['_TURN']._serialized_start=325
-  _globals['_TURN']._serialized_end=390
-  _globals['_CREATEMESSAGEREQUEST']._serialized_start=393
-  _globals['_CREATEMESSAGEREQUEST']._serialized_end=799
-  _globals['_MESSAGE']._serialized_start=802
-  _globals['_MESSAGE']._serialized_end=1007
-  _globals['_MESSAGEEVENT']._serialized_start=1010
-  _globals['_MESSAGEEVENT']._serialized_end=1181
-  _globals['_BLOCKSTART']._serialized_start=1183
-  _globals['_BLOCKSTART']._serialized_end=1240
-  _globals['_MESSAGEDELTA']._serialized_start=1242
-  _globals['_MESSAGEDELTA']._serialized_end=1359
-  _globals['_COUNTMESSAGETOKENSRESPONSE']._serialized_start=1361
-  _globals['_COUNTMESSAGETOKENSRESPONSE']._serialized_end=1412
-  _globals['_MESSAGESERVICE']._serialized_start=1415
-  _globals['_MESSAGESERVICE']._serialized_end=1654
+  _globals['_MESSAGESERVICE'].methods_by_name['CreateMessage']._options = None
+  _globals['_MESSAGESERVICE'].methods_by_name['CreateMessage']._serialized_options = b'\220\002\000'
+  _globals['_MESSAGESERVICE'].methods_by_name['StreamMessage']._options = None
+  _globals['_MESSAGESERVICE'].methods_by_name['StreamMessage']._serialized_options = b'\220\002\000'
+  _globals['_MESSAGESERVICE'].methods_by_name['CountMessageTokens']._options = None
+  _globals['_MESSAGESERVICE'].methods_by_name['CountMessageTokens']._serialized_options = b'\220\002\001'
+  _globals['_MESSAGEBLOCK']._serialized_start=160
+  _globals['_MESSAGEBLOCK']._serialized_end=428
+  _globals['_TURN']._serialized_start=430
+  _globals['_TURN']._serialized_end=502
+  _globals['_CREATEMESSAGEREQUEST']._serialized_start=505
+  _globals['_CREATEMESSAGEREQUEST']._serialized_end=1047
+  _globals['_MESSAGERESPONSE']._serialized_start=1050
+  _globals['_MESSAGERESPONSE']._serialized_end=1290
+  _globals['_MESSAGEEVENT']._serialized_start=1293
+  _globals['_MESSAGEEVENT']._serialized_end=1519
+  _globals['_BLOCKSTART']._serialized_start=1521
+  _globals['_BLOCKSTART']._serialized_end=1585
+  _globals['_BLOCKEND']._serialized_start=1587
+  _globals['_BLOCKEND']._serialized_end=1612
+  _globals['_MESSAGEDELTA']._serialized_start=1615
+  _globals['_MESSAGEDELTA']._serialized_end=1808
+  _globals['_COUNTMESSAGETOKENSRESPONSE']._serialized_start=1810
+  _globals['_COUNTMESSAGETOKENSRESPONSE']._serialized_end=1861
+  _globals['_MESSAGESERVICE']._serialized_start=1864
+  _globals['_MESSAGESERVICE']._serialized_end=2126
 # @@protoc_insertion_point(module_scope)

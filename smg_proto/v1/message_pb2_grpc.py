@@ -6,10 +6,9 @@ from smg_proto.v1 import message_pb2 as smg_dot_v1_dot_message__pb2
 
 
 class MessageServiceStub(object):
-    """Turns of ordered blocks in, the assistant's next turn out. HTTP: POST /v1/messages.
+    """Generates the assistant's next turn. HTTP: POST /v1/messages.
 
-    The service keeps nothing: each request carries the whole conversation. Target, metadata and
-    errors are as CompletionService says.
+    The service stores nothing: each request carries the whole conversation.
     """
 
     def __init__(self, channel):
@@ -21,7 +20,7 @@ class MessageServiceStub(object):
         self.CreateMessage = channel.unary_unary(
                 '/smg.v1.MessageService/CreateMessage',
                 request_serializer=smg_dot_v1_dot_message__pb2.CreateMessageRequest.SerializeToString,
-                response_deserializer=smg_dot_v1_dot_message__pb2.Message.FromString,
+                response_deserializer=smg_dot_v1_dot_message__pb2.MessageResponse.FromString,
                 )
         self.StreamMessage = channel.unary_stream(
                 '/smg.v1.MessageService/StreamMessage',
@@ -36,53 +35,32 @@ class MessageServiceStub(object):
 
 
 class MessageServiceServicer(object):
-    """Turns of ordered blocks in, the assistant's next turn out. HTTP: POST /v1/messages.
+    """Generates the assistant's next turn. HTTP: POST /v1/messages.
 
-    The service keeps nothing: each request carries the whole conversation. Target, metadata and
-    errors are as CompletionService says.
+    The service stores nothing: each request carries the whole conversation.
     """
 
     def CreateMessage(self, request, context):
-        """Generates the assistant's next turn and returns it whole.
-
-        Cancelling the call, or its deadline, ends the work in the engine too. Errors:
-        - INVALID_ARGUMENT: a field is missing, out of range or not carried by this route
-        (INVALID_REQUEST); prompt too long (CONTEXT_LENGTH_EXCEEDED); media that the model or its
-        worker cannot take (MULTIMODAL_NOT_SUPPORTED); request too large (REQUEST_TOO_LARGE)
-        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND)
-        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
-        - RESOURCE_EXHAUSTED: the gateway is full or the worker refuses for load (OVERLOADED)
-        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
-        - DEADLINE_EXCEEDED: the worker was too slow (WORKER_TIMEOUT), or your own deadline passed
-        - UNIMPLEMENTED: the worker cannot do this (UNSUPPORTED_BY_BACKEND)
-        - INTERNAL: the worker failed (WORKER_ERROR)
+        """Generates the assistant's next turn and returns it whole. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamMessage(self, request, context):
-        """Generates the assistant's next turn and sends it as it grows.
-
-        The stream is exactly one `start`, then for each block one `block_start` and its deltas, then
-        exactly one `end`. The status is OK if and only if `end` was sent. The deltas of each block
-        concatenated, plus `end`, are the reply that CreateMessage gives. A failure is always a non-OK
-        status, never an event, also after deltas. Errors: those of CreateMessage; after `start` mostly
-        INTERNAL (WORKER_ERROR), or UNAVAILABLE (STREAM_TRUNCATED) when the gateway's stream stopped
-        before its end. Cancelling the call ends the work in the engine.
+        """Generates the assistant's next turn and streams it as it grows: one `start`, then for each block
+        a `block_start`, deltas and a `block_end`, then one `end`. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountMessageTokens(self, request, context):
-        """What CreateMessage would count as prompt tokens; nothing is generated. HTTP: POST
+        """Returns what CreateMessage would count as prompt tokens. Nothing is generated. HTTP: POST
         /v1/messages/count_tokens.
 
-        Only model, turns, system, tools, tool_choice and reasoning_effort bear on the count. Errors:
-        INVALID_ARGUMENT (INVALID_REQUEST, MULTIMODAL_NOT_SUPPORTED, REQUEST_TOO_LARGE), NOT_FOUND
-        (MODEL_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED (same names), RESOURCE_EXHAUSTED
-        (OVERLOADED), UNAVAILABLE (NO_AVAILABLE_WORKERS, WORKER_ERROR, GATEWAY_UNAVAILABLE).
+        Only model, turns, system, tools, tool_choice and reasoning_effort affect the count; max_tokens
+        is not required. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +72,7 @@ def add_MessageServiceServicer_to_server(servicer, server):
             'CreateMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateMessage,
                     request_deserializer=smg_dot_v1_dot_message__pb2.CreateMessageRequest.FromString,
-                    response_serializer=smg_dot_v1_dot_message__pb2.Message.SerializeToString,
+                    response_serializer=smg_dot_v1_dot_message__pb2.MessageResponse.SerializeToString,
             ),
             'StreamMessage': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamMessage,
@@ -114,10 +92,9 @@ def add_MessageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MessageService(object):
-    """Turns of ordered blocks in, the assistant's next turn out. HTTP: POST /v1/messages.
+    """Generates the assistant's next turn. HTTP: POST /v1/messages.
 
-    The service keeps nothing: each request carries the whole conversation. Target, metadata and
-    errors are as CompletionService says.
+    The service stores nothing: each request carries the whole conversation.
     """
 
     @staticmethod
@@ -133,7 +110,7 @@ class MessageService(object):
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/smg.v1.MessageService/CreateMessage',
             smg_dot_v1_dot_message__pb2.CreateMessageRequest.SerializeToString,
-            smg_dot_v1_dot_message__pb2.Message.FromString,
+            smg_dot_v1_dot_message__pb2.MessageResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12smg/v1/model.proto\x12\x06smg.v1\"S\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owned_by\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\x05\"\x13\n\x11ListModelsRequest\"3\n\x12ListModelsResponse\x12\x1d\n\x06models\x18\x01 \x03(\x0b\x32\r.smg.v1.Model\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t2\x87\x01\n\x0cModelService\x12\x43\n\nListModels\x12\x19.smg.v1.ListModelsRequest\x1a\x1a.smg.v1.ListModelsResponse\x12\x32\n\x08GetModel\x12\x17.smg.v1.GetModelRequest\x1a\r.smg.v1.ModelB\x91\x01\n\x12io.smgproto.smg.v1B\nModelProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12smg/v1/model.proto\x12\x06smg.v1\"k\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owned_by\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12\x1b\n\x0e\x63ontext_length\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x11\n\x0f_context_length\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"L\n\x12ListModelsResponse\x12\x1d\n\x06models\x18\x01 \x03(\x0b\x32\r.smg.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t2\x91\x01\n\x0cModelService\x12H\n\nListModels\x12\x19.smg.v1.ListModelsRequest\x1a\x1a.smg.v1.ListModelsResponse\"\x03\x90\x02\x01\x12\x37\n\x08GetModel\x12\x17.smg.v1.GetModelRequest\x1a\r.smg.v1.Model\"\x03\x90\x02\x01\x42\x91\x01\n\x12io.smgproto.smg.v1B\nModelProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,14 +22,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.model_pb2', _g
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\nModelProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
+  _globals['_MODELSERVICE'].methods_by_name['ListModels']._options = None
+  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
+  _globals['_MODELSERVICE'].methods_by_name['GetModel']._options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
   _globals['_MODEL']._serialized_start=30
-  _globals['_MODEL']._serialized_end=113
-  _globals['_LISTMODELSREQUEST']._serialized_start=115
-  _globals['_LISTMODELSREQUEST']._serialized_end=134
-  _globals['_LISTMODELSRESPONSE']._serialized_start=136
-  _globals['_LISTMODELSRESPONSE']._serialized_end=187
-  _globals['_GETMODELREQUEST']._serialized_start=189
-  _globals['_GETMODELREQUEST']._serialized_end=218
-  _globals['_MODELSERVICE']._serialized_start=221
-  _globals['_MODELSERVICE']._serialized_end=356
+  _globals['_MODEL']._serialized_end=137
+  _globals['_LISTMODELSREQUEST']._serialized_start=139
+  _globals['_LISTMODELSREQUEST']._serialized_end=197
+  _globals['_LISTMODELSRESPONSE']._serialized_start=199
+  _globals['_LISTMODELSRESPONSE']._serialized_end=275
+  _globals['_GETMODELREQUEST']._serialized_start=277
+  _globals['_GETMODELREQUEST']._serialized_end=306
+  _globals['_MODELSERVICE']._serialized_start=309
+  _globals['_MODELSERVICE']._serialized_end=454
 # @@protoc_insertion_point(module_scope)

@@ -8,8 +8,8 @@ from smg_proto.v1 import model_pb2 as smg_dot_v1_dot_model__pb2
 class ModelServiceStub(object):
     """The models that the gateway's workers serve. HTTP: GET /v1/models.
 
-    Target, metadata and errors are as CompletionService says. Details of a model come from the
-    gateway's list of workers, which may want a control-plane key; without it they are unset.
+    Details of a model come from the gateway's list of workers, which may require a control-plane key.
+    Without it they are unset.
     """
 
     def __init__(self, channel):
@@ -33,25 +33,19 @@ class ModelServiceStub(object):
 class ModelServiceServicer(object):
     """The models that the gateway's workers serve. HTTP: GET /v1/models.
 
-    Target, metadata and errors are as CompletionService says. Details of a model come from the
-    gateway's list of workers, which may want a control-plane key; without it they are unset.
+    Details of a model come from the gateway's list of workers, which may require a control-plane key.
+    Without it they are unset.
     """
 
     def ListModels(self, request, context):
-        """All models that can be asked for now.
-
-        Errors: UNAVAILABLE when there is no model at all, as before the first worker is ready, or the
-        gateway does not answer (GATEWAY_UNAVAILABLE); UNAUTHENTICATED, PERMISSION_DENIED (same names).
+        """Returns the models that are available now. The list is empty before the first worker is ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One model by its name.
-
-        Errors: NOT_FOUND (MODEL_NOT_FOUND) when no worker serves it; UNAVAILABLE
-        (GATEWAY_UNAVAILABLE); UNAUTHENTICATED, PERMISSION_DENIED (same names).
+        """Returns one model by its name. Errors: NOT_FOUND (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,8 +74,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 class ModelService(object):
     """The models that the gateway's workers serve. HTTP: GET /v1/models.
 
-    Target, metadata and errors are as CompletionService says. Details of a model come from the
-    gateway's list of workers, which may want a control-plane key; without it they are unset.
+    Details of a model come from the gateway's list of workers, which may require a control-plane key.
+    Without it they are unset.
     """
 
     @staticmethod

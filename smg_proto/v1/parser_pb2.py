@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from smg_proto.v1 import tool_pb2 as smg_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13smg/v1/parser.proto\x12\x06smg.v1\x1a\x11smg/v1/tool.proto\"5\n\x15ParseReasoningRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06parser\x18\x02 \x01(\t\"D\n\x16ParseReasoningResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x19\n\x11reasoning_content\x18\x02 \x01(\t\"R\n\x15ParseToolCallsRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06parser\x18\x02 \x01(\t\x12\x1b\n\x05tools\x18\x03 \x03(\x0b\x32\x0c.smg.v1.Tool\"O\n\x16ParseToolCallsResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12$\n\ntool_calls\x18\x02 \x03(\x0b\x32\x10.smg.v1.ToolCall2\xb1\x01\n\rParserService\x12O\n\x0eParseReasoning\x12\x1d.smg.v1.ParseReasoningRequest\x1a\x1e.smg.v1.ParseReasoningResponse\x12O\n\x0eParseToolCalls\x12\x1d.smg.v1.ParseToolCallsRequest\x1a\x1e.smg.v1.ParseToolCallsResponseB\x92\x01\n\x12io.smgproto.smg.v1B\x0bParserProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13smg/v1/parser.proto\x12\x06smg.v1\x1a\x11smg/v1/tool.proto\"5\n\x15ParseReasoningRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06parser\x18\x02 \x01(\t\"D\n\x16ParseReasoningResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x19\n\x11reasoning_content\x18\x02 \x01(\t\"R\n\x15ParseToolCallsRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06parser\x18\x02 \x01(\t\x12\x1b\n\x05tools\x18\x03 \x03(\x0b\x32\x0c.smg.v1.Tool\"O\n\x16ParseToolCallsResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12$\n\ntool_calls\x18\x02 \x03(\x0b\x32\x10.smg.v1.ToolCall2\xbb\x01\n\rParserService\x12T\n\x0eParseReasoning\x12\x1d.smg.v1.ParseReasoningRequest\x1a\x1e.smg.v1.ParseReasoningResponse\"\x03\x90\x02\x01\x12T\n\x0eParseToolCalls\x12\x1d.smg.v1.ParseToolCallsRequest\x1a\x1e.smg.v1.ParseToolCallsResponse\"\x03\x90\x02\x01\x42\x92\x01\n\x12io.smgproto.smg.v1B\x0bParserProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,6 +23,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.parser_pb2', _
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\013ParserProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
+  _globals['_PARSERSERVICE'].methods_by_name['ParseReasoning']._options = None
+  _globals['_PARSERSERVICE'].methods_by_name['ParseReasoning']._serialized_options = b'\220\002\001'
+  _globals['_PARSERSERVICE'].methods_by_name['ParseToolCalls']._options = None
+  _globals['_PARSERSERVICE'].methods_by_name['ParseToolCalls']._serialized_options = b'\220\002\001'
   _globals['_PARSEREASONINGREQUEST']._serialized_start=50
   _globals['_PARSEREASONINGREQUEST']._serialized_end=103
   _globals['_PARSEREASONINGRESPONSE']._serialized_start=105
@@ -32,5 +36,5 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_PARSETOOLCALLSRESPONSE']._serialized_start=259
   _globals['_PARSETOOLCALLSRESPONSE']._serialized_end=338
   _globals['_PARSERSERVICE']._serialized_start=341
-  _globals['_PARSERSERVICE']._serialized_end=518
+  _globals['_PARSERSERVICE']._serialized_end=528
 # @@protoc_insertion_point(module_scope)

@@ -6,11 +6,11 @@ from smg_proto.v1 import parser_pb2 as smg_dot_v1_dot_parser__pb2
 
 
 class ParserServiceStub(object):
-    """Admin: it wants a control-plane key where the gateway asks for one. What the gateway does to
-    every chat, done to a text that you give: see how a model's output is read, or find the parser
-    that fits. HTTP: POST /parse/reasoning, POST /parse/function_call.
+    """Admin: needs a control-plane key if the gateway requires one. Applies to a given text what the
+    gateway does to every chat: shows how a model's output is read, or which parser fits. HTTP: POST
+    /parse/reasoning, POST /parse/function_call.
 
-    In chats the gateway picks the parsers by its own configuration, else by the model's name.
+    In chats the gateway picks the parsers by its configuration, or else by the model's name.
     """
 
     def __init__(self, channel):
@@ -32,31 +32,25 @@ class ParserServiceStub(object):
 
 
 class ParserServiceServicer(object):
-    """Admin: it wants a control-plane key where the gateway asks for one. What the gateway does to
-    every chat, done to a text that you give: see how a model's output is read, or find the parser
-    that fits. HTTP: POST /parse/reasoning, POST /parse/function_call.
+    """Admin: needs a control-plane key if the gateway requires one. Applies to a given text what the
+    gateway does to every chat: shows how a model's output is read, or which parser fits. HTTP: POST
+    /parse/reasoning, POST /parse/function_call.
 
-    In chats the gateway picks the parsers by its own configuration, else by the model's name.
+    In chats the gateway picks the parsers by its configuration, or else by the model's name.
     """
 
     def ParseReasoning(self, request, context):
-        """Separates thinking from answer. No model is asked.
-
-        Errors: NOT_FOUND (PARSER_NOT_FOUND) for an unknown name; INVALID_ARGUMENT (INVALID_REQUEST,
-        REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same names); UNAVAILABLE
-        (GATEWAY_UNAVAILABLE).
+        """Separates reasoning from the answer. No model is called. Errors: NOT_FOUND (PARSER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ParseToolCalls(self, request, context):
-        """Reads tool calls out of a text. No model is asked and nothing is called.
+        """Extracts tool calls from a text. No model is called, and no tool is run.
 
-        A text without calls, or with broken ones, is no error: it comes back as content. Errors:
-        NOT_FOUND (PARSER_NOT_FOUND) for an unknown name; INVALID_ARGUMENT (INVALID_REQUEST,
-        REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same names); UNAVAILABLE
-        (GATEWAY_UNAVAILABLE).
+        A text without calls, or with malformed ones, is returned as content. Errors: NOT_FOUND
+        (PARSER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,11 +77,11 @@ def add_ParserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ParserService(object):
-    """Admin: it wants a control-plane key where the gateway asks for one. What the gateway does to
-    every chat, done to a text that you give: see how a model's output is read, or find the parser
-    that fits. HTTP: POST /parse/reasoning, POST /parse/function_call.
+    """Admin: needs a control-plane key if the gateway requires one. Applies to a given text what the
+    gateway does to every chat: shows how a model's output is read, or which parser fits. HTTP: POST
+    /parse/reasoning, POST /parse/function_call.
 
-    In chats the gateway picks the parsers by its own configuration, else by the model's name.
+    In chats the gateway picks the parsers by its configuration, or else by the model's name.
     """
 
     @staticmethod

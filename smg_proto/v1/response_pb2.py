@@ -21,7 +21,7 @@ from smg_proto.v1 import tool_pb2 as smg_dot_v1_dot_tool__pb2
 from smg_proto.v1 import usage_pb2 as smg_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15smg/v1/response.proto\x12\x06smg.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14smg/v1/content.proto\x1a\x12smg/v1/error.proto\x1a\x15smg/v1/pipeline.proto\x1a\x15smg/v1/sampling.proto\x1a\x11smg/v1/tool.proto\x1a\x12smg/v1/usage.proto\"\x8e\x02\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0e\x32\x12.smg.v1.ItemStatus\x12&\n\x07message\x18\x03 \x01(\x0b\x32\x13.smg.v1.ItemMessageH\x00\x12&\n\treasoning\x18\x04 \x01(\x0b\x32\x11.smg.v1.ReasoningH\x00\x12%\n\ttool_call\x18\x05 \x01(\x0b\x32\x10.smg.v1.ToolCallH\x00\x12)\n\x0btool_result\x18\x06 \x01(\x0b\x32\x12.smg.v1.ToolResultH\x00\x12,\n\rmcp_tool_list\x18\x07 \x01(\x0b\x32\x13.smg.v1.McpToolListH\x00\x42\x06\n\x04item\"O\n\x0bItemMessage\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.smg.v1.Role\x12$\n\x07\x63ontent\x18\x02 \x03(\x0b\x32\x13.smg.v1.ContentPart\"H\n\x0bMcpToolList\x12\x14\n\x0cserver_label\x18\x01 \x01(\t\x12#\n\x05tools\x18\x02 \x03(\x0b\x32\x14.smg.v1.FunctionTool\"$\n\x05Items\x12\x1b\n\x05items\x18\x01 \x03(\x0b\x32\x0c.smg.v1.Item\"\xb0\x05\n\x15\x43reateResponseRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x05input\x18\x02 \x01(\tH\x00\x12\x1e\n\x05items\x18\x10 \x01(\x0b\x32\r.smg.v1.ItemsH\x00\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x05tools\x18\x0b \x03(\x0b\x32\x0c.smg.v1.Tool\x12\'\n\x0btool_choice\x18\x0c \x01(\x0b\x32\x12.smg.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\r \x01(\x08H\x04\x88\x01\x01\x12+\n\routput_format\x18\x0e \x01(\x0b\x32\x14.smg.v1.OutputFormat\x12\x18\n\x10reasoning_effort\x18\x0f \x01(\t\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x14\n\x0cinstructions\x18\x1e \x01(\t\x12\x1c\n\x14previous_response_id\x18\x1f \x01(\t\x12\x12\n\x05store\x18  \x01(\x08H\x05\x88\x01\x01\x12\x12\n\nbackground\x18! \x01(\x08\x12\x1b\n\x0emax_tool_calls\x18\" \x01(\x05H\x06\x88\x01\x01\x12=\n\x08metadata\x18# \x03(\x0b\x32+.smg.v1.CreateResponseRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\ninput_kindB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x16\n\x14_parallel_tool_callsB\x08\n\x06_storeB\x11\n\x0f_max_tool_calls\"\xd1\x03\n\x08Response\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.smg.v1.ResponseStatus\x12\x1c\n\x06output\x18\x04 \x03(\x0b\x32\x0c.smg.v1.Item\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12\x1c\n\x05\x65rror\x18\x06 \x01(\x0b\x32\r.smg.v1.Error\x12\x19\n\x11incomplete_reason\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14previous_response_id\x18\n \x01(\t\x12\x30\n\x08metadata\x18\x0b \x03(\x0b\x32\x1e.smg.v1.Response.MetadataEntry\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd4\x01\n\rResponseEvent\x12!\n\x05start\x18\x01 \x01(\x0b\x32\x10.smg.v1.ResponseH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.smg.v1.ResponseDeltaH\x00\x12\x1f\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x10.smg.v1.ResponseH\x00\x12\'\n\nitem_start\x18\x04 \x01(\x0b\x32\x11.smg.v1.ItemEventH\x00\x12%\n\x08item_end\x18\x05 \x01(\x0b\x32\x11.smg.v1.ItemEventH\x00\x42\x07\n\x05\x65vent\"=\n\tItemEvent\x12\x14\n\x0coutput_index\x18\x01 \x01(\x05\x12\x1a\n\x04item\x18\x02 \x01(\x0b\x32\x0c.smg.v1.Item\"h\n\rResponseDelta\x12\x14\n\x0coutput_index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x13\n\treasoning\x18\x03 \x01(\tH\x00\x12\x13\n\targuments\x18\x04 \x01(\tH\x00\x42\x07\n\x05\x64\x65lta\" \n\x12GetResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"#\n\x15\x43\x61ncelResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"#\n\x15\x44\x65leteResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteResponseResponse\"+\n\x1dListResponseInputItemsRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x1eListResponseInputItemsResponse\x12\x1b\n\x05items\x18\x01 \x03(\x0b\x32\x0c.smg.v1.Item*\x95\x01\n\nItemStatus\x12\x1b\n\x17ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17ITEM_STATUS_IN_PROGRESS\x10\x01\x12\x19\n\x15ITEM_STATUS_COMPLETED\x10\x02\x12\x1a\n\x16ITEM_STATUS_INCOMPLETE\x10\x03\x12\x16\n\x12ITEM_STATUS_FAILED\x10\x04*\xe8\x01\n\x0eResponseStatus\x12\x1f\n\x1bRESPONSE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESPONSE_STATUS_QUEUED\x10\x01\x12\x1f\n\x1bRESPONSE_STATUS_IN_PROGRESS\x10\x02\x12\x1d\n\x19RESPONSE_STATUS_COMPLETED\x10\x03\x12\x1e\n\x1aRESPONSE_STATUS_INCOMPLETE\x10\x04\x12\x1a\n\x16RESPONSE_STATUS_FAILED\x10\x05\x12\x1d\n\x19RESPONSE_STATUS_CANCELLED\x10\x06\x32\xd8\x03\n\x0fResponseService\x12\x41\n\x0e\x43reateResponse\x12\x1d.smg.v1.CreateResponseRequest\x1a\x10.smg.v1.Response\x12H\n\x0eStreamResponse\x12\x1d.smg.v1.CreateResponseRequest\x1a\x15.smg.v1.ResponseEvent0\x01\x12;\n\x0bGetResponse\x12\x1a.smg.v1.GetResponseRequest\x1a\x10.smg.v1.Response\x12\x41\n\x0e\x43\x61ncelResponse\x12\x1d.smg.v1.CancelResponseRequest\x1a\x10.smg.v1.Response\x12O\n\x0e\x44\x65leteResponse\x12\x1d.smg.v1.DeleteResponseRequest\x1a\x1e.smg.v1.DeleteResponseResponse\x12g\n\x16ListResponseInputItems\x12%.smg.v1.ListResponseInputItemsRequest\x1a&.smg.v1.ListResponseInputItemsResponseB\x94\x01\n\x12io.smgproto.smg.v1B\rResponseProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15smg/v1/response.proto\x12\x06smg.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14smg/v1/content.proto\x1a\x12smg/v1/error.proto\x1a\x15smg/v1/pipeline.proto\x1a\x15smg/v1/sampling.proto\x1a\x11smg/v1/tool.proto\x1a\x12smg/v1/usage.proto\"\xb8\x02\n\x0cResponseItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0e\x32\x12.smg.v1.ItemStatus\x12&\n\x07message\x18\x03 \x01(\x0b\x32\x13.smg.v1.ItemMessageH\x00\x12&\n\treasoning\x18\x04 \x01(\x0b\x32\x11.smg.v1.ReasoningH\x00\x12%\n\ttool_call\x18\x05 \x01(\x0b\x32\x10.smg.v1.ToolCallH\x00\x12)\n\x0btool_result\x18\x06 \x01(\x0b\x32\x12.smg.v1.ToolResultH\x00\x12,\n\rmcp_tool_list\x18\x07 \x01(\x0b\x32\x13.smg.v1.McpToolListH\x00\x12 \n\x06opaque\x18\x08 \x01(\x0b\x32\x0e.smg.v1.OpaqueH\x00\x42\x06\n\x04item\"^\n\x0bItemMessage\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.smg.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\"\n\x05parts\x18\x03 \x03(\x0b\x32\x13.smg.v1.ContentPart\"H\n\x0bMcpToolList\x12\x14\n\x0cserver_label\x18\x01 \x01(\t\x12#\n\x05tools\x18\x02 \x03(\x0b\x32\x14.smg.v1.FunctionTool\"\x9c\x06\n\x15\x43reateResponseRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x05tools\x18\x0b \x03(\x0b\x32\x0c.smg.v1.Tool\x12\'\n\x0btool_choice\x18\x0c \x01(\x0b\x32\x12.smg.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\r \x01(\x08H\x03\x88\x01\x01\x12+\n\routput_format\x18\x0e \x01(\x0b\x32\x14.smg.v1.OutputFormat\x12\x18\n\x10reasoning_effort\x18\x0f \x01(\t\x12#\n\x05items\x18\x10 \x03(\x0b\x32\x14.smg.v1.ResponseItem\x12\x0c\n\x04user\x18\x13 \x01(\t\x12\x17\n\x0f\x65xtra_body_json\x18\x14 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x15 \x01(\t\x12=\n\x08metadata\x18\x16 \x03(\x0b\x32+.smg.v1.CreateResponseRequest.MetadataEntry\x12\x14\n\x0cinstructions\x18\x1e \x01(\t\x12\x1c\n\x14previous_response_id\x18\x1f \x01(\t\x12\x12\n\x05store\x18  \x01(\x08H\x04\x88\x01\x01\x12\x12\n\nbackground\x18! \x01(\x08\x12\x1b\n\x0emax_tool_calls\x18\" \x01(\x05H\x05\x88\x01\x01\x12\x0f\n\x07include\x18# \x03(\t\x12\x17\n\x0f\x63onversation_id\x18$ \x01(\t\x12\x19\n\x11reasoning_summary\x18% \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x16\n\x14_parallel_tool_callsB\x08\n\x06_storeB\x11\n\x0f_max_tool_calls\"\x98\x04\n\x08Response\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.smg.v1.ResponseStatus\x12$\n\x06output\x18\x04 \x03(\x0b\x32\x14.smg.v1.ResponseItem\x12\x1c\n\x05usage\x18\x05 \x01(\x0b\x32\r.smg.v1.Usage\x12\x1e\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x0f.smg.v1.Failure\x12\x15\n\rfinish_reason\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14previous_response_id\x18\n \x01(\t\x12\x30\n\x08metadata\x18\x0b \x03(\x0b\x32\x1e.smg.v1.Response.MetadataEntry\x12\x17\n\x0f\x63onversation_id\x18\x0c \x01(\t\x12\x12\n\nbackground\x18\r \x01(\x08\x12(\n\x08pipeline\x18\x0f \x01(\x0b\x32\x16.smg.v1.PipelineReport\x12\x12\n\nextra_json\x18\x10 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x02\n\rResponseEvent\x12!\n\x05start\x18\x01 \x01(\x0b\x32\x10.smg.v1.ResponseH\x00\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.smg.v1.ResponseDeltaH\x00\x12\x1f\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x10.smg.v1.ResponseH\x00\x12\'\n\nitem_start\x18\x04 \x01(\x0b\x32\x11.smg.v1.ItemEventH\x00\x12%\n\x08item_end\x18\x05 \x01(\x0b\x32\x11.smg.v1.ItemEventH\x00\x12\x1c\n\x0fsequence_number\x18\x06 \x01(\x03H\x01\x88\x01\x01\x42\x07\n\x05\x65ventB\x12\n\x10_sequence_number\"E\n\tItemEvent\x12\x14\n\x0coutput_index\x18\x01 \x01(\x05\x12\"\n\x04item\x18\x02 \x01(\x0b\x32\x14.smg.v1.ResponseItem\"\xfb\x01\n\rResponseDelta\x12\x14\n\x0coutput_index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x13\n\treasoning\x18\x03 \x01(\tH\x00\x12\x13\n\targuments\x18\x04 \x01(\tH\x00\x12\x11\n\x07refusal\x18\x06 \x01(\tH\x00\x12\x1b\n\x11reasoning_summary\x18\x07 \x01(\tH\x00\x12(\n\nannotation\x18\x08 \x01(\x0b\x32\x12.smg.v1.AnnotationH\x00\x12 \n\x06opaque\x18\t \x01(\x0b\x32\x0e.smg.v1.OpaqueH\x00\x12\x15\n\rcontent_index\x18\x05 \x01(\x05\x42\x07\n\x05\x64\x65lta\" \n\x12GetResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"R\n\x14WatchResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1b\n\x0estarting_after\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_starting_after\"#\n\x15\x43\x61ncelResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"#\n\x15\x44\x65leteResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteResponseResponse\"R\n\x1dListResponseInputItemsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x1eListResponseInputItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.smg.v1.ResponseItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x95\x01\n\nItemStatus\x12\x1b\n\x17ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17ITEM_STATUS_IN_PROGRESS\x10\x01\x12\x19\n\x15ITEM_STATUS_COMPLETED\x10\x02\x12\x1a\n\x16ITEM_STATUS_INCOMPLETE\x10\x03\x12\x16\n\x12ITEM_STATUS_FAILED\x10\x04*\xe8\x01\n\x0eResponseStatus\x12\x1f\n\x1bRESPONSE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESPONSE_STATUS_QUEUED\x10\x01\x12\x1f\n\x1bRESPONSE_STATUS_IN_PROGRESS\x10\x02\x12\x1d\n\x19RESPONSE_STATUS_COMPLETED\x10\x03\x12\x1e\n\x1aRESPONSE_STATUS_INCOMPLETE\x10\x04\x12\x1a\n\x16RESPONSE_STATUS_FAILED\x10\x05\x12\x1d\n\x19RESPONSE_STATUS_CANCELLED\x10\x06\x32\xc3\x04\n\x0fResponseService\x12\x46\n\x0e\x43reateResponse\x12\x1d.smg.v1.CreateResponseRequest\x1a\x10.smg.v1.Response\"\x03\x90\x02\x00\x12M\n\x0eStreamResponse\x12\x1d.smg.v1.CreateResponseRequest\x1a\x15.smg.v1.ResponseEvent\"\x03\x90\x02\x00\x30\x01\x12K\n\rWatchResponse\x12\x1c.smg.v1.WatchResponseRequest\x1a\x15.smg.v1.ResponseEvent\"\x03\x90\x02\x01\x30\x01\x12@\n\x0bGetResponse\x12\x1a.smg.v1.GetResponseRequest\x1a\x10.smg.v1.Response\"\x03\x90\x02\x01\x12\x46\n\x0e\x43\x61ncelResponse\x12\x1d.smg.v1.CancelResponseRequest\x1a\x10.smg.v1.Response\"\x03\x90\x02\x02\x12T\n\x0e\x44\x65leteResponse\x12\x1d.smg.v1.DeleteResponseRequest\x1a\x1e.smg.v1.DeleteResponseResponse\"\x03\x90\x02\x02\x12l\n\x16ListResponseInputItems\x12%.smg.v1.ListResponseInputItemsRequest\x1a&.smg.v1.ListResponseInputItemsResponse\"\x03\x90\x02\x01\x42\x94\x01\n\x12io.smgproto.smg.v1B\rResponseProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,44 +33,58 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_CREATERESPONSEREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_RESPONSE_METADATAENTRY']._options = None
   _globals['_RESPONSE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ITEMSTATUS']._serialized_start=2445
-  _globals['_ITEMSTATUS']._serialized_end=2594
-  _globals['_RESPONSESTATUS']._serialized_start=2597
-  _globals['_RESPONSESTATUS']._serialized_end=2829
-  _globals['_ITEM']._serialized_start=194
-  _globals['_ITEM']._serialized_end=464
-  _globals['_ITEMMESSAGE']._serialized_start=466
-  _globals['_ITEMMESSAGE']._serialized_end=545
-  _globals['_MCPTOOLLIST']._serialized_start=547
-  _globals['_MCPTOOLLIST']._serialized_end=619
-  _globals['_ITEMS']._serialized_start=621
-  _globals['_ITEMS']._serialized_end=657
-  _globals['_CREATERESPONSEREQUEST']._serialized_start=660
-  _globals['_CREATERESPONSEREQUEST']._serialized_end=1348
-  _globals['_CREATERESPONSEREQUEST_METADATAENTRY']._serialized_start=1193
-  _globals['_CREATERESPONSEREQUEST_METADATAENTRY']._serialized_end=1240
-  _globals['_RESPONSE']._serialized_start=1351
-  _globals['_RESPONSE']._serialized_end=1816
-  _globals['_RESPONSE_METADATAENTRY']._serialized_start=1193
-  _globals['_RESPONSE_METADATAENTRY']._serialized_end=1240
-  _globals['_RESPONSEEVENT']._serialized_start=1819
-  _globals['_RESPONSEEVENT']._serialized_end=2031
-  _globals['_ITEMEVENT']._serialized_start=2033
-  _globals['_ITEMEVENT']._serialized_end=2094
-  _globals['_RESPONSEDELTA']._serialized_start=2096
-  _globals['_RESPONSEDELTA']._serialized_end=2200
-  _globals['_GETRESPONSEREQUEST']._serialized_start=2202
-  _globals['_GETRESPONSEREQUEST']._serialized_end=2234
-  _globals['_CANCELRESPONSEREQUEST']._serialized_start=2236
-  _globals['_CANCELRESPONSEREQUEST']._serialized_end=2271
-  _globals['_DELETERESPONSEREQUEST']._serialized_start=2273
-  _globals['_DELETERESPONSEREQUEST']._serialized_end=2308
-  _globals['_DELETERESPONSERESPONSE']._serialized_start=2310
-  _globals['_DELETERESPONSERESPONSE']._serialized_end=2334
-  _globals['_LISTRESPONSEINPUTITEMSREQUEST']._serialized_start=2336
-  _globals['_LISTRESPONSEINPUTITEMSREQUEST']._serialized_end=2379
-  _globals['_LISTRESPONSEINPUTITEMSRESPONSE']._serialized_start=2381
-  _globals['_LISTRESPONSEINPUTITEMSRESPONSE']._serialized_end=2442
-  _globals['_RESPONSESERVICE']._serialized_start=2832
-  _globals['_RESPONSESERVICE']._serialized_end=3304
+  _globals['_RESPONSESERVICE'].methods_by_name['CreateResponse']._options = None
+  _globals['_RESPONSESERVICE'].methods_by_name['CreateResponse']._serialized_options = b'\220\002\000'
+  _globals['_RESPONSESERVICE'].methods_by_name['StreamResponse']._options = None
+  _globals['_RESPONSESERVICE'].methods_by_name['StreamResponse']._serialized_options = b'\220\002\000'
+  _globals['_RESPONSESERVICE'].methods_by_name['WatchResponse']._options = None
+  _globals['_RESPONSESERVICE'].methods_by_name['WatchResponse']._serialized_options = b'\220\002\001'
+  _globals['_RESPONSESERVICE'].methods_by_name['GetResponse']._options = None
+  _globals['_RESPONSESERVICE'].methods_by_name['GetResponse']._serialized_options = b'\220\002\001'
+  _globals['_RESPONSESERVICE'].methods_by_name['CancelResponse']._options = None
+  _globals['_RESPONSESERVICE'].methods_by_name['CancelResponse']._serialized_options = b'\220\002\002'
+  _globals['_RESPONSESERVICE'].methods_by_name['DeleteResponse']._options = None
+  _globals['_RESPONSESERVICE'].methods_by_name['DeleteResponse']._serialized_options = b'\220\002\002'
+  _globals['_RESPONSESERVICE'].methods_by_name['ListResponseInputItems']._options = None
+  _globals['_RESPONSESERVICE'].methods_by_name['ListResponseInputItems']._serialized_options = b'\220\002\001'
+  _globals['_ITEMSTATUS']._serialized_start=3005
+  _globals['_ITEMSTATUS']._serialized_end=3154
+  _globals['_RESPONSESTATUS']._serialized_start=3157
+  _globals['_RESPONSESTATUS']._serialized_end=3389
+  _globals['_RESPONSEITEM']._serialized_start=194
+  _globals['_RESPONSEITEM']._serialized_end=506
+  _globals['_ITEMMESSAGE']._serialized_start=508
+  _globals['_ITEMMESSAGE']._serialized_end=602
+  _globals['_MCPTOOLLIST']._serialized_start=604
+  _globals['_MCPTOOLLIST']._serialized_end=676
+  _globals['_CREATERESPONSEREQUEST']._serialized_start=679
+  _globals['_CREATERESPONSEREQUEST']._serialized_end=1475
+  _globals['_CREATERESPONSEREQUEST_METADATAENTRY']._serialized_start=1334
+  _globals['_CREATERESPONSEREQUEST_METADATAENTRY']._serialized_end=1381
+  _globals['_RESPONSE']._serialized_start=1478
+  _globals['_RESPONSE']._serialized_end=2014
+  _globals['_RESPONSE_METADATAENTRY']._serialized_start=1334
+  _globals['_RESPONSE_METADATAENTRY']._serialized_end=1381
+  _globals['_RESPONSEEVENT']._serialized_start=2017
+  _globals['_RESPONSEEVENT']._serialized_end=2279
+  _globals['_ITEMEVENT']._serialized_start=2281
+  _globals['_ITEMEVENT']._serialized_end=2350
+  _globals['_RESPONSEDELTA']._serialized_start=2353
+  _globals['_RESPONSEDELTA']._serialized_end=2604
+  _globals['_GETRESPONSEREQUEST']._serialized_start=2606
+  _globals['_GETRESPONSEREQUEST']._serialized_end=2638
+  _globals['_WATCHRESPONSEREQUEST']._serialized_start=2640
+  _globals['_WATCHRESPONSEREQUEST']._serialized_end=2722
+  _globals['_CANCELRESPONSEREQUEST']._serialized_start=2724
+  _globals['_CANCELRESPONSEREQUEST']._serialized_end=2759
+  _globals['_DELETERESPONSEREQUEST']._serialized_start=2761
+  _globals['_DELETERESPONSEREQUEST']._serialized_end=2796
+  _globals['_DELETERESPONSERESPONSE']._serialized_start=2798
+  _globals['_DELETERESPONSERESPONSE']._serialized_end=2822
+  _globals['_LISTRESPONSEINPUTITEMSREQUEST']._serialized_start=2824
+  _globals['_LISTRESPONSEINPUTITEMSREQUEST']._serialized_end=2906
+  _globals['_LISTRESPONSEINPUTITEMSRESPONSE']._serialized_start=2908
+  _globals['_LISTRESPONSEINPUTITEMSRESPONSE']._serialized_end=3002
+  _globals['_RESPONSESERVICE']._serialized_start=3392
+  _globals['_RESPONSESERVICE']._serialized_end=3971
 # @@protoc_insertion_point(module_scope)

@@ -6,13 +6,11 @@ from smg_proto.v1 import response_pb2 as smg_dot_v1_dot_response__pb2
 
 
 class ResponseServiceStub(object):
-    """Items in, items out; stored, and with MCP tools that the gateway runs itself. HTTP:
-    /v1/responses.
+    """Generates responses, stores them, and runs MCP tools. HTTP: /v1/responses.
 
-    Storage, background and MCP are the gateway's work with workers that speak gRPC. With a worker
-    that speaks HTTP the request goes through as it is and the gateway stores nothing: GetResponse
-    and the like give NOT_FOUND. Stored responses belong to the tenant of `x-smg-tenant-id`, where
-    the gateway trusts it. Target, metadata and errors are as CompletionService says.
+    Storage, background and MCP need workers that the gateway drives itself. With workers that only
+    relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored responses belong
+    to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
 
     def __init__(self, channel):
@@ -29,6 +27,11 @@ class ResponseServiceStub(object):
         self.StreamResponse = channel.unary_stream(
                 '/smg.v1.ResponseService/StreamResponse',
                 request_serializer=smg_dot_v1_dot_response__pb2.CreateResponseRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_response__pb2.ResponseEvent.FromString,
+                )
+        self.WatchResponse = channel.unary_stream(
+                '/smg.v1.ResponseService/WatchResponse',
+                request_serializer=smg_dot_v1_dot_response__pb2.WatchResponseRequest.SerializeToString,
                 response_deserializer=smg_dot_v1_dot_response__pb2.ResponseEvent.FromString,
                 )
         self.GetResponse = channel.unary_unary(
@@ -54,94 +57,81 @@ class ResponseServiceStub(object):
 
 
 class ResponseServiceServicer(object):
-    """Items in, items out; stored, and with MCP tools that the gateway runs itself. HTTP:
-    /v1/responses.
+    """Generates responses, stores them, and runs MCP tools. HTTP: /v1/responses.
 
-    Storage, background and MCP are the gateway's work with workers that speak gRPC. With a worker
-    that speaks HTTP the request goes through as it is and the gateway stores nothing: GetResponse
-    and the like give NOT_FOUND. Stored responses belong to the tenant of `x-smg-tenant-id`, where
-    the gateway trusts it. Target, metadata and errors are as CompletionService says.
+    Storage, background and MCP need workers that the gateway drives itself. With workers that only
+    relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored responses belong
+    to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
 
     def CreateResponse(self, request, context):
-        """Generates a response and returns it whole; with `background`, returns at once what is QUEUED.
+        """Generates a response and returns it whole. With `background` it returns a QUEUED response at
+        once.
 
-        The call is not repeated on another worker when one fails, as those of other services are.
-        Cancelling it, or its deadline, ends the work, unless in the background. Errors:
-        - INVALID_ARGUMENT: a field is missing, out of range or not carried by this route, or MCP items
-        are sent back (INVALID_REQUEST); prompt too long (CONTEXT_LENGTH_EXCEEDED); images that the
-        model cannot take (MULTIMODAL_NOT_SUPPORTED); request too large (REQUEST_TOO_LARGE)
-        - NOT_FOUND: no worker serves the model (MODEL_NOT_FOUND); previous_response_id is not stored
-        (RESPONSE_NOT_FOUND)
-        - FAILED_PRECONDITION: an MCP server cannot be reached (MCP_SERVER_UNAVAILABLE)
-        - UNAUTHENTICATED, PERMISSION_DENIED: key missing, wrong or not allowed (same names)
-        - RESOURCE_EXHAUSTED: the gateway is full or the worker refuses for load (OVERLOADED)
-        - UNAVAILABLE: NO_AVAILABLE_WORKERS, QUEUE_TIMEOUT, WORKER_ERROR, GATEWAY_UNAVAILABLE
-        - DEADLINE_EXCEEDED: the worker was too slow (WORKER_TIMEOUT), or your own deadline passed
-        - UNIMPLEMENTED: the worker cannot do this (UNSUPPORTED_BY_BACKEND)
-        - INTERNAL: the worker failed (WORKER_ERROR)
-
-        Once a background response is QUEUED, its failure is Response.error, not a status.
+        The gateway does not repeat the call on another worker if one fails. Once a background response
+        is QUEUED, its failure is Response.error and not a status. Errors: the model errors, and
+        - NOT_FOUND: RESPONSE_NOT_FOUND, CONVERSATION_NOT_FOUND
+        - FAILED_PRECONDITION: MCP_SERVER_UNAVAILABLE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamResponse(self, request, context):
-        """Generates a response and sends it as it grows.
+        """Generates a response and streams it as it grows: one `start`, then items, each an `item_start`,
+        deltas and an `item_end`, then one `end`.
 
-        The stream is exactly one `start`, then items, each an `item_start`, its deltas and an
-        `item_end`, then exactly one `end`. Items may overlap: go by output_index. The status is OK if
-        and only if `end` was sent. The items, plus `end`, are the reply that CreateResponse gives; the
-        ids of items may differ in form. A failure is always a non-OK status, never an event, also
-        after deltas. Errors: those of CreateResponse; after `start` mostly INTERNAL (WORKER_ERROR,
-        with response_id in the ErrorInfo's metadata), or UNAVAILABLE (STREAM_TRUNCATED) when the
-        gateway's stream stopped before its end. Cancelling the call ends the work, unless in the
-        background; a stream cannot be taken up again, but GetResponse works if the response is stored.
+        Items may overlap: use output_index. Ids of items may differ in form from those of
+        CreateResponse. Errors: those of CreateResponse. If the ErrorInfo's metadata has response_id,
+        GetResponse can read what was stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchResponse(self, request, context):
+        """Streams the events of a stored response, from the beginning or after an event that was already
+        received, until the response has ended.
+
+        It resumes a background response after a lost connection. A server whose gateway cannot replay
+        events sends each item once it is complete. Errors: NOT_FOUND (RESPONSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetResponse(self, request, context):
-        """A stored response as it is now. HTTP: GET /v1/responses/{id}.
+        """Returns a stored response as it is now. HTTP: GET /v1/responses/{id}.
 
-        The way to follow a background response: call again until its status is neither QUEUED nor
-        IN_PROGRESS. Errors: NOT_FOUND (RESPONSE_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED (same
-        names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        A background response has ended when its status is neither QUEUED nor IN_PROGRESS. Errors:
+        NOT_FOUND (RESPONSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelResponse(self, request, context):
-        """Ends a background response and returns it, CANCELLED. HTTP: POST /v1/responses/{id}/cancel.
+        """Ends a background response and returns it with status CANCELLED. HTTP: POST
+        /v1/responses/{id}/cancel.
 
-        Background responses only. With gateway 1.13.0 the engine may work on for a while, unheard.
-        Errors: FAILED_PRECONDITION (RESPONSE_NOT_CANCELLABLE) when it has already ended, NOT_FOUND
-        (RESPONSE_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE
-        (GATEWAY_UNAVAILABLE).
+        Errors: FAILED_PRECONDITION (RESPONSE_NOT_CANCELLABLE) if it has already ended; NOT_FOUND
+        (RESPONSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteResponse(self, request, context):
-        """Deletes a stored response; from then on it is NOT_FOUND. HTTP: DELETE /v1/responses/{id}.
-
-        Errors: NOT_FOUND (RESPONSE_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED (same names),
-        UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """Deletes a stored response. HTTP: DELETE /v1/responses/{id}. Errors: NOT_FOUND
+        (RESPONSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListResponseInputItems(self, request, context):
-        """The input that a stored response was made from, as items. HTTP: GET
-        /v1/responses/{id}/input_items.
-
-        Errors: NOT_FOUND (RESPONSE_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED (same names),
-        UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """Returns the input that a stored response was made from, as items. HTTP: GET
+        /v1/responses/{id}/input_items. Errors: NOT_FOUND (RESPONSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +148,11 @@ def add_ResponseServiceServicer_to_server(servicer, server):
             'StreamResponse': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamResponse,
                     request_deserializer=smg_dot_v1_dot_response__pb2.CreateResponseRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_response__pb2.ResponseEvent.SerializeToString,
+            ),
+            'WatchResponse': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchResponse,
+                    request_deserializer=smg_dot_v1_dot_response__pb2.WatchResponseRequest.FromString,
                     response_serializer=smg_dot_v1_dot_response__pb2.ResponseEvent.SerializeToString,
             ),
             'GetResponse': grpc.unary_unary_rpc_method_handler(
@@ -188,13 +183,11 @@ def add_ResponseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ResponseService(object):
-    """Items in, items out; stored, and with MCP tools that the gateway runs itself. HTTP:
-    /v1/responses.
+    """Generates responses, stores them, and runs MCP tools. HTTP: /v1/responses.
 
-    Storage, background and MCP are the gateway's work with workers that speak gRPC. With a worker
-    that speaks HTTP the request goes through as it is and the gateway stores nothing: GetResponse
-    and the like give NOT_FOUND. Stored responses belong to the tenant of `x-smg-tenant-id`, where
-    the gateway trusts it. Target, metadata and errors are as CompletionService says.
+    Storage, background and MCP need workers that the gateway drives itself. With workers that only
+    relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored responses belong
+    to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
 
     @staticmethod
@@ -227,6 +220,23 @@ class ResponseService(object):
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/smg.v1.ResponseService/StreamResponse',
             smg_dot_v1_dot_response__pb2.CreateResponseRequest.SerializeToString,
+            smg_dot_v1_dot_response__pb2.ResponseEvent.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WatchResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/smg.v1.ResponseService/WatchResponse',
+            smg_dot_v1_dot_response__pb2.WatchResponseRequest.SerializeToString,
             smg_dot_v1_dot_response__pb2.ResponseEvent.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

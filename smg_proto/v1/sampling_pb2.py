@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15smg/v1/sampling.proto\x12\x06smg.v1\"\x94\x02\n\x0eSamplingParams\x12\x12\n\x05min_p\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\r\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x12\x1e\n\x16include_stop_in_output\x18\x06 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x07 \x01(\x08H\x03\x88\x01\x01\x42\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\r\n\x0b_min_tokensB\x16\n\x14_skip_special_tokens\"g\n\x0cOutputFormat\x12)\n\x0bjson_schema\x18\x01 \x01(\x0b\x32\x12.smg.v1.JsonSchemaH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x66ormat\"/\n\nJsonSchema\x12\x13\n\x0bschema_json\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\tB\x94\x01\n\x12io.smgproto.smg.v1B\rSamplingProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15smg/v1/sampling.proto\x12\x06smg.v1\"\x94\x02\n\x0eSamplingParams\x12\x12\n\x05min_p\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\r\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x12\x1e\n\x16include_stop_in_output\x18\x06 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x07 \x01(\x08H\x03\x88\x01\x01\x42\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\r\n\x0b_min_tokensB\x16\n\x14_skip_special_tokens\"\x92\x01\n\x0cOutputFormat\x12)\n\x0bjson_schema\x18\x01 \x01(\x0b\x32\x12.smg.v1.JsonSchemaH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x12)\n\x0bjson_object\x18\x04 \x01(\x0b\x32\x12.smg.v1.JsonObjectH\x00\x42\x08\n\x06\x66ormat\"/\n\nJsonSchema\x12\x13\n\x0bschema_json\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x0c\n\nJsonObjectB\x94\x01\n\x12io.smgproto.smg.v1B\rSamplingProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,8 +24,10 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\rSamplingProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
   _globals['_SAMPLINGPARAMS']._serialized_start=34
   _globals['_SAMPLINGPARAMS']._serialized_end=310
-  _globals['_OUTPUTFORMAT']._serialized_start=312
-  _globals['_OUTPUTFORMAT']._serialized_end=415
-  _globals['_JSONSCHEMA']._serialized_start=417
-  _globals['_JSONSCHEMA']._serialized_end=464
+  _globals['_OUTPUTFORMAT']._serialized_start=313
+  _globals['_OUTPUTFORMAT']._serialized_end=459
+  _globals['_JSONSCHEMA']._serialized_start=461
+  _globals['_JSONSCHEMA']._serialized_end=508
+  _globals['_JSONOBJECT']._serialized_start=510
+  _globals['_JSONOBJECT']._serialized_end=522
 # @@protoc_insertion_point(module_scope)

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12smg/v1/token.proto\x12\x06smg.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"q\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x14\n\x07logprob\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12!\n\x03top\x18\x04 \x03(\x0b\x32\x14.smg.v1.TokenLogprobB\n\n\x08_logprob\"9\n\x0bMatchedStop\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x06\n\x04stopB\x91\x01\n\x12io.smgproto.smg.v1B\nTokenProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12smg/v1/token.proto\x12\x06smg.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x95\x01\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x14\n\x07logprob\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12!\n\x03top\x18\x04 \x03(\x0b\x32\x14.smg.v1.TokenLogprob\x12\x15\n\x08token_id\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\n\n\x08_logprobB\x0b\n\t_token_id\"9\n\x0bMatchedStop\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x06\n\x04stop*\xec\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x12\x19\n\x15\x46INISH_REASON_REFUSAL\x10\x05\x12\x17\n\x13\x46INISH_REASON_PAUSE\x10\x06\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x07\x42\x91\x01\n\x12io.smgproto.smg.v1B\nTokenProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,10 +22,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.token_pb2', _g
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\nTokenProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
+  _globals['_FINISHREASON']._serialized_start=267
+  _globals['_FINISHREASON']._serialized_end=503
   _globals['_TOKENIDS']._serialized_start=30
   _globals['_TOKENIDS']._serialized_end=53
-  _globals['_TOKENLOGPROB']._serialized_start=55
-  _globals['_TOKENLOGPROB']._serialized_end=168
-  _globals['_MATCHEDSTOP']._serialized_start=170
-  _globals['_MATCHEDSTOP']._serialized_end=227
+  _globals['_TOKENLOGPROB']._serialized_start=56
+  _globals['_TOKENLOGPROB']._serialized_end=205
+  _globals['_MATCHEDSTOP']._serialized_start=207
+  _globals['_MATCHEDSTOP']._serialized_end=264
 # @@protoc_insertion_point(module_scope)

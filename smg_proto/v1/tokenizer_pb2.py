@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from smg_proto.v1 import token_pb2 as smg_dot_v1_dot_token__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16smg/v1/tokenizer.proto\x12\x06smg.v1\x1a\x12smg/v1/token.proto\"/\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"7\n\x10TokenizeResponse\x12#\n\tsequences\x18\x01 \x03(\x0b\x32\x10.smg.v1.TokenIds\"\x81\x01\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\tsequences\x18\x02 \x03(\x0b\x32\x10.smg.v1.TokenIds\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"#\n\x12\x44\x65tokenizeResponse\x12\r\n\x05texts\x18\x01 \x03(\t2\x96\x01\n\x10TokenizerService\x12=\n\x08Tokenize\x12\x17.smg.v1.TokenizeRequest\x1a\x18.smg.v1.TokenizeResponse\x12\x43\n\nDetokenize\x12\x19.smg.v1.DetokenizeRequest\x1a\x1a.smg.v1.DetokenizeResponseB\x95\x01\n\x12io.smgproto.smg.v1B\x0eTokenizerProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16smg/v1/tokenizer.proto\x12\x06smg.v1\x1a\x12smg/v1/token.proto\"F\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x15\n\rreturn_pieces\x18\x03 \x01(\x08\"\\\n\x10TokenizeResponse\x12#\n\tsequences\x18\x01 \x03(\x0b\x32\x10.smg.v1.TokenIds\x12#\n\x06pieces\x18\x02 \x03(\x0b\x32\x13.smg.v1.TokenPieces\"\x1c\n\x0bTokenPieces\x12\r\n\x05texts\x18\x01 \x03(\t\"\x81\x01\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\tsequences\x18\x02 \x03(\x0b\x32\x10.smg.v1.TokenIds\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"#\n\x12\x44\x65tokenizeResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"]\n\tTokenizer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\nvocab_size\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_vocab_size\"}\n\x0fTokenizerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.smg.v1.TokenizerState\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x17\n\nvocab_size\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_vocab_size\">\n\x15ListTokenizersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x16ListTokenizersResponse\x12%\n\ntokenizers\x18\x01 \x03(\x0b\x32\x11.smg.v1.Tokenizer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13GetTokenizerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\'\n\x19GetTokenizerStatusRequest\x12\n\n\x02id\x18\x01 \x01(\t\"R\n\x16\x43reateTokenizerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x1a\n\x12\x63hat_template_path\x18\x03 \x01(\t\"$\n\x16\x44\x65leteTokenizerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x19\n\x17\x44\x65leteTokenizerResponse*\xa2\x01\n\x0eTokenizerState\x12\x1f\n\x1bTOKENIZER_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17TOKENIZER_STATE_PENDING\x10\x01\x12\x1b\n\x17TOKENIZER_STATE_LOADING\x10\x02\x12\x19\n\x15TOKENIZER_STATE_READY\x10\x03\x12\x1a\n\x16TOKENIZER_STATE_FAILED\x10\x04\x32\xbc\x04\n\x10TokenizerService\x12\x42\n\x08Tokenize\x12\x17.smg.v1.TokenizeRequest\x1a\x18.smg.v1.TokenizeResponse\"\x03\x90\x02\x01\x12H\n\nDetokenize\x12\x19.smg.v1.DetokenizeRequest\x1a\x1a.smg.v1.DetokenizeResponse\"\x03\x90\x02\x01\x12T\n\x0eListTokenizers\x12\x1d.smg.v1.ListTokenizersRequest\x1a\x1e.smg.v1.ListTokenizersResponse\"\x03\x90\x02\x01\x12\x43\n\x0cGetTokenizer\x12\x1b.smg.v1.GetTokenizerRequest\x1a\x11.smg.v1.Tokenizer\"\x03\x90\x02\x01\x12U\n\x12GetTokenizerStatus\x12!.smg.v1.GetTokenizerStatusRequest\x1a\x17.smg.v1.TokenizerStatus\"\x03\x90\x02\x01\x12O\n\x0f\x43reateTokenizer\x12\x1e.smg.v1.CreateTokenizerRequest\x1a\x17.smg.v1.TokenizerStatus\"\x03\x90\x02\x00\x12W\n\x0f\x44\x65leteTokenizer\x12\x1e.smg.v1.DeleteTokenizerRequest\x1a\x1f.smg.v1.DeleteTokenizerResponse\"\x03\x90\x02\x02\x42\x95\x01\n\x12io.smgproto.smg.v1B\x0eTokenizerProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,14 +23,50 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smg_proto.v1.tokenizer_pb2'
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\016TokenizerProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['Tokenize']._options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['Tokenize']._serialized_options = b'\220\002\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['Detokenize']._options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['Detokenize']._serialized_options = b'\220\002\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ListTokenizers']._options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ListTokenizers']._serialized_options = b'\220\002\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['GetTokenizer']._options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['GetTokenizer']._serialized_options = b'\220\002\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['GetTokenizerStatus']._options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['GetTokenizerStatus']._serialized_options = b'\220\002\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['CreateTokenizer']._options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['CreateTokenizer']._serialized_options = b'\220\002\000'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['DeleteTokenizer']._options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['DeleteTokenizer']._serialized_options = b'\220\002\002'
+  _globals['_TOKENIZERSTATE']._serialized_start=1021
+  _globals['_TOKENIZERSTATE']._serialized_end=1183
   _globals['_TOKENIZEREQUEST']._serialized_start=54
-  _globals['_TOKENIZEREQUEST']._serialized_end=101
-  _globals['_TOKENIZERESPONSE']._serialized_start=103
-  _globals['_TOKENIZERESPONSE']._serialized_end=158
-  _globals['_DETOKENIZEREQUEST']._serialized_start=161
-  _globals['_DETOKENIZEREQUEST']._serialized_end=290
-  _globals['_DETOKENIZERESPONSE']._serialized_start=292
-  _globals['_DETOKENIZERESPONSE']._serialized_end=327
-  _globals['_TOKENIZERSERVICE']._serialized_start=330
-  _globals['_TOKENIZERSERVICE']._serialized_end=480
+  _globals['_TOKENIZEREQUEST']._serialized_end=124
+  _globals['_TOKENIZERESPONSE']._serialized_start=126
+  _globals['_TOKENIZERESPONSE']._serialized_end=218
+  _globals['_TOKENPIECES']._serialized_start=220
+  _globals['_TOKENPIECES']._serialized_end=248
+  _globals['_DETOKENIZEREQUEST']._serialized_start=251
+  _globals['_DETOKENIZEREQUEST']._serialized_end=380
+  _globals['_DETOKENIZERESPONSE']._serialized_start=382
+  _globals['_DETOKENIZERESPONSE']._serialized_end=417
+  _globals['_TOKENIZER']._serialized_start=419
+  _globals['_TOKENIZER']._serialized_end=512
+  _globals['_TOKENIZERSTATUS']._serialized_start=514
+  _globals['_TOKENIZERSTATUS']._serialized_end=639
+  _globals['_LISTTOKENIZERSREQUEST']._serialized_start=641
+  _globals['_LISTTOKENIZERSREQUEST']._serialized_end=703
+  _globals['_LISTTOKENIZERSRESPONSE']._serialized_start=705
+  _globals['_LISTTOKENIZERSRESPONSE']._serialized_end=793
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=795
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=828
+  _globals['_GETTOKENIZERSTATUSREQUEST']._serialized_start=830
+  _globals['_GETTOKENIZERSTATUSREQUEST']._serialized_end=869
+  _globals['_CREATETOKENIZERREQUEST']._serialized_start=871
+  _globals['_CREATETOKENIZERREQUEST']._serialized_end=953
+  _globals['_DELETETOKENIZERREQUEST']._serialized_start=955
+  _globals['_DELETETOKENIZERREQUEST']._serialized_end=991
+  _globals['_DELETETOKENIZERRESPONSE']._serialized_start=993
+  _globals['_DELETETOKENIZERRESPONSE']._serialized_end=1018
+  _globals['_TOKENIZERSERVICE']._serialized_start=1186
+  _globals['_TOKENIZERSERVICE']._serialized_end=1758
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,11 @@ from smg_proto.v1 import tokenizer_pb2 as smg_dot_v1_dot_tokenizer__pb2
 
 
 class TokenizerServiceStub(object):
-    """Text to token ids and back, in the gateway; no worker is asked. HTTP: POST /v1/tokenize, POST
-    /v1/detokenize.
+    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST /v1/tokenize,
+    POST /v1/detokenize.
 
-    Target, metadata and errors are as CompletionService says.
+    The RPCs that manage tokenizers need a control-plane key if the gateway requires one. HTTP:
+    /v1/tokenizers.
     """
 
     def __init__(self, channel):
@@ -28,32 +29,90 @@ class TokenizerServiceStub(object):
                 request_serializer=smg_dot_v1_dot_tokenizer__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=smg_dot_v1_dot_tokenizer__pb2.DetokenizeResponse.FromString,
                 )
+        self.ListTokenizers = channel.unary_unary(
+                '/smg.v1.TokenizerService/ListTokenizers',
+                request_serializer=smg_dot_v1_dot_tokenizer__pb2.ListTokenizersRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_tokenizer__pb2.ListTokenizersResponse.FromString,
+                )
+        self.GetTokenizer = channel.unary_unary(
+                '/smg.v1.TokenizerService/GetTokenizer',
+                request_serializer=smg_dot_v1_dot_tokenizer__pb2.GetTokenizerRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_tokenizer__pb2.Tokenizer.FromString,
+                )
+        self.GetTokenizerStatus = channel.unary_unary(
+                '/smg.v1.TokenizerService/GetTokenizerStatus',
+                request_serializer=smg_dot_v1_dot_tokenizer__pb2.GetTokenizerStatusRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_tokenizer__pb2.TokenizerStatus.FromString,
+                )
+        self.CreateTokenizer = channel.unary_unary(
+                '/smg.v1.TokenizerService/CreateTokenizer',
+                request_serializer=smg_dot_v1_dot_tokenizer__pb2.CreateTokenizerRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_tokenizer__pb2.TokenizerStatus.FromString,
+                )
+        self.DeleteTokenizer = channel.unary_unary(
+                '/smg.v1.TokenizerService/DeleteTokenizer',
+                request_serializer=smg_dot_v1_dot_tokenizer__pb2.DeleteTokenizerRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_tokenizer__pb2.DeleteTokenizerResponse.FromString,
+                )
 
 
 class TokenizerServiceServicer(object):
-    """Text to token ids and back, in the gateway; no worker is asked. HTTP: POST /v1/tokenize, POST
-    /v1/detokenize.
+    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST /v1/tokenize,
+    POST /v1/detokenize.
 
-    Target, metadata and errors are as CompletionService says.
+    The RPCs that manage tokenizers need a control-plane key if the gateway requires one. HTTP:
+    /v1/tokenizers.
     """
 
     def Tokenize(self, request, context):
-        """Token ids of each text.
-
-        Errors: NOT_FOUND (TOKENIZER_NOT_FOUND) when the gateway has no tokenizer for the model;
-        INVALID_ARGUMENT (INVALID_REQUEST, REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same
-        names); UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """Returns the token ids of each text. Errors: NOT_FOUND (TOKENIZER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Detokenize(self, request, context):
-        """Text of each sequence of token ids.
+        """Returns the text of each sequence of token ids. Unknown ids are skipped. Errors: NOT_FOUND
+        (TOKENIZER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
-        Errors: NOT_FOUND (TOKENIZER_NOT_FOUND) when the gateway has no tokenizer for the model;
-        INVALID_ARGUMENT (INVALID_REQUEST, REQUEST_TOO_LARGE); UNAUTHENTICATED, PERMISSION_DENIED (same
-        names); UNAVAILABLE (GATEWAY_UNAVAILABLE). An unknown id is no error: it is skipped.
+    def ListTokenizers(self, request, context):
+        """Returns the tokenizers that the gateway has loaded. HTTP: GET /v1/tokenizers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTokenizer(self, request, context):
+        """Returns one tokenizer. HTTP: GET /v1/tokenizers/{id}. Errors: NOT_FOUND (TOKENIZER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTokenizerStatus(self, request, context):
+        """Returns how far the loading of a tokenizer is. HTTP: GET /v1/tokenizers/{id}/status. Errors:
+        NOT_FOUND (TOKENIZER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTokenizer(self, request, context):
+        """Adds a tokenizer. HTTP: POST /v1/tokenizers.
+
+        It returns once the gateway has accepted the order; GetTokenizerStatus tells when it is loaded.
+        Errors: ALREADY_EXISTS (TOKENIZER_ALREADY_EXISTS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTokenizer(self, request, context):
+        """Removes a tokenizer. HTTP: DELETE /v1/tokenizers/{id}. Errors: NOT_FOUND (TOKENIZER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +131,31 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
                     request_deserializer=smg_dot_v1_dot_tokenizer__pb2.DetokenizeRequest.FromString,
                     response_serializer=smg_dot_v1_dot_tokenizer__pb2.DetokenizeResponse.SerializeToString,
             ),
+            'ListTokenizers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokenizers,
+                    request_deserializer=smg_dot_v1_dot_tokenizer__pb2.ListTokenizersRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_tokenizer__pb2.ListTokenizersResponse.SerializeToString,
+            ),
+            'GetTokenizer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTokenizer,
+                    request_deserializer=smg_dot_v1_dot_tokenizer__pb2.GetTokenizerRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_tokenizer__pb2.Tokenizer.SerializeToString,
+            ),
+            'GetTokenizerStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTokenizerStatus,
+                    request_deserializer=smg_dot_v1_dot_tokenizer__pb2.GetTokenizerStatusRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_tokenizer__pb2.TokenizerStatus.SerializeToString,
+            ),
+            'CreateTokenizer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTokenizer,
+                    request_deserializer=smg_dot_v1_dot_tokenizer__pb2.CreateTokenizerRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_tokenizer__pb2.TokenizerStatus.SerializeToString,
+            ),
+            'DeleteTokenizer': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTokenizer,
+                    request_deserializer=smg_dot_v1_dot_tokenizer__pb2.DeleteTokenizerRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_tokenizer__pb2.DeleteTokenizerResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'smg.v1.TokenizerService', rpc_method_handlers)
@@ -80,10 +164,11 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenizerService(object):
-    """Text to token ids and back, in the gateway; no worker is asked. HTTP: POST /v1/tokenize, POST
-    /v1/detokenize.
+    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST /v1/tokenize,
+    POST /v1/detokenize.
 
-    Target, metadata and errors are as CompletionService says.
+    The RPCs that manage tokenizers need a control-plane key if the gateway requires one. HTTP:
+    /v1/tokenizers.
     """
 
     @staticmethod
@@ -117,5 +202,90 @@ class TokenizerService(object):
         return grpc.experimental.unary_unary(request, target, '/smg.v1.TokenizerService/Detokenize',
             smg_dot_v1_dot_tokenizer__pb2.DetokenizeRequest.SerializeToString,
             smg_dot_v1_dot_tokenizer__pb2.DetokenizeResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListTokenizers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/smg.v1.TokenizerService/ListTokenizers',
+            smg_dot_v1_dot_tokenizer__pb2.ListTokenizersRequest.SerializeToString,
+            smg_dot_v1_dot_tokenizer__pb2.ListTokenizersResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetTokenizer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/smg.v1.TokenizerService/GetTokenizer',
+            smg_dot_v1_dot_tokenizer__pb2.GetTokenizerRequest.SerializeToString,
+            smg_dot_v1_dot_tokenizer__pb2.Tokenizer.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetTokenizerStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/smg.v1.TokenizerService/GetTokenizerStatus',
+            smg_dot_v1_dot_tokenizer__pb2.GetTokenizerStatusRequest.SerializeToString,
+            smg_dot_v1_dot_tokenizer__pb2.TokenizerStatus.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateTokenizer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/smg.v1.TokenizerService/CreateTokenizer',
+            smg_dot_v1_dot_tokenizer__pb2.CreateTokenizerRequest.SerializeToString,
+            smg_dot_v1_dot_tokenizer__pb2.TokenizerStatus.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteTokenizer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/smg.v1.TokenizerService/DeleteTokenizer',
+            smg_dot_v1_dot_tokenizer__pb2.DeleteTokenizerRequest.SerializeToString,
+            smg_dot_v1_dot_tokenizer__pb2.DeleteTokenizerResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

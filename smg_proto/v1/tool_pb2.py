@@ -16,7 +16,7 @@ from smg_proto.v1 import content_pb2 as smg_dot_v1_dot_content__pb2
 from smg_proto.v1 import error_pb2 as smg_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11smg/v1/tool.proto\x12\x06smg.v1\x1a\x14smg/v1/content.proto\x1a\x12smg/v1/error.proto\"X\n\x04Tool\x12(\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x14.smg.v1.FunctionToolH\x00\x12\x1e\n\x03mcp\x18\x02 \x01(\x0b\x32\x0f.smg.v1.McpToolH\x00\x42\x06\n\x04kind\"J\n\x0c\x46unctionTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xc0\x01\n\x07McpTool\x12\x14\n\x0cserver_label\x18\x01 \x01(\t\x12\x12\n\nserver_url\x18\x02 \x01(\t\x12\x15\n\rauthorization\x18\x03 \x01(\t\x12-\n\x07headers\x18\x04 \x03(\x0b\x32\x1c.smg.v1.McpTool.HeadersEntry\x12\x15\n\rallowed_tools\x18\x05 \x03(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\nToolChoice\x12&\n\x04mode\x18\x01 \x01(\x0e\x32\x16.smg.v1.ToolChoiceModeH\x00\x12\x12\n\x08\x66unction\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"{\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\x12\x14\n\x0cserver_label\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\x12\x1c\n\x05\x65rror\x18\x06 \x01(\x0b\x32\r.smg.v1.Error\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"p\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12%\n\x05parts\x18\x03 \x01(\x0b\x32\x14.smg.v1.ContentPartsH\x00\x12\x10\n\x08is_error\x18\x04 \x01(\x08\x42\x08\n\x06output*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x42\x90\x01\n\x12io.smgproto.smg.v1B\tToolProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11smg/v1/tool.proto\x12\x06smg.v1\x1a\x14smg/v1/content.proto\x1a\x12smg/v1/error.proto\"X\n\x04Tool\x12(\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x14.smg.v1.FunctionToolH\x00\x12\x1e\n\x03mcp\x18\x02 \x01(\x0b\x32\x0f.smg.v1.McpToolH\x00\x42\x06\n\x04kind\"J\n\x0c\x46unctionTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xca\x01\n\x07McpTool\x12\x14\n\x0cserver_label\x18\x01 \x01(\t\x12\x12\n\nserver_url\x18\x02 \x01(\t\x12\x1a\n\rauthorization\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x32\n\x07headers\x18\x04 \x03(\x0b\x32\x1c.smg.v1.McpTool.HeadersEntryB\x03\x80\x01\x01\x12\x15\n\rallowed_tools\x18\x05 \x03(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\nToolChoice\x12&\n\x04mode\x18\x01 \x01(\x0e\x32\x16.smg.v1.ToolChoiceModeH\x00\x12\x12\n\x08\x66unction\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"\xa8\x01\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\x12\x14\n\x0cserver_label\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\x12\x1e\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x0f.smg.v1.Failure\x12)\n\x0coutput_parts\x18\x07 \x03(\x0b\x32\x13.smg.v1.ContentPart\"]\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\"d\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\"\n\x05parts\x18\x03 \x03(\x0b\x32\x13.smg.v1.ContentPart\x12\x10\n\x08is_error\x18\x04 \x01(\x08*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x42\x90\x01\n\x12io.smgproto.smg.v1B\tToolProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -26,22 +26,26 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\tToolProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
   _globals['_MCPTOOL_HEADERSENTRY']._options = None
   _globals['_MCPTOOL_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_TOOLCHOICEMODE']._serialized_start=833
-  _globals['_TOOLCHOICEMODE']._serialized_end=968
+  _globals['_MCPTOOL'].fields_by_name['authorization']._options = None
+  _globals['_MCPTOOL'].fields_by_name['authorization']._serialized_options = b'\200\001\001'
+  _globals['_MCPTOOL'].fields_by_name['headers']._options = None
+  _globals['_MCPTOOL'].fields_by_name['headers']._serialized_options = b'\200\001\001'
+  _globals['_TOOLCHOICEMODE']._serialized_start=895
+  _globals['_TOOLCHOICEMODE']._serialized_end=1030
   _globals['_TOOL']._serialized_start=71
   _globals['_TOOL']._serialized_end=159
   _globals['_FUNCTIONTOOL']._serialized_start=161
   _globals['_FUNCTIONTOOL']._serialized_end=235
   _globals['_MCPTOOL']._serialized_start=238
-  _globals['_MCPTOOL']._serialized_end=430
-  _globals['_MCPTOOL_HEADERSENTRY']._serialized_start=384
-  _globals['_MCPTOOL_HEADERSENTRY']._serialized_end=430
-  _globals['_TOOLCHOICE']._serialized_start=432
-  _globals['_TOOLCHOICE']._serialized_end=514
-  _globals['_TOOLCALL']._serialized_start=516
-  _globals['_TOOLCALL']._serialized_end=639
-  _globals['_TOOLCALLDELTA']._serialized_start=641
-  _globals['_TOOLCALLDELTA']._serialized_end=716
-  _globals['_TOOLRESULT']._serialized_start=718
-  _globals['_TOOLRESULT']._serialized_end=830
+  _globals['_MCPTOOL']._serialized_end=440
+  _globals['_MCPTOOL_HEADERSENTRY']._serialized_start=394
+  _globals['_MCPTOOL_HEADERSENTRY']._serialized_end=440
+  _globals['_TOOLCHOICE']._serialized_start=442
+  _globals['_TOOLCHOICE']._serialized_end=524
+  _globals['_TOOLCALL']._serialized_start=527
+  _globals['_TOOLCALL']._serialized_end=695
+  _globals['_TOOLCALLDELTA']._serialized_start=697
+  _globals['_TOOLCALLDELTA']._serialized_end=790
+  _globals['_TOOLRESULT']._serialized_start=792
+  _globals['_TOOLRESULT']._serialized_end=892
 # @@protoc_insertion_point(module_scope)

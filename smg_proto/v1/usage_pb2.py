@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12smg/v1/usage.proto\x12\x06smg.v1\"\x80\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x05\x42\x91\x01\n\x12io.smgproto.smg.v1B\nUsageProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12smg/v1/usage.proto\x12\x06smg.v1\"\xf5\x03\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x05\x12\x1a\n\rcached_tokens\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x1d\n\x10reasoning_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x1f\n\x12\x63\x61\x63he_write_tokens\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12 \n\x13prompt_audio_tokens\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12$\n\x17\x63ompletion_audio_tokens\x18\x08 \x01(\x05H\x04\x88\x01\x01\x12\'\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\t \x01(\x05H\x05\x88\x01\x01\x12\'\n\x1arejected_prediction_tokens\x18\n \x01(\x05H\x06\x88\x01\x01\x42\x10\n\x0e_cached_tokensB\x13\n\x11_reasoning_tokensB\x15\n\x13_cache_write_tokensB\x16\n\x14_prompt_audio_tokensB\x1a\n\x18_completion_audio_tokensB\x1d\n\x1b_accepted_prediction_tokensB\x1d\n\x1b_rejected_prediction_tokensB\x91\x01\n\x12io.smgproto.smg.v1B\nUsageProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,5 +23,5 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\nUsageProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
   _globals['_USAGE']._serialized_start=31
-  _globals['_USAGE']._serialized_end=159
+  _globals['_USAGE']._serialized_end=532
 # @@protoc_insertion_point(module_scope)

@@ -6,11 +6,11 @@ from smg_proto.v1 import worker_pb2 as smg_dot_v1_dot_worker__pb2
 
 
 class WorkerServiceStub(object):
-    """Admin: it wants a control-plane key where the gateway asks for one; an admin's to change things,
-    any to read. HTTP: /workers, /get_loads, /flush_cache.
+    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
+    read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns when the gateway has taken the order,
-    and GetWorker tells how it goes. Target, metadata and errors are as CompletionService says.
+    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
+    WatchWorkers or GetWorker show what becomes of it.
     """
 
     def __init__(self, channel):
@@ -34,9 +34,19 @@ class WorkerServiceStub(object):
                 request_serializer=smg_dot_v1_dot_worker__pb2.ListWorkersRequest.SerializeToString,
                 response_deserializer=smg_dot_v1_dot_worker__pb2.ListWorkersResponse.FromString,
                 )
+        self.WatchWorkers = channel.unary_stream(
+                '/smg.v1.WorkerService/WatchWorkers',
+                request_serializer=smg_dot_v1_dot_worker__pb2.WatchWorkersRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_worker__pb2.WorkerEvent.FromString,
+                )
         self.UpdateWorker = channel.unary_unary(
                 '/smg.v1.WorkerService/UpdateWorker',
                 request_serializer=smg_dot_v1_dot_worker__pb2.UpdateWorkerRequest.SerializeToString,
+                response_deserializer=smg_dot_v1_dot_worker__pb2.Worker.FromString,
+                )
+        self.ReplaceWorker = channel.unary_unary(
+                '/smg.v1.WorkerService/ReplaceWorker',
+                request_serializer=smg_dot_v1_dot_worker__pb2.ReplaceWorkerRequest.SerializeToString,
                 response_deserializer=smg_dot_v1_dot_worker__pb2.Worker.FromString,
                 )
         self.DeleteWorker = channel.unary_unary(
@@ -57,39 +67,41 @@ class WorkerServiceStub(object):
 
 
 class WorkerServiceServicer(object):
-    """Admin: it wants a control-plane key where the gateway asks for one; an admin's to change things,
-    any to read. HTTP: /workers, /get_loads, /flush_cache.
+    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
+    read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns when the gateway has taken the order,
-    and GetWorker tells how it goes. Target, metadata and errors are as CompletionService says.
+    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
+    WatchWorkers or GetWorker show what becomes of it.
     """
 
     def CreateWorker(self, request, context):
         """Adds a worker. HTTP: POST /workers.
 
-        Returns before the worker is there: it is PENDING, then READY, or NOT_FOUND if it could not be
-        reached. Poll GetWorker with the id. Errors: INVALID_ARGUMENT (INVALID_REQUEST) for no or a bad
-        URL, ALREADY_EXISTS (WORKER_ALREADY_EXISTS) for one that is there or on its way,
-        UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        It returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
+        error. Errors: ALREADY_EXISTS (WORKER_ALREADY_EXISTS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorker(self, request, context):
-        """One worker by its id, also while it is PENDING. HTTP: GET /workers/{id}.
-
-        Errors: NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT (INVALID_REQUEST) for an id that is
-        none, UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """Returns one worker by its id, also while it is PENDING. HTTP: GET /workers/{id}. Errors:
+        NOT_FOUND (WORKER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkers(self, request, context):
-        """All workers that have been reached; not those that are PENDING. HTTP: GET /workers.
+        """Returns the workers that the gateway has reached. HTTP: GET /workers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
-        Errors: UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+    def WatchWorkers(self, request, context):
+        """Streams the workers: first all as they are, then each one that appears, changes or goes. The
+        stream runs until the client ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,40 +110,42 @@ class WorkerServiceServicer(object):
     def UpdateWorker(self, request, context):
         """Changes some settings of a worker. HTTP: PATCH /workers/{id}.
 
-        Returns before the worker has changed, so the reply may show the old settings. Errors:
-        NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT (INVALID_REQUEST), UNAUTHENTICATED,
-        PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        It returns before the worker has changed, so the reply may show the old settings. Errors:
+        NOT_FOUND (WORKER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceWorker(self, request, context):
+        """Replaces all settings of a worker and reaches it anew. HTTP: PUT /workers/{id}. Errors: NOT_FOUND
+        (WORKER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorker(self, request, context):
-        """Removes a worker from the gateway; the worker itself runs on. HTTP: DELETE /workers/{id}.
+        """Removes a worker from the gateway; the worker itself keeps running. HTTP: DELETE /workers/{id}.
 
-        Returns before the worker is gone: it is DRAINING, then NOT_FOUND (after 5 seconds with gateway
-        1.13.0). Errors: NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT (INVALID_REQUEST) for an id
-        that is none, UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE
-        (GATEWAY_UNAVAILABLE).
+        It returns before the worker is gone: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
+        (WORKER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkerLoads(self, request, context):
-        """How busy the workers' engines are, by their own account. HTTP: GET /get_loads.
-
-        Errors: UNAUTHENTICATED, PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        """Returns the load of the workers' engines, as the engines report it. HTTP: GET /loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FlushCache(self, request, context):
-        """Empties the prefix caches of all workers. HTTP: POST /flush_cache.
+        """Empties the prefix caches of the workers. HTTP: POST /flush_cache.
 
-        OK also if some or all of them failed: read the failures. Errors: UNAUTHENTICATED,
-        PERMISSION_DENIED (same names), UNAVAILABLE (GATEWAY_UNAVAILABLE).
+        The status is OK even if some or all of them failed: read the failures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,9 +169,19 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=smg_dot_v1_dot_worker__pb2.ListWorkersRequest.FromString,
                     response_serializer=smg_dot_v1_dot_worker__pb2.ListWorkersResponse.SerializeToString,
             ),
+            'WatchWorkers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchWorkers,
+                    request_deserializer=smg_dot_v1_dot_worker__pb2.WatchWorkersRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_worker__pb2.WorkerEvent.SerializeToString,
+            ),
             'UpdateWorker': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateWorker,
                     request_deserializer=smg_dot_v1_dot_worker__pb2.UpdateWorkerRequest.FromString,
+                    response_serializer=smg_dot_v1_dot_worker__pb2.Worker.SerializeToString,
+            ),
+            'ReplaceWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceWorker,
+                    request_deserializer=smg_dot_v1_dot_worker__pb2.ReplaceWorkerRequest.FromString,
                     response_serializer=smg_dot_v1_dot_worker__pb2.Worker.SerializeToString,
             ),
             'DeleteWorker': grpc.unary_unary_rpc_method_handler(
@@ -183,11 +207,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService(object):
-    """Admin: it wants a control-plane key where the gateway asks for one; an admin's to change things,
-    any to read. HTTP: /workers, /get_loads, /flush_cache.
+    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
+    read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns when the gateway has taken the order,
-    and GetWorker tells how it goes. Target, metadata and errors are as CompletionService says.
+    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
+    WatchWorkers or GetWorker show what becomes of it.
     """
 
     @staticmethod
@@ -242,6 +266,23 @@ class WorkerService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def WatchWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/smg.v1.WorkerService/WatchWorkers',
+            smg_dot_v1_dot_worker__pb2.WatchWorkersRequest.SerializeToString,
+            smg_dot_v1_dot_worker__pb2.WorkerEvent.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def UpdateWorker(request,
             target,
             options=(),
@@ -254,6 +295,23 @@ class WorkerService(object):
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/smg.v1.WorkerService/UpdateWorker',
             smg_dot_v1_dot_worker__pb2.UpdateWorkerRequest.SerializeToString,
+            smg_dot_v1_dot_worker__pb2.Worker.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReplaceWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/smg.v1.WorkerService/ReplaceWorker',
+            smg_dot_v1_dot_worker__pb2.ReplaceWorkerRequest.SerializeToString,
             smg_dot_v1_dot_worker__pb2.Worker.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -26,7 +26,7 @@ def test_list_of_a_package_has_its_messages(capsys: pytest.CaptureFixture[str]) 
     assert main(["list", "smg.v1", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
     assert list(listing) == ["smg.v1"]
-    assert {"kind": "message", "name": "smg.v1.Usage", "since": "0.5.0"} in listing["smg.v1"]
+    assert {"kind": "message", "name": "smg.v1.Usage", "since": "1.0.0"} in listing["smg.v1"]
 
 
 def test_show_prints_a_definition_that_compiles_to_the_same_message(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from _contract import wire
-from _frozen import Frozen
+from _frozen import RESET, Frozen
 from _upstream import EXPERIMENTAL
 from _vectors import UNKNOWN, files_of, messages
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -89,7 +89,7 @@ class Golden:
             yield f"{release} itself cannot read it: {error!r}"
             return
         if self.broken(release, self.newest(release, name), name):
-            pass  # by the engine, of a contract that promises nothing
+            pass  # of a contract that promises nothing, or did not yet
         elif today := todays_classes().get(name):
             try:
                 message = today.FromString(wire)
@@ -133,8 +133,11 @@ class Golden:
         return newest is not None and self.changed(release, newest, name)
 
     def broken(self, old: str, new: str | None, name: str) -> bool:
-        """Changed by the engine whose experimental contract it is, so that data is lost."""
-        if new is None or self.readers[old][name].DESCRIPTOR.file.package not in EXPERIMENTAL:
+        """Changed so that data is lost: by an experimental contract's engine, or by a reset."""
+        package = self.readers[old][name].DESCRIPTOR.file.package
+        if package in RESET.get(old, ()):
+            return True
+        if new is None or package not in EXPERIMENTAL:
             return False
         return self.changed(old, new, name, data=True)
 

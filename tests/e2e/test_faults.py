@@ -127,7 +127,7 @@ def test_an_engine_that_fails_in_the_middle_fails_the_stream(
             smg.CreateMessageRequest(
                 model="slow",
                 max_tokens=200,
-                turns=[smg.Turn(role=smg.ROLE_USER, blocks=[smg.Block(text="a")])],
+                turns=[smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(text="a")])],
             )
         ),
         "response": lambda: door.responses.StreamResponse(

@@ -289,19 +289,18 @@ def test_a_call_without_arguments_goes_back(house: House) -> None:
         max_tokens=3,
     )
     assert house.door.chats.Chat(chat).choices
-    said = smg.ItemMessage(role=smg.ROLE_USER, content=[smg.ContentPart(text="Add.")])
     items = [
-        smg.Item(message=said),
-        smg.Item(tool_call=call),
-        smg.Item(tool_result=smg.ToolResult(call_id="call_1", text=result)),
+        smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="Add.")),
+        smg.ResponseItem(tool_call=call),
+        smg.ResponseItem(tool_result=smg.ToolResult(call_id="call_1", content=result)),
     ]
-    request = smg.CreateResponseRequest(model=house.model, items=smg.Items(items=items))
+    request = smg.CreateResponseRequest(model=house.model, items=items)
     assert house.door.responses.CreateResponse(request).output
 
 
 MESSAGES = {
-    "plain": Case(PLAIN, {}, {}, "end_turn"),
-    "stop string": Case(PLAIN, {"stop": ["four"]}, {"stop_sequences": ["four"]}, "stop_sequence"),
+    "plain": Case(PLAIN, {}, {}, "'finish': 'stop'"),
+    "stop string": Case(PLAIN, {"stop": ["four"]}, {"stop_sequences": ["four"]}, "'stop': 'four'"),
     "thinking": Case(
         THOUGHT,
         {"reasoning_effort": "low"},
@@ -327,7 +326,7 @@ MESSAGES = {
         "Rome",
     ),
     "thinking off": Case(
-        PLAIN, {"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}, "end_turn"
+        PLAIN, {"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}, "'finish': 'stop'"
     ),
 }
 
@@ -338,7 +337,7 @@ def test_messages_equal(house: House, case: Case) -> None:
         model=house.model,
         max_tokens=200,
         system="Be short.",
-        turns=[smg.Turn(role=smg.ROLE_USER, blocks=[smg.Block(text=case.says)])],
+        turns=[smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(text=case.says)])],
         **case.proto,
     )
     said = [{"role": "user", "content": [{"type": "text", "text": case.says}]}]
@@ -398,7 +397,7 @@ def test_responses_equal(house: House, case: Case) -> None:
 FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "json object": (
         '{"a": 1}',
-        {"json_schema": {}},
+        {"json_object": {}},
         {"json_schema": '{"type":"object"}'},
         {"response_format": {"type": "json_object"}},
     ),

@@ -79,7 +79,7 @@ def test_a_tool_is_run_and_its_answer_used(
     assert (call.tool_call.name, call.tool_call.server_label) == ("get_weather", "weather")
     assert call.tool_call.arguments == '{"city":"Paris"}'
     assert "18 degrees in Paris" in call.tool_call.output
-    assert said.message.content[0].text == "It is 18 degrees."
+    assert said.message.parts[0].text == "It is 18 degrees."
 
 
 def test_a_stream_tells_of_the_call_as_it_happens(
@@ -106,7 +106,7 @@ def test_a_tool_that_fails_is_told_to_the_model(
     (call,) = (item.tool_call for item in reply.output if item.HasField("tool_call"))
     told = call.error.message + call.output
     assert "no weather in Oslo" in told
-    assert reply.output[-1].message.content[0].text == "I do not know."
+    assert reply.output[-1].message.parts[0].text == "I do not know."
 
 
 def test_a_server_that_is_not_there_is_named(door: Door) -> None:
@@ -119,8 +119,8 @@ def test_a_server_that_is_not_there_is_named(door: Door) -> None:
 
 def test_mcp_items_are_refused_as_input(door: Door) -> None:
     call = smg.ToolCall(id="a", name="b", arguments="{}", server_label="weather")
-    items = smg.Items(items=[smg.Item(tool_call=call)])
+    items = [smg.ResponseItem(tool_call=call)]
     with pytest.raises(grpc.RpcError) as caught:
         door.responses.CreateResponse(smg.CreateResponseRequest(model="demo-model", items=items))
     (violation,) = from_rpc_error(caught.value).field_violations
-    assert violation.field == "items.items[0].tool_call.server_label"
+    assert violation.field == "items[0].tool_call.server_label"

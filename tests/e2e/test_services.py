@@ -18,7 +18,9 @@ TEXTS = ["hello world", "a"]
 
 
 def test_embeddings_equal_one_request_for_each_input(house: House) -> None:
-    found = house.door.embeddings.Embed(smg.EmbedRequest(model=house.model, inputs=TEXTS))
+    found = house.door.embeddings.Embed(
+        smg.EmbedRequest(model=house.model, inputs=[smg.EmbedInput(text=text) for text in TEXTS])
+    )
     there = [house.http.post("/v1/embeddings", model=house.model, input=text) for text in TEXTS]
     assert len(found.embeddings) == len(there)
     for one, other in zip(found.embeddings, there, strict=True):
@@ -30,12 +32,14 @@ def test_embeddings_equal_one_request_for_each_input(house: House) -> None:
 
 
 def test_dimensions_that_the_worker_ignores_are_not_silently_ignored(house: House) -> None:
-    request = smg.EmbedRequest(model=house.model, inputs=["a"], dimensions=3)
+    request = smg.EmbedRequest(model=house.model, inputs=[smg.EmbedInput(text="a")], dimensions=3)
     assert _failure(house.door.embeddings.Embed, request).reason == "UNSUPPORTED_BY_BACKEND"
 
 
 def test_classes_equal(house: House) -> None:
-    found = house.door.embeddings.Classify(smg.ClassifyRequest(model=house.model, inputs=TEXTS))
+    found = house.door.embeddings.Classify(
+        smg.ClassifyRequest(model=house.model, inputs=[smg.EmbedInput(text=text) for text in TEXTS])
+    )
     for one, text in zip(found.results, TEXTS, strict=True):
         (other,) = house.http.post("/v1/classify", model=house.model, input=text)["data"]
         assert one.label == other["label"]
@@ -45,7 +49,9 @@ def test_classes_equal(house: House) -> None:
 
 
 def test_reranking_is_for_other_workers(house: House) -> None:
-    request = smg.RerankRequest(model=house.model, query="q", documents=["a", "b"])
+    request = smg.RerankRequest(
+        model=house.model, query="q", documents=[smg.RerankDocument(text=text) for text in "ab"]
+    )
     failure = _failure(house.door.embeddings.Rerank, request)
     assert failure.code is grpc.StatusCode.UNIMPLEMENTED
     assert failure.reason == "UNSUPPORTED_BY_BACKEND"
@@ -110,26 +116,26 @@ def test_models_equal_and_tell_what_their_workers_can_do(house: House) -> None:
     assert one.context_length == worker["context_length"]
     assert _failure(house.door.models.GetModel, smg.GetModelRequest(id="nope")).reason in (
         "MODEL_NOT_FOUND",
-        "INVALID_REQUEST",
+        "ROUTE_NOT_FOUND",
     )
 
 
 def test_the_gateway_tells_its_version(house: House) -> None:
     info = house.door.gateway.GetGatewayInfo(smg.GetGatewayInfoRequest())
-    assert info.version == house.http.ask("GET", "/get_loads")[1]["version"].removeprefix("smg-")
+    assert info.version == house.http.ask("GET", "/loads")[1]["version"].removeprefix("smg-")
     assert info.proto_version == __version__
     assert "smg.v1.ChatService" in info.services
 
 
 def test_loads_equal(house: House) -> None:
     house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
-    eventually(lambda: house.http.ask("GET", "/get_loads")[1]["loads"], "the loads are read")
+    eventually(lambda: house.http.ask("GET", "/loads")[1]["loads"], "the loads are read")
     found = house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
-    there = house.http.ask("GET", "/get_loads")[1]
+    there = house.http.ask("GET", "/loads")[1]
     (one,), (other,) = found.loads, there["loads"]
     assert one.worker_url == other["worker"]
     assert one.max_running_requests == other["max_running_requests"] > 0
-    assert one.max_tokens == other["max_total_num_tokens"]
+    assert one.kv_capacity_tokens == other["max_total_num_tokens"]
     assert found.read_time.seconds > 0
 
 
@@ -188,13 +194,11 @@ def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
     assert stored.id == made.id
     (item,) = responses.ListResponseInputItems(smg.ListResponseInputItemsRequest(id=made.id)).items
     assert item.message.role == smg.ROLE_USER
-    assert item.message.content[0].text == "How are you?"
+    assert item.message.parts[0].text == "How are you?"
 
     # What came out goes back in, as items or by its id.
-    more = smg.Item(
-        message=smg.ItemMessage(role=smg.ROLE_USER, content=[smg.ContentPart(text="And?")])
-    )
-    both = smg.Items(items=[item, *made.output, more])
+    more = smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="And?"))
+    both = [item, *made.output, more]
     by_items = smg.CreateResponseRequest(model=house.model, items=both, max_tokens=4)
     by_id = smg.CreateResponseRequest(
         model=house.model, input="And?", previous_response_id=made.id, max_tokens=4

@@ -18,6 +18,14 @@ NO_USAGE: Any = {
     "completion_tokens_details": {"reasoning_tokens": 0},
 }
 View = dict[str, Any]
+# What /v1/messages and /v1/responses call it, in the words of all services.
+FINISH = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "tool_use": "tool_calls",
+}
 
 
 def stop_of(stop: smg.MatchedStop) -> str | int | None:
@@ -51,7 +59,7 @@ def completion(reply: smg.CompletionResponse) -> View:
         "stop": stop_of(reply.matched_stop),
         "in": reply.prompt_tokens,
         "out": reply.completion_tokens,
-        "cached": reply.cached_tokens,
+        "cached": reply.usage.cached_tokens,
     }
 
 
@@ -135,6 +143,7 @@ def chat_stream(events: Iterable[smg.ChatEvent]) -> View:
                     while len(choice.message.tool_calls) <= call.index:
                         choice.message.tool_calls.add()
                     grown = choice.message.tool_calls[call.index]
+                    assert not call.complete or json.loads(grown.arguments) is not None
                     grown.id += call.id
                     grown.name += call.name
                     grown.arguments += call.arguments
@@ -211,7 +220,7 @@ def chat_stream_http(chunks: Iterable[Json]) -> View:
 # --- Messages ---
 
 
-def _block(block: smg.Block) -> View:
+def _block(block: smg.MessageBlock) -> View:
     match block.WhichOneof("block"):
         case "text":
             return {"text": block.text}
@@ -224,7 +233,7 @@ def _block(block: smg.Block) -> View:
             raise AssertionError(f"a block of kind {other} in a reply")
 
 
-def message(reply: smg.Message) -> View:
+def message(reply: smg.MessageResponse) -> View:
     usage = usage_of(reply.usage)
     del usage["all"]
     return {
@@ -239,12 +248,15 @@ def message(reply: smg.Message) -> View:
 def message_stream(events: Iterable[smg.MessageEvent]) -> View:
     first, *middle, last = events
     assert first.HasField("start") and last.HasField("end")
-    whole = smg.Message()
+    whole = smg.MessageResponse()
     whole.CopyFrom(last.end)
     for event in middle:
         if event.HasField("block_start"):
             assert event.block_start.index == len(whole.blocks)
             whole.blocks.append(event.block_start.block)
+            continue
+        if event.HasField("block_end"):
+            assert event.block_end.index == len(whole.blocks) - 1
             continue
         block, delta = whole.blocks[event.delta.index], event.delta
         if delta.text:
@@ -270,10 +282,13 @@ def message_http(reply: Json) -> View:
     return {
         "model": reply["model"],
         "blocks": blocks,
-        "finish": reply["stop_reason"],
+        "finish": FINISH.get(reply["stop_reason"], reply["stop_reason"]),
         "stop": reply["stop_sequence"],
         "usage": {
-            "in": usage["input_tokens"],
+            # The route counts tokens of the cache beside those of the input.
+            "in": usage["input_tokens"]
+            + usage["cache_read_input_tokens"]
+            + usage["cache_creation_input_tokens"],
             "out": usage["output_tokens"],
             "cached": usage["cache_read_input_tokens"],
             "reasoning": usage.get("output_tokens_details", {}).get("thinking_tokens", 0),
@@ -310,10 +325,10 @@ def message_stream_http(events: Iterable[Json]) -> View:
 # --- Responses ---
 
 
-def _item(item: smg.Item) -> View:
+def _item(item: smg.ResponseItem) -> View:
     match item.WhichOneof("item"):
         case "message":
-            return {"said": [part.text for part in item.message.content]}
+            return {"said": [part.text for part in item.message.parts]}
         case "reasoning":
             return {"thought": item.reasoning.text}
         case "tool_call":
@@ -328,7 +343,7 @@ def response(reply: smg.Response) -> View:
         "model": reply.model,
         "status": smg.ResponseStatus.Name(reply.status).removeprefix("RESPONSE_STATUS_").lower(),
         "items": [_item(item) for item in reply.output],
-        "why": reply.incomplete_reason,
+        "why": reply.finish_reason,
         "usage": usage_of(reply.usage),
     }
 
@@ -356,6 +371,17 @@ def response_stream(events: Iterable[smg.ResponseEvent]) -> View:
     return response(whole)
 
 
+def _why(reply: Json) -> str:
+    """Why generation ended: said of a response that was cut, seen in one that was not."""
+    if reply["status"] == "incomplete":
+        reason: str = reply["incomplete_details"]["reason"]
+        return FINISH.get(reason, reason)
+    if reply["status"] != "completed":
+        return ""
+    called = any(item["type"] == "function_call" for item in reply["output"])
+    return "tool_calls" if called else "stop"
+
+
 def response_http(reply: Json) -> View:
     items: list[View] = []
     for item in reply["output"]:
@@ -372,7 +398,7 @@ def response_http(reply: Json) -> View:
         "model": reply["model"],
         "status": reply["status"],
         "items": items,
-        "why": (reply.get("incomplete_details") or {}).get("reason", ""),
+        "why": _why(reply),
         "usage": {
             "in": usage["input_tokens"],
             "out": usage["output_tokens"],

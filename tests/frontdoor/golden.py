@@ -1,8 +1,9 @@
 """One request and reply of each RPC, as they are on both sides: golden.json.
 
 Each case has the gRPC request, the HTTP requests that it becomes, the gateway's answers (or the
-events of its stream) and the gRPC reply (or the events). `python tests/frontdoor/golden.py` writes
-down what the front door does now; then read the difference, line by line: it is what users get.
+events of its stream, or the frames of its WebSocket) and the gRPC reply (or the events). `python
+tests/frontdoor/golden.py` writes down what the front door does now; then read the difference, line
+by line: it is what users get.
 """
 
 import asyncio
@@ -17,6 +18,9 @@ from google.protobuf import descriptor_pool, json_format
 from smg_proto import smg_pb2 as smg
 
 FILE = Path(__file__).with_name("golden.json")
+# RPCs that send one request for each input, in no order.
+ONE_EACH = ("EmbeddingService.Embed", "EmbeddingService.Classify")
+PLACES = ("index", "outputIndex", "contentIndex")
 CASES: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
 
 
@@ -24,12 +28,14 @@ def request_of(case: dict[str, Any]) -> Any:
     service, _, method = case["rpc"].partition(".")
     found = descriptor_pool.Default().FindServiceByName(f"smg.v1.{service}")
     kind: Any = getattr(smg, found.methods_by_name[method].input_type.name)
+    if "frames" in case:
+        return [json_format.ParseDict(each, kind()) for each in case["request"]]
     return json_format.ParseDict(case["request"], kind())
 
 
 async def observe(case: dict[str, Any], upstream: Any, channel: grpc.aio.Channel) -> dict[str, Any]:
     """The case as it is now."""
-    from frontdoor.calls import stub
+    from frontdoor.calls import call
     from frontdoor.replay import sse
 
     upstream.forget()
@@ -37,13 +43,15 @@ async def observe(case: dict[str, Any], upstream: Any, channel: grpc.aio.Channel
         upstream.stream(b"".join(map(sse, case["events"])))
     for answer in case.get("answers", ()):
         upstream.answer(200, answer)
-    call = stub(channel, case["rpc"])(request_of(case))
-    if "events" in case:
-        reply: Any = list(joined([shown(event) async for event in call]))
+    if "frames" in case:
+        upstream.converse(*case["frames"])
+    found = await call(channel, case["rpc"], request_of(case))
+    if isinstance(found, list):
+        reply: Any = list(joined([shown(event) for event in found]))
     else:
-        reply = shown(await call)
+        reply = shown(found)
     asked = upstream.asked
-    if len({each.path for each in asked}) == 1:  # one for each input, in no order
+    if case["rpc"] in ONE_EACH:
         asked = sorted(asked, key=lambda each: json.dumps(each.body))
     http = [
         {"method": each.method, "path": each.path}
@@ -73,7 +81,7 @@ def joined(events: list[Any]) -> Iterator[Any]:
     for event in events:
         if last and continues(last.get("delta"), event.get("delta")):
             for name, value in event["delta"].items():
-                if name not in ("index", "outputIndex"):
+                if name not in PLACES:
                     last["delta"][name] += value
             continue
         if last:
@@ -83,9 +91,11 @@ def joined(events: list[Any]) -> Iterator[Any]:
 
 
 def continues(ours: Any, theirs: Any) -> bool:
-    if not ours or not theirs or ours.keys() != theirs.keys() or "toolCalls" in ours:
+    if not ours or not theirs or ours.keys() != theirs.keys():
         return False
-    return all(ours.get(name) == theirs.get(name) for name in ("index", "outputIndex"))
+    if ours.keys() & {"toolCalls", "annotation", "annotations"}:
+        return False
+    return all(ours.get(name) == theirs.get(name) for name in PLACES)
 
 
 async def rewrite() -> None:

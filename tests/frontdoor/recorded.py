@@ -25,9 +25,14 @@ def chat(body: Any) -> smg.ChatRequest:
 
 
 def completion(body: Any) -> smg.CompletionRequest:
-    return smg.CompletionRequest(
-        **plain(body, "model", "prompt", "max_tokens", "temperature", "stop")
+    request = smg.CompletionRequest(
+        **plain(body, "model", "max_tokens", "temperature", "stop", "n")
     )
+    if isinstance(body["prompt"], list):
+        request.prompts.extend(smg.CompletionPrompt(text=text) for text in body["prompt"])
+    else:
+        request.prompt = body["prompt"]
+    return request
 
 
 def message(body: Any) -> smg.CreateMessageRequest:
@@ -35,6 +40,8 @@ def message(body: Any) -> smg.CreateMessageRequest:
         **plain(body, "model", "max_tokens", "system", "temperature", "top_k")
     )
     request.stop.extend(body.get("stop_sequences", ()))
+    if "thinking" in body:
+        request.reasoning_budget_tokens = body["thinking"]["budget_tokens"]
     for turn in body["messages"]:
         request.turns.add(role=ROLES[turn["role"]]).blocks.add(text=turn["content"])
     for tool in body.get("tools", ()):
@@ -87,8 +94,12 @@ REQUESTS = {
     "/v1/messages": message,
     "/v1/messages/count_tokens": message,
     "/v1/responses": response,
-    "/v1/embeddings": lambda body: smg.EmbedRequest(model=body["model"], inputs=[body["input"]]),
-    "/v1/classify": lambda body: smg.ClassifyRequest(model=body["model"], inputs=[body["input"]]),
+    "/v1/embeddings": lambda body: smg.EmbedRequest(
+        model=body["model"], inputs=[smg.EmbedInput(text=body["input"])]
+    ),
+    "/v1/classify": lambda body: smg.ClassifyRequest(
+        model=body["model"], inputs=[smg.EmbedInput(text=body["input"])]
+    ),
     "/v1/tokenize": lambda body: smg.TokenizeRequest(model=body["model"], texts=body["prompt"]),
     "/v1/detokenize": tokens,
     "/parse/reasoning": lambda body: smg.ParseReasoningRequest(
@@ -97,13 +108,10 @@ REQUESTS = {
     "/parse/function_call": parse_calls,
     "/workers": worker,
 }
-# smg.v1 cannot say it: prompts of another kind, a budget for thinking, one text or one list of
-# tokens where it always sends several, a request that is no request.
+# smg.v1 cannot say it: prompts of another kind, one text or one list of tokens where it always
+# sends several, a request that is no request.
 UNSAYABLE = {
     "completion_token_ids_refused",
-    "completion_two_prompts",
-    "completion_stream_n2",
-    "message_thinking",
     "tokenize",
     "tokenize_unknown_model",
     "detokenize",

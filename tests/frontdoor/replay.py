@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from smg_proto.frontdoor import FrontDoor, Options
 
@@ -85,6 +85,28 @@ class Upstream:
 
         self.say(handler)
 
+    def converse(self, *frames: object) -> None:
+        """Open a WebSocket, hear the client out, then send these and close it."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            asked = self.asked[-1]
+            asked.body = []
+            while True:
+                frame = await socket.receive()
+                if frame.type is not WSMsgType.TEXT:
+                    break
+                asked.body.append(json.loads(frame.data))
+                if asked.body[-1]["type"] == "response.create":
+                    for said in frames:
+                        await socket.send_json(said)
+                    break
+            await socket.close()
+            return socket
+
+        self.say(handler)
+
     def replay(self, name: str) -> None:
         """One of the recorded exchanges."""
         response = EXCHANGES[name]["response"]
@@ -99,8 +121,7 @@ class Upstream:
             self.answer(response["status"], response["body"], **headers)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        raw = await request.read()
-        body = json.loads(raw) if raw else None
+        body = await _body_of(request)
         path = request.path_qs
         if path == "/readiness":
             if self.readiness:
@@ -119,6 +140,21 @@ class Upstream:
     def forget(self) -> None:
         self.asked.clear()
         self._handlers.clear()
+
+
+async def _body_of(request: web.Request) -> Any:
+    """The JSON, or the fields of a form; of a file what it is."""
+    if request.content_type != "multipart/form-data":
+        raw = await request.read()
+        return json.loads(raw) if raw else None
+    form: dict[str, Any] = {}
+    for name, value in (await request.post()).items():
+        if isinstance(value, web.FileField):
+            content = value.file.read().decode()
+            form[name] = [value.filename, value.content_type, content]
+        else:
+            form[name] = value
+    return form
 
 
 def sse(event: list[Any]) -> bytes:

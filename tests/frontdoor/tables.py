@@ -7,7 +7,15 @@ from typing import Any
 
 from smg_proto._http import mapping
 from smg_proto._http.fields import Table, Variants
-from smg_proto._http.mapping import chat, completion, message, others, response
+from smg_proto._http.mapping import (
+    chat,
+    completion,
+    conversation,
+    media,
+    message,
+    others,
+    response,
+)
 
 # What each RPC writes.
 REQUEST_TABLES: dict[str, Table[Any]] = {
@@ -26,6 +34,15 @@ REQUEST_TABLES: dict[str, Table[Any]] = {
     "parse calls": others.PARSE_CALLS_REQUEST,
     "create worker": others.CREATE_WORKER,
     "update worker": others.UPDATE_WORKER,
+    "replace worker": others.REPLACE_WORKER,
+    "create tokenizer": others.CREATE_TOKENIZER,
+    "create conversation": conversation.CREATE,
+    "create items": conversation.CREATE_ITEMS,
+    "transcribe": media.TRANSCRIBE_REQUEST,
+    "realtime session": media.REALTIME_SESSION,
+    "transcription session": media.TRANSCRIPTION_SESSION,
+    "client secret": media.CLIENT_SECRET,
+    "decide": media.DECIDE_REQUEST,
 }
 # What each RPC reads.
 REPLY_TABLES: dict[str, Table[Any]] = {
@@ -48,6 +65,16 @@ REPLY_TABLES: dict[str, Table[Any]] = {
     "workers": others.WORKER_LIST,
     "loads": others.LOADS,
     "flushed": others.FLUSHED,
+    "tokenizers": others.TOKENIZER_LIST,
+    "tokenizer": others.TOKENIZER,
+    "tokenizer status": others.TOKENIZER_STATUS,
+    "server info": others.SERVER_INFO,
+    "model info": others.MODEL_INFO,
+    "conversation": conversation.REPLY,
+    "conversation items": conversation.ITEMS,
+    "created items": conversation.CREATED_ITEMS,
+    "transcription": media.TRANSCRIPTION,
+    "decisions": media.DECIDE_REPLY,
 }
 
 

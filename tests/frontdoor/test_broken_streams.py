@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from frontdoor.calls import STREAMS, call, failure, stub
+from frontdoor.calls import GENERATED, STREAMS, call, failure, stub
 from frontdoor.replay import EXCHANGES, Upstream, sse
 from smg_proto import smg_pb2 as smg
 
@@ -21,7 +21,7 @@ def pieces(method: str) -> list[bytes]:
     return [sse(event) for event in EXCHANGES[RECORDED[method]]["response"]["events"]]
 
 
-@pytest.mark.parametrize("method", STREAMS)
+@pytest.mark.parametrize("method", GENERATED)
 @pytest.mark.parametrize("how", ["ends early", "is cut off", "has half a line"])
 async def test_a_stream_without_its_end_is_truncated(
     upstream: Upstream, channel: grpc.aio.Channel, method: str, how: str
@@ -37,7 +37,7 @@ async def test_a_stream_without_its_end_is_truncated(
     assert (found.code, found.reason) == (Code.UNAVAILABLE, "STREAM_TRUNCATED")
 
 
-@pytest.mark.parametrize("method", STREAMS)
+@pytest.mark.parametrize("method", GENERATED)
 async def test_a_stream_cut_anywhere_is_never_ok(
     upstream: Upstream, channel: grpc.aio.Channel, method: str
 ) -> None:
@@ -50,7 +50,7 @@ async def test_a_stream_cut_anywhere_is_never_ok(
         assert (await failure(channel, method)).reason == "STREAM_TRUNCATED", end
 
 
-@pytest.mark.parametrize("method", STREAMS)
+@pytest.mark.parametrize("method", GENERATED)
 @pytest.mark.parametrize("garbage", [b"data: {nonsense\n\n", b"data: [1]\n\n", b"data: \xff\n\n"])
 async def test_garbage_is_a_failure(
     upstream: Upstream, channel: grpc.aio.Channel, method: str, garbage: bytes
@@ -61,7 +61,7 @@ async def test_garbage_is_a_failure(
     assert (found.code, found.reason) == (Code.INTERNAL, "WORKER_ERROR")
 
 
-@pytest.mark.parametrize("method", STREAMS)
+@pytest.mark.parametrize("method", GENERATED)
 async def test_bytes_may_come_one_by_one(
     upstream: Upstream, channel: grpc.aio.Channel, method: str
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from support import async_eventually
 
-from frontdoor.calls import REQUESTS, STREAMS, call, failure, stub
+from frontdoor.calls import CONVERSATIONS, REQUESTS, STREAMS, call, failure, stub
 from frontdoor.replay import EXCHANGES, Upstream, front_door, sse
 from frontdoor.replay import upstream as run_upstream
 from smg_proto import smg_pb2 as smg
@@ -154,7 +154,7 @@ async def test_an_upstream_that_is_too_slow_is_a_timeout() -> None:
         (400, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
         (401, Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
         (403, Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
-        (404, Code.NOT_FOUND, "INVALID_REQUEST"),
+        (404, Code.NOT_FOUND, "ROUTE_NOT_FOUND"),
         (408, Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT"),
         (413, Code.INVALID_ARGUMENT, "REQUEST_TOO_LARGE"),
         (418, Code.INTERNAL, "WORKER_ERROR"),
@@ -163,8 +163,8 @@ async def test_an_upstream_that_is_too_slow_is_a_timeout() -> None:
         (429, Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         (500, Code.INTERNAL, "WORKER_ERROR"),
         (501, Code.UNIMPLEMENTED, "UNSUPPORTED_BY_BACKEND"),
-        (502, Code.UNAVAILABLE, "WORKER_ERROR"),
-        (503, Code.UNAVAILABLE, "WORKER_ERROR"),
+        (502, Code.UNAVAILABLE, "WORKER_UNAVAILABLE"),
+        (503, Code.UNAVAILABLE, "WORKER_UNAVAILABLE"),
         (504, Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT"),
         (302, Code.INTERNAL, "WORKER_ERROR"),
     ],
@@ -208,7 +208,7 @@ async def test_an_upstream_that_is_gone_is_unavailable() -> None:
         url = said.url
     gone = Upstream(url)
     async with front_door(gone) as channel:
-        for name in REQUESTS:
+        for name in (*REQUESTS, *STREAMS, *CONVERSATIONS):
             if name == "GatewayService.GetGatewayInfo":
                 continue  # it tells of the front door all the same
             found = await failure(channel, name)

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 import pytest
 
-from frontdoor.calls import REQUESTS, STREAMS
+from frontdoor.calls import CONVERSATIONS, REQUESTS, STREAMS
 from frontdoor.golden import CASES, observe, request_of
 from frontdoor.replay import Upstream
 from smg_proto._http.mapping import chat, completion, message, response
@@ -23,7 +23,9 @@ async def test_an_rpc_is_what_it_was(
 
 
 def test_every_rpc_has_a_case() -> None:
-    assert {case["rpc"] for case in CASES} == REQUESTS.keys() | STREAMS.keys()
+    assert {
+        case["rpc"] for case in CASES
+    } == REQUESTS.keys() | STREAMS.keys() | CONVERSATIONS.keys()
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,11 @@ def test_every_header_is_checked() -> None:
     for name in HEADERS_IN:
         for value in ("a\nb", "a\rb", "a\0b", "\x1b", "\x7f", "caf\xe9", "\ud800", b"bytes"):
             with pytest.raises(SmgError) as caught:
-                Call(anything, anything, Context((name, value)))
+                Call(anything, anything, Context((name, value)), limits=anything, once=anything)
             assert caught.value.code is Code.INVALID_ARGUMENT
             assert [v.field for v in caught.value.field_violations] == [f"metadata.{name}"]
-    Call(anything, anything, Context(("x-other", "a\nb")))  # it goes nowhere
+    # It goes nowhere.
+    Call(anything, anything, Context(("x-other", "a\nb")), limits=anything, once=anything)
 
 
 # --- Ids ---

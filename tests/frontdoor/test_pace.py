@@ -9,9 +9,9 @@ import pytest
 from frontdoor.replay import sse
 from smg_proto._http.mapping.chat import ChatChunks
 from smg_proto._http.sse import Decoder, ServerSentEvent
-from smg_proto.frontdoor import _operations, _pace
-from smg_proto.frontdoor._operations import relay
+from smg_proto.frontdoor import _pace, _routes
 from smg_proto.frontdoor._pace import LONGEST, SHORTEST, Pace
+from smg_proto.frontdoor._routes import relay
 
 
 class Clock:
@@ -27,7 +27,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    for module in (_operations, _pace):
+    for module in (_routes, _pace):
         monkeypatch.setattr(module, "time", found)
     return found
 

@@ -87,7 +87,7 @@ async def test_one_client_s_setting_is_not_in_another_s_request(
     stub: rpc.MessageServiceAsyncStub = rpc.MessageServiceStub(channel)
 
     async def sent(**fields: Any) -> Any:
-        block = smg.Block(text="a")
+        block = smg.MessageBlock(text="a")
         request = smg.CreateMessageRequest(
             model="m",
             max_tokens=1,

@@ -8,7 +8,7 @@ import pytest
 from e2e import views
 
 from frontdoor import recorded
-from frontdoor.calls import REQUESTS, STREAMS, call, failure
+from frontdoor.calls import CONVERSATIONS, GENERATED, REQUESTS, STREAMS, call, failure
 from frontdoor.replay import EXCHANGES, Upstream
 from smg_proto import smg_pb2 as smg
 
@@ -20,7 +20,7 @@ UNARY = {
     "/v1/messages": "MessageService.CreateMessage",
     "/v1/responses": "ResponseService.CreateResponse",
 }
-STREAMED = dict(zip(UNARY, STREAMS, strict=True))
+STREAMED = dict(zip(UNARY, GENERATED, strict=True))
 VIEWS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "CompletionService.Complete": (views.completion, views.completion_http),
     "ChatService.Chat": (views.chat, views.chat_http),
@@ -43,11 +43,11 @@ FAILURES = {
     "chat_out_of_range": (Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "chat_model_not_found": (Code.NOT_FOUND, "MODEL_NOT_FOUND"),
     "chat_context_length_exceeded": (Code.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED"),
-    "chat_worker_unavailable": (Code.UNAVAILABLE, "WORKER_ERROR"),
+    "chat_worker_unavailable": (Code.UNAVAILABLE, "WORKER_UNAVAILABLE"),
     "chat_worker_exhausted": (Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
     "chat_finish_reason_error": (Code.INTERNAL, "WORKER_ERROR"),
     "message_stream_error_after_chunks": (Code.INTERNAL, "WORKER_ERROR"),
-    "message_worker_unavailable": (Code.UNAVAILABLE, "WORKER_ERROR"),
+    "message_worker_unavailable": (Code.UNAVAILABLE, "WORKER_UNAVAILABLE"),
     "response_stream_failed": (Code.INTERNAL, "WORKER_ERROR"),
     "auth_missing": (Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
     "auth_bad": (Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
@@ -61,17 +61,19 @@ FAILURES = {
     "worker_exists": (Code.ALREADY_EXISTS, "WORKER_ALREADY_EXISTS"),
     "worker_not_found": (Code.NOT_FOUND, "WORKER_NOT_FOUND"),
     "worker_bad_id": (Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
-    "models_none": (Code.UNAVAILABLE, "WORKER_ERROR"),
     "control_plane_forbidden": (Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
 }
-# Not what an RPC would meet: bare health paths and URLs, two prompts, n of a completion.
+# Not what an RPC would meet: bare health paths and URLs.
 NO_RPC = {
     "health",
     "readiness",
     "readiness_no_worker",
     "unknown_path",
-    "completion_two_prompts",
-    "completion_stream_n2",
+    "models_none",  # no failure: see below
+}
+SEVERAL = {
+    "completion_two_prompts": "CompletionService.Complete",
+    "completion_stream_n2": "CompletionService.StreamComplete",
 }
 OTHERS = {
     "response_not_found": "ResponseService.GetResponse",
@@ -90,7 +92,6 @@ OTHERS = {
     "parse_function_call": "ParserService.ParseToolCalls",
     "parse_unknown": "ParserService.ParseToolCalls",
     "models": "ModelService.ListModels",
-    "models_none": "ModelService.ListModels",
     "workers": "WorkerService.ListWorkers",
     "worker_add": "WorkerService.CreateWorker",
     "worker_exists": "WorkerService.CreateWorker",
@@ -105,7 +106,7 @@ OTHERS = {
     "generate": "CompletionService.Complete",
     "generate_stream": "CompletionService.StreamComplete",
 }
-GENERATIONS = sorted(EXCHANGES.keys() - OTHERS.keys() - NO_RPC - FAILURES.keys())
+GENERATIONS = sorted(EXCHANGES.keys() - OTHERS.keys() - NO_RPC - SEVERAL.keys() - FAILURES.keys())
 
 
 def rpc_of(name: str) -> str:
@@ -117,7 +118,7 @@ def rpc_of(name: str) -> str:
 
 
 def test_every_recording_is_used() -> None:
-    known = {*GENERATIONS, *OTHERS, *FAILURES, *NO_RPC}
+    known = {*GENERATIONS, *OTHERS, *SEVERAL, *FAILURES, *NO_RPC}
     assert known == EXCHANGES.keys()
     assert all(EXCHANGES[name]["response"]["status"] == 200 for name in GENERATIONS)
 
@@ -233,7 +234,7 @@ async def test_workers_loads_and_caches_are_read(
     loads = await call(channel, "WorkerService.GetWorkerLoads")
     (load,), (told,) = loads.loads, _body("loads")["loads"]
     assert load.running_requests == told["num_running_reqs"]
-    assert load.used_tokens == told["num_used_tokens"]
+    assert load.kv_used_tokens == told["num_used_tokens"]
     assert load.generation_throughput == told["gen_throughput"]
     assert loads.read_time.ToJsonString() == "2026-01-01T00:00:00Z"
     upstream.forget()
@@ -276,6 +277,35 @@ async def test_a_pending_worker_has_no_made_up_kind(
     assert (worker.runtime, worker.connection_mode, len(worker.models)) == ("", "", 0)
 
 
+async def test_a_gateway_without_models_has_an_empty_list(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    upstream.replay("models_none")
+    assert not (await call(channel, "ModelService.ListModels")).models
+
+
+async def test_several_texts_are_read_each_for_itself(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    request = recorded.completion(EXCHANGES["completion_two_prompts"]["request"]["body"])
+    upstream.replay("completion_two_prompts")
+    reply = await call(channel, "CompletionService.Complete", request)
+    told = _body("completion_two_prompts")["choices"]
+    assert [choice.text for choice in reply.choices] == [choice["text"] for choice in told]
+    assert (reply.text, reply.finish_reason) == (told[0]["text"], "stop")
+    upstream.forget()
+    upstream.replay("completion_stream_n2")
+    request = recorded.completion(EXCHANGES["completion_stream_n2"]["request"]["body"])
+    events = await call(channel, "CompletionService.StreamComplete", request)
+    texts = {0: "", 1: ""}
+    for event in events:
+        texts[event.delta.index] += event.delta.text
+    assert texts == {0: "hello world", 1: "hello world"}
+    ends = [event.choice_end for event in events if event.HasField("choice_end")]
+    assert {(end.index, end.finish_reason) for end in ends} == {(0, "length"), (1, "length")}
+    assert len(events[-1].end.choices) == 2
+
+
 async def test_token_ids_are_read_from_generate(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
@@ -293,7 +323,7 @@ async def test_token_ids_are_read_from_generate(
         "".join(event.delta.text for event in events) == "one two three four five six seven eight"
     )
     assert [i for event in events for i in event.delta.token_ids] == there["output_ids"]
-    assert events[-1].end.completion_tokens == 8
+    assert events[-1].end.usage.completion_tokens == 8
     assert not events[-1].end.id.endswith("-0")
 
 
@@ -302,8 +332,8 @@ def _body(name: str) -> Any:
 
 
 def test_every_rpc_has_a_request_here() -> None:
-    from smg_proto.frontdoor._operations import STREAMS as STREAM_OPERATIONS
-    from smg_proto.frontdoor._operations import UNARY as UNARY_OPERATIONS
+    from smg_proto.frontdoor import _operations
 
-    assert REQUESTS.keys() == UNARY_OPERATIONS.keys()
-    assert STREAMS.keys() == STREAM_OPERATIONS.keys()
+    assert REQUESTS.keys() == _operations.UNARY.keys()
+    assert STREAMS.keys() == _operations.STREAMS.keys()
+    assert CONVERSATIONS.keys() == _operations.CONVERSATIONS.keys()

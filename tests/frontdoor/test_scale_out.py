@@ -34,7 +34,28 @@ NOT_REPEATED = {
         "CancelResponse",
         "DeleteResponse",
     },
-    "smg.v1.WorkerService": {"CreateWorker", "UpdateWorker", "DeleteWorker", "FlushCache"},
+    "smg.v1.WorkerService": {
+        "CreateWorker",
+        "UpdateWorker",
+        "ReplaceWorker",
+        "DeleteWorker",
+        "FlushCache",
+    },
+    "smg.v1.ConversationService": {
+        "CreateConversation",
+        "UpdateConversation",
+        "DeleteConversation",
+        "CreateConversationItems",
+        "DeleteConversationItem",
+    },
+    "smg.v1.EngineService": {"StartProfile", "StopProfile"},
+    "smg.v1.RealtimeService": {
+        "Converse",
+        "CreateRealtimeSession",
+        "CreateTranscriptionSession",
+        "CreateClientSecret",
+    },
+    "smg.v1.TokenizerService": {"CreateTokenizer", "DeleteTokenizer"},
 }
 
 

@@ -80,7 +80,7 @@ async def test_it_says_what_it_serves_and_ends_when_told(upstream: Upstream) -> 
     flags = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
     async with serve(upstream.url, *flags) as (process, line):
         assert re.fullmatch(
-            r"smg\.v1 \(10 services, health, reflection\) on 127\.0\.0\.1:\d+, plaintext, "
+            r"smg\.v1 \(15 services, health, reflection\) on 127\.0\.0\.1:\d+, plaintext, "
             rf"in front of {upstream.url}; metrics on port \d+",
             line,
         )

@@ -19,7 +19,10 @@ def completion(events: Iterable[pb.CompletionEvent]) -> pb.CompletionResponse:
 
 
 def chat(events: Iterable[pb.ChatEvent]) -> pb.ChatResponse:
-    _, deltas, end = _parts(events)
+    known = list(events)
+    ends = [event.choice_end for event in known if event.HasField("choice_end")]
+    _, deltas, end = _parts(event for event in known if not event.HasField("choice_end"))
+    assert sorted(ends, key=lambda choice: choice.index) == list(end.choices)
     reply = pb.ChatResponse()
     reply.CopyFrom(end)
     for choice in reply.choices:
@@ -35,16 +38,21 @@ def chat(events: Iterable[pb.ChatEvent]) -> pb.ChatResponse:
         for number in sorted({piece.index for piece in pieces}):
             call = [piece for piece in pieces if piece.index == number]
             assert not any(piece.id or piece.name for piece in call[1:])
+            assert [piece.complete for piece in call] == [False] * (len(call) - 1) + [True]
             arguments = "".join(piece.arguments for piece in call)
             message.tool_calls.add(id=call[0].id, name=call[0].name, arguments=arguments)
     return reply
 
 
-def message(events: Iterable[pb.MessageEvent]) -> pb.Message:
+def message(events: Iterable[pb.MessageEvent]) -> pb.MessageResponse:
     known = list(events)
-    _, _, end = _parts(event for event in known if not event.HasField("block_start"))
+    plain = (event for event in known if event.WhichOneof("event") in ("start", "delta", "end"))
+    _, _, end = _parts(plain)
     assert not end.blocks
-    reply = pb.Message()
+    ends = [event.block_end.index for event in known if event.HasField("block_end")]
+    starts = [event.block_start.index for event in known if event.HasField("block_start")]
+    assert ends == starts
+    reply = pb.MessageResponse()
     reply.CopyFrom(end)
     for event in known:
         if event.HasField("block_start"):
@@ -72,7 +80,7 @@ def response(events: Iterable[pb.ResponseEvent]) -> pb.Response:
     assert not end.output
     reply = pb.Response()
     reply.CopyFrom(end)
-    whole: list[pb.Item] = []
+    whole: list[pb.ResponseItem] = []
     for event in known:
         if event.HasField("item_start"):
             assert event.item_start.output_index == len(reply.output)
@@ -84,9 +92,9 @@ def response(events: Iterable[pb.ResponseEvent]) -> pb.Response:
             item = reply.output[event.delta.output_index]
             kind = event.delta.WhichOneof("delta")
             if kind == "text":
-                if not item.message.content:
-                    item.message.content.add(text="")
-                item.message.content[0].text += event.delta.text
+                if not item.message.parts:
+                    item.message.parts.add(text="")
+                item.message.parts[0].text += event.delta.text
             elif kind == "reasoning":
                 item.reasoning.text += event.delta.reasoning
             else:

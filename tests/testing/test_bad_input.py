@@ -14,7 +14,7 @@ from smg_proto.errors import SmgError, from_rpc_error
 MODEL = "demo-model"
 Code = grpc.StatusCode
 USER = pb.ChatMessage(role=pb.ROLE_USER, content="hello")
-TURN = pb.Turn(role=pb.ROLE_USER, blocks=[pb.Block(text="hello")])
+TURN = pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text="hello")])
 TOOL = pb.Tool(function=pb.FunctionTool(name="f"))
 MCP = pb.Tool(mcp=pb.McpTool(server_label="m"))
 IMAGE = pb.Media(url="http://127.0.0.1/cat.png")
@@ -44,8 +44,8 @@ def response(**fields: Any) -> pb.CreateResponseRequest:
     return pb.CreateResponseRequest(**{"model": MODEL, "input": "hello"} | fields)
 
 
-def items(*found: pb.Item) -> pb.CreateResponseRequest:
-    return pb.CreateResponseRequest(model=MODEL, items=pb.Items(items=found))
+def items(*found: pb.ResponseItem) -> pb.CreateResponseRequest:
+    return pb.CreateResponseRequest(model=MODEL, items=found)
 
 
 # The request, and the fields that the violations must name.
@@ -103,20 +103,23 @@ INVALID: list[tuple[Any, list[str]]] = [
     (message(temperature=1.5), ["temperature"]),
     (message(temperature=2.5), ["temperature"]),
     (message(top_k=-1), ["top_k"]),
-    (message(turns=[pb.Turn(blocks=[pb.Block(text="x")])]), ["turns[0].role"]),
-    (message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.Block()])]), ["turns[0].blocks[0]"]),
+    (message(turns=[pb.Turn(blocks=[pb.MessageBlock(text="x")])]), ["turns[0].role"]),
+    (
+        message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock()])]),
+        ["turns[0].blocks[0]"],
+    ),
     (response(input=""), ["input"]),
     (response(output_format=pb.OutputFormat(regex="a")), ["output_format.regex"]),
-    (items(pb.Item()), ["items.items[0]"]),
+    (items(pb.ResponseItem()), ["items[0]"]),
     (
-        items(pb.Item(message=pb.ItemMessage(role=pb.ROLE_TOOL))),
-        ["items.items[0].message.role"],
+        items(pb.ResponseItem(message=pb.ItemMessage(role=pb.ROLE_TOOL))),
+        ["items[0].message.role"],
     ),
     (
-        items(pb.Item(tool_call=pb.ToolCall(name="f", server_label="m"))),
-        ["items.items[0].tool_call"],
+        items(pb.ResponseItem(tool_call=pb.ToolCall(name="f", server_label="m"))),
+        ["items[0].tool_call"],
     ),
-    (items(pb.Item(tool_result=pb.ToolResult())), ["items.items[0].tool_result.call_id"]),
+    (items(pb.ResponseItem(tool_result=pb.ToolResult())), ["items[0].tool_result.call_id"]),
 ]
 
 
@@ -144,7 +147,7 @@ def test_every_violation_names_its_field(channel: grpc.Channel) -> None:
             said = f"{request}: {found}"
             assert (found.code, found.reason) == (Code.INVALID_ARGUMENT, "INVALID_REQUEST"), said
             assert [violation.field for violation in found.field_violations] == fields, said
-            assert found.domain == "smg"
+            assert found.domain == "smg.v1"
 
 
 OTHERS: list[tuple[Any, grpc.StatusCode, str]] = [
@@ -170,7 +173,7 @@ OTHERS: list[tuple[Any, grpc.StatusCode, str]] = [
     ),
     (response(tools=[MCP]), Code.UNIMPLEMENTED, "UNSUPPORTED_BY_BACKEND"),
     (
-        message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.Block(image=IMAGE)])]),
+        message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(image=IMAGE)])]),
         Code.INVALID_ARGUMENT,
         "MULTIMODAL_NOT_SUPPORTED",
     ),
@@ -194,17 +197,23 @@ def test_refusals_of_the_other_services(channel: grpc.Channel) -> None:
     cases: list[tuple[Callable[[], object], grpc.StatusCode, str]] = [
         (lambda: embedding.Embed(pb.EmbedRequest(model=MODEL)), Code.INVALID_ARGUMENT, "inputs"),
         (
-            lambda: embedding.Embed(pb.EmbedRequest(model=MODEL, inputs=["x"], dimensions=0)),
+            lambda: embedding.Embed(
+                pb.EmbedRequest(model=MODEL, inputs=[pb.EmbedInput(text="x")], dimensions=0)
+            ),
             Code.INVALID_ARGUMENT,
             "dimensions",
         ),
         (
-            lambda: embedding.Rerank(pb.RerankRequest(model=MODEL, documents=["x"])),
+            lambda: embedding.Rerank(
+                pb.RerankRequest(model=MODEL, documents=[pb.RerankDocument(text="x")])
+            ),
             Code.INVALID_ARGUMENT,
             "query",
         ),
         (
-            lambda: embedding.Classify(pb.ClassifyRequest(model="other", inputs=["x"])),
+            lambda: embedding.Classify(
+                pb.ClassifyRequest(model="other", inputs=[pb.EmbedInput(text="x")])
+            ),
             Code.NOT_FOUND,
             "MODEL_NOT_FOUND",
         ),

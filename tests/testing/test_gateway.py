@@ -156,31 +156,31 @@ def test_message_blocks_keep_their_order_and_go_back(channel: grpc.Channel) -> N
     stub = rpc.MessageServiceStub(channel)
     request = pb.CreateMessageRequest(model=MODEL, max_tokens=200, tools=[WEATHER])
     request.reasoning_effort = "low"
-    request.turns.add(role=pb.ROLE_USER, blocks=[pb.Block(text="Call get_weather.")])
+    request.turns.add(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text="Call get_weather.")])
     reply = stub.CreateMessage(request)
     assert [block.WhichOneof("block") for block in reply.blocks] == ["reasoning", "tool_call"]
-    assert reply.finish_reason == "tool_use"
+    assert reply.finish_reason == "tool_calls"
     counted = stub.CountMessageTokens(request).prompt_tokens
     assert counted == reply.usage.prompt_tokens
     request.turns.add(role=pb.ROLE_ASSISTANT, blocks=reply.blocks)
-    result = pb.ToolResult(call_id=reply.blocks[1].tool_call.id, text="18 degrees")
-    request.turns.add(role=pb.ROLE_USER, blocks=[pb.Block(tool_result=result)])
+    result = pb.ToolResult(call_id=reply.blocks[1].tool_call.id, content="18 degrees")
+    request.turns.add(role=pb.ROLE_USER, blocks=[pb.MessageBlock(tool_result=result)])
     request.reasoning_effort = ""
     answer = stub.CreateMessage(request)
     assert [block.WhichOneof("block") for block in answer.blocks] == ["text"]
-    assert answer.finish_reason == "end_turn"
+    assert answer.finish_reason == "stop"
 
 
 def test_message_finish_reasons(channel: grpc.Channel, gateway: FakeGateway) -> None:
     stub = rpc.MessageServiceStub(channel)
-    turn = pb.Turn(role=pb.ROLE_USER, blocks=[pb.Block(text="x")])
+    turn = pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text="x")])
     gateway.script.add(Answer("one two three"), times=2)
     cut = pb.CreateMessageRequest(model=MODEL, turns=[turn], max_tokens=2)
-    assert stub.CreateMessage(cut).finish_reason == "max_tokens"
+    assert stub.CreateMessage(cut).finish_reason == "length"
     stopped = stub.CreateMessage(
         pb.CreateMessageRequest(model=MODEL, turns=[turn], max_tokens=99, stop=["two"])
     )
-    assert (stopped.finish_reason, stopped.matched_stop.text) == ("stop_sequence", "two")
+    assert (stopped.finish_reason, stopped.matched_stop.text) == ("stop", "two")
     assert stopped.blocks[0].text == "one "
 
 
@@ -193,18 +193,16 @@ def test_stored_response_is_gone_on_from_listed_and_deleted(channel: grpc.Channe
     )
     assert first.status == pb.RESPONSE_STATUS_COMPLETED and first.metadata["k"] == "v"
     call = first.output[0].tool_call
-    result = pb.Item(tool_result=pb.ToolResult(call_id=call.id, text="18 degrees"))
+    result = pb.ResponseItem(tool_result=pb.ToolResult(call_id=call.id, content="18 degrees"))
     second = stub.CreateResponse(
-        pb.CreateResponseRequest(
-            model=MODEL, previous_response_id=first.id, items=pb.Items(items=[result])
-        )
+        pb.CreateResponseRequest(model=MODEL, previous_response_id=first.id, items=[result])
     )
     assert second.previous_response_id == first.id
     assert second.output[0].message.role == pb.ROLE_ASSISTANT
     stored = stub.GetResponse(pb.GetResponseRequest(id=first.id))
     assert stored.output == first.output
     (item,) = stub.ListResponseInputItems(pb.ListResponseInputItemsRequest(id=first.id)).items
-    assert item.message.content[0].text == "Call get_weather"
+    assert item.message.parts[0].text == "Call get_weather"
     stub.DeleteResponse(pb.DeleteResponseRequest(id=first.id))
     with pytest.raises(grpc.RpcError) as raised:
         stub.GetResponse(pb.GetResponseRequest(id=first.id))
@@ -242,7 +240,7 @@ def test_incomplete_response_says_why(channel: grpc.Channel) -> None:
         pb.CreateResponseRequest(model=MODEL, input="x", max_tokens=2)
     )
     assert reply.status == pb.RESPONSE_STATUS_INCOMPLETE
-    assert reply.incomplete_reason == "max_output_tokens"
+    assert reply.finish_reason == "length"
     assert reply.output[-1].status == pb.ITEM_STATUS_INCOMPLETE
 
 
@@ -309,17 +307,37 @@ def test_request_id_comes_back_and_begins_the_reply_id(channel: grpc.Channel) ->
 
 def test_embeddings_classes_and_ranks(channel: grpc.Channel) -> None:
     stub = rpc.EmbeddingServiceStub(channel)
-    reply = stub.Embed(pb.EmbedRequest(model=MODEL, inputs=["a worker", "a worker", "the end"]))
+    reply = stub.Embed(
+        pb.EmbedRequest(
+            model=MODEL,
+            inputs=[
+                pb.EmbedInput(text="a worker"),
+                pb.EmbedInput(text="a worker"),
+                pb.EmbedInput(text="the end"),
+            ],
+        )
+    )
     one, same, other = (list(embedding.values) for embedding in reply.embeddings)
     assert one == same != other
     assert abs(sum(value * value for value in one) - 1) < 1e-5
-    short = stub.Embed(pb.EmbedRequest(model=MODEL, inputs=["a worker"], dimensions=4))
+    short = stub.Embed(
+        pb.EmbedRequest(model=MODEL, inputs=[pb.EmbedInput(text="a worker")], dimensions=4)
+    )
     assert len(short.embeddings[0].values) == 4
-    classes = stub.Classify(pb.ClassifyRequest(model=MODEL, inputs=["worker", "client"])).results
+    classes = stub.Classify(
+        pb.ClassifyRequest(
+            model=MODEL, inputs=[pb.EmbedInput(text="worker"), pb.EmbedInput(text="client")]
+        )
+    ).results
     assert [found.label for found in classes] == ["WORKER", "CLIENT"]
     assert abs(sum(classes[0].probabilities) - 1) < 1e-5
     documents = ["the end of the stream", "a worker runs", "One contract"]
-    request = pb.RerankRequest(model=MODEL, query="worker", documents=documents, top_n=2)
+    request = pb.RerankRequest(
+        model=MODEL,
+        query="worker",
+        documents=[pb.RerankDocument(text=text) for text in documents],
+        top_n=2,
+    )
     ranked = stub.Rerank(request).results
     assert ranked[0].index == 1 and len(ranked) == 2
     assert ranked[0].score >= ranked[1].score

@@ -6,6 +6,7 @@ from typing import Any
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import (
     Cursor,
+    Known,
     Names,
     Row,
     Table,
@@ -17,7 +18,7 @@ from smg_proto._http.fields import (
     object_of_text,
     same,
 )
-from smg_proto._http.shapes import JsonObject
+from smg_proto._http.shapes import JsonObject, is_object, to_text
 
 
 def unsent(value: Any, cursor: Cursor) -> JsonObject:
@@ -36,6 +37,25 @@ ROLE = Names(
 )
 
 
+# --- Why a text ended ---
+
+# What routes say, in the words of smg.v1. A reason that is not here is passed on as it came.
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "pause_turn": "pause",
+}
+
+
+def finish_reason(data: Any) -> Any:
+    return _FINISH_REASONS.get(data, data) if isinstance(data, str) else data
+
+
 # --- Sampling and output ---
 
 SAMPLING_ROWS = same(
@@ -48,25 +68,35 @@ SAMPLING_ROWS = same(
 ) | {"include_stop_in_output": Row("no_stop_trim")}
 
 
+def _schema(value: Any, cursor: Cursor) -> Any:
+    here = cursor.field("schema_json")
+    if not value.schema_json:
+        here.refuse("is required; json_object is for any object")
+        return None
+    return object_of_text(value.schema_json, here)
+
+
 def schema_as_text(value: Any, cursor: Cursor) -> Any:
-    """A JSON Schema as one string; any object if there is none."""
+    """A JSON Schema as one string."""
     if value.name:
         cursor.field("name").refuse()
-    if not value.schema_json:
-        return '{"type":"object"}'
-    object_of_text(value.schema_json, cursor.field("schema_json"))
+    _schema(value, cursor)
     return value.schema_json
+
+
+def any_object_as_text(value: Any, cursor: Cursor) -> str:
+    return '{"type":"object"}'
+
+
+def any_object(value: Any, cursor: Cursor) -> JsonObject:
+    return {"type": "json_object"}
 
 
 def schema_format(*, in_an_object: bool) -> Callable[[Any, Cursor], Any]:
     """A JSON Schema with a type: in an object of its own, or beside the type."""
 
     def write(value: Any, cursor: Cursor) -> Any:
-        if not value.schema_json:
-            if value.name:
-                cursor.field("name").refuse("needs schema_json on this route")
-            return {"type": "json_object"}
-        schema = object_of_text(value.schema_json, cursor.field("schema_json"))
+        schema = _schema(value, cursor)
         named = {"name": value.name or "output", "schema": schema}
         return {"type": "json_schema"} | ({"json_schema": named} if in_an_object else named)
 
@@ -75,18 +105,31 @@ def schema_format(*, in_an_object: bool) -> Callable[[Any, Cursor], Any]:
 
 COMPLETION_FORMAT = Table(
     smg.OutputFormat,
-    {"json_schema": Row("json_schema", schema_as_text), "regex": "regex", "grammar": "ebnf"},
+    {
+        "json_schema": Row("json_schema", schema_as_text),
+        "json_object": Row("json_schema", any_object_as_text),
+        "regex": "regex",
+        "grammar": "ebnf",
+    },
+    required=["format"],
 )
 CHAT_FORMAT = Table(
     smg.OutputFormat,
     {
         "json_schema": Row("response_format", schema_format(in_an_object=True)),
+        "json_object": Row("response_format", any_object),
         "regex": "regex",
         "grammar": "ebnf",
     },
+    required=["format"],
 )
 RESPONSE_FORMAT = Table(
-    smg.OutputFormat, {"json_schema": Row("text.format", schema_format(in_an_object=False))}
+    smg.OutputFormat,
+    {
+        "json_schema": Row("text.format", schema_format(in_an_object=False)),
+        "json_object": Row("text.format", any_object),
+    },
+    required=["format"],
 )
 
 
@@ -232,6 +275,33 @@ def message_image(value: Any, cursor: Cursor) -> Any:
     return {"type": "base64", "media_type": value.media_type, "data": base64_of(value.data)}
 
 
+# --- Annotations ---
+
+
+def write_annotation(value: Any, cursor: Cursor) -> Any:
+    """An annotation as it came."""
+    return object_of_text(value.json, cursor.field("json"))
+
+
+def read_annotation(data: Any) -> Any:
+    """A source or citation. Some routes have what is said of it in an object of its own."""
+    kind = data.get("type") or ""
+    said: JsonObject = data[kind] if is_object(data.get(kind)) else data
+
+    def first(*names: str) -> Any:
+        return next((said[name] for name in names if said.get(name) is not None), None)
+
+    return smg.Annotation(
+        type=kind,
+        url=first("url"),
+        title=first("title", "document_title"),
+        quote=first("cited_text", "quote"),
+        start_index=first("start_index", "start_char_index"),
+        end_index=first("end_index", "end_char_index"),
+        json=to_text(data),
+    )
+
+
 # --- What comes back ---
 
 
@@ -253,8 +323,25 @@ USAGE = Table(
         total_tokens="total_tokens",
         cached_tokens="prompt_tokens_details.cached_tokens",
         reasoning_tokens="completion_tokens_details.reasoning_tokens",
+        cache_write_tokens="prompt_tokens_details.cache_creation_tokens",
+        prompt_audio_tokens="prompt_tokens_details.audio_tokens",
+        completion_audio_tokens="completion_tokens_details.audio_tokens",
+        accepted_prediction_tokens="completion_tokens_details.accepted_prediction_tokens",
+        rejected_prediction_tokens="completion_tokens_details.rejected_prediction_tokens",
     ),
 )
+KNOWN_USAGE: Known = {
+    **dict.fromkeys(["prompt_tokens", "completion_tokens", "total_tokens"]),
+    "prompt_tokens_details": dict.fromkeys(
+        ["cached_tokens", "cache_creation_tokens", "audio_tokens"]
+    ),
+    "completion_tokens_details": dict.fromkeys(
+        [
+            *("reasoning_tokens", "audio_tokens"),
+            *("accepted_prediction_tokens", "rejected_prediction_tokens"),
+        ]
+    ),
+}
 RESPONSE_USAGE = Table(
     smg.Usage,
     counts(
@@ -262,6 +349,7 @@ RESPONSE_USAGE = Table(
         completion_tokens="output_tokens",
         total_tokens="total_tokens",
         cached_tokens="input_tokens_details.cached_tokens",
+        cache_write_tokens="input_tokens_details.cache_write_tokens",
         reasoning_tokens="output_tokens_details.reasoning_tokens",
     ),
 )

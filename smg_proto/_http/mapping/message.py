@@ -1,11 +1,12 @@
 """MessageService: POST /v1/messages and /v1/messages/count_tokens."""
 
-from typing import Any
+from typing import Any, cast
 
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import from_error_body
 from smg_proto._http.fields import (
     Cursor,
+    Known,
     Names,
     Row,
     Rows,
@@ -13,20 +14,25 @@ from smg_proto._http.fields import (
     Variants,
     count,
     json_text,
+    leftover,
     nested,
+    object_of_text,
+    parts,
     same,
     text_only,
-    wrapped,
 )
 from smg_proto._http.mapping.common import (
     MESSAGE_TOOL,
     counts,
+    finish_reason,
     message_choice,
     message_image,
+    read_annotation,
     unsent,
+    write_annotation,
 )
-from smg_proto._http.mapping.streams import FAILED, StreamReader, object_of
-from smg_proto._http.shapes import JsonObject, dig
+from smg_proto._http.mapping.streams import FAILED, Extras, Place, StreamReader, object_of
+from smg_proto._http.shapes import JsonObject, as_object, parse, to_text
 from smg_proto._http.sse import ServerSentEvent
 
 # --- Blocks ---
@@ -40,6 +46,21 @@ _REASONING = Table(
     {"text": "thinking", "signature": "signature"},
     always={"thinking": "", "signature": ""},
 )
+
+
+def write_reasoning(value: Any, cursor: Cursor) -> JsonObject:
+    """Reasoning: readable and signed, or encrypted."""
+    if not value.encrypted_content:
+        return _REASONING.write(value, cursor)
+    if value.text or value.signature:
+        cursor.field("encrypted_content").refuse("cannot go with text on this route")
+    return {"type": "redacted_thinking", "data": value.encrypted_content}
+
+
+def read_redacted(data: Any) -> Any:
+    return smg.Reasoning(encrypted_content=data["data"])
+
+
 _TOOL_CALL = Table(
     smg.ToolCall,
     same("id", "name") | {"arguments": json_text("input")},
@@ -49,24 +70,37 @@ _TOOL_CALL = Table(
 _TOOL_RESULT = Table(
     smg.ToolResult,
     {
-        "call_id": "tool_use_id",
-        "text": text_only("content"),
-        "parts": wrapped(
-            "content", smg.ContentParts, "parts", Variants(smg.ContentPart, _TEXT_OR_IMAGE)
-        ),
-        "is_error": "is_error",
+        "call_id": Row("tool_use_id"),
+        "content": text_only("content"),
+        "parts": parts("content", Variants(smg.ContentPart, _TEXT_OR_IMAGE)),
+        "is_error": Row("is_error"),
     },
     required=["call_id"],
+    either=[("content", "parts")],
     always={"content": ""},
 )
 BLOCK = Variants(
-    smg.Block,
+    smg.MessageBlock,
     _TEXT_OR_IMAGE
     | {
-        "reasoning": ("thinking", {"reasoning": nested("", _REASONING)}),
+        "reasoning": (
+            "thinking",
+            {
+                "reasoning": Row(
+                    "", write_reasoning, _REASONING.read, members=("thinking", "signature")
+                )
+            },
+        ),
         "tool_call": ("tool_use", {"tool_call": nested("", _TOOL_CALL)}),
         "tool_result": ("tool_result", {"tool_result": nested("", _TOOL_RESULT)}),
     },
+    read_also={
+        "reasoning": (
+            "redacted_thinking",
+            {"reasoning": Row("", read=read_redacted, members=("data",))},
+        )
+    },
+    common={"annotations": Row("citations", write_annotation, read_annotation)},
 )
 _TURN = Table(
     smg.Turn,
@@ -88,6 +122,26 @@ def effort(value: Any, cursor: Cursor) -> JsonObject:
     return {"thinking": {"type": "adaptive"}, "output_config": {"effort": value}}
 
 
+def budget(value: Any, cursor: Cursor) -> JsonObject:
+    return {"thinking": {"type": "enabled", "budget_tokens": value}}
+
+
+def json_format(value: Any, cursor: Cursor) -> Any:
+    """The form of the text: a JSON Schema."""
+    kind = value.WhichOneof("format")
+    if kind != "json_schema":
+        cursor.field(kind or "format").refuse()
+        return None
+    schema, here = value.json_schema, cursor.field("json_schema")
+    if schema.name:
+        here.field("name").refuse()
+    if not schema.schema_json:
+        here.field("schema_json").refuse("is required")
+        return None
+    body = object_of_text(schema.schema_json, here.field("schema_json"))
+    return {"type": "json_schema", "schema": body}
+
+
 def parallel(value: Any, cursor: Cursor) -> JsonObject:
     """A member of the tool choice, which then has to be there."""
     return {"tool_choice": {"type": "auto", "disable_parallel_tool_use": not value}}
@@ -97,7 +151,7 @@ _COUNTED = same("model", "system") | {
     "turns": nested("messages", _TURN),
     "tools": nested("tools", MESSAGE_TOOL),
     "tool_choice": Row("tool_choice", message_choice),
-    "reasoning_effort": Row("", effort),
+    "reasoning_effort": Row("", effort, members=("thinking", "output_config")),
 }
 REQUEST = Table(
     smg.CreateMessageRequest,
@@ -105,10 +159,13 @@ REQUEST = Table(
     | same("max_tokens", "temperature", "top_p", "top_k")
     | {
         "stop": Row("stop_sequences"),
-        "parallel_tool_calls": Row("", parallel),
+        "parallel_tool_calls": Row("", parallel, members=("tool_choice",)),
         "user": Row("metadata.user_id"),
+        "reasoning_budget_tokens": Row("", budget, members=("thinking",)),
+        "output_format": Row("output_config.format", json_format),
     },
     required=["model", "turns", "max_tokens"],
+    either=[("reasoning_effort", "reasoning_budget_tokens")],
 )
 COUNT_REQUEST = Table(
     smg.CreateMessageRequest,
@@ -124,9 +181,15 @@ COUNT_REPLY = Table(
 # --- Replies ---
 
 
+def tokens_in(data: Any) -> int:
+    """Tokens of the input; the route counts those of the cache beside them."""
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    return sum(count(data.get(name) or 0) for name in names)
+
+
 def total(data: Any) -> int:
     """Tokens in and out."""
-    return count(data.get("input_tokens") or 0) + count(data.get("output_tokens") or 0)
+    return tokens_in(data) + count(data.get("output_tokens") or 0)
 
 
 def stop_sequence(data: Any) -> Any:
@@ -136,29 +199,36 @@ def stop_sequence(data: Any) -> Any:
 _USAGE = Table(
     smg.Usage,
     counts(
-        prompt_tokens="input_tokens",
         completion_tokens="output_tokens",
         cached_tokens="cache_read_input_tokens",
+        cache_write_tokens="cache_creation_input_tokens",
         reasoning_tokens="output_tokens_details.thinking_tokens",
     )
-    | {"total_tokens": Row("", read=total)},
+    | {"prompt_tokens": Row("", read=tokens_in), "total_tokens": Row("", read=total)},
 )
 _HEAD = same("id", "model")
 _FINISH = {
-    "finish_reason": Row("stop_reason"),
+    "finish_reason": Row("stop_reason", read=finish_reason),
     "matched_stop": Row("stop_sequence", read=stop_sequence),
 }
+_KNOWN_USAGE: Known = {
+    **dict.fromkeys(["input_tokens", "output_tokens"]),
+    **dict.fromkeys(["cache_read_input_tokens", "cache_creation_input_tokens"]),
+    "output_tokens_details": {"thinking_tokens": None},
+}
+_KNOWN: Known = {
+    **dict.fromkeys(["id", "type", "role", "model", "stop_reason", "stop_sequence"]),
+    "content": (BLOCK.known,),
+    "usage": _KNOWN_USAGE,
+}
 REPLY = Table(
-    smg.Message,
+    smg.MessageResponse,
     _HEAD | _FINISH | {"blocks": nested("content", BLOCK), "usage": nested("usage", _USAGE)},
     expected=["content"],
+    known=_KNOWN,
 )
-_START = Table(smg.Message, _HEAD)
-_END = Table(
-    smg.Message,
-    {name: row.under("delta") for name, row in _FINISH.items()}
-    | {"usage": nested("usage", _USAGE)},
-)
+_START = Table(smg.MessageResponse, _HEAD)
+_END = Table(smg.MessageResponse, _FINISH)
 # Which member of which kind of delta brings which field.
 _DELTAS = {
     "text_delta": ("text", "text"),
@@ -173,12 +243,16 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._end = smg.Message()
-        self._skipped: set[int] = set()
+        self._end = smg.MessageResponse()
+        self._usage: JsonObject = {}
+        self._extras = Extras()
+        # Blocks of unknown kinds, until they are complete, and what their input is so far.
+        self._opaque: dict[int, JsonObject] = {}
+        self._input: dict[int, str] = {}
 
-    def _text_delta(self, place: int, field: str, text: str) -> smg.MessageEvent:
+    def _text_delta(self, place: Place, field: str, text: str) -> smg.MessageEvent:
         event = smg.MessageEvent()
-        event.delta.index = place
+        event.delta.index = cast(int, place)
         setattr(event.delta, field, text)
         return event
 
@@ -186,29 +260,77 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
         data = object_of(event)
         match data.get("type"):
             case "content_block_delta":
-                member, field = _DELTAS.get(dig(data, "delta.type"), ("", ""))
-                index = count(data["index"])
-                if field and index not in self._skipped and (text := data["delta"].get(member)):
-                    self._emit_text(index, field, text)
+                self._delta(count(data["index"]), data["delta"])
             case "content_block_start":
-                index = count(data["index"])
-                block: smg.Block | None = BLOCK.read(data["content_block"])
-                if block is None:
-                    self._skipped.add(index)
-                    return
-                if block.HasField("tool_call"):
-                    block.tool_call.ClearField("arguments")  # they come with deltas
-                self._emit(smg.MessageEvent(block_start=smg.BlockStart(index=index, block=block)))
+                self._start_block(count(data["index"]), data["content_block"])
+            case "content_block_stop":
+                self._end_block(count(data["index"]))
             case "message_start":
+                self._add(data["message"])
                 _START.read_into(self._end, data["message"])
                 self._emit(smg.MessageEvent(start=self._end))
             case "message_delta":
-                _END.read_into(self._end, data)
+                _END.read_into(self._end, data["delta"])
+                self._add({**data["delta"], "usage": data.get("usage")})
             case "message_stop":
                 if self._end.finish_reason:
+                    self._end.usage.CopyFrom(_USAGE.read(self._usage))
+                    self._end.extra_json = self._extras.text()
                     self._emit(smg.MessageEvent(end=self._end))
                     self.done = True
             case "error":
                 raise from_error_body(data, FAILED)
             case _:
                 pass
+
+    def _add(self, message: JsonObject) -> None:
+        """Counts come with the first and with the last event; the later ones hold."""
+        usage = as_object(message.get("usage"))
+        self._usage.update((name, value) for name, value in usage.items() if value is not None)
+        self._extras.add(leftover(message, _KNOWN))
+
+    def _delta(self, index: int, delta: JsonObject) -> None:
+        kind = delta.get("type") or ""
+        if index in self._opaque:
+            if kind == "input_json_delta":
+                self._input[index] = self._input.get(index, "") + delta["partial_json"]
+            else:
+                self._opaque[index].setdefault("deltas", []).append(delta)
+        elif kind == "citations_delta":
+            annotation = read_annotation(delta["citation"])
+            found = smg.MessageDelta(index=index, annotation=annotation)
+            self._emit(smg.MessageEvent(delta=found))
+        elif kind in _DELTAS:
+            member, field = _DELTAS[kind]
+            if text := delta.get(member):
+                self._emit_text(index, field, text)
+            self._add_block(index, {"delta": leftover(delta, {"type": None, member: None})})
+        else:
+            opaque = smg.Opaque(type=kind, json=to_text(delta))
+            self._emit(smg.MessageEvent(delta=smg.MessageDelta(index=index, opaque=opaque)))
+
+    def _add_block(self, index: int, rest: JsonObject) -> None:
+        """What a block has that the contract has no field for."""
+        if any(rest.values()):
+            self._extras.add({"content": [{"index": index, **rest}]})
+
+    def _start_block(self, index: int, data: JsonObject) -> None:
+        block: smg.MessageBlock | None = BLOCK.read(data)
+        if block is None:
+            raise TypeError("a block without a type")
+        if block.HasField("opaque"):  # told whole, once it is complete
+            self._opaque[index] = dict(data)
+            return
+        if block.HasField("tool_call"):
+            block.tool_call.ClearField("arguments")  # they come with deltas
+        self._add_block(index, leftover(data, BLOCK.known(data)))
+        self._emit(smg.MessageEvent(block_start=smg.BlockStart(index=index, block=block)))
+
+    def _end_block(self, index: int) -> None:
+        if index in self._opaque:
+            data = self._opaque.pop(index)
+            if pieces := self._input.pop(index, ""):
+                data["input"] = parse(pieces)
+            start = smg.BlockStart(index=index, block=BLOCK.read(data))
+            self._emit(smg.MessageEvent(block_start=start))
+        self._emit(smg.MessageEvent(block_end=smg.BlockEnd(index=index)))

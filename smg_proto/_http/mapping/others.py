@@ -3,17 +3,49 @@
 from typing import Any
 
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.fields import Cursor, Names, Row, Table, count, iso_timestamp, nested, same
+from smg_proto._http.fields import (
+    Cursor,
+    Known,
+    Names,
+    Read,
+    Row,
+    Table,
+    count,
+    iso_timestamp,
+    nested,
+    same,
+    timestamp,
+)
 from smg_proto._http.mapping.common import CHAT_TOOL, USAGE, unsent
-from smg_proto._http.shapes import as_list
+from smg_proto._http.shapes import as_list, as_object
 
 # --- EmbeddingService: one request for each input ---
 
-EMBED_REQUEST = Table(
-    smg.EmbedRequest,
-    same("model", "dimensions") | {"inputs": Row("input")},
-    required=["model", "inputs"],
-)
+
+def embed_input(value: Any, cursor: Cursor) -> Any:
+    """One input: a text, or token ids."""
+    match value.WhichOneof("input"):
+        case "text":
+            return value.text
+        case "token_ids":
+            return list(value.token_ids.ids)
+        case _:
+            cursor.refuse("is empty")
+            return None
+
+
+def document(value: Any, cursor: Cursor) -> Any:
+    if value.WhichOneof("document") != "text":
+        cursor.refuse("is empty")
+    return value.text
+
+
+_INPUTS = same("model", "user") | {
+    "inputs": Row("input", embed_input),
+    "allow_partial": Row("", unsent),
+}
+EMBED_REQUEST = Table(smg.EmbedRequest, _INPUTS | same("dimensions"), required=["model", "inputs"])
+_KNOWN: Known = dict.fromkeys(["object", "id", "created", "model", "data", "usage"])
 EMBED_REPLY = Table(
     smg.EmbedResponse,
     {
@@ -22,10 +54,9 @@ EMBED_REPLY = Table(
         "usage": nested("usage", USAGE),
     },
     expected=["data.0.embedding"],
+    known=_KNOWN,
 )
-CLASSIFY_REQUEST = Table(
-    smg.ClassifyRequest, {"model": "model", "inputs": "input"}, required=["model", "inputs"]
-)
+CLASSIFY_REQUEST = Table(smg.ClassifyRequest, _INPUTS, required=["model", "inputs"])
 CLASSIFY_REPLY = Table(
     smg.ClassifyResponse,
     {
@@ -36,10 +67,12 @@ CLASSIFY_REPLY = Table(
         "usage": nested("usage", USAGE),
     },
     expected=["data.0"],
+    known=_KNOWN,
 )
 RERANK_REQUEST = Table(
     smg.RerankRequest,
-    same("model", "query", "documents") | {"top_n": Row("top_k")},
+    same("model", "query", "user")
+    | {"documents": Row("documents", document), "top_n": Row("top_k")},
     required=["model", "query", "documents"],
     always={"return_documents": False},
 )
@@ -51,8 +84,10 @@ RERANK_REPLY = Table(
             "results",
             Table(smg.RerankResult, {"index": Row("index", read=count), "score": "score"}),
         ),
+        "usage": nested("usage", USAGE),
     },
     expected=["results"],
+    known=dict.fromkeys(["object", "id", "created", "model", "results", "usage"]),
 )
 
 # --- TokenizerService, ParserService ---
@@ -68,7 +103,9 @@ def read_token_ids(data: Any) -> smg.TokenIds:
 
 _SEQUENCES = Row("tokens", token_ids, read_token_ids)
 TOKENIZE_REQUEST = Table(
-    smg.TokenizeRequest, {"model": "model", "texts": "prompt"}, required=["model", "texts"]
+    smg.TokenizeRequest,
+    {"model": Row("model"), "texts": Row("prompt"), "return_pieces": Row("", unsent)},
+    required=["model", "texts"],
 )
 TOKENIZE_REPLY = Table(smg.TokenizeResponse, {"sequences": _SEQUENCES}, expected=["tokens"])
 DETOKENIZE_REQUEST = Table(
@@ -137,21 +174,60 @@ _STATE = Names(
 _SPEC = same("url", "labels", "priority", "cost") | {"role": _ROLE.at("worker_type")}
 CREATE_WORKER = Table(
     smg.CreateWorkerRequest,
-    {"spec": nested("", Table(smg.WorkerSpec, _SPEC | same("api_key"), required=["url"]))},
+    {
+        "spec": nested("", Table(smg.WorkerSpec, _SPEC | same("api_key"), required=["url"])),
+        "idempotency_key": Row("", unsent),
+    },
     required=["spec"],
 )
 # The id is in the path.
 UPDATE_WORKER = Table(
     smg.UpdateWorkerRequest,
-    same("labels", "priority", "cost", "api_key") | {"id": Row("", unsent)},
+    same("labels", "priority", "cost", "api_key")
+    | {"id": Row("", unsent), "remove_labels": Row("", unsent)},
     required=["id"],
 )
+REPLACE_WORKER = Table(
+    smg.ReplaceWorkerRequest,
+    {
+        "id": Row("", unsent),
+        "spec": nested("", Table(smg.WorkerSpec, _SPEC | same("api_key"), required=["url"])),
+    },
+    required=["id", "spec"],
+)
+
+
+def job_failure(data: Any) -> Any:
+    """Why the work on a worker failed; None while it has not."""
+    if data.get("status") != "failed":
+        return None
+    return smg.Failure(reason="WORKER_ERROR", message=data.get("message") or "")
+
+
+def conditions(data: Any) -> Any:
+    """What is behind the state of a worker."""
+    job = as_object(data.get("job_status"))
+    if "is_healthy" in data:
+        yield smg.WorkerCondition(type="Healthy", met=data["is_healthy"])
+    if job:
+        yield smg.WorkerCondition(
+            type=job.get("job_type") or "",
+            reason=job.get("status") or "",
+            message=job.get("message") or "",
+        )
+    if data.get("stalled"):
+        yield smg.WorkerCondition(type="Stalled", met=True, message=data["stalled"])
+
+
 # While a worker is pending, what is said of its kind is a placeholder.
 _WORKER_ROWS = {
     "id": Row("id"),
     "spec": nested("", Table(smg.WorkerSpec, _SPEC)),
     "state": _STATE.at("status"),
     "active_requests": Row("load", read=count),
+    "error": Row("job_status", read=job_failure),
+    "state_time": Row("job_status.timestamp", read=timestamp),
+    "conditions": Row("", read=conditions, whole=True),
 }
 PENDING_WORKER = Table(smg.Worker, _WORKER_ROWS)
 WORKER = Table(
@@ -170,6 +246,8 @@ def read_worker(data: Any) -> smg.Worker:
     worker = (PENDING_WORKER if data.get("status") == "pending" else WORKER).read(data)
     if not worker.id:
         raise LookupError("a worker without an id")
+    if worker.HasField("error"):
+        worker.state = smg.WORKER_STATE_FAILED
     return worker
 
 
@@ -186,13 +264,15 @@ WORKER_LIST = Table(
 )
 _LOAD = Table(
     smg.WorkerLoad,
-    same("dp_rank", "max_running_requests", "token_usage", "cache_hit_rate", "utilization")
+    same("dp_rank", "max_running_requests", "utilization")
     | {
         "worker_url": Row("worker"),
         "running_requests": Row("num_running_reqs"),
         "waiting_requests": Row("num_waiting_reqs"),
-        "used_tokens": Row("num_used_tokens"),
-        "max_tokens": Row("max_total_num_tokens"),
+        "kv_used_tokens": Row("num_used_tokens"),
+        "kv_capacity_tokens": Row("max_total_num_tokens"),
+        "kv_usage": Row("token_usage"),
+        "kv_hit_rate": Row("cache_hit_rate"),
         "generation_throughput": Row("gen_throughput"),
     },
 )
@@ -203,8 +283,8 @@ LOADS = Table(
 )
 
 
-def flush_error(data: Any) -> smg.Error:
-    return smg.Error(reason="WORKER_ERROR", message=data)
+def flush_error(data: Any) -> smg.Failure:
+    return smg.Failure(reason="WORKER_ERROR", message=data)
 
 
 _FLUSH_FAILURE = Table(
@@ -217,4 +297,59 @@ FLUSHED = Table(
         "failures": nested("failed", _FLUSH_FAILURE),
     },
     expected=["workers_flushed"],
+)
+
+# --- Tokenizers that the gateway has ---
+
+_TOKENIZER_STATE = Names(
+    {
+        smg.TOKENIZER_STATE_PENDING: "pending",
+        smg.TOKENIZER_STATE_LOADING: "processing",
+        smg.TOKENIZER_STATE_READY: "completed",
+        smg.TOKENIZER_STATE_FAILED: "failed",
+    }
+)
+TOKENIZER = Table(smg.Tokenizer, same("id", "name", "source", "vocab_size"), expected=["id"])
+TOKENIZER_LIST = Table(
+    smg.ListTokenizersResponse,
+    {"tokenizers": nested("tokenizers", TOKENIZER)},
+    expected=["tokenizers"],
+)
+CREATE_TOKENIZER = Table(
+    smg.CreateTokenizerRequest,
+    same("name", "source", "chat_template_path"),
+    required=["name", "source"],
+)
+TOKENIZER_STATUS = Table(
+    smg.TokenizerStatus,
+    same("id", "message", "vocab_size") | {"state": _TOKENIZER_STATE.at("status")},
+    expected=["id", "status"],
+)
+
+# --- What engines say of themselves ---
+
+
+def first_text(*names: str) -> Read:
+    """The first of some members that is a text."""
+
+    def read(data: Any) -> Any:
+        return next((data[name] for name in names if isinstance(data.get(name), str)), None)
+
+    return read
+
+
+SERVER_INFO = Table(
+    smg.ServerInfo,
+    {
+        "model": Row("", read=first_text("served_model_name", "model_id", "model_path")),
+        "version": Row("", read=first_text("version")),
+    },
+)
+MODEL_INFO = Table(
+    smg.ModelInfo,
+    {
+        "model_path": Row("", read=first_text("model_path")),
+        "tokenizer_path": Row("", read=first_text("tokenizer_path")),
+        "is_generation": Row("is_generation"),
+    },
 )

@@ -1,15 +1,21 @@
 """How the events of a route's stream become events of smg.v1: one small state machine per route."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from smg_proto._http.failures import from_error_body, reading
-from smg_proto._http.shapes import JsonObject, is_object, parse
+from google.protobuf.message import Message
+
+from smg_proto._http.failures import from_error_body, reading, unreadable
+from smg_proto._http.fields import Known, leftover
+from smg_proto._http.shapes import JsonObject, is_list, is_object, parse, to_text
 from smg_proto._http.sse import ServerSentEvent
 from smg_proto.errors import SmgError
 
 Event = TypeVar("Event")
+# Which choice, block or item a delta belongs to; with its part, if it has parts.
+Place = int | tuple[int, int]
 
+MAX_EXTRA_CHARACTERS = 1 << 20
 FAILED = "the worker failed in the middle of the stream"
 
 
@@ -24,7 +30,7 @@ class StreamReader(Generic[Event]):
         self._emitted: list[Event] = []
         # Text that is to become one delta, and of what: a place and a field.
         self._text: list[str] = []
-        self._text_of: tuple[int, str] = (0, "")
+        self._text_of: tuple[Place, str] = (0, "")
 
     def read(self, events: Iterable[ServerSentEvent]) -> Iterator[Event]:
         """What a batch of events says. What came before a failure is still returned."""
@@ -44,7 +50,7 @@ class StreamReader(Generic[Event]):
         """Read one event, and `_emit` or `_emit_text` what it says."""
         raise NotImplementedError
 
-    def _text_delta(self, place: int, field: str, text: str) -> Event:
+    def _text_delta(self, place: Place, field: str, text: str) -> Event:
         """A delta that is only text."""
         raise NotImplementedError
 
@@ -53,7 +59,7 @@ class StreamReader(Generic[Event]):
         if not (self._emitted and _joined(self._emitted[-1], event)):
             self._emitted.append(event)
 
-    def _emit_text(self, place: int, field: str, text: str) -> None:
+    def _emit_text(self, place: Place, field: str, text: str) -> None:
         if type(text) is not str:
             raise TypeError("not a text")
         if self._text_of != (place, field):
@@ -87,9 +93,10 @@ def _joined(last: Any, event: Any) -> bool:
     if [field for field, _ in ours.ListFields()] != [field for field, _ in fields]:
         return False
     for field, value in fields:
-        if field.name == "tool_calls" or (
-            isinstance(value, int) and value != getattr(ours, field.name)
-        ):
+        if isinstance(value, int):
+            if value != getattr(ours, field.name):
+                return False
+        elif field.name == "tool_calls" or isinstance(value, Message):
             return False
     for field, value in fields:
         if isinstance(value, str):
@@ -107,12 +114,86 @@ def object_of(event: ServerSentEvent) -> JsonObject:
     return data
 
 
+class Extras:
+    """What the events of a stream had that the contract has no field for, put together.
+
+    Objects join member by member, entries of lists by their `index`, and texts within a `delta` are
+    pieces of one. Of anything else that comes again, the last one holds.
+    """
+
+    def __init__(self) -> None:
+        self._found: JsonObject = {}
+        self._size = 0
+
+    def add(self, more: JsonObject) -> None:
+        if more:
+            self._size += len(to_text(more))
+            if self._size > MAX_EXTRA_CHARACTERS:
+                raise unreadable(f"over {MAX_EXTRA_CHARACTERS} characters of unknown members")
+            _join(self._found, more, pieces=False)
+
+    def text(self) -> str:
+        """All of it, as JSON text. Empty: there was nothing."""
+        return to_text(_whole(self._found)) if self._found else ""
+
+
+class _Pieces(list[str]):
+    """A text that comes in pieces."""
+
+
+def _join(into: JsonObject, more: JsonObject, *, pieces: bool) -> None:
+    for name, value in more.items():
+        old = into.get(name)
+        if is_object(value):
+            if not is_object(old):
+                into[name] = old = {}
+            _join(old, value, pieces=pieces or name == "delta")
+        elif is_list(value):
+            if not is_list(old) or isinstance(old, _Pieces):
+                into[name] = old = []
+            _join_lists(old, value, pieces=pieces)
+        elif pieces and isinstance(value, str):
+            if not isinstance(old, _Pieces):
+                into[name] = old = _Pieces()
+            old.append(value)
+        else:
+            into[name] = value
+
+
+def _join_lists(into: list[Any], more: list[Any], *, pieces: bool) -> None:
+    for value in more:
+        if not is_object(value):
+            into.append(value)
+            continue
+        if not value:  # of this entry, there is nothing
+            continue
+        same = (old for old in into if is_object(old) and old.get("index") == value.get("index"))
+        entry = next(same, None) if "index" in value else None
+        if entry is None:
+            entry = {}
+            into.append(entry)
+        _join(entry, value, pieces=pieces)
+
+
+def _whole(found: Any) -> Any:
+    """The same, with the pieces of texts put together."""
+    if isinstance(found, _Pieces):
+        return "".join(found)
+    if is_object(found):
+        return {name: _whole(value) for name, value in found.items()}
+    return [_whole(value) for value in found] if is_list(found) else found
+
+
 class ChunkReader(StreamReader[Event]):
     """A stream of chunks that ends with [DONE]: completions, chat, generate."""
+
+    # The members of a chunk that are read, or of no interest.
+    KNOWN: ClassVar[Known] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self._begun = False
+        self._extras = Extras()
 
     def _event(self, event: ServerSentEvent) -> None:
         if event.data.startswith(b"[DONE]"):
@@ -123,6 +204,7 @@ class ChunkReader(StreamReader[Event]):
         data = object_of(event)
         if data.get("error") or event.name == b"error":
             raise from_error_body(data, FAILED)
+        self._extras.add(leftover(data, self.KNOWN))
         self._chunk(data)
 
     def _chunk(self, data: JsonObject) -> None:

@@ -7,6 +7,13 @@ from smg_proto.testing._gateway.admin import GatewayService, ModelService, Worke
 from smg_proto.testing._gateway.chat import ChatService
 from smg_proto.testing._gateway.completion import CompletionService
 from smg_proto.testing._gateway.core import Core
+from smg_proto.testing._gateway.kept import ConversationService
+from smg_proto.testing._gateway.media import (
+    AudioService,
+    DecisionService,
+    EngineService,
+    RealtimeService,
+)
 from smg_proto.testing._gateway.message import MessageService
 from smg_proto.testing._gateway.response import ResponseService
 from smg_proto.testing._gateway.texts import EmbeddingService, ParserService, TokenizerService
@@ -15,6 +22,7 @@ from smg_proto.testing._scripting import Record, Script
 _NAMES = (
     *("Completion", "Chat", "Message", "Response", "Embedding"),
     *("Tokenizer", "Model", "Gateway", "Parser", "Worker"),
+    *("Conversation", "Audio", "Realtime", "Decision", "Engine"),
 )
 
 
@@ -62,3 +70,8 @@ class FakeGateway:
         add.add_GatewayServiceServicer_to_server(GatewayService(core, self.services), server)
         add.add_ParserServiceServicer_to_server(ParserService(core), server)
         add.add_WorkerServiceServicer_to_server(WorkerService(core), server)
+        add.add_ConversationServiceServicer_to_server(ConversationService(core), server)
+        add.add_AudioServiceServicer_to_server(AudioService(core), server)
+        add.add_RealtimeServiceServicer_to_server(RealtimeService(core), server)
+        add.add_DecisionServiceServicer_to_server(DecisionService(core), server)
+        add.add_EngineServiceServicer_to_server(EngineService(core), server)

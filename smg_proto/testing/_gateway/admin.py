@@ -1,15 +1,18 @@
 """smg.v1.ModelService, GatewayService and WorkerService: what there is."""
 
+import asyncio
 import uuid
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import grpc
 
 from smg_proto import __version__, smg_pb2_grpc
 from smg_proto import smg_pb2 as pb
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
-from smg_proto.testing._gateway.core import WORKER_URL, Context, Core, not_found, set_now
+from smg_proto.testing._gateway.core import WORKER_URL, Call, Context, Core, not_found, set_now
 
 _SCHEMES = ("http", "https", "grpc", "grpcs", "ipc")
 _CAPABILITIES = ("completions", "chat", "messages", "responses", "tools", "embeddings")
@@ -32,7 +35,8 @@ class ModelService(smg_pb2_grpc.ModelServiceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         def answer(request: pb.ListModelsRequest) -> pb.ListModelsResponse:
-            return pb.ListModelsResponse(models=[_model(self._core)])
+            entries, following = page([_model(self._core)], request.page_size, request.page_token)
+            return pb.ListModelsResponse(models=entries, next_page_token=following)
 
         return await self._core.plain("ListModels", request, context, answer)
 
@@ -62,6 +66,15 @@ class GatewayService(smg_pb2_grpc.GatewayServiceServicer):
         return await self._core.plain("GetGatewayInfo", request, context, answer)
 
 
+def _check(spec: pb.WorkerSpec) -> None:
+    if not spec.url:
+        raise invalid(FieldViolation("spec.url", "is required"))
+    if urlsplit(spec.url).scheme not in _SCHEMES:
+        raise invalid(FieldViolation("spec.url", f"must begin with {', '.join(_SCHEMES)}"))
+    if spec.priority < 0:
+        raise invalid(FieldViolation("spec.priority", "must be at least 0"))
+
+
 class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
     """A list of workers in memory. The first is the built-in model; the others are only names:
 
@@ -80,18 +93,18 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         )
         self._workers = {built_in.id: built_in}
         self._built_in = built_in
+        self._news = asyncio.Event()
 
     async def CreateWorker(self, request: pb.CreateWorkerRequest, context: Context) -> pb.Worker:
-        return await self._core.plain("CreateWorker", request, context, self._create)
+        def answer(call: Call) -> pb.Worker:
+            key = request.idempotency_key
+            return self._core.once("CreateWorker", call, key, lambda: self._create(request))
+
+        return await self._core.plain_of("CreateWorker", request, context, answer)
 
     def _create(self, request: pb.CreateWorkerRequest) -> pb.Worker:
         spec = request.spec
-        if not spec.url:
-            raise invalid(FieldViolation("spec.url", "is required"))
-        if urlsplit(spec.url).scheme not in _SCHEMES:
-            raise invalid(FieldViolation("spec.url", f"must begin with {', '.join(_SCHEMES)}"))
-        if spec.priority < 0:
-            raise invalid(FieldViolation("spec.priority", "must be at least 0"))
+        _check(spec)
         if any(worker.spec.url == spec.url for worker in self._workers.values()):
             raise SmgError(
                 grpc.StatusCode.ALREADY_EXISTS,
@@ -105,7 +118,48 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         pending.MergeFrom(worker)
         worker.state = pb.WORKER_STATE_READY
         self._workers[worker.id] = worker
+        self._tell()
         return pending
+
+    async def ReplaceWorker(self, request: pb.ReplaceWorkerRequest, context: Context) -> pb.Worker:
+        def answer(request: pb.ReplaceWorkerRequest) -> pb.Worker:
+            worker = self._find(request.id)
+            _check(request.spec)
+            worker.spec.CopyFrom(pb.WorkerSpec(priority=50, cost=1.0))
+            worker.spec.MergeFrom(request.spec)
+            worker.spec.ClearField("api_key")
+            self._tell()
+            return worker
+
+        return await self._core.plain("ReplaceWorker", request, context, answer)
+
+    async def WatchWorkers(
+        self, request: pb.WatchWorkersRequest, context: Context
+    ) -> AsyncIterator[pb.WorkerEvent]:
+        await self._core.begin("WatchWorkers", request, context)
+        known: dict[str, pb.Worker] | None = None
+        while True:
+            news = self._news
+            now: dict[str, pb.Worker] = {}
+            for worker in self._workers.values():
+                if not request.model or request.model in {model.id for model in worker.models}:
+                    now[worker.id] = pb.Worker()
+                    now[worker.id].CopyFrom(worker)
+            before = known or {}
+            for ident, worker in now.items():
+                if before.get(ident) != worker:
+                    yield pb.WorkerEvent(worker=worker)
+            for ident in before.keys() - now.keys():
+                yield pb.WorkerEvent(removed_id=ident)
+            if known is None:
+                yield pb.WorkerEvent(ready=pb.WatchReady())
+            known = now
+            await news.wait()
+
+    def _tell(self) -> None:
+        """Wake those who watch."""
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def GetWorker(self, request: pb.GetWorkerRequest, context: Context) -> pb.Worker:
         return await self._core.plain("GetWorker", request, context, lambda r: self._find(r.id))
@@ -120,7 +174,8 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
                 for worker in workers
                 if not request.model or request.model in {model.id for model in worker.models}
             ]
-            return pb.ListWorkersResponse(workers=serving)
+            entries, following = page(serving, request.page_size, request.page_token)
+            return pb.ListWorkersResponse(workers=entries, next_page_token=following)
 
         return await self._core.plain("ListWorkers", request, context, answer)
 
@@ -131,11 +186,16 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         worker = self._find(request.id)
         if request.priority < 0:
             raise invalid(FieldViolation("priority", "must be at least 0"))
+        if request.remove_labels and not request.HasField("api_key"):
+            raise invalid(FieldViolation("api_key", "is required with remove_labels"))
+        for name in request.remove_labels:
+            worker.spec.labels.pop(name, None)
         worker.spec.labels.update(request.labels)
         if request.HasField("priority"):
             worker.spec.priority = request.priority
         if request.HasField("cost"):
             worker.spec.cost = request.cost
+        self._tell()
         return worker
 
     async def DeleteWorker(
@@ -143,6 +203,7 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
     ) -> pb.DeleteWorkerResponse:
         def answer(request: pb.DeleteWorkerRequest) -> pb.DeleteWorkerResponse:
             del self._workers[self._find(request.id).id]
+            self._tell()
             return pb.DeleteWorkerResponse()
 
         return await self._core.plain("DeleteWorker", request, context, answer)
@@ -166,7 +227,9 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
             reply = pb.GetWorkerLoadsResponse()
             set_now(reply.read_time)
             if self._built_in.id in self._workers:
-                reply.loads.add(worker_url=WORKER_URL, running_requests=running)
+                reply.loads.add(
+                    worker_id=self._built_in.id, worker_url=WORKER_URL, running_requests=running
+                )
             return reply
 
         return await self._core.plain("GetWorkerLoads", request, context, answer)

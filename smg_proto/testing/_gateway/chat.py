@@ -44,6 +44,8 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
             for delta in choice.take(piece.text, last=bool(piece.finish_reason)):
                 if request.HasField("logprobs") and delta is choice.first:
                     delta.logprobs.extend(self._core.logprobs(piece.shown, with_bytes=True))
+                if request.return_token_ids and delta is choice.first:
+                    delta.token_ids.append(piece.step.token)
                 if len(delta.ListFields()) > (delta.index != 0):
                     yield pb.ChatEvent(delta=delta)
             if piece.finish_reason:
@@ -52,10 +54,13 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
                 choice.end.matched_stop.CopyFrom(matched_stop(piece.matched) or pb.MatchedStop())
                 if piece.matched is None:
                     choice.end.ClearField("matched_stop")
+                yield pb.ChatEvent(choice_end=choice.end)
         end = pb.ChatResponse(
             choices=[choice.end for choice in choices], pipeline=call.report(parser=PARSER)
         )
         end.MergeFrom(start)
+        if request.return_token_ids:
+            end.prompt_token_ids.extend(prompt)
         end.usage.CopyFrom(
             talk.usage(
                 len(prompt),
@@ -103,9 +108,7 @@ def _written(message: pb.ChatMessage, at: str) -> str:
         raise invalid(FieldViolation(f"{at}.tool_call_id", "is required"))
     if message.role != pb.ROLE_TOOL and message.tool_call_id:
         raise invalid(FieldViolation(f"{at}.tool_call_id", "is for ROLE_TOOL only"))
-    text = message.content
-    if message.WhichOneof("body") == "parts":
-        text = talk.text_of_parts(message.parts.parts, f"{at}.parts.parts")
+    text = talk.text_of(message.content, message.parts, at)
     calls = (
         talk.text_of_call(call, f"{at}.tool_calls[{n}]")
         for n, call in enumerate(message.tool_calls)
@@ -161,10 +164,12 @@ class _Choice:
             return []
         number, self.calls = self.calls, self.calls + 1
         ident = talk.call_id("call", self._prompt, self.end.index, number)
-        return [
+        pieces = [
             pb.ToolCallDelta(index=number, id=ident, name=part.name),
             *(pb.ToolCallDelta(index=number, arguments=text) for text in talk.pieces(part.text)),
         ]
+        pieces[-1].complete = True
+        return pieces
 
 
 def _fold(events: Sequence[pb.ChatEvent]) -> pb.ChatResponse:
@@ -180,6 +185,7 @@ def _fold(events: Sequence[pb.ChatEvent]) -> pb.ChatResponse:
             choice = choices[event.delta.index]
             _append(choice.message, event.delta)
             choice.logprobs.extend(event.delta.logprobs)
+            choice.token_ids.extend(event.delta.token_ids)
     reply.pipeline.ClearField("time_to_first_token")
     return reply
 

@@ -5,7 +5,7 @@ The generation requests share names, so one check serves all of them.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -36,10 +36,18 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def check(request: Message, model: Model, *violations: FieldViolation | None) -> None:
-    """Refuse a request whose shared fields are missing or out of range, or that has violations."""
+def check(
+    request: Message,
+    model: Model,
+    *violations: FieldViolation | None,
+    most: Mapping[str, float] | None = None,
+) -> None:
+    """Refuse a request whose shared fields are missing or out of range, or that has violations.
+
+    `most` has the highest values of fields whose range differs by API.
+    """
     found = [violation for violation in violations if violation is not None]
-    found += _violations(request)
+    found += _violations(request, most or {})
     if found:
         raise invalid(*found)
     check_model(_get(request, "model"), model)
@@ -64,11 +72,11 @@ def _is_set(message: Message, name: str) -> bool:
     return field is not None and field.has_presence and message.HasField(name)
 
 
-def _violations(request: Message) -> Iterator[FieldViolation]:
+def _violations(request: Message, most: Mapping[str, float]) -> Iterator[FieldViolation]:
     names = request.DESCRIPTOR.fields_by_name
     if not _get(request, "model"):
         yield FieldViolation("model", "is required")
-    yield from _out_of_range(request)
+    yield from _out_of_range(request, most=most)
     if _is_set(request, "top_p") and not 0 < _get(request, "top_p") <= 1:
         yield FieldViolation("top_p", "must be above 0 and at most 1")
     if _is_set(request, "top_k"):
@@ -79,8 +87,8 @@ def _violations(request: Message) -> Iterator[FieldViolation]:
         yield from _bad_stops(_get(request, "stop"))
     if _is_set(request, "sampling"):
         yield from _out_of_range(_get(request, "sampling"), "sampling.")
-        least, most = _get(request, "sampling").min_tokens, _get(request, "max_tokens")
-        if _is_set(request, "max_tokens") and least > most:
+        least = _get(request, "sampling").min_tokens
+        if _is_set(request, "max_tokens") and least > _get(request, "max_tokens"):
             yield FieldViolation("sampling.min_tokens", "must not be above max_tokens")
     greedy = _is_set(request, "temperature") and _get(request, "temperature") < 1e-5
     if _is_set(request, "n") and _get(request, "n") > 1 and greedy:
@@ -93,8 +101,11 @@ def _violations(request: Message) -> Iterator[FieldViolation]:
         yield from _bad_tools(_get(request, "tools"), _get(request, "tool_choice"))
 
 
-def _out_of_range(message: Message, prefix: str = "") -> Iterator[FieldViolation]:
-    for name, (low, high) in _RANGES.items():
+def _out_of_range(
+    message: Message, prefix: str = "", most: Mapping[str, float] | None = None
+) -> Iterator[FieldViolation]:
+    for name, (low, usual) in _RANGES.items():
+        high = (most or {}).get(name, usual)
         if _is_set(message, name) and not low <= _get(message, name) <= high:
             bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             yield FieldViolation(prefix + name, f"must be {bounds}")
@@ -185,7 +196,11 @@ def formatted(output_format: pb.OutputFormat) -> str | None:
             return None
         case "json_schema":
             field = "output_format.json_schema.schema_json"
+            if not output_format.json_schema.schema_json:
+                raise invalid(FieldViolation(field, "is required; json_object is for any object"))
             return smallest(output_format.json_schema.schema_json, field)
+        case "json_object":
+            return "{}"
         case other:
             raise unsupported(f"the built-in model cannot keep to a format of kind {other}")
 

@@ -6,8 +6,9 @@ from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation
 from smg_proto.testing._gateway import checks
+from smg_proto.testing._gateway.conversation import usage
 from smg_proto.testing._gateway.core import Call, Context, Core, matched_stop, set_now
-from smg_proto.testing._generation import Piece, Step, score
+from smg_proto.testing._generation import Step, score
 
 
 class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
@@ -28,52 +29,82 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
     async def _events(
         self, request: pb.CompletionRequest, call: Call
     ) -> AsyncGenerator[pb.CompletionEvent, None]:
-        prompt = self._prompt(request)
+        prompts = self._prompts(request)
         whole = checks.formatted(request.output_format)
         if call.answer is not None:
             whole = call.answer.written()
         sampling = checks.sampling(request, whole=whole)
-        with_ids = request.HasField("prompt_token_ids")
+        by_ids = request.HasField("prompt_token_ids")
         start = pb.CompletionResponse(id=call.request_id, model=request.model)
-        if not with_ids:
+        if not by_ids:
             set_now(start.create_time)
         yield pb.CompletionEvent(start=start)
-        if request.echo:
-            yield pb.CompletionEvent(delta=self._echo(request, prompt))
+        n = request.n or 1
+        choices: list[pb.CompletionChoice] = []
+        several = n > 1 or bool(request.prompts)
         count = 0
-        last: Piece | None = None
-        async for _, piece in self._core.generate(call, prompt, sampling):
-            count, last = count + 1, piece
-            delta = pb.CompletionDelta(text=piece.text)
-            if request.HasField("logprobs"):
-                delta.logprobs.extend(self._core.logprobs(piece.shown, with_bytes=False))
-            if with_ids:
-                delta.token_ids.append(piece.step.token)
-            if delta.ByteSize():
-                yield pb.CompletionEvent(delta=delta)
-        assert last is not None
-        yield pb.CompletionEvent(
-            end=pb.CompletionResponse(
-                id=call.request_id,
-                model=request.model,
-                create_time=start.create_time if not with_ids else None,
-                finish_reason=(call.answer and call.answer.finish_reason) or last.finish_reason,
-                prompt_tokens=len(prompt),
-                completion_tokens=count,
-                matched_stop=matched_stop(last.matched),
-                pipeline=call.report(),
-            )
+        for number, prompt in enumerate(prompts):
+            if request.echo:
+                for index in range(number * n, number * n + n):
+                    yield pb.CompletionEvent(delta=self._echo(request, prompt, index))
+            async for choice, piece in self._core.generate(call, prompt, sampling, n):
+                count += 1
+                index = number * n + choice
+                delta = pb.CompletionDelta(text=piece.text)
+                if request.HasField("logprobs"):
+                    delta.logprobs.extend(self._core.logprobs(piece.shown, with_bytes=False))
+                if by_ids or request.return_token_ids:
+                    delta.token_ids.append(piece.step.token)
+                if delta.ByteSize():
+                    delta.index = index
+                    yield pb.CompletionEvent(delta=delta)
+                if piece.finish_reason:
+                    ended = pb.CompletionChoice(
+                        index=index,
+                        finish_reason=(call.answer and call.answer.finish_reason)
+                        or piece.finish_reason,
+                        matched_stop=matched_stop(piece.matched),
+                    )
+                    choices.append(ended)
+                    if several:
+                        yield pb.CompletionEvent(choice_end=ended)
+        choices.sort(key=lambda choice: choice.index)
+        tokens = sum(map(len, prompts))
+        end = pb.CompletionResponse(
+            id=call.request_id,
+            model=request.model,
+            create_time=start.create_time if not by_ids else None,
+            finish_reason=choices[0].finish_reason,
+            matched_stop=choices[0].matched_stop if choices[0].HasField("matched_stop") else None,
+            prompt_tokens=tokens,
+            completion_tokens=count,
+            usage=usage(tokens, count),
+            choices=choices if several else (),
+            pipeline=call.report(),
         )
+        yield pb.CompletionEvent(end=end)
 
-    def _prompt(self, request: pb.CompletionRequest) -> list[int]:
-        with_ids = request.HasField("prompt_token_ids")
-        field = "prompt_token_ids" if with_ids else "prompt"
-        prompt = (
-            list(request.prompt_token_ids.ids)
-            if with_ids
-            else self._core.model.tokenizer.encode(request.prompt)
-        )
-        known = all(token < self._core.model.tokenizer.vocab_size for token in prompt)
+    def _prompts(self, request: pb.CompletionRequest) -> list[list[int]]:
+        """The prompts as token ids, checked."""
+        given = {
+            "prompt": bool(request.prompt),
+            "prompt_token_ids": request.HasField("prompt_token_ids"),
+            "prompts": bool(request.prompts),
+        }
+        named = [name for name, there in given.items() if there] or ["prompt"]
+        encode = self._core.model.tokenizer.encode
+        found: dict[str, list[int]] = {}
+        if given["prompts"]:
+            for index, prompt in enumerate(request.prompts):
+                ids = prompt.HasField("token_ids")
+                found[f"prompts[{index}]"] = (
+                    list(prompt.token_ids.ids) if ids else encode(prompt.text)
+                )
+        elif given["prompt_token_ids"]:
+            found["prompt_token_ids"] = list(request.prompt_token_ids.ids)
+        else:
+            found["prompt"] = encode(request.prompt)
+        size = self._core.model.tokenizer.vocab_size
         refused = [
             FieldViolation(name, "cannot go with prompt_token_ids")
             for name, is_set in (
@@ -81,20 +112,29 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
                 ("echo", request.echo),
                 ("user", request.user),
             )
-            if with_ids and is_set
+            if given["prompt_token_ids"] and is_set
         ]
         checks.check(
             request,
             self._core.model,
-            checks.missing(field, prompt),
-            None if known else FieldViolation(field, "has an id outside the vocabulary"),
+            *(FieldViolation(name, f"cannot go with {named[0]}") for name in named[1:]),
+            *(checks.missing(field, prompt) for field, prompt in found.items()),
+            *(
+                FieldViolation(field, "has an id outside the vocabulary")
+                for field, prompt in found.items()
+                if any(token >= size for token in prompt)
+            ),
             *refused,
+            most={"n": 128},
         )
-        self._core.check_length(prompt, field)
-        return prompt
+        for field, tokens in found.items():
+            self._core.check_length(tokens, field)
+        return list(found.values())
 
-    def _echo(self, request: pb.CompletionRequest, prompt: list[int]) -> pb.CompletionDelta:
-        delta = pb.CompletionDelta(text=request.prompt)
+    def _echo(
+        self, request: pb.CompletionRequest, prompt: list[int], index: int
+    ) -> pb.CompletionDelta:
+        delta = pb.CompletionDelta(text=self._core.model.tokenizer.decode(prompt), index=index)
         if request.HasField("logprobs"):
             steps = [Step(prompt[0], 0.0), *score(self._core.model, prompt, request.logprobs)]
             delta.logprobs.extend(self._core.logprobs(steps, with_bytes=False))
@@ -105,14 +145,18 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
 def _fold(events: Sequence[pb.CompletionEvent]) -> pb.CompletionResponse:
     reply = pb.CompletionResponse()
     for event in events:
-        match event.WhichOneof("event"):
-            case "delta":
-                reply.text += event.delta.text
-                reply.logprobs.extend(event.delta.logprobs)
-                reply.token_ids.extend(event.delta.token_ids)
-            case "end":
-                reply.MergeFrom(event.end)
-            case _:
-                pass
+        if event.HasField("end"):
+            reply.CopyFrom(event.end)
+    first = pb.CompletionChoice()
+    choices = {choice.index: choice for choice in reply.choices} or {0: first}
+    for event in events:
+        if event.HasField("delta"):
+            choice = choices[event.delta.index]
+            choice.text += event.delta.text
+            choice.logprobs.extend(event.delta.logprobs)
+            choice.token_ids.extend(event.delta.token_ids)
+    reply.text = choices[0].text
+    reply.logprobs.extend(choices[0].logprobs)
+    reply.token_ids.extend(choices[0].token_ids)
     reply.pipeline.ClearField("time_to_first_token")
     return reply

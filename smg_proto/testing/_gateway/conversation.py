@@ -4,7 +4,7 @@ How the built-in model comes to think and to call is a simple rule, not insight:
 reasoning effort is set, and calls the functions that the last user message names.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from smg_proto import smg_pb2 as pb
@@ -92,10 +92,21 @@ def text_of_parts(parts: Iterable[pb.ContentPart], at: str) -> str:
     return "".join(_text_of_part(part, f"{at}[{n}]") for n, part in enumerate(parts))
 
 
+def text_of(content: str, parts: Sequence[pb.ContentPart], at: str) -> str:
+    """The text of a message that has either plain content or parts."""
+    if content and parts:
+        raise invalid(FieldViolation(f"{at}.parts", "cannot go with content"))
+    return text_of_parts(parts, f"{at}.parts") if parts else content
+
+
 def _text_of_part(part: pb.ContentPart, at: str) -> str:
     match part.WhichOneof("part"):
         case "text":
             return part.text
+        case "refusal":
+            return part.refusal
+        case "opaque":
+            return ""  # kept by the client, of no meaning to the model
         case None:
             raise invalid(FieldViolation(at, "is empty"))
         case kind:
@@ -111,9 +122,7 @@ def no_media(at: str) -> Exception:
 def text_of_result(result: pb.ToolResult, at: str) -> str:
     if not result.call_id:
         raise invalid(FieldViolation(f"{at}.call_id", "is required"))
-    if result.WhichOneof("output") == "parts":
-        return text_of_parts(result.parts.parts, f"{at}.parts.parts")
-    return result.text
+    return text_of(result.content, result.parts, at)
 
 
 def text_of_call(call: pb.ToolCall, at: str) -> str:
@@ -133,7 +142,7 @@ def pieces(arguments: str, size: int = 16) -> Iterator[str]:
         yield arguments[start : start + size]
 
 
-def usage(prompt: int, completion: int, reasoning: int = 0) -> pb.Usage:
+def usage(prompt: int, completion: int, reasoning: int | None = None) -> pb.Usage:
     return pb.Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,

@@ -55,6 +55,14 @@ class Call:
         return report
 
 
+@dataclass
+class Kept:
+    """A conversation with its items, oldest first."""
+
+    conversation: pb.Conversation
+    items: list[pb.ResponseItem] = field(default_factory=list[pb.ResponseItem])
+
+
 def set_now(timestamp: Timestamp) -> None:
     """Timestamp.GetCurrentTime(), which on protobuf 4 and 5 warns from Python 3.12 on."""
     timestamp.FromNanoseconds(time.time_ns())
@@ -71,6 +79,9 @@ class Core:
         self.token_delay = token_delay
         self.script: Script = Script(_GENERATING)
         self.record: Record = Record()
+        # By the tenant and the id.
+        self.conversations: dict[tuple[str, str], Kept] = {}
+        self._done: dict[tuple[str, str, str], Message] = {}
 
     async def begin(self, rpc: str, request: Message, context: Context) -> Call:
         """Note a request and answer its headers."""
@@ -83,6 +94,15 @@ class Core:
             self.script.answer(rpc, request),
             self.script.fault(rpc, request),
         )
+
+    def once(self, rpc: str, call: Call, key: str, work: Callable[[], _Reply]) -> _Reply:
+        """The reply of the work; with a key, that of the tenant's first request with it."""
+        if not key:
+            return work()
+        whose = (rpc, call.tenant, key)
+        if whose not in self._done:
+            self._done[whose] = work()
+        return self._done[whose]  # type: ignore[return-value]
 
     async def plain(
         self,

@@ -8,12 +8,12 @@ from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.output import Kind, Part
 
 
-def user_message(text: str) -> pb.Item:
-    content = [pb.ContentPart(text=text)]
-    return pb.Item(message=pb.ItemMessage(role=pb.ROLE_USER, content=content))
+def user_message(text: str) -> pb.ResponseItem:
+    parts = [pb.ContentPart(text=text)]
+    return pb.ResponseItem(message=pb.ItemMessage(role=pb.ROLE_USER, parts=parts))
 
 
-def said_in(item: pb.Item, at: str) -> list[tuple[pb.Role.ValueType, str]]:
+def said_in(item: pb.ResponseItem, at: str) -> list[tuple[pb.Role.ValueType, str]]:
     """An input item as messages of the prompt. Reasoning of earlier turns is left out."""
     match item.WhichOneof("item"):
         case "message":
@@ -25,12 +25,13 @@ def said_in(item: pb.Item, at: str) -> list[tuple[pb.Role.ValueType, str]]:
                 pb.ROLE_ASSISTANT,
             ):
                 raise invalid(FieldViolation(f"{at}.message.role", "is required, and not TOOL"))
-            for index, part in enumerate(item.message.content):
+            for index, part in enumerate(item.message.parts):
                 if part.WhichOneof("part") in ("audio", "video"):
-                    where = f"{at}.message.content[{index}].{part.WhichOneof('part')}"
+                    where = f"{at}.message.parts[{index}].{part.WhichOneof('part')}"
                     raise invalid(FieldViolation(where, "is for ChatService only"))
-            return [(role, talk.text_of_parts(item.message.content, f"{at}.message.content"))]
-        case "reasoning":
+            said = talk.text_of(item.message.content, item.message.parts, f"{at}.message")
+            return [(role, said)]
+        case "reasoning" | "opaque":
             return []
         case "tool_call":
             if item.tool_call.server_label:
@@ -68,7 +69,7 @@ class OutputItems:
         item = self._response.output[-1]
         match part.kind:
             case "text":
-                item.message.content[0].text += part.text
+                item.message.parts[0].text += part.text
                 yield self._delta(pb.ResponseDelta(text=part.text))
             case "reasoning":
                 item.reasoning.text += part.text
@@ -97,7 +98,7 @@ class OutputItems:
                 self._calls += 1
         event = pb.ResponseEvent(item_start=pb.ItemEvent(output_index=number, item=item))
         if part.kind == "text":
-            item.message.content.add(text="")
+            item.message.parts.add(text="")
         return event
 
     def close(self, *, cut: bool = False) -> Iterator[pb.ResponseEvent]:

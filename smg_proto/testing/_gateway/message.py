@@ -10,14 +10,14 @@ from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop
 from smg_proto.testing._gateway.output import Kind, Part, Splitter
 
-_FINISH_REASONS = {"stop": "end_turn", "length": "max_tokens"}
-
 
 class MessageService(smg_pb2_grpc.MessageServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    async def CreateMessage(self, request: pb.CreateMessageRequest, context: Context) -> pb.Message:
+    async def CreateMessage(
+        self, request: pb.CreateMessageRequest, context: Context
+    ) -> pb.MessageResponse:
         return await self._core.whole("CreateMessage", request, context, self._events, _fold)
 
     async def StreamMessage(
@@ -43,7 +43,7 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
         self._core.check_length(prompt, "turns")
         opening, whole = conversation.output(call.answer)
         sampling = checks.sampling(request, opening=opening, whole=whole)
-        yield pb.MessageEvent(start=pb.Message(id=call.request_id, model=request.model))
+        yield pb.MessageEvent(start=pb.MessageResponse(id=call.request_id, model=request.model))
         splitter = Splitter(reasoning=conversation.thinks, calls=conversation.may_call)
         blocks = _Blocks(prompt, only_one=not conversation.parallel)
         count = reasoning = 0
@@ -59,18 +59,16 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
                     reasoning += len(self._core.model.tokenizer.encode(part.text))
                 for event in blocks.take(part):
                     yield event
-        if matched is not None:
-            finish = "stop_sequence"
-        elif blocks.calls:
-            finish = "tool_use"
-        else:
+        for event in blocks.close():
+            yield event
+        if matched is None:
             reason = (call.answer and call.answer.finish_reason) or reason
-            finish = _FINISH_REASONS.get(reason, reason)
+            reason = "tool_calls" if blocks.calls else reason
         yield pb.MessageEvent(
-            end=pb.Message(
+            end=pb.MessageResponse(
                 id=call.request_id,
                 model=request.model,
-                finish_reason=finish,
+                finish_reason=reason,
                 usage=talk.usage(len(prompt), count, reasoning),
                 matched_stop=matched_stop(matched),
                 pipeline=call.report(parser=PARSER),
@@ -122,6 +120,8 @@ def _said(turn: pb.Turn, at: str) -> Iterator[tuple[pb.Role.ValueType, str]]:
                 text += talk.text_of_call(block.tool_call, f"{where}.tool_call")
             case "reasoning" if ours:
                 pass  # of earlier turns: left out of the prompt
+            case "opaque":
+                pass  # kept by the client, of no meaning to the model
             case "tool_result" if not ours:
                 yield pb.ROLE_TOOL, talk.text_of_result(block.tool_result, f"{where}.tool_result")
             case "image":
@@ -147,34 +147,41 @@ class _Blocks:
     def take(self, part: Part) -> Iterator[pb.MessageEvent]:
         match part.kind:
             case "text":
-                yield from self._open("text", pb.Block(text=""))
+                yield from self._open("text", pb.MessageBlock(text=""))
                 yield self._delta(pb.MessageDelta(text=part.text))
             case "reasoning":
-                yield from self._open("reasoning", pb.Block(reasoning=pb.Reasoning()))
+                yield from self._open("reasoning", pb.MessageBlock(reasoning=pb.Reasoning()))
                 yield self._delta(pb.MessageDelta(reasoning=part.text))
             case "call":
                 if self.calls and self._only_one:
                     return
                 ident = talk.call_id("toolu", self._prompt, 0, self.calls)
                 self.calls += 1
-                self._kind = None  # each call is a block of its own
+                yield from self.close()  # each call is a block of its own
                 call = pb.ToolCall(id=ident, name=part.name)
-                yield from self._open("call", pb.Block(tool_call=call))
+                yield from self._open("call", pb.MessageBlock(tool_call=call))
                 for text in talk.pieces(part.text):
                     yield self._delta(pb.MessageDelta(arguments=text))
 
-    def _open(self, kind: Kind, block: pb.Block) -> Iterator[pb.MessageEvent]:
+    def _open(self, kind: Kind, block: pb.MessageBlock) -> Iterator[pb.MessageEvent]:
         if self._kind != kind:
+            yield from self.close()
             self._kind, self._index = kind, self._index + 1
             yield pb.MessageEvent(block_start=pb.BlockStart(index=self._index, block=block))
+
+    def close(self) -> Iterator[pb.MessageEvent]:
+        """The end of the block that is open, if one is."""
+        if self._kind is not None:
+            self._kind = None
+            yield pb.MessageEvent(block_end=pb.BlockEnd(index=self._index))
 
     def _delta(self, delta: pb.MessageDelta) -> pb.MessageEvent:
         delta.index = self._index
         return pb.MessageEvent(delta=delta)
 
 
-def _fold(events: Sequence[pb.MessageEvent]) -> pb.Message:
-    reply = pb.Message()
+def _fold(events: Sequence[pb.MessageEvent]) -> pb.MessageResponse:
+    reply = pb.MessageResponse()
     for event in events:
         match event.WhichOneof("event"):
             case "block_start":

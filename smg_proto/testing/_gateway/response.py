@@ -3,12 +3,13 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
@@ -17,16 +18,24 @@ from smg_proto.testing._gateway.core import (
     Context,
     Core,
     Failing,
+    Kept,
     injected,
     not_found,
     set_now,
     unsupported,
 )
 from smg_proto.testing._gateway.items import OutputItems, said_in, user_message
+from smg_proto.testing._gateway.kept import add_items, find
 from smg_proto.testing._gateway.output import Splitter
 from smg_proto.testing._scripting import Injected, interrupted
 
 _Job = asyncio.Task[None]
+_FINAL = (
+    pb.RESPONSE_STATUS_COMPLETED,
+    pb.RESPONSE_STATUS_INCOMPLETE,
+    pb.RESPONSE_STATUS_FAILED,
+    pb.RESPONSE_STATUS_CANCELLED,
+)
 
 
 @dataclass
@@ -34,25 +43,38 @@ class _Stored:
     """A response with what it was made from."""
 
     response: pb.Response
-    input: list[pb.Item]
-    history: list[pb.Item]  # of the responses that it goes on from
+    input: list[pb.ResponseItem]
+    history: list[pb.ResponseItem]  # of the responses, or the conversation, that it goes on from
+    kept: Kept | None = None
     job: _Job | None = None
+    events: list[pb.ResponseEvent] = field(default_factory=list[pb.ResponseEvent])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    error: SmgError | None = None
+
+    def tell(self) -> None:
+        """Wake those who watch."""
+        self.news.set()
+        self.news = asyncio.Event()
 
     def fail(self, error: SmgError) -> None:
         self.response.status = pb.RESPONSE_STATUS_FAILED
-        self.response.error.CopyFrom(pb.Error(reason=error.reason, message=error.message))
+        self.response.error.CopyFrom(pb.Failure(reason=error.reason, message=error.message))
+        self.error = error
 
 
 class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
         self._stored: dict[tuple[str, str], _Stored] = {}
+        self._keys: dict[tuple[str, str], _Stored] = {}
 
     async def CreateResponse(
         self, request: pb.CreateResponseRequest, context: Context
     ) -> pb.Response:
         call = await self._core.begin("CreateResponse", request, context)
         async with Failing(context):
+            if again := self._begun(request, call):
+                return _copy(again)
             stored = self._new(request, call)
             if request.background:
                 self._start(request, call, stored)
@@ -83,6 +105,26 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
 
         return await self._core.plain_of("GetResponse", request, context, answer)
 
+    async def WatchResponse(
+        self, request: pb.WatchResponseRequest, context: Context
+    ) -> AsyncIterator[pb.ResponseEvent]:
+        call = await self._core.begin("WatchResponse", request, context)
+        async with Failing(context):
+            stored = self._find(call.tenant, request.id)
+            sent = request.starting_after + 1 if request.HasField("starting_after") else 0
+            while True:
+                news = stored.news
+                for event in stored.events[sent:]:
+                    yield event
+                sent = max(sent, len(stored.events))
+                if stored.error is not None:
+                    raise stored.error
+                if stored.response.status in _FINAL:
+                    break
+                await news.wait()
+            if stored.response.status == pb.RESPONSE_STATUS_CANCELLED:
+                yield pb.ResponseEvent(end=_without_output(stored.response))
+
     async def CancelResponse(
         self, request: pb.CancelResponseRequest, context: Context
     ) -> pb.Response:
@@ -96,6 +138,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                 )
             stored.response.status = pb.RESPONSE_STATUS_CANCELLED
             stored.job.cancel()
+            stored.tell()
             return _copy(stored)
 
         return await self._core.plain_of("CancelResponse", request, context, answer)
@@ -117,9 +160,15 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     ) -> pb.ListResponseInputItemsResponse:
         def answer(call: Call) -> pb.ListResponseInputItemsResponse:
             items = self._find(call.tenant, request.id).input
-            return pb.ListResponseInputItemsResponse(items=items)
+            entries, following = page(items, request.page_size, request.page_token)
+            return pb.ListResponseInputItemsResponse(items=entries, next_page_token=following)
 
         return await self._core.plain_of("ListResponseInputItems", request, context, answer)
+
+    def _begun(self, request: pb.CreateResponseRequest, call: Call) -> _Stored | None:
+        """What the tenant's first request with this key has led to."""
+        key = request.idempotency_key
+        return self._keys.get((call.tenant, key)) if key else None
 
     def _find(self, tenant: str, ident: str) -> _Stored:
         if not ident:
@@ -130,36 +179,46 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
 
     def _new(self, request: pb.CreateResponseRequest, call: Call) -> _Stored:
         """Check a request and make its response, not begun."""
-        mine = request.items.items if request.HasField("items") else [user_message(request.input)]
-        given = request.items.items if request.HasField("items") else request.input
-        field = "items" if request.HasField("items") else "input"
+        mine = request.items or [user_message(request.input)]
+        name = "items" if request.items else "input"
         form = request.output_format.WhichOneof("format")
         checks.check(
             request,
             self._core.model,
-            checks.missing(field, given),
+            checks.missing(name, request.items or request.input),
+            FieldViolation("items", "cannot go with input")
+            if request.items and request.input
+            else None,
             FieldViolation(f"output_format.{form}", "is not for this route")
             if form in ("regex", "grammar")
             else None,
         )
         if checks.no_mcp(list(request.tools)):
             raise unsupported("the fake gateway runs no MCP tools")
-        history: list[pb.Item] = []
+        history: list[pb.ResponseItem] = []
         if request.previous_response_id:
             before = self._find(call.tenant, request.previous_response_id)
             history = [*before.history, *before.input, *before.response.output]
+        kept: Kept | None = None
+        if request.conversation_id:
+            kept = find(self._core, call.tenant, request.conversation_id, "conversation_id")
+            history = list(kept.items)
         response = pb.Response(
             id=f"resp_{uuid.uuid4().hex}",
             model=request.model,
             status=pb.RESPONSE_STATUS_QUEUED,
             previous_response_id=request.previous_response_id,
+            conversation_id=request.conversation_id,
             metadata=request.metadata,
+            background=request.background,
         )
         set_now(response.create_time)
-        stored = _Stored(response, list(mine), history)
+        stored = _Stored(response, list(mine), history, kept)
         self._conversation(request, stored)  # what is wrong with the items is said at once
         if not request.HasField("store") or request.store:
             self._stored[call.tenant, response.id] = stored
+        if request.idempotency_key:
+            self._keys[call.tenant, request.idempotency_key] = stored
         return stored
 
     def _conversation(
@@ -167,7 +226,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     ) -> talk.Conversation:
         said = [pair for item in stored.history for pair in said_in(item, "history")]
         for index, item in enumerate(stored.input):
-            said += said_in(item, f"items.items[{index}]")
+            said += said_in(item, f"items[{index}]")
         if request.instructions:
             said.insert(0, (pb.ROLE_SYSTEM, request.instructions))
         return talk.Conversation(
@@ -203,9 +262,12 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     async def _run(
         self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
     ) -> AsyncGenerator[pb.ResponseEvent, None]:
-        """The events; whatever happens, the stored response tells it."""
+        """The events, numbered; whatever happens, the stored response tells it."""
         try:
             async for event in interrupted(self._events(request, call, stored), call.fault):
+                event.sequence_number = len(stored.events)
+                stored.events.append(event)
+                stored.tell()
                 yield event
         except Injected as error:
             failure = injected(error.fault)
@@ -216,15 +278,18 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             stored.fail(error)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            stored.response.status = pb.RESPONSE_STATUS_CANCELLED
+            if stored.response.status not in _FINAL:
+                stored.response.status = pb.RESPONSE_STATUS_CANCELLED
             raise
+        finally:
+            stored.tell()
 
     async def _events(
         self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
     ) -> AsyncGenerator[pb.ResponseEvent, None]:
         conversation = self._conversation(request, stored)
         prompt = conversation.prompt(self._core)
-        self._core.check_length(prompt, "items" if request.HasField("items") else "input")
+        self._core.check_length(prompt, "items" if request.items else "input")
         opening, whole = conversation.output(call.answer)
         sampling = checks.sampling(request, opening=opening, whole=whole)
         response = stored.response
@@ -248,9 +313,12 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         for event in items.close(cut=cut):
             yield event
         response.status = pb.RESPONSE_STATUS_INCOMPLETE if cut else pb.RESPONSE_STATUS_COMPLETED
-        response.incomplete_reason = "max_output_tokens" if cut else ""
+        called = any(item.HasField("tool_call") for item in response.output)
+        response.finish_reason = "length" if cut else "tool_calls" if called else "stop"
         response.usage.CopyFrom(talk.usage(len(prompt), count, reasoning))
         set_now(response.complete_time)
+        if stored.kept is not None:
+            add_items(stored.kept, [*stored.input, *response.output])
         end = _without_output(response)
         end.pipeline.CopyFrom(call.report())
         end.pipeline.ClearField("worker_url")

@@ -1,10 +1,15 @@
 """smg.v1.EmbeddingService, TokenizerService and ParserService: what is said of a text."""
 
 import math
+import uuid
+from collections.abc import Sequence
+
+import grpc
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
-from smg_proto.errors import FieldViolation, invalid
+from smg_proto._serving.paging import page
+from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.conversation import usage
 from smg_proto.testing._gateway.core import Call, Context, Core, not_found
@@ -30,13 +35,13 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
         checks.check(
             request,
             self._core.model,
-            *_bad_texts("inputs", list(request.inputs)),
+            *_bad_inputs(request.inputs),
             FieldViolation("dimensions", f"must be at most {EMBEDDING_SIZE}")
             if request.dimensions > EMBEDDING_SIZE
             else None,
         )
         size = request.dimensions or EMBEDDING_SIZE
-        tokens = [self._core.model.tokenizer.encode(text) for text in request.inputs]
+        tokens = [self._ids(given) for given in request.inputs]
         return pb.EmbedResponse(
             model=request.model,
             embeddings=[pb.Embedding(values=self._core.model.embed(ids, size)) for ids in tokens],
@@ -44,16 +49,22 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
             pipeline=_report(),
         )
 
+    def _ids(self, given: pb.EmbedInput) -> list[int]:
+        if given.HasField("token_ids"):
+            return list(given.token_ids.ids)
+        return self._core.model.tokenizer.encode(given.text)
+
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         return await self._core.plain("Classify", request, context, self._classify)
 
     def _classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
-        checks.check(request, self._core.model, *_bad_texts("inputs", list(request.inputs)))
-        encode = self._core.model.tokenizer.encode
+        checks.check(request, self._core.model, *_bad_inputs(request.inputs))
+        tokens = [self._ids(given) for given in request.inputs]
+        decode = self._core.model.tokenizer.decode
         return pb.ClassifyResponse(
             model=request.model,
-            results=[self._class_of(text) for text in request.inputs],
-            usage=usage(sum(len(encode(text)) for text in request.inputs), 0),
+            results=[self._class_of(decode(ids)) for ids in tokens],
+            usage=usage(sum(map(len, tokens)), 0),
             pipeline=_report(),
         )
 
@@ -72,9 +83,9 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
             request,
             self._core.model,
             checks.missing("query", request.query),
-            *_bad_texts("documents", list(request.documents)),
+            *_bad_texts("documents", [document.text for document in request.documents]),
         )
-        scores = [self._closeness(request.query, text) for text in request.documents]
+        scores = [self._closeness(request.query, document.text) for document in request.documents]
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
         most = request.top_n if request.HasField("top_n") else len(order)
         return pb.RerankResponse(
@@ -98,23 +109,107 @@ def _bad_texts(field: str, texts: list[str]) -> list[FieldViolation | None]:
     return [checks.missing(field, texts), *empty]
 
 
+def _bad_inputs(inputs: Sequence[pb.EmbedInput]) -> list[FieldViolation | None]:
+    empty = [
+        FieldViolation(f"inputs[{n}]", "is empty")
+        for n, given in enumerate(inputs)
+        if not given.text and not given.token_ids.ids
+    ]
+    return [checks.missing("inputs", inputs), *empty]
+
+
 def _report() -> pb.PipelineReport:
     return Call("", "", None, None).report()
 
 
 class TokenizerService(smg_pb2_grpc.TokenizerServiceServicer):
+    """The built-in model's tokenizer, and a list of others in memory that are only names."""
+
     def __init__(self, core: Core) -> None:
         self._core = core
+        built_in = pb.Tokenizer(
+            id=str(uuid.uuid4()),
+            name=core.model.name,
+            source="embedded",
+            vocab_size=core.model.tokenizer.vocab_size,
+        )
+        self._tokenizers = {built_in.id: built_in}
+
+    async def ListTokenizers(
+        self, request: pb.ListTokenizersRequest, context: Context
+    ) -> pb.ListTokenizersResponse:
+        def answer(request: pb.ListTokenizersRequest) -> pb.ListTokenizersResponse:
+            every = list(self._tokenizers.values())
+            entries, following = page(every, request.page_size, request.page_token)
+            return pb.ListTokenizersResponse(tokenizers=entries, next_page_token=following)
+
+        return await self._core.plain("ListTokenizers", request, context, answer)
+
+    async def GetTokenizer(self, request: pb.GetTokenizerRequest, context: Context) -> pb.Tokenizer:
+        return await self._core.plain("GetTokenizer", request, context, lambda r: self._find(r.id))
+
+    async def GetTokenizerStatus(
+        self, request: pb.GetTokenizerStatusRequest, context: Context
+    ) -> pb.TokenizerStatus:
+        def answer(request: pb.GetTokenizerStatusRequest) -> pb.TokenizerStatus:
+            found = self._find(request.id)
+            return pb.TokenizerStatus(
+                id=found.id,
+                state=pb.TOKENIZER_STATE_READY,
+                vocab_size=found.vocab_size if found.HasField("vocab_size") else None,
+            )
+
+        return await self._core.plain("GetTokenizerStatus", request, context, answer)
+
+    async def CreateTokenizer(
+        self, request: pb.CreateTokenizerRequest, context: Context
+    ) -> pb.TokenizerStatus:
+        def answer(request: pb.CreateTokenizerRequest) -> pb.TokenizerStatus:
+            for name in ("name", "source"):
+                if not getattr(request, name):
+                    raise invalid(FieldViolation(name, "is required"))
+            if any(found.name == request.name for found in self._tokenizers.values()):
+                raise SmgError(
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    "a tokenizer with this name is there",
+                    reason="TOKENIZER_ALREADY_EXISTS",
+                )
+            made = pb.Tokenizer(id=str(uuid.uuid4()), name=request.name, source=request.source)
+            self._tokenizers[made.id] = made
+            return pb.TokenizerStatus(id=made.id, state=pb.TOKENIZER_STATE_PENDING)
+
+        return await self._core.plain("CreateTokenizer", request, context, answer)
+
+    async def DeleteTokenizer(
+        self, request: pb.DeleteTokenizerRequest, context: Context
+    ) -> pb.DeleteTokenizerResponse:
+        def answer(request: pb.DeleteTokenizerRequest) -> pb.DeleteTokenizerResponse:
+            del self._tokenizers[self._find(request.id).id]
+            return pb.DeleteTokenizerResponse()
+
+        return await self._core.plain("DeleteTokenizer", request, context, answer)
+
+    def _find(self, ident: str) -> pb.Tokenizer:
+        if not ident:
+            raise invalid(FieldViolation("id", "is required"))
+        if ident not in self._tokenizers:
+            raise not_found("TOKENIZER_NOT_FOUND", "no tokenizer has this id")
+        return self._tokenizers[ident]
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         return await self._core.plain("Tokenize", request, context, self._tokenize)
 
     def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         self._check(request.model, checks.missing("texts", request.texts))
-        encode = self._core.model.tokenizer.encode
-        return pb.TokenizeResponse(
-            sequences=[pb.TokenIds(ids=encode(text)) for text in request.texts]
-        )
+        tokenizer = self._core.model.tokenizer
+        reply = pb.TokenizeResponse()
+        for text in request.texts:
+            ids = tokenizer.encode(text)
+            reply.sequences.add(ids=ids)
+            if request.return_pieces:
+                pieces = [tokenizer.token_bytes(token, skip_special=False) for token in ids]
+                reply.pieces.add(texts=[piece.decode(errors="replace") for piece in pieces])
+        return reply
 
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Context

@@ -1,0 +1,20 @@
+"""Pages of a list that is known whole: what page_size, page_token and next_page_token mean."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from smg_proto.errors import FieldViolation, invalid
+
+_T = TypeVar("_T")
+
+
+def page(entries: Sequence[_T], size: int, token: str) -> tuple[Sequence[_T], str]:
+    """One page, and the token of the next one: the position at which it begins."""
+    if size < 0:
+        raise invalid(FieldViolation("page_size", "must be at least 0"))
+    known = token.isascii() and token.isdecimal() and len(token) < 10
+    if token and not (known and int(token) <= len(entries)):
+        raise invalid(FieldViolation("page_token", "is not a next_page_token of this list"))
+    start = int(token or 0)
+    end = start + size if size else len(entries)
+    return entries[start:end], str(end) if end < len(entries) else ""

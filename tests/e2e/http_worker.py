@@ -1,0 +1,118 @@
+"""A worker that speaks HTTP and always gives the same answers, for what gRPC workers cannot do."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+MODEL = "http-model"
+SESSION = {
+    "id": "sess_1",
+    "object": "realtime.session",
+    "model": MODEL,
+    "client_secret": {"value": "ek_1", "expires_at": 1_900_000_000},
+}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+ANSWERS: dict[str, Any] = {
+    "/v1/models": {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "us"}]},
+    "/get_model_info": {"model_path": MODEL, "tokenizer_path": "", "is_generation": True},
+    "/get_server_info": {"model_path": MODEL, "served_model_name": MODEL, "version": "1.2.3"},
+    "/v1/loads": {"loads": [{"dp_rank": 0, "num_running_reqs": 1, "num_waiting_reqs": 0}]},
+    "/rerank": [{"score": 0.9, "index": 1}, {"score": 0.25, "index": 0}],
+    "/v1/classify": {
+        "id": "c",
+        "object": "list",
+        "created": 1_700_000_000,
+        "model": MODEL,
+        "data": [{"index": 0, "label": "good", "probs": [0.75, 0.25], "num_classes": 2}],
+        "usage": USAGE,
+    },
+    "/v1/embeddings": {
+        "object": "list",
+        "model": MODEL,
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5]}],
+        "usage": USAGE,
+    },
+    "/v1/audio/transcriptions": {"text": "hello there", "language": "en", "duration": 1.5},
+    "/v1/decisions": {
+        "id": "dec_1",
+        "object": "decision",
+        "model": MODEL,
+        "answers": [{"type": "predicate", "name": "p", "probability": 0.75}],
+        "usage": {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6},
+    },
+    "/v1/realtime/sessions": SESSION,
+    "/v1/realtime/transcription_sessions": SESSION,
+    "/v1/realtime/client_secrets": {"value": "ek_2", "expires_at": 1_900_000_000, "session": {}},
+}
+ANSWERS["/v1/rerank"] = ANSWERS["/rerank"]
+ANSWERS["/model_info"] = ANSWERS["/get_model_info"]
+ANSWERS["/server_info"] = ANSWERS["/get_server_info"]
+ORDERS = ("/health", "/health_generate", "/flush_cache", "/start_profile", "/stop_profile")
+TRANSCRIPT = [
+    '{"type":"transcript.text.delta","delta":"hello "}',
+    '{"type":"transcript.text.delta","delta":"there"}',
+    '{"type":"transcript.text.done","text":"hello there"}',
+]
+METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1\n"
+
+
+async def answer(request: web.Request) -> web.StreamResponse:
+    if request.path == "/v1/realtime":
+        return await realtime(request)
+    body = await request.read()
+    if request.path in ORDERS:
+        return web.Response(text="OK")
+    if request.path == "/metrics":
+        return web.Response(text=METRICS)
+    if request.path == "/v1/audio/transcriptions" and b'name="stream"\r\n\r\ntrue' in body:
+        text = "".join(f"data: {event}\n\n" for event in TRANSCRIPT)
+        return web.Response(text=text, content_type="text/event-stream")
+    if request.path in ANSWERS:
+        return web.json_response(ANSWERS[request.path])
+    return web.Response(status=404)
+
+
+async def realtime(request: web.Request) -> web.WebSocketResponse:
+    """Greets; repeats the sound that it gets; says one thing when it is asked for a response."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.send_json({"type": "session.created", "event_id": "e1", "session": SESSION})
+    async for frame in socket:
+        if frame.type is not WSMsgType.TEXT:
+            break
+        event = frame.json()
+        if event["type"] == "input_audio_buffer.append":
+            sound = {"type": "response.output_audio.delta", "delta": event["audio"]}
+            await socket.send_json(sound | {"event_id": "e2"})
+        elif event["type"] == "response.create":
+            await socket.send_json({"type": "response.done", "event_id": "e3", "response": {}})
+    return socket
+
+
+@contextmanager
+def http_worker() -> Iterator[str]:
+    """The worker in a thread of its own; its URL."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> web.AppRunner:
+        application = web.Application(client_max_size=1 << 26)
+        application.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    runner = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

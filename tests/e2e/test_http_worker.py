@@ -1,0 +1,265 @@
+"""What the gateway does with a worker that speaks HTTP, and what it keeps itself, is the same."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from support import eventually
+
+from e2e.house import House, front_door, gateway
+from e2e.http_worker import ANSWERS, METRICS, MODEL, http_worker
+from smg_proto import smg_pb2 as smg
+from smg_proto import smg_pb2_grpc as rpc
+from smg_proto.errors import SmgError, from_rpc_error
+from smg_proto.testing import FakeVllmEngine
+
+pytestmark = pytest.mark.e2e
+KEY = [("authorization", "Bearer key")]  # which the gateway passes on to the worker
+
+
+@pytest.fixture(scope="module")
+def house(gateway_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A gateway over one such worker, which a client has added and has watched become ready."""
+    home = tmp_path_factory.mktemp("http")
+    with ExitStack() as stack:
+        url = stack.enter_context(http_worker())
+        real = stack.enter_context(gateway(gateway_python, home))
+        eventually(lambda: answers(real.http), "the gateway answers")
+        door = stack.enter_context(front_door(real.http.url, home))
+        watch = door.workers.WatchWorkers(smg.WatchWorkersRequest(), timeout=60)
+        assert next(watch).HasField("ready"), "there is no worker yet"
+        spec = smg.WorkerSpec(url=url, labels={"realtime": "true"})
+        made = door.workers.CreateWorker(smg.CreateWorkerRequest(spec=spec))
+        states = (event.worker.state for event in watch if event.worker.id == made.id)
+        assert smg.WORKER_STATE_READY in states
+        watch.cancel()
+        yield House(real.http, door, MODEL)
+
+
+def answers(http: Any) -> bool:
+    try:
+        return bool(http.ask("GET", "/liveness")[0] == 200)
+    except OSError:
+        return False
+
+
+def failure(call: Any, request: Any) -> SmgError:
+    with pytest.raises(Exception) as caught:
+        call(request)
+    return from_rpc_error(caught.value)  # type: ignore[arg-type]
+
+
+# --- Inputs ---
+
+
+def test_reranking_equals(house: House) -> None:
+    documents = [smg.RerankDocument(text=text) for text in "ab"]
+    request = smg.RerankRequest(model=MODEL, query="q", documents=documents)
+    there = house.http.post("/rerank", model=MODEL, query="q", documents=["a", "b"])
+    found = house.door.embeddings.Rerank(request)
+    assert [(one.index, one.score) for one in found.results] == [
+        (one["index"], one["score"]) for one in there["results"]
+    ]
+    assert [one.index for one in found.results] == [1, 0]
+
+
+def test_embeddings_and_classes_equal(house: House) -> None:
+    inputs = [smg.EmbedInput(text="a"), smg.EmbedInput(text="b")]
+    request = smg.EmbedRequest(model=MODEL, inputs=inputs, dimensions=2)
+    there = house.http.post("/v1/embeddings", model=MODEL, input="a", dimensions=2)
+    found = house.door.embeddings.Embed(request)
+    vector = there["data"][0]["embedding"]
+    assert [list(one.values) for one in found.embeddings] == [vector, vector]
+    assert found.usage.prompt_tokens == 2 * there["usage"]["prompt_tokens"]
+    classes = house.door.embeddings.Classify(smg.ClassifyRequest(model=MODEL, inputs=inputs[:1]))
+    there = house.http.post("/v1/classify", model=MODEL, input="a")
+    assert classes.results[0].label == there["data"][0]["label"] == "good"
+
+
+def test_a_recording_is_transcribed_whole_and_in_pieces(house: House) -> None:
+    audio = rpc.AudioServiceStub(house.door.channel)
+    request = smg.TranscribeRequest(model=MODEL, audio=b"RIFF", file_name="a.wav")
+    whole = audio.Transcribe(request)
+    expected = ANSWERS["/v1/audio/transcriptions"]
+    assert (whole.text, whole.language) == (expected["text"], expected["language"])
+    assert whole.duration_seconds == expected["duration"]
+    start, *deltas, end = audio.StreamTranscribe(request)
+    assert start.HasField("start") and end.HasField("end")
+    assert "".join(event.delta.text for event in deltas) == whole.text
+
+
+def test_decisions_equal(house: House) -> None:
+    question = smg.DecisionQuestion(
+        name="p", instructions="True?", predicate=smg.DecisionPredicate()
+    )
+    request = smg.DecideRequest(model=MODEL, input="The sky is blue.", questions=[question])
+    body = {"type": "predicate", "name": "p", "instructions": "True?"}
+    status, there = house.http.ask(
+        "POST", "/v1/decisions", {"model": MODEL, "input": "x", "questions": [body]}
+    )
+    decide = rpc.DecisionServiceStub(house.door.channel).Decide
+    if status != 200:
+        problem = failure(decide, request)
+        assert problem.metadata["http_status"] == str(status)
+        return
+    (answer,) = decide(request).answers
+    assert answer.probability == there["answers"][0]["probability"] == 0.75
+
+
+# --- Sessions ---
+
+
+def test_a_session_is_relayed_both_ways(house: House) -> None:
+    realtime = rpc.RealtimeServiceStub(house.door.channel)
+    events = [
+        smg.RealtimeClientEvent(connect=smg.RealtimeConnect(model=MODEL)),
+        smg.RealtimeClientEvent(audio=b"\0\1sound"),
+        smg.RealtimeClientEvent(event_json='{"type":"response.create"}'),
+    ]
+    found: list[Any] = []
+    sent: SimpleQueue[Any] = SimpleQueue()  # a client that ends its events ends the session
+    for event in events:
+        sent.put(event)
+    session = realtime.Converse(iter(sent.get, None), timeout=60, metadata=KEY)
+    for event in session:
+        found.append(event)
+        if event.type == "response.done":
+            sent.put(None)
+    assert [event.type for event in found] == [
+        "session.created",
+        "response.output_audio.delta",
+        "response.done",
+    ]
+    assert found[1].audio == b"\0\1sound"
+
+
+def test_sessions_and_secrets_equal(house: House) -> None:
+    realtime = rpc.RealtimeServiceStub(house.door.channel)
+    request = smg.CreateRealtimeSessionRequest(model=MODEL)
+    made = realtime.CreateRealtimeSession(request, metadata=KEY)
+    body = {"model": MODEL, "type": "realtime"}
+    status, there = house.http.ask("POST", "/v1/realtime/sessions", body, **dict(KEY))
+    assert status == 200 and made.id == there["id"]
+    assert made.client_secret == there["client_secret"]["value"] not in made.session_json
+    asked = smg.CreateClientSecretRequest(model=MODEL)
+    secret = realtime.CreateClientSecret(asked, metadata=KEY)
+    assert secret.client_secret == "ek_2"
+    transcribing = smg.CreateTranscriptionSessionRequest(model=MODEL)
+    assert realtime.CreateTranscriptionSession(transcribing, metadata=KEY).id == "sess_1"
+
+
+# --- Engines ---
+
+
+def test_engines_say_the_same(house: House) -> None:
+    engines = rpc.EngineServiceStub(house.door.channel)
+    info = engines.GetServerInfo(smg.GetServerInfoRequest())
+    assert json.loads(info.json) == house.http.ask("GET", "/get_server_info")[1]
+    model = engines.GetModelInfo(smg.GetModelInfoRequest())
+    assert json.loads(model.json) == house.http.ask("GET", "/get_model_info")[1]
+    assert engines.CheckGeneration(smg.CheckGenerationRequest()) is not None
+    metrics = engines.GetEngineMetrics(smg.GetEngineMetricsRequest()).text
+    assert metrics == house.http.ask("GET", "/engine_metrics")[1]
+    assert METRICS.split()[2] in metrics or not metrics
+    for order, request in (
+        (engines.StartProfile, smg.StartProfileRequest()),
+        (engines.StopProfile, smg.StopProfileRequest()),
+    ):
+        assert "1" in order(request).message
+
+
+def test_caches_are_flushed_and_loads_are_those_of_the_gateway(house: House) -> None:
+    assert house.door.workers.FlushCache(smg.FlushCacheRequest()).flushed_workers == 1
+    found = house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
+    there = house.http.ask("GET", "/loads")[1]["loads"]
+    assert [load.worker_url for load in found.loads] == [load["worker"] for load in there]
+
+
+def test_a_worker_is_replaced_and_loses_labels(house: House) -> None:
+    workers = house.door.workers
+    (worker,) = workers.ListWorkers(smg.ListWorkersRequest()).workers
+    spec = smg.WorkerSpec()
+    spec.CopyFrom(worker.spec)
+    spec.labels["rack"] = "7"
+    workers.ReplaceWorker(smg.ReplaceWorkerRequest(id=worker.id, spec=spec))
+    get = smg.GetWorkerRequest(id=worker.id)
+    eventually(lambda: workers.GetWorker(get).spec.labels.get("rack") == "7", "it is replaced")
+    fewer = smg.UpdateWorkerRequest(id=worker.id, remove_labels=["rack"], api_key="")
+    workers.UpdateWorker(fewer)
+    eventually(lambda: "rack" not in workers.GetWorker(get).spec.labels, "the label is gone")
+    there = house.http.ask("GET", f"/workers/{worker.id}")[1]
+    assert dict(workers.GetWorker(get).spec.labels) == there["labels"]
+    eventually(lambda: workers.GetWorker(get).state == smg.WORKER_STATE_READY, "it is ready again")
+
+
+# --- What the gateway keeps itself ---
+
+
+def test_conversations_equal(house: House) -> None:
+    conversations = rpc.ConversationServiceStub(house.door.channel)
+    made = conversations.CreateConversation(smg.CreateConversationRequest(metadata={"k": "v"}))
+    one = smg.GetConversationRequest(id=made.id)
+    there = house.http.ask("GET", f"/v1/conversations/{made.id}")[1]
+    found = conversations.GetConversation(one)
+    assert (found.id, dict(found.metadata)) == (there["id"], there["metadata"])
+    assert found.create_time.seconds == there["created_at"]
+    update = smg.UpdateConversationRequest(id=made.id, metadata={"k": "w"})
+    assert conversations.UpdateConversation(update).metadata["k"] == "w"
+
+    items = [
+        smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content=text))
+        for text in ("first", "second")
+    ]
+    add = smg.CreateConversationItemsRequest(id=made.id, items=items)
+    added = conversations.CreateConversationItems(add).items
+    assert len(added) == 2 and all(item.id for item in added)
+    listed = conversations.ListConversationItems(smg.ListConversationItemsRequest(id=made.id))
+    there = house.http.ask("GET", f"/v1/conversations/{made.id}/items?order=asc")[1]["data"]
+    assert [item.id for item in listed.items] == [item["id"] for item in there]
+    newest = smg.ListConversationItemsRequest(id=made.id, newest_first=True, page_size=1)
+    page = conversations.ListConversationItems(newest)
+    assert [item.id for item in page.items] == [listed.items[-1].id]
+    rest = smg.ListConversationItemsRequest(
+        id=made.id, newest_first=True, page_size=1, page_token=page.next_page_token
+    )
+    assert conversations.ListConversationItems(rest).items[0].id == listed.items[0].id
+    get = smg.GetConversationItemRequest(id=made.id, item_id=added[0].id)
+    assert conversations.GetConversationItem(get).message.parts[0].text == "first"
+    gone = smg.DeleteConversationItemRequest(id=made.id, item_id=added[0].id)
+    assert conversations.DeleteConversationItem(gone).id == made.id
+    assert failure(conversations.GetConversationItem, get).reason == "CONVERSATION_NOT_FOUND"
+
+    conversations.DeleteConversation(smg.DeleteConversationRequest(id=made.id))
+    assert failure(conversations.GetConversation, one).reason == "CONVERSATION_NOT_FOUND"
+
+
+def test_tokenizers_are_added_listed_used_and_removed(house: House, tmp_path: Path) -> None:
+    stub = house.door.tokenizer
+    source = tmp_path / "tokenizer"
+    with zipfile.ZipFile(io.BytesIO(FakeVllmEngine().model.tokenizer.bundle)) as bundle:
+        bundle.extractall(source)
+    add = smg.CreateTokenizerRequest(name="mine", source=str(source))
+    made = stub.CreateTokenizer(add)
+
+    def state() -> int:
+        status = smg.GetTokenizerStatusRequest(id=made.id)
+        return stub.GetTokenizerStatus(status).state
+
+    eventually(lambda: state() == smg.TOKENIZER_STATE_READY, "it is loaded")
+    there = house.http.ask("GET", "/v1/tokenizers")[1]["tokenizers"]
+    listed = stub.ListTokenizers(smg.ListTokenizersRequest()).tokenizers
+    assert [one.id for one in listed] == [one["id"] for one in there]
+    assert stub.GetTokenizer(smg.GetTokenizerRequest(id=made.id)).name == "mine"
+    assert failure(stub.CreateTokenizer, add).reason == "TOKENIZER_ALREADY_EXISTS"
+    tokens = smg.TokenizeRequest(model="mine", texts=["a b"], return_pieces=True)
+    found = stub.Tokenize(tokens)
+    assert len(found.pieces[0].texts) == len(found.sequences[0].ids) > 0
+    stub.DeleteTokenizer(smg.DeleteTokenizerRequest(id=made.id))
+    gone = smg.GetTokenizerRequest(id=made.id)
+    assert failure(stub.GetTokenizer, gone).reason == "TOKENIZER_NOT_FOUND"
