@@ -10,6 +10,13 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+    from smg_proto._connect import connect as connect
+    from smg_proto._connect import connect_aio as connect_aio
+    from smg_proto._connect import wait_ready as wait_ready
+    from smg_proto._connect import wait_ready_aio as wait_ready_aio
+    from smg_proto._connect import wait_response as wait_response
+    from smg_proto._connect import wait_response_aio as wait_response_aio
+
     # Written by scripts/build.py:
     from smg_proto import cli as cli
     from smg_proto import common_pb2 as common_pb2
@@ -55,15 +62,27 @@ if TYPE_CHECKING:
 __version__ = "1.0.0.dev0"
 
 
+# Functions of _connect.py, which needs grpc.
+_CONNECT = {
+    "connect",
+    "connect_aio",
+    "wait_ready",
+    "wait_ready_aio",
+    "wait_response",
+    "wait_response_aio",
+}
+
 if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any other name
 
     def __getattr__(name):
-        """Load a module of the package when it is first asked for."""
+        """Load a module of the package, or what is in one, when it is first asked for."""
         if name.startswith("_"):
             raise AttributeError(f"module 'smg_proto' has no attribute {name!r}")
         from importlib import import_module
         from importlib.util import find_spec
 
+        if name in _CONNECT:
+            return getattr(import_module("smg_proto._connect"), name)
         module = f"smg_proto.{name}"
         try:
             spec = find_spec(module)
@@ -73,13 +92,13 @@ if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any 
             raise AttributeError(f"{module} cannot be loaded: {error}") from error
         from difflib import get_close_matches
 
-        close = get_close_matches(name, _modules())
+        close = get_close_matches(name, [*_modules(), *_CONNECT])
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_modules()})
+    return sorted({*globals(), *_modules(), *_CONNECT})
 
 
 def _modules() -> list[str]:
@@ -103,5 +122,12 @@ def descriptor_set() -> "FileDescriptorSet":
     from pathlib import Path
 
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from smg_proto._connect import connect as connect
+    from smg_proto._connect import connect_aio as connect_aio
+    from smg_proto._connect import wait_ready as wait_ready
+    from smg_proto._connect import wait_ready_aio as wait_ready_aio
+    from smg_proto._connect import wait_response as wait_response
+    from smg_proto._connect import wait_response_aio as wait_response_aio
 
     return FileDescriptorSet.FromString(Path(__file__).with_name("descriptors.binpb").read_bytes())
