@@ -228,7 +228,7 @@ def wait_response(
 
 
 async def wait_ready_aio(
-    stub: rpc.WorkerServiceAsyncStub, worker: pb.Worker | str, *, timeout: float = 600
+    stub: "rpc.WorkerServiceAsyncStub", worker: pb.Worker | str, *, timeout: float = 600
 ) -> pb.Worker:
     """The same as wait_ready for asyncio."""
     steps = _until(_worker_request(worker), _is_ready, timeout)
@@ -236,7 +236,7 @@ async def wait_ready_aio(
 
 
 async def wait_response_aio(
-    stub: rpc.ResponseServiceAsyncStub, response: pb.Response | str, *, timeout: float = 600
+    stub: "rpc.ResponseServiceAsyncStub", response: pb.Response | str, *, timeout: float = 600
 ) -> pb.Response:
     """The same as wait_response for asyncio."""
     steps = _until(_response_request(response), _has_ended, timeout)

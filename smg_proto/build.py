@@ -143,12 +143,12 @@ def function_tool(
         schema = _signature(function)
     else:
         raise TypeError(f"function: neither a function nor a model: {type(function).__name__}")
-    own = inspect.getdoc(function) if "__doc__" in vars(function) else None
+    own = inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0]
     schema.pop("description", None)
     return pb.Tool(
         function=pb.FunctionTool(
             name=name or function.__name__,
-            description=description or " ".join((own or "").partition("\n\n")[0].split()),
+            description=description or " ".join(own.split()),
             parameters_json=json.dumps(schema, ensure_ascii=False),
         )
     )
