@@ -12,6 +12,7 @@ FOLDER = ROOT / "examples"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py"))
 # The server whose address a program takes, and a part of what it prints.
 EXAMPLES = {
+    "agent_loop.py": ("gateway", r'get_weather\(\{"city": *".*"\}\): 18 degrees in .*\n.+'),
     "handle_errors.py": ("gateway", r"^INVALID_ARGUMENT, .*\n  temperature: .*\nNOT_FOUND, MODEL_"),
     "load_balancing.py": ("gateway", r"^(.+\n){5}.+"),
     "quickstart.py": (
