@@ -10,14 +10,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-    from smg_proto._connect import connect as connect
-    from smg_proto._connect import connect_aio as connect_aio
-    from smg_proto._connect import wait_ready as wait_ready
-    from smg_proto._connect import wait_ready_aio as wait_ready_aio
-    from smg_proto._connect import wait_response as wait_response
-    from smg_proto._connect import wait_response_aio as wait_response_aio
-
     # Written by scripts/build.py:
+    from smg_proto import build as build
     from smg_proto import cli as cli
     from smg_proto import common_pb2 as common_pb2
     from smg_proto import common_pb2_grpc as common_pb2_grpc
@@ -43,6 +37,7 @@ if TYPE_CHECKING:
     from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
     from smg_proto import smg_pb2 as smg_pb2
     from smg_proto import smg_pb2_grpc as smg_pb2_grpc
+    from smg_proto import streams as streams
     from smg_proto import testing as testing
     from smg_proto import tokenspeed_encoder_pb2 as tokenspeed_encoder_pb2
     from smg_proto import tokenspeed_encoder_pb2_grpc as tokenspeed_encoder_pb2_grpc
@@ -58,6 +53,12 @@ if TYPE_CHECKING:
     from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
     from smg_proto import vllm_inference_pb2 as vllm_inference_pb2
     from smg_proto import vllm_inference_pb2_grpc as vllm_inference_pb2_grpc
+    from smg_proto._connect import connect as connect
+    from smg_proto._connect import connect_aio as connect_aio
+    from smg_proto._connect import wait_ready as wait_ready
+    from smg_proto._connect import wait_ready_aio as wait_ready_aio
+    from smg_proto._connect import wait_response as wait_response
+    from smg_proto._connect import wait_response_aio as wait_response_aio
 
 __version__ = "1.0.0.dev0"
 
@@ -122,12 +123,5 @@ def descriptor_set() -> "FileDescriptorSet":
     from pathlib import Path
 
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
-
-    from smg_proto._connect import connect as connect
-    from smg_proto._connect import connect_aio as connect_aio
-    from smg_proto._connect import wait_ready as wait_ready
-    from smg_proto._connect import wait_ready_aio as wait_ready_aio
-    from smg_proto._connect import wait_response as wait_response
-    from smg_proto._connect import wait_response_aio as wait_response_aio
 
     return FileDescriptorSet.FromString(Path(__file__).with_name("descriptors.binpb").read_bytes())
