@@ -3,14 +3,17 @@
 
     python benchmarks/front_door.py                 latency, throughput, memory, bytes
     python benchmarks/front_door.py --load 60       and 500 concurrent streams for a minute
+    python benchmarks/front_door.py --beside ../old another checkout's front door in every round
 
 The baseline is the same request over HTTP to the same gateway (PyPI `smg`), over the same fake
-vLLM worker. Runs are interleaved; figures are medians of their ratios. Needs uv and the package
-index for the gateway's environment, which is kept in .cache/.
+vLLM worker; `serve --processes 2` is measured in the same rounds. Runs are interleaved; figures are
+medians of their ratios. Needs uv and the package index for the gateway's environment, which is kept
+in .cache/.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import resource
@@ -20,8 +23,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -57,6 +61,20 @@ REQUEST = smg.ChatRequest(
 Ask = Callable[[], Awaitable[int]]
 
 
+@dataclass(frozen=True)
+class Door:
+    """A front door to measure: its checkout, and what the command gets beside the rest."""
+
+    checkout: Path = ROOT
+    options: tuple[str, ...] = ()
+
+
+OURS: Mapping[str, Door] = {"front door": Door()}
+BOTH = {**OURS, "front door of 2 processes": Door(options=("--processes", "2"))}
+# A process of several gets whole connections, so every rate is measured over this many.
+CONNECTIONS = 8
+
+
 # --- The pieces ---
 
 
@@ -79,12 +97,18 @@ def gateway_program() -> Path:
 
 @contextmanager
 def process(
-    *command: str | Path, line: bool = True
+    *command: str | Path, line: bool = True, source: Path = ROOT
 ) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     pipe = subprocess.PIPE
-    words = [str(word) for word in command]
     running = subprocess.Popen(
-        words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        [str(word) for word in command],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        cwd=source,
+        env=os.environ | {"PYTHONPATH": str(source)},
     )
     try:
         assert running.stdout
@@ -100,11 +124,22 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@dataclass
+class House:
+    """Where everything listens, and which process it is."""
+
+    url: str
+    # Of each front door its address.
+    doors: dict[str, str]
+    pids: dict[str, int]
+
+
 @asynccontextmanager
-async def house(pace: float) -> AsyncIterator[tuple[str, str, int]]:
-    """Worker, gateway and front door: the HTTP URL, the gRPC address, the front door's pid."""
+async def house(pace: float, doors: Mapping[str, Door] = OURS) -> AsyncIterator[House]:
+    """Worker, gateway, and some front doors."""
     port = free_port()
-    with process(sys.executable, "-c", WORKER, str(pace)) as (_, worker):
+    with ExitStack() as stack:
+        running, worker = stack.enter_context(process(sys.executable, "-c", WORKER, str(pace)))
         command: list[str | Path] = [
             gateway_program(),
             "launch",
@@ -117,12 +152,19 @@ async def house(pace: float) -> AsyncIterator[tuple[str, str, int]]:
         command += ["--worker-urls", f"grpc://{worker}", "--log-level", "error"]
         command += ["--disable-worker-overload-protection", "--max-concurrent-requests", "-1"]
         url = f"http://127.0.0.1:{port}"
-        with process(*command, line=False):
-            await ready(url)
-            serve = [sys.executable, "-m", "smg_proto", "serve", "--upstream", url]
-            serve += ["--listen", "127.0.0.1:0", "--log-level", "error"]
-            with process(*serve) as (door, banner):
-                yield url, banner.partition(" on ")[2].partition(",")[0], door.pid
+        gateway, _ = stack.enter_context(process(*command, line=False))
+        found = House(url, {}, {"worker": running.pid, "gateway": gateway.pid})
+        await ready(url)
+        serve = [sys.executable, "-m", "smg_proto", "serve", "--upstream", url]
+        serve += ["--listen", "127.0.0.1:0", "--log-level", "error", "--wait", "60"]
+        for name, door in doors.items():
+            command = [*serve, *door.options]
+            running, banner = stack.enter_context(process(*command, source=door.checkout))
+            if not banner:
+                raise SystemExit(f"{name} does not start")
+            found.doors[name] = banner.partition(" on ")[2].partition(",")[0]
+            found.pids[name] = running.pid
+        yield found
 
 
 async def ready(url: str) -> None:
@@ -180,6 +222,12 @@ def grpc_ways(channel: grpc.aio.Channel) -> tuple[Ask, Ask]:
     return unary, stream
 
 
+def in_turn(asks: Sequence[Ask]) -> Ask:
+    """Each time the next of them."""
+    turns = itertools.cycle(asks)
+    return lambda: next(turns)()
+
+
 # --- What is measured ---
 
 
@@ -218,36 +266,80 @@ async def compare_latency(what: str, http: Ask, door: Ask, rounds: int, times: i
     print(f"{what}: p50 {statistics.median(p50):.2f}x, p99 {statistics.median(p99):.2f}x ({told})")
 
 
-async def compare_rate(what: str, http: Ask, door: Ask, rounds: int, each: int) -> None:
-    await rate(http, 100, 1), await rate(door, 100, 1)
-    ratios: list[float] = []
-    base: list[float] = []
+@dataclass
+class Cost:
+    """What a round of many streams took."""
+
+    rate: float  # tokens per second
+    cpu: dict[str, float]  # microseconds of processor time a token, by process
+
+
+def processor_time(pid: int) -> float:
+    """Of a process and of those that it started."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return own + sum(processor_time(int(child)) for child in children)
+
+
+async def cost(ask: Ask, streams: int, each: int, pids: Mapping[str, int]) -> Cost:
+    pids = {**pids, "client": os.getpid()}
+    before = {name: processor_time(pid) for name, pid in pids.items()}
+    found = await rate(ask, streams, each)
+    tokens = streams * each * TOKENS
+    spent = {name: processor_time(pid) - before[name] for name, pid in pids.items()}
+    return Cost(found, {name: seconds / tokens * 1e6 for name, seconds in spent.items()})
+
+
+async def compare_rate(what: str, http: Ask, doors: dict[str, Ask], at: House, rounds: int) -> None:
+    ways = {"HTTP": http, **doors}
+    shared = {name: at.pids[name] for name in ("worker", "gateway")}
+    pids = {name: {**shared, **({name: at.pids[name]} if name in doors else {})} for name in ways}
+    for ask in ways.values():
+        await rate(ask, 100, 1)
+    found: dict[str, list[Cost]] = {name: [] for name in ways}
     for _ in range(rounds):
-        base.append(await rate(http, 100, each))
-        ratios.append(await rate(door, 100, each) / base[-1])
-    told = f"{statistics.median(base):.0f} tokens/s over HTTP"
-    print(f"{what}: {statistics.median(ratios):.2f}x ({told})")
+        for name, ask in ways.items():
+            found[name].append(await cost(ask, 100, 2, pids[name]))
+    for name, costs in found.items():
+        pairs = zip(costs, found["HTTP"], strict=True)
+        ratio = statistics.median(ours.rate / theirs.rate for ours, theirs in pairs)
+        spent = {
+            process: statistics.median(each.cpu[process] for each in costs)
+            for process in costs[0].cpu
+        }
+        told = ", ".join(f"{process} {time:.0f}" for process, time in spent.items())
+        print(f"{what}, {name}: {ratio:.2f}x; µs of processor a token: {told}")
 
 
-async def measure(pace: float, rounds: int) -> None:
-    async with (
-        house(pace) as (url, address, _),
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-        grpc.aio.insecure_channel(address) as channel,
-    ):
+async def measure(pace: float, rounds: int, doors: Mapping[str, Door]) -> None:
+    async with AsyncExitStack() as stack:
+        at = await stack.enter_async_context(house(pace, doors))
+        connector = aiohttp.TCPConnector(limit=0)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        http_unary, http_stream = http_ways(session, at.url)
         name = f"{pace * 1000:g} ms a token"
-        http_unary, http_stream = http_ways(session, url)
-        door_unary, door_stream = grpc_ways(channel)
         times = 10 if pace else 100
-        await compare_latency(f"unary, {name}", http_unary, door_unary, rounds, times)
-        await compare_latency(f"streamed, {name}", http_stream, door_stream, rounds, times)
-        each = 2
-        await compare_rate(f"100 streams, {name}", http_stream, door_stream, rounds, each)
+        streams: dict[str, Ask] = {}
+        for door, address in at.doors.items():
+            own = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
+            ways = [
+                grpc_ways(
+                    await stack.enter_async_context(grpc.aio.insecure_channel(address, options=own))
+                )
+                for _ in range(CONNECTIONS)
+            ]
+            unary, stream = ways[0]
+            streams[door] = in_turn([stream for _, stream in ways])
+            await compare_latency(f"unary, {name}, {door}", http_unary, unary, rounds, times)
+            await compare_latency(f"streamed, {name}, {door}", http_stream, stream, rounds, times)
+        await compare_rate(f"100 streams, {name}", http_stream, streams, at, rounds)
 
 
 async def bytes_on_the_wire() -> None:
-    async with house(0) as (url, address, _):
-        for name, target in (("HTTP", url.removeprefix("http://")), ("gRPC", address)):
+    async with house(0) as at:
+        targets = (("HTTP", at.url.removeprefix("http://")), ("gRPC", at.doors["front door"]))
+        for name, target in targets:
             async with counting_proxy(target) as (proxy, counted):
                 if name == "HTTP":
                     async with aiohttp.ClientSession() as session:
@@ -294,7 +386,8 @@ def resident(pid: int) -> int:
 
 
 async def idle_memory(streams: int = 200) -> None:
-    async with house(60) as (_, address, pid), grpc.aio.insecure_channel(address) as channel:
+    async with house(60) as at, grpc.aio.insecure_channel(at.doors["front door"]) as channel:
+        pid = at.pids["front door"]
         stub: rpc.ChatServiceAsyncStub = rpc.ChatServiceStub(channel)
 
         async def hold(number: int) -> None:
@@ -314,7 +407,8 @@ async def idle_memory(streams: int = 200) -> None:
 
 async def load(seconds: float, streams: int) -> bool:
     """Streams without a pause; nothing may be lost, and memory may not grow."""
-    async with house(0.05) as (_, address, pid), grpc.aio.insecure_channel(address) as channel:
+    async with house(0.05) as at, grpc.aio.insecure_channel(at.doors["front door"]) as channel:
+        pid = at.pids["front door"]
         _, stream = grpc_ways(channel)
         until = time.monotonic() + seconds
         ended = 0
@@ -354,10 +448,14 @@ async def main() -> int:
     parser.add_argument("--load", type=float, default=0, metavar="S", help="seconds of load")
     parser.add_argument("--streams", type=int, default=500, help="streams of the load")
     parser.add_argument("--only-load", action="store_true", help="the load and nothing else")
+    parser.add_argument(
+        "--beside", type=Path, metavar="DIR", help="another checkout, for comparison"
+    )
     args = parser.parse_args()
     if not args.only_load:
         for pace in (0.02, 0.0):
-            await measure(pace, args.rounds)
+            beside = {"front door of --beside": Door(args.beside.resolve())} if args.beside else {}
+            await measure(pace, args.rounds, {**beside, **BOTH})
         await bytes_on_the_wire()
         await idle_memory()
     return 0 if not args.load or await load(args.load, args.streams) else 1

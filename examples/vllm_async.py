@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from smg_proto.vllm import AsyncVLLMGrpcClient, Timeout, TokenDecoder, VLLMGrpcError
+from smg_proto.vllm import AsyncVLLMGrpcClient, Timeout, VLLMGrpcError
 
 TARGET = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
 
@@ -11,9 +11,7 @@ TARGET = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
 async def main() -> None:
     # A stream may take as long as it likes, but not fall silent for 30 seconds.
     timeout = Timeout(call=120, first_message=60, idle=30)
-    async with AsyncVLLMGrpcClient(target=TARGET, timeout=timeout) as plain:
-        client = plain.with_options(decoder=await TokenDecoder.afrom_client(plain))
-
+    async with AsyncVLLMGrpcClient(target=TARGET, timeout=timeout) as client:
         prompts = ["The quick", "One contract", "A token is"]
         batch = await client.completions.create(prompt=prompts, max_tokens=8)
         for prompt, choice in zip(prompts, batch.choices, strict=True):
@@ -21,7 +19,7 @@ async def main() -> None:
 
         async with await client.completions.create(prompt="The quick", stream=True) as stream:
             async for chunk in stream:
-                if len(stream.completion.choices[0].text) > 20:
+                if stream.usage.completion_tokens > 8:
                     break  # leaving the loop ends the request in the engine
                 print(chunk.choices[0].text, end="", flush=True)
         print()

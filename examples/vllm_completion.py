@@ -2,14 +2,11 @@
 
 import sys
 
-from smg_proto.vllm import TokenDecoder, VLLMGrpcClient
+from smg_proto.vllm import VLLMGrpcClient
 
 target = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
 
-with VLLMGrpcClient(target=target) as plain:
-    # The engine speaks token ids. With the server's own tokenizer the client fills in text.
-    client = plain.with_options(decoder=TokenDecoder.from_client(plain))
-
+with VLLMGrpcClient(target=target) as client:
     completion = client.completions.create(prompt="The quick brown", max_tokens=16)
     choice = completion.choices[0]
     print(f"{completion.model}: {choice.text!r}, ended by {choice.finish_reason}")

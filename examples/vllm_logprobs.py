@@ -2,14 +2,12 @@
 
 import sys
 
-from smg_proto.vllm import StructuredOutputs, TokenDecoder, VLLMGrpcClient
+from smg_proto.vllm import StructuredOutputs, VLLMGrpcClient
 
 target = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
 schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
-with VLLMGrpcClient(target=target) as plain:
-    client = plain.with_options(decoder=TokenDecoder.from_client(plain))
-
+with VLLMGrpcClient(target=target) as client:
     completion = client.completions.create(
         prompt="The quick", max_tokens=4, n=2, temperature=0.9, seed=7, logprobs=2
     )

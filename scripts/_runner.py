@@ -43,7 +43,7 @@ class Result:
         words += f" in {self.seconds:.0f} s"
         if self.slowest:
             words += f"; slowest: {self.slowest[0]}, {self.slowest[1]:.1f} s"
-        reasons = [f"{reason} ({count})" for reason, count in self.skipped.items()]
+        reasons = [f"{reason} ({count})" for reason, count in sorted(self.skipped.items())]
         return words + (f"; skipped: {', '.join(reasons)}" if reasons else "")
 
 

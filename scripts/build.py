@@ -18,6 +18,7 @@ import _tools
 import _venv
 from _modules import FACADES, OLD_FOLDERS, OLD_PATH, old_path, with_names
 from _tools import Stop
+from _unasync import sync_folders
 
 if TYPE_CHECKING:
     from _protos import Protos
@@ -37,6 +38,7 @@ OWNED = [
     "smg_proto/descriptors.binpb",
     *(f"{folder}/*_pb2*.py" for folder in OLD_FOLDERS),
     "docs/reference/*.md",
+    "smg_proto/*/_sync/*.py",
 ]
 
 
@@ -54,6 +56,7 @@ def generate() -> dict[Path, bytes]:
     made |= {f"docs/reference/{name}": text for name, text in pages(image).items()}
     text, table = ((ROOT / path).read_text(encoding="utf-8") for path in (ENGINES, ENGINES_TABLE))
     made[ENGINES] = page(text, table, protos)
+    made |= sync_folders(ROOT)
     found = {Path(path): text.encode() for path, text in made.items()}
     found[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)
     init = (ROOT / INIT).read_text(encoding="utf-8")

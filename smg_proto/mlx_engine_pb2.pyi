@@ -94,8 +94,9 @@ class TokenizedInput(_message.Message):
     """
     @_builtins.property
     def input_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids of the prompt, special tokens included. At least one; the published servicer (0.14.1)
-        does not check the length against the context.
+        """Token ids of the prompt, special tokens included. At least one, each within the vocabulary. The
+        published servicer (0.14.1) checks neither these nor the length against the context: see
+        MlxEngine.Generate.
         """
 
     def __init__(
@@ -165,7 +166,7 @@ class SamplingParams(_message.Message):
     """Number of most likely tokens that are candidates. 0 or unset: all."""
     min_p: _builtins.float
     """Least probability of a candidate as a share of the most likely token's, 0 to 1. 0 or unset:
-    off.
+    off. Never send more than 1: see MlxEngine.Generate.
     """
     repetition_penalty: _builtins.float
     """Factor by which tokens already present become less likely, above 0: above 1 discourages
@@ -185,21 +186,21 @@ class SamplingParams(_message.Message):
     """
     ignore_eos: _builtins.bool
     """Whether to go on past the model's end-of-sequence tokens; `stop_token_ids` still apply. False:
-    stop there.
+    stop there. Observed in smg-grpc-servicer 0.14.1: only the end tokens of config.json count, not
+    further ones of the generation config.
     """
     logprobs: _builtins.int
     """Number of most likely tokens to report per position, with the log probability of the chosen
     one. Unset, 0 or below: no log probabilities at all.
     """
     seed: _builtins.int
-    """Start of the random numbers. 0 is a seed. Unset: none. The published servicer (0.14.1) resets
-    the random state of the whole process with it, so an answer is repeatable only while no other
-    request runs, and a seed disturbs the others.
+    """Start of the random numbers. 0 is a seed. Unset: none. Observed in smg-grpc-servicer 0.14.1: no
+    effect, because it sets the random state of another thread than the one that generates.
     """
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Amounts added to the logits of single tokens, by token id. Ids must lie within the vocabulary.
-        Empty: none.
+        """Amounts added to the logits of single tokens, by token id. Ids must lie within the vocabulary,
+        which the published servicer (0.14.1) does not check. Empty: none.
         """
 
     @_builtins.property

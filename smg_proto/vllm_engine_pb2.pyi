@@ -18,6 +18,11 @@ for something vLLM does not know, RESOURCE_EXHAUSTED and UNAVAILABLE for overloa
 back-off), DEADLINE_EXCEEDED for a timeout, UNIMPLEMENTED for an RPC newer than the server, and
 INTERNAL for everything else, a dead engine included.
 
+Observed in vLLM 0.32.0: on SIGTERM the server rejects new connections at once, and calls in
+flight end after 5 s with UNAVAILABLE and "Cancelling all calls". When the engine dies, Generate
+fails with INTERNAL and HealthCheck turns unhealthy, while GetModelInfo goes on and GetLoads
+keeps reporting the last load.
+
 "The published servicer (0.14.1)" is the server of the Python package smg-grpc-servicer in that
 version; ranges are those of vLLM 0.33. First published in 0.3.2.
 """
@@ -181,8 +186,10 @@ Global___TokenizedInput: _TypeAlias = TokenizedInput  # noqa: Y015
 @_typing.final
 class SamplingParams(_message.Message):
     """How to choose tokens and when to stop. An empty message means vLLM's plain defaults, not the
-    model's own: the generation config of the model is not applied here, unlike in vLLM's HTTP
-    server. A caller that wants it merges GetModelInfoResponse.default_sampling_params_json itself.
+    model's own: the sampling defaults of the model's generation config are not applied here, unlike
+    in vLLM's HTTP server. A caller that wants them merges
+    GetModelInfoResponse.default_sampling_params_json itself. The end tokens of the generation config
+    do apply; see GenerateComplete.matched_stop.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -282,7 +289,7 @@ class SamplingParams(_message.Message):
     """True: go on after the model's end token, until another limit applies. Unset: false."""
     n: _builtins.int
     """Number of choices to generate, told apart by `index` in the answer. Zero or unset: 1. Above 1
-    with greedy sampling (temperature below 0.00001): INVALID_ARGUMENT.
+    with greedy sampling (temperature below 0.00001), or above 16384: INVALID_ARGUMENT.
     """
     json_schema: _builtins.str
     """JSON that fits this JSON schema, given as text. The gateway also sends {"type":"object"} here
@@ -301,7 +308,9 @@ class SamplingParams(_message.Message):
     logprobs: _builtins.int
     """Logprobs of generated tokens: how many candidates to list per position. Unset: no logprobs; 0:
     the chosen token's only, without candidates. See OutputLogProbs for what comes back. Above the
-    server's `--max-logprobs` (vLLM's default is 20) or below -1: INVALID_ARGUMENT.
+    server's `--max-logprobs` (vLLM's default is 20) or below -1: INVALID_ARGUMENT. -1 counts as
+    the size of the vocabulary, so it is INVALID_ARGUMENT too unless `--max-logprobs` allows that
+    many.
     """
     prompt_logprobs: _builtins.int
     """The same for the tokens of the prompt, returned as InputLogProbs. Unset: none; 0: the prompt's
@@ -317,11 +326,15 @@ class SamplingParams(_message.Message):
     none on the answer. Unset: false.
     """
     truncate_prompt_tokens: _builtins.int
-    """Cuts a `text` prompt down to this number of tokens. Unset: no cut. Ignored with `tokenized`."""
+    """Cuts a `text` prompt down to this number of tokens. Unset: no cut. Ignored with `tokenized`.
+    Observed in vLLM 0.32.0: no cut below 0 either; at 0 the prompt is empty, which is
+    INVALID_ARGUMENT.
+    """
     grammar_from_first_token: _builtins.bool
     """True: apply the constraint from the first generated token, also where the engine would wait for
     the end of the model's reasoning (GetServerInfoResponse.constrained_decoding_start). Unset: the
-    engine's own rule. The published servicer (0.14.1) does not read it. Since 0.4.28.
+    engine's own rule. The published servicer (0.14.1) does not read it: with a reasoning parser
+    the constraint does not apply to the thought. Since 0.4.28.
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -333,7 +346,7 @@ class SamplingParams(_message.Message):
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that end a choice, besides the model's end tokens. Empty: none. The id is still in
-        the answer.
+        the answer. Outside the vocabulary: INVALID_ARGUMENT.
         """
 
     @_builtins.property
@@ -343,7 +356,8 @@ class SamplingParams(_message.Message):
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Token id to the number that is added to its logit before sampling. Not clamped; the usual range
-        is -100 (never) to 100 (always). Empty: none.
+        is -100 (never) to 100 (always). Empty: none. An id below 0 or outside the vocabulary:
+        INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -857,7 +871,7 @@ class OutputLogProbs(_message.Message):
       k above 0: per position the chosen token first, then the most probable ones, k entries in
         all. When an unlikely token was chosen, the last of the true top k is missing; with 1 there
         is only the chosen token.
-      -1: one entry per position, each empty, so there is no use for it.
+      -1, where the server allows it: one entry per position, each empty, so there is no use for it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1023,7 +1037,9 @@ class GenerateComplete(_message.Message):
     index: _builtins.int
     """Number of the choice, from 0 to `n` - 1."""
     matched_token_id: _builtins.int
-    """The token of SamplingParams.stop_token_ids that was generated. Since 0.4.2."""
+    """The token of SamplingParams.stop_token_ids, or the further end token, that was generated.
+    Since 0.4.2.
+    """
     matched_stop_str: _builtins.str
     """The string of SamplingParams.stop that was found. Since 0.4.2."""
     kv_transfer_params_json: _builtins.str

@@ -91,7 +91,8 @@ class VllmEngineServicer(object):
         tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
         error can come after messages. INVALID_ARGUMENT: a parameter out of range, an empty or too long
         prompt, bad JSON. UNAVAILABLE: overload, for example too much media work at once. Status OK
-        does not mean success: look at `finish_reason`.
+        does not mean success: look at `finish_reason`. Observed in vLLM 0.32.0: the first request with
+        logprobs after a start can hold up the engine for a minute, while code is compiled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +117,9 @@ class VllmEngineServicer(object):
 
     def HealthCheck(self, request, context):
         """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
-        offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving.
+        offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving. Observed in
+        vLLM 0.32.0: `vllm serve --grpc` prints that it is ready before the warm-up is over, so ask
+        here or there instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,10 +157,12 @@ class VllmEngineServicer(object):
 
     def SubscribeKvEvents(self, request, context):
         """Streams changes of the KV cache and the load until the client cancels. UNIMPLEMENTED: vLLM runs
-        without a ZMQ publisher of KV events. OUT_OF_RANGE: the sequence number asked for cannot be
-        served. DATA_LOSS: events were lost; forget the cache and subscribe from 0. A server must send
-        its response headers at once, before the first batch, or the gateway cancels and tries again
-        without end. Since 0.4.2.
+        without a ZMQ publisher of KV events. Observed in vLLM 0.32.0: the publisher is on unless
+        SMG_VLLM_SERVICER_KV_EVENTS=0; an idle server sends its headers and then nothing until the
+        first cache event. OUT_OF_RANGE: the sequence number asked for cannot be served. DATA_LOSS:
+        events were lost; forget the cache and subscribe from 0. A server must send its response
+        headers at once, before the first batch, or the gateway cancels and tries again without end.
+        Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,8 +170,9 @@ class VllmEngineServicer(object):
 
     def FlushCache(self, request, context):
         """Drops the prefix cache of all ranks; running requests go on. A refusal is OK with `success`
-        false. INVALID_ARGUMENT: negative or NaN timeout. DEADLINE_EXCEEDED: still refused when the
-        time was up, or the engine did not answer. Since 0.4.19.
+        false. Observed in vLLM 0.32.0: refused while a request runs. INVALID_ARGUMENT: negative or NaN
+        timeout. DEADLINE_EXCEEDED: still refused when the time was up, or the engine did not answer.
+        Since 0.4.19.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +180,8 @@ class VllmEngineServicer(object):
 
     def StartProfile(self, request, context):
         """Starts vLLM's own profiler on all ranks. The request must be empty: vLLM takes the options at
-        launch only, and any option is answered with INVALID_ARGUMENT. Since 0.4.28.
+        launch only, and any option is answered with INVALID_ARGUMENT. INTERNAL: vLLM was started
+        without --profiler-config. Since 0.4.28.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,7 +189,8 @@ class VllmEngineServicer(object):
 
     def StopProfile(self, request, context):
         """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after 600 s
-        or the client's own deadline. Since 0.4.28.
+        or the client's own deadline. INTERNAL: vLLM was started without --profiler-config.
+        Since 0.4.28.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -18,6 +18,11 @@ for something vLLM does not know, RESOURCE_EXHAUSTED and UNAVAILABLE for overloa
 back-off), DEADLINE_EXCEEDED for a timeout, UNIMPLEMENTED for an RPC newer than the server, and
 INTERNAL for everything else, a dead engine included.
 
+Observed in vLLM 0.32.0: on SIGTERM the server rejects new connections at once, and calls in
+flight end after 5 s with UNAVAILABLE and "Cancelling all calls". When the engine dies, Generate
+fails with INTERNAL and HealthCheck turns unhealthy, while GetModelInfo goes on and GetLoads
+keeps reporting the last load.
+
 "The published servicer (0.14.1)" is the server of the Python package smg-grpc-servicer in that
 version; ranges are those of vLLM 0.33. First published in 0.3.2.
 """
@@ -61,7 +66,8 @@ class VllmEngineStub:
     tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
     error can come after messages. INVALID_ARGUMENT: a parameter out of range, an empty or too long
     prompt, bad JSON. UNAVAILABLE: overload, for example too much media work at once. Status OK
-    does not mean success: look at `finish_reason`.
+    does not mean success: look at `finish_reason`. Observed in vLLM 0.32.0: the first request with
+    logprobs after a start can hold up the engine for a minute, while code is compiled.
     """
     Embed: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.EmbedRequest, _vllm_engine_pb2.EmbedResponse]
     """Computes one embedding. INVALID_ARGUMENT without `tokenized`, or when the model cannot embed;
@@ -74,7 +80,9 @@ class VllmEngineStub:
     """
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.HealthCheckRequest, _vllm_engine_pb2.HealthCheckResponse]
     """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
-    offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving.
+    offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving. Observed in
+    vLLM 0.32.0: `vllm serve --grpc` prints that it is ready before the warm-up is over, so ask
+    here or there instead.
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetModelInfoRequest, _vllm_engine_pb2.GetModelInfoResponse]
     """Describes the model. The answer does not change while the server runs."""
@@ -89,23 +97,28 @@ class VllmEngineStub:
     """
     SubscribeKvEvents: _grpc.UnaryStreamMultiCallable[_common_pb2.SubscribeKvEventsRequest, _common_pb2.KvEventBatch]
     """Streams changes of the KV cache and the load until the client cancels. UNIMPLEMENTED: vLLM runs
-    without a ZMQ publisher of KV events. OUT_OF_RANGE: the sequence number asked for cannot be
-    served. DATA_LOSS: events were lost; forget the cache and subscribe from 0. A server must send
-    its response headers at once, before the first batch, or the gateway cancels and tries again
-    without end. Since 0.4.2.
+    without a ZMQ publisher of KV events. Observed in vLLM 0.32.0: the publisher is on unless
+    SMG_VLLM_SERVICER_KV_EVENTS=0; an idle server sends its headers and then nothing until the
+    first cache event. OUT_OF_RANGE: the sequence number asked for cannot be served. DATA_LOSS:
+    events were lost; forget the cache and subscribe from 0. A server must send its response
+    headers at once, before the first batch, or the gateway cancels and tries again without end.
+    Since 0.4.2.
     """
     FlushCache: _grpc.UnaryUnaryMultiCallable[_common_pb2.FlushCacheRequest, _common_pb2.FlushCacheResponse]
     """Drops the prefix cache of all ranks; running requests go on. A refusal is OK with `success`
-    false. INVALID_ARGUMENT: negative or NaN timeout. DEADLINE_EXCEEDED: still refused when the
-    time was up, or the engine did not answer. Since 0.4.19.
+    false. Observed in vLLM 0.32.0: refused while a request runs. INVALID_ARGUMENT: negative or NaN
+    timeout. DEADLINE_EXCEEDED: still refused when the time was up, or the engine did not answer.
+    Since 0.4.19.
     """
     StartProfile: _grpc.UnaryUnaryMultiCallable[_common_pb2.StartProfileRequest, _common_pb2.ProfileResponse]
     """Starts vLLM's own profiler on all ranks. The request must be empty: vLLM takes the options at
-    launch only, and any option is answered with INVALID_ARGUMENT. Since 0.4.28.
+    launch only, and any option is answered with INVALID_ARGUMENT. INTERNAL: vLLM was started
+    without --profiler-config. Since 0.4.28.
     """
     StopProfile: _grpc.UnaryUnaryMultiCallable[_common_pb2.StopProfileRequest, _common_pb2.ProfileResponse]
     """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after 600 s
-    or the client's own deadline. Since 0.4.28.
+    or the client's own deadline. INTERNAL: vLLM was started without --profiler-config.
+    Since 0.4.28.
     """
 
 @_typing.type_check_only
@@ -121,7 +134,8 @@ class VllmEngineAsyncStub(VllmEngineStub):
     tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
     error can come after messages. INVALID_ARGUMENT: a parameter out of range, an empty or too long
     prompt, bad JSON. UNAVAILABLE: overload, for example too much media work at once. Status OK
-    does not mean success: look at `finish_reason`.
+    does not mean success: look at `finish_reason`. Observed in vLLM 0.32.0: the first request with
+    logprobs after a start can hold up the engine for a minute, while code is compiled.
     """
     Embed: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.EmbedRequest, _vllm_engine_pb2.EmbedResponse]  # type: ignore[assignment]
     """Computes one embedding. INVALID_ARGUMENT without `tokenized`, or when the model cannot embed;
@@ -134,7 +148,9 @@ class VllmEngineAsyncStub(VllmEngineStub):
     """
     HealthCheck: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.HealthCheckRequest, _vllm_engine_pb2.HealthCheckResponse]  # type: ignore[assignment]
     """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
-    offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving.
+    offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving. Observed in
+    vLLM 0.32.0: `vllm serve --grpc` prints that it is ready before the warm-up is over, so ask
+    here or there instead.
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetModelInfoRequest, _vllm_engine_pb2.GetModelInfoResponse]  # type: ignore[assignment]
     """Describes the model. The answer does not change while the server runs."""
@@ -149,23 +165,28 @@ class VllmEngineAsyncStub(VllmEngineStub):
     """
     SubscribeKvEvents: _aio.UnaryStreamMultiCallable[_common_pb2.SubscribeKvEventsRequest, _common_pb2.KvEventBatch]  # type: ignore[assignment]
     """Streams changes of the KV cache and the load until the client cancels. UNIMPLEMENTED: vLLM runs
-    without a ZMQ publisher of KV events. OUT_OF_RANGE: the sequence number asked for cannot be
-    served. DATA_LOSS: events were lost; forget the cache and subscribe from 0. A server must send
-    its response headers at once, before the first batch, or the gateway cancels and tries again
-    without end. Since 0.4.2.
+    without a ZMQ publisher of KV events. Observed in vLLM 0.32.0: the publisher is on unless
+    SMG_VLLM_SERVICER_KV_EVENTS=0; an idle server sends its headers and then nothing until the
+    first cache event. OUT_OF_RANGE: the sequence number asked for cannot be served. DATA_LOSS:
+    events were lost; forget the cache and subscribe from 0. A server must send its response
+    headers at once, before the first batch, or the gateway cancels and tries again without end.
+    Since 0.4.2.
     """
     FlushCache: _aio.UnaryUnaryMultiCallable[_common_pb2.FlushCacheRequest, _common_pb2.FlushCacheResponse]  # type: ignore[assignment]
     """Drops the prefix cache of all ranks; running requests go on. A refusal is OK with `success`
-    false. INVALID_ARGUMENT: negative or NaN timeout. DEADLINE_EXCEEDED: still refused when the
-    time was up, or the engine did not answer. Since 0.4.19.
+    false. Observed in vLLM 0.32.0: refused while a request runs. INVALID_ARGUMENT: negative or NaN
+    timeout. DEADLINE_EXCEEDED: still refused when the time was up, or the engine did not answer.
+    Since 0.4.19.
     """
     StartProfile: _aio.UnaryUnaryMultiCallable[_common_pb2.StartProfileRequest, _common_pb2.ProfileResponse]  # type: ignore[assignment]
     """Starts vLLM's own profiler on all ranks. The request must be empty: vLLM takes the options at
-    launch only, and any option is answered with INVALID_ARGUMENT. Since 0.4.28.
+    launch only, and any option is answered with INVALID_ARGUMENT. INTERNAL: vLLM was started
+    without --profiler-config. Since 0.4.28.
     """
     StopProfile: _aio.UnaryUnaryMultiCallable[_common_pb2.StopProfileRequest, _common_pb2.ProfileResponse]  # type: ignore[assignment]
     """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after 600 s
-    or the client's own deadline. Since 0.4.28.
+    or the client's own deadline. INTERNAL: vLLM was started without --profiler-config.
+    Since 0.4.28.
     """
 
 class VllmEngineServicer:
@@ -183,7 +204,8 @@ class VllmEngineServicer:
         tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
         error can come after messages. INVALID_ARGUMENT: a parameter out of range, an empty or too long
         prompt, bad JSON. UNAVAILABLE: overload, for example too much media work at once. Status OK
-        does not mean success: look at `finish_reason`.
+        does not mean success: look at `finish_reason`. Observed in vLLM 0.32.0: the first request with
+        logprobs after a start can hold up the engine for a minute, while code is compiled.
         """
 
     def Embed(
@@ -211,7 +233,9 @@ class VllmEngineServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_vllm_engine_pb2.HealthCheckResponse, _abc.Awaitable[_vllm_engine_pb2.HealthCheckResponse]]:
         """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
-        offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving.
+        offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving. Observed in
+        vLLM 0.32.0: `vllm serve --grpc` prints that it is ready before the warm-up is over, so ask
+        here or there instead.
         """
 
     def GetModelInfo(
@@ -251,10 +275,12 @@ class VllmEngineServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_common_pb2.KvEventBatch], _abc.AsyncIterator[_common_pb2.KvEventBatch]]:
         """Streams changes of the KV cache and the load until the client cancels. UNIMPLEMENTED: vLLM runs
-        without a ZMQ publisher of KV events. OUT_OF_RANGE: the sequence number asked for cannot be
-        served. DATA_LOSS: events were lost; forget the cache and subscribe from 0. A server must send
-        its response headers at once, before the first batch, or the gateway cancels and tries again
-        without end. Since 0.4.2.
+        without a ZMQ publisher of KV events. Observed in vLLM 0.32.0: the publisher is on unless
+        SMG_VLLM_SERVICER_KV_EVENTS=0; an idle server sends its headers and then nothing until the
+        first cache event. OUT_OF_RANGE: the sequence number asked for cannot be served. DATA_LOSS:
+        events were lost; forget the cache and subscribe from 0. A server must send its response
+        headers at once, before the first batch, or the gateway cancels and tries again without end.
+        Since 0.4.2.
         """
 
     def FlushCache(
@@ -263,8 +289,9 @@ class VllmEngineServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_common_pb2.FlushCacheResponse, _abc.Awaitable[_common_pb2.FlushCacheResponse]]:
         """Drops the prefix cache of all ranks; running requests go on. A refusal is OK with `success`
-        false. INVALID_ARGUMENT: negative or NaN timeout. DEADLINE_EXCEEDED: still refused when the
-        time was up, or the engine did not answer. Since 0.4.19.
+        false. Observed in vLLM 0.32.0: refused while a request runs. INVALID_ARGUMENT: negative or NaN
+        timeout. DEADLINE_EXCEEDED: still refused when the time was up, or the engine did not answer.
+        Since 0.4.19.
         """
 
     def StartProfile(
@@ -273,7 +300,8 @@ class VllmEngineServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_common_pb2.ProfileResponse, _abc.Awaitable[_common_pb2.ProfileResponse]]:
         """Starts vLLM's own profiler on all ranks. The request must be empty: vLLM takes the options at
-        launch only, and any option is answered with INVALID_ARGUMENT. Since 0.4.28.
+        launch only, and any option is answered with INVALID_ARGUMENT. INTERNAL: vLLM was started
+        without --profiler-config. Since 0.4.28.
         """
 
     def StopProfile(
@@ -282,7 +310,8 @@ class VllmEngineServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_common_pb2.ProfileResponse, _abc.Awaitable[_common_pb2.ProfileResponse]]:
         """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after 600 s
-        or the client's own deadline. Since 0.4.28.
+        or the client's own deadline. INTERNAL: vLLM was started without --profiler-config.
+        Since 0.4.28.
         """
 
 def add_VllmEngineServicer_to_server(servicer: VllmEngineServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -135,7 +135,7 @@ def test_grpc_status_reads_what_we_write() -> None:
         assert packed.Unpack(into)
     assert (info.reason, info.domain, dict(info.metadata)) == (
         "OVERLOADED",
-        "smg",
+        "smg.v1",
         {"http_status": "429"},
     )
     assert retry.retry_delay.ToTimedelta() == FULL.retry_after

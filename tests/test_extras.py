@@ -15,6 +15,7 @@ EXTRAS = {
     "types": ["types"],
     "client": ["client"],
     "decode": ["client", "decode"],
+    "chat": ["client", "decode", "chat"],
     "telemetry": ["client", "telemetry"],
     "serve": ["serve"],
     "generate": ["generate"],

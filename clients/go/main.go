@@ -25,7 +25,7 @@ func complete(ctx context.Context, gateway grpc.ClientConnInterface, model strin
 	maxTokens := int32(16)
 	reply, err := smgv1.NewCompletionServiceClient(gateway).Complete(ctx, &smgv1.CompletionRequest{
 		Model:     model,
-		InputKind: &smgv1.CompletionRequest_Prompt{Prompt: "The capital of France is"},
+		Prompt: "The capital of France is",
 		MaxTokens: &maxTokens,
 	})
 	return reply.GetText(), err
@@ -36,7 +36,7 @@ func chatRequest(text string) *smgv1.ChatRequest {
 		Model: model,
 		Messages: []*smgv1.ChatMessage{{
 			Role: smgv1.Role_ROLE_USER,
-			Body: &smgv1.ChatMessage_Content{Content: text},
+			Content: text,
 		}},
 	}
 }

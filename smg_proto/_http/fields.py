@@ -375,7 +375,7 @@ def leftover(data: JsonObject, known: Known) -> JsonObject:
         elif isinstance(inner, tuple) and is_list(value):
             of: Any = inner[0]
             each = [
-                leftover(item, of(item) if callable(of) else of) if is_object(item) else {}
+                _entry(item, of(item) if callable(of) else of) if is_object(item) else {}
                 for item in value
             ]
             found = each if any(each) else None
@@ -384,6 +384,12 @@ def leftover(data: JsonObject, known: Known) -> JsonObject:
         if found is not None:
             rest[name] = found
     return rest
+
+
+def _entry(item: JsonObject, known: Known) -> JsonObject:
+    """Of an entry of a list: with its index, if it has one and there is something to tell."""
+    rest = leftover(item, known)
+    return {"index": item["index"], **rest} if rest and "index" in item else rest
 
 
 def ids(path: str) -> Row:

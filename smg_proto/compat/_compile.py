@@ -1,5 +1,6 @@
 """From proto files to descriptors, by whichever compiler is there, in a folder of its own."""
 
+import os
 import re
 import sys
 import tempfile
@@ -158,7 +159,7 @@ def _compiled(
     with tempfile.TemporaryDirectory() as scratch:
         protos, out = Path(scratch, "protos"), Path(scratch, "out.binpb")
         for name, data in (sources.own | sources.other | dict(buf_files)).items():
-            target = protos / name
+            target = protos / os.fsdecode(name.encode())
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
         # In a file of ours: however many there are, and each a name, not an option.

@@ -11,8 +11,8 @@ from smg_proto._http.failures import reading
 from smg_proto._http.fields import Table, read_reply, read_whole, write_request
 from smg_proto._http.mapping import others
 from smg_proto._http.shapes import as_object, is_object, parse, to_text
-from smg_proto._paging import page
-from smg_proto.errors import SmgError
+from smg_proto._serving.paging import page
+from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.frontdoor._calls import Call, path_of, read_answer
 from smg_proto.frontdoor._routes import Streaming, Unary
 
@@ -78,10 +78,15 @@ async def get_gateway_info(call: Call, _: smg.GetGatewayInfoRequest) -> smg.Gate
     )
     try:
         loads = (await call.ask("GET", "/loads")).json("the answer to /loads")
-        info.version = reading("its version", _version, loads)
+        info.version = version_of(loads)
     except SmgError:
         pass  # not for this caller, or not a gateway
     return info
+
+
+def version_of(loads: Any) -> str:
+    """The gateway's version, as it says beside the loads."""
+    return reading("its version", _version, loads)
 
 
 def _version(loads: Any) -> str:
@@ -110,6 +115,9 @@ async def update_worker(call: Call, request: smg.UpdateWorkerRequest) -> smg.Wor
     body = write_request(others.UPDATE_WORKER, request)
     path = path_of("/workers", request.id)
     if request.remove_labels:  # a change only adds, so the worker gets all its settings anew
+        if not request.HasField("api_key"):  # which no gateway tells
+            why = "is required with remove_labels: the worker's key, or empty if it has none"
+            raise invalid(FieldViolation("api_key", why))
         spec = (await _worker(call, request.id)).spec
         for name in request.remove_labels:
             spec.labels.pop(name, None)

@@ -1,5 +1,6 @@
 """One RPC in flight: what it may send to the gateway, what it got, and how long it took."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from smg_proto._http.fields import M, Table, read_reply
 from smg_proto._http.headers import header, is_printable
 from smg_proto._http.upstream import Answer, Stream, Upstream
 from smg_proto.errors import FieldViolation, SmgError, invalid
+from smg_proto.frontdoor._ignored import Gateway, ignored_fields
 from smg_proto.frontdoor._once import MAX_KEY_LENGTH, Once
 from smg_proto.frontdoor._pace import Pace
 from smg_proto.frontdoor._telemetry import NO_SPAN, Span
@@ -52,15 +54,19 @@ class Call:
         *,
         limits: Limits,
         once: Once,
+        gateway: Gateway | None = None,
     ) -> None:
         self._upstream, self._context = upstream, context
         self.limits, self._once = limits, once
+        self._gateway = gateway or Gateway()
         self.pace: Pace = pace
         self.span: Span = span
         self._headers = {**_headers_of(context.invocation_metadata() or ()), **span.headers}
         self.method: str = ""
+        self.request: Any = None
         self._sent = 0.0
         self._answered = False
+        self._metadata: asyncio.Future[None] | None = None
         self.first_token: float | None = None
         self.request_id: str = ""
         self._worker = self._parser = ""
@@ -109,6 +115,9 @@ class Call:
         report.total_duration.CopyFrom(_duration(time.monotonic() - self._sent))
         if self.first_token is not None:
             report.time_to_first_token.CopyFrom(_duration(self.first_token))
+        report.ignored_fields.extend(
+            ignored_fields(self._gateway, self._worker, self.method, self.request)
+        )
         return report
 
     async def _use_headers(self, headers: Mapping[str, str]) -> None:
@@ -118,7 +127,15 @@ class Call:
             self._answered = True
             self.request_id = header(headers, "x-request-id")
             returned = (("x-request-id", self.request_id),) if self.request_id else ()
-            await self._context.send_initial_metadata(returned)
+            # A request that is cancelled among several must not cancel this: gRPC takes no status
+            # while metadata is under way.
+            self._metadata = asyncio.ensure_future(self._context.send_initial_metadata(returned))
+            await asyncio.shield(self._metadata)
+
+    async def settle(self) -> None:
+        """Wait until metadata that is under way has been sent, or has failed."""
+        if self._metadata is not None:
+            await asyncio.wait([self._metadata])
 
 
 def read_answer(table: Table[M], answer: Answer, path: str) -> M:

@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from smg_proto._http.fields import (
 )
 from smg_proto._http.mapping import media
 from smg_proto._http.shapes import JsonObject, is_object, parse, to_text
-from smg_proto.errors import FieldViolation, invalid
+from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.frontdoor._calls import Call, read_answer
 from smg_proto.frontdoor._routes import Streaming, Unary, relay
 
@@ -51,15 +52,30 @@ def transcription_form(request: smg.TranscribeRequest, *, stream: bool) -> aioht
 
 async def transcribe(call: Call, request: smg.TranscribeRequest) -> smg.Transcription:
     form = transcription_form(request, stream=False)
-    answer = await call.ask("POST", _TRANSCRIPTIONS, form)
+    with _audio_at_fault():
+        answer = await call.ask("POST", _TRANSCRIPTIONS, form)
     return read_answer(media.TRANSCRIPTION, answer, _TRANSCRIPTIONS)
 
 
-def stream_transcribe(
+@contextmanager
+def _audio_at_fault() -> Iterator[None]:
+    """Names the audio where a request is too large: nothing else in it can be."""
+    try:
+        yield
+    except SmgError as error:
+        if error.reason == "REQUEST_TOO_LARGE":
+            error.field_violations = (FieldViolation("audio", "is larger than the gateway takes"),)
+        raise
+
+
+async def stream_transcribe(
     call: Call, request: smg.TranscribeRequest
 ) -> AsyncGenerator[smg.TranscriptionEvent, None]:
     form: Any = transcription_form(request, stream=True)
-    return relay(call, _TRANSCRIPTIONS, form, media.TranscriptionEvents())
+    with _audio_at_fault():
+        async with aclosing(relay(call, _TRANSCRIPTIONS, form, media.TranscriptionEvents())) as all:
+            async for event in all:
+                yield event
 
 
 # --- Realtime ---

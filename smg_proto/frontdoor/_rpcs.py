@@ -17,6 +17,7 @@ from smg_proto._http.failures import overloaded
 from smg_proto._http.upstream import Upstream
 from smg_proto.errors import FieldViolation, SmgError, abort, invalid
 from smg_proto.frontdoor._calls import Call, Limits
+from smg_proto.frontdoor._ignored import Gateway
 from smg_proto.frontdoor._log import keep_metadata_out_of_logs, log, log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._once import Once
@@ -34,11 +35,17 @@ class Rpcs:
     """All RPCs of smg.v1 over one upstream."""
 
     def __init__(
-        self, upstream: Upstream, metrics: Metrics, *, limits: Limits, log_content: bool
+        self,
+        upstream: Upstream,
+        metrics: Metrics,
+        *,
+        limits: Limits,
+        gateway: Gateway,
+        log_content: bool,
     ) -> None:
         self._upstream, self._metrics = upstream, metrics
         self._limits, self._log_content = limits, log_content
-        self._once = Once()
+        self._once, self._gateway = Once(), gateway
         keep_metadata_out_of_logs()
         self._active = 0
         self._pace = Pace()
@@ -139,10 +146,16 @@ class Rpcs:
                 most = self._limits.max_active
                 raise overloaded(f"{most} requests are in flight already", RETRY_AFTER)
             call = Call(
-                self._upstream, self._pace, context, span, limits=self._limits, once=self._once
+                self._upstream,
+                self._pace,
+                context,
+                span,
+                limits=self._limits,
+                once=self._once,
+                gateway=self._gateway,
             )
             call.method = name
-            request = _decoded(kind, data)
+            call.request = request = _decoded(kind, data)
             span.request(request)
             self._content("request", name, request)
             return await work(call, request)
@@ -173,7 +186,11 @@ class Rpcs:
                 (call and call.request_id) or "-",
             )
         # Out of the except clause: what grpc logs of an abort must not bring the failure's text.
-        return await abort(context, failure) if failure else None
+        if failure is None:
+            return None
+        if call:
+            await call.settle()
+        return await abort(context, failure)
 
     def _content(self, what: str, name: str, message: Message) -> None:
         if self._log_content:

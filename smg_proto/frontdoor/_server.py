@@ -13,8 +13,10 @@ from smg_proto._http.upstream import Upstream
 from smg_proto._serving.address import Address, AddressError, check_free
 from smg_proto._serving.server import Server
 from smg_proto.errors import SmgError
+from smg_proto.frontdoor._admin import version_of
 from smg_proto.frontdoor._calls import Limits
 from smg_proto.frontdoor._exposition import serve_metrics
+from smg_proto.frontdoor._ignored import Gateway
 from smg_proto.frontdoor._log import log_defect
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES
@@ -44,7 +46,8 @@ class FrontDoor:
         self._server: Server | None = None
         self._stack = AsyncExitStack()
         self._stopped = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._was_ready = False
+        self._gateway = Gateway()
 
     @property
     def port(self) -> int:
@@ -131,6 +134,7 @@ class FrontDoor:
             self._upstream,
             self.metrics,
             limits=Limits(self.options.max_request, self.options.max_active),
+            gateway=self._gateway,
             log_content=self.options.log_content,
         )
         server.grpc.add_generic_rpc_handlers(tuple(rpcs.handlers()))
@@ -177,7 +181,11 @@ class FrontDoor:
     async def _look(self) -> bool:
         """Whether the upstream is ready. A look that fails is logged, and is not ready."""
         try:
-            return await self._ready()
+            ready = await self._ready()
+            if ready and not self._was_ready:  # it may be another one now
+                self._gateway.version = await self._version()
+            self._was_ready = ready
+            return ready
         except Exception as error:
             log_defect("health check", error)
             return False
@@ -193,6 +201,14 @@ class FrontDoor:
                 return False
             return True
         return False
+
+    async def _version(self) -> str:
+        """The gateway's version; empty where the upstream does not say."""
+        try:
+            answer = await self._upstream.ask("GET", "/loads", None, self._own_headers(), 5)
+            return version_of(answer.json("the answer to /loads"))
+        except SmgError:
+            return ""
 
     def _own_headers(self) -> Mapping[str, str]:
         key = self.options.upstream_key

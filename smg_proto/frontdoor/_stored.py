@@ -9,7 +9,7 @@ from smg_proto._http.failures import reading, truncated
 from smg_proto._http.fields import read_whole, write_request
 from smg_proto._http.mapping import conversation, response
 from smg_proto._http.shapes import as_object
-from smg_proto._paging import page
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.frontdoor._calls import Call, inner_path, path_of, read_answer
 from smg_proto.frontdoor._routes import Streaming, Unary, relay

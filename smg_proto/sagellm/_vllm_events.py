@@ -41,7 +41,7 @@ class EngineChoice(Protocol):
     @property
     def delta_token_ids(self) -> Sequence[int]: ...
     @property
-    def delta_text(self) -> str: ...
+    def delta_text(self) -> str | None: ...
     @property
     def finish_reason(self) -> str | None: ...
 
@@ -166,7 +166,7 @@ class _Meter:
         for choice in chunk.choices:
             if choice.index:
                 raise BridgeError("the stream has several choices, and sageLLM has one: set n to 1")
-            text += choice.delta_text
+            text += choice.delta_text or ""
             tokens += choice.delta_token_ids
             self._reason = choice.finish_reason or self._reason
         if not text and not tokens:

@@ -74,7 +74,8 @@ def generate(
             if step.token in sampling.stop_token_ids:
                 ended, matched = True, step.token
             elif step.token in EOS and not sampling.ignore_eos:
-                ended = True
+                # Only the first end token is silent; the others count as stop tokens.
+                ended, matched = True, None if step.token == END else step.token
         if ended and not (sampling.include_stop and matched is not None):
             raw = b""
         found = text.add(step, raw, look=made >= sampling.min_tokens)

@@ -174,7 +174,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "chat_template": CHAT_TEMPLATE,
         }
-        ids = {"bos_token_id": START, "eos_token_id": [END, IM_END], "pad_token_id": PAD}
+        ids = {"bos_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
         model = {
             "model_type": "smg_demo",
             "architectures": ["DemoForCausalLM"],
@@ -182,11 +182,12 @@ class Tokenizer:
             "max_position_embeddings": CONTEXT_LENGTH,
             **ids,
         }
+        generation = {**ids, "eos_token_id": [END, IM_END], "temperature": 1.0}
         return {
             "tokenizer.json": self.to_json(),
             "tokenizer_config.json": json.dumps(config, indent=2),
             "config.json": json.dumps(model, indent=2),
-            "generation_config.json": json.dumps({**ids, "temperature": 1.0}, indent=2),
+            "generation_config.json": json.dumps(generation, indent=2),
         }
 
     @functools.cached_property

@@ -104,7 +104,7 @@ class Transcription(_message.Message):
     language: _builtins.str
     """Language of the speech. Empty: not given."""
     duration_seconds: _builtins.float
-    """Length of the recording in seconds. Unset: not given."""
+    """Length of the recording in seconds. Unset: not given. HTTP: duration."""
     extra_json: _builtins.str
     """Members of the HTTP reply that this contract has no field for, a JSON object as text. Empty: none.
     In streams: in `end`.
@@ -159,9 +159,9 @@ class TranscriptionSegment(_message.Message):
     text: _builtins.str
     """The text."""
     start_seconds: _builtins.float
-    """Beginning, in seconds from the start of the recording."""
+    """Beginning, in seconds from the start of the recording. HTTP: start."""
     end_seconds: _builtins.float
-    """End, in seconds from the start of the recording."""
+    """End, in seconds from the start of the recording. HTTP: end."""
     def __init__(
         self,
         *,

@@ -256,8 +256,8 @@ class Reasoning(_message.Message):
     signature: _builtins.str
     """Signature of the text by the model's provider. MessageService only. Empty: not signed."""
     encrypted_content: _builtins.str
-    """Thoughts that only the provider can read. HTTP: in messages data of redacted_thinking, in
-    responses encrypted_content. Empty: none.
+    """Thoughts that only the provider can read. Empty: none. HTTP: in messages data; in responses
+    encrypted_content.
     """
     @_builtins.property
     def summary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -255,7 +255,7 @@ class ListConversationItemsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before. Empty: the first page."""
     newest_first: _builtins.bool
-    """Whether the newest item comes first. HTTP: order desc."""
+    """Whether the newest item comes first."""
     def __init__(
         self,
         *,

@@ -87,7 +87,7 @@ class EmbedRequest(_message.Message):
     """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
-        """The inputs, at least one. Each gets its own vector."""
+        """The inputs, at least one. Each gets its own vector. HTTP: input."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class ClassifyRequest(_message.Message):
     """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
-        """The inputs, at least one. Each gets its own class."""
+        """The inputs, at least one. Each gets its own class. HTTP: input."""
 
     def __init__(
         self,

@@ -67,8 +67,8 @@ class MessageBlock(_message.Message):
 
     @_builtins.property
     def reasoning(self) -> _content_pb2.Reasoning:
-        """What the model thought, of ASSISTANT. Send it back unchanged, signature included. HTTP: type
-        thinking; redacted_thinking if only encrypted_content is set.
+        """What the model thought, of ASSISTANT. Send it back unchanged, signature included. With
+        encrypted_content alone it is redacted. HTTP: type thinking.
         """
 
     @_builtins.property
@@ -462,6 +462,7 @@ class MessageDelta(_message.Message):
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     ANNOTATION_FIELD_NUMBER: _builtins.int
+    OPAQUE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which block, from 0."""
     text: _builtins.str
@@ -478,6 +479,10 @@ class MessageDelta(_message.Message):
     def annotation(self) -> _content_pb2.Annotation:
         """To MessageBlock.annotations. HTTP: citations_delta."""
 
+    @_builtins.property
+    def opaque(self) -> _content_pb2.Opaque:
+        """A delta that this contract has no field for, as it came."""
+
     def __init__(
         self,
         *,
@@ -487,12 +492,13 @@ class MessageDelta(_message.Message):
         arguments: _builtins.str = ...,
         signature: _builtins.str = ...,
         annotation: _content_pb2.Annotation | None = ...,
+        opaque: _content_pb2.Opaque | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "delta", b"delta", "reasoning", b"reasoning", "signature", b"signature", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "delta", b"delta", "opaque", b"opaque", "reasoning", b"reasoning", "signature", b"signature", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "delta", b"delta", "index", b"index", "reasoning", b"reasoning", "signature", b"signature", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "delta", b"delta", "index", b"index", "opaque", b"opaque", "reasoning", b"reasoning", "signature", b"signature", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["text", "reasoning", "arguments", "signature", "annotation"]  # noqa: Y015
+    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["text", "reasoning", "arguments", "signature", "annotation", "opaque"]  # noqa: Y015
     _WhichOneofArgType_delta: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_delta) -> _WhichOneofReturnType_delta | None: ...
 

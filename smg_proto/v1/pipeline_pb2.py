@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15smg/v1/pipeline.proto\x12\x06smg.v1\x1a\x1egoogle/protobuf/duration.proto\"\xca\x01\n\x0ePipelineReport\x12\x12\n\nworker_url\x18\x01 \x01(\t\x12\x0e\n\x06parser\x18\x02 \x01(\t\x12\x36\n\x13time_to_first_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etotal_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x16\n\x0eignored_fields\x18\x06 \x03(\tB\x94\x01\n\x12io.smgproto.smg.v1B\rPipelineProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15smg/v1/pipeline.proto\x12\x06smg.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb7\x01\n\x0ePipelineReport\x12\x12\n\nworker_url\x18\x01 \x01(\t\x12\x0e\n\x06parser\x18\x02 \x01(\t\x12\x36\n\x13time_to_first_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etotal_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eignored_fields\x18\x05 \x03(\tB\x94\x01\n\x12io.smgproto.smg.v1B\rPipelineProtoP\x01Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\xa2\x02\x03SMG\xaa\x02\x0fSmgProto.Smg.V1\xba\x02\x03SMG\xca\x02\x0fSmgProto\\Smg\\V1\xea\x02\x11SmgProto::Smg::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,5 +24,5 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022io.smgproto.smg.v1B\rPipelineProtoP\001Z)github.com/smg-grpc-proto/go/smg/v1;smgv1\242\002\003SMG\252\002\017SmgProto.Smg.V1\272\002\003SMG\312\002\017SmgProto\\Smg\\V1\352\002\021SmgProto::Smg::V1'
   _globals['_PIPELINEREPORT']._serialized_start=66
-  _globals['_PIPELINEREPORT']._serialized_end=268
+  _globals['_PIPELINEREPORT']._serialized_end=249
 # @@protoc_insertion_point(module_scope)

@@ -34,7 +34,6 @@ class PipelineReport(_message.Message):
     PARSER_FIELD_NUMBER: _builtins.int
     TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     TOTAL_DURATION_FIELD_NUMBER: _builtins.int
-    WORKER_ID_FIELD_NUMBER: _builtins.int
     IGNORED_FIELDS_FIELD_NUMBER: _builtins.int
     worker_url: _builtins.str
     """URL of the worker that answered, "grpc://worker:50051". HTTP: the header
@@ -44,8 +43,6 @@ class PipelineReport(_message.Message):
     """Family of the parsers that extracted reasoning and tool calls, "legacy" or "symphony"; an open
     set. HTTP: the header x-smg-parser. ChatService and MessageService only.
     """
-    worker_id: _builtins.str
-    """Worker.id of the worker that answered. Empty: not known."""
     @_builtins.property
     def time_to_first_token(self) -> _duration_pb2.Duration:
         """From sending the request to the gateway until the first piece of text, reasoning or tool call
@@ -69,12 +66,11 @@ class PipelineReport(_message.Message):
         parser: _builtins.str = ...,
         time_to_first_token: _duration_pb2.Duration | None = ...,
         total_duration: _duration_pb2.Duration | None = ...,
-        worker_id: _builtins.str = ...,
         ignored_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_to_first_token", b"time_to_first_token", "total_duration", b"total_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_fields", b"ignored_fields", "parser", b"parser", "time_to_first_token", b"time_to_first_token", "total_duration", b"total_duration", "worker_id", b"worker_id", "worker_url", b"worker_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_fields", b"ignored_fields", "parser", b"parser", "time_to_first_token", b"time_to_first_token", "total_duration", b"total_duration", "worker_url", b"worker_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -171,7 +171,7 @@ class CreateClientSecretRequest(_message.Message):
     model: _builtins.str
     """Name of a realtime model, as ModelService lists it. Required."""
     session_json: _builtins.str
-    """Settings of the session, a JSON object as text. Empty: the worker's defaults."""
+    """Settings of the session, a JSON object as text. Empty: the worker's defaults. HTTP: session."""
     def __init__(
         self,
         *,

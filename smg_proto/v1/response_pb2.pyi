@@ -509,14 +509,14 @@ class Response(_message.Message):
     status: Global___ResponseStatus.ValueType
     """How far the response is."""
     finish_reason: _builtins.str
-    """Why generation ended: a FinishReason in lower case, or another text. Empty while the response has
-    not ended, and with status FAILED or CANCELLED. HTTP: incomplete_details.reason; for a COMPLETED
-    response it follows from the output.
+    """Why generation ended: a FinishReason in lower case, or another text. Empty while the response
+    has not ended, and with status FAILED or CANCELLED. Of a COMPLETED response it follows from the
+    output. HTTP: incomplete_details.reason.
     """
     previous_response_id: _builtins.str
     """The response that this one continues. Empty: none."""
     conversation_id: _builtins.str
-    """The conversation that this response belongs to. Empty: none."""
+    """The conversation that this response belongs to. Empty: none. HTTP: conversation.id."""
     background: _builtins.bool
     """Whether the response works in the background."""
     extra_json: _builtins.str
@@ -701,6 +701,7 @@ class ResponseDelta(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     REASONING_SUMMARY_FIELD_NUMBER: _builtins.int
     ANNOTATION_FIELD_NUMBER: _builtins.int
+    OPAQUE_FIELD_NUMBER: _builtins.int
     CONTENT_INDEX_FIELD_NUMBER: _builtins.int
     output_index: _builtins.int
     """Which item: its position in Response.output, from 0."""
@@ -720,6 +721,10 @@ class ResponseDelta(_message.Message):
     def annotation(self) -> _content_pb2.Annotation:
         """An annotation of the message's part."""
 
+    @_builtins.property
+    def opaque(self) -> _content_pb2.Opaque:
+        """An event that this contract has no field for, such as an image while it is drawn, as it came."""
+
     def __init__(
         self,
         *,
@@ -730,13 +735,14 @@ class ResponseDelta(_message.Message):
         refusal: _builtins.str = ...,
         reasoning_summary: _builtins.str = ...,
         annotation: _content_pb2.Annotation | None = ...,
+        opaque: _content_pb2.Opaque | None = ...,
         content_index: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "delta", b"delta", "reasoning", b"reasoning", "reasoning_summary", b"reasoning_summary", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "delta", b"delta", "opaque", b"opaque", "reasoning", b"reasoning", "reasoning_summary", b"reasoning_summary", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "content_index", b"content_index", "delta", b"delta", "output_index", b"output_index", "reasoning", b"reasoning", "reasoning_summary", b"reasoning_summary", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "arguments", b"arguments", "content_index", b"content_index", "delta", b"delta", "opaque", b"opaque", "output_index", b"output_index", "reasoning", b"reasoning", "reasoning_summary", b"reasoning_summary", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["text", "reasoning", "arguments", "refusal", "reasoning_summary", "annotation"]  # noqa: Y015
+    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["text", "reasoning", "arguments", "refusal", "reasoning_summary", "annotation", "opaque"]  # noqa: Y015
     _WhichOneofArgType_delta: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_delta) -> _WhichOneofReturnType_delta | None: ...
 

@@ -256,7 +256,7 @@ class TokenizerStatus(_message.Message):
     id: _builtins.str
     """Id of the tokenizer."""
     state: Global___TokenizerState.ValueType
-    """How far it is."""
+    """How far it is. HTTP: status."""
     message: _builtins.str
     """What the gateway says about it, for people."""
     vocab_size: _builtins.int

@@ -239,7 +239,7 @@ class ToolCall(_message.Message):
     OUTPUT_PARTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the call, for the result to name. Unique within the reply. Do not interpret it. HTTP: id;
-    in responses call_id, or id for an MCP call.
+    in responses call_id.
     """
     name: _builtins.str
     """Name of the function or MCP tool. Check it: a model can name one that was not offered."""

@@ -41,8 +41,8 @@ class Usage(_message.Message):
     REJECTED_PREDICTION_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the input: prompt or conversation, template, tools and media, those read from and
-    written to a cache included. HTTP: prompt_tokens; in messages input_tokens,
-    cache_read_input_tokens and cache_creation_input_tokens together; in responses input_tokens.
+    written to a cache included. In messages three members together. HTTP: prompt_tokens; in
+    messages and responses input_tokens.
     """
     completion_tokens: _builtins.int
     """Tokens generated: text, reasoning, tool calls, stop strings and end tokens, over all choices.
@@ -55,13 +55,14 @@ class Usage(_message.Message):
     reasoning_tokens: _builtins.int
     """Part of completion_tokens that was spent on reasoning."""
     cache_write_tokens: _builtins.int
-    """Part of prompt_tokens that was written to the prefix cache. HTTP, in messages:
-    cache_creation_input_tokens.
+    """Part of prompt_tokens that was written to the prefix cache. HTTP:
+    prompt_tokens_details.cache_creation_tokens; in messages cache_creation_input_tokens; in
+    responses input_tokens_details.cache_write_tokens.
     """
     prompt_audio_tokens: _builtins.int
-    """Part of prompt_tokens that encodes audio."""
+    """Part of prompt_tokens that encodes audio. HTTP: prompt_tokens_details.audio_tokens."""
     completion_audio_tokens: _builtins.int
-    """Part of completion_tokens that encodes audio."""
+    """Part of completion_tokens that encodes audio. HTTP: completion_tokens_details.audio_tokens."""
     accepted_prediction_tokens: _builtins.int
     """Speculative decoding: draft tokens that became part of the text."""
     rejected_prediction_tokens: _builtins.int

@@ -518,7 +518,9 @@ class UpdateWorkerRequest(_message.Message):
 
     @_builtins.property
     def remove_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of labels to remove. A name that the worker does not have is ignored."""
+        """Names of labels to remove. A name that the worker does not have is ignored. Not empty: api_key is
+        required, as all settings are sent anew and the key is not known to the server.
+        """
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A client of vLLM's gRPC server with the shape of OpenAI's: `client.completions.create(...)`.
 
-Needs the extra `client`; turning token ids into text needs `decode` as well:
-pip install 'smg-grpc-proto[client,decode]'
+Needs the extra `client`; text needs `decode` as well, and chat needs `chat`:
+pip install 'smg-grpc-proto[client,decode,chat]'
 """
 
 try:
@@ -12,9 +12,11 @@ except ImportError:
     ) from None
 
 from smg_proto import __version__
-from smg_proto.vllm.aio import AsyncParams, AsyncVLLMGrpcClient
-from smg_proto.vllm.aio_resources import (
+from smg_proto.vllm._async.client import AsyncVLLMGrpcClient
+from smg_proto.vllm._async.resources import (
     AsyncAdmin,
+    AsyncChat,
+    AsyncChatCompletions,
     AsyncCompletions,
     AsyncEmbeddings,
     AsyncHealth,
@@ -23,20 +25,25 @@ from smg_proto.vllm.aio_resources import (
     AsyncModels,
     AsyncTokenizerResource,
 )
-from smg_proto.vllm.aio_stream import AsyncGenerateStream, AsyncKvEventStream
-from smg_proto.vllm.build import CompletionParams
-from smg_proto.vllm.bundle import TokenizerBundle
-from smg_proto.vllm.client import SyncParams, VLLMGrpcClient
-from smg_proto.vllm.decode import IncrementalDecoder, TokenDecoder, Tokenizer
-from smg_proto.vllm.errors import (
+from smg_proto.vllm._async.stream import (
+    AsyncChatStream,
+    AsyncGenerateStream,
+    AsyncKvEventStream,
+    AsyncStream,
+)
+from smg_proto.vllm._bundle import TokenizerBundle
+from smg_proto.vllm._config import NOT_GIVEN, CallParams, NotGiven, Timeout
+from smg_proto.vllm._errors import (
     APIConnectionError,
     APIError,
+    APIStatusError,
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
     ConflictError,
     InternalServerError,
     NotFoundError,
+    OpenAIError,
     PermissionDeniedError,
     RateLimitError,
     VLLMGrpcAbortedError,
@@ -60,17 +67,24 @@ from smg_proto.vllm.errors import (
     VLLMGrpcUnknownError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm.options import CallParams, NotGiven, Timeout
-from smg_proto.vllm.params import (
+from smg_proto.vllm._params import (
+    AsyncClientParams,
+    ChatParams,
     ChoiceConstraint,
+    ClientParams,
+    CompletionParams,
+    EmbeddingParams,
     MediaRef,
     SamplingParams,
     StreamOptions,
     StructuredOutputs,
     TokenizedInput,
 )
-from smg_proto.vllm.resources import (
+from smg_proto.vllm._sync.client import VLLMGrpcClient
+from smg_proto.vllm._sync.resources import (
     Admin,
+    Chat,
+    ChatCompletions,
     Completions,
     Embeddings,
     Health,
@@ -79,7 +93,26 @@ from smg_proto.vllm.resources import (
     Models,
     TokenizerResource,
 )
-from smg_proto.vllm.results import (
+from smg_proto.vllm._sync.stream import ChatStream, GenerateStream, KvEventStream, Stream
+from smg_proto.vllm._text import Decodes, IncrementalDecoder
+from smg_proto.vllm._tokenizer import (
+    AsyncHasTokenizer,
+    AsyncSendsTokenizer,
+    HasTokenizer,
+    SendsTokenizer,
+    TokenDecoder,
+    Tokenizer,
+)
+from smg_proto.vllm._types import (
+    ChatCompletion,
+    ChatCompletionChoice,
+    ChatCompletionChunk,
+    ChatCompletionChunkChoice,
+    ChatCompletionDelta,
+    ChatCompletionMessage,
+    ChatLogprobs,
+    ChatTokenLogprob,
+    ChatTopLogprob,
     Completion,
     CompletionChoice,
     CompletionChunk,
@@ -90,40 +123,59 @@ from smg_proto.vllm.results import (
     Embedding,
     EmbeddingResponse,
     EmbeddingUsage,
-    PromptTokensDetails,
-)
-from smg_proto.vllm.server_results import (
     HealthCheckResponse,
     Loads,
     ModelInfo,
     ModelList,
     Outcome,
+    PromptTokensDetails,
     SchedulerLoad,
     ServerInfo,
 )
-from smg_proto.vllm.stream import GenerateStream, KvEventStream
 
 __all__ = [
+    "NOT_GIVEN",
     "APIConnectionError",
     "APIError",
+    "APIStatusError",
     "APITimeoutError",
     "Admin",
     "AsyncAdmin",
+    "AsyncChat",
+    "AsyncChatCompletions",
+    "AsyncChatStream",
+    "AsyncClientParams",
     "AsyncCompletions",
     "AsyncEmbeddings",
     "AsyncGenerateStream",
+    "AsyncHasTokenizer",
     "AsyncHealth",
     "AsyncKvEventStream",
     "AsyncKvEvents",
     "AsyncLoadsResource",
     "AsyncModels",
-    "AsyncParams",
+    "AsyncSendsTokenizer",
+    "AsyncStream",
     "AsyncTokenizerResource",
     "AsyncVLLMGrpcClient",
     "AuthenticationError",
     "BadRequestError",
     "CallParams",
+    "Chat",
+    "ChatCompletion",
+    "ChatCompletionChoice",
+    "ChatCompletionChunk",
+    "ChatCompletionChunkChoice",
+    "ChatCompletionDelta",
+    "ChatCompletionMessage",
+    "ChatCompletions",
+    "ChatLogprobs",
+    "ChatParams",
+    "ChatStream",
+    "ChatTokenLogprob",
+    "ChatTopLogprob",
     "ChoiceConstraint",
+    "ClientParams",
     "Completion",
     "CompletionChoice",
     "CompletionChunk",
@@ -134,11 +186,14 @@ __all__ = [
     "CompletionUsage",
     "Completions",
     "ConflictError",
+    "Decodes",
     "Embedding",
+    "EmbeddingParams",
     "EmbeddingResponse",
     "EmbeddingUsage",
     "Embeddings",
     "GenerateStream",
+    "HasTokenizer",
     "Health",
     "HealthCheckResponse",
     "IncrementalDecoder",
@@ -153,16 +208,18 @@ __all__ = [
     "Models",
     "NotFoundError",
     "NotGiven",
+    "OpenAIError",
     "Outcome",
     "PermissionDeniedError",
     "PromptTokensDetails",
     "RateLimitError",
     "SamplingParams",
     "SchedulerLoad",
+    "SendsTokenizer",
     "ServerInfo",
+    "Stream",
     "StreamOptions",
     "StructuredOutputs",
-    "SyncParams",
     "Timeout",
     "TokenDecoder",
     "TokenizedInput",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support import ROOT, need, run
 
+pytestmark = pytest.mark.packaging  # needs bash and what a runner has beside it
+
 PROTO = 'syntax = "proto3";\npackage shop;\nmessage Order {\n  int32 id = 1;\n}\n'
 
 

@@ -18,7 +18,7 @@ from support import need, run
 
 import smg_proto
 from smg_proto.cli import main
-from smg_proto.compat import ContractError, _limits, _tree, diff, load
+from smg_proto.compat import ContractError, _contract, _limits, _tree, diff, load
 
 PROTO = 'syntax = "proto3"; package shop; message Order { int32 id = 1; }\n'
 Refused = Callable[..., str]
@@ -150,11 +150,12 @@ def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("git")
+    accented = os.fsdecode("é.proto".encode())  # also where the file system's encoding is ASCII
     folder = protos(
         tmp_path / "tree",
         **{
             "shop.proto": PROTO,
-            "é.proto": PROTO.replace("shop", "other"),
+            accented: PROTO.replace("shop", "other"),
             'q"uote.proto': PROTO.replace("shop", "third"),
         },
     )
@@ -162,7 +163,7 @@ def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
     commit(folder)
     monkeypatch.chdir(folder)
     assert load("git:HEAD").packages == {"shop", "other", "third"}
-    (folder / "é.proto").write_text(
+    (folder / accented).write_text(
         PROTO.replace("shop", "other").replace("int32", "string"), encoding="utf-8"
     )
     assert diff(load("git:HEAD"), load(".")).verdict == "data"
@@ -320,14 +321,17 @@ def test_a_long_chain_of_imports_and_types_is_read(tmp_path: Path) -> None:
     assert diff(load(old_path), load(old_path)).verdict == "compatible"
 
 
-def test_chains_beyond_the_bound_and_deep_nesting_are_one_line(
-    tmp_path: Path, refused: Refused
+def test_chains_beyond_the_bound_of_pure_python_and_deep_nesting_are_one_line(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, other = tmp_path / "old.binpb", tmp_path / "new.binpb"
     old, new = chain(3000), chain(3000)
     new.file[-1].message_type[0].field[0].type = FieldDescriptorProto.TYPE_STRING
     path.write_bytes(old.SerializeToString())
     other.write_bytes(new.SerializeToString())
+    assert diff(load(path), load(other)).verdict == "data"
+    # Pure Python makes the classes of all that a message holds beforehand.
+    monkeypatch.setattr(_contract, "_EAGER", True)
     assert "chain of more than" in refused("diff", path, other)
     nested = FileDescriptorSet()
     message = nested.file.add(name="n.proto", package="n").message_type.add(name="M")
@@ -429,7 +433,7 @@ def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
 def test_a_compiler_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "bin" / "buf"
     slow.parent.mkdir()
-    slow.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    slow.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n", encoding="utf-8")
     slow.chmod(0o755)
     monkeypatch.setattr(_limits, "COMPILE_SECONDS", 1.0)
     monkeypatch.setattr("smg_proto.compat._compile.program", lambda name: str(slow))

@@ -27,6 +27,8 @@ GATEWAY = {"localhost:50051": "{gateway}"}
 SURROUNDINGS = {
     "README.md": Surroundings(prints="finish reason: "),
     "README.md#a-vllm-client": Surroundings(instead=ENGINE),
+    "docs/vllm-client.md": Surroundings(instead=ENGINE),
+    "docs/vllm-client.md#chat": Surroundings(instead=ENGINE),
     "docs/diff.md#smg-proto-diff-old-new": Surroundings(
         instead={
             "pypi:smg-grpc-proto==0.4.28": (

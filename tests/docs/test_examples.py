@@ -24,6 +24,7 @@ EXAMPLES = {
     "stream_chat.py": ("gateway", r".+\n---\n.+"),
     "tool_call.py": ("gateway", r"get_weather"),
     "vllm_async.py": ("engine", r"'One contract' -> ' serves many clients in"),
+    "vllm_chat.py": ("engine", r"^\S.*\n\S.*$"),
     "vllm_completion.py": ("engine", r"^demo-model: '(.*)', ended by length\n(.*)\n\1\n\2$"),
     "vllm_logprobs.py": ("engine", r'\{"name": *"'),
 }

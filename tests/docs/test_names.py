@@ -18,8 +18,6 @@ import smg_proto
 from docs.pages import PAGES, blocks
 
 PACKAGE = Path(smg_proto.__file__).parent
-# Their modules have no underscore yet.
-NOT_YET_PRIVATE = "smg_proto.vllm."
 # Users are given these and never make one; what their constructors take is not for users.
 GIVEN = re.compile(r"(Async)?(\w+Stream|Resource)")
 
@@ -33,7 +31,7 @@ def public_modules() -> list[str]:
     """The handwritten modules with `__all__`, of which no name begins with an underscore."""
     files = [path for path in sorted(PACKAGE.rglob("*.py")) if "_pb2" not in path.name]
     found = [name_of(path) for path in files if "\n__all__ = [" in path.read_text(encoding="utf-8")]
-    return [name for name in found if "._" not in name and not name.startswith(NOT_YET_PRIVATE)]
+    return [name for name in found if "._" not in name]
 
 
 MODULES = public_modules()

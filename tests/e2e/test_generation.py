@@ -289,13 +289,12 @@ def test_a_call_without_arguments_goes_back(house: House) -> None:
         max_tokens=3,
     )
     assert house.door.chats.Chat(chat).choices
-    said = smg.ItemMessage(role=smg.ROLE_USER, content=[smg.ContentPart(text="Add.")])
     items = [
-        smg.Item(message=said),
-        smg.Item(tool_call=call),
-        smg.Item(tool_result=smg.ToolResult(call_id="call_1", text=result)),
+        smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="Add.")),
+        smg.ResponseItem(tool_call=call),
+        smg.ResponseItem(tool_result=smg.ToolResult(call_id="call_1", content=result)),
     ]
-    request = smg.CreateResponseRequest(model=house.model, items=smg.Items(items=items))
+    request = smg.CreateResponseRequest(model=house.model, items=items)
     assert house.door.responses.CreateResponse(request).output
 
 

@@ -123,4 +123,4 @@ def test_mcp_items_are_refused_as_input(door: Door) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         door.responses.CreateResponse(smg.CreateResponseRequest(model="demo-model", items=items))
     (violation,) = from_rpc_error(caught.value).field_violations
-    assert violation.field == "items.items[0].tool_call.server_label"
+    assert violation.field == "items[0].tool_call.server_label"

@@ -2,9 +2,9 @@
 
 The program reads requests and writes replies, a line of JSON each, in order:
 
-    {"message": "smg.v1.Error", "hex": "0a0141"}           decode, and encode again
+    {"message": "smg.v1.Failure", "hex": "0a0141"}           decode, and encode again
     {"json": {"reason": "A"}, "hex": "0a0141"}
-    {"message": "smg.v1.Error", "json": {"reason": "A"}}   encode
+    {"message": "smg.v1.Failure", "json": {"reason": "A"}}   encode
     {"hex": "0a0141"}
 
 or {"error": "what was wrong"}. It ends when its input ends.

@@ -15,7 +15,7 @@ from smg_proto.testing import FakeGateway, Fault, run_gateway, run_vllm_engine
 from smg_proto.vllm_engine_pb2_grpc import VllmEngineStub
 
 pytestmark = [pytest.mark.languages, pytest.mark.timeout(900)]
-NOT_UTF8 = {"message": "smg.v1.Error", "hex": "0a01ff"}
+NOT_UTF8 = {"message": "smg.v1.Failure", "hex": "0a01ff"}
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,10 @@ class Java(Toolchain):
 
 
 class Cpp(Toolchain):
-    packages = ("cmake", "g++", "pkg-config", "libgrpc++-dev", "protobuf-compiler-grpc")
+    packages = (
+        *("cmake", "g++", "pkg-config"),
+        *("libgrpc++-dev", "libprotobuf-dev", "protobuf-compiler-grpc"),
+    )
 
     def install(self) -> None:
         if not self.installed():
@@ -182,7 +185,7 @@ class Cpp(Toolchain):
 
     def installed(self) -> bool:
         programs = ("cmake", "g++", "pkg-config", "protoc", "grpc_cpp_plugin")
-        library = ("pkg-config", "--exists", "grpc++")
+        library = ("pkg-config", "--exists", "grpc++", "protobuf")
         return all(map(shutil.which, programs)) and subprocess.run(library).returncode == 0
 
     def build(self) -> Programs:

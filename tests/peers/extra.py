@@ -26,12 +26,22 @@ def client() -> None:
 
 def decode() -> None:
     from smg_proto.testing import run_vllm_engine
-    from smg_proto.vllm import TokenDecoder, VLLMGrpcClient
+    from smg_proto.vllm import VLLMGrpcClient
 
     with run_vllm_engine() as address, VLLMGrpcClient(target=address) as client:
-        decoder = TokenDecoder.from_client(client)
-        done = client.completions.create(prompt="One contract", max_tokens=3, decoder=decoder)
-        assert done.choices[0].text.strip()
+        text = client.completions.create(prompt="One contract", max_tokens=3).choices[0].text
+        assert text
+        assert text.strip()
+
+
+def chat() -> None:
+    from smg_proto.testing import run_vllm_engine
+    from smg_proto.vllm import VLLMGrpcClient
+
+    messages = [{"role": "user", "content": "One contract"}]
+    with run_vllm_engine() as address, VLLMGrpcClient(target=address) as client:
+        reply = client.chat.completions.create(messages=messages, max_tokens=3)
+        assert reply.choices[0].message.content
 
 
 def telemetry() -> None:

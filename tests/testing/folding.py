@@ -19,7 +19,10 @@ def completion(events: Iterable[pb.CompletionEvent]) -> pb.CompletionResponse:
 
 
 def chat(events: Iterable[pb.ChatEvent]) -> pb.ChatResponse:
-    _, deltas, end = _parts(events)
+    known = list(events)
+    ends = [event.choice_end for event in known if event.HasField("choice_end")]
+    _, deltas, end = _parts(event for event in known if not event.HasField("choice_end"))
+    assert sorted(ends, key=lambda choice: choice.index) == list(end.choices)
     reply = pb.ChatResponse()
     reply.CopyFrom(end)
     for choice in reply.choices:
@@ -35,6 +38,7 @@ def chat(events: Iterable[pb.ChatEvent]) -> pb.ChatResponse:
         for number in sorted({piece.index for piece in pieces}):
             call = [piece for piece in pieces if piece.index == number]
             assert not any(piece.id or piece.name for piece in call[1:])
+            assert [piece.complete for piece in call] == [False] * (len(call) - 1) + [True]
             arguments = "".join(piece.arguments for piece in call)
             message.tool_calls.add(id=call[0].id, name=call[0].name, arguments=arguments)
     return reply
@@ -42,8 +46,12 @@ def chat(events: Iterable[pb.ChatEvent]) -> pb.ChatResponse:
 
 def message(events: Iterable[pb.MessageEvent]) -> pb.MessageResponse:
     known = list(events)
-    _, _, end = _parts(event for event in known if not event.HasField("block_start"))
+    plain = (event for event in known if event.WhichOneof("event") in ("start", "delta", "end"))
+    _, _, end = _parts(plain)
     assert not end.blocks
+    ends = [event.block_end.index for event in known if event.HasField("block_end")]
+    starts = [event.block_start.index for event in known if event.HasField("block_start")]
+    assert ends == starts
     reply = pb.MessageResponse()
     reply.CopyFrom(end)
     for event in known:

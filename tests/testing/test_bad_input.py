@@ -110,16 +110,16 @@ INVALID: list[tuple[Any, list[str]]] = [
     ),
     (response(input=""), ["input"]),
     (response(output_format=pb.OutputFormat(regex="a")), ["output_format.regex"]),
-    (items(pb.ResponseItem()), ["items.items[0]"]),
+    (items(pb.ResponseItem()), ["items[0]"]),
     (
         items(pb.ResponseItem(message=pb.ItemMessage(role=pb.ROLE_TOOL))),
-        ["items.items[0].message.role"],
+        ["items[0].message.role"],
     ),
     (
         items(pb.ResponseItem(tool_call=pb.ToolCall(name="f", server_label="m"))),
-        ["items.items[0].tool_call"],
+        ["items[0].tool_call"],
     ),
-    (items(pb.ResponseItem(tool_result=pb.ToolResult())), ["items.items[0].tool_result.call_id"]),
+    (items(pb.ResponseItem(tool_result=pb.ToolResult())), ["items[0].tool_result.call_id"]),
 ]
 
 

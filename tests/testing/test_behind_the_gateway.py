@@ -167,7 +167,7 @@ def test_gateway_reads_loads_and_subscribes(url: str, engine: Address[FakeVllmEn
     deadline = time.monotonic() + _PATIENCE
     loads: list[Any] = []
     while not loads and time.monotonic() < deadline:
-        with urllib.request.urlopen(f"{url}/get_loads", timeout=10) as reply:
+        with urllib.request.urlopen(f"{url}/loads", timeout=10) as reply:
             loads = json.load(reply)["loads"]
         time.sleep(0.1)
     assert loads[0]["max_running_requests"] > 0

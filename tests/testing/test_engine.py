@@ -41,6 +41,7 @@ def address(shared: Address[FakeVllmEngine]) -> Address[FakeVllmEngine]:
     engine = shared.servicer
     engine.script.clear()
     engine.token_delay, engine.tokens_per_chunk, engine.healthy = 0.0, 1, True
+    engine.profiler, engine.max_logprobs = False, 20
     return shared
 
 
@@ -112,8 +113,8 @@ PARAMETERS = st.fixed_dictionaries(
         "n": st.integers(1, 3),
         "seed": st.integers(-1, 9),
         "stop": st.lists(st.sampled_from(["a", " the", "é"]), max_size=2),
-        "logprobs": st.integers(-1, 3),
-        "prompt_logprobs": st.integers(-1, 2),
+        "logprobs": st.integers(0, 3),
+        "prompt_logprobs": st.integers(0, 2),
         "top_k": st.integers(0, 3),
         "min_tokens": st.just(1),
     },
@@ -170,7 +171,10 @@ def test_token_ids_contain_the_stop_and_the_stop_is_named(
 
 
 @pytest.mark.parametrize(("asked", "listed"), [(0, None), (1, 1), (3, 3), (-1, 0)])
-def test_top_logprobs_layout(stub: Stub, asked: int, listed: int | None) -> None:
+def test_top_logprobs_layout(
+    stub: Stub, engine: FakeVllmEngine, asked: int, listed: int | None
+) -> None:
+    engine.max_logprobs = -1  # or -1 is refused
     parameters = {"logprobs": asked, "prompt_logprobs": asked, "max_tokens": 6, "temperature": 2.0}
     (end,) = ends_of(list(stub.Generate(request("The gateway takes a", **parameters))))
     output, prompt = end.output_logprobs, end.input_logprobs
@@ -204,7 +208,13 @@ REFUSED: list[dict[str, object]] = [
     {"max_tokens": 0},
     {"max_tokens": 2, "min_tokens": 3},
     {"logprobs": -2},
+    {"logprobs": -1},
+    {"prompt_logprobs": -1},
     {"logprobs": 21},
+    {"n": 20_000},
+    {"stop_token_ids": [99_999]},
+    {"logit_bias": {99_999: 1.0}},
+    {"logit_bias": {-1: 1.0}},
     {"prompt_logprobs": -2},
     {"stop": [""]},
     {"n": 2, "temperature": 0},
@@ -229,6 +239,7 @@ def test_bad_kv_json_rank_and_token_ids_are_invalid(stub: Stub) -> None:
         pb.GenerateRequest(text="x", data_parallel_rank=3),
         pb.GenerateRequest(tokenized=tokens),
         pb.GenerateRequest(),
+        pb.GenerateRequest(tokenized={"input_ids": [20]}, media_refs={"items": [{"url": "u"}]}),  # type: ignore[arg-type]
     ):
         assert status(lambda bad=bad: list(stub.Generate(bad)))[0] == Code.INVALID_ARGUMENT  # type: ignore[misc]
 
@@ -389,6 +400,12 @@ def test_the_other_rpcs(stub: Stub, engine: FakeVllmEngine) -> None:
     embedded = stub.Embed(pb.EmbedRequest(tokenized=tokens))
     assert embedded.embedding_dim == len(embedded.embedding) and embedded.prompt_tokens == 2
     assert status(lambda: stub.Embed(pb.EmbedRequest()))[0] == Code.INVALID_ARGUMENT
+    for profile in (
+        lambda: stub.StartProfile(common_pb2.StartProfileRequest()),
+        lambda: stub.StopProfile(common_pb2.StopProfileRequest()),
+    ):
+        assert status(profile)[0] == Code.INTERNAL  # vLLM without --profiler-config
+    engine.profiler = True
     assert stub.StartProfile(common_pb2.StartProfileRequest()).success
     options = common_pb2.StartProfileRequest(num_steps=3)
     assert status(lambda: stub.StartProfile(options))[0] == Code.INVALID_ARGUMENT
@@ -396,6 +413,47 @@ def test_the_other_rpcs(stub: Stub, engine: FakeVllmEngine) -> None:
     for bad in (-1, float("nan")):
         flush = common_pb2.FlushCacheRequest(timeout_s=bad)
         assert status(lambda f=flush: stub.FlushCache(f))[0] == Code.INVALID_ARGUMENT  # type: ignore[misc]
+
+
+def test_the_cache_is_not_flushed_while_a_request_runs(stub: Stub, engine: FakeVllmEngine) -> None:
+    engine.token_delay = 0.01
+    call = stub.Generate(request(stream=True, ignore_eos=True))
+    next(call)
+    refusal = stub.FlushCache(common_pb2.FlushCacheRequest())
+    assert not refusal.success and "requests may be in flight" in refusal.message
+    patient = common_pb2.FlushCacheRequest(timeout_s=0.05)
+    assert status(lambda: stub.FlushCache(patient))[0] == Code.DEADLINE_EXCEEDED
+    waiting = stub.FlushCache.future(common_pb2.FlushCacheRequest(timeout_s=20))
+    call.cancel()
+    assert waiting.result().success
+
+
+def test_an_idle_server_sends_no_record_of_load(engine: FakeVllmEngine) -> None:
+    """Like the published one, which does not read what the subscriber could take."""
+    asked = common_pb2.SubscribeKvEventsRequest(load_records_before_first_batch=True)
+    with run_vllm_engine() as idle, grpc.insecure_channel(idle) as channel:
+        call = Stub(channel).SubscribeKvEvents(asked, timeout=1.5)  # it is due after one second
+        assert status(lambda: list(call))[0] == Code.DEADLINE_EXCEEDED
+
+
+def test_only_the_first_end_token_is_silent(stub: Stub) -> None:
+    """Further ones, of the generation config, are reported as if they had been asked for."""
+    first, second = (tokenizer().encode(text)[0] for text in ("<|end|>", "<|im_end|>"))
+    assert list(stub.GetModelInfo(pb.GetModelInfoRequest()).eos_token_ids) == [first]
+    for token, matched in ((first, None), (second, "matched_token_id")):
+        (end,) = ends_of(list(stub.Generate(request(logit_bias={token: 100.0}, temperature=0))))
+        assert list(end.output_ids) == [token] and end.finish_reason == "stop"
+        assert end.WhichOneof("matched_stop") == matched
+    (end,) = ends_of(
+        list(stub.Generate(request(logit_bias={second: 100.0}, ignore_eos=True, max_tokens=2)))
+    )
+    assert end.finish_reason == "length"
+
+
+def test_a_cut_below_zero_is_none(stub: Stub) -> None:
+    for cut, size in ((2, 2), (-1, 3), (-5, 3)):
+        (end,) = ends_of(list(stub.Generate(request(truncate_prompt_tokens=cut))))
+        assert end.prompt_tokens == size
 
 
 def test_scripted_answers_are_told_in_order_and_to_whom_they_are_for(

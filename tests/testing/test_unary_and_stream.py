@@ -29,9 +29,9 @@ TOOLS = [
 TEXTS = st.text(min_size=1, max_size=20) | st.sampled_from(
     ["One contract", "use get_weather and get_time", "café?", "<think>", "</tool_call>"]
 )
-SCHEMAS = st.sampled_from(["", '{"type":"array","items":{"type":"integer"},"minItems":3}'])
-FORMATS = st.none() | st.builds(
-    pb.OutputFormat, json_schema=st.builds(pb.JsonSchema, schema_json=SCHEMAS)
+SCHEMA = pb.JsonSchema(schema_json='{"type":"array","items":{"type":"integer"},"minItems":3}')
+FORMATS = st.sampled_from(
+    [None, pb.OutputFormat(json_object=pb.JsonObject()), pb.OutputFormat(json_schema=SCHEMA)]
 )
 CHOICES = st.none() | st.sampled_from(
     [
@@ -177,7 +177,8 @@ def test_every_generation_rpc_is_tested() -> None:
         for method in service.methods
         if method.server_streaming
     }
-    assert streaming == {pair.streaming for pair in PAIRS}
+    relayed = {"Converse", "StreamTranscribe", "WatchResponse", "WatchWorkers"}
+    assert streaming - relayed == {pair.streaming for pair in PAIRS}
 
 
 @each_pair

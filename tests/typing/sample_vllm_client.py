@@ -25,7 +25,7 @@ def read(stream: GenerateStream) -> str:
     text = ""
     with stream:
         for chunk in stream:
-            text += chunk.choices[0].text
+            text += chunk.choices[0].text or ""
     return text
 
 

@@ -21,14 +21,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnauthenticatedError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm.connection import address as find
-
-NOTHING: dict[str, Any] = dict.fromkeys(
-    [
-        "target", "secure", "ca_certificate", "client_certificate", "client_key", "server_name",
-        "channel_options",
-    ]
-) | {"max_send_message_length": -1, "max_receive_message_length": -1}  # fmt: skip
+from smg_proto.vllm._config import address as find
 
 
 @pytest.mark.parametrize(
@@ -58,7 +51,7 @@ def test_arguments_come_before_the_environment_and_that_before_defaults(
         monkeypatch.delenv(f"VLLM_GRPC_{name}", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    where = find(**(NOTHING | {"host": None, "port": None} | given))
+    where = find(**given)
     assert (where.target, where.secure) == expected
 
 
@@ -76,6 +69,23 @@ def test_arguments_come_before_the_environment_and_that_before_defaults(
         ({"timeout": 0}, {}, "timeout"),
         ({"max_retries": True}, {}, "max_retries"),
         ({"initial_backoff": 0}, {}, "initial_backoff"),
+        ({"initial_backoff": 10**400}, {}, "initial_backoff"),
+        ({"max_retries": 10**9}, {}, "max_retries"),
+        ({"timeout": "1"}, {}, "timeout"),
+        ({"host": 7}, {}, "host"),
+        ({"target": 7}, {}, "target"),
+        ({"target": ""}, {}, "target"),
+        ({"secure": "yes"}, {}, "secure"),
+        ({"wait_for_ready": 1}, {}, "wait_for_ready"),
+        ({"telemetry": "on"}, {}, "telemetry"),
+        ({"decoder": "gpt2"}, {}, "decoder"),
+        ({"channel": "localhost:1"}, {}, "channel"),
+        ({"channel_options": [1]}, {}, "channel_options"),
+        ({"channel_options": "x"}, {}, "channel_options"),
+        ({"max_receive_message_length": "big"}, {}, "max_receive_message_length"),
+        ({"server_name": 7}, {}, "server_name"),
+        ({"client_key": 7, "client_certificate": 7}, {}, "client_key"),
+        ({}, {"VLLM_GRPC_PORT": "9" * 5000}, "port"),
         ({"secure": False, "ca_certificate": b"x"}, {}, "ca_certificate"),
         ({"ca_certificate": "/no/such/file"}, {}, "ca_certificate"),
         ({"ca_certificate": b"no certificate"}, {}, "ca_certificate"),
@@ -105,20 +115,56 @@ def test_settings_that_cannot_be_are_named(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "localhost:1", "LOCALHOST:1", "127.0.0.1:1", "127.8.9.1", "[::1]:1", "::1",
+        "[::ffff:127.0.0.1]:1", "dns:localhost:1", "dns:///127.0.0.1:1", "ipv4:127.0.0.1:1",
+        "ipv6:[::1]:1", "unix:/tmp/s", "unix-abstract:s",
+    ],
+)  # fmt: skip
+def test_a_token_may_go_to_this_machine_in_clear_text(target: str) -> None:
+    VLLMGrpcClient(target=target, token="secret")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "localhost.evil.example:1", "127.evil.example:1", "localhost-proxy.corp:1", "10.0.0.1:1",
+        "127.0.0.1.evil.example:1", "[::2]:1", "0.0.0.0:1", "example.com:1", "evil?localhost:1",
+        "dns:///localhost.evil:1", "dns://8.8.8.8/localhost:1", "dns:evil:1", "xds:localhost:1",
+        "ipv4:127.0.0.1:1,10.0.0.1:1", "ipv6:[::1]:1,[::2]:1", "localhost@evil:1", "[::1].evil:1",
+        "http://localhost:1",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [VLLMGrpcClient, AsyncVLLMGrpcClient])
+def test_a_token_goes_nowhere_else_in_clear_text(kind: Callable[..., Any], target: str) -> None:
+    for token in ("secret", lambda: "secret"):
+        with pytest.raises(VLLMGrpcValidationError, match="in clear text") as caught:
+            kind(target=target, token=token)
+        assert "secret" not in str(caught.value)
+    kind(target=target, token="secret", secure=True)
+    with pytest.raises(VLLMGrpcValidationError, match="in clear text"):
+        kind(target=target).with_options(token="secret")
+
+
+def test_what_stays_on_this_machine_passes_no_proxy() -> None:
+    assert dict(find("localhost", 1).options)["grpc.enable_http_proxy"] == 0
+    assert "grpc.enable_http_proxy" not in dict(find("example.com", 1).options)
+
+
 def test_channel_options_are_merged_by_name() -> None:
-    where = find(None, 1, **(NOTHING | {"channel_options": {"grpc.keepalive_time_ms": 400_000}}))
+    where = find(port=1, channel_options={"grpc.keepalive_time_ms": 400_000})
     assert dict(where.options)["grpc.max_receive_message_length"] == -1
     assert dict(where.options)["grpc.keepalive_time_ms"] == 400_000
-    less = find(
-        None, 1, **(NOTHING | {"channel_options": [("grpc.max_receive_message_length", 9)]})
-    )
+    less = find(port=1, channel_options=[("grpc.max_receive_message_length", 9)])
     assert dict(less.options)["grpc.max_receive_message_length"] == 9
     names = [name for name, _ in less.options]
     assert len(names) == len(set(names))
 
 
 def test_no_keepalive_is_sent_unless_asked_for() -> None:
-    assert not [name for name, _ in find(None, 1, **NOTHING).options if "keepalive" in name]
+    assert not [name for name, _ in find(port=1).options if "keepalive" in name]
 
 
 def test_the_environment_gives_timeout_and_token(
@@ -127,7 +173,7 @@ def test_the_environment_gives_timeout_and_token(
     monkeypatch.setenv("VLLM_GRPC_TIMEOUT", "7.5")
     monkeypatch.setenv("VLLM_GRPC_TOKEN", "from-outside")
     client = both.make(address)
-    assert client._transport.options.timeout == Timeout.of(7.5)
+    assert client._caller.options.timeout == Timeout.of(7.5)
     both.run(client.health.check())
     assert metadata_of(address.servicer, "HealthCheck")["authorization"] == "Bearer from-outside"
     assert "from-outside" not in repr(client)

@@ -1,10 +1,8 @@
 """Token ids to text: incremental decoding, stops, bundles."""
 
-import hashlib
-import io
 import json
+import pickle
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
+from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, text_of
 
-from smg_proto import common_pb2
-from smg_proto.testing import Address, Answer, FakeVllmEngine, Fault
-from smg_proto.vllm import TokenDecoder, TokenizerBundle, VLLMGrpcDataLossError
-from smg_proto.vllm.bundle import BundleBuilder
-from smg_proto.vllm.text import TextPlan
+from smg_proto.testing import Address, Answer, FakeVllmEngine
+from smg_proto.vllm import TokenDecoder
+from smg_proto.vllm._text import TextPlan
 
 
 def byte_level() -> TokenDecoder:
@@ -118,15 +114,16 @@ def test_characters_come_whole_and_as_soon_as_they_can(name: str, text: str) -> 
     assert not any("\ufffd" in delta for delta in deltas)
 
 
-def test_bytes_that_are_no_text_do_not_pile_up() -> None:
+@pytest.mark.parametrize("at_once", [1, 7, 500])
+def test_bytes_that_are_no_text_come_with_the_next_that_are(at_once: int) -> None:
+    """Like vLLM: nothing is given out while the end may still become a character."""
     decoder = byte_fallback()
     step = decoder.incremental()
     broken = decoder.tokenizer.token_to_id("<0xFF>")  # type: ignore[attr-defined]
-    hello = decoder.encode("Hello")
-    given_out = "".join(step.feed([broken]) for _ in range(500))
-    assert len(given_out) >= 400
-    assert len(step._window) < 150
-    assert "".join(step.feed([token]) for token in hello).endswith("Hello")
+    given = [step.feed(part) for part in split([broken] * 500, [at_once] * (500 // at_once))]
+    assert set(given) == {""}
+    assert len(step._window) < 150  # or each further token would cost more than the one before
+    assert step.feed(decoder.encode("Hello")) == "\ufffd" * 500 + " Hello"
 
 
 def test_special_tokens_are_left_out_or_shown(decoder: TokenDecoder) -> None:
@@ -146,9 +143,10 @@ def test_a_blank_after_the_prompt_is_kept() -> None:
     assert step.feed(word) == " world"
 
 
-def cut(parts: list[Sequence[int]], end: int | str | None, **plan: Any) -> list[str]:
-    text = TextPlan(ALL["byte level"], **plan).new()
-    return [*(text.feed(part) for part in parts), text.finish(end)]
+def cut(parts: Sequence[Sequence[int]], end: int | str | None, **plan: Any) -> list[str]:
+    reason = plan.pop("reason", "length" if end is None else "stop")
+    text = TextPlan(**plan).new(ALL["byte level"])
+    return [*(text.feed(part) for part in parts), text.finish(reason, end)]
 
 
 def tokens(text: str) -> list[Sequence[int]]:
@@ -182,6 +180,45 @@ def test_a_stop_token_leaves_no_text() -> None:
     assert "".join(cut(tokens("hi! ho!"), bang, stop_token_ids={bang})) == "hi! ho"
 
 
+@pytest.mark.parametrize("end", ["<end>", "<think>"])
+def test_an_end_token_leaves_no_text(end: str) -> None:
+    """Nobody asked for it: it is the model's own, special or not."""
+    decoder = ALL["byte level"]
+    token = decoder.encode(end)
+    asked: dict[str, Any] = {"skip_special_tokens": False, "reason": "stop"}
+    hi = [decoder.encode("hi"), token]
+    assert "".join(cut(hi, None, **asked)) == "hi"
+    assert "".join(cut([hi[0] + token], token[0], **asked)) == "hi"
+    assert "".join(cut(hi, None, **asked, keep_stop=True)) == f"hi{end}"
+    assert "".join(cut([*hi, hi[0]], None, skip_special_tokens=False)) == f"hi{end}hi"
+    assert "".join(cut(hi, None, skip_special_tokens=False)) == f"hi{end}"  # cut by max_tokens
+
+
+def test_half_of_a_character_at_the_end_leaves_no_text() -> None:
+    """The last token with text may bring the first bytes of the next character, too."""
+    decoder = ALL["byte level"]
+    ids = decoder.encode("hi 👍")
+    for count in (1, 2, 3):
+        assert "".join(cut([[i] for i in ids[:-count]], None)) == "hi "
+        assert "".join(cut([ids[:-count]], None)) == "hi "
+    assert "".join(cut([ids], None)) == "hi 👍"
+    mixed = TokenDecoder(MixedBytes())
+    text = TextPlan().new(mixed)
+    assert [text.feed([0]), text.feed([1]), text.finish("length", None)] == ["a", "", ""]
+    text = TextPlan().new(mixed)
+    assert [text.feed([0, 1]), text.feed([2])] == ["a", " é"]
+
+
+class MixedBytes:
+    """A token can end in the middle of a character."""
+
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
+        raise NotImplementedError
+
+    def decode(self, ids: list[int], /, *, skip_special_tokens: bool = True) -> str:
+        return b"".join((b"a", b" \xc3", b"\xa9")[i] for i in ids).decode(errors="replace")
+
+
 @pytest.mark.parametrize("per_chunk", [1, 3])
 def test_stop_strings_hold_on_the_wire(
     per_chunk: int, both: Both, address: Address[FakeVllmEngine], decoder: TokenDecoder
@@ -199,7 +236,7 @@ def test_stop_strings_hold_on_the_wire(
         final = both.final(client, **asked).choices[0]
         chunks = both.chunks(client, **asked)
         assert whole.text == final.text == expected
-        assert "".join(c.choices[0].text for c in chunks) == expected
+        assert text_of(chunks) == expected
         assert whole.stop_reason == final.stop_reason == "three"
         assert decoder.decode(whole.token_ids).startswith("one two three")
 
@@ -214,16 +251,72 @@ def test_characters_survive_streaming_with_n_choices(
     assert [c.text for c in whole.choices] == [text] * 3
     final = both.final(client, prompt="x", n=3, seed=1)
     assert [c.text for c in final.choices] == [text] * 3
-    chunks = both.chunks(client.with_options(decoder=None), prompt="x", n=3, seed=1)
-    assert all(c.choices[0].text == "" for c in chunks)
-    by_index = {
-        index: "".join(decoder.decode_chunk(c) for c in chunks if c.choices[0].index == index)
-        for index in range(3)
-    }
-    assert set(by_index.values()) == {text}
-    assert decoder._states == {}
-    assert decoder.decode_completions(final) == [text] * 3
-    assert decoder.decode_completion(final) == text
+
+
+BY_HAND: list[tuple[str, dict[str, Any], str]] = [
+    ("one two three four", {"stop": ["three"]}, "one two "),
+    ("one two three four", {"stop": "three", "include_stop_str_in_output": True}, "one two three"),
+    ("stop on stop now", {"stop": ["stop"], "min_tokens": 5}, "stop on "),
+    ("two words", {"stop_token_ids": ["s"]}, "two word"),
+    ("<think>x</think>", {"skip_special_tokens": False}, "<think>x</think>"),
+    ("héllo 👍 日本", {}, "héllo 👍 日本"),
+    ("héllo 👍 日本", {"max_tokens": -1}, "héllo 👍 日"),  # less than all tokens by one
+]
+
+
+@pytest.mark.parametrize(("answer", "asked", "expected"), BY_HAND)
+def test_text_by_hand_is_the_text_of_the_client(
+    answer: str,
+    asked: dict[str, Any],
+    expected: str,
+    both: Both,
+    address: Address[FakeVllmEngine],
+    decoder: TokenDecoder,
+) -> None:
+    client = both.make(address, decoder=None)
+    params: dict[str, Any] = {"prompt": "x", "n": 2, "seed": 1, **asked}
+    if "max_tokens" in asked:
+        params["max_tokens"] += len(decoder.encode(answer))
+    if "stop_token_ids" in asked:
+        params["stop_token_ids"] = decoder.encode(asked["stop_token_ids"][0])
+    address.servicer.script.add(Answer(answer), rpc="Generate", times=None)
+    with_text = both.create(client, **params, decoder=decoder)
+    assert [c.text for c in with_text.choices] == [expected] * 2
+    assert decoder.decode_completions(with_text) == [expected] * 2
+    without = both.create(client, **params)
+    assert [c.text for c in without.choices] == [None, None]
+    assert decoder.decode_completion(without) == expected
+    chunks = both.chunks(client, **params)
+    for index in range(2):
+        mine = [c for c in chunks if c.choices[0].index == index]
+        assert all(c.choices[0].text is None for c in mine)
+        assert "".join(decoder.decode_chunk(c) for c in mine) == expected
+    final = both.final(client, **params)
+    assert decoder.decode_completions(final) == [expected] * 2
+
+
+def test_a_stream_that_is_left_does_not_begin_the_text_of_the_next(
+    both: Both, scripted: ScriptedEngine, scripted_server: Address[FakeVllmEngine]
+) -> None:
+    local = ALL["byte level"]
+    client = both.make(scripted_server, decoder=None)
+    broken, whole = local.encode("é")[:1], local.encode("one")
+    scripted.messages = [chunk(*broken), chunk(*whole), complete(*whole)]
+    left = both.stream(client, prompt="x", request_id="same")
+    assert local.decode_chunk(both.next(left)) == ""
+    both.run(left.close())
+    scripted.messages = [chunk(*whole), complete(*whole, finish_reason="length")]
+    chunks = both.chunks(client, prompt="x", request_id="same")
+    assert "".join(local.decode_chunk(c) for c in chunks) == "one"
+
+
+def test_a_result_that_was_copied_can_still_be_decoded(both: Both, client: Any) -> None:
+    decoder = ALL["byte level"]
+    result = both.create(client, prompt="x", max_tokens=2)
+    expected = decoder.decode_completion(result)
+    assert decoder.decode_completion(result.model_copy(deep=True)) == expected
+    assert decoder.decode_completion(pickle.loads(pickle.dumps(result))) == expected
+    assert decoder.decode_completion(type(result).model_validate(result.model_dump())) == expected
 
 
 def test_logprobs_show_text_and_places(
@@ -242,68 +335,12 @@ def test_logprobs_show_text_and_places(
 
 
 def test_a_decoder_of_one_call(both: Both, client: Any, decoder: TokenDecoder) -> None:
-    assert both.create(client, prompt="x", max_tokens=2, decoder=decoder).choices[0].text
-    assert both.create(client, prompt="x", max_tokens=2).choices[0].text == ""
-
-
-def test_the_decoder_comes_from_the_server(
-    both: Both, client: Any, decoder: TokenDecoder, tmp_path: Path, engine: FakeVllmEngine
-) -> None:
-    bundle = both.run(client.tokenizer.download())
-    assert hashlib.sha256(bundle.data).hexdigest() == bundle.sha256
-    assert "tokenizer.json" in bundle.files
-    again = TokenDecoder.from_model_path(bundle.extract(tmp_path / "here"))
-    text = "the quick brown fox"
-    assert (
-        again.encode(text) == decoder.encode(text) == TokenDecoder.from_bundle(bundle).encode(text)
-    )
-    if both.asynchronous:
-        made: TokenDecoder = both.run(TokenDecoder.afrom_client(client))
-        assert made.encode(text) == decoder.encode(text)
-    import grpc
-
-    engine.script.add(Fault(grpc.StatusCode.FAILED_PRECONDITION), rpc="GetTokenizer")
-    with pytest.raises(FileNotFoundError, match="is no directory here"):
-        if both.asynchronous:
-            both.run(TokenDecoder.afrom_client(client))
-        else:
-            TokenDecoder.from_client(client)
-
-
-def test_a_bundle_that_breaks_off_is_an_error(
-    both: Both, client: Any, engine: FakeVllmEngine
-) -> None:
-    engine.script.add(Fault.cut(after=1), rpc="GetTokenizer")
-    with pytest.raises(VLLMGrpcDataLossError, match="incomplete"):
-        both.run(client.tokenizer.download())
-
-
-def chunks_of(data: bytes, told: str | None = None) -> BundleBuilder:
-    builder = BundleBuilder()
-    builder.add(common_pb2.GetTokenizerChunk(data=data[:5]))
-    digest = hashlib.sha256(data).hexdigest() if told is None else told
-    builder.add(common_pb2.GetTokenizerChunk(data=data[5:], sha256=digest))
-    return builder
-
-
-def archive(**files: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in files.items():
-            file.writestr(name.replace("_up_", "../"), content)
-    return buffer.getvalue()
-
-
-def test_a_damaged_bundle_is_an_error(tmp_path: Path) -> None:
-    assert chunks_of(archive(a="b")).build().files == {"a": b"b"}
-    with pytest.raises(VLLMGrpcDataLossError, match="the server announced 00"):
-        chunks_of(archive(a="b"), "00").build()
-    with pytest.raises(VLLMGrpcDataLossError, match="no readable ZIP"):
-        _ = chunks_of(b"not a zip archive").build().files
-    bundle: TokenizerBundle = chunks_of(archive(_up_evil="x")).build()
-    with pytest.raises(VLLMGrpcDataLossError, match="outside"):
-        bundle.extract(tmp_path / "in")
-    assert not (tmp_path / "evil").exists()
+    plain = client.with_options(decoder=None)
+    assert both.create(plain, prompt="x", max_tokens=2, decoder=decoder).choices[0].text
+    assert both.create(plain, prompt="x", max_tokens=2, decoder="server").choices[0].text
+    assert both.create(plain, prompt="x", max_tokens=2).choices[0].text is None
+    assert both.create(client, prompt="x", max_tokens=2, decoder=None).choices[0].text is None
+    assert both.create(client, prompt="x", max_tokens=2).choices[0].text
 
 
 def test_without_its_libraries_decoding_says_what_to_install(

@@ -12,14 +12,14 @@ from typing import Any
 import grpc
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, used
+from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, text_of, used
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine
 from smg_proto.vllm import (
     ChoiceConstraint,
     Completion,
-    CompletionChunk,
+    CompletionChoice,
     StructuredOutputs,
     Timeout,
     TokenDecoder,
@@ -55,7 +55,9 @@ class Naive:
 
     @staticmethod
     def unstreamed(messages: Messages) -> Completion:
-        return Completion.from_grpc_complete(messages[-1].complete, "id")
+        last = messages[-1].complete
+        choice = CompletionChoice(index=last.index, token_ids=list(last.output_ids))
+        return Completion(choices=[choice])
 
     @staticmethod
     def stream_indexes(messages: Messages) -> list[int]:
@@ -156,15 +158,15 @@ def word_start(words: Sequence[str]) -> TokenDecoder:
     return TokenDecoder(tokenizer)
 
 
-def test_3_text_of_deltas_is_the_text_of_all_tokens() -> None:
+def test_3_text_of_deltas_is_the_text_of_all_tokens(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
     def check(text: str, expected: str) -> None:
         assert text == expected
 
     def by_chunk(decoder: TokenDecoder, ids: list[int]) -> str:
-        chunks = [
-            *(CompletionChunk.from_grpc_chunk(chunk(i).chunk, "id") for i in ids),
-        ]
-        chunks[-1].choices[0].finish_reason = "stop"
+        scripted.messages = [*(chunk(i) for i in ids), complete(ids[-1], finish_reason="length")]
+        chunks = both.chunks(scripted_client, prompt=[ids[0]])
         return "".join(decoder.decode_chunk(c) for c in chunks)
 
     split = "héllo 👍 日本"
@@ -175,8 +177,8 @@ def test_3_text_of_deltas_is_the_text_of_all_tokens() -> None:
     assert fails(lambda: check(Naive.text(decoder, [[i] for i in ids]), split))
 
     words = word_start(["<unk>", "\u2581Hello", "\u2581world", "!"])
-    check(by_chunk(words, [1, 2, 3]), "Hello world!")
-    assert fails(lambda: check(Naive.text(words, [[1], [2], [3]]), "Hello world!"))
+    check(by_chunk(words, [1, 2, 3]), " Hello world!")  # after a prompt, which has ended in a word
+    assert fails(lambda: check(Naive.text(words, [[1], [2], [3]]), " Hello world!"))
 
 
 def test_4_a_long_healthy_stream_is_not_killed_by_the_timeout(
@@ -237,9 +239,9 @@ def test_6_model_and_text_are_filled(
 
     completion = both.create(client, prompt=prompt, max_tokens=6)
     check(completion)
-    assert fails(lambda: check(Completion.from_grpc_complete(completion.raw[0], "id")))
+    assert fails(lambda: check(Naive.unstreamed([pb.GenerateResponse(complete=completion.raw[0])])))
     chunks = both.chunks(client, prompt=prompt, max_tokens=6)
-    assert "".join(c.choices[0].delta_text for c in chunks) == completion.choices[0].text
+    assert text_of(chunks) == completion.choices[0].text
     assert {c.model for c in chunks} == {address.servicer.name}
 
 
@@ -262,10 +264,11 @@ def test_7_text_is_never_embedded_as_nothing(
     both: Both, client: Any, address: Address[FakeVllmEngine], decoder: TokenDecoder
 ) -> None:
     with pytest.raises(VLLMGrpcValidationError, match="input: the server embeds token ids only"):
-        both.run(client.embeddings.create(input="some text"))
-    able = client.with_options(decoder=decoder)
-    response = both.run(able.embeddings.create(input="some text"))
-    assert response.usage.prompt_tokens == len(decoder.encode("some text")) > 0
+        both.run(client.with_options(decoder=None).embeddings.create(input="some text"))
+    for able in (client, client.with_options(decoder=decoder)):
+        for several in ("some text", ["some text"]):
+            response = both.run(able.embeddings.create(input=several))
+            assert response.usage.prompt_tokens == len(decoder.encode("some text")) > 0
 
 
 def test_8_a_closed_client_says_so(both: Both, address: Address[FakeVllmEngine]) -> None:
@@ -327,12 +330,12 @@ def test_9_nothing_that_the_server_tells_is_dropped(
         spec_accepted_tokens=3, spec_draft_tokens=5,
     )  # fmt: skip
     scripted.messages = [end]
-    got = both.create(scripted_client, prompt="x", logprobs=2)
+    got = both.create(scripted_client, prompt="x", logprobs=2, decoder=None)
     scripted.messages = [
         chunk(7, output_logprobs=logprobs, input_logprobs=inputs, cached_tokens=4),
         end,
     ]
-    streamed = both.final(scripted_client, prompt="x", logprobs=2)
+    streamed = both.final(scripted_client, prompt="x", logprobs=2, decoder=None)
 
     def check(completion: Completion) -> None:
         (choice,) = completion.choices

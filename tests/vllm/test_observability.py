@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from vllm_kit import Both, metadata_of
+from vllm_kit import Both, metadata_of, text_of
 
 from smg_proto.testing import Address, FakeVllmEngine, Fault
 from smg_proto.vllm import TokenDecoder, VLLMGrpcError
@@ -35,9 +35,9 @@ def test_logs_name_requests_and_never_their_content(
         both.run(client.health.check())
     ours = [r for r in caplog.records if r.name == "smg_proto.vllm"]
     text = "\n".join(record.getMessage() for record in ours)
-    assert "Generate mine: text, stream=False, n=1" in text
-    assert "UNAVAILABLE (mine)" in text and "HealthCheck" in text
-    for secret in (PROMPT, "my-token", "private", result.choices[0].text):
+    assert "call begins rpc=Generate request_id=mine prompt=text stream=False n=1" in text
+    assert "code=UNAVAILABLE request_id=mine" in text and "rpc=HealthCheck" in text
+    for secret in (PROMPT, "my-token", "private", text_of([result])):
         assert secret not in text
 
 
@@ -55,7 +55,7 @@ with VLLMGrpcClient(target={str(address)!r}) as client:
             env={"VLLM_GRPC_LOG": level},
         )
         assert done.returncode == 0, done.stderr
-        assert ("Generate cmpl-" in done.stderr) == shown
+        assert ("rpc=Generate request_id=cmpl-" in done.stderr) == shown
         assert PROMPT not in done.stderr
 
 
@@ -128,4 +128,4 @@ def test_without_opentelemetry_there_is_nothing(
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     client = both.make(address)
     assert both.create(client, prompt=PROMPT, max_tokens=1).choices
-    assert client._host.telemetry is None
+    assert client._connection.telemetry is None

@@ -1,24 +1,30 @@
 """What is sent for what was asked, and what is refused before it is sent."""
 
+import inspect
 import json
+import re
 from typing import Any
 
 import pytest
-from vllm_kit import Both, ScriptedEngine, complete, sent
+from vllm_kit import Both, ScriptedEngine, complete, metadata_of, sent
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import FakeVllmEngine
 from smg_proto.vllm import (
+    NOT_GIVEN,
+    AsyncVLLMGrpcClient,
     ChoiceConstraint,
     MediaRef,
     SamplingParams,
     StructuredOutputs,
     TokenDecoder,
     TokenizedInput,
+    VLLMGrpcClient,
     VLLMGrpcInvalidArgumentError,
     VLLMGrpcValidationError,
 )
+from smg_proto.vllm._params import ChatParams, CompletionParams, EmbeddingParams
 
 ALL: dict[str, Any] = {
     "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "frequency_penalty": -1.5,
@@ -152,10 +158,22 @@ def test_the_models_own_defaults_are_applied_where_asked_for(
     wire = sent(engine).sampling_params
     for name, value in defaults.items():
         assert getattr(wire, name) == pytest.approx(value)
-    both.create(client, prompt="x", max_tokens=1, use_model_defaults=True, temperature=0.75)
+    both.create(
+        client, prompt="x", max_tokens=1, use_model_defaults=True, temperature=0.75,
+        request_id="mine", model="label",
+    )  # fmt: skip
     assert sent(engine).sampling_params.temperature == 0.75
+    assert sent(engine).request_id == "mine"
     both.create(client, prompt="x", max_tokens=1)
     assert sent(engine).sampling_params.ListFields() != wire.ListFields()
+
+
+def nested() -> dict[str, Any]:
+    """Deeper than JSON can be written."""
+    value: dict[str, Any] = {}
+    for _ in range(100_000):
+        value = {"a": value}
+    return value
 
 
 SECRET = "tell nobody about the treasure"
@@ -184,7 +202,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stop": [1]}, "stop.0"),
     ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
     ({"logit_bias": {1: float("inf")}}, "logit_bias.1"),
-    ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     ({"structured_outputs": "a+"}, "structured_outputs"),
     ({"data_parallel_rank": -1}, "data_parallel_rank"),
     ({"kv_transfer_params": "[1]"}, "kv_transfer_params"),
@@ -196,7 +214,28 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"decoder": "gpt2"}, "decoder"),
     ({"sampling_params": {"n": 1}}, "sampling_params"),
     ({"sampling_params": SamplingParams(n=1), "n": 1}, "n"),
+    ({"n": 10**9}, "n"),
     ({"best_of": 2}, "best_of"),
+    ({"best_of": 2, "n": 1}, "best_of"),
+    ({"suffix": "x"}, "suffix"),
+    ({"user": 7}, "user"),
+    ({"extra_headers": {"Bad Name": "x"}}, "extra_headers"),
+    ({"extra_headers": "x"}, "extra_headers"),
+    ({"extra_query": {"a": 1}}, "extra_query"),
+    ({"extra_body": {"a": 1}}, "extra_body"),
+    ({"max_retries": 1000}, "max_retries"),
+    ({"wait_for_ready": "yes"}, "wait_for_ready"),
+    ({"timeout": 10**400}, "timeout"),
+    ({"stop": "half \ud800"}, "stop.0"),
+    ({"request_id": "half \ud800"}, "request_id"),
+    ({"model": "half \ud800"}, "model"),
+    ({"user": "half \ud800"}, "user"),
+    ({"structured_outputs": StructuredOutputs(json_schema={"a": {1, 2}})},
+     "structured_outputs.json_schema"),
+    ({"kv_transfer_params": {"a": float("nan")}}, "kv_transfer_params"),
+    ({"kv_transfer_params": {"a": object()}}, "kv_transfer_params"),
+    ({"kv_transfer_params": nested()}, "kv_transfer_params"),
+    ({"kv_transfer_params": '{"a":' * 100_000 + "}" * 100_000}, "kv_transfer_params"),
     ({"echo": True}, "echo"),
     ({"suffix": "x"}, "suffix"),
     ({"temprature": 1}, "temprature"),
@@ -210,7 +249,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("params", "name"), WRONG, ids=[f"{p}" for p, _ in WRONG])
+@pytest.mark.parametrize(
+    ("params", "name"), WRONG, ids=[f"{n}-{i}" for i, (_, n) in enumerate(WRONG)]
+)
 def test_what_is_wrong_is_named_and_not_sent(
     params: dict[str, Any], name: str, both: Both, client: Any, engine: FakeVllmEngine
 ) -> None:
@@ -223,7 +264,23 @@ def test_what_is_wrong_is_named_and_not_sent(
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", [], (), ["", "x"], [[]], [SECRET, 5], [5, SECRET], [5, None], SECRET.encode()]
+    "prompt",
+    [
+        "",
+        [],
+        (),
+        ["", "x"],
+        [[]],
+        [SECRET, 5],
+        [5, SECRET],
+        [5, None],
+        SECRET.encode(),
+        SECRET + "\ud800",
+        [SECRET + "\ud800"],
+        [2**32],
+        [10**400],
+        pb.TokenizedInput(),
+    ],
 )
 def test_prompts_that_cannot_be_are_refused_without_showing_them(
     prompt: Any, both: Both, client: Any, engine: FakeVllmEngine
@@ -238,6 +295,61 @@ def test_media_and_cuts_need_the_right_kind_of_prompt(both: Both, client: Any) -
         both.create(client, prompt="x", media_refs=[MediaRef(url="u")])
     with pytest.raises(VLLMGrpcValidationError, match="cuts text prompts only"):
         both.create(client, prompt=[5], truncate_prompt_tokens=3)
+
+
+NOTHING: list[dict[str, Any]] = [
+    {"echo": False, "best_of": 1, "suffix": "", "user": "u"},
+    {"best_of": 2, "n": 2, "seed": 1},
+    {"extra_headers": None, "extra_query": {}, "extra_body": {}},
+    {"temperature": NOT_GIVEN, "timeout": NOT_GIVEN, "stop": NOT_GIVEN, "metadata": NOT_GIVEN},
+    dict.fromkeys(["echo", "best_of", "suffix", "user", "extra_query", "extra_headers"]),
+]
+
+
+@pytest.mark.parametrize("asked", NOTHING)
+def test_what_asks_for_nothing_is_accepted(
+    asked: dict[str, Any], both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    """As programs written for OpenAI's library do."""
+    both.create(client, prompt="x", max_tokens=1, **asked)
+    expected = pb.SamplingParams()
+    expected.CopyFrom(ONLY_OFF)
+    expected.max_tokens = 1
+    if "n" in asked:
+        expected.n, expected.seed = 2, 1
+    assert sent(engine).sampling_params == expected
+
+
+def test_extra_headers_are_metadata(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    both.create(
+        client, prompt="x", max_tokens=1, extra_headers={"X-Team": "a"}, metadata={"b": "c"}
+    )
+    got = metadata_of(engine, "Generate")
+    assert (got["x-team"], got["b"]) == ("a", "c")
+    both.run(client.models.retrieve(extra_headers={"x-team": "b"}))
+    assert metadata_of(engine, "GetModelInfo")["x-team"] == "b"
+
+
+def test_the_prompts_cut_can_be_switched_off(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    both.create(client, prompt="one two three", max_tokens=1, truncate_prompt_tokens=-1)
+    assert sent(engine).sampling_params.truncate_prompt_tokens == -1
+    both.create(client, prompt=[5, 6], max_tokens=1, truncate_prompt_tokens=-1)
+
+
+@pytest.mark.parametrize("kind", [VLLMGrpcClient, AsyncVLLMGrpcClient])
+def test_help_describes_every_parameter(kind: Any) -> None:
+    client = kind("localhost")
+    for create, accepted in (
+        (client.completions.create, CompletionParams),
+        (client.chat.completions.create, ChatParams),
+        (client.embeddings.create, EmbeddingParams),
+    ):
+        words = set(re.findall(r"\w+", create.__doc__))
+        assert set(accepted.__annotations__) - words == set()
+    settings = set(inspect.signature(kind).parameters)
+    assert settings - set(re.findall(r"\w+", kind.__doc__)) == set()
 
 
 def test_parameter_objects_check_themselves() -> None:

@@ -1,5 +1,7 @@
 """Calls that fail: what is tried again, what is not, and which error comes of it."""
 
+import copy
+import pickle
 import time
 from typing import Any
 
@@ -9,7 +11,9 @@ from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
 
 from smg_proto import vllm as v
 from smg_proto.testing import Address, FakeVllmEngine, Fault
-from smg_proto.vllm.options import Attempts, Options
+from smg_proto.vllm._config import Options
+from smg_proto.vllm._errors import from_status
+from smg_proto.vllm._sync.call import Call, Limits
 
 Code = grpc.StatusCode
 FAST: dict[str, Any] = {"initial_backoff": 0.01, "max_backoff": 0.02}
@@ -88,11 +92,22 @@ def test_the_servers_pushback_is_honoured(
     began = time.monotonic()
     assert both.create(client, prompt="x").choices
     assert time.monotonic() - began >= 0.3
-    for never in ("-1", "soon"):
+    for never in ("-1", "soon", "1.5", "9" * 400):
         scripted.refusals = [(Code.UNAVAILABLE, never)]
         with pytest.raises(v.VLLMGrpcUnavailableError) as caught:
             both.create(client, prompt="x")
         assert not caught.value.retryable and not scripted.refusals
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_cannot_make_a_client_wait_for_hours(
+    stream: bool, both: Both, scripted: ScriptedEngine, scripted_server: Address[FakeVllmEngine]
+) -> None:
+    client = both.make(scripted_server, timeout=None)
+    scripted.refusals = [(Code.UNAVAILABLE, "86400000")]
+    with pytest.raises(v.VLLMGrpcUnavailableError) as caught:
+        (both.final if stream else both.create)(client, prompt="x")
+    assert caught.value.pushback == 86400.0 and not scripted.refusals
 
 
 def test_retries_stay_within_the_time_limit(
@@ -134,10 +149,11 @@ def test_several_embeddings_are_repeated_one_by_one(
 def test_waits_grow_with_jitter_up_to_a_limit() -> None:
     options = Options(v.Timeout(), max_retries=8, initial_backoff=1.0, max_backoff=8.0)
     error = v.VLLMGrpcUnavailableError("x", code="UNAVAILABLE", retryable=True)
+    nowhere: Any = None
 
     def waits() -> list[float]:
-        attempts = Attempts(options, None, target="t")
-        return [attempts.delay(error) or 0.0 for _ in range(8)]
+        call: Call[Any] = Call(nowhere, nowhere, None, options, Limits(), None, ())
+        return [call._delay(error) or 0.0 for _ in range(8)]
 
     for number, wait in enumerate(waits()):
         full = min(2.0**number, 8.0)
@@ -186,12 +202,108 @@ def test_an_error_tells_status_details_request_and_metadata(
         assert f"code={status.name}" in str(error) and "secret" not in str(error)
 
 
-def test_names_of_openais_library_lead_to_the_same_classes() -> None:
-    assert issubclass(v.BadRequestError, v.APIError)
-    assert v.RateLimitError is v.VLLMGrpcResourceExhaustedError
-    assert issubclass(v.APIConnectionError, v.VLLMGrpcUnavailableError)
+# As in OpenAI's library, by the HTTP status that a gateway would make of it.
+CAUGHT_BY: dict[Code, tuple[type[v.VLLMGrpcError], int | None]] = {
+    Code.CANCELLED: (v.APIError, None),
+    Code.UNKNOWN: (v.InternalServerError, 500),
+    Code.INVALID_ARGUMENT: (v.BadRequestError, 400),
+    Code.DEADLINE_EXCEEDED: (v.APITimeoutError, None),
+    Code.NOT_FOUND: (v.NotFoundError, 404),
+    Code.ALREADY_EXISTS: (v.ConflictError, 409),
+    Code.PERMISSION_DENIED: (v.PermissionDeniedError, 403),
+    Code.RESOURCE_EXHAUSTED: (v.RateLimitError, 429),
+    Code.FAILED_PRECONDITION: (v.BadRequestError, 400),
+    Code.ABORTED: (v.ConflictError, 409),
+    Code.OUT_OF_RANGE: (v.BadRequestError, 400),
+    Code.UNIMPLEMENTED: (v.InternalServerError, 501),
+    Code.INTERNAL: (v.InternalServerError, 500),
+    Code.UNAVAILABLE: (v.InternalServerError, 503),
+    Code.DATA_LOSS: (v.InternalServerError, 500),
+    Code.UNAUTHENTICATED: (v.AuthenticationError, 401),
+}
+
+
+@pytest.mark.parametrize("status", CAUGHT_BY, ids=lambda code: code.name)
+def test_errors_are_caught_as_those_of_openais_library_are(status: Code) -> None:
+    error = from_status(status, "x", target="h:1", connected=True)
+    kind, http = CAUGHT_BY[status]
+    assert isinstance(error, kind) and isinstance(error, v.OpenAIError)
+    assert http == (error.status_code if isinstance(error, v.APIStatusError) else None)
+
+
+def test_what_has_no_reply_is_a_connection_error() -> None:
+    assert issubclass(v.APITimeoutError, v.APIConnectionError)
+    assert not issubclass(v.APIConnectionError, v.APIStatusError)
     assert issubclass(v.VLLMGrpcValidationError, v.BadRequestError)
     assert issubclass(v.VLLMGrpcValidationError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        v.VLLMGrpcValidationError("top_p", "is wrong"),
+        v.VLLMGrpcTimeoutError("late", code="DEADLINE_EXCEEDED", request_id="r"),
+        v.VLLMGrpcUnavailableError(
+            "busy", code="UNAVAILABLE", details="d", retryable=True, trailing_metadata=(("a", "b"),)
+        ),
+        v.VLLMGrpcClosedError("closed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_can_be_sent_to_other_processes_and_copied(error: v.VLLMGrpcError) -> None:
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(other) is type(error) and str(other) == str(error)
+        assert other.args == error.args and other.__dict__ == error.__dict__
+
+
+def test_an_error_leaves_a_process_pool_as_it_is(
+    both: Both, address: Address[FakeVllmEngine]
+) -> None:
+    client = both.make(address)
+    with pytest.raises(v.VLLMGrpcValidationError) as caught:
+        both.create(client, prompt="x", top_p=7)
+    # Pickled by one protocol after the other, as pools of any Python do.
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(caught.value, protocol))
+        assert (again.param, str(again)) == ("top_p", str(caught.value))
+
+
+# What gRPC itself says when there is no server, or a connection breaks. A server may say it too.
+GRPCS_WORDS = [
+    "lossless KV cache warming up",
+    "worker not connected to the KV store yet",
+    "transport of the KV cache is busy",
+    "certificate store is being reloaded",
+    "failed to connect to all addresses; last error: Ssl handshake failed",
+]
+
+
+@pytest.mark.parametrize("details", GRPCS_WORDS)
+def test_what_a_server_says_is_not_taken_for_a_broken_connection(
+    details: str, both: Both, quick: Any, engine: FakeVllmEngine
+) -> None:
+    for read in (both.create, both.final):
+        engine.record.received.clear()
+        engine.script.add(Fault(Code.UNAVAILABLE, details), rpc="Generate", times=2)
+        assert read(quick, prompt="x", max_tokens=2).choices  # it was tried again
+        assert len(requests(engine)) == 3
+        engine.script.add(Fault(Code.UNAVAILABLE, details), rpc="Generate")
+        with pytest.raises(v.VLLMGrpcUnavailableError) as caught:
+            read(quick, prompt="x", max_retries=0)
+        assert type(caught.value) is v.VLLMGrpcUnavailableError
+        assert (caught.value.details, caught.value.retryable) == (details, True)
+
+
+def test_a_port_that_nobody_named_is_explained(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_GRPC_PORT", raising=False)
+    monkeypatch.delenv("VLLM_GRPC_HOST", raising=False)
+    monkeypatch.setattr("smg_proto.vllm._config._DEFAULT_PORT", 1)
+    kind: Any = v.AsyncVLLMGrpcClient if both.asynchronous else v.VLLMGrpcClient
+    for client, explained in ((kind(max_retries=0), True), (kind(port=1, max_retries=0), False)):
+        with pytest.raises(v.VLLMGrpcConnectionError) as caught:
+            both.run(client.health.check())
+        assert ("8000 (vllm serve --grpc) or 50051" in str(caught.value)) == explained
+        both.run(client.close())
 
 
 def test_a_request_id_of_ones_own_is_sent(both: Both, client: Any, engine: FakeVllmEngine) -> None:

@@ -5,8 +5,13 @@ from typing import Any
 import pytest
 from vllm_kit import Both
 
-from smg_proto.testing import Address, FakeVllmEngine
+from smg_proto import common_pb2
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
 from smg_proto.vllm import (
+    VLLMGrpcClosedError,
+    VLLMGrpcInternalError,
+    VLLMGrpcNotFoundError,
     VLLMGrpcOutOfRangeError,
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
@@ -21,6 +26,29 @@ def test_the_model_describes_itself(both: Both, client: Any, engine: FakeVllmEng
     models = both.run(client.models.list())
     assert [model.id for model in models.data] == [engine.name]
     assert models.model_path == info.model_path  # as callers of the known client expect
+    assert [model.id for model in models] == [engine.name] and len(models) == 1  # as OpenAI's
+    assert both.each(models) == models.data
+    assert models.object == "list" and models.data[0].object == "model"
+    assert models.model_dump()["data"][0]["served_model_name"] == engine.name
+    assert both.run(client.models.retrieve(engine.name)).id == engine.name
+    with pytest.raises(VLLMGrpcNotFoundError, match=r"models\.list\(\) names it"):
+        both.run(client.models.retrieve("another"))
+
+
+def test_a_model_whose_json_is_none_has_no_defaults(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(FakeVllmEngine):
+        told = ""
+
+        async def GetModelInfo(self, request: Any, context: Any) -> pb.GetModelInfoResponse:
+            return pb.GetModelInfoResponse(model_path="m", default_sampling_params_json=self.told)
+
+    with run_vllm_engine(Odd()) as address:
+        client = both.make(address)
+        for told in ("", "{", "[1]", '{"a":' * 100_000 + "1" + "}" * 100_000):
+            monkeypatch.setattr(Odd, "told", told)
+            assert both.run(client.models.retrieve()).default_sampling_params == {}
 
 
 def test_health(both: Both, client: Any, engine: FakeVllmEngine) -> None:
@@ -67,6 +95,17 @@ def test_embeddings_of_one_and_of_several_inputs(both: Both, client: Any) -> Non
         both.run(client.embeddings.create(input=[]))
     with pytest.raises(VLLMGrpcValidationError, match="request_id"):
         both.run(client.embeddings.create(input=[1], request_id=""))
+    labelled = both.run(
+        client.embeddings.create(model="mine", input=[1], user="u", encoding_format="float")
+    )
+    assert labelled.model == "mine"
+    for name, value in (
+        ("encoding_format", "base64"), ("dimensions", 3), ("model", ""), ("temperature", 1),
+        ("timeout", "1"),
+    ):  # fmt: skip
+        with pytest.raises(VLLMGrpcValidationError) as caught:
+            both.run(client.embeddings.create(input=[1], **{name: value}))
+        assert caught.value.param == name
 
 
 def test_loads(both: Both, client: Any, engine: FakeVllmEngine) -> None:
@@ -89,7 +128,36 @@ def test_kv_events_follow_the_cache(both: Both, client: Any, engine: FakeVllmEng
     stored = seen[-1].events[-1].stored
     assert list(stored.blocks[0].token_ids)[:2] == [20, 21]
     assert subscription.sequence_numbers == {0: seen[-1].sequence_number}
-    assert both.each(subscription) == []  # leaving the loop has closed it
+
+
+def test_a_record_of_load_alone_is_no_place_to_go_on_from(both: Both) -> None:
+    class Sends(FakeVllmEngine):
+        async def SubscribeKvEvents(self, request: Any, context: Any) -> Any:
+            yield common_pb2.KvEventBatch(sequence_number=7, dp_rank=1)
+            load = common_pb2.EngineLoad(load_only=True)
+            yield common_pb2.KvEventBatch(sequence_number=9, dp_rank=1, load=load)
+
+    with run_vllm_engine(Sends()) as address:
+        subscription: Any = both.run(both.make(address).kv_events.subscribe())
+        assert len(both.each(subscription)) == 2
+        assert subscription.sequence_numbers == {1: 7}
+
+
+def test_a_subscription_that_is_left_says_so(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    both.run(client.admin.flush_cache())
+    subscription: Any = both.run(client.kv_events.subscribe())
+    both.run(subscription.initial_metadata())
+    both.run(client.admin.flush_cache())
+    both.each(subscription, lambda batch: True)
+    with pytest.raises(VLLMGrpcClosedError, match="its loop was left"):
+        both.each(subscription)
+
+
+def test_subscriptions_that_cannot_be_are_refused(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
     with pytest.raises(VLLMGrpcOutOfRangeError):
         both.next(both.run(client.kv_events.subscribe(start_sequence_number=9)))
     with pytest.raises(VLLMGrpcValidationError, match="start_sequence_number"):
@@ -97,6 +165,24 @@ def test_kv_events_follow_the_cache(both: Both, client: Any, engine: FakeVllmEng
     engine.kv_events = False
     with pytest.raises(VLLMGrpcUnimplementedError):
         both.next(both.run(client.kv_events.subscribe()))
+
+
+def test_profiling_that_was_not_set_up_is_an_error(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    engine.profiler = False
+    for profile in (client.admin.start_profile, client.admin.stop_profile):
+        with pytest.raises(VLLMGrpcInternalError, match="profiling is not enabled"):
+            both.run(profile())
+
+
+def test_a_cache_in_use_is_not_flushed(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    engine.token_delay = 0.02
+    stream: Any = both.stream(client, prompt="x", max_tokens=2000)
+    both.next(stream)
+    outcome = both.run(client.admin.flush_cache())
+    assert not outcome.success and "in flight" in outcome.message
+    both.run(stream.close())
 
 
 def test_administration(both: Both, client: Any, engine: FakeVllmEngine) -> None:

@@ -30,7 +30,7 @@ def address(shared_engine: Address[FakeVllmEngine]) -> Address[FakeVllmEngine]:
     engine.script.clear()
     engine.record.received.clear()
     engine.token_delay, engine.tokens_per_chunk, engine.healthy = 0.0, 1, True
-    engine.kv_events = True
+    engine.kv_events = engine.profiler = True
     return shared_engine
 
 

@@ -75,6 +75,13 @@ def complete(
     )
 
 
+def text_of(results: Sequence[Completion | CompletionChunk]) -> str:
+    """The text of the first choices, of which none may lack it."""
+    pieces = [result.choices[0].text for result in results if result.choices]
+    assert None not in pieces
+    return "".join(piece or "" for piece in pieces)
+
+
 class Both:
     """A client of either kind. `make` and `call` hide whether something has to be awaited."""
 

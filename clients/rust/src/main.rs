@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use smg_grpc_proto::smg::v1::chat_event::Event;
-use smg_grpc_proto::smg::v1::chat_message::Body;
 use smg_grpc_proto::smg::v1::chat_service_client::ChatServiceClient;
-use smg_grpc_proto::smg::v1::completion_request::InputKind;
 use smg_grpc_proto::smg::v1::completion_service_client::CompletionServiceClient;
 use smg_grpc_proto::smg::v1::{ChatMessage, ChatRequest, CompletionRequest, Role, SamplingParams};
 use smg_grpc_proto::vllm::grpc::engine::generate_request::Input;
@@ -22,7 +20,7 @@ const MODEL: &str = "demo-model";
 async fn complete(gateway: Channel, model: &str) -> Result<String, Status> {
     let request = CompletionRequest {
         model: model.into(),
-        input_kind: Some(InputKind::Prompt("The capital of France is".into())),
+        prompt: "The capital of France is".into(),
         max_tokens: Some(16),
         ..Default::default()
     };
@@ -37,7 +35,7 @@ fn chat_request(text: &str) -> ChatRequest {
         model: MODEL.into(),
         messages: vec![ChatMessage {
             role: Role::User.into(),
-            body: Some(Body::Content(text.into())),
+            content: text.into(),
             ..Default::default()
         }],
         ..Default::default()

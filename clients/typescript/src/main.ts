@@ -15,7 +15,7 @@ const model = "demo-model";
 async function complete(gateway: Transport, model: string): Promise<string> {
   const reply = await createClient(CompletionService, gateway).complete({
     model,
-    inputKind: { case: "prompt", value: "The capital of France is" },
+    prompt: "The capital of France is",
     maxTokens: 16,
   });
   return reply.text;
@@ -24,7 +24,7 @@ async function complete(gateway: Transport, model: string): Promise<string> {
 function chatRequest(text: string): ChatRequest {
   return create(ChatRequestSchema, {
     model,
-    messages: [{ role: Role.USER, body: { case: "content", value: text } }],
+    messages: [{ role: Role.USER, content: text }],
   });
 }
 

@@ -288,5 +288,5 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
 
     def _end_event(self) -> smg.ChatEvent:
         self._end.choices.extend(self._ended[index] for index in sorted(self._ended))
-        self._end.extra_json = self._extra_json()
+        self._end.extra_json = self._extras.text()
         return smg.ChatEvent(end=self._end)

@@ -225,7 +225,7 @@ class CompletionChunks(_CompletionReader):
             self._end.matched_stop.CopyFrom(ended[0].matched_stop)
         if self._several:
             self._end.choices.extend(ended)
-        self._end.extra_json = self._extra_json()
+        self._end.extra_json = self._extras.text()
         return smg.CompletionEvent(end=self._end)
 
 

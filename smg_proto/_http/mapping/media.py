@@ -18,7 +18,7 @@ from smg_proto._http.fields import (
 )
 from smg_proto._http.mapping.common import RESPONSE_USAGE
 from smg_proto._http.mapping.response import INPUT_PART
-from smg_proto._http.mapping.streams import FAILED, Place, StreamReader, object_of
+from smg_proto._http.mapping.streams import FAILED, Extras, Place, StreamReader, object_of
 from smg_proto._http.shapes import JsonObject, as_object, to_text
 from smg_proto._http.sse import ServerSentEvent
 
@@ -74,7 +74,7 @@ class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
     def __init__(self) -> None:
         super().__init__()
         self._begun = self._heard = False
-        self._extra: JsonObject = {}
+        self._extras = Extras()
 
     def _text_delta(self, place: Place, field: str, text: str) -> smg.TranscriptionEvent:
         return smg.TranscriptionEvent(delta=smg.TranscriptionDelta(text=text))
@@ -90,7 +90,7 @@ class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
         if not self._begun:
             self._begun = True
             self._emit(smg.TranscriptionEvent(start=smg.Transcription()))
-        self._extra.update(leftover(data, self.KNOWN))
+        self._extras.add(leftover(data, self.KNOWN))
         match data.get("type"):
             case "transcript.text.delta":
                 self._emit_text(0, "text", data["delta"])
@@ -99,7 +99,7 @@ class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
                 if not self._heard:  # a worker that says it all at once
                     self._emit_text(0, "text", data.get("text") or "")
                 end = _END.read(data)
-                end.extra_json = to_text(self._extra) if self._extra else ""
+                end.extra_json = self._extras.text()
                 self._emit(smg.TranscriptionEvent(end=end))
                 self.done = True
             case _:

@@ -31,7 +31,7 @@ from smg_proto._http.mapping.common import (
     unsent,
     write_annotation,
 )
-from smg_proto._http.mapping.streams import FAILED, Place, StreamReader, object_of
+from smg_proto._http.mapping.streams import FAILED, Extras, Place, StreamReader, object_of
 from smg_proto._http.shapes import JsonObject, as_object, parse, to_text
 from smg_proto._http.sse import ServerSentEvent
 
@@ -245,7 +245,7 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
         super().__init__()
         self._end = smg.MessageResponse()
         self._usage: JsonObject = {}
-        self._extra: JsonObject = {}
+        self._extras = Extras()
         # Blocks of unknown kinds, until they are complete, and what their input is so far.
         self._opaque: dict[int, JsonObject] = {}
         self._input: dict[int, str] = {}
@@ -275,7 +275,7 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
             case "message_stop":
                 if self._end.finish_reason:
                     self._end.usage.CopyFrom(_USAGE.read(self._usage))
-                    self._end.extra_json = to_text(self._extra) if self._extra else ""
+                    self._end.extra_json = self._extras.text()
                     self._emit(smg.MessageEvent(end=self._end))
                     self.done = True
             case "error":
@@ -287,7 +287,7 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
         """Counts come with the first and with the last event; the later ones hold."""
         usage = as_object(message.get("usage"))
         self._usage.update((name, value) for name, value in usage.items() if value is not None)
-        self._extra.update(leftover(message, _KNOWN))
+        self._extras.add(leftover(message, _KNOWN))
 
     def _delta(self, index: int, delta: JsonObject) -> None:
         kind = delta.get("type") or ""
@@ -304,6 +304,15 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
             member, field = _DELTAS[kind]
             if text := delta.get(member):
                 self._emit_text(index, field, text)
+            self._add_block(index, {"delta": leftover(delta, {"type": None, member: None})})
+        else:
+            opaque = smg.Opaque(type=kind, json=to_text(delta))
+            self._emit(smg.MessageEvent(delta=smg.MessageDelta(index=index, opaque=opaque)))
+
+    def _add_block(self, index: int, rest: JsonObject) -> None:
+        """What a block has that the contract has no field for."""
+        if any(rest.values()):
+            self._extras.add({"content": [{"index": index, **rest}]})
 
     def _start_block(self, index: int, data: JsonObject) -> None:
         block: smg.MessageBlock | None = BLOCK.read(data)
@@ -314,6 +323,7 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
             return
         if block.HasField("tool_call"):
             block.tool_call.ClearField("arguments")  # they come with deltas
+        self._add_block(index, leftover(data, BLOCK.known(data)))
         self._emit(smg.MessageEvent(block_start=smg.BlockStart(index=index, block=block)))
 
     def _end_block(self, index: int) -> None:

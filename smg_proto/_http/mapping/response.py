@@ -34,7 +34,7 @@ from smg_proto._http.mapping.common import (
     write_annotation,
 )
 from smg_proto._http.mapping.streams import FAILED, Place, StreamReader, object_of
-from smg_proto._http.shapes import JsonObject, as_list, dig, is_list, is_object
+from smg_proto._http.shapes import JsonObject, as_list, dig, is_list, is_object, to_text
 from smg_proto._http.sse import ServerSentEvent
 
 # --- Items ---
@@ -321,6 +321,10 @@ _DELTAS = {
 }
 
 
+# Events that say what others have said: that something begins, goes on, or is complete.
+_REPEATED = (".added", ".done", ".in_progress", ".completed", ".failed")
+
+
 class ResponseEvents(StreamReader[smg.ResponseEvent]):
     """The stream of a response."""
 
@@ -398,8 +402,18 @@ class ResponseEvents(StreamReader[smg.ResponseEvent]):
                 error = dig(data, "response.error")
                 body = {"error": error} if error else data
                 raise from_error_body(body, FAILED, response_id=self.id)
+            case _ if "output_index" in data and not kind.endswith(_REPEATED):
+                self._emit(smg.ResponseEvent(delta=_opaque(kind, data)))
             case _:
                 pass
+
+
+def _opaque(kind: str, data: JsonObject) -> smg.ResponseDelta:
+    return smg.ResponseDelta(
+        output_index=count(data["output_index"]),
+        content_index=count(data.get("content_index") or 0),
+        opaque=smg.Opaque(type=kind, json=to_text(data)),
+    )
 
 
 def _item_event(index: int, item: smg.ResponseItem) -> smg.ItemEvent:

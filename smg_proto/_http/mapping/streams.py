@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from smg_proto._http.failures import from_error_body, reading
+from smg_proto._http.failures import from_error_body, reading, unreadable
 from smg_proto._http.fields import Known, leftover
-from smg_proto._http.shapes import JsonObject, is_object, parse, to_text
+from smg_proto._http.shapes import JsonObject, is_list, is_object, parse, to_text
 from smg_proto._http.sse import ServerSentEvent
 from smg_proto.errors import SmgError
 
@@ -15,6 +15,7 @@ Event = TypeVar("Event")
 # Which choice, block or item a delta belongs to; with its part, if it has parts.
 Place = int | tuple[int, int]
 
+MAX_EXTRA_CHARACTERS = 1 << 20
 FAILED = "the worker failed in the middle of the stream"
 
 
@@ -113,6 +114,76 @@ def object_of(event: ServerSentEvent) -> JsonObject:
     return data
 
 
+class Extras:
+    """What the events of a stream had that the contract has no field for, put together.
+
+    Objects join member by member, entries of lists by their `index`, and texts within a `delta` are
+    pieces of one. Of anything else that comes again, the last one holds.
+    """
+
+    def __init__(self) -> None:
+        self._found: JsonObject = {}
+        self._size = 0
+
+    def add(self, more: JsonObject) -> None:
+        if more:
+            self._size += len(to_text(more))
+            if self._size > MAX_EXTRA_CHARACTERS:
+                raise unreadable(f"over {MAX_EXTRA_CHARACTERS} characters of unknown members")
+            _join(self._found, more, pieces=False)
+
+    def text(self) -> str:
+        """All of it, as JSON text. Empty: there was nothing."""
+        return to_text(_whole(self._found)) if self._found else ""
+
+
+class _Pieces(list[str]):
+    """A text that comes in pieces."""
+
+
+def _join(into: JsonObject, more: JsonObject, *, pieces: bool) -> None:
+    for name, value in more.items():
+        old = into.get(name)
+        if is_object(value):
+            if not is_object(old):
+                into[name] = old = {}
+            _join(old, value, pieces=pieces or name == "delta")
+        elif is_list(value):
+            if not is_list(old) or isinstance(old, _Pieces):
+                into[name] = old = []
+            _join_lists(old, value, pieces=pieces)
+        elif pieces and isinstance(value, str):
+            if not isinstance(old, _Pieces):
+                into[name] = old = _Pieces()
+            old.append(value)
+        else:
+            into[name] = value
+
+
+def _join_lists(into: list[Any], more: list[Any], *, pieces: bool) -> None:
+    for value in more:
+        if not is_object(value):
+            into.append(value)
+            continue
+        if not value:  # of this entry, there is nothing
+            continue
+        same = (old for old in into if is_object(old) and old.get("index") == value.get("index"))
+        entry = next(same, None) if "index" in value else None
+        if entry is None:
+            entry = {}
+            into.append(entry)
+        _join(entry, value, pieces=pieces)
+
+
+def _whole(found: Any) -> Any:
+    """The same, with the pieces of texts put together."""
+    if isinstance(found, _Pieces):
+        return "".join(found)
+    if is_object(found):
+        return {name: _whole(value) for name, value in found.items()}
+    return [_whole(value) for value in found] if is_list(found) else found
+
+
 class ChunkReader(StreamReader[Event]):
     """A stream of chunks that ends with [DONE]: completions, chat, generate."""
 
@@ -122,11 +193,7 @@ class ChunkReader(StreamReader[Event]):
     def __init__(self) -> None:
         super().__init__()
         self._begun = False
-        self._extra: JsonObject = {}
-
-    def _extra_json(self) -> str:
-        """What the chunks had that the contract has no field for."""
-        return to_text(self._extra) if self._extra else ""
+        self._extras = Extras()
 
     def _event(self, event: ServerSentEvent) -> None:
         if event.data.startswith(b"[DONE]"):
@@ -137,7 +204,7 @@ class ChunkReader(StreamReader[Event]):
         data = object_of(event)
         if data.get("error") or event.name == b"error":
             raise from_error_body(data, FAILED)
-        self._extra.update(leftover(data, self.KNOWN))
+        self._extras.add(leftover(data, self.KNOWN))
         self._chunk(data)
 
     def _chunk(self, data: JsonObject) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing._generation import Piece, Step, score
 from smg_proto.testing._kv_cache import BLOCK_SIZE
-from smg_proto.testing._model import EOS, Model
-from smg_proto.testing._tokenizer import PAD, START
+from smg_proto.testing._model import Model
+from smg_proto.testing._tokenizer import END, PAD, START
 
 _SHM_NAMESPACE = uuid.uuid4().hex
 
@@ -144,7 +144,7 @@ def model_info(model: Model, name: str) -> pb.GetModelInfoResponse:
         vocab_size=model.tokenizer.vocab_size,
         model_type="smg_demo",
         architectures=["DemoForCausalLM"],
-        eos_token_ids=sorted(EOS),
+        eos_token_ids=[END],  # of config.json; the generation config has more
         pad_token_id=PAD,
         bos_token_id=START,
         default_sampling_params_json=json.dumps(defaults),

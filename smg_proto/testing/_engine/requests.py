@@ -12,6 +12,7 @@ from smg_proto.testing._json_schema import Unsupported, smallest_text
 from smg_proto.testing._model import Model
 
 MAX_LOGPROBS = 20
+MAX_CHOICES = 16384  # vLLM's VLLM_MAX_N_SEQUENCES
 
 
 class Refused(Exception):
@@ -28,7 +29,8 @@ def unsupported(message: str) -> Refused:
 
 def prompt_of(request: pb.GenerateRequest, model: Model) -> list[int]:
     """The prompt's token ids."""
-    if request.HasField("mm_inputs") or request.HasField("media_refs") or request.extra_mm_inputs:
+    _check(not request.HasField("media_refs"), "media_refs need a media processor, which is off")
+    if request.HasField("mm_inputs") or request.extra_mm_inputs:
         raise unsupported("the built-in model takes no media")
     match request.WhichOneof("input"):
         case "tokenized":
@@ -37,8 +39,7 @@ def prompt_of(request: pb.GenerateRequest, model: Model) -> list[int]:
             prompt = model.tokenizer.encode(request.text)
             params = request.sampling_params
             if params.HasField("truncate_prompt_tokens"):
-                keep = params.truncate_prompt_tokens
-                _check(keep >= -1, "truncate_prompt_tokens must be -1 or more")
+                keep = params.truncate_prompt_tokens  # below 0: no cut
                 prompt = prompt[-keep:] if keep > 0 else [] if keep == 0 else prompt
         case None:
             prompt = []
@@ -54,11 +55,19 @@ def prompt_of(request: pb.GenerateRequest, model: Model) -> list[int]:
     return prompt
 
 
-def sampling_of(request: pb.GenerateRequest, answer: str | None) -> Sampling:
+def sampling_of(
+    request: pb.GenerateRequest, answer: str | None, vocabulary: int, max_logprobs: int
+) -> Sampling:
     """The parameters, what is unset filled in. A scripted answer takes the place of the model's."""
     params = request.sampling_params
     temperature = params.temperature if params.HasField("temperature") else 1.0
     _check_ranges(params, temperature)
+    _check_logprobs(params, vocabulary, max_logprobs)
+    for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
+        _check(
+            all(0 <= token < vocabulary for token in ids),
+            f"{name} has a token id outside the vocabulary",
+        )
     if request.data_parallel_rank:
         raise Refused("data_parallel_rank is out of range: there is one rank")
     if request.kv_transfer_params_json:
@@ -103,8 +112,18 @@ def _check_ranges(params: pb.SamplingParams, temperature: float) -> None:
     _check(params.min_tokens <= most, "min_tokens must not be above max_tokens")
     _check("" not in params.stop, "a stop string must not be empty")
     _check(params.n <= 1 or temperature >= 1e-5, "n must be 1 when temperature is 0")
+    _check(params.n <= MAX_CHOICES, f"n must be at most {MAX_CHOICES}")
+
+
+def _check_logprobs(params: pb.SamplingParams, vocabulary: int, most: int) -> None:
+    """-1 asks for the whole vocabulary, which the default of --max-logprobs does not allow."""
     for name, asked in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
-        _check(-1 <= asked <= MAX_LOGPROBS, f"{name} must be from -1 to {MAX_LOGPROBS}")
+        _check(asked >= -1, f"{name} must be -1 or more")
+        wanted = vocabulary if asked == -1 else asked
+        _check(
+            most == -1 or wanted <= most,
+            f"{name} of {wanted} is greater than the maximum of {most} (--max-logprobs)",
+        )
 
 
 def _check_json(text: str, name: str) -> None:

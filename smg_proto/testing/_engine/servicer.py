@@ -13,7 +13,7 @@ from smg_proto import common_pb2, vllm_engine_pb2_grpc
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing._engine.load import MAX_RUNNING, LoadMeter, Running
 from smg_proto.testing._engine.replies import Choice, input_logprobs, model_info, server_info
-from smg_proto.testing._engine.requests import Refused, prompt_of, sampling_of
+from smg_proto.testing._engine.requests import MAX_LOGPROBS, Refused, prompt_of, sampling_of
 from smg_proto.testing._generation import generate
 from smg_proto.testing._kv_cache import KvCache
 from smg_proto.testing._model import Model, model
@@ -23,6 +23,8 @@ from smg_proto.testing._tokenizer import CHUNK_SIZE
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _HEARTBEAT = 1.0
+_RETRY = 0.01  # seconds between two tries to flush
+_IN_FLIGHT = "KV prefix cache reset refused; requests may be in flight"
 _NO_TRACE = "noted; a fake engine writes no trace"
 
 
@@ -32,7 +34,8 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
     Use run_vllm_engine(), or add it to a grpc.aio server of your own with `add_to_server`.
     `script` sets answers and faults, `record` has the requests and the counters. `healthy` is what
     HealthCheck says, `token_delay` the seconds between two tokens, `tokens_per_chunk` the most
-    tokens in one chunk, `kv_events` whether SubscribeKvEvents is there.
+    tokens in one chunk, `kv_events` whether SubscribeKvEvents is there, `profiler` whether the
+    server was started with a profiler, `max_logprobs` its --max-logprobs.
     """
 
     def __init__(
@@ -42,12 +45,16 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         token_delay: float = 0.0,
         tokens_per_chunk: int = 1,
         kv_events: bool = True,
+        profiler: bool = False,
+        max_logprobs: int = MAX_LOGPROBS,
     ) -> None:
         self.model: Model = model()
         self.name: str = name or self.model.name
         self.token_delay = token_delay
         self.tokens_per_chunk = tokens_per_chunk
         self.kv_events = kv_events
+        self.profiler = profiler
+        self.max_logprobs = max_logprobs
         self.healthy = True
         self.profiling: bool = False
         self.script: Script = Script(frozenset({"Generate"}))
@@ -104,7 +111,12 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         self, request: pb.GenerateRequest, answer: Answer | None, running: Running
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         prompt = prompt_of(request, self.model)
-        sampling = sampling_of(request, None if answer is None else answer.written())
+        sampling = sampling_of(
+            request,
+            None if answer is None else answer.written(),
+            self.model.tokenizer.vocab_size,
+            self.max_logprobs,
+        )
         cached = self._cache.store(prompt)
         self._meter.prompts.append((len(prompt), cached))
         asked = request.sampling_params
@@ -217,15 +229,15 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         # Else grpc.aio holds the headers back until the first event, and the gateway gives up.
         await context.send_initial_metadata(())
         try:
-            async for batch in interrupted(self._batches(request), fault):
+            async for batch in interrupted(self._batches(), fault):
                 yield batch
         except Injected as error:
             await _fail(context, error)
 
-    async def _batches(
-        self, request: common_pb2.SubscribeKvEventsRequest
-    ) -> AsyncGenerator[common_pb2.KvEventBatch, None]:
-        may_send_load = request.load_records_before_first_batch
+    async def _batches(self) -> AsyncGenerator[common_pb2.KvEventBatch, None]:
+        # The published server does not read load_records_before_first_batch: it is silent until
+        # the first event.
+        may_send_load = False
         samples = 0
         queue = self._cache.listen()
         try:
@@ -254,6 +266,13 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         await self._receive_unary("FlushCache", request, context)
         if not request.timeout_s >= 0:  # so that NaN is refused too
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "timeout_s must be 0 or more")
+        ends = time.monotonic() + request.timeout_s
+        while self._meter.running:
+            if not request.timeout_s:
+                return common_pb2.FlushCacheResponse(success=False, message=_IN_FLIGHT)
+            if time.monotonic() >= ends:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, _IN_FLIGHT)
+            await asyncio.sleep(_RETRY)
         self._cache.clear()
         return common_pb2.FlushCacheResponse(success=True, message="Cache flushed")
 
@@ -265,6 +284,7 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, "the profiler takes its options at launch only"
             )
+        await self._need_profiler(context)
         self.profiling = True
         return common_pb2.ProfileResponse(success=True, message=_NO_TRACE)
 
@@ -272,8 +292,13 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         self, request: common_pb2.StopProfileRequest, context: Context
     ) -> common_pb2.ProfileResponse:
         await self._receive_unary("StopProfile", request, context)
+        await self._need_profiler(context)
         self.profiling = False
         return common_pb2.ProfileResponse(success=True, message=_NO_TRACE)
+
+    async def _need_profiler(self, context: Context) -> None:
+        if not self.profiler:
+            await context.abort(grpc.StatusCode.INTERNAL, "profiling is not enabled at launch")
 
     def _receive(self, rpc: str, request: Message, context: Context) -> Fault | None:
         """Note a request; the fault that the script has for it."""

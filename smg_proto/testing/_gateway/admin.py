@@ -9,7 +9,7 @@ import grpc
 
 from smg_proto import __version__, smg_pb2_grpc
 from smg_proto import smg_pb2 as pb
-from smg_proto._paging import page
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.core import WORKER_URL, Call, Context, Core, not_found, set_now
@@ -186,6 +186,8 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         worker = self._find(request.id)
         if request.priority < 0:
             raise invalid(FieldViolation("priority", "must be at least 0"))
+        if request.remove_labels and not request.HasField("api_key"):
+            raise invalid(FieldViolation("api_key", "is required with remove_labels"))
         for name in request.remove_labels:
             worker.spec.labels.pop(name, None)
         worker.spec.labels.update(request.labels)

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
-from smg_proto._paging import page
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.testing._gateway.core import Call, Context, Core, Kept, not_found, set_now
 from smg_proto.testing._gateway.items import said_in

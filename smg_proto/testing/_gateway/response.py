@@ -9,7 +9,7 @@ import grpc
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
-from smg_proto._paging import page
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
@@ -322,7 +322,6 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         end = _without_output(response)
         end.pipeline.CopyFrom(call.report())
         end.pipeline.ClearField("worker_url")
-        end.pipeline.ClearField("worker_id")
         yield pb.ResponseEvent(end=end)
 
 

@@ -8,7 +8,7 @@ import grpc
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
-from smg_proto._paging import page
+from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.conversation import usage

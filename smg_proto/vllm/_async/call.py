@@ -1,0 +1,371 @@
+"""One RPC: its tries, its time limits, and its end."""
+
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import grpc
+
+from smg_proto.vllm._async.connection import AsyncConnection
+from smg_proto.vllm._config import (
+    MAX_PUSHBACK,
+    AsyncToken,
+    Options,
+    check_token_value,
+    merge_metadata,
+)
+from smg_proto.vllm._errors import (
+    RETRYABLE,
+    Metadata,
+    VLLMGrpcClosedError,
+    VLLMGrpcError,
+    VLLMGrpcTimeoutError,
+    from_rpc_error,
+    pairs,
+)
+from smg_proto.vllm._telemetry import log_retry
+from smg_proto.vllm._wait import (
+    AsyncCancelled,
+    AsyncPause,
+    AsyncReplies,
+    AsyncTimer,
+    Late,
+    async_answer,
+    async_cancellations,
+    async_connected,
+    async_gather,
+    async_on_failure,
+)
+
+M = TypeVar("M")
+
+
+class Limits(NamedTuple):
+    """How long a call may take: the waits for its messages, in seconds, and the whole of it."""
+
+    first_message: float | None = None
+    idle: float | None = None
+    ends: float | None = None
+    """The moment, by time.monotonic()."""
+
+    @classmethod
+    def of_call(cls, options: Options, began: float, at_least: float = 0.0) -> "Limits":
+        """For a reply that comes at the end. at_least: seconds that it gets unless somebody has
+        set a limit."""
+        limit = options.timeout.call
+        if limit is not None and not options.timeout_given:
+            limit = max(limit, at_least)
+        return cls(ends=None if limit is None else began + limit)
+
+    @classmethod
+    def of_stream(cls, options: Options, began: float) -> "Limits":
+        timeout = options.timeout
+        ends = None if timeout.stream is None else began + timeout.stream
+        return cls(timeout.first_message, timeout.idle, ends)
+
+
+class AsyncCall(Generic[M]):
+    """One RPC, as an iterator of its messages: a unary one has one. It is begun once, and made
+    again while no message has come.
+
+    gRPC can retry by itself, but not as often as the caller says, not with the token renewed, not
+    after a server has sent its headers, and without a line in the log.
+    """
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        method: Callable[..., AsyncReplies],
+        request: Any,
+        options: Options,
+        limits: Limits,
+        token: AsyncToken | None,
+        metadata: Metadata,
+        request_id: str | None = None,
+    ) -> None:
+        self._connection = connection
+        self._method = method
+        self._request = request
+        self._options = options
+        self._limits = limits
+        self._token = token
+        self._metadata = metadata
+        self._request_id = request_id
+        self._replies: AsyncReplies | None = None
+        self._limit = limits.first_message  # of the next wait
+        self._begun = False  # a message has come
+        self._spare = math.inf  # seconds that the first message has left of its limit
+        self._tries = 0
+        self._pause: AsyncPause | None = None
+        self.done = False
+        """No message will follow."""
+        self._cut: VLLMGrpcError | None = None  # why this side has ended the call
+        first, idle = limits.first_message, limits.idle
+        self._timer: AsyncTimer | None = None
+        if first is not None or idle is not None:
+            self._timer = AsyncTimer(min(first or math.inf, idle or math.inf), self._late)
+
+    async def begin(self) -> None:
+        """Make the call. Time that this takes, such as that of a token function, counts."""
+        began = time.monotonic()
+        self._connection.calls.add(self)
+        if self._timer is not None:
+            self._timer.start()
+        try:
+            await self._try(math.inf if self._limit is None else began + self._limit)
+        except BaseException:
+            self.finish()
+            raise
+        if self._limit is not None:
+            self._limit = max(self._limit - (time.monotonic() - began), 0.001)
+
+    async def _try(self, until: float) -> None:
+        """Make the call, for the first time or again, unless `until` is over before."""
+        ends = self._limits.ends
+        if ends is not None and ends < until:
+            until = ends
+        metadata = self._metadata
+        if self._token is not None:
+            metadata = await self._with_token(metadata, until)
+        if self._cut is not None:
+            return
+        self._connection.check()
+        left = None if ends is None else ends - time.monotonic()
+        if left is not None and left <= 0:
+            raise self._too_late("before it could be made")
+        replies = self._method(
+            self._request,
+            timeout=left,
+            metadata=metadata,
+            wait_for_ready=self._options.wait_for_ready,
+        )
+        self._replies = replies
+        self._next = replies.__aiter__().__anext__
+        if self._cut is not None:  # by another thread, just now
+            replies.cancel()
+
+    async def _with_token(self, metadata: Metadata, until: float) -> Metadata:
+        """The metadata with the token, unless the caller has set the same header by hand."""
+        token: Any = self._token
+        if callable(token):
+            left = until - time.monotonic()
+            try:
+                token = await async_answer(token(), None if left == math.inf else left)
+            except Late:
+                left = 0.0
+            if left <= 0 or time.monotonic() >= until:
+                raise self._too_late("while the token function was at work")
+        header = ("authorization", f"Bearer {check_token_value(token)}")
+        return merge_metadata((header,), metadata)
+
+    def __aiter__(self) -> "AsyncCall[M]":
+        return self
+
+    async def __anext__(self) -> M:
+        if self.done:
+            if self._cut is not None:
+                raise self._cut
+            raise StopAsyncIteration
+        timer, limit = self._timer, self._limit
+        if timer is not None and limit is not None:
+            timer.until = time.monotonic() + limit
+        asked = async_cancellations()
+        while True:
+            try:
+                message: M = await self._next()
+            except StopAsyncIteration:
+                self.finish()
+                raise
+            except AsyncCancelled as cause:  # of this task, or of the call by this side
+                if self._cut is None or async_cancellations() > asked:
+                    self.close()
+                    raise
+                raise self._cut from cause
+            except grpc.RpcError as cause:
+                delay = await self._failed(cause)
+            except BaseException:  # such as KeyboardInterrupt
+                self.close()
+                raise
+            else:
+                if not self._begun:
+                    self._begun, self._limit = True, self._limits.idle
+                    if timer is not None:
+                        self._spare = timer.left()
+                if timer is not None:
+                    timer.until = math.inf
+                return message
+            await self._again(delay)
+
+    async def _failed(self, cause: grpc.RpcError) -> float:
+        """The seconds until another try, or an exception."""
+        error = self._cut
+        if error is None:
+            unreachable = getattr(cause, "code", lambda: None)() is grpc.StatusCode.UNAVAILABLE
+            error = from_rpc_error(
+                cause,
+                target=self._connection.address.target,
+                connected=await async_connected(self._connection.channel) if unreachable else None,
+                hint=self._connection.address.hint,
+                begun=self._begun,
+                request_id=self._request_id,
+            )
+            delay = self._delay(error)
+            if delay is not None and self._cut is None:
+                log_retry(error, delay)
+                return delay
+            error = self._cut or error
+        self.finish()
+        raise error from cause
+
+    def _delay(self, error: VLLMGrpcError) -> float | None:
+        """Seconds to wait before the next try; None: no other try."""
+        if self._begun or not error.retryable or self._tries >= self._options.max_retries:
+            return None
+        delay = error.pushback
+        if delay is not None and delay > MAX_PUSHBACK:
+            return None
+        if delay is None:
+            backoff = self._options.initial_backoff * 2.0 ** min(self._tries, 60)
+            # Jitter, so that clients that failed together do not come back together.
+            delay = min(backoff, self._options.max_backoff) * random.uniform(0.5, 1.0)
+        ends = self._limits.ends
+        if ends is not None and time.monotonic() + delay >= ends:
+            return None
+        if self._timer is not None and delay >= self._timer.left():
+            return None
+        self._tries += 1
+        return delay
+
+    async def _again(self, delay: float) -> None:
+        """Wait, and make the call again. close() and time limits end the wait."""
+        try:
+            self._pause = pause = AsyncPause()
+            if self._cut is None:
+                await pause.sleep(delay)
+            self._pause = None
+            if self._cut is None:
+                left = math.inf if self._timer is None else self._timer.left()
+                await self._try(time.monotonic() + left)
+        except BaseException:
+            self.close()
+            raise
+        if self._cut is not None:
+            self.finish()
+            raise self._cut
+
+    def _late(self) -> None:
+        """The wait was too long."""
+        which, limit, name = (
+            ("further", self._limits.idle, "Timeout.idle")
+            if self._begun
+            else ("first", self._limits.first_message, "Timeout.first_message")
+        )
+        self._end(self._timeout(f"no {which} message within {limit or 0:g} s ({name})"))
+
+    def _too_late(self, when: str) -> VLLMGrpcTimeoutError:
+        return self._timeout(f"the time for the call was over {when}")
+
+    def _timeout(self, message: str) -> VLLMGrpcTimeoutError:
+        return VLLMGrpcTimeoutError(message, code="DEADLINE_EXCEEDED", request_id=self._request_id)
+
+    def left(self) -> float | None:
+        """Seconds that are left for what belongs to the first message; None: no limit."""
+        ends = self._limits.ends
+        left = self._spare if ends is None else min(self._spare, ends - time.monotonic())
+        return None if left == math.inf else max(left, 0.0)
+
+    def close(self, why: str = "the stream was closed") -> None:
+        """Cancel the call, if it runs; the server then ends the request in the engine."""
+        if not self.done:
+            self._end(VLLMGrpcClosedError(why, request_id=self._request_id))
+
+    def _end(self, why: VLLMGrpcError) -> None:
+        """End the call from this side. Whoever waits for a message gets the reason."""
+        if self.done:
+            return
+        if self._cut is None:
+            self._cut = why
+        self.finish()
+        if self._replies is not None:
+            self._replies.cancel()
+        if self._pause is not None:
+            self._pause.wake()
+
+    def finish(self) -> None:
+        """Nothing more is wanted, or nothing can come."""
+        self.done = True
+        if self._timer is not None:
+            self._timer.stop()
+        self._connection.calls.discard(self)
+
+    async def result(self) -> M:
+        """The one message of a unary call, from its beginning to its end."""
+        await self.begin()
+        try:
+            return await self.__anext__()
+        finally:
+            self.finish()
+
+    def watch(self, failed: Callable[[], None]) -> None:
+        """Have `failed` called, from another thread, if the try under way fails for good."""
+        async_on_failure(self._replies, RETRYABLE, failed)
+
+    async def initial_metadata(self) -> Metadata:
+        """Waits for the headers, for as long as for the first message."""
+        timer, limit = self._timer, self._limit
+        if timer is None or limit is None or self._begun or timer.left() < math.inf:
+            timer = None  # no limit, or somebody else waits already
+        elif not self.done:
+            timer.until = time.monotonic() + limit
+        try:
+            assert self._replies is not None
+            found = pairs(await self._replies.initial_metadata())
+        except AsyncCancelled:
+            if self._cut is None:
+                raise
+            found = ()
+        finally:
+            if timer is not None:
+                self._limit = max(timer.left(), 0.001)
+                timer.until = math.inf
+        if self._cut is not None and not found:
+            raise self._cut
+        return found
+
+    async def trailing_metadata(self) -> Metadata:
+        """Empty until the call has ended."""
+        if not self.done or self._replies is None:
+            return ()
+        return pairs(await self._replies.trailing_metadata())
+
+
+async def async_gather_calls(
+    calls: Sequence[AsyncCall[Any]],
+    begin: Callable[[int], Awaitable[None]],
+    read: Callable[[int], Awaitable[None]],
+) -> None:
+    """Read several calls to their ends, all at once. The first that fails ends the others, and its
+    error is raised."""
+    failed: list[AsyncCall[Any]] = []
+
+    def end(first: AsyncCall[Any]) -> None:
+        if not failed:  # those that end because of it come here too
+            failed.append(first)
+            for call in calls:
+                if call is not first:
+                    call.close("another call failed")
+
+    def watch(number: int) -> None:
+        calls[number].watch(lambda: end(calls[number]))
+
+    try:
+        await async_gather(len(calls), begin, watch, read)
+    except VLLMGrpcClosedError:
+        if failed:
+            await failed[0].__anext__()  # raises its own error
+        raise
+    finally:
+        for call in calls:
+            call.close()

@@ -1,0 +1,403 @@
+"""The client's resources: `client.completions` and the others."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+from typing_extensions import Unpack
+
+from smg_proto import common_pb2
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.vllm._async.call import AsyncCall, Limits
+from smg_proto.vllm._async.caller import AsyncCaller, check_decoder
+from smg_proto.vllm._async.stream import AsyncChatStream, AsyncGenerateStream, AsyncKvEventStream
+from smg_proto.vllm._bundle import TokenizerBundle
+from smg_proto.vllm._chat import ChatRequest, chat_job
+from smg_proto.vllm._completion import completion_job, embed_requests
+from smg_proto.vllm._config import (
+    CallParams,
+    duration,
+    flag,
+    sequence,
+    split,
+    text,
+    whole,
+)
+from smg_proto.vllm._errors import VLLMGrpcError, VLLMGrpcNotFoundError, VLLMGrpcValidationError
+from smg_proto.vllm._params import (
+    ChatMessages,
+    ChatParams,
+    CompletionParams,
+    CompletionRequest,
+    EmbeddingParams,
+    Prompts,
+    without_nothing,
+)
+from smg_proto.vllm._tokenizer import TokenDecoder
+from smg_proto.vllm._types import (
+    ChatCompletion,
+    Completion,
+    EmbeddingResponse,
+    HealthCheckResponse,
+    Loads,
+    ModelInfo,
+    ModelList,
+    Outcome,
+    ServerInfo,
+    embedding_response,
+)
+from smg_proto.vllm._wait import async_aside
+
+
+class AsyncResource:
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
+
+
+class AsyncCompletions(AsyncResource):
+    @overload
+    async def create(
+        self,
+        *,
+        prompt: Prompts,
+        stream: Literal[False] = False,
+        **params: Unpack[CompletionParams],
+    ) -> Completion: ...
+    @overload
+    async def create(
+        self, *, prompt: Prompts, stream: Literal[True], **params: Unpack[CompletionParams]
+    ) -> AsyncGenerateStream: ...
+    @overload
+    async def create(
+        self, *, prompt: Prompts, stream: bool, **params: Unpack[CompletionParams]
+    ) -> Completion | AsyncGenerateStream: ...
+    async def create(
+        self, *, prompt: Prompts, stream: bool = False, **params: Unpack[CompletionParams]
+    ) -> Completion | AsyncGenerateStream:
+        """Continue a prompt, or each of several: choice i of prompt p has the index p * n + i.
+
+        What is left out, None or NOT_GIVEN is not sent: vLLM's plain defaults apply.
+
+        prompt: text, a sequence of token ids, a TokenizedInput, or a list of these.
+        stream: return the chunks as they are made.
+
+        Sampling:
+        temperature: 0 to 2; 0 is greedy. Unset: 1.
+        top_p: keep the likeliest tokens that add up to this share, above 0 to 1. Unset: 1.
+        top_k: number of tokens to choose from; 0 or -1 is all. Unset: all.
+        min_p: least probability relative to the likeliest token, 0 to 1. Unset: 0.
+        frequency_penalty, presence_penalty: -2 to 2; above 0 makes repetition rarer. Unset: 0.
+        repetition_penalty: above 0; above 1 makes tokens of prompt and output rarer. Unset: 1.
+        seed: repeats the result; choice i of n uses seed + i. Unset: random.
+        n: choices for each prompt, 1 to 16384. Unset: 1.
+        logit_bias: token id to the number that is added to its logit.
+        use_model_defaults: sample as the model's own generation config says, where nothing else
+            is asked for. vLLM's HTTP server does so. Unset: False.
+        sampling_params: a SamplingParams instead of single values.
+
+        Length and stops:
+        max_tokens: most tokens of a choice, at least 1. Unset: up to the end of the context.
+        min_tokens: tokens before an end or a stop counts. Unset: 0.
+        stop: a string, or a list of strings, that ends a choice. The text is cut there.
+        stop_token_ids: token ids that end a choice, besides the model's end tokens.
+        ignore_eos: go on after the model's end token. Unset: False.
+        include_stop_str_in_output: keep the stop in the text. Unset: False.
+        skip_special_tokens: leave special tokens out of the text. Unset: True.
+        spaces_between_special_tokens: matters to stop strings only. Unset: True.
+        truncate_prompt_tokens: cut a text prompt to its last tokens; -1 does not. Unset: -1.
+
+        What comes back:
+        logprobs: for each token, this many candidates; 0 is the token's own logprob only. Above
+            the server's --max-logprobs, 20 by default, it refuses. Unset: none.
+        prompt_logprobs: the same for the prompt. Unset: none.
+        structured_outputs: the form of the output, as a StructuredOutputs.
+        grammar_from_first_token: apply that form also while the model still thinks. Unset: False.
+        stream_options: include_usage adds a last chunk with the usage, continuous_usage_stats
+            puts it into every chunk.
+        decoder: fills in text for this call: a TokenDecoder, "server", or None for no text.
+
+        Media and engine:
+        media_refs: MediaRef objects that the server fetches; the prompt must be token ids.
+        mm_inputs: media as tensors, as MultimodalInputs messages.
+        kv_transfer_params: for vLLM's KV connector, a mapping or JSON text.
+        data_parallel_rank: the rank that must serve the request, from 0.
+
+        The call:
+        request_id: the request's name for logs and abort. Unset: a random one.
+        model: a label for the result. Unset: the server's name of its model, once it is known.
+        timeout: seconds or a Timeout; None is no limit. Unset: the client's.
+        max_retries: tries after UNAVAILABLE or RESOURCE_EXHAUSTED. Unset: the client's.
+        metadata, extra_headers: gRPC metadata, besides the client's.
+        traceparent: W3C trace context. wait_for_ready: wait for the connection.
+
+        Accepted for OpenAI's sake, where they ask for nothing: user, best_of=1 (or n), echo=False,
+        suffix="", extra_query={}, extra_body={}.
+        """
+        began = time.monotonic()
+        caller = self._caller
+        caller.connection.check()
+        flag("stream", stream)
+        call, given = split(params)
+        options = caller.options.changed(call)
+        decoder = check_decoder(params.get("decoder", caller.decoder))
+        given.pop("decoder", None)
+        request_id = given.pop("request_id", None)
+        if request_id is not None:
+            text("request_id", request_id)
+        request = CompletionRequest.of(given)
+        if request.use_model_defaults:
+            info = caller.connection.model
+            if info is None:
+                ends = Limits.of_call(options, began).ends
+                info = await caller.model_info(call, ends)
+            request = request.with_defaults(info.default_sampling_params)
+        job = completion_job(prompt, request, request_id=request_id, stream=stream, options=options)
+        run = await caller.run(job, decoder, stream, began)
+        return AsyncGenerateStream(run) if stream else await run.collect()
+
+
+class AsyncChat(AsyncResource):
+    @property
+    def completions(self) -> "AsyncChatCompletions":
+        return AsyncChatCompletions(self._caller)
+
+
+class AsyncChatCompletions(AsyncResource):
+    @overload
+    async def create(
+        self,
+        *,
+        messages: ChatMessages,
+        stream: Literal[False] = False,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion: ...
+    @overload
+    async def create(
+        self, *, messages: ChatMessages, stream: Literal[True], **params: Unpack[ChatParams]
+    ) -> AsyncChatStream: ...
+    @overload
+    async def create(
+        self, *, messages: ChatMessages, stream: bool, **params: Unpack[ChatParams]
+    ) -> ChatCompletion | AsyncChatStream: ...
+    async def create(
+        self, *, messages: ChatMessages, stream: bool = False, **params: Unpack[ChatParams]
+    ) -> ChatCompletion | AsyncChatStream:
+        """Reply to messages, written down with the chat template of the server's tokenizer.
+
+        Needs the extra `chat`. Reasoning and tool calls stay in the text, in the model's own
+        syntax: the gateway takes them apart, this client does not.
+
+        messages: OpenAI's messages, with text content; assistant messages may have tool_calls.
+        stream: return the chunks as they are made.
+        tools: OpenAI's tools, for templates that list them.
+        tool_choice: "auto" or "none". A forced call needs the gateway, or structured_outputs.
+        response_format: {"type": "text"}, "json_object" or "json_schema", as OpenAI has it.
+        chat_template: a template instead of the tokenizer's. chat_template_kwargs: what else it
+            is given, such as {"enable_thinking": False}.
+        add_generation_prompt: begin the assistant's turn. Unset: True.
+        continue_final_message: go on with the last message instead. Unset: False.
+        max_tokens, max_completion_tokens: most tokens of a choice. Unset: up to the end of the
+            context.
+        logprobs: True for the logprob of each token. top_logprobs: and this many candidates.
+        use_model_defaults: sample as the model's own generation config says where nothing else is
+            asked for, like vLLM's HTTP server. Unset: True.
+
+        As for completions.create: temperature, top_p, top_k, min_p, frequency_penalty,
+        presence_penalty, repetition_penalty, seed, n, logit_bias, min_tokens, stop,
+        stop_token_ids, ignore_eos, include_stop_str_in_output, skip_special_tokens,
+        spaces_between_special_tokens, prompt_logprobs, structured_outputs,
+        grammar_from_first_token, stream_options, kv_transfer_params, data_parallel_rank,
+        request_id, model, timeout, max_retries, metadata, extra_headers, traceparent,
+        wait_for_ready, user, store=False, extra_query={}, extra_body={}.
+        """
+        began = time.monotonic()
+        caller = self._caller
+        caller.connection.check()
+        flag("stream", stream)
+        call, given = split(params)
+        options = caller.options.changed(call)
+        request_id = given.pop("request_id", None)
+        if request_id is not None:
+            text("request_id", request_id)
+        chat = ChatRequest.of(messages, given)
+        limits = (Limits.of_stream if stream else Limits.of_call)(options, began)
+        first = limits.first_message
+        until = [end for end in (limits.ends, None if first is None else began + first) if end]
+        ends = min(until, default=None)
+        decoder = caller.decoder
+        if decoder is None:
+            raise VLLMGrpcValidationError("decoder", "chat needs a tokenizer, so not None")
+        if not isinstance(decoder, TokenDecoder):
+            left = None if ends is None else max(ends - time.monotonic(), 0.0)
+            decoder = await caller.required_decoder(left)
+        request = chat.request
+        if chat.model_defaults is not False:
+            info = caller.connection.model
+            try:
+                info = info or await caller.model_info(call, ends)
+            except VLLMGrpcError:
+                if chat.model_defaults:  # asked for
+                    raise
+            if info is not None:
+                request = request.with_defaults(info.default_sampling_params)
+        prompt = await async_aside(chat.prompt, decoder)
+        job = chat_job(
+            prompt, request, decoder, request_id=request_id, stream=stream, options=options
+        )
+        run = await caller.run(job, decoder, stream, began)
+        return AsyncChatStream(run) if stream else await run.collect()
+
+
+class AsyncEmbeddings(AsyncResource):
+    async def create(
+        self, *, input: Prompts, **params: Unpack[EmbeddingParams]
+    ) -> EmbeddingResponse:
+        """Embed one input or several: token ids, or text, which needs the tokenizer.
+
+        model: a label for the result. request_id: the request's name. And what every call takes:
+        timeout, max_retries, metadata, extra_headers, traceparent, wait_for_ready. Accepted where
+        they ask for nothing: user, encoding_format="float", extra_query={}, extra_body={}.
+        """
+        began = time.monotonic()
+        caller = self._caller
+        call, given = split(params)
+        options = caller.options_of(call)
+        given = without_nothing(given)
+        request_id = given.pop("request_id", None)
+        model = given.pop("model", None)
+        if model is not None:
+            text("model", model)
+        if given:
+            CompletionRequest(**given)  # says what is wrong about it
+            raise VLLMGrpcValidationError(min(given), "there is no such parameter")
+        decoder = caller.decoder if isinstance(caller.decoder, TokenDecoder) else None
+        texts = isinstance(input, str) or (sequence(input) or [None])[0].__class__ is str
+        if texts and caller.decoder == "server":
+            ends = Limits.of_call(options, began).ends
+            decoder = await caller.server_decoder(None if ends is None else ends - time.monotonic())
+        requests = await async_aside(embed_requests, input, request_id, decoder)
+        caller.look_up(words=False, name=model is None)
+        replies = await caller.embed(requests, options, began)
+        return embedding_response(replies, model or await caller.label(None))
+
+
+class AsyncModels(AsyncResource):
+    async def retrieve(self, model: str | None = None, **params: Unpack[CallParams]) -> ModelInfo:
+        """Describe the model that the server runs. model: its name, if it must be that one."""
+        info = await self._caller.model_info(params)
+        if model is not None and model not in (info.id, info.model_path):
+            raise VLLMGrpcNotFoundError(
+                "the server runs another model; models.list() names it", code="NOT_FOUND"
+            )
+        return info
+
+    async def list(self, **params: Unpack[CallParams]) -> ModelList:
+        """The models of the server, of which an engine has one."""
+        return ModelList.of(await self._caller.model_info(params))
+
+
+class AsyncHealth(AsyncResource):
+    async def check(self, **params: Unpack[CallParams]) -> HealthCheckResponse:
+        """Ask whether the engine lives."""
+        return await self._caller.unary(
+            "HealthCheck", pb.HealthCheckRequest(), HealthCheckResponse.from_grpc, params
+        )
+
+    async def server_info(self, **params: Unpack[CallParams]) -> ServerInfo:
+        """Describe the server's configuration."""
+        return await self._caller.unary(
+            "GetServerInfo", pb.GetServerInfoRequest(), ServerInfo.from_grpc, params
+        )
+
+    async def abort(self, request_ids: str | Sequence[str], **params: Unpack[CallParams]) -> None:
+        """End requests from elsewhere, such as another process. Unknown ids are ignored."""
+        ids = [request_ids] if isinstance(request_ids, str) else sequence(request_ids)
+        if not ids or not all(isinstance(one, str) and one for one in ids):
+            raise VLLMGrpcValidationError("request_ids", "must be one or more request ids")
+        for one in ids:
+            text("request_ids", one)
+        request = pb.AbortRequest(request_ids=ids)
+        await self._caller.unary("Abort", request, bool, params)
+
+
+class AsyncLoadsResource(AsyncResource):
+    async def retrieve(
+        self,
+        *,
+        dp_rank: int | None = None,
+        include: Sequence[str] = (),
+        **params: Unpack[CallParams],
+    ) -> Loads:
+        """The present load of each data-parallel rank."""
+        if dp_rank is not None:
+            dp_rank = whole("dp_rank", dp_rank, 0, 2**31 - 1)
+        sections = sequence(include)
+        if sections is None or not all(isinstance(one, str) for one in sections):
+            raise VLLMGrpcValidationError("include", "must be a list of section names")
+        request = pb.GetLoadsRequest(dp_rank=dp_rank, include=sections)
+        return await self._caller.unary("GetLoads", request, Loads.from_grpc, params)
+
+
+class AsyncTokenizerResource(AsyncResource):
+    async def download(self, **params: Unpack[CallParams]) -> TokenizerBundle:
+        """The server's tokenizer files, checked against their hash."""
+        return await self._caller.download(params)
+
+    async def decoder(self) -> TokenDecoder:
+        """The server's tokenizer, ready for use: the one that fills in text. An error if it sends
+        none; its path is tried too, if it is a directory here."""
+        return await self._caller.required_decoder(None)
+
+
+class AsyncKvEvents(AsyncResource):
+    async def subscribe(
+        self,
+        *,
+        start_sequence_number: int = 0,
+        load_records_before_first_batch: bool = True,
+        **params: Unpack[CallParams],
+    ) -> AsyncKvEventStream:
+        """Follow the KV cache. A silent server is no error: waits have a limit only if one is set,
+        here or for the client."""
+        caller = self._caller
+        options = caller.options_of(params)
+        request = common_pb2.SubscribeKvEventsRequest(
+            start_sequence_number=whole(
+                "start_sequence_number", start_sequence_number, 0, 2**64 - 1
+            ),
+            load_records_before_first_batch=flag(
+                "load_records_before_first_batch", load_records_before_first_batch
+            ),
+        )
+        limits = Limits()
+        if options.timeout_given:
+            limits = Limits.of_stream(options, time.monotonic())
+        call: AsyncCall[Any] = caller.call("SubscribeKvEvents", request, options, limits)
+        await call.begin()
+        return AsyncKvEventStream(caller.connection, call)
+
+
+class AsyncAdmin(AsyncResource):
+    async def flush_cache(self, timeout_s: float = 0.0, **params: Unpack[CallParams]) -> Outcome:
+        """Drop the prefix cache; refused while requests run, for `timeout_s` seconds at most."""
+        patience = duration("timeout_s", timeout_s)
+        request = common_pb2.FlushCacheRequest(timeout_s=patience)
+        return await self._caller.unary(
+            "FlushCache", request, Outcome.from_grpc, params, at_least=patience + 5
+        )
+
+    async def start_profile(self, **params: Unpack[CallParams]) -> Outcome:
+        """Start vLLM's profiler, with the options that vLLM was launched with. Without
+        --profiler-config the server fails with INTERNAL."""
+        request = common_pb2.StartProfileRequest()
+        return await self._caller.unary(
+            "StartProfile", request, Outcome.from_grpc, params, repeatable=False
+        )
+
+    async def stop_profile(self, **params: Unpack[CallParams]) -> Outcome:
+        """Stop the profiler and write its traces, which can take minutes: the call gets ten unless
+        a limit is set."""
+        request = common_pb2.StopProfileRequest()
+        return await self._caller.unary(
+            "StopProfile", request, Outcome.from_grpc, params, repeatable=False, at_least=600
+        )

@@ -1,0 +1,380 @@
+"""Streams, as callers iterate over them."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from typing_extensions import Self
+
+from smg_proto import common_pb2
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.vllm._async.call import AsyncCall, async_gather_calls
+from smg_proto.vllm._async.connection import AsyncConnection
+from smg_proto.vllm._completion import ChunkT, Delta, Job, ResultT
+from smg_proto.vllm._errors import (
+    Metadata,
+    VLLMGrpcClosedError,
+    VLLMGrpcFailedPreconditionError,
+)
+from smg_proto.vllm._tokenizer import TokenDecoder
+from smg_proto.vllm._types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    CompletionUsage,
+)
+from smg_proto.vllm._wait import AsyncMerge, Ended
+
+T = TypeVar("T")
+_LOOP_LEFT = (
+    "the stream was closed when its loop was left; to stop reading and go on later, "
+    "take chunks with `await anext(stream)`"
+)
+
+
+class AsyncStream(Generic[T]):
+    """An async iterator that can be closed, and that closes when its loop or block is left.
+
+    `await anext(stream)` takes one item without closing. Reading a stream that was closed raises
+    VLLMGrpcClosedError, so that a part is never taken for the whole.
+    """
+
+    async def __anext__(self) -> T:
+        raise NotImplementedError
+
+    def cancel(self, why: str = "the stream was closed") -> None:
+        """Cancel the call; the server then ends the request in the engine. Harmless at the end."""
+        raise NotImplementedError
+
+    def _drop(self, why: str) -> None:
+        """cancel() for destructors, which run in any thread."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """The same as cancel()."""
+        self.cancel()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return AsyncLoop(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # half-made, or the interpreter is going down
+            self._drop("the stream was dropped")
+
+
+class AsyncLoop(Generic[T]):
+    """What a loop over a stream holds. It is dropped however the loop is left, by `break` or an
+    exception too, and Python has no other sign of that: so the destructor ends the request."""
+
+    __slots__ = ("_next", "_stream")
+
+    def __init__(self, stream: AsyncStream[T]) -> None:
+        self._stream = stream
+        self._next = stream.__anext__
+
+    def __aiter__(self) -> "AsyncLoop[T]":
+        return self
+
+    def __anext__(self) -> Awaitable[T]:
+        return self._next()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._stream._drop(_LOOP_LEFT)  # pyright: ignore[reportPrivateUsage]
+
+
+class AsyncRun(Generic[ResultT, ChunkT]):
+    """The calls of one job, as one sequence of what they add.
+
+    Calls of several prompts are merged as their messages come.
+    """
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        job: Job[ResultT, ChunkT],
+        calls: list[AsyncCall[pb.GenerateResponse]],
+        words: Callable[[float | None], Awaitable[TokenDecoder | None]] | None,
+        label: Callable[[float | None], Awaitable[str]],
+        merged: bool,
+    ) -> None:
+        self.job = job
+        self.home = connection.home
+        self.first = calls[0]
+        self._connection = connection
+        self._calls = calls
+        self._words = words  # finds the decoder, which nobody has needed so far
+        self._label = label  # finds the model's name
+        self._merged = merged  # messages are wanted as they come
+        self._merge: AsyncMerge[int, pb.GenerateResponse] | None = None
+        self._settled = False
+        self._read_all = False
+        self._whole = False  # everything has come, and it is complete
+        self.ended = False
+        self.error: Exception | None = None
+        self.closed: str | None = None  # why, when this side has ended it
+
+    async def begin(self) -> None:
+        try:
+            await self.first.begin()
+        except BaseException as error:
+            self.job.end(error)
+            raise
+        if self._merged and len(self._calls) > 1:
+            self._merge = AsyncMerge(range(len(self._calls)), self._read)
+
+    async def _read(self, number: int) -> AsyncIterator[pb.GenerateResponse]:
+        call = self._calls[number]
+        if number:
+            await call.begin()
+        async for message in call:
+            yield message
+
+    async def next(self) -> tuple[Delta, pb.GenerateResponse] | None:
+        """What the next message adds. None: everything has come."""
+        job = self.job
+        try:
+            while (found := await self._take()) is not None:
+                number, message = found
+                answer = job.parts[number].answer
+                if message is None:
+                    answer.check_complete()
+                    continue
+                if not self._settled:
+                    await self._settle(self._calls[number].left())
+                delta = answer.add(message)
+                if delta is not None:
+                    return delta, message
+        except Ended:
+            raise self.closed_error() from None
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._whole = True
+        return None
+
+    async def _settle(self, seconds: float | None) -> None:
+        """Before the first message is read: the decoder, and the model's name if it is known."""
+        job = self.job
+        if self._words is not None:
+            words, self._words = self._words, None
+            job.decode_with(await words(seconds))
+        if not job.model and self._connection.model is not None:
+            job.model = self._connection.model.id
+        self._settled = bool(job.model)
+
+    async def _take(self) -> tuple[int, pb.GenerateResponse | None] | None:
+        if self._merge is not None:
+            return await self._merge.next()
+        if self._read_all:
+            return None
+        try:
+            return 0, await self.first.__anext__()
+        except StopAsyncIteration:
+            self._read_all = True
+            return 0, None
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.ended:
+            if isinstance(error, Exception):
+                self.error = error
+            self.end("reading was interrupted", error)
+
+    def end(self, why: str = "the stream was closed", error: BaseException | None = None) -> None:
+        """Nothing is wanted any more, or nothing can come."""
+        if self.ended:
+            return
+        self.ended = True
+        if not self._whole:
+            self.closed = why
+        for call in self._calls:
+            call.close()
+        if self._merge is not None:
+            self._merge.close()
+        self.job.end(error)
+
+    def closed_error(self) -> VLLMGrpcClosedError:
+        why = self.closed or "the stream was closed"
+        return VLLMGrpcClosedError(why, request_id=self.job.request_id)
+
+    async def collect(self) -> ResultT:
+        """Read everything."""
+        job, calls = self.job, self._calls
+        found: list[list[pb.GenerateResponse]] = [[] for _ in calls]
+
+        async def begin(number: int) -> None:
+            if number:
+                await calls[number].begin()
+
+        async def read(number: int) -> None:
+            async for message in calls[number]:
+                found[number].append(message)
+
+        try:
+            if len(calls) == 1:
+                await read(0)
+            else:
+                await async_gather_calls(calls, begin, read)
+            left = self.first.left()
+            await self._settle(left)
+            if not job.model:
+                job.model = await self._label(left)
+            for part, messages in zip(job.parts, found, strict=True):
+                for message in messages:
+                    part.answer.add(message)
+                part.answer.check_complete()
+            self._whole = True
+            job.initial_metadata = await self.first.initial_metadata()
+            job.trailing_metadata = await self.first.trailing_metadata()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self.end()
+        return job.result()
+
+
+class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):
+    """Chunks as they are made.
+
+    Every chunk names one choice and what is new of it; the chunk that ends a choice has its
+    `finish_reason`. Chunks of several prompts come in the order in which they are made.
+    """
+
+    def __init__(self, run: AsyncRun[ResultT, ChunkT]) -> None:
+        self._run = run
+
+    async def __anext__(self) -> ChunkT:
+        run = self._run
+        if not run.ended:
+            found = await run.next()
+            if found is not None:
+                return run.job.chunk(*found)
+            last = run.job.last_chunk()
+            run.end()
+            if last is not None:
+                return last
+        elif run.error is not None:
+            raise run.error
+        elif run.closed is not None:
+            raise run.closed_error()
+        raise StopAsyncIteration
+
+    def cancel(self, why: str = "the stream was closed") -> None:
+        """Cancel the call; the server then ends the request in the engine. Harmless at the end."""
+        self._run.end(why)
+
+    def _drop(self, why: str) -> None:
+        run = self._run
+        if not run.ended:
+            run.home.run(lambda: run.end(why))
+
+    @property
+    def request_id(self) -> str:
+        return self._run.job.request_id
+
+    @property
+    def completion(self) -> ResultT:
+        """What has come so far. A choice without finish_reason has not ended."""
+        return self._run.job.result()
+
+    @property
+    def usage(self) -> CompletionUsage:
+        """What has been counted so far."""
+        return self._run.job.usage()
+
+    @property
+    def text_stream(self) -> AsyncIterator[str]:
+        """The text of the first choice, piece by piece."""
+        return self._pieces()
+
+    async def _pieces(self) -> AsyncIterator[str]:
+        async for chunk in self:
+            words = self._run.job.shape.words(chunk)
+            if words is None:
+                raise VLLMGrpcFailedPreconditionError(
+                    "there is no text: the server has no tokenizer, or decoder=None was given"
+                )
+            if words:
+                yield words
+
+    async def get_final_completion(self) -> ResultT:
+        """Read to the end, and return everything that came, text and usage included.
+
+        After close(): what had come by then. After an error: that error again.
+        """
+        run = self._run
+        with contextlib.suppress(StopAsyncIteration):
+            while not run.ended:
+                try:
+                    await self.__anext__()
+                except VLLMGrpcClosedError:
+                    if run.error is not None:
+                        raise
+        if run.error is not None:
+            raise run.error
+        if run.closed is None:
+            run.job.initial_metadata = await self.initial_metadata()
+            run.job.trailing_metadata = await self.trailing_metadata()
+        return run.job.result()
+
+    async def initial_metadata(self) -> Metadata:
+        """Of the first prompt's call; waits for it."""
+        return await self._run.first.initial_metadata()
+
+    async def trailing_metadata(self) -> Metadata:
+        """Of the first prompt's call; empty until it has ended."""
+        return await self._run.first.trailing_metadata()
+
+
+class AsyncGenerateStream(AsyncCompletionStream[Completion, CompletionChunk]):
+    __doc__ = AsyncCompletionStream.__doc__
+
+
+class AsyncChatStream(AsyncCompletionStream[ChatCompletion, ChatCompletionChunk]):
+    __doc__ = AsyncCompletionStream.__doc__
+
+
+class AsyncKvEventStream(AsyncStream[common_pb2.KvEventBatch]):
+    """Changes of the KV cache and the load, until closed.
+
+    `sequence_numbers` has the last number of each data-parallel rank, the place to go on from.
+    """
+
+    def __init__(
+        self, connection: AsyncConnection, call: AsyncCall[common_pb2.KvEventBatch]
+    ) -> None:
+        self._home = connection.home
+        self._call = call
+        self.sequence_numbers: dict[int, int] = {}
+
+    async def __anext__(self) -> common_pb2.KvEventBatch:
+        batch = await self._call.__anext__()
+        if not batch.load.load_only:
+            self.sequence_numbers[batch.dp_rank] = batch.sequence_number
+        return batch
+
+    def cancel(self, why: str = "the stream was closed") -> None:
+        """End the subscription. Harmless at the end."""
+        self._call.close(why)
+
+    def _drop(self, why: str) -> None:
+        call = self._call
+        if not call.done:
+            self._home.run(lambda: call.close(why))
+
+    async def initial_metadata(self) -> Metadata:
+        """Waits for the server to accept the subscription."""
+        return await self._call.initial_metadata()

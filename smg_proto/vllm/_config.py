@@ -1,0 +1,517 @@
+"""Where the server is and how calls are made: addresses, TLS, tokens, metadata, time limits."""
+
+import inspect
+import ipaddress
+import json
+import math
+import operator
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+import grpc
+from typing_extensions import TypedDict
+
+from smg_proto import __version__
+from smg_proto.vllm._errors import Metadata, VLLMGrpcValidationError
+
+T = TypeVar("T")
+TokenT = TypeVar("TokenT", bound="AsyncToken")
+
+MAX_SECONDS: Final = 1e9  # some 31 years; beyond it, clocks and gRPC's own arithmetic give out
+MAX_RETRIES: Final = 999
+MAX_PUSHBACK: Final = 120.0  # seconds; a server that asks for a longer wait is not waited for
+_DEFAULT_PORT: Final = 9000
+
+
+class NotGiven(Enum):
+    """Marks an argument that was left out, where None has a meaning of its own."""
+
+    NOT_GIVEN = "not given"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN: Final = NotGiven.NOT_GIVEN
+Given: TypeAlias = T | NotGiven | None
+"""A parameter that may be left out, or be None or NOT_GIVEN, which is the same."""
+
+MetadataLike: TypeAlias = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
+Token: TypeAlias = str | Callable[[], str]
+AsyncToken: TypeAlias = Token | Callable[[], Awaitable[str]]
+Pem: TypeAlias = bytes | str | os.PathLike[str]
+ChannelOptions: TypeAlias = Mapping[str, object] | Sequence[tuple[str, object]]
+
+
+# Checks of what callers pass, whatever the annotations promise.
+
+
+def sequence(value: object) -> Sequence[Any] | None:
+    """The value, if it is a sequence of things: text and bytes are one thing."""
+    if isinstance(value, list | tuple):  # nearly always, and quickly told
+        return cast("Sequence[Any]", value)
+    if isinstance(value, str | bytes | bytearray):
+        return None
+    if not isinstance(value, Sequence) and hasattr(value, "tolist"):  # an array
+        value = cast(Any, value).tolist()
+    return cast(Any, value) if isinstance(value, Sequence) else None
+
+
+def mapping(value: object) -> Mapping[Any, Any] | None:
+    return cast(Any, value) if isinstance(value, Mapping) else None
+
+
+def plain(value: object) -> Any:
+    """Tuples, arrays, mappings and numbers of other libraries in the one form that models take."""
+    if value is None or isinstance(value, str | int | float | list):
+        return cast(Any, value)
+    if (by_name := mapping(value)) is not None:
+        return dict(by_name)
+    if (items := sequence(value)) is not None:
+        return list(items)
+    try:
+        return operator.index(cast(Any, value))
+    except TypeError:
+        return value
+
+
+def json_object(content: str) -> dict[str, Any] | None:
+    """The JSON object of a text, if it is one."""
+    try:
+        found = mapping(json.loads(content))
+    except (ValueError, RecursionError):
+        return None
+    return None if found is None else dict(found)
+
+
+def json_text(param: str, value: object) -> str:
+    """The JSON text for an object."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise VLLMGrpcValidationError(param, "cannot be written as JSON") from None
+
+
+def text(param: str, value: object) -> str:
+    """A string with something in it that can be sent."""
+    if not isinstance(value, str) or not value:
+        raise VLLMGrpcValidationError(param, "must be a string and not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise VLLMGrpcValidationError(
+            param, "has half of a character (a lone surrogate), which cannot be sent"
+        ) from None
+    return value
+
+
+def flag(param: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise VLLMGrpcValidationError(param, "must be True or False")
+    return value
+
+
+def whole(param: str, value: object, low: int, high: int) -> int:
+    """A whole number from low to high, both included."""
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise VLLMGrpcValidationError(param, f"must be a whole number from {low} to {high}")
+    return value
+
+
+def number(value: object) -> float | None:
+    """A number of seconds, whatever its size; None: it is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def seconds(param: str, value: object) -> float | None:
+    """A time limit: a number of seconds above 0, or None."""
+    if value is None:
+        return None
+    limit = number(value)
+    if limit is None:
+        raise VLLMGrpcValidationError(param, f"must be seconds or None, not {type(value).__name__}")
+    if not 0 < limit <= MAX_SECONDS:
+        raise VLLMGrpcValidationError(
+            param, f"must be above 0 s and at most {MAX_SECONDS:g} s; None means no limit"
+        )
+    return limit
+
+
+def duration(param: str, value: object) -> float:
+    """A number of seconds, from 0."""
+    found = number(value)
+    if found is None or not 0 <= found <= MAX_SECONDS:
+        raise VLLMGrpcValidationError(param, f"must be seconds, from 0 to {MAX_SECONDS:g}")
+    return found
+
+
+# How a call is made.
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """Limits in seconds; None is no limit. Time that the reader of a stream takes never counts."""
+
+    call: float | None = None
+    """For one unary call or one unstreamed completion: token function and retries included."""
+    first_message: float | None = None
+    """For the first message of a stream: token function and retries included."""
+    idle: float | None = None
+    """For each later message of a stream."""
+    stream: float | None = None
+    """For a whole stream. Off unless asked for: a long stream that makes progress is healthy."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            object.__setattr__(self, name, seconds(f"timeout.{name}", getattr(self, name)))
+
+    @classmethod
+    def of(cls, value: "float | Timeout | None") -> "Timeout":
+        """One number limits a call, and each wait for a message of a stream."""
+        if isinstance(value, Timeout):
+            return value
+        limit = seconds("timeout", value)
+        return cls(call=limit, first_message=limit, idle=limit)
+
+
+class CallParams(TypedDict, total=False):
+    """What every call takes. Left out: as the client has it."""
+
+    timeout: float | Timeout | NotGiven | None
+    """Seconds for the call, or a Timeout; None is no limit."""
+    max_retries: Given[int]
+    """How often to try again after UNAVAILABLE or RESOURCE_EXHAUSTED, before any message."""
+    metadata: Given[MetadataLike]
+    """gRPC metadata, added to the client's; the same name replaces."""
+    extra_headers: Given[Mapping[str, str]]
+    """The same, by the name that OpenAI's library has for it."""
+    traceparent: Given[str]
+    """W3C trace context for the server's own spans."""
+    wait_for_ready: Given[bool]
+    """Wait for the connection instead of failing when there is none."""
+
+
+CALL_PARAMS: Final = frozenset(CallParams.__annotations__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings of one call: those of the client, changed by those of the call."""
+
+    timeout: Timeout
+    timeout_given: bool = False
+    """Whether somebody has set the limits; the default ones make way for calls that take longer."""
+    max_retries: int = 2
+    metadata: Metadata = ()
+    wait_for_ready: bool = False
+    initial_backoff: float = 0.5
+    max_backoff: float = 8.0
+
+    def changed(self, params: Mapping[str, Any]) -> "Options":
+        options = self
+        for name, value in params.items():
+            if value is NOT_GIVEN:
+                continue
+            if name == "timeout":
+                options = replace(options, timeout=Timeout.of(value), timeout_given=True)
+            elif value is None:
+                continue
+            elif name == "max_retries":
+                options = replace(options, max_retries=whole(name, value, 0, MAX_RETRIES))
+            elif name == "wait_for_ready":
+                options = replace(options, wait_for_ready=flag(name, value))
+            else:
+                if name == "traceparent":
+                    added: Metadata = ((name, check_traceparent(value)),)
+                else:
+                    added = check_metadata(value, name)
+                options = replace(options, metadata=merge_metadata(options.metadata, added))
+        return options
+
+
+def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of any call, and the others that are given."""
+    call = {name: params[name] for name in CALL_PARAMS & params.keys()}
+    rest = {
+        name: value
+        for name, value in params.items()
+        if name not in CALL_PARAMS and value is not None and value is not NOT_GIVEN
+    }
+    return call, rest
+
+
+def check_traceparent(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(
+        r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", value
+    ):
+        raise VLLMGrpcValidationError("traceparent", "must look like 00-<32 hex>-<16 hex>-01")
+    return value
+
+
+def check_metadata(value: object, param: str = "metadata") -> Metadata:
+    if not value and value in ((), [], {}, None):
+        return ()
+    by_name = mapping(value)
+    items = list(by_name.items()) if by_name is not None else sequence(value)
+    if items is None:
+        raise VLLMGrpcValidationError(param, "must be a mapping or a list of pairs")
+    checked: list[tuple[str, str | bytes]] = []
+    for item in items:
+        pair = sequence(item)
+        if pair is None or len(pair) != 2 or not isinstance(pair[0], str):
+            raise VLLMGrpcValidationError(param, "must be a mapping or a list of pairs")
+        key, content = pair[0].lower(), pair[1]
+        if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
+            raise VLLMGrpcValidationError(
+                param, f"{key!r} cannot be a name: letters, digits, _ . - and not grpc-…"
+            )
+        # The value is not shown: it may be a secret.
+        if key.endswith("-bin") != isinstance(content, bytes):
+            raise VLLMGrpcValidationError(param, f"{key}: bytes if, and only if, it ends -bin")
+        if isinstance(content, str) and not re.fullmatch(r"[ -~]*", content):
+            raise VLLMGrpcValidationError(param, f"{key}: only printable ASCII can be sent")
+        if not isinstance(content, str | bytes):
+            raise VLLMGrpcValidationError(param, f"{key}: must be a string")
+        checked.append((key, content))
+    return tuple(checked)
+
+
+def merge_metadata(base: Metadata, added: Metadata) -> Metadata:
+    """Both; what is added replaces what has the same name."""
+    if not base or not added:
+        return base or added
+    names = {key for key, _ in added}
+    return tuple(pair for pair in base if pair[0] not in names) + added
+
+
+# Where the server is.
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A target that is ready to be connected to. Its repr shows no secret."""
+
+    target: str
+    secure: bool
+    hint: str = ""
+    """What to look at when nothing listens there."""
+    options: tuple[tuple[str, object], ...] = field(default=(), repr=False)
+    credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
+
+    def channel(self) -> grpc.Channel:
+        if self.credentials is None:
+            return grpc.insecure_channel(self.target, self.options)
+        return grpc.secure_channel(self.target, self.credentials, self.options)
+
+    def async_channel(self) -> grpc.aio.Channel:
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(self.target, self.options)
+        return grpc.aio.secure_channel(self.target, self.credentials, self.options)
+
+
+def address(
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    target: str | None = None,
+    secure: bool | None = None,
+    ca_certificate: Pem | None = None,
+    client_certificate: Pem | None = None,
+    client_key: Pem | None = None,
+    server_name: str | None = None,
+    max_send_message_length: int = -1,
+    max_receive_message_length: int = -1,
+    channel_options: ChannelOptions | None = None,
+) -> Address:
+    """Arguments first, then the environment, then the defaults."""
+    where, hint = _target(host, port, target)
+    tls = {
+        "ca_certificate": ca_certificate,
+        "client_certificate": client_certificate,
+        "client_key": client_key,
+        "server_name": server_name,
+    }
+    given = [name for name, value in tls.items() if value is not None]
+    if secure is None:
+        secure = bool(given) or _env_secure(where.endswith(":443"))
+    elif not flag("secure", secure) and given:
+        raise VLLMGrpcValidationError(given[0], "has no use with secure=False")
+    if (client_certificate is None) != (client_key is None):
+        raise VLLMGrpcValidationError("client_certificate", "needs client_key, and the reverse")
+    # No keepalive: some servers end calls of clients that ping more often than every 300 s.
+    options: dict[str, object] = {
+        "grpc.max_send_message_length": _size("max_send_message_length", max_send_message_length),
+        "grpc.max_receive_message_length": _size(
+            "max_receive_message_length", max_receive_message_length
+        ),
+        "grpc.primary_user_agent": f"smg-proto/{__version__}",
+        # gRPC's own wait of up to two minutes would outlast our retries.
+        "grpc.initial_reconnect_backoff_ms": 250,
+        "grpc.max_reconnect_backoff_ms": 8000,
+    }
+    if is_loopback(where):
+        options["grpc.enable_http_proxy"] = 0  # no other machine can reach what is meant
+    credentials = None
+    if secure:
+        credentials = grpc.ssl_channel_credentials(
+            _pem("ca_certificate", ca_certificate),
+            _pem("client_key", client_key),
+            _pem("client_certificate", client_certificate),
+        )
+        if server_name is not None:
+            options["grpc.ssl_target_name_override"] = text("server_name", server_name)
+    options.update(_channel_options(channel_options))
+    return Address(where, secure, hint, tuple(options.items()), credentials)
+
+
+def _target(host: object, port: object, target: object) -> tuple[str, str]:
+    """What to connect to, and a hint for when nothing listens there."""
+    if target is not None:
+        if host is not None or port is not None:
+            raise VLLMGrpcValidationError("target", "give either target, or host and port")
+        return text("target", target), ""
+    name = text("host", host) if host is not None else os.environ.get("VLLM_GRPC_HOST")
+    name = name or "localhost"
+    if ":" in name and not name.startswith("["):
+        if name.count(":") == 1:
+            raise VLLMGrpcValidationError("host", "give the port as port=, or use target=")
+        name = f"[{name}]"  # an IPv6 address
+    hint = ""
+    if port is None:
+        given = os.environ.get("VLLM_GRPC_PORT")
+        if not given:
+            hint = (
+                f". No port was given, so {_DEFAULT_PORT} was tried; vLLM's launchers listen on "
+                "8000 (vllm serve --grpc) or 50051 (vllm.entrypoints.launchers.grpc_server)"
+            )
+        elif not given.isdecimal():
+            raise VLLMGrpcValidationError("VLLM_GRPC_PORT", "must be a number from 1 to 65535")
+        port = int(given[:9]) if given else _DEFAULT_PORT
+    return f"{name}:{whole('port', port, 1, 65535)}", hint
+
+
+def is_loopback(target: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    scheme, _, rest = target.partition(":")
+    if scheme in ("unix", "unix-abstract"):
+        return True
+    if scheme in ("ipv4", "ipv6"):
+        return all(is_loopback(one) for one in rest.split(","))
+    if scheme == "dns":  # with a server named in it, that server says what "localhost" is
+        target = rest.removeprefix("///")
+    host = target
+    if target.startswith("["):
+        host, _, port = target[1:].partition("]")
+        if port and not port.startswith(":"):
+            return False
+    elif target.count(":") == 1:
+        host = target.partition(":")[0]
+    if host.lower() == "localhost":
+        return True
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+def check_token(token: object, where: Address | None) -> None:
+    """A token must be one, and must not cross a network in clear text."""
+    if inspect.iscoroutinefunction(token):
+        raise VLLMGrpcValidationError("token", "a coroutine function needs the async client")
+    async_check_token(token, where)
+
+
+def async_check_token(token: object, where: Address | None) -> None:
+    """The same for the async client, which also awaits."""
+    if token is None:
+        return
+    if isinstance(token, str):
+        check_token_value(token)
+    elif not callable(token):
+        raise VLLMGrpcValidationError("token", "must be a string or a function that returns one")
+    if where is not None and not where.secure and not is_loopback(where.target):
+        raise VLLMGrpcValidationError(
+            "token", "would be sent in clear text; use secure=True (metadata= sends it regardless)"
+        )
+
+
+def check_token_value(token: object) -> str:
+    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+        raise VLLMGrpcValidationError("token", "must be printable ASCII and not empty")
+    return token
+
+
+def default_timeout(given: float | Timeout | NotGiven | None) -> tuple[Timeout, bool]:
+    """The limits, and whether somebody has set them."""
+    if given is not NOT_GIVEN:
+        return Timeout.of(given), True
+    value = os.environ.get("VLLM_GRPC_TIMEOUT")
+    if not value:
+        return Timeout.of(60.0), False
+    try:
+        return Timeout.of(float(value)), True
+    except (ValueError, VLLMGrpcValidationError):
+        raise VLLMGrpcValidationError(
+            "VLLM_GRPC_TIMEOUT", f"must be seconds, above 0 and at most {MAX_SECONDS:g}"
+        ) from None
+
+
+def default_token(given: TokenT | None) -> TokenT | str | None:
+    return given if given is not None else os.environ.get("VLLM_GRPC_TOKEN") or None
+
+
+def _env_secure(default: bool) -> bool:
+    value = os.environ.get("VLLM_GRPC_SECURE", "").lower()
+    if value in ("", "true", "1", "yes", "false", "0", "no"):
+        return value in ("true", "1", "yes") if value else default
+    raise VLLMGrpcValidationError("VLLM_GRPC_SECURE", "must be true or false")
+
+
+def _size(param: str, value: object) -> int:
+    return whole(param, value, -1, 2**31 - 1)
+
+
+def _channel_options(given: object) -> dict[str, object]:
+    """gRPC's channel options by name."""
+    by_name = mapping(given)
+    items = list(by_name.items()) if by_name is not None else sequence(given or ())
+    try:
+        options = dict(items or ())
+    except (TypeError, ValueError):
+        items = None
+        options = {}
+    if items is None or not all(isinstance(name, str) for name in options):
+        raise VLLMGrpcValidationError("channel_options", "must be a mapping or a list of pairs")
+    return options
+
+
+def _pem(name: str, value: Pem | None) -> bytes | None:
+    """The content of a certificate or key, given as such or as a file."""
+    if value is None:
+        return None
+    if not isinstance(value, bytes):
+        try:
+            value = Path(value).read_bytes()
+        except OSError as error:
+            raise VLLMGrpcValidationError(name, f"cannot be read: {error.strerror}") from None
+        except (TypeError, ValueError):
+            raise VLLMGrpcValidationError(name, "must be PEM bytes or a path") from None
+    if b"-----BEGIN " not in value:
+        raise VLLMGrpcValidationError(name, "is not in PEM form")
+    return value

@@ -1,0 +1,460 @@
+"""What callers can ask for: prompts, sampling parameters, constraints, rules and wire form."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import TypedDict
+
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.vllm._config import (
+    AsyncToken,
+    CallParams,
+    Given,
+    Token,
+    json_object,
+    json_text,
+    mapping,
+    plain,
+    sequence,
+    text,
+)
+from smg_proto.vllm._errors import VLLMGrpcValidationError
+from smg_proto.vllm._tokenizer import TokenDecoder
+
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, Field(min_length=1)]
+_GREEDY: Final = 1e-5  # vLLM's threshold for greedy sampling
+_MOST_CHOICES: Final = 16384  # vLLM's VLLM_MAX_N_SEQUENCES
+
+
+class Params(BaseModel):
+    """Base of what callers pass: checked strictly, unknown names refused, nothing echoed."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        strict=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    if not TYPE_CHECKING:  # type checkers are to see the fields
+
+        def __init__(self, **data: Any) -> None:
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                refuse(error)
+
+
+def refuse(error: ValidationError) -> NoReturn:
+    """Turn pydantic's report into ours: the parameter and its rule, without the value."""
+    first = error.errors(include_url=False, include_input=False, include_context=True)[0]
+    param = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+    problem = first["msg"]
+    match first["type"]:
+        case "extra_forbidden":
+            problem = _UNKNOWN.get(param, "there is no such parameter")
+        case "value_error":
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, VLLMGrpcValidationError):
+                raise cause from None
+            param, problem = param or "parameters", str(cause)
+        case "string_unicode":
+            problem = "has half of a character (a lone surrogate), which cannot be sent"
+        case _:
+            pass
+    raise VLLMGrpcValidationError(param, problem[:1].lower() + problem[1:]) from None
+
+
+# What OpenAI's library has and this server has not. Asking for nothing by it is fine.
+_UNKNOWN: Final = {
+    "best_of": "vLLM has no best_of; ask for n choices with logprobs and choose",
+    "echo": "the prompt cannot be echoed; put it before the text yourself",
+    "suffix": "vLLM does not insert text between prompt and suffix",
+    "extra_query": "there is no URL; use metadata=",
+    "extra_body": "there is no JSON body; name the parameter itself",
+    "response_format": "use structured_outputs=StructuredOutputs(json_schema=…)",
+    "store": "the server stores nothing",
+    "dimensions": "the server returns whole vectors; cut them yourself",
+    "encoding_format": "vectors always come as floats",
+}
+_NOTHING: Final[dict[str, tuple[object, ...]]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "extra_query": ({},),
+    "extra_body": ({},),
+    "store": (False,),
+    "encoding_format": ("float",),
+    "user": (),
+}
+
+
+def without_nothing(params: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what asks for nothing: `echo=False`, or `user`, which vLLM does not send on."""
+    names = _NOTHING.keys() & params.keys()
+    if not names:
+        return params
+    left = dict(params)
+    for name in names:
+        value = left[name]
+        if name == "user":
+            text(name, value)
+        same = any(type(value) is type(one) and value == one for one in _NOTHING.get(name, ()))
+        if name == "user" or same or (name == "best_of" and value == left.get("n", 1)):
+            del left[name]
+    return left
+
+
+class TokenizedInput(Params):
+    """A prompt in token ids, and optionally the text that they stand for."""
+
+    original_text: str = ""
+    input_ids: list[TokenId] = Field(min_length=1)
+
+
+class ChoiceConstraint(Params):
+    """The output is one of these."""
+
+    choices: list[Text] = Field(default=[], validate_default=False)
+
+
+class StructuredOutputs(Params):
+    """What the output must look like: exactly one of these."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+    json_object: bool | None = None
+    choice: ChoiceConstraint | list[Text] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "StructuredOutputs":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise VLLMGrpcValidationError(
+                "structured_outputs", f"give exactly one constraint, not {given or 'none'}"
+            )
+        value = getattr(self, given[0])
+        if isinstance(value, ChoiceConstraint):
+            value = value.choices
+        if not value:
+            problem = "is empty or false; leave it out for free text"
+            raise VLLMGrpcValidationError(f"structured_outputs.{given[0]}", problem)
+        if given[0] in ("json_schema", "structural_tag") and isinstance(value, str):
+            _json_object(f"structured_outputs.{given[0]}", value)
+        return self
+
+    def fill(self, wire: pb.SamplingParams) -> None:
+        """Set the constraint of a request."""
+        for name in ("json_schema", "structural_tag"):
+            value = getattr(self, name)
+            if value is not None:
+                param = f"structured_outputs.{name}"
+                setattr(wire, name, value if isinstance(value, str) else json_text(param, value))
+        if self.regex is not None:
+            wire.regex = self.regex
+        if self.grammar is not None:
+            wire.grammar = self.grammar
+        if self.json_object is not None:
+            wire.json_object = True
+        if self.choice is not None:
+            constraint = isinstance(self.choice, ChoiceConstraint)
+            choices = self.choice.choices if constraint else self.choice  # type: ignore[union-attr]
+            wire.choice.choices.extend(choices)  # type: ignore[arg-type]
+
+
+class MediaRef(Params):
+    """An image, sound or video that the server fetches itself."""
+
+    url: Text
+    modality: Literal["image", "audio", "video"] = "image"
+
+
+class StreamOptions(Params):
+    """What a stream also tells."""
+
+    include_usage: bool = False
+    """A last chunk without choices carries the usage."""
+    continuous_usage_stats: bool = False
+    """Every chunk carries the usage so far."""
+
+
+class SamplingParams(Params):
+    """How to choose tokens and when to stop; ranges are vLLM's.
+
+    A field that was not given is left to the server, or set to what means "off" where the wire
+    cannot say "not given".
+    """
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=-1, lt=2**31)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    max_tokens: int | None = Field(default=None, ge=1, lt=2**32)
+    min_tokens: int = Field(default=0, ge=0, lt=2**32)
+    stop: list[Text] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    ignore_eos: bool = False
+    n: int = Field(default=1, ge=1, le=_MOST_CHOICES)
+    logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
+    prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
+    seed: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+    include_stop_str_in_output: bool = False
+    logit_bias: dict[Annotated[int, Field(ge=0, lt=2**31, strict=False)], float] | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
+    structured_outputs: StructuredOutputs | None = None
+    grammar_from_first_token: bool = False
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agree(self) -> "SamplingParams":
+        if self.n > 1 and self.temperature is not None and self.temperature < _GREEDY:
+            raise VLLMGrpcValidationError(
+                "n", "greedy sampling (temperature 0) gives one choice; raise temperature or use 1"
+            )
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise VLLMGrpcValidationError(
+                "min_tokens", f"{self.min_tokens} is above max_tokens={self.max_tokens}"
+            )
+        return self
+
+    def to_grpc(self) -> pb.SamplingParams:
+        """The wire's form: what was given, and the value for "off" where unset would be 0."""
+        values = dict(_OFF)
+        for name in self.model_fields_set & _ON_THE_WIRE:
+            values[name] = getattr(self, name)
+        if self.top_k < 0:
+            values["top_k"] = 0  # -1 is vLLM's word for off
+        wire = pb.SamplingParams(**values)
+        if self.structured_outputs is not None:
+            self.structured_outputs.fill(wire)
+        return wire
+
+
+_ON_THE_WIRE = {*SamplingParams.model_fields} - {"structured_outputs"}
+_OFF: dict[str, Any] = {
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "n": 1,
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+}
+
+
+def _json_object(param: str, content: str) -> None:
+    if json_object(content) is None:
+        raise VLLMGrpcValidationError(param, "must be the JSON text of an object")
+
+
+class CompletionRequest(SamplingParams):
+    """All of `completions.create` that is about the request itself, checked."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+
+    model: Text | None = None
+    use_model_defaults: bool = False
+    stream_options: StreamOptions | None = None
+    kv_transfer_params: str | dict[str, Any] | None = None
+    data_parallel_rank: int | None = Field(default=None, ge=0, lt=2**31)
+    media_refs: list[MediaRef] | None = Field(default=None, min_length=1)
+    mm_inputs: list[pb.MultimodalInputs] | None = Field(default=None, min_length=1)
+
+    @field_validator("stream_options", mode="before")
+    @classmethod
+    def _options(cls, value: object) -> object:
+        given = mapping(value)
+        return value if given is None else StreamOptions(**given)
+
+    @field_validator("mm_inputs", mode="before")
+    @classmethod
+    def _one_input(cls, value: object) -> object:
+        return [value] if isinstance(value, pb.MultimodalInputs) else value
+
+    @model_validator(mode="after")
+    def _media(self) -> "CompletionRequest":
+        if self.media_refs is not None and self.mm_inputs is not None:
+            raise VLLMGrpcValidationError("media_refs", "not together with mm_inputs")
+        if isinstance(self.kv_transfer_params, str):
+            _json_object("kv_transfer_params", self.kv_transfer_params)
+        return self
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> "CompletionRequest":
+        """From the arguments of `create`, those of a SamplingParams among them."""
+        sampling = given.pop("sampling_params", None)
+        if sampling is not None:
+            if not isinstance(sampling, SamplingParams):
+                raise VLLMGrpcValidationError("sampling_params", "must be a SamplingParams")
+            base = {name: getattr(sampling, name) for name in sampling.model_fields_set}
+            if twice := base.keys() & given.keys():
+                problem = "given twice: by itself and in sampling_params"
+                raise VLLMGrpcValidationError(min(twice), problem)
+            given = base | given
+        return cls(**{name: plain(value) for name, value in without_nothing(given).items()})
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "CompletionRequest":
+        """The model's own sampling parameters wherever the caller set none."""
+        known = {k: v for k, v in defaults.items() if k in SamplingParams.model_fields}
+        if not known:
+            return self
+        given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
+        return CompletionRequest(**known | given)
+
+
+# The same for type checkers. `help()` has them in the docstrings of `create`.
+
+
+class SamplingKeywords(CallParams, total=False):
+    """What completions and chat share."""
+
+    request_id: Given[str]
+    model: Given[str]
+    temperature: Given[float]
+    top_p: Given[float]
+    top_k: Given[int]
+    min_p: Given[float]
+    frequency_penalty: Given[float]
+    presence_penalty: Given[float]
+    repetition_penalty: Given[float]
+    max_tokens: Given[int]
+    min_tokens: Given[int]
+    stop: Given[str | Sequence[str]]
+    stop_token_ids: Given[Sequence[int]]
+    skip_special_tokens: Given[bool]
+    spaces_between_special_tokens: Given[bool]
+    ignore_eos: Given[bool]
+    n: Given[int]
+    prompt_logprobs: Given[int]
+    seed: Given[int]
+    include_stop_str_in_output: Given[bool]
+    logit_bias: Given[Mapping[int, float] | Mapping[str, float]]
+    structured_outputs: Given[StructuredOutputs]
+    grammar_from_first_token: Given[bool]
+    kv_transfer_params: Given[str | Mapping[str, Any]]
+    data_parallel_rank: Given[int]
+    use_model_defaults: Given[bool]
+    stream_options: Given[StreamOptions | Mapping[str, bool]]
+    user: Given[str]
+    extra_query: Given[Mapping[str, object]]
+    extra_body: Given[Mapping[str, object]]
+
+
+class CompletionParams(SamplingKeywords, total=False):
+    """What `completions.create` takes besides prompt and stream. Left out or None: not set."""
+
+    sampling_params: Given[SamplingParams]
+    logprobs: Given[int]
+    truncate_prompt_tokens: Given[int]
+    media_refs: Given[Sequence[MediaRef]]
+    mm_inputs: Given[pb.MultimodalInputs | Sequence[pb.MultimodalInputs]]
+    decoder: TokenDecoder | Literal["server"] | None
+    best_of: Given[Literal[1]]
+    echo: Given[Literal[False]]
+    suffix: Given[Literal[""]]
+
+
+class ChatParams(SamplingKeywords, total=False):
+    """What `chat.completions.create` takes besides messages and stream."""
+
+    max_completion_tokens: Given[int]
+    logprobs: Given[bool]
+    top_logprobs: Given[int]
+    tools: Given[Sequence[Mapping[str, Any]]]
+    tool_choice: Given[Literal["auto", "none"]]
+    response_format: Given[Mapping[str, Any]]
+    chat_template: Given[str]
+    chat_template_kwargs: Given[Mapping[str, Any]]
+    add_generation_prompt: Given[bool]
+    continue_final_message: Given[bool]
+    store: Given[Literal[False]]
+
+
+class EmbeddingParams(CallParams, total=False):
+    """What `embeddings.create` takes besides input."""
+
+    request_id: Given[str]
+    model: Given[str]
+    user: Given[str]
+    encoding_format: Given[Literal["float"]]
+    extra_query: Given[Mapping[str, object]]
+    extra_body: Given[Mapping[str, object]]
+
+
+class OptionParams(TypedDict, total=False):
+    """What `with_options` changes, besides the token and what every call takes."""
+
+    decoder: TokenDecoder | Literal["server"] | None
+
+
+class ClientParams(CallParams, OptionParams, total=False):
+    token: Token | None
+
+
+class AsyncClientParams(CallParams, OptionParams, total=False):
+    token: AsyncToken | None
+
+
+Prompt: TypeAlias = str | Sequence[int] | TokenizedInput
+Prompts: TypeAlias = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokenizedInput]
+Input: TypeAlias = str | pb.TokenizedInput  # of one request, as it is sent
+ChatMessages: TypeAlias = Sequence[Mapping[str, Any] | BaseModel]
+"""OpenAI's messages: mappings, or the message objects of a reply."""
+
+
+def parse_prompts(value: object, param: str = "prompt") -> list[Input]:
+    """One prompt or several, each checked; which of the two it was, its type says."""
+    items = sequence(value)
+    if items is not None:
+        if not items:
+            raise VLLMGrpcValidationError(param, "is empty")
+        if not hasattr(items[0], "__index__"):
+            return [parse_prompt(item, f"{param}[{i}]") for i, item in enumerate(items)]
+    return [parse_prompt(value, param)]
+
+
+def parse_prompt(value: object, param: str) -> Input:
+    if isinstance(value, str):
+        if not value:
+            raise VLLMGrpcValidationError(param, "is empty")
+        return text(param, value)
+    ids = sequence(value)
+    if ids is None:
+        if isinstance(value, TokenizedInput):
+            return pb.TokenizedInput(original_text=value.original_text, input_ids=value.input_ids)
+        if isinstance(value, pb.TokenizedInput):
+            if not value.input_ids:
+                raise VLLMGrpcValidationError(param, "has no token ids")
+            return value
+        raise VLLMGrpcValidationError(
+            param,
+            "must be text, a sequence of token ids, a TokenizedInput, or a list of these, "
+            f"not {type(value).__name__}",
+        )
+    if not ids:
+        raise VLLMGrpcValidationError(param, "is empty")
+    try:
+        if bool in set(map(type, ids)):
+            raise TypeError
+        return pb.TokenizedInput(input_ids=ids)
+    except (TypeError, ValueError):
+        raise VLLMGrpcValidationError(
+            param, f"token ids must be whole numbers from 0 to {2**32 - 1}"
+        ) from None

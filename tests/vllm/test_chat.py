@@ -1,0 +1,439 @@
+"""Chat: messages to a prompt with the model's template, and replies in OpenAI's shape."""
+
+import json
+import sys
+from typing import Any, ClassVar
+
+import grpc
+import pytest
+from test_tokenizer import OwnTokenizer, archive
+from vllm_kit import Both, sent
+
+from smg_proto.testing import Address, Answer, FakeVllmEngine, Fault, run_vllm_engine
+from smg_proto.testing._tokenizer import render_chat, tokenizer
+from smg_proto.vllm import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    StructuredOutputs,
+    TokenDecoder,
+    VLLMGrpcError,
+    VLLMGrpcFailedPreconditionError,
+    VLLMGrpcValidationError,
+    _template,
+)
+from smg_proto.vllm._template import compiled
+
+HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
+SECRET = "tell nobody about the treasure"
+
+
+def chat(both: Both, client: Any, **params: Any) -> Any:
+    return both.run(client.chat.completions.create(**{"messages": HELLO, **params}))
+
+
+def prompt_of(engine: FakeVllmEngine) -> str:
+    """The prompt of the latest request, as text."""
+    return tokenizer().decode(sent(engine).tokenized.input_ids, skip_special=False)
+
+
+def test_a_reply_has_openais_shape(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    engine.script.add(Answer("Hello there!"), rpc="Generate", times=2)
+    reply = chat(both, client, model="m")
+    assert isinstance(reply, ChatCompletion)
+    assert (reply.object, reply.model, reply.id[:9]) == ("chat.completion", "m", "chatcmpl-")
+    (choice,) = reply.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", "Hello there!")
+    assert choice.finish_reason == "stop" and reply.usage is not None
+    assert reply.usage.completion_tokens == len(choice.token_ids)
+    named = chat(both, client)
+    assert named.model == engine.name
+
+
+def test_the_prompt_is_what_the_models_template_makes(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "c"},
+    ]
+    chat(both, client, messages=messages, max_tokens=1)
+    told = [("system", "Be brief."), ("user", "a\nb"), ("assistant", ""), ("user", "c")]
+    assert prompt_of(engine) == render_chat(told)
+    assert list(sent(engine).tokenized.input_ids) == tokenizer().encode(render_chat(told))
+    assert not sent(engine).tokenized.original_text
+
+
+def test_a_reply_can_be_put_back_among_the_messages(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    engine.script.add(Answer("Hello there!"), rpc="Generate")
+    reply = chat(both, client).choices[0].message
+    chat(
+        both, client, messages=[*HELLO, reply, {"role": "user", "content": "Again."}], max_tokens=1
+    )
+    told = [("user", "Say hello."), ("assistant", "Hello there!"), ("user", "Again.")]
+    assert prompt_of(engine) == render_chat(told)
+
+
+def test_a_stream_has_openais_shape(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    engine.script.add(Answer("Hello there!"), rpc="Generate", times=None)
+    stream = chat(both, client, stream=True, n=2, seed=1, stream_options={"include_usage": True})
+    chunks = both.each(stream)
+    assert all(isinstance(c, ChatCompletionChunk) for c in chunks)
+    assert {c.object for c in chunks} == {"chat.completion.chunk"}
+    *parts, last = chunks
+    assert last.choices == [] and last.usage is not None
+    for index in range(2):
+        mine = [c.choices[0] for c in parts if c.choices[0].index == index]
+        assert [c.delta.role for c in mine] == ["assistant"] + [None] * (len(mine) - 1)
+        assert "".join(c.delta.content or "" for c in mine) == "Hello there!"
+        assert [c.finish_reason for c in mine][-1] == "stop"
+    final = both.run(stream.get_final_completion())
+    assert [c.message.content for c in final.choices] == ["Hello there!"] * 2
+    again = chat(both, client, stream=True)
+    assert "".join(both.each(again.text_stream)) == "Hello there!"
+
+
+def test_logprobs_are_listed_as_openai_does(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, "max_tokens": 4}
+    whole = chat(both, client, **asked).choices[0]
+    assert len(whole.logprobs.content) == 4
+    for entry, token in zip(whole.logprobs.content, whole.token_ids, strict=True):
+        assert entry.token_id == token and entry.bytes == list(entry.token.encode())
+        assert entry.top_logprobs[0].token_id == token
+        assert len(entry.top_logprobs) <= 2 and entry.logprob <= 0
+    chunks = both.each(chat(both, client, stream=True, **asked))
+    streamed = [e for c in chunks if c.choices[0].logprobs for e in c.choices[0].logprobs.content]
+    assert streamed == whole.logprobs.content
+    assert sent(engine).sampling_params.logprobs == 2
+    assert chat(both, client, max_tokens=1).choices[0].logprobs is None
+    chat(both, client, logprobs=True, max_tokens=1)
+    assert sent(engine).sampling_params.logprobs == 0
+    chat(both, client, logprobs=False, max_tokens=1)
+    assert not sent(engine).sampling_params.HasField("logprobs")
+
+
+def test_the_models_own_sampling_applies_unless_it_is_switched_off(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    """As vLLM's HTTP server does it."""
+    chat(both, client, max_tokens=1)
+    assert sent(engine).sampling_params.HasField("temperature")
+    chat(both, client, max_tokens=1, temperature=0.25)
+    assert sent(engine).sampling_params.temperature == 0.25
+    chat(both, client, max_tokens=1, use_model_defaults=False)
+    assert not sent(engine).sampling_params.HasField("temperature")
+
+
+def test_a_server_that_does_not_describe_its_model_can_chat(both: Both) -> None:
+    with run_vllm_engine(OwnTokenizer()) as address:
+        client = both.make(address)
+        address.servicer.script.add(
+            Fault(grpc.StatusCode.UNIMPLEMENTED), rpc="GetModelInfo", times=None
+        )
+        assert chat(both, client, max_tokens=2).choices[0].message.content
+        with pytest.raises(VLLMGrpcError):
+            chat(both, client, max_tokens=2, use_model_defaults=True)
+
+
+def test_openais_other_parameters_are_understood(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    chat(both, client, max_completion_tokens=7, user="u", store=False, tool_choice="auto")
+    assert sent(engine).sampling_params.max_tokens == 7
+    for form, expected in (
+        ({"type": "json_object"}, "{}"),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, '{"a": 0}'),
+    ):
+        reply = chat(both, client, response_format=form)
+        assert reply.choices[0].message.content == expected
+    chat(both, client, response_format={"type": "text"}, max_tokens=1)
+    assert sent(engine).sampling_params.WhichOneof("constraint") is None
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"messages": []}, "messages"),
+    ({"messages": SECRET}, "messages"),
+    ({"messages": [SECRET]}, "messages.0"),
+    ({"messages": [{"content": SECRET}]}, "messages.0.role"),
+    ({"messages": [{"role": 7, "content": SECRET}]}, "messages.0.role"),
+    ({"messages": [*HELLO, {"role": "user", "content": 7}]}, "messages.1.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0"),
+    ({"messages": [{"role": "user", "content": SECRET + "\ud800"}]}, "messages.0.content"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages.0.tool_calls.0"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [
+            {"function": {"name": "f", "arguments": "[" + SECRET}}]}]},
+        "messages.0.tool_calls.0.function.arguments",
+    ),
+    ({"tools": "f"}, "tools"),
+    ({"tools": ["f"]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"logprobs": 2}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+    ({"max_tokens": 1, "max_completion_tokens": 1}, "max_completion_tokens"),
+    ({"response_format": "json"}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+    (
+        {"response_format": {"type": "json_object"},
+         "structured_outputs": StructuredOutputs(regex="a")},
+        "response_format",
+    ),
+    ({"chat_template": ""}, "chat_template"),
+    ({"chat_template_kwargs": 7}, "chat_template_kwargs"),
+    ({"add_generation_prompt": "yes"}, "add_generation_prompt"),
+    ({"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
+    ({"temperature": 9}, "temperature"),
+    ({"temprature": 1}, "temprature"),
+    ({"stream": "yes"}, "stream"),
+    ({"store": True}, "store"),
+    ({"prompt": "x"}, "prompt"),
+    ({"request_id": ""}, "request_id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("params", "name"), WRONG, ids=range(len(WRONG)))
+def test_what_is_wrong_is_named_and_not_sent(
+    params: dict[str, Any], name: str, both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        chat(both, client, **params)
+    assert caught.value.param == name
+    assert SECRET not in str(caught.value)
+    assert not engine.record.received
+
+
+def test_a_chat_needs_a_tokenizer(both: Both, client: Any) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="chat needs a tokenizer"):
+        chat(both, client.with_options(decoder=None))
+
+
+# The template.
+
+
+def with_template(config: dict[str, Any], **files: str) -> FakeVllmEngine:
+    """An engine whose tokenizer has these settings."""
+    given = dict(tokenizer().files())
+    kept = {k: v for k, v in json.loads(given["tokenizer_config.json"]).items() if "chat" not in k}
+    given["tokenizer_config.json"] = json.dumps(kept | config)
+    return OwnTokenizer(archive(given | {k.replace("__", "."): v for k, v in files.items()}))
+
+
+def rendered(both: Both, engine: FakeVllmEngine, **params: Any) -> str:
+    """The prompt that arrives at such an engine."""
+    with run_vllm_engine(engine) as address:
+        chat(both, both.make(address), max_tokens=1, **params)
+        return prompt_of(engine)
+
+
+def of_source(both: Both, source: str, **params: Any) -> str:
+    return rendered(both, with_template({"chat_template": source}), **params)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> TokenDecoder:
+    with run_vllm_engine() as address:
+        from smg_proto.vllm import VLLMGrpcClient
+
+        with VLLMGrpcClient(target=address) as client:
+            return client.tokenizer.decoder()
+
+
+def test_the_template_is_looked_for_where_models_have_it(both: Both) -> None:
+    named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert rendered(both, with_template({"chat_template": "C"})) == "C"
+    assert rendered(both, with_template({"chat_template": named})) == "D"
+    assert rendered(both, with_template({"chat_template": named}), tools=tools) == "T"
+    assert rendered(both, with_template({"chat_template": "C"}, chat_template__jinja="J")) == "J"
+    spare = json.dumps({"chat_template": "S"})
+    assert rendered(both, with_template({}, chat_template__json=spare)) == "S"
+    assert rendered(both, with_template({"chat_template": "C"}), chat_template="M") == "M"
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="has no chat template"):
+        rendered(both, with_template({}))
+
+
+def test_templates_are_rendered_as_transformers_renders_them(both: Both) -> None:
+    source = (
+        "{%- for message in messages %}\n"
+        "    {%- if message['role'] == 'system' %}{% continue %}{% endif %}\n"
+        "    {{- bos_token + message.content | trim ~ eos_token }}\n"
+        "    {% generation %}{{ message | tojson }}{% endgeneration %}\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}>{% endif %}{{ flag }}{{ documents is none }}"
+    )
+    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": " é<a> "}]
+    text = of_source(
+        both, source, messages=messages, chat_template_kwargs={"flag": "!"},
+    )  # fmt: skip
+    told = json.dumps({"role": "user", "content": " é<a> "}, ensure_ascii=False)
+    assert text == f"<|start|>é<a><|end|>\n{told}>!True"
+
+
+def test_tools_and_calls_reach_the_template(both: Both) -> None:
+    source = (
+        "{% for t in tools %}{{ t.function.name }}|{% endfor %}"
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}|{% endfor %}"
+        "{% endfor %}{{ m.tool_call_id }}{{ m.content }}|{% endfor %}"
+    )
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "done"},
+        {"role": "assistant", "tool_calls": [], "content": "x"},
+    ]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    assert of_source(both, source, messages=messages, tools=tools) == "f|a=1||1done|x|"
+
+
+def test_a_template_that_reads_parts_gets_parts(both: Both) -> None:
+    """As vLLM's HTTP API hands content over to it."""
+    source = (
+        "{% for m in messages %}{% set content = m['content'] %}"
+        "{% if content is string %}S{% else %}"
+        "{% for part in content %}[{{ part.type }}:{{ part.text }}]{% endfor %}{% endif %}"
+        "{% endfor %}"
+    )
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": [{"type": "text", "text": "b"}, "c"]},
+        {"role": "assistant", "content": None},
+    ]
+    assert of_source(both, source, messages=messages) == "[text:a][text:b][text:c]"
+
+
+def test_the_last_message_can_be_gone_on_with(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    messages = [*HELLO, {"role": "assistant", "content": "Hello th"}]
+    chat(both, client, messages=messages, continue_final_message=True, max_tokens=1)
+    assert prompt_of(engine).endswith("<|im_start|>assistant\nHello th")
+    chat(both, client, messages=messages, add_generation_prompt=False, max_tokens=1)
+    assert prompt_of(engine).endswith("Hello th<|im_end|>\n")
+    with pytest.raises(VLLMGrpcValidationError, match="does not write out the last message"):
+        chat(both, client, messages=messages, chat_template="x", continue_final_message=True)
+
+
+def test_a_template_may_refuse_the_messages(both: Both, client: Any) -> None:
+    fixed = "{{ raise_exception('roles must alternate') }}"
+    quoting = "{{ raise_exception('bad: ' + messages[0].content) }}"
+    messages = [{"role": "user", "content": SECRET}]
+    with pytest.raises(VLLMGrpcValidationError, match="refuses them: roles must alternate"):
+        chat(both, client, messages=messages, chat_template=fixed)
+    with pytest.raises(VLLMGrpcValidationError, match="refuses them") as caught:
+        chat(both, client, messages=messages, chat_template=quoting)
+    assert SECRET not in str(caught.value)
+    with pytest.raises(VLLMGrpcValidationError, match="fails on them: UndefinedError") as caught:
+        chat(both, client, messages=messages, chat_template="{{ messages[0].a.b }}")
+    assert SECRET not in str(caught.value)
+    with pytest.raises(VLLMGrpcValidationError, match="makes an empty prompt"):
+        chat(both, client, chat_template="{# nothing #}")
+
+
+HOSTILE = {
+    "reaches out": "{{ messages.__class__.__mro__ }}",
+    "reaches far out": "{{ ''.__class__.__base__.__subclasses__() }}",
+    "changes what it is given": "{{ messages.append(1) }}",
+    "loops for ever": "{% for a in range(99999) %}{% for b in range(99999) %}"
+    "{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
+    "loops in loops of text": "{% set x = 'a' * 1000 %}"
+    + "{% for a in x %}" * 6
+    + "{% endfor %}" * 6,
+    "a long range": "{% for a in range(10**9) %}{% endfor %}",
+    "repeats": "{{ 'a' * 10**10 }}",
+    "repeats a list": "{{ [1] * 10**10 }}",
+    "doubles": "{% set x = 'a' * 1000000 %}" + "{% set x = x ~ x %}" * 40 + "{{ x }}",
+    "adds": "{% set x = 'a' * 1000000 %}" + "{% set x = x + x %}" * 40 + "{{ x }}",
+    "powers": "{{ 9 ** (9 ** 9) }}",
+    "pads": "{{ 'a'.center(10**10) }}",
+    "pads a filter": "{{ 'a' | center(10**10) }}",
+    "formats": "{{ '%10000000000d' % 1 }}",
+    "formats in another way": "{{ '{:10000000000}'.format(1) }}",
+    "replaces": "{% set x = 'a' * 100000 %}{{ x.replace('a', x) }}",
+    "replaces by a filter": "{% set x = 'a' * 100000 %}{{ x | replace('a', x) }}",
+    "joins": "{% set x = 'a' * 100000 %}{{ x.join(x) }}",
+    "joins attributes": "{% set x = 'a' * 100000 %}"
+    "{{ ([{'a': x}] * 1000000) | join(attribute='a') }}",
+    "joins by a filter": "{% set x = 'a' * 100000 %}{{ x | list | join(x) }}",
+    "indents": "{% set x = '\\n' * 100000 %}{{ x | indent(100000) }}",
+    "indents JSON": "{{ [[1]] | tojson(indent=10**9) }}",
+    "prints much": "{% set x = 'a' * 1000000 %}{% for a in range(1000) %}{{ x }}{% endfor %}",
+    "calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "makes text": "{{ lipsum(100000) }}",
+    "no template": "{% for %}",
+    "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "long": "x" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_template, "MAX_STEPS", 200_000)
+    with pytest.raises((VLLMGrpcFailedPreconditionError, VLLMGrpcValidationError)) as caught:
+        compiled(source).render(messages=[{"role": "user", "content": SECRET}])
+    assert SECRET not in str(caught.value)
+
+
+def test_a_slow_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_template, "MAX_SECONDS", 0.0)
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="bounds of time or size"):
+        compiled("{% for a in [1] %}{% endfor %}").render()
+
+
+def test_what_templates_do_with_loops_still_works() -> None:
+    source = (
+        "{% for a in xs %}{{ loop.index }}/{{ loop.length }}{% if loop.first %}f{% endif %}"
+        "{% if loop.last %}l{% endif %}{{ loop.previtem }}{{ loop.nextitem }} {% endfor %}"
+        "{% for k, v in {'b': 1, 'a': 2}.items() %}{{ k ~ v }}{% endfor %}"
+        "{% for a in [] %}{% else %}none{% endfor %}"
+        "{% for a in xs if a > 1 %}{{ a }}{% endfor %}"
+        "{% set ns = namespace(n=0) %}{% for a in xs %}{% set ns.n = ns.n + a %}{% endfor %}"
+        "{{ ns.n }}"
+        "{{ xs[::-1] | join(',') }}{{ 'a b'.split(' ') | list }}{{ 'ab' | replace('a', 'c') }}"
+        "{{ ['x', 'y'] | map('upper') | join }}{{ [{'a': 5}] | join('-', 'a') }}"
+        "{{ 'a\\nb' | indent(2) }}{{ 7 % 4 }}{{ 2 ** 3 }}"
+        "{{ {'a': [1]} | tojson(indent=1) }}{{ [1] * 2 }}{{ strftime_now('%%') }}"
+    )
+    assert compiled(source).render(xs=[1, 2, 3]) == (
+        "1/3f2 2/313 3/3l2 b1a2none236" + "3,2,1['a', 'b']cbXY5a\n  b38"
+        '{\n "a": [\n  1\n ]\n}[1, 1]%'
+    )
+
+
+def test_without_jinja_chat_says_what_to_install(
+    both: Both, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r"smg-grpc-proto\[client,decode,chat\]"):
+        chat(both, client, chat_template="something that was never compiled before")
+
+
+def test_a_tokenizer_of_the_callers_brings_its_template(
+    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    """As those of transformers do."""
+
+    class Own:
+        chat_template = "{{ bos_token }}{{ messages[0].content }}"
+        special_tokens_map: ClassVar[dict[str, str]] = {"bos_token": "<|start|>"}
+
+        def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
+            assert not add_special_tokens
+            return tokenizer().encode(text)
+
+        def decode(self, ids: list[int], /, *, skip_special_tokens: bool = True) -> str:
+            return tokenizer().decode(ids, skip_special=skip_special_tokens)
+
+    client = both.make(address, decoder=TokenDecoder(Own()))
+    assert chat(both, client, max_tokens=2).choices[0].message.content
+    assert prompt_of(engine) == "<|start|>Say hello."
