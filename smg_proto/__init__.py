@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     # Written by scripts/build.py:
+    from smg_proto import build as build
     from smg_proto import cli as cli
     from smg_proto import common_pb2 as common_pb2
     from smg_proto import common_pb2_grpc as common_pb2_grpc
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from smg_proto import sglang_scheduler_pb2_grpc as sglang_scheduler_pb2_grpc
     from smg_proto import smg_pb2 as smg_pb2
     from smg_proto import smg_pb2_grpc as smg_pb2_grpc
+    from smg_proto import streams as streams
     from smg_proto import testing as testing
     from smg_proto import tokenspeed_encoder_pb2 as tokenspeed_encoder_pb2
     from smg_proto import tokenspeed_encoder_pb2_grpc as tokenspeed_encoder_pb2_grpc
@@ -52,19 +54,37 @@ if TYPE_CHECKING:
     from smg_proto import vllm_engine_pb2_grpc as vllm_engine_pb2_grpc
     from smg_proto import vllm_inference_pb2 as vllm_inference_pb2
     from smg_proto import vllm_inference_pb2_grpc as vllm_inference_pb2_grpc
+    from smg_proto._connect import connect as connect
+    from smg_proto._connect import connect_aio as connect_aio
+    from smg_proto._connect import wait_ready as wait_ready
+    from smg_proto._connect import wait_ready_aio as wait_ready_aio
+    from smg_proto._connect import wait_response as wait_response
+    from smg_proto._connect import wait_response_aio as wait_response_aio
 
 __version__ = "1.0.0.dev0"
 
 
+# Functions of _connect.py, which needs grpc.
+_CONNECT = {
+    "connect",
+    "connect_aio",
+    "wait_ready",
+    "wait_ready_aio",
+    "wait_response",
+    "wait_response_aio",
+}
+
 if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any other name
 
     def __getattr__(name):
-        """Load a module of the package when it is first asked for."""
+        """Load a module of the package, or what is in one, when it is first asked for."""
         if name.startswith("_"):
             raise AttributeError(f"module 'smg_proto' has no attribute {name!r}")
         from importlib import import_module
         from importlib.util import find_spec
 
+        if name in _CONNECT:
+            return getattr(import_module("smg_proto._connect"), name)
         module = f"smg_proto.{name}"
         try:
             spec = find_spec(module)
@@ -74,13 +94,13 @@ if not TYPE_CHECKING:  # a type checker knows the modules above and refuses any 
             raise AttributeError(f"{module} cannot be loaded: {error}") from error
         from difflib import get_close_matches
 
-        close = get_close_matches(name, _modules())
+        close = get_close_matches(name, [*_modules(), *_CONNECT])
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise AttributeError(f"module 'smg_proto' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_modules()})
+    return sorted({*globals(), *_modules(), *_CONNECT})
 
 
 def _modules() -> list[str]:

@@ -22,6 +22,7 @@ class Surroundings:
 
 
 ENGINE = {"50051": "{engine_port}"}
+GATEWAY = {"localhost:50051": "{gateway}"}
 
 SURROUNDINGS = {
     "README.md": Surroundings(prints="finish reason: "),
@@ -90,6 +91,29 @@ with grpc.insecure_channel("127.0.0.1:{port}") as channel:
     reply = stub.ListModels(smg_pb2.ListModelsRequest(), wait_for_ready=True, timeout=60)
 assert [model.id for model in reply.models] == ["demo-model"], reply
 """,
+    ),
+    **{
+        f"docs/guide.md#{section}": Surroundings(instead=GATEWAY, prints=prints)
+        for section, prints in (
+            ("1-chat", " stop "),
+            ("2-stream", " tokens"),
+            ("2-stream.2", " tokens"),
+            ("3-tools", "\n"),
+            ("4-json", "\n"),
+            ("6-log-probabilities", " ("),
+            ("7-embeddings", "100 vectors of "),
+            ("8-messages", "\n"),
+            ("9-responses", "RESPONSE_STATUS_COMPLETED "),
+            ("10-workers", " WORKER_STATE_READY"),
+        )
+    },
+    "docs/guide.md#5-images": Surroundings(
+        before="""
+import os, tempfile
+os.chdir(tempfile.mkdtemp())
+open("cat.png", "wb").write(b"\\x89PNG\\r\\n\\x1a\\n")
+""",
+        instead=GATEWAY,
     ),
     "docs/llm.md": Surroundings(prints=" world!"),
     "docs/llm.md#a-whole-server": Surroundings(

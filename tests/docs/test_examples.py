@@ -14,6 +14,7 @@ FOLDER = ROOT / "examples"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py"))
 # The server whose address a program takes, and a part of what it prints.
 EXAMPLES = {
+    "agent_loop.py": ("gateway", r'get_weather\(\{"city": *".*"\}\): 18 degrees in .*\n.+'),
     "engine_benchmark.py": (
         "engine",
         r"^demo-model, vLLM, speaks vllm\.grpc\.engine\nrequests: 40 in .*\n"

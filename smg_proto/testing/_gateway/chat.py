@@ -1,10 +1,11 @@
 """smg.v1.ChatService."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation, invalid
+from smg_proto.streams import collect
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop, set_now
@@ -16,7 +17,7 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
         self._core = core
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
-        return await self._core.whole("Chat", request, context, self._events, _fold)
+        return await self._core.whole("Chat", request, context, self._events, collect)
 
     async def StreamChat(
         self, request: pb.ChatRequest, context: Context
@@ -170,31 +171,3 @@ class _Choice:
         ]
         pieces[-1].complete = True
         return pieces
-
-
-def _fold(events: Sequence[pb.ChatEvent]) -> pb.ChatResponse:
-    reply = pb.ChatResponse()
-    for event in events:
-        if event.HasField("end"):
-            reply.CopyFrom(event.end)
-    choices = {choice.index: choice for choice in reply.choices}
-    for choice in reply.choices:
-        choice.message.role = pb.ROLE_ASSISTANT
-    for event in events:
-        if event.HasField("delta"):
-            choice = choices[event.delta.index]
-            _append(choice.message, event.delta)
-            choice.logprobs.extend(event.delta.logprobs)
-            choice.token_ids.extend(event.delta.token_ids)
-    reply.pipeline.ClearField("time_to_first_token")
-    return reply
-
-
-def _append(message: pb.ChatMessage, delta: pb.ChatDelta) -> None:
-    if delta.content:
-        message.content += delta.content
-    message.reasoning_content += delta.reasoning_content
-    for piece in delta.tool_calls:
-        if piece.index == len(message.tool_calls):
-            message.tool_calls.add(id=piece.id, name=piece.name)
-        message.tool_calls[piece.index].arguments += piece.arguments

@@ -1,10 +1,11 @@
 """smg.v1.CompletionService."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation
+from smg_proto.streams import collect
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.conversation import usage
 from smg_proto.testing._gateway.core import Call, Context, Core, matched_stop, set_now
@@ -18,7 +19,9 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
     async def Complete(
         self, request: pb.CompletionRequest, context: Context
     ) -> pb.CompletionResponse:
-        return await self._core.whole("Complete", request, context, self._events, _fold)
+        return await self._core.whole(
+            "Complete", request, context, self._events, lambda e: collect(e)
+        )
 
     async def StreamComplete(
         self, request: pb.CompletionRequest, context: Context
@@ -140,23 +143,3 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
             delta.logprobs.extend(self._core.logprobs(steps, with_bytes=False))
             delta.logprobs[0].ClearField("logprob")
         return delta
-
-
-def _fold(events: Sequence[pb.CompletionEvent]) -> pb.CompletionResponse:
-    reply = pb.CompletionResponse()
-    for event in events:
-        if event.HasField("end"):
-            reply.CopyFrom(event.end)
-    first = pb.CompletionChoice()
-    choices = {choice.index: choice for choice in reply.choices} or {0: first}
-    for event in events:
-        if event.HasField("delta"):
-            choice = choices[event.delta.index]
-            choice.text += event.delta.text
-            choice.logprobs.extend(event.delta.logprobs)
-            choice.token_ids.extend(event.delta.token_ids)
-    reply.text = choices[0].text
-    reply.logprobs.extend(choices[0].logprobs)
-    reply.token_ids.extend(choices[0].token_ids)
-    reply.pipeline.ClearField("time_to_first_token")
-    return reply

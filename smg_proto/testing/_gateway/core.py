@@ -71,6 +71,14 @@ def set_now(timestamp: Timestamp) -> None:
 Events = Callable[[_Request, Call], AsyncGenerator[_Event, None]]
 
 
+def whole(events: Sequence[_Event], fold: Callable[[Sequence[_Event]], _Reply]) -> _Reply:
+    """The reply that events add up to; only of a stream is the time to its first token known."""
+    reply = fold(events)
+    pipeline: pb.PipelineReport = getattr(reply, "pipeline")  # noqa: B009
+    pipeline.ClearField("time_to_first_token")
+    return reply
+
+
 class Core:
     """The model, the script and the record, and the way every RPC goes."""
 
@@ -140,7 +148,7 @@ class Core:
         async with Failing(context):
             with self.counted():
                 sent = interrupted(events(request, call), call.fault)
-                return fold([event async for event in sent])
+                return whole([event async for event in sent], fold)
 
     async def stream(
         self,

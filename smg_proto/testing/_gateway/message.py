@@ -1,10 +1,11 @@
 """smg.v1.MessageService."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation, invalid
+from smg_proto.streams import collect
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop
@@ -18,7 +19,9 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
     async def CreateMessage(
         self, request: pb.CreateMessageRequest, context: Context
     ) -> pb.MessageResponse:
-        return await self._core.whole("CreateMessage", request, context, self._events, _fold)
+        return await self._core.whole(
+            "CreateMessage", request, context, self._events, lambda e: collect(e)
+        )
 
     async def StreamMessage(
         self, request: pb.CreateMessageRequest, context: Context
@@ -178,28 +181,3 @@ class _Blocks:
     def _delta(self, delta: pb.MessageDelta) -> pb.MessageEvent:
         delta.index = self._index
         return pb.MessageEvent(delta=delta)
-
-
-def _fold(events: Sequence[pb.MessageEvent]) -> pb.MessageResponse:
-    reply = pb.MessageResponse()
-    for event in events:
-        match event.WhichOneof("event"):
-            case "block_start":
-                reply.blocks.append(event.block_start.block)
-            case "delta":
-                block, delta = reply.blocks[event.delta.index], event.delta
-                match delta.WhichOneof("delta"):
-                    case "text":
-                        block.text += delta.text
-                    case "reasoning":
-                        block.reasoning.text += delta.reasoning
-                    case "arguments":
-                        block.tool_call.arguments += delta.arguments
-                    case _:
-                        pass
-            case "end":
-                reply.MergeFrom(event.end)
-            case _:
-                pass
-    reply.pipeline.ClearField("time_to_first_token")
-    return reply

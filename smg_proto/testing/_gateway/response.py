@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 import grpc
@@ -11,6 +11,7 @@ from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
+from smg_proto.streams import collect
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.core import (
@@ -23,6 +24,7 @@ from smg_proto.testing._gateway.core import (
     not_found,
     set_now,
     unsupported,
+    whole,
 )
 from smg_proto.testing._gateway.items import OutputItems, said_in, user_message
 from smg_proto.testing._gateway.kept import add_items, find
@@ -80,7 +82,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                 self._start(request, call, stored)
                 return _copy(stored)
             with self._core.counted():
-                return _fold([event async for event in self._run(request, call, stored)])
+                return whole([event async for event in self._run(request, call, stored)], collect)
 
     async def StreamResponse(
         self, request: pb.CreateResponseRequest, context: Context
@@ -337,14 +339,3 @@ def _without_output(response: pb.Response) -> pb.Response:
     copy.CopyFrom(response)
     copy.ClearField("output")
     return copy
-
-
-def _fold(events: Sequence[pb.ResponseEvent]) -> pb.Response:
-    reply = pb.Response()
-    for event in events:
-        if event.HasField("item_end"):
-            reply.output.append(event.item_end.item)
-        elif event.HasField("end"):
-            reply.MergeFrom(event.end)
-    reply.pipeline.ClearField("time_to_first_token")
-    return reply

@@ -1,0 +1,318 @@
+"""Channels to a server of smg.v1 with what a client should set, and waiting for what takes long."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from smg_proto import __version__
+from smg_proto import smg_pb2 as pb
+from smg_proto import smg_pb2_grpc as rpc
+from smg_proto._target import is_loopback
+from smg_proto.errors import CODES, SmgError, from_rpc_error
+
+__all__ = [
+    "connect",
+    "connect_aio",
+    "wait_ready",
+    "wait_ready_aio",
+    "wait_response",
+    "wait_response_aio",
+]
+
+Metadata = Iterable[tuple[str, str | bytes]]
+Tls = bool | bytes | Path | grpc.ChannelCredentials
+T = TypeVar("T")
+
+# Servers of gRPC end connections of clients that ping more often than every five minutes.
+_KEEPALIVE_MS = 330_000
+_KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+def connect(
+    target: str,
+    *,
+    key: str | Callable[[], str] | None = None,
+    tls: Tls | None = None,
+    metadata: Metadata | Callable[[], Metadata] = (),
+    clear_text: bool = False,
+    options: Sequence[tuple[str, Any]] = (),
+) -> grpc.Channel:
+    """A channel for the stubs of `smg_pb2_grpc`.
+
+    It takes messages of any size, retries what may be retried, spreads its calls over the servers
+    behind a name, and keeps its connection open.
+
+    key: goes into the authorization header of each call, as a bearer token. A function is asked
+        for it before each call. A key is not sent in clear text to another machine.
+    tls: True for the system's roots; a PEM file, or its content, for others; or credentials of
+        gRPC. Unset: TLS for port 443, clear text for any other.
+    metadata: goes with each call, beside the trace of OpenTelemetry if that is in use. A function
+        is asked for it before each call.
+    clear_text: sends a key without TLS all the same, as within a cluster.
+    options: of gRPC. They win over those that are set here.
+    """
+    where, credentials, settings = _settings(target, key, tls, clear_text, options)
+    if credentials:
+        channel = grpc.secure_channel(where, credentials, settings)
+    else:
+        channel = grpc.insecure_channel(where, settings)
+    return _adding(channel, key, metadata)
+
+
+def connect_aio(
+    target: str,
+    *,
+    key: str | Callable[[], str] | None = None,
+    tls: Tls | None = None,
+    metadata: Metadata | Callable[[], Metadata] = (),
+    clear_text: bool = False,
+    options: Sequence[tuple[str, Any]] = (),
+) -> grpc.aio.Channel:
+    """The same for asyncio: a channel of grpc.aio. See connect."""
+    where, credentials, settings = _settings(target, key, tls, clear_text, options)
+    if credentials:
+        channel = grpc.aio.secure_channel(where, credentials, settings)
+    else:
+        channel = grpc.aio.insecure_channel(where, settings)
+    return _adding(channel, key, metadata)
+
+
+def _settings(
+    target: str,
+    key: str | Callable[[], str] | None,
+    tls: Tls | None,
+    clear_text: bool,
+    options: Sequence[tuple[str, Any]],
+) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, Any]]]:
+    if not target or not target.isprintable() or "://" in target.replace(":///", ""):
+        raise ValueError(f"target: {target!r} is no target of gRPC; use HOST:PORT")
+    credentials = _credentials(target.endswith(":443") if tls is None else tls)
+    if isinstance(key, str):
+        _check_key(key)
+    if key is not None and not credentials and not clear_text and not is_loopback(target):
+        raise ValueError(
+            "key: would be sent in clear text; use tls=True, or clear_text=True to allow it"
+        )
+    ours: dict[str, Any] = {
+        "grpc.max_receive_message_length": -1,
+        "grpc.max_send_message_length": -1,
+        "grpc.keepalive_time_ms": _KEEPALIVE_MS,
+        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.primary_user_agent": f"smg-proto/{__version__}",
+        "grpc.service_config": Path(__file__).with_name("service_config.json").read_text("utf-8"),
+    }
+    if is_loopback(target):
+        ours["grpc.enable_http_proxy"] = 0  # a proxy would look for the server on its own machine
+    return target, credentials, [*{**ours, **dict(options)}.items()]
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials | None:
+    if isinstance(tls, grpc.ChannelCredentials):
+        return tls
+    if isinstance(tls, Path):
+        tls = tls.read_bytes()
+    if isinstance(tls, bytes):
+        if b"-----BEGIN CERTIFICATE-----" not in tls:
+            raise ValueError("tls: no certificate in PEM format")
+        return grpc.ssl_channel_credentials(tls)
+    return grpc.ssl_channel_credentials() if tls else None
+
+
+def _check_key(key: str) -> str:
+    if not key or not key.isascii() or not key.isprintable():
+        raise ValueError("key: must be printable ASCII and not empty")
+    return key
+
+
+# --- What goes with each call ---
+
+
+C = TypeVar("C")
+
+
+def _adding(
+    channel: C, key: str | Callable[[], str] | None, metadata: Metadata | Callable[[], Metadata]
+) -> C:
+    """The channel, whose calls have more metadata; interceptors of grpc.aio would slow streams."""
+
+    def more() -> list[tuple[str, str | bytes]]:
+        found = [*(metadata() if callable(metadata) else metadata)]
+        if key is not None:
+            found.append(("authorization", f"Bearer {_check_key(key() if callable(key) else key)}"))
+        if trace := sys.modules.get("opentelemetry.propagate"):
+            carrier: dict[str, str] = {}
+            trace.inject(carrier)
+            found += carrier.items()
+        return found
+
+    if not callable(metadata):
+        metadata = [*metadata]
+    for kind in _KINDS:
+        setattr(channel, kind, _maker(getattr(channel, kind), more))
+    return channel
+
+
+def _maker(make: Callable[..., Any], more: Callable[[], Metadata]) -> Callable[..., "_Call"]:
+    return lambda *args, **kwargs: _Call(make(*args, **kwargs), more)
+
+
+class _Call:
+    """A method of a stub, with more metadata."""
+
+    def __init__(self, call: Any, more: Callable[[], Metadata]) -> None:
+        self._call, self._more = call, more
+
+    def _with(
+        self, call: Any, request: Any, timeout: float | None, metadata: Metadata | None, rest: Any
+    ) -> Any:
+        both = (*(metadata or ()), *self._more())
+        return call(request, timeout=timeout, metadata=both, **rest)
+
+    def __call__(
+        self,
+        request: Any = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        **rest: Any,
+    ) -> Any:
+        return self._with(self._call, request, timeout, metadata, rest)
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        **rest: Any,
+    ) -> Any:
+        return self._with(self._call.with_call, request, timeout, metadata, rest)
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        **rest: Any,
+    ) -> Any:
+        return self._with(self._call.future, request, timeout, metadata, rest)
+
+
+# --- Waiting ---
+
+_FINAL = {
+    pb.RESPONSE_STATUS_COMPLETED,
+    pb.RESPONSE_STATUS_INCOMPLETE,
+    pb.RESPONSE_STATUS_FAILED,
+    pb.RESPONSE_STATUS_CANCELLED,
+}
+
+
+def wait_ready(
+    stub: rpc.WorkerServiceStub, worker: pb.Worker | str, *, timeout: float = 600
+) -> pb.Worker:
+    """The worker once it takes requests. SmgError: it has failed, or is gone; TimeoutError."""
+    steps = _until(_worker_request(worker), _is_ready, timeout)
+    return _waited(steps, stub.GetWorker)
+
+
+def wait_response(
+    stub: rpc.ResponseServiceStub, response: pb.Response | str, *, timeout: float = 600
+) -> pb.Response:
+    """The response once it has ended, whether well or not. SmgError: it is gone; TimeoutError."""
+    steps = _until(_response_request(response), _has_ended, timeout)
+    return _waited(steps, stub.GetResponse)
+
+
+async def wait_ready_aio(
+    stub: "rpc.WorkerServiceAsyncStub", worker: pb.Worker | str, *, timeout: float = 600
+) -> pb.Worker:
+    """The same as wait_ready for asyncio."""
+    steps = _until(_worker_request(worker), _is_ready, timeout)
+    return await _waited_aio(steps, stub.GetWorker)
+
+
+async def wait_response_aio(
+    stub: "rpc.ResponseServiceAsyncStub", response: pb.Response | str, *, timeout: float = 600
+) -> pb.Response:
+    """The same as wait_response for asyncio."""
+    steps = _until(_response_request(response), _has_ended, timeout)
+    return await _waited_aio(steps, stub.GetResponse)
+
+
+def _worker_request(worker: pb.Worker | str) -> pb.GetWorkerRequest:
+    return pb.GetWorkerRequest(id=worker if isinstance(worker, str) else worker.id)
+
+
+def _response_request(response: pb.Response | str) -> pb.GetResponseRequest:
+    return pb.GetResponseRequest(id=response if isinstance(response, str) else response.id)
+
+
+def _has_ended(response: pb.Response) -> bool:
+    return response.status in _FINAL
+
+
+def _is_ready(worker: pb.Worker) -> bool:
+    if worker.state == pb.WORKER_STATE_FAILED:
+        reason = worker.error.reason or "WORKER_ERROR"
+        raise SmgError(
+            CODES.get(reason, grpc.StatusCode.UNKNOWN),
+            f"worker {worker.id} has failed: {worker.error.message or 'no reason was given'}",
+            reason,
+        )
+    return worker.state == pb.WORKER_STATE_READY
+
+
+_Steps = Generator[tuple[Any, float, float], Any, T]
+
+
+def _until(request: Any, done: Callable[[T], bool], seconds: float) -> _Steps[T]:
+    """Yields what to ask for, after which pause, and within which limit; is sent the answer."""
+    ends = time.monotonic() + seconds
+    pause = 0.0
+    while True:
+        left = ends - time.monotonic() - pause
+        if left <= 0:
+            raise TimeoutError(f"{request.id} is not ready after {seconds:g} s")
+        found: T = yield request, pause, left
+        if done(found):
+            return found
+        pause = min(pause * 1.5 + 0.1, 2.0)
+
+
+def _waited(steps: _Steps[T], call: Callable[..., T]) -> T:
+    found: T | None = None
+    try:
+        while True:
+            request, pause, left = steps.send(found)
+            time.sleep(pause)
+            found = call(request, timeout=left)
+    except StopIteration as end:
+        ready: T = end.value
+        return ready
+    except grpc.RpcError as error:
+        raise _error(error) from error
+
+
+async def _waited_aio(steps: _Steps[T], call: Callable[..., Awaitable[T]]) -> T:
+    found: T | None = None
+    try:
+        while True:
+            request, pause, left = steps.send(found)
+            await asyncio.sleep(pause)
+            found = await call(request, timeout=left)
+    except StopIteration as end:
+        ready: T = end.value
+        return ready
+    except grpc.RpcError as error:
+        raise _error(error) from error
+
+
+def _error(error: grpc.RpcError) -> Exception:
+    found = from_rpc_error(error)
+    if found.code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TimeoutError(str(found))
+    return found

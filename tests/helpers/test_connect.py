@@ -1,0 +1,280 @@
+"""smg_proto.connect and the functions that wait."""
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from certificates import Authority
+
+import smg_proto
+from smg_proto import (
+    connect,
+    connect_aio,
+    smg_pb2,
+    smg_pb2_grpc,
+    wait_ready,
+    wait_ready_aio,
+    wait_response,
+    wait_response_aio,
+)
+from smg_proto.errors import SmgError
+
+ASK = smg_pb2.ChatRequest(model="m")
+
+
+class Server(
+    smg_pb2_grpc.ChatServiceServicer,
+    smg_pb2_grpc.WorkerServiceServicer,
+    smg_pb2_grpc.ResponseServiceServicer,
+):
+    """Keeps the metadata of each call, and answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.metadata: list[dict[str, str | bytes]] = []
+        self.answers: list[Any] = []
+        self.asked = 0
+
+    def _answer(self, context: grpc.ServicerContext) -> Any:
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, grpc.StatusCode):
+            context.abort(answer, "as told")
+        return answer
+
+    def Chat(
+        self, request: smg_pb2.ChatRequest, context: grpc.ServicerContext
+    ) -> smg_pb2.ChatResponse:
+        return self._answer(context)  # type: ignore[no-any-return]
+
+    def StreamChat(
+        self, request: smg_pb2.ChatRequest, context: grpc.ServicerContext
+    ) -> Iterator[smg_pb2.ChatEvent]:
+        yield smg_pb2.ChatEvent(end=self._answer(context))
+
+    def GetWorker(
+        self, request: smg_pb2.GetWorkerRequest, context: grpc.ServicerContext
+    ) -> smg_pb2.Worker:
+        return self._answer(context)  # type: ignore[no-any-return]
+
+    def GetResponse(
+        self, request: smg_pb2.GetResponseRequest, context: grpc.ServicerContext
+    ) -> smg_pb2.Response:
+        return self._answer(context)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def running(servicer: Server, credentials: grpc.ServerCredentials | None = None) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    smg_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)
+    smg_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
+    smg_pb2_grpc.add_ResponseServiceServicer_to_server(servicer, server)
+    where = "127.0.0.1:0"
+    port = (
+        server.add_secure_port(where, credentials)
+        if credentials
+        else server.add_insecure_port(where)
+    )
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def servicer() -> Server:
+    servicer = Server()
+    servicer.answers = [smg_pb2.ChatResponse(id="x")]
+    return servicer
+
+
+@pytest.fixture
+def target(servicer: Server) -> Iterator[str]:
+    with running(servicer) as address:
+        yield address
+
+
+# --- What goes with each call ---
+
+
+def test_key_and_metadata_go_with_every_kind_of_call(servicer: Server, target: str) -> None:
+    keys = iter("abcd")
+    more: list[tuple[str, str | bytes]] = [("x-tenant", "t"), ("x-bin", b"\0")]
+    with connect(target, key=lambda: next(keys), metadata=iter(more)) as channel:
+        stub = smg_pb2_grpc.ChatServiceStub(channel)
+        assert stub.Chat(ASK, timeout=30).id == "x"
+        assert [event.end.id for event in stub.StreamChat(ASK, metadata=(("x-own", "o"),))] == ["x"]
+        assert stub.Chat.with_call(ASK, 30)[0].id == "x"
+        assert stub.Chat.future(ASK).result(30).id == "x"
+    sent = [found["authorization"] for found in servicer.metadata]
+    assert sent == [f"Bearer {key}" for key in "abcd"]
+    assert all(found["x-tenant"] == "t" for found in servicer.metadata)
+    assert [found.get("x-own") for found in servicer.metadata] == [None, "o", None, None]
+
+
+async def test_the_same_with_asyncio(servicer: Server, target: str) -> None:
+    numbers = iter(range(9))
+    async with connect_aio(
+        target, key="k", metadata=lambda: [("x-number", str(next(numbers)))]
+    ) as channel:
+        stub: smg_pb2_grpc.ChatServiceAsyncStub = smg_pb2_grpc.ChatServiceStub(channel)
+        assert (await stub.Chat(ASK)).id == "x"
+        call = stub.StreamChat(ASK, timeout=30)
+        assert isinstance(call, grpc.aio.UnaryStreamCall)
+        assert [event.end.id async for event in call] == ["x"]
+    assert [found["x-number"] for found in servicer.metadata] == ["0", "1"]
+    assert {found["authorization"] for found in servicer.metadata} == {"Bearer k"}
+
+
+def test_a_trace_goes_along_if_there_is_one(
+    servicer: Server, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inject(carrier: dict[str, str]) -> None:
+        carrier["traceparent"] = "00-1-2-01"
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.propagate", SimpleNamespace(inject=inject))
+    with connect(target) as channel:
+        smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK)
+    assert servicer.metadata[0]["traceparent"] == "00-1-2-01"
+
+
+def test_a_call_that_was_not_begun_is_made_again(servicer: Server, target: str) -> None:
+    servicer.answers = [grpc.StatusCode.UNAVAILABLE, smg_pb2.ChatResponse(id="again")]
+    with connect(target) as channel:
+        assert smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK).id == "again"
+    assert servicer.asked == 2
+
+
+def test_messages_of_any_size(servicer: Server, target: str) -> None:
+    servicer.answers = [smg_pb2.ChatResponse(id="x" * (5 << 20))]
+    with connect(target) as channel:
+        assert len(smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK).id) == 5 << 20
+    limit = [("grpc.max_receive_message_length", 1 << 20)]
+    with connect(target, options=limit) as channel, pytest.raises(grpc.RpcError) as caught:
+        smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_tls(servicer: Server, tmp_path: Path) -> None:
+    authority = Authority()
+    identity = authority.issue("server")
+    credentials = grpc.ssl_server_credentials([(identity.key, identity.certificate)])
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(authority.certificate)
+    with running(servicer, credentials) as address:
+        for tls in (roots, authority.certificate, grpc.ssl_channel_credentials(roots.read_bytes())):
+            with connect(address, key="k", tls=tls) as channel:
+                assert smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK).id == "x"
+        async with connect_aio(address, tls=roots) as channel:
+            assert (await smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK)).id == "x"
+        with connect(address, tls=True) as channel, pytest.raises(grpc.RpcError):
+            smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK, timeout=30)
+
+
+# --- What is refused ---
+
+
+@pytest.mark.parametrize("make", [connect, connect_aio])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"target": ""}, "target: '' is no target of gRPC; use HOST:PORT"),
+        ({"target": "http://a:1"}, "target: 'http://a:1' is no target of gRPC"),
+        ({"target": "a\n:1"}, "target: "),
+        ({"target": "example.org:50051", "key": "k"}, "key: would be sent in clear text"),
+        ({"target": "localhost.example.org:1", "key": "k"}, "key: would be sent in clear text"),
+        ({"target": "ipv4:127.0.0.1:1,10.0.0.1:1", "key": "k"}, "key: would be sent in clear"),
+        ({"target": "localhost:1", "key": ""}, "key: must be printable ASCII and not empty"),
+        ({"target": "localhost:1", "key": "a\nb"}, "key: must be printable ASCII"),
+        ({"target": "localhost:1", "tls": b"no"}, "tls: no certificate in PEM format"),
+    ],
+)
+async def test_what_is_refused(
+    make: Callable[..., Any], arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        make(**arguments)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_key_in_clear_text_is_sent_only_if_that_is_allowed() -> None:
+    connect("example.org:50051", key="k", clear_text=True).close()
+    connect("example.org:443", key="k").close()
+    connect("dns:///localhost:1", key="k").close()
+    connect("[::1]:1", key="k").close()
+    connect("unix:/tmp/x", key="k").close()
+
+
+def test_a_bad_key_of_a_function_is_refused_at_the_call(target: str) -> None:
+    with connect(target, key=lambda: "") as channel, pytest.raises(ValueError, match="key: must"):
+        smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK)
+
+
+# --- Waiting ---
+
+PENDING = smg_pb2.Worker(id="w", state=smg_pb2.WORKER_STATE_PENDING)
+READY = smg_pb2.Worker(id="w", state=smg_pb2.WORKER_STATE_READY)
+FAILED = smg_pb2.Worker(
+    id="w",
+    state=smg_pb2.WORKER_STATE_FAILED,
+    error=smg_pb2.Failure(reason="WORKER_UNAVAILABLE", message="nobody listens"),
+)
+QUEUED = smg_pb2.Response(id="r", status=smg_pb2.RESPONSE_STATUS_QUEUED)
+ENDED = smg_pb2.Response(id="r", status=smg_pb2.RESPONSE_STATUS_INCOMPLETE)
+
+
+async def test_waiting_ends_when_it_is_ready(servicer: Server, target: str) -> None:
+    with connect(target) as channel:
+        servicer.answers = [PENDING, PENDING, READY]
+        assert wait_ready(smg_pb2_grpc.WorkerServiceStub(channel), PENDING) == READY
+        servicer.answers = [QUEUED, ENDED]
+        assert wait_response(smg_pb2_grpc.ResponseServiceStub(channel), "r") == ENDED
+    async with connect_aio(target) as channel:
+        servicer.answers = [PENDING, PENDING, READY]
+        assert await wait_ready_aio(smg_pb2_grpc.WorkerServiceStub(channel), "w") == READY
+        servicer.answers = [QUEUED, ENDED]
+        assert await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), QUEUED) == ENDED
+    assert servicer.asked == 10
+
+
+async def test_waiting_for_what_has_failed_or_is_gone(servicer: Server, target: str) -> None:
+    with connect(target) as channel:
+        stub = smg_pb2_grpc.WorkerServiceStub(channel)
+        servicer.answers = [PENDING, FAILED]
+        with pytest.raises(SmgError, match="worker w has failed: nobody listens") as caught:
+            wait_ready(stub, "w")
+        assert (caught.value.code, caught.value.reason) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "WORKER_UNAVAILABLE",
+        )
+        servicer.answers = [grpc.StatusCode.NOT_FOUND]
+        with pytest.raises(SmgError) as caught:
+            wait_ready(stub, "w")
+        assert caught.value.code == grpc.StatusCode.NOT_FOUND
+    async with connect_aio(target) as channel:
+        with pytest.raises(SmgError):
+            await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), "r")
+
+
+async def test_waiting_has_an_end(servicer: Server, target: str) -> None:
+    servicer.answers = [PENDING]
+    late = pytest.raises(TimeoutError, match=r"w is not ready after 0\.3 s")
+    with connect(target) as channel, late:
+        wait_ready(smg_pb2_grpc.WorkerServiceStub(channel), "w", timeout=0.3)
+    servicer.answers = [QUEUED]
+    async with connect_aio(target) as channel:
+        with pytest.raises(TimeoutError):
+            await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), "r", timeout=0.3)
+
+
+def test_the_package_lists_them() -> None:
+    assert {"connect", "wait_ready"} <= {*dir(smg_proto)}
+    with pytest.raises(AttributeError, match="did you mean connect"):
+        smg_proto.conect  # type: ignore[attr-defined]  # noqa: B018
