@@ -226,6 +226,25 @@ def test_grpc_requests(python: Path, address: str, text: str) -> None:
     assert said.splitlines() == [text, text, ERROR]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="connectrpc wants Python 3.11")
+def test_connectrpc_and_protobuf_py(address: str, text: str, protos: Path, tmp_path: Path) -> None:
+    home = HOME / "connectrpc"
+    python = home / "bin" / "python"
+    if not python.exists():
+        HOME.mkdir(parents=True, exist_ok=True)
+        wanted = ["connectrpc==0.13.0", "protobuf-py==0.7.0"]
+        make_environment(home, [*wanted, "protoc-gen-connectrpc==0.13.0", "protoc-gen-py==0.7.0"])
+    plugins = [
+        {"local": str(python.parent / f"protoc-gen-{name}"), "out": "gen"}
+        for name in ("py", "connectrpc")
+    ]
+    template = json.dumps({"version": "v2", "plugins": plugins})
+    run("buf", "generate", protos, "--template", template, cwd=tmp_path)
+    program = HERE / "connectrpc_client.py"
+    said = run(python, program, address, PYTHONPATH=str(tmp_path / "gen"))
+    assert said.splitlines() == [text, text, ERROR]
+
+
 def test_grpc_js(address: str, text: str, protos: Path) -> None:
     need("node")
     need("npm")
