@@ -8,6 +8,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from smg_proto import __version__, descriptor_set, proto_path
+from smg_proto._standard import standard_files
 from smg_proto.cli import CommandError, say
 from smg_proto.cli._installed import Installed
 from smg_proto.cli._tree import Manifest, licence, read_manifest, sha256, write
@@ -29,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--descriptor-set",
         action="store_true",
-        help="DEST is a file: write one FileDescriptorSet with all imports there, for tools "
-        "that take it (grpcurl -protoset, ghz --protoset, Envoy)",
+        help="DEST is a file: write one FileDescriptorSet with all imports and the details of "
+        "errors there, for tools that take it (grpcurl -protoset, ghz --protoset, Envoy)",
     )
     parser.add_argument(
         "--check",
@@ -97,6 +98,10 @@ def _needed(packages: Iterable[str]) -> list[str]:
 def _write_descriptor_set(dest: Path, packages: Iterable[str], force: bool) -> int:
     needed = set(_needed(packages))
     files = [file for file in descriptor_set().file if file.name in needed]  # imports first
+    # With the details of errors, which no proto imports.
+    known = {file.name for file in files}
+    google = (file for file in standard_files() if file.package.startswith("google."))
+    files += [file for file in google if file.name not in known]
     data = FileDescriptorSet(file=files).SerializeToString()
     try:
         if dest.exists() and not dest.is_file():

@@ -17,10 +17,12 @@ from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language, searc
 from smg_proto.cli._tree import licence, put, read_tree, write
 
 TEMPLATE = "buf.gen.yaml"
+PYTHON = "python"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lang", required=True, metavar="LANGUAGE", help=", ".join(LANGUAGES))
+    known = ", ".join([*LANGUAGES, PYTHON])
+    parser.add_argument("--lang", required=True, metavar="LANGUAGE", help=known)
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a folder of its own"
     )
@@ -39,13 +41,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="NAME",
                 help=f"{language.title}: instead of {language.package}",
             )
+    parser.add_argument(
+        "--proto",
+        type=Path,
+        metavar="DIR",
+        help=f"{PYTHON}: your own protos, which may import those of this package",
+    )
+    parser.add_argument(
+        "-I",
+        "--include",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help=f"{PYTHON}: where protos are that yours import besides; may be given again",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite local modifications")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.lang == PYTHON:
+        return _python(args)
+    if args.proto or args.include:
+        raise CommandError(f"--proto and -I are for {PYTHON}, not for {args.lang}")
     language = LANGUAGES.get(args.lang)
     if language is None:
-        raise CommandError(unknown("language", args.lang, LANGUAGES))
+        raise CommandError(unknown("language", args.lang, [*LANGUAGES, PYTHON]))
     contract = Installed()
     chosen = [contract.package(name) for name in args.only or ()]
     if args.all and chosen:
@@ -63,17 +84,38 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _python(args: argparse.Namespace) -> int:
+    from smg_proto.cli import _python
+
+    if args.proto is None:
+        raise CommandError(
+            "--proto DIR names your own protos; of this package's the Python code is smg_proto"
+        )
+    if args.only or args.all or any(_given(args, language) for language in LANGUAGES.values()):
+        raise CommandError(f"--lang {PYTHON} takes --proto, -I, --out and --force alone")
+    files = _python.generated(args.proto, args.include)
+    command = f"generate {PYTHON}"
+    done = write(args.out, files, command=command, packages=[], force=args.force)
+    what = f"{len(files)} files of Python for smg-proto {__version__}"
+    print(f"{args.out}: {f'wrote {what}' if done else f'has {what} already'}")
+    return 0
+
+
+def _given(args: argparse.Namespace, language: Language) -> str | None:
+    return getattr(args, language.option.replace("-", "_")) if language.option else None
+
+
 def _name(args: argparse.Namespace, language: Language) -> str:
     """What the package of the language is to be called."""
     for other in LANGUAGES.values():
-        given = getattr(args, other.option.replace("-", "_")) if other.option else None
+        given = _given(args, other)
         if given is None:
             continue
         if other is not language:
             raise CommandError(f"--{other.option} is for {other.name}, not for {language.name}")
         if not re.fullmatch(language.name_pattern, given, re.ASCII):
             raise CommandError(f"--{language.option}: invalid name {given!r}")
-        return str(given)
+        return given
     return language.package
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
 from support import ROOT, find_python, make_environment, run
 
 from smg_proto import __version__, proto_path
@@ -455,6 +456,10 @@ def test_a_descriptor_set_has_all_that_the_packages_import(tmp_path: Path) -> No
     assert main(words) == 0
     files = FileDescriptorSet.FromString(path.read_bytes()).file
     assert {COMMON, VLLM} <= {file.name for file in files}
+    assert "google/rpc/error_details.proto" in {file.name for file in files}
+    pool = DescriptorPool()
+    for file in files:  # in an order in which they can be read
+        pool.AddSerializedFile(file.SerializeToString())
     assert load(path).services.keys() == {"vllm.grpc.engine.VllmEngine"}
     path.write_bytes(b"mine")
     assert main(words) == 2
