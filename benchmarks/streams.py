@@ -1,6 +1,6 @@
 """smg_proto.streams and smg_proto.connect against a plain loop over the stub, in one run.
 
-    python benchmarks/helpers.py [--events N] [--rounds N]
+    python benchmarks/streams.py [--events N] [--rounds N]
 
 A server in a process of its own sends ready-made events as fast as it can. Time of a stream read
 with Stream, reply included, over that of a loop that joins the text by hand (aim: at most 1.1).
