@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from contract_facts import OWN_PACKAGES, Fact, facts, modules, published_files
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from support import ROOT, published_wheel
+from support import ROOT, published_wheel, tracked
 
 import smg_proto
 from smg_proto._descriptors import symbols
@@ -90,3 +90,17 @@ def test_every_symbol_has_a_comment(name: str) -> None:
         and (not symbol.comment or symbol.comment.startswith(("TODO", "buf:lint")))
     ]
     assert not without
+
+
+def test_every_proto_names_its_licence() -> None:
+    """As its last line: above the first one it would be a comment in all generated code.
+
+    Missing: printf '\\n// SPDX-License-Identifier: Apache-2.0\\n' >> FILE
+    """
+    shipped = [name for name in tracked("proto", "templates", "scripts") if name.endswith(".proto")]
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in shipped}
+    assert texts
+    assert [name for name in shipped if not texts[name].endswith(f"\n\n{LICENCE}\n")] == []
+
+
+LICENCE = "// SPDX-License-Identifier: Apache-2.0"

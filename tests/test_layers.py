@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "frontdoor": {"_http", "_serving", "errors"},
     "testing": {"llm", "_serving", "errors", "streams"},
     "_pytest_plugin": {"testing"},
-    "cli": {"compat", "engine", "frontdoor", "testing", "_serving", "_descriptors"},
+    "cli": {"compat", "engine", "frontdoor", "testing", "_serving", "_standard", "_descriptors"},
     "__main__": {"cli"},
 }
 EVERYWHERE = {"__init__", "generated"}

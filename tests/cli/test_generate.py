@@ -75,7 +75,7 @@ def test_an_unknown_language_is_answered_with_the_closest(
     assert generate("typscript", tmp_path / "out") == 2
     assert "no language 'typscript'; there is typescript\n" in capsys.readouterr().err
     assert generate("cobol", tmp_path / "out") == 2
-    assert f"there is {', '.join(sorted(LANGUAGES))}" in capsys.readouterr().err
+    assert f"there is {', '.join(sorted([*LANGUAGES, 'python']))}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
