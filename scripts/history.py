@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = _venv.ROOT
 sys.path.insert(0, str(ROOT))
 PAGE = ROOT / "docs" / "history.md"
-PUBLISHED = ["0.3.2", "0.3.3", *(f"0.4.{patch}" for patch in range(29))]
+BEFORE_FROZEN = ["0.3.2", "0.3.3", *(f"0.4.{patch}" for patch in range(6))]
 BUF_LEVELS = ("FILE", "WIRE_JSON", "WIRE")
 INTRO = """\
 # What each published release changed
@@ -165,14 +165,15 @@ def speakers(carriers: "Mapping[str, tuple[Sequence[str], Sequence[Contract]]]")
 
 
 def page() -> str:
-    from _frozen import Frozen
+    from _frozen import PUBLISHED, Frozen
     from _upstream import UPSTREAMS
 
     from smg_proto.compat import load
 
-    published = [load(f"pypi:smg-grpc-proto=={version}") for version in PUBLISHED]
-    text = INTRO + table(PUBLISHED, published)
-    carriers = {"smg-grpc-proto": (PUBLISHED, published)}
+    versions = [*BEFORE_FROZEN, *PUBLISHED]
+    published = [load(f"pypi:smg-grpc-proto=={version}") for version in versions]
+    text = INTRO + table(versions, published)
+    carriers = {"smg-grpc-proto": (versions, published)}
     for upstream in UPSTREAMS:
         contracts = [load(Frozen.here().image(release)) for release in upstream.frozen]
         carriers[upstream.name] = list(upstream.releases), contracts

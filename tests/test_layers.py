@@ -21,13 +21,14 @@ ARROWS: dict[str, set[str]] = {
     "_http": {"errors"},
     "_serving": {"_descriptors", "_standard"},
     "vllm": {"_standard"},
+    "engine": {"_standard"},
     "compat": {"_standard", "_descriptors"},
     "sagellm": {"vllm"},
-    "llm": {"vllm", "_http", "_serving", "errors"},
+    "llm": {"engine", "vllm", "_http", "_serving", "errors"},
     "frontdoor": {"_http", "_serving", "errors"},
     "testing": {"llm", "_serving", "errors"},
     "_pytest_plugin": {"testing"},
-    "cli": {"compat", "frontdoor", "testing", "_serving", "_descriptors"},
+    "cli": {"compat", "engine", "frontdoor", "testing", "_serving", "_descriptors"},
     "__main__": {"cli"},
 }
 EVERYWHERE = {"__init__", "generated"}

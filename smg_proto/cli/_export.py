@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         return _write_descriptor_set(args.dest, chosen or contract.packages, args.force)
     if args.check:
         return check(args.dest, chosen)
-    packages = sorted({*(chosen or _kept(args.dest, contract, args.all))})
+    packages = sorted({*(chosen or kept(args.dest, COMMAND, contract, every=args.all))})
     files = closure(packages)
     done = write(args.dest, files, command=COMMAND, packages=packages, force=args.force)
     what = f"{len(files)} files of smg-proto {__version__}"
@@ -59,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _kept(dest: Path, contract: Installed, every: bool) -> list[str]:
-    """The packages that an export has already, so that a new run does not widen it."""
+def kept(dest: Path, command: str, contract: Installed, *, every: bool) -> list[str]:
+    """The packages that a folder has already, so that a new run does not widen it."""
     manifest = None if every else read_manifest(dest)
-    if manifest is None or manifest.command != COMMAND:
+    if manifest is None or manifest.command != command:
         return contract.packages
     return [name for name in manifest.packages if name in contract.packages] or contract.packages
 
@@ -72,8 +72,13 @@ def closure(packages: Iterable[str]) -> dict[str, bytes]:
 
     google's own files come with every compiler.
     """
+    return {**licence(), **protos(packages)}
+
+
+def protos(packages: Iterable[str]) -> dict[str, bytes]:
+    """The files of these packages and of all they import, but google's."""
     names = [name for name in _needed(packages) if not name.startswith("google/")]
-    return {**licence(), **{name: (proto_path() / name).read_bytes() for name in names}}
+    return {name: (proto_path() / name).read_bytes() for name in names}
 
 
 def _needed(packages: Iterable[str]) -> list[str]:

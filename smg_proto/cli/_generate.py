@@ -1,17 +1,20 @@
 """smg-proto generate: code for another language, as a package of that language's own kind."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from smg_proto import __version__, proto_path
+from smg_proto import __version__
 from smg_proto.cli import CommandError
+from smg_proto.cli._export import kept, protos
 from smg_proto.cli._installed import Installed, unknown
-from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language
-from smg_proto.cli._tree import licence, read_tree, write
+from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language, search_path
+from smg_proto.cli._tree import licence, put, read_tree, write
 
 TEMPLATE = "buf.gen.yaml"
 
@@ -21,6 +24,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a folder of its own"
     )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PACKAGE",
+        help="this package and what it imports; may be given again; "
+        "without it, the packages that DIR has already, or all",
+    )
+    parser.add_argument("--all", action="store_true", help="all packages, whatever DIR has")
+    for language in LANGUAGES.values():
+        if language.option:
+            parser.add_argument(
+                f"--{language.option}",
+                metavar="NAME",
+                help=f"{language.title}: instead of {language.package}",
+            )
     parser.add_argument("--force", action="store_true", help="overwrite local modifications")
 
 
@@ -28,42 +46,91 @@ def run(args: argparse.Namespace) -> int:
     language = LANGUAGES.get(args.lang)
     if language is None:
         raise CommandError(unknown("language", args.lang, LANGUAGES))
+    contract = Installed()
+    chosen = [contract.package(name) for name in args.only or ()]
+    if args.all and chosen:
+        raise CommandError("--all and --only exclude each other")
+    name = _name(args, language)
     language.require_tools()
-    files = generated(language)
-    done = write(
-        args.out,
-        files,
-        command=f"generate {language.name}",
-        packages=Installed().packages,
-        force=args.force,
-    )
+    # Another name is another command to the manifest, so that no run undoes it in silence.
+    command = f"generate {language.name}"
+    command += f" --{language.option} {name}" if name != language.package else ""
+    packages = sorted({*(chosen or kept(args.out, command, contract, every=args.all))})
+    files = generated(language, packages, name)
+    done = write(args.out, files, command=command, packages=packages, force=args.force)
     what = f"{len(files)} files of {language.title} for smg-proto {__version__}"
     print(f"{args.out}: {f'wrote {what}' if done else f'has {what} already'}")
     return 0
 
 
-def generated(language: Language) -> dict[str, bytes]:
-    """What the plugins write, with the files that make a package of it."""
+def _name(args: argparse.Namespace, language: Language) -> str:
+    """What the package of the language is to be called."""
+    for other in LANGUAGES.values():
+        given = getattr(args, other.option.replace("-", "_")) if other.option else None
+        if given is None:
+            continue
+        if other is not language:
+            raise CommandError(f"--{other.option} is for {other.name}, not for {language.name}")
+        if not re.fullmatch(language.name_pattern, given, re.ASCII):
+            raise CommandError(f"--{language.option}: invalid name {given!r}")
+        return str(given)
+    return language.package
+
+
+def generated(language: Language, packages: Iterable[str], name: str) -> dict[str, bytes]:
+    """What the plugins write for these packages, with the files that make a package of it."""
     buf = BUF.find()
     assert buf is not None  # require_tools has looked
-    template = language.folder / TEMPLATE
+    before, after = (language.named.format(n).encode() for n in (language.package, name))
     with tempfile.TemporaryDirectory() as scratch:
-        protos, out = Path(scratch, "proto"), Path(scratch, "out")
-        shutil.copytree(proto_path(), protos)
+        source, out, template = (
+            Path(scratch, "proto"),
+            Path(scratch, "out"),
+            Path(scratch, TEMPLATE),
+        )
+        for path, data in protos(packages).items():
+            put(source / path, data.replace(before, after))
         if language.wants_google_rpc:
-            shutil.copytree(GOOGLE_RPC, protos, dirs_exist_ok=True)
-        for name in language.impossible_fields:
-            rename_fields(protos, name)
-        command = [buf, "generate", str(protos), "--template", str(template), "-o", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True)
+            shutil.copytree(GOOGLE_RPC, source, dirs_exist_ok=True)
+        for field in language.impossible_fields:
+            rename_fields(source, field)
+        template.write_bytes((language.folder / TEMPLATE).read_bytes().replace(before, after))
+        command = [buf, "generate", str(source), "--template", str(template), "-o", str(out)]
+        environment = {**os.environ, "PATH": search_path()}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             said = (done.stderr or done.stdout).strip()
             raise CommandError(f"{language.title} cannot be generated: {said}")
         files = {**licence(), **dict(read_tree(out))}
-    for name, data in read_tree(language.folder):
-        if name != TEMPLATE:
-            files[name] = data.replace(b"0.0.0-version", semantic_version().encode())
+    made = sorted(files)
+    for path, data in read_tree(language.folder):
+        if path != TEMPLATE:
+            data = data.replace(b"0.0.0-version", semantic_version().encode())
+            files[path] = data.replace(before, after)
+    if language.name == "rust":
+        files["src/lib.rs"] += rust_modules(made).encode()
     return files
+
+
+def rust_modules(files: Iterable[str]) -> str:
+    """The modules of lib.rs, which are the proto packages: src/smg/v1/smg.v1.rs is smg::v1."""
+    lines: list[str] = []
+    open_now: list[str] = []
+    included = re.compile(r"src/((?:\w+/)+([\w.]+)\.rs)$")
+    found = [match for match in map(included.match, files) if match and ".tonic" not in match[2]]
+    for match in sorted(found, key=lambda match: match[2].split(".")):
+        parts = match[2].split(".")
+        while open_now != parts[: len(open_now)]:
+            open_now.pop()
+            lines.append(f"{'    ' * len(open_now)}}}")
+        for part in parts[len(open_now) :]:
+            lines.append(f"{'    ' * len(open_now)}pub mod {part} {{")
+            open_now.append(part)
+        lines.append(f'{"    " * len(open_now)}include!("{match[1]}");')
+    while open_now:
+        open_now.pop()
+        lines.append(f"{'    ' * len(open_now)}}}")
+    return "\n".join([*lines, ""])
 
 
 def rename_fields(protos: Path, name: str) -> None:

@@ -26,7 +26,11 @@ class Installed:
         return name
 
     def symbol(self, name: str) -> Symbol:
-        """The symbol of this name; the last parts of a name will do where they are unambiguous."""
+        """The symbol of this name; the last parts of a name will do where they are unambiguous.
+
+        An RPC may be spelled as gRPC does: package.Service/Method.
+        """
+        name = name.lstrip("/").replace("/", ".")
         named = [s for s in self.symbols if s.kind not in ("file", "reserved")]
         found = [s for s in named if s.name == name] or [
             s for s in named if s.name.endswith(f".{name}")
@@ -43,25 +47,39 @@ class Installed:
         ]
         raise CommandError(unknown("symbol", name, close))
 
+    def top(self, package: str) -> list[Symbol]:
+        """What a package contains that is not nested, in the order of its files."""
+        kinds = ("service", "message", "enum")
+        return [s for s in self.symbols if s.kind in kinds and _outer(s) == s.package == package]
+
     def is_message(self, type_name: str) -> bool:
         """Whether a field's type is a message, whose presence goes without saying."""
-        return type_name.startswith("google.") or any(
-            s.name == type_name and s.kind == "message" for s in self.symbols
-        )
+        return type_name.startswith("google.") or type_name in self._messages
+
+    @cached_property
+    def _messages(self) -> frozenset[str]:
+        return frozenset(s.name for s in self.symbols if s.kind == "message")
+
+    @cached_property
+    def _inside(self) -> dict[str, list[Symbol]]:
+        """What each symbol contains, in the order of the file."""
+        found: dict[str, list[Symbol]] = {}
+        for symbol in self.symbols:
+            parent = symbol.name if symbol.kind == "reserved" else _outer(symbol)
+            found.setdefault(parent, []).append(symbol)
+        return found
 
     def fields_of(self, oneof: Symbol) -> list[Symbol]:
         """The members of a oneof."""
-        message, _, name = oneof.name.rpartition(".")
-        return [s for s in self.symbols if s.oneof == name and s.name.rpartition(".")[0] == message]
+        return [s for s in self._inside[_outer(oneof)] if s.oneof == oneof.name.rpartition(".")[2]]
 
     def inside(self, parent: Symbol) -> list[Symbol]:
         """What a symbol contains, in the order of the file."""
-        return [
-            s
-            for s in self.symbols
-            if (s.kind == "reserved" and s.name == parent.name and parent.kind != "reserved")
-            or s.name.rpartition(".")[0] == parent.name
-        ]
+        return [] if parent.kind == "reserved" else self._inside.get(parent.name, [])
+
+
+def _outer(symbol: Symbol) -> str:
+    return symbol.name.rpartition(".")[0]
 
 
 def unknown(what: str, name: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ The templates are templates/<language>/buf.gen.yaml; what lies beside one is cop
 and makes it a package of the language's own kind.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smg_proto.cli import CommandError
+from smg_proto.cli._swap import is_ours
 
 Version = tuple[int, ...]
 
@@ -58,9 +60,24 @@ class Tool:
         return f"{path} is {shown}, needed is {needed}: {self.install}"
 
     def find(self) -> str | None:
-        """On PATH, or beside this Python, where pip puts programs."""
-        beside = str(Path(sys.executable).parent)
-        return shutil.which(self.program) or shutil.which(self.program, path=beside)
+        return shutil.which(self.program, path=search_path())
+
+
+def search_path() -> str:
+    """PATH, and where pip, npm, go and cargo put programs though it is not on PATH."""
+    here, home = Path.cwd(), Path(os.environ.get("HOME", ""))
+    project = next((p for p in (here, *here.parents) if (p / "package.json").is_file()), here)
+    go = os.environ.get("GOPATH", "").split(os.pathsep)[0]
+    cargo = os.environ.get("CARGO_INSTALL_ROOT") or os.environ.get("CARGO_HOME")
+    folders = [
+        Path(sys.executable).parent,
+        project / "node_modules" / ".bin",
+        Path(os.environ.get("GOBIN") or Path(go or home / "go", "bin")),
+        Path(cargo or home / ".cargo", "bin"),
+    ]
+    # Nobody else may plant a program in a folder that nobody put on PATH.
+    found = [str(folder) for folder in folders if folder.is_absolute() and is_ours(folder)]
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *found])
 
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -80,6 +97,11 @@ class Language:
     tools: tuple[Tool, ...]
     wants_google_rpc: bool = False  # its gRPC library has no types for the details of a status
     impossible_fields: tuple[str, ...] = ()  # names that its generator makes broken code of
+    # What the package is called, the option that calls it otherwise, and where the name stands.
+    package: str = ""
+    option: str = ""
+    named: str = "{}"
+    name_pattern: str = ""
 
     @property
     def folder(self) -> Path:
@@ -101,6 +123,10 @@ LANGUAGES = {
             # Its code runs on any @bufbuild/protobuf 2 that is not older than itself.
             (Tool("protoc-gen-es", "npm install -g @bufbuild/protoc-gen-es@2.17.0", (2, 17, 0)),),
             wants_google_rpc=True,
+            package="smg-grpc-proto",
+            option="npm-name",
+            named='"name": "{}"',
+            name_pattern=r"(@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*",
         ),
         Language(
             "go",
@@ -119,6 +145,9 @@ LANGUAGES = {
                     (1, 5, 1),
                 ),
             ),
+            package="github.com/smg-grpc-proto/go",
+            option="go-module",
+            name_pattern=r"[a-z0-9][a-z0-9.-]*(/[\w.~-]+)*",
         ),
         Language(
             "rust",
@@ -132,6 +161,10 @@ LANGUAGES = {
                     "protoc-gen-tonic", "cargo install --locked protoc-gen-tonic@0.5.0", (0, 5, 0)
                 ),
             ),
+            package="smg-grpc-proto",
+            option="crate",
+            named='name = "{}"',
+            name_pattern=r"[A-Za-z][\w-]*",
         ),
         Language(
             "java",
@@ -147,6 +180,10 @@ LANGUAGES = {
             ),
             # Every message class has a static getDescriptor() of its own.
             impossible_fields=("descriptor",),
+            package="io.smgproto",
+            option="maven-group",
+            named="<groupId>{}</groupId>",
+            name_pattern=r"[A-Za-z_][\w.-]*",
         ),
         Language(
             "cpp",

@@ -1,8 +1,9 @@
-"""smg-proto show: the definition of one symbol, with its comments, as a proto file spells it."""
+"""smg-proto show: definitions with their comments, as a proto file spells them."""
 
 import argparse
 import dataclasses
 import json
+from typing import Any
 
 from smg_proto._descriptors import Symbol
 from smg_proto.cli._installed import Installed
@@ -11,27 +12,48 @@ INDENT = "  "
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="vllm.grpc.engine.GenerateRequest, or just GenerateRequest")
+    parser.add_argument(
+        "name",
+        help="vllm.grpc.engine.GenerateRequest, or just GenerateRequest; VllmEngine/Generate; "
+        "or a package, for all that is in it",
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def run(args: argparse.Namespace) -> int:
     contract = Installed()
-    symbol = contract.symbol(args.name)
-    if args.json:
-        members = [dataclasses.asdict(s) for s in contract.inside(symbol)]
-        print(json.dumps(dataclasses.asdict(symbol) | {"members": members}, indent=2))
+    if args.name in contract.packages:
+        shown = contract.top(args.name)
     else:
-        print(f"// {symbol.file}", *definition(contract, symbol), sep="\n")
+        shown = [contract.symbol(args.name)]
+    if args.json:
+        found = [_as_json(contract, symbol) for symbol in shown]
+        print(json.dumps(found if args.name in contract.packages else found[0], indent=2))
+        return 0
+    file = ""
+    for symbol in shown:
+        if symbol.file != file:
+            print(f"\n// {symbol.file}" if file else f"// {symbol.file}")
+            file = symbol.file
+        if len(shown) > 1:
+            print()
+        print(*definition(contract, symbol), sep="\n")
     return 0
+
+
+def _as_json(contract: Installed, symbol: Symbol) -> dict[str, Any]:
+    members = [dataclasses.asdict(s) for s in contract.inside(symbol)]
+    return dataclasses.asdict(symbol) | {"members": members}
 
 
 def definition(
     contract: Installed, symbol: Symbol, indent: str = "", known_since: str = ""
 ) -> list[str]:
     """A symbol and what it contains, as lines; `known_since` is what its surroundings say."""
-    since = f" Since {symbol.since}." if symbol.since not in ("", known_since) else ""
-    lines = [f"{indent}// {line}".rstrip() for line in (symbol.comment + since).splitlines()]
+    comment = symbol.comment.splitlines()
+    if symbol.since not in ("", known_since):
+        comment.append(f"Since {symbol.since}.")
+    lines = [f"{indent}// {line}".rstrip() for line in comment]
     short = symbol.name.rpartition(".")[2]
     spelled = symbol.type.replace(f"{symbol.package}.", "")
     end = " [deprecated = true];" if symbol.deprecated else ";"

@@ -19,7 +19,7 @@ from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
 from smg_proto.cli._swap import alone, exchange, is_ours
 from smg_proto.compat import ContractError
-from smg_proto.compat._tree import read_file
+from smg_proto.compat._files import read_file
 
 MANIFEST = "smg-proto.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
@@ -115,9 +115,9 @@ def _replace(
     new = scratch / "new"
     try:
         for path, data in files.items():
-            _put(new / path, data)
+            put(new / path, data)
         shown = json.dumps(asdict(manifest), indent=2)
-        _put(new / MANIFEST, f"{shown}\n".encode())
+        put(new / MANIFEST, f"{shown}\n".encode())
         if not folder.exists():
             new.rename(folder)
             return
@@ -222,7 +222,7 @@ def _is(path: Path, digest: str) -> bool:
     return found.hexdigest() == digest
 
 
-def _put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
@@ -14,7 +14,6 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as ProtoMessage
-from google.protobuf.message_factory import GetMessageClass
 
 from smg_proto.compat._files import ContractError, in_order, pool_of
 from smg_proto.compat._limits import MAX_TYPE_CHAIN
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 # Packages that contracts import, and that are compared only when nothing else is there.
 FOREIGN = ("google.", "grpc.")
+
+# The class of message classes. That of upb makes the classes of what a message holds when they are
+# needed; that of pure Python wants them to be there.
+_CLASS: Any = type(FileDescriptorProto)
+_EAGER = not _CLASS.__module__.startswith("google._upb")
 
 Presence = Literal["implicit", "explicit", "required", "repeated"]
 
@@ -266,10 +270,12 @@ class Contract:
     def message_class(self, name: str) -> type[ProtoMessage]:
         """The class of a message of this contract; two contracts never share one."""
         if (made := self._classes.get(name)) is None:
-            for inner in self._held_first(name):
+            # The factory makes the classes of all that a class holds, as pure Python needs them.
+            for inner in self._held_first(name) if _EAGER else [name]:
                 if inner not in self._classes:
                     found = self.pool.FindMessageTypeByName(inner)
-                    self._classes[inner] = GetMessageClass(found)
+                    members = {"DESCRIPTOR": found, "__module__": None}
+                    self._classes[inner] = _CLASS(found.name, (ProtoMessage,), members)
             made = self._classes[name]
         return made
 
@@ -309,11 +315,12 @@ class Contract:
 
         Each as its message, its number and its full name.
         """
-        found: dict[str, list[tuple[str, int, str]]] = {}
-        for message in self._read.raw_messages:
-            for kind, number, symbol in self._read.held(message):
-                found.setdefault(kind, []).append((message, number, symbol))
-        return found
+        return self._read.carriers()
+
+    @cached_property
+    def has_any(self) -> bool:
+        """A message may hold messages whose types only their bytes name."""
+        return any("google/protobuf/any.proto" in file.dependency for file in self.files)
 
     @cached_property
     def served(self) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from smg_proto.compat._compare import ANY
 from smg_proto.compat._contract import Contract, Rpc
 from smg_proto.compat._enums import Enums
 from smg_proto.compat._fields import Messages, who
@@ -144,7 +143,7 @@ class _Differ:
     def _types(self) -> Iterator[Finding]:
         for package in (self.new.packages - self.old.packages) & self.packages:
             yield Finding("notice", package, "Added: a new package.")
-        travels = ANY in self.old.carriers or ANY in self.new.carriers
+        travels = self.old.has_any or self.new.has_any
         for old, new, kind in (
             (self.old.messages, self.new.messages, "message"),
             (self.old.enums, self.new.enums, "enum"),

@@ -1,7 +1,10 @@
 """Files of descriptors: whether they are whole, and whether they hold together."""
 
+import os
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -98,12 +101,14 @@ def pool_of(files: Iterable[FileDescriptorProto], origin: str) -> DescriptorPool
     """A pool with these files alone; building it shows whether they hold together."""
     pool = DescriptorPool()
     for file in files:
-        plain = FileDescriptorProto()
-        plain.CopyFrom(file)
-        plain.ClearField("source_code_info")
-        if plain.syntax in ("", "proto2"):
-            for message in plain.message_type:
-                _distinct_json_names(message)
+        plain = file
+        if file.HasField("source_code_info") or file.syntax in ("", "proto2"):
+            plain = FileDescriptorProto()
+            plain.CopyFrom(file)
+            plain.ClearField("source_code_info")
+            if plain.syntax in ("", "proto2"):
+                for message in plain.message_type:
+                    _distinct_json_names(message)
         try:
             pool.AddSerializedFile(plain.SerializeToString())
         except (TypeError, ValueError, KeyError, RecursionError) as error:
@@ -145,3 +150,21 @@ def edition(file: FileDescriptorProto) -> int:
     if file.syntax == "editions":
         return int(getattr(file, "edition", 1000))
     return 999 if file.syntax == "proto3" else 998
+
+
+def read_file(path: Path, limit: int, origin: str, first: int | None = None) -> bytes:
+    """The content of a regular file, up to a limit. Never waits, as opening a pipe would.
+
+    first: no more than so many bytes, of a file of any size.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ContractError(f"{origin}: not a regular file")
+            data = file.read(limit + 1 if first is None else first)
+    except OSError as error:
+        raise ContractError(f"{origin}: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise ContractError(f"{origin}: has more than {size(limit)}")
+    return data

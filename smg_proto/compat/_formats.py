@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from xml.etree import ElementTree
 
 from smg_proto.compat._limits import MAX_COMMENT_BYTES
 from smg_proto.compat._probe import Witness
@@ -194,6 +193,8 @@ def _result(finding: Finding, level: str, accepted: bool = False) -> dict[str, o
 
 def junit(report: Report, level: str) -> str:
     """A suite for each package, a case for each symbol that changed, a failure for each finding."""
+    from xml.etree import ElementTree
+
     root = ElementTree.Element("testsuites", name=printable(f"{report.old} to {report.new}"))
     packages = {finding.package for finding in report.findings} | set(report.packages)
     total = failed = 0

@@ -1,36 +1,19 @@
 """Reading a contract from wherever it is: files, packages, git revisions, servers."""
 
-import gzip
-import io
 import stat
-import zipfile
-import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from smg_proto.compat import _download
-from smg_proto.compat import _limits as limits
-from smg_proto.compat._compile import Find, compile_tree
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._files import ContractError, parse
-from smg_proto.compat._modules import from_modules
-from smg_proto.compat._tree import (
-    Tree,
-    from_folder,
-    from_git,
-    from_tar,
-    from_zip,
-    read_file,
-    read_member,
-    zip_members,
-)
+from smg_proto.compat._files import ContractError, parse, read_file
+from smg_proto.compat._limits import MAX_DESCRIPTORS_BYTES
 
 SPECS = """\
 a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSION,
 crate:NAME@VERSION, git:REVISION[:FOLDER], self (this package) or grpc://HOST:PORT
 (a running server, by reflection)"""
 _HINT = f"give {' '.join(SPECS.split())}"
-_DESCRIPTORS = "smg_proto/descriptors.binpb"  # what a wheel or a revision of ours has
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how an archive begins, and an empty one
 
 
 def load(
@@ -48,8 +31,46 @@ def load(
     foreign: prefixes of packages that are not compared, in place of google. and grpc.
     keep_going: leave out files that do not compile; `skipped` of the contract names them.
     """
-    reader = _Reader(str(spec), [str(one) for one in include], exclude, foreign, keep_going)
-    return reader.contract()
+    text = str(spec)
+    match text.partition(":"):
+        case "self", "", "":
+            from smg_proto import descriptor_set
+
+            return Contract(descriptor_set(), "self", foreign=foreign)
+        case "grpc", ":", address:
+            from smg_proto.compat._server import Server
+
+            with Server(address.removeprefix("//")) as server:
+                return server.contract()
+        case "", "", "":
+            raise ContractError(f"an empty name; {_HINT}")
+        case "pypi" | "crate" | "git", ":", _:
+            pass
+        case _:
+            if _is_descriptors(Path(text), text):
+                data = read_file(Path(text), MAX_DESCRIPTORS_BYTES, text)
+                return Contract(parse(data, text), text, foreign=foreign)
+    # What reads archives and runs compilers is imported only where it is needed.
+    from smg_proto.compat._sources import Sources
+
+    return Sources(text, [str(one) for one in include], exclude, foreign, keep_going).contract()
+
+
+def _is_descriptors(path: Path, origin: str) -> bool:
+    """A file that is no archive; ContractError where there is nothing to read."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ContractError(f"{origin}: {reason}; {_HINT}") from error
+    if stat.S_ISDIR(mode):
+        return False
+    if not stat.S_ISREG(mode):
+        raise ContractError(f"{origin}: neither a regular file nor a folder; {_HINT}")
+    return (
+        path.suffix not in (".whl", ".crate")
+        and read_file(path, MAX_DESCRIPTORS_BYTES, origin, first=4) not in _ZIP
+    )
 
 
 def release_of(spec: str) -> str | None:
@@ -61,172 +82,3 @@ def release_of(spec: str) -> str | None:
     kind, _, words = spec.partition(":")
     mark = {"pypi": "==", "crate": "@"}.get(kind)
     return (words.partition(mark)[2] or None) if mark else None
-
-
-class _Reader:
-    def __init__(
-        self,
-        spec: str,
-        include: Sequence[str],
-        exclude: Sequence[str],
-        foreign: Sequence[str] | None,
-        keep_going: bool,
-    ) -> None:
-        self.spec, self.include, self.exclude = spec, include, exclude
-        self.foreign, self.keep_going = foreign, keep_going
-
-    def contract(self) -> Contract:
-        match self.spec.partition(":"):
-            case "self", "", "":
-                from smg_proto import descriptor_set
-
-                return Contract(descriptor_set(), "self", foreign=self.foreign)
-            case "pypi", ":", requirement:
-                return self._package(_download.wheel(requirement))
-            case "crate", ":", requirement:
-                return self._package(_download.crate(requirement))
-            case "git", ":", words:
-                return self._revision(words)
-            case "grpc", ":", address:
-                from smg_proto.compat._server import Server
-
-                with Server(address.removeprefix("//")) as server:
-                    return server.contract()
-            case "", "", "":
-                raise ContractError(f"an empty name; {_HINT}")
-            case _:
-                return self._path(Path(self.spec))
-
-    def _path(self, path: Path) -> Contract:
-        try:
-            mode = path.stat().st_mode
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ContractError(f"{self.spec}: {reason}; {_HINT}") from error
-        if stat.S_ISDIR(mode):
-            return self._compiled(from_folder(path, self.spec, self.exclude))
-        if not stat.S_ISREG(mode):
-            raise ContractError(f"{self.spec}: neither a regular file nor a folder; {_HINT}")
-        if path.suffix in (".whl", ".crate") or zipfile.is_zipfile(path):
-            return self._package(path)
-        data = read_file(path, limits.MAX_DESCRIPTORS_BYTES, self.spec)
-        return Contract(parse(data, self.spec), self.spec, foreign=self.foreign)
-
-    def _package(self, path: Path) -> Contract:
-        """A wheel: its descriptors, its modules or its protos; a crate: its protos."""
-        if path.suffix == ".crate":
-            return self._compiled(crate_tree(path, self.spec, self.exclude))
-        with _zip(path, self.spec) as wheel:
-            members = zip_members(wheel, self.spec)
-            if member := members.get(_DESCRIPTORS):
-                data = read_member(wheel, member, limits.MAX_DESCRIPTORS_BYTES, self.spec)
-                files = parse(data, f"{self.spec}: {_DESCRIPTORS}")
-                return Contract(files, self.spec, foreign=self.foreign)
-            if found := from_modules(wheel, self.spec):
-                return Contract(found, self.spec, foreign=self.foreign)
-            tree = from_zip(wheel, self.spec, self.exclude)
-        if not tree.protos:
-            raise ContractError(f"{self.spec}: no protos and no generated modules in this wheel")
-        return self._compiled(tree)
-
-    def _revision(self, words: str) -> Contract:
-        revision, _, folder = words.partition(":")
-        tree = from_git(revision, self.spec, {_DESCRIPTORS}, self.exclude)
-        if _DESCRIPTORS in tree.files and not folder:
-            data = tree.files[_DESCRIPTORS]
-            files = parse(data, f"{self.spec}: {_DESCRIPTORS}")
-            return Contract(files, self.spec, foreign=self.foreign)
-        part = tree.below(folder)
-        if not part.protos:
-            where = f"the folder {folder} of " if folder else ""
-            raise ContractError(f"{self.spec}: no .proto files in {where}that revision")
-        return self._compiled(part, tree)
-
-    def _compiled(self, tree: Tree, whole: Tree | None = None) -> Contract:
-        finders = included(self.include, whole), elsewhere(whole or tree)
-        made = compile_tree(tree, *finders, keep_going=self.keep_going)
-        return Contract(
-            made.files,
-            self.spec,
-            own=made.own,
-            foreign=self.foreign,
-            shown=made.shown,
-            skipped=made.skipped,
-        )
-
-
-def included(include: Sequence[str], whole: Tree | None = None) -> Find:
-    """Finds imports in the folders and packages to include.
-
-    whole: the revision that is read, in which folders are looked for first.
-    """
-    packages = {spec: _in_package(spec) for spec in include if _is_package(spec)}
-
-    def find(name: str) -> tuple[bytes, str] | None:
-        if not name or ".." in PurePosixPath(name).parts or name.startswith("/"):
-            return None
-        for spec in include:
-            if spec in packages:
-                if found := packages[spec](name):
-                    return found
-                continue
-            inside = f"{spec.strip('/')}/{name}"
-            if whole and inside in whole.files:
-                return whole.files[inside], whole.shown + inside
-            place = Path(spec, name)
-            if place.is_file():
-                return read_file(place, limits.MAX_PROTO_BYTES, str(place)), str(place)
-        return None
-
-    return find
-
-
-def elsewhere(tree: Tree) -> Find:
-    """Finds imports anywhere in the tree, as where third_party/ lies beside proto/."""
-    ends: dict[str, list[str]] = {}
-    for path in tree.protos:
-        ends.setdefault(path.rpartition("/")[2], []).append(path)
-
-    def find(name: str) -> tuple[bytes, str] | None:
-        there = [p for p in ends.get(name.rpartition("/")[2], ()) if f"/{p}".endswith(f"/{name}")]
-        if len({tree.files[path] for path in there}) != 1:
-            return None
-        return tree.files[there[0]], tree.shown + there[0]
-
-    return find
-
-
-def _is_package(spec: str) -> bool:
-    return spec.startswith(("pypi:", "crate:", "git:")) or Path(spec).is_file()
-
-
-def _in_package(spec: str) -> Find:
-    """Finds imports among the protos of a package or revision, in whichever folder they lie."""
-    kind, _, words = spec.partition(":")
-    if kind == "git":
-        revision, _, folder = words.partition(":")
-        tree = from_git(revision, spec).below(folder)
-    elif kind == "crate" or spec.endswith(".crate"):
-        tree = crate_tree(_download.crate(words) if kind == "crate" else Path(spec), spec)
-    else:
-        with _zip(_download.wheel(words) if kind == "pypi" else Path(spec), spec) as wheel:
-            tree = from_zip(wheel, spec)
-    return elsewhere(tree)
-
-
-def crate_tree(path: Path, origin: str, exclude: Sequence[str] = ()) -> Tree:
-    try:
-        with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
-            return from_tar(io.BufferedReader(unpacked), origin, exclude)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ContractError(f"{origin}: not a readable archive: {error}") from error
-
-
-def _zip(path: Path, origin: str) -> zipfile.ZipFile:
-    try:
-        if path.stat().st_size > limits.MAX_ARCHIVE_BYTES:
-            bound = limits.size(limits.MAX_ARCHIVE_BYTES)
-            raise ContractError(f"{origin}: has more than {bound}")
-        return zipfile.ZipFile(path)
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ContractError(f"{origin}: not a readable wheel: {error}") from error

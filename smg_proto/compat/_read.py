@@ -52,7 +52,7 @@ _PROTO2 = Features(enum_type=2, utf8_validation=3, json_format=2)
 _PROTO3 = Features(field_presence=2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Raw:
     """A message, enum or extension as it is described, and what it inherits."""
 
@@ -162,6 +162,24 @@ class Reader:
                 kind = extension.proto.type_name.lstrip(".")
                 yield kind, extension.proto.number, extension.name
 
+    def carriers(self) -> dict[str, list[tuple[str, int, str]]]:
+        """For each type the fields that are of it: message, number, full name of the field."""
+        found: dict[str, list[tuple[str, int, str]]] = {}
+        entries = self.entries
+        for name, raw in self.raw_messages.items():
+            for field in raw.proto.field:
+                if kind := field.type_name[1:]:
+                    if kind in entries and not (kind := entries[kind].field[-1].type_name[1:]):
+                        continue
+                    carrier = name, field.number, f"{name}.{field.name}"
+                    found.setdefault(kind, []).append(carrier)
+        for name, extensions in self.extensions.items():
+            for extension in extensions:
+                if kind := extension.proto.type_name[1:]:
+                    carrier = name, extension.proto.number, extension.name
+                    found.setdefault(kind, []).append(carrier)
+        return found
+
     def _message(self, raw: Raw) -> Message:
         name, message = raw.name, raw.proto
         fields = self._fields(message, name, raw.features)
@@ -264,7 +282,9 @@ def _default(known: FieldDescriptor, presence: Presence) -> object:
 
 def places(file: FileDescriptorProto) -> Iterator[tuple[str, int]]:
     """The symbols of a file, each with its line, as far as its source information tells."""
-    lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
+    # The way to a declaration has pairs of numbers; other ways lead to its parts.
+    located = ((place.path, place.span) for place in file.source_code_info.location)
+    lines = {tuple(path): span[0] + 1 for path, span in located if len(path) % 2 == 0}
     for declared in declarations(file) if lines else ():
         if declared.kind != "file" and declared.path in lines:
             yield declared.name, lines[declared.path]

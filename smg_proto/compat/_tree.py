@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from smg_proto.compat import _limits as limits
-from smg_proto.compat._files import ContractError
+from smg_proto.compat._files import ContractError, read_file
 from smg_proto.compat._limits import size
 from smg_proto.compat._programs import ProgramError, program, run
 
@@ -153,21 +153,6 @@ def _walk(folder: Path, origin: str) -> Iterator[tuple[str, Path]]:
             else:
                 # The name is UTF-8 whatever the locale, as it is in git and in archives.
                 yield os.fsencode(path).decode(errors="surrogateescape"), folder / path
-
-
-def read_file(path: Path, limit: int, origin: str) -> bytes:
-    """The content of a regular file, up to a limit. Never waits, as opening a pipe would."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ContractError(f"{origin}: not a regular file")
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise ContractError(f"{origin}: {error.strerror or error}") from error
-    if len(data) > limit:
-        raise ContractError(f"{origin}: has more than {size(limit)}")
-    return data
 
 
 # --- archives ------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """smg-proto generate: what it says when it cannot. tests/languages/ shows what it writes."""
 
+import json
+import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 from support import ROOT
 
 from smg_proto.cli import _languages, main
-from smg_proto.cli._generate import rename_fields, semantic_version
+from smg_proto.cli._generate import rename_fields, rust_modules, semantic_version
 from smg_proto.cli._languages import LANGUAGES
 from smg_proto.cli._tree import read_tree
 
@@ -18,6 +21,10 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("GOBIN", "GOPATH", "CARGO_HOME", "CARGO_INSTALL_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
     return folder
 
 
@@ -30,8 +37,36 @@ def program(folder: Path, name: str, version: str) -> Path:
     return path
 
 
-def generate(language: str, out: Path) -> int:
-    return main(["generate", "--lang", language, "--out", str(out)])
+WRITER = """\
+import sys
+from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
+if sys.argv[1:] == ["--version"]:
+    sys.exit(print("99.0.0"))
+asked = CodeGeneratorRequest.FromString(sys.stdin.buffer.read())
+answer = CodeGeneratorResponse(supported_features=1)
+for file in asked.proto_file:
+    if file.name in asked.file_to_generate:
+        answer.file.add(name=file.name + NAME, content=file.options.go_package + asked.parameter)
+sys.stdout.buffer.write(answer.SerializeToString())
+"""
+
+
+def writer(folder: Path, name: str) -> Path:
+    """A plugin that writes a file for each proto: its go_package, and the plugin's options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    text = WRITER.replace("NAME", repr(f".{name.rpartition('-')[2]}"))
+    path.write_text(f"#!{sys.executable}\n{text}", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def generate(language: str, out: Path, *more: str) -> int:
+    return main(["generate", "--lang", language, "--out", str(out), *more])
+
+
+def protos_in(out: Path) -> set[str]:
+    return {name.rpartition(".")[0] for name, _ in read_tree(out) if ".proto." in name}
 
 
 def test_an_unknown_language_is_answered_with_the_closest(
@@ -97,6 +132,134 @@ def test_the_licence_goes_with_generated_code(tmp_path: Path, programs: Path) ->
     assert generate("typescript", tmp_path / "out") == 0
     assert (tmp_path / "out" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert (tmp_path / "out" / "package.json").exists()
+
+
+def test_only_takes_a_package_with_its_imports_and_a_new_run_keeps_them(
+    tmp_path: Path, programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer(programs, "protoc-gen-es")
+    out = tmp_path / "out"
+    assert generate("typescript", out, "--only", "vllm.grpc.engine") == 0
+    few = {"vllm/grpc/engine/vllm_engine.proto", "smg/grpc/common/common.proto"}
+    rpc = {name for name in protos_in(out) if name.startswith("google/rpc/")}
+    assert protos_in(out) == few | rpc
+    assert generate("typescript", out) == 0
+    assert "already" in capsys.readouterr().out
+    assert generate("typescript", out, "--all") == 0
+    assert protos_in(out) > few | rpc
+    assert generate("typescript", out, "--only", "smg.v2") == 2
+    assert "no package 'smg.v2'; there is smg.v1" in capsys.readouterr().err
+    assert generate("typescript", out, "--only", "smg.v1", "--all") == 2
+    assert "exclude each other" in capsys.readouterr().err
+
+
+def test_a_package_gets_the_name_that_its_owner_gives_it(
+    tmp_path: Path, programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("es", "go", "go-grpc", "prost", "tonic"):
+        writer(programs, f"protoc-gen-{name}")
+    npm, go, rust = (tmp_path / name for name in ("npm", "go", "rust"))
+    assert generate("typescript", npm, "--npm-name", "@acme/llm") == 0
+    package = json.loads((npm / "package.json").read_text(encoding="utf-8"))
+    assert package["name"] == "@acme/llm"
+    assert generate("go", go, "--go-module", "acme.example/llm", "--only", "smg.v1") == 0
+    assert (go / "go.mod").read_text(encoding="utf-8").startswith("module acme.example/llm\n")
+    written = (go / "smg/v1/chat.proto.go").read_text(encoding="utf-8")
+    assert written == "acme.example/llm/smg/v1;smgv1module=acme.example/llm"
+    assert generate("rust", rust, "--crate", "acme-llm") == 0
+    assert '\nname = "acme-llm"\n' in (rust / "Cargo.toml").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert generate("go", go) == 2  # which would give it the old name again
+    assert "written by `smg-proto generate go --go-module acme.example/llm`" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_maven_group_is_the_owners(tmp_path: Path, programs: Path) -> None:
+    shutil.copy(_languages.BUF.find() or "", programs)
+    script = "import sys\nif sys.argv[1:] == ['--version']: print('libprotoc 25.9')\n"
+    protoc = program(programs, "protoc", "25.9")
+    protoc.write_text(f"#!{sys.executable}\n{script}", encoding="utf-8")
+    writer(programs, "protoc-gen-grpc-java")
+    assert generate("java", tmp_path / "out", "--maven-group", "com.acme") == 0
+    pom = (tmp_path / "out" / "pom.xml").read_text(encoding="utf-8")
+    assert "<groupId>com.acme</groupId>" in pom
+    assert "io.smgproto" not in pom
+    assert "<groupId>io.grpc</groupId>" in pom
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("go", "--crate", "acme"), "--crate is for rust, not for go"),
+        (("go", "--go-module", "acme.example/x y"), "--go-module: invalid name 'acme.example/x y'"),
+        (("go", "--go-module", "acme.example/x;y"), "invalid name"),
+        (("typescript", "--npm-name", 'x", "bin": "y'), "invalid name"),
+        (("java", "--maven-group", "<x>"), "invalid name"),
+        (("rust", "--crate", "1x"), "invalid name"),
+    ],
+)
+def test_a_wrong_name_is_refused(
+    words: tuple[str, ...], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(words[0], tmp_path / "out", *words[1:]) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "folder"),
+    [
+        ("", "", "project/node_modules/.bin"),
+        ("", "", "programs/go/bin"),
+        ("GOPATH", "other", "other/bin"),
+        ("GOBIN", "tools", "tools"),
+        ("CARGO_HOME", "rust", "rust/bin"),
+    ],
+)
+def test_a_plugin_is_found_where_its_installer_puts_it(
+    variable: str,
+    value: str,
+    folder: str,
+    tmp_path: Path,
+    programs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert programs
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / value))
+    below = tmp_path / "project" / "src"
+    below.mkdir(parents=True)
+    (tmp_path / "project" / "package.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(below)
+    writer(tmp_path / folder, "protoc-gen-es")
+    assert generate("typescript", tmp_path / "out", "--only", "entity.grpc") == 0
+    assert "entity/grpc/llm.proto" in protos_in(tmp_path / "out")
+
+
+def test_the_modules_of_rust_are_the_packages() -> None:
+    files = [
+        "src/vllm/vllm.rs",
+        "src/vllm/grpc/engine/vllm.grpc.engine.rs",
+        "src/vllm/grpc/engine/vllm.grpc.engine.tonic.rs",
+        "src/smg/v1/smg.v1.rs",
+        "src/lib.rs",
+    ]
+    assert rust_modules(files).split("\n") == [
+        "pub mod smg {",
+        "    pub mod v1 {",
+        '        include!("smg/v1/smg.v1.rs");',
+        "    }",
+        "}",
+        "pub mod vllm {",
+        '    include!("vllm/vllm.rs");',
+        "    pub mod grpc {",
+        "        pub mod engine {",
+        '            include!("vllm/grpc/engine/vllm.grpc.engine.rs");',
+        "        }",
+        "    }",
+        "}",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("name", LANGUAGES)

@@ -44,7 +44,31 @@ def test_show_prints_a_definition_that_compiles_to_the_same_message(
 
 def test_show_prints_the_comments_and_what_is_newer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "vllm.grpc.engine.SamplingParams.grammar_from_first_token"]) == 0
-    assert "Since 0.4.28." in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "// Since 0.4.28."  # not at the end of a sentence, or of a list
+    assert len(lines) > 3
+
+
+@pytest.mark.parametrize("name", ["smg.v1.ChatService/Chat", "/smg.v1.ChatService/Chat"])
+def test_show_takes_the_spelling_of_an_rpc_in_a_path(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", name]) == 0
+    assert "rpc Chat(" in capsys.readouterr().out
+
+
+def test_show_of_a_package_prints_all_its_definitions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "smg.v1"]) == 0
+    shown = capsys.readouterr().out
+    mine = {s for s in symbols(descriptor_set()) if s.package == "smg.v1"}
+    top = {s for s in mine if s.kind in ("service", "message", "enum") and s.name.count(".") == 2}
+    heads = re.findall(r"^(service|message|enum) (\w+) {", shown, re.MULTILINE)
+    assert sorted(heads) == sorted((s.kind, s.name.rpartition(".")[2]) for s in top)
+    files = re.findall(r"^// (smg/v1/.*)$", shown, re.MULTILINE)
+    assert sorted(files) == sorted({s.file for s in mine})
+    assert main(["show", "smg.v1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {each["name"] for each in told} == {s.name for s in top}
 
 
 def test_show_for_machines(capsys: pytest.CaptureFixture[str]) -> None:

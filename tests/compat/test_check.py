@@ -93,17 +93,39 @@ def older(files: FileDescriptorSet) -> None:
 
 
 def newer(files: FileDescriptorSet) -> None:
-    """Has an RPC and a field more."""
+    """Has an RPC and a field more, of a message of its own."""
     service = engine(files).service[0]
     service.method.add().CopyFrom(service.method[0])
     service.method[-1].name = "Newcomer"
-    message(files, "GenerateRequest").field.add(name="newcomer", number=12345, label=1, type=9)
+    engine(files).message_type.add(name="Extra")
+    message(files, "GenerateRequest").field.add(
+        name="newcomer", number=12345, label=1, type=11, type_name=".vllm.grpc.engine.Extra"
+    )
 
 
 def other(files: FileDescriptorSet) -> None:
     """Means another thing by a field."""
     request_id = message(files, "GenerateRequest").field[0]
     request_id.type = request_id.TYPE_INT64
+
+
+def unary(files: FileDescriptorSet) -> None:
+    """Answers once where this package expects a stream."""
+    generate = next(m for m in engine(files).service[0].method if m.name == "Generate")
+    generate.server_streaming = False
+
+
+def without_presence(files: FileDescriptorSet) -> None:
+    """Cannot tell zero from unset where this package does."""
+    sampling = message(files, "SamplingParams")
+    field = next(f for f in sampling.field if f.proto3_optional)
+    taken = field.oneof_index
+    del sampling.oneof_decl[taken]
+    field.ClearField("oneof_index")
+    field.proto3_optional = False
+    for rest in sampling.field:
+        if rest.HasField("oneof_index") and rest.oneof_index > taken:
+            rest.oneof_index -= 1
 
 
 def check(capsys: pytest.CaptureFixture[str], code: int, *words: str | Path) -> str:
@@ -163,12 +185,41 @@ def test_what_a_newer_server_has_is_listed_and_no_failure(
     assert "GenerateRequest.newcomer: this package does not know it: we cannot set" in said
 
 
-def test_a_field_that_both_have_and_read_differently_is_a_conflict(
+@pytest.mark.parametrize(
+    ("edit", "conflict"),
+    [
+        (other, "data     vllm.grpc.engine.GenerateRequest.request_id"),
+        (unary, f"rpc      {ENGINE}.Generate"),
+        (without_presence, "presence vllm.grpc.engine.SamplingParams."),
+    ],
+)
+def test_what_both_have_and_mean_differently_is_a_conflict(
+    edit: Edit, conflict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(edit) as address:
+        said = check(capsys, 1, address, "--allow-older")
+    assert conflict in said
+
+
+def test_a_field_of_another_name_is_not_lacking(capsys: pytest.CaptureFixture[str]) -> None:
+    def renamed(files: FileDescriptorSet) -> None:
+        message(files, "GenerateRequest").field[0].name = "another"
+
+    with serving(renamed) as address:
+        assert "lacks" not in check(capsys, 0, address)
+
+
+def test_the_contract_that_the_engine_client_speaks_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with serving(other) as address:
-        said = check(capsys, 1, address, "--allow-older")
-    assert "data     vllm.grpc.engine.GenerateRequest.request_id" in said
+    with serving() as address:
+        said = check(capsys, 0, address)
+    assert "\nsmg_proto.engine speaks vllm.grpc.engine to it\n" in said
+    with serving(services=["vllm.grpc.engine.VllmEngine", "vllm.Inference"]) as address:
+        said = check(capsys, 0, address)
+        assert "speaks vllm to it; it also has vllm.grpc.engine\n" in said
+        told = json.loads(check(capsys, 0, address, "--format", "json"))
+    assert told["engines"] == ["vllm", "vllm.grpc.engine"]
 
 
 def test_a_server_that_is_not_healthy_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from support import need, run
 
 import smg_proto
 from smg_proto.cli import main
-from smg_proto.compat import ContractError, _limits, _tree, diff, load
+from smg_proto.compat import ContractError, _contract, _limits, _tree, diff, load
 
 PROTO = 'syntax = "proto3"; package shop; message Order { int32 id = 1; }\n'
 Refused = Callable[..., str]
@@ -321,14 +321,17 @@ def test_a_long_chain_of_imports_and_types_is_read(tmp_path: Path) -> None:
     assert diff(load(old_path), load(old_path)).verdict == "compatible"
 
 
-def test_chains_beyond_the_bound_and_deep_nesting_are_one_line(
-    tmp_path: Path, refused: Refused
+def test_chains_beyond_the_bound_of_pure_python_and_deep_nesting_are_one_line(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, other = tmp_path / "old.binpb", tmp_path / "new.binpb"
     old, new = chain(3000), chain(3000)
     new.file[-1].message_type[0].field[0].type = FieldDescriptorProto.TYPE_STRING
     path.write_bytes(old.SerializeToString())
     other.write_bytes(new.SerializeToString())
+    assert diff(load(path), load(other)).verdict == "data"
+    # Pure Python makes the classes of all that a message holds beforehand.
+    monkeypatch.setattr(_contract, "_EAGER", True)
     assert "chain of more than" in refused("diff", path, other)
     nested = FileDescriptorSet()
     message = nested.file.add(name="n.proto", package="n").message_type.add(name="M")
