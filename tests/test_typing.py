@@ -137,6 +137,19 @@ def test_every_public_type_is_complete(package: str, python: Path, tmp_path: Pat
     assert found["exportedSymbolCounts"]["withKnownType"] > 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pyrefly", "check", "--python-interpreter-path", sys.executable],
+        ["ty", "check", "--python", sys.executable],
+    ],
+    ids=lambda command: command[0],
+)
+def test_other_checkers_find_nothing_in_the_client_and_its_sample(command: list[str]) -> None:
+    """Its hand-written code; in the generated stubs they know grpc's types otherwise."""
+    run(*command, "smg_proto/vllm", "tests/typing/sample_vllm_client.py", cwd=ROOT)
+
+
 def test_mypy_finds_nothing_in_the_repository() -> None:
     programs = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     run("mypy", *PACKAGES, "tests", *programs, cwd=ROOT)

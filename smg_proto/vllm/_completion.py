@@ -474,7 +474,9 @@ class CompletionShape(Shape[Completion, CompletionChunk]):
         self._hand = hand
 
     def chunk(self, fields: dict[str, Any], delta: Delta | None) -> CompletionChunk:
-        choices = [] if delta is None else [assembled(CompletionChunkChoice, delta)]
+        choices: list[CompletionChunkChoice] = []
+        if delta is not None:
+            choices.append(assembled(CompletionChunkChoice, delta))
         return assembled(
             CompletionChunk,
             {"object": _CHUNK, **fields, "choices": choices, "_decoding": self._hand},

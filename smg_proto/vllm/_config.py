@@ -26,6 +26,8 @@ MAX_SECONDS: Final = 1e9  # some 31 years; beyond it, clocks and gRPC's own arit
 MAX_RETRIES: Final = 999
 MAX_PUSHBACK: Final = 120.0  # seconds; a server that asks for a longer wait is not waited for
 _DEFAULT_PORT: Final = 9000
+_LISTS: Final = (list, tuple)
+_PLAIN: Final = (str, int, float, list)
 
 
 class NotGiven(Enum):
@@ -56,7 +58,7 @@ ChannelOptions: TypeAlias = Mapping[str, object] | Sequence[tuple[str, object]]
 
 def sequence(value: object) -> Sequence[Any] | None:
     """The value, if it is a sequence of things: text and bytes are one thing."""
-    if isinstance(value, list | tuple):  # nearly always, and quickly told
+    if isinstance(value, _LISTS):  # nearly always, and quickly told
         return cast("Sequence[Any]", value)
     if isinstance(value, str | bytes | bytearray):
         return None
@@ -71,7 +73,7 @@ def mapping(value: object) -> Mapping[Any, Any] | None:
 
 def plain(value: object) -> Any:
     """Tuples, arrays, mappings and numbers of other libraries in the one form that models take."""
-    if value is None or isinstance(value, str | int | float | list):
+    if value is None or isinstance(value, _PLAIN):
         return cast(Any, value)
     if (by_name := mapping(value)) is not None:
         return dict(by_name)
@@ -466,7 +468,7 @@ def default_timeout(given: float | Timeout | NotGiven | None) -> tuple[Timeout, 
         return Timeout.of(60.0), False
     try:
         return Timeout.of(float(value)), True
-    except (ValueError, VLLMGrpcValidationError):
+    except ValueError:  # ours too
         raise VLLMGrpcValidationError(
             "VLLM_GRPC_TIMEOUT", f"must be seconds, above 0 and at most {MAX_SECONDS:g}"
         ) from None
@@ -491,11 +493,11 @@ def _channel_options(given: object) -> dict[str, object]:
     """gRPC's channel options by name."""
     by_name = mapping(given)
     items = list(by_name.items()) if by_name is not None else sequence(given or ())
+    options: dict[Any, object] = {}
     try:
-        options = dict(items or ())
+        options.update(items or ())
     except (TypeError, ValueError):
         items = None
-        options = {}
     if items is None or not all(isinstance(name, str) for name in options):
         raise VLLMGrpcValidationError("channel_options", "must be a mapping or a list of pairs")
     return options

@@ -121,7 +121,7 @@ class TokenizedInput(Params):
 class ChoiceConstraint(Params):
     """The output is one of these."""
 
-    choices: list[Text] = Field(default=[], validate_default=False)
+    choices: list[Text] = Field(default_factory=list[Text])
 
 
 class StructuredOutputs(Params):

@@ -22,6 +22,7 @@ MAX_RENDERED_CHARACTERS: Final = 32 << 20
 MAX_VALUE: Final = 32 << 20  # characters of a text, or items of a list
 MAX_STEPS: Final = 10_000_000  # turns of loops and calls
 MAX_SECONDS: Final = 20.0
+_SIZED: Final = (str, bytes, list, tuple)
 _PADDING: Final = frozenset(
     ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "translate", "zfill")
 )
@@ -237,7 +238,7 @@ def _joined(values: list[Any]) -> str:
 
 
 def _size(value: Any) -> int:
-    return len(cast(Any, value)) if isinstance(value, str | bytes | list | tuple) else 0
+    return len(cast(Any, value)) if isinstance(value, _SIZED) else 0
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:

@@ -274,7 +274,9 @@ class EmbeddingResponse(Result):
     data: list[Embedding] = []
     model: str = ""
     usage: EmbeddingUsage | None = None
-    raw: SkipValidation[list[pb.EmbedResponse]] = Field(default=[], exclude=True, repr=False)
+    raw: SkipValidation[list[pb.EmbedResponse]] = Field(
+        default_factory=list[pb.EmbedResponse], exclude=True, repr=False
+    )
 
 
 def embedding_response(replies: list[pb.EmbedResponse], model: str) -> EmbeddingResponse:
@@ -350,7 +352,7 @@ class ModelList(ModelInfo):
     object: str = "list"
     data: list[ModelInfo] = Field(default_factory=list[ModelInfo])
 
-    def __iter__(self) -> Iterator[ModelInfo]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[ModelInfo]:  # type: ignore[override]  # ty: ignore
         return iter(self.data)
 
     async def __aiter__(self) -> AsyncIterator[ModelInfo]:

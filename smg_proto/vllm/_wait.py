@@ -23,7 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import grpc
 
@@ -314,7 +314,7 @@ def connected(channel: Any) -> bool | None:
     try:
         channel.subscribe(told.put)  # calls with the present state first
         try:
-            return bool(told.get(timeout=_CONNECTIVITY_WAIT) is grpc.ChannelConnectivity.READY)
+            return told.get(timeout=_CONNECTIVITY_WAIT) is grpc.ChannelConnectivity.READY
         finally:
             channel.unsubscribe(told.put)
     except Exception:
@@ -323,7 +323,7 @@ def connected(channel: Any) -> bool | None:
 
 async def async_connected(channel: Any) -> bool | None:
     try:
-        return bool(channel.get_state() is grpc.ChannelConnectivity.READY)
+        return channel.get_state() is grpc.ChannelConnectivity.READY
     except Exception:
         return None
 
@@ -406,7 +406,7 @@ class Once(Generic[T]):
             raise Late
         if run.error is not None:
             raise run.error
-        return run.value  # type: ignore[return-value]
+        return cast(T, run.value)
 
     def forget(self) -> None:
         """Let the next who asks begin anew."""

@@ -40,8 +40,8 @@ class AsyncConnection:
         """Whether the server may speak the other one."""
         self.telemetry: Telemetry | None = telemetry_of(address.target, telemetry)
         self.channel: grpc.aio.Channel | None = given
-        self._methods: dict[str, Callable[..., AsyncReplies]] = {}
-        self._translated: dict[str, Callable[..., AsyncReplies]] = {}
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._translated: dict[str, Callable[..., Any]] = {}
         self._home: AsyncHome | None = None
         self._opening = threading.Lock()
 

@@ -41,8 +41,8 @@ class Connection:
         """Whether the server may speak the other one."""
         self.telemetry: Telemetry | None = telemetry_of(address.target, telemetry)
         self.channel: grpc.Channel | None = given
-        self._methods: dict[str, Callable[..., Replies]] = {}
-        self._translated: dict[str, Callable[..., Replies]] = {}
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._translated: dict[str, Callable[..., Any]] = {}
         self._home: Home | None = None
         self._opening = threading.Lock()
 
