@@ -4,6 +4,7 @@ with run_vllm_engine() as address:
     stub = VllmEngineStub(grpc.insecure_channel(address))
 """
 
+from smg_proto.testing._engine.openengine import FakeOpenEngine
 from smg_proto.testing._engine.servicer import FakeVllmEngine
 from smg_proto.testing._engine.sglang import FakeSglang
 from smg_proto.testing._engine.vllm import FakeVllm
@@ -25,6 +26,7 @@ __all__ = [
     "Call",
     "Counters",
     "FakeGateway",
+    "FakeOpenEngine",
     "FakeSglang",
     "FakeVllm",
     "FakeVllmEngine",

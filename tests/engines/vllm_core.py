@@ -1,4 +1,4 @@
-"""Stands in for vLLM's engine core behind the real Rust frontend: python -m engines.vllm_core ADDRESS
+"""Stands in for vLLM's engine core behind the real frontend: python -m engines.vllm_core ADDRESS
 
 Speaks the protocol of vLLM 0.33 over ZeroMQ and msgpack: it joins the frontend's handshake at
 ADDRESS, takes requests, aborts and utility calls, and answers with tokens of the small model. What
