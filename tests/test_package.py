@@ -43,6 +43,22 @@ def test_importing_messages_does_not_load_grpc() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_the_client_for_every_engine_needs_no_extra() -> None:
+    extras = ("pydantic", "tokenizers", "aiohttp", "jinja2", "opentelemetry")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({extras!r}))
+from smg_proto.engine import connect
+from smg_proto.engine._contracts import CONTRACTS, load
+loaded = [name for name in sys.modules if name.startswith("smg_proto.") and "_pb2" in name]
+assert loaded == [], loaded
+for name in CONTRACTS:
+    load(name)
+connect("localhost:1")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_module_is_an_attribute_of_the_package(name: str) -> None:
     assert name in dir(smg_proto)

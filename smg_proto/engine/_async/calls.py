@@ -17,8 +17,8 @@ _BROKEN = (AttributeError, LookupError, TypeError, ValueError)
 
 class AsyncCaller:
     def __init__(self, settings: Settings, channel: grpc.aio.Channel) -> None:
-        self.target = settings.target
-        self.closed = False
+        self.target: str = settings.target
+        self.closed: bool = False
         self._settings = settings
         self._channel: Any = channel
 
