@@ -1,4 +1,4 @@
-"""`mlx.grpc.engine` on our stubs: MLX itself, with random weights, behind the published servicer."""
+"""`mlx.grpc.engine` on our stubs: MLX itself, random weights, behind the published servicer."""
 
 import io
 import zipfile
