@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": {"_google_rpc"},
     "_http": {"errors"},
     "_serving": {"_descriptors", "_standard"},
-    "vllm": set(),
+    "vllm": {"_standard"},
     "engine": {"_standard"},
     "compat": {"_standard", "_descriptors"},
     "sagellm": {"vllm"},

@@ -26,7 +26,7 @@ class Usage:
     """Tokens of the prompt that came from a cache. None: the engine has not said."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for every token: to make a frozen one takes three times as long
 class Piece:
     """What is new in one sequence. Pieces never repeat what an earlier one had."""
 

@@ -80,7 +80,7 @@ def test_log_probabilities_with_fewer_candidates_than_tokens() -> None:
     chunk.output_logprobs.token_ids.extend([1, 2])
     chunk.output_logprobs.token_logprobs.extend([-0.5, -1.5])
     chunk.output_logprobs.top_logprobs.add(token_ids=[9], values=[-0.25])
-    (piece,) = read("sglang.grpc.scheduler", scheduler.GenerateResponse(chunk=chunk))
+    (piece,) = read("sglang.grpc.scheduler", scheduler.GenerateResponse(chunk=chunk), logprobs=1)
     assert piece.logprobs == (Logprob(1, -0.5, ((9, -0.25),)), Logprob(2, -1.5))
 
 
@@ -260,6 +260,12 @@ def test_ids_that_are_whole_or_new(facts: bool | None) -> None:
         told = read("sglang.runtime.v1", *messages, facts=facts)
         assert [piece.token_ids for piece in told] == [(0, 1), (2,), (3,)]
         assert (told[-1].finish_reason, told[-1].usage) == ("length", Usage(4, 4, None))
+
+
+def test_ids_that_are_known_to_be_whole_need_not_be_as_many_as_are_counted() -> None:
+    short = [ids(2), runtime.GenerateResponse(output_ids=[0, 1, 2], meta_info=meta(4, END))]
+    told = read("sglang.runtime.v1", *short, facts=False)
+    assert [piece.token_ids for piece in told] == [(0, 1), (2,)]
 
 
 @pytest.mark.parametrize("facts", [None, False, True])

@@ -1,7 +1,7 @@
 """The client: one connection, one contract."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ class AsyncEngine:
         """The contract that is spoken."""
         self.also: tuple[str, ...] = _found.contracts[1:]
         """Other contracts that the server has at this address."""
+        self.has_text: bool = _contract.has_text
+        """Whether a text prompt is continued with text. Other contracts have token ids alone."""
         self._caller = _caller
         self._contract = _contract
         self._facts = _facts
@@ -95,8 +97,8 @@ class AsyncPieceStream:
         self._generation = _generation
         self._pieces = _generation.pieces()  # which does not know the stream
 
-    def __aiter__(self) -> "Self":
-        return self
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self._pieces  # itself, since a step in between would be taken for every piece
 
     def __anext__(self) -> Awaitable[Piece]:
         return self._pieces.__anext__()

@@ -45,6 +45,8 @@ class Contract:
     """Parameter to the field that takes its value as it is; dots lead into messages."""
     handled: ClassVar[frozenset[str]] = frozenset()
     """Parameters that `generate` writes by itself."""
+    has_text: ClassVar[bool] = False
+    """Whether a text prompt is continued with text."""
     why: ClassVar[Mapping[str, str]] = {}
     """Why the contract does not take a parameter, where more can be said than that."""
 

@@ -24,7 +24,7 @@ class ChunkContract(Contract):
     """Whether an aborted request ends without a `complete`."""
 
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "ChunkReader":
-        return ChunkReader(self, stream)
+        return ChunkReader(self, stream, "logprobs" in asked)
 
     def logprobs(self, message: Any) -> tuple[Logprob, ...]:
         """Of a chunk or a `complete`."""
@@ -40,8 +40,9 @@ class ChunkContract(Contract):
 
 
 class ChunkReader(Reader):
-    def __init__(self, contract: ChunkContract, stream: bool) -> None:
+    def __init__(self, contract: ChunkContract, stream: bool, with_logprobs: bool) -> None:
         self._contract = contract
+        self._with_logprobs = with_logprobs
         self._numbered = stream or not contract.unnumbered
         self._index, self._output = contract.index, contract.output
         self._seen: dict[int, int] = {}  # sequence to its tokens so far
@@ -56,7 +57,8 @@ class ChunkReader(Reader):
                 return ()
             index = getattr(chunk, self._index)
             self._seen[index] = self._seen.get(index, 0) + len(ids)
-            return (Piece(index, "", ids, self._contract.logprobs(chunk)),)
+            logprobs = self._contract.logprobs(chunk) if self._with_logprobs else ()
+            return (Piece(index, "", ids, logprobs),)
         return (self._last(message.complete),) if kind == "complete" else ()
 
     def _last(self, end: Any) -> Piece:
@@ -65,7 +67,8 @@ class ChunkReader(Reader):
         ids: tuple[int, ...] = ()
         logprobs: tuple[Logprob, ...] = ()
         if index not in self._seen:  # no chunk has brought what is here
-            ids, logprobs = tuple(getattr(end, self._output)), self._contract.logprobs(end)
+            ids = tuple(getattr(end, self._output))
+            logprobs = self._contract.logprobs(end) if self._with_logprobs else ()
         matched = next((n for n in self._contract.matched if end.HasField(n)), None)
         return Piece(
             index,

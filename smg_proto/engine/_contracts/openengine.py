@@ -32,6 +32,7 @@ _CONTROL = "/openengine.v1.Control"
 class OpenEngine(Contract):
     name = "openengine.v1"
     service = "openengine.v1.Inference"
+    has_text = True
     fields: ClassVar[Mapping[str, str]] = {
         "prompt": "prompt",
         "token_ids": "token_ids.ids",

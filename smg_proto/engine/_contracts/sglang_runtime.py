@@ -17,6 +17,7 @@ _REASONS = {"cancelled": "abort"}
 class SglangRuntime(Contract):
     name = "sglang.runtime.v1"
     service = "sglang.runtime.v1.SglangService"
+    has_text = True
     fields: ClassVar[Mapping[str, str]] = {
         "prompt": "text",
         "token_ids": "input_ids",
@@ -61,7 +62,7 @@ class SglangRuntime(Contract):
 
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "RuntimeReader":
         kind = TextReader if "prompt" in asked else IdsReader
-        return kind("logprobs" in asked, facts if stream else False)
+        return kind(asked.n, "logprobs" in asked, facts if stream else False)
 
     def abort(self, request_id: str) -> Call:
         return self.call("Abort", pb.AbortRequest(rid=request_id), pb.AbortResponse)
@@ -115,7 +116,8 @@ class RuntimeReader(Reader):
     """Whether a message has all of its sequence so far or what is new depends on how the engine was
     started. Sequences have no number: they count in the order in which their ids come."""
 
-    def __init__(self, logprobs: bool, incremental: bool | None) -> None:
+    def __init__(self, n: int, logprobs: bool, incremental: bool | None) -> None:
+        self._alone = n == 1
         self._with_logprobs = logprobs
         self._incremental: bool | None = incremental
         self._numbers: dict[str, int] = {}  # id to sequence
@@ -123,20 +125,17 @@ class RuntimeReader(Reader):
 
     def read(self, message: Any) -> Iterable[Piece]:
         meta = message.meta_info
-        index = self._numbers.setdefault(meta.get("id", ""), len(self._numbers))
-        total = _whole(_json(meta["completion_tokens"])) if "completion_tokens" in meta else None
-        text, ids = self.new(message, index, total)
-        logprobs = self._logprobs(meta, index, total) if self._with_logprobs else ()
+        index = 0
+        if not self._alone:
+            index = self._numbers.setdefault(meta.get("id", ""), len(self._numbers))
+        text, ids = self.new(message, index)
+        logprobs = self._logprobs(meta, index) if self._with_logprobs else ()
         reason = meta.get("finish_reason", "null")
         if reason == "null":
             return (Piece(index, text, ids, logprobs),) if text or ids or logprobs else ()
         why = _json(reason)
         end = _object(why) or {"type": why}
         kind, matched = str(end.get("type") or "stop"), end.get("matched")
-        prompt, cached = (
-            _whole(_json(meta[key])) if key in meta else None
-            for key in ("prompt_tokens", "cached_tokens")
-        )
         return (
             Piece(
                 index,
@@ -145,23 +144,26 @@ class RuntimeReader(Reader):
                 logprobs,
                 _REASONS.get(kind, kind),
                 matched if isinstance(matched, str | int) else None,
-                Usage(prompt, total or 0, cached),
+                Usage(
+                    _number(meta, "prompt_tokens"),
+                    _number(meta, "completion_tokens") or 0,
+                    _number(meta, "cached_tokens"),
+                ),
             ),
         )
 
-    def new(self, message: Any, index: int, total: int | None) -> tuple[str, tuple[int, ...]]:
+    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
         """What a message adds: text, or token ids."""
         raise NotImplementedError
 
-    def _logprobs(
-        self, meta: Mapping[str, str], index: int, total: int | None
-    ) -> tuple[Logprob, ...]:
+    def _logprobs(self, meta: Mapping[str, str], index: int) -> tuple[Logprob, ...]:
         tokens, tops = (
             _list(_json(meta[key])) if key in meta else []
             for key in ("output_token_logprobs", "output_top_logprobs")
         )
         seen = self._scored.get(index, 0)
-        whole = len(tokens) == total  # also of a first piece, before which there is none
+        # Also of a first piece, before which there is none.
+        whole = len(tokens) == _number(meta, "completion_tokens")
         begin = seen if whole and len(tokens) >= seen else 0
         tops += [[]] * (len(tokens) - len(tops))
         found = tuple(
@@ -173,11 +175,11 @@ class RuntimeReader(Reader):
 
 
 class TextReader(RuntimeReader):
-    def __init__(self, logprobs: bool, incremental: bool | None) -> None:
-        super().__init__(logprobs, incremental)
+    def __init__(self, n: int, logprobs: bool, incremental: bool | None) -> None:
+        super().__init__(n, logprobs, incremental)
         self._text: dict[int, str] = {}
 
-    def new(self, message: Any, index: int, total: int | None) -> tuple[str, tuple[int, ...]]:
+    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
         text, before = message.text, self._text.get(index, "")
         if self._incremental is None and before and text and not text.startswith(before):
             self._incremental = True  # a whole text begins with the one before it
@@ -190,14 +192,16 @@ class TextReader(RuntimeReader):
 
 
 class IdsReader(RuntimeReader):
-    def __init__(self, logprobs: bool, incremental: bool | None) -> None:
-        super().__init__(logprobs, incremental)
+    def __init__(self, n: int, logprobs: bool, incremental: bool | None) -> None:
+        super().__init__(n, logprobs, incremental)
         self._count: dict[int, int] = {}
 
-    def new(self, message: Any, index: int, total: int | None) -> tuple[str, tuple[int, ...]]:
+    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
         ids, before = message.output_ids, self._count.get(index, 0)
-        whole = not self._incremental and len(ids) == total
-        fresh = tuple(ids[before:] if whole else ids)
+        incremental = self._incremental
+        if incremental is None:
+            incremental = len(ids) != _number(message.meta_info, "completion_tokens")
+        fresh = tuple(ids if incremental else ids[before:])
         self._count[index] = before + len(fresh)
         return "", fresh
 
@@ -207,6 +211,10 @@ def _json(text: str) -> Any:
         return json.loads(text or "null")
     except (ValueError, RecursionError):
         raise FailedError("sglang.runtime.v1: a reply has a value that is not JSON") from None
+
+
+def _number(meta: Mapping[str, str], key: str) -> int | None:
+    return _whole(_json(meta[key])) if key in meta else None
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 class Vllm(Contract):
     name = "vllm"
     service = "vllm.Inference"
+    has_text = True
     fields: ClassVar[Mapping[str, str]] = {
         "prompt": "text",
         "token_ids": "token_ids.ids",

@@ -2,6 +2,7 @@
 """The client: one connection, one contract."""
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ class Engine:
         """The contract that is spoken."""
         self.also: tuple[str, ...] = _found.contracts[1:]
         """Other contracts that the server has at this address."""
+        self.has_text: bool = _contract.has_text
+        """Whether a text prompt is continued with text. Other contracts have token ids alone."""
         self._caller = _caller
         self._contract = _contract
         self._facts = _facts
@@ -93,8 +96,8 @@ class PieceStream:
         self._generation = _generation
         self._pieces = _generation.pieces()  # which does not know the stream
 
-    def __iter__(self) -> "Self":
-        return self
+    def __iter__(self) -> Iterator[Piece]:
+        return self._pieces  # itself, since a step in between would be taken for every piece
 
     def __next__(self) -> Piece:
         return self._pieces.__next__()
