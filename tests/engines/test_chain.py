@@ -1,15 +1,14 @@
 """The whole chain: client, front door, the real gateway, and a real engine as its worker.
 
-MLX and vLLM speak the gateway's contracts; vLLM's own frontend, whose contract the gateway does not
-speak, is an HTTP worker. What comes of each is the engine's own nonsense, so that it came from there
-is what is looked at: the same tokens as without the chain, counted alike.
+MLX and vLLM speak the gateway's contracts; vLLM's own frontend, whose contract the gateway does
+not speak, is an HTTP worker. What an engine says is nonsense; that it is the engine's own is looked
+at: the same text as without the chain, and as many tokens.
 """
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
