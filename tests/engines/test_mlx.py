@@ -42,8 +42,9 @@ def stub(channel: grpc.Channel) -> Stub:
 
 def asked(ids: list[int] = IDS, *, stream: bool = False, **sampling: Any) -> pb.GenerateRequest:
     wanted = pb.SamplingParams(**{"max_tokens": 8, "temperature": 0, **sampling})
+    prompt = pb.TokenizedInput(input_ids=ids)
     return pb.GenerateRequest(
-        request_id="mine", tokenized={"input_ids": ids}, sampling_params=wanted, stream=stream
+        request_id="mine", tokenized=prompt, sampling_params=wanted, stream=stream
     )
 
 
@@ -74,10 +75,10 @@ def test_the_tokenizer_is_the_one_of_the_model(stub: Stub) -> None:
 
 
 def test_health_and_reflection_are_there(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
     reply = health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (told,) = stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT)
     names = {service.name for service in told.list_services_response.service}
