@@ -1,8 +1,10 @@
 """The tables of docs/engines.md, from docs/engines.json: which server speaks which contract.
 
-A cell says what a server can do and how that is known (`by`): `test`, a test of this repository
-runs the server; `run`, somebody ran it and looked; `source`, the source of that release says so;
-`contract`, the contract does. `rpcs` names the RPCs for it. What has no cell was not checked.
+A cell says what a server can do and how that is known (`by`): `test`, tests of this repository
+that run the server show it, and `shown` names them, scenarios or FILE::TEST of tests/engines, for
+the `engine` that the server is called there; `run`, somebody ran it and looked; `source`, the
+source of that release says so; `contract`, the contract does. `rpcs` names the RPCs for it. What
+has no cell was not checked.
 """
 
 import json

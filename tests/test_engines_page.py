@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from _engines import MARKS
+from engines.scenarios import SCENARIOS
+from engines.test_scenarios import DEVIATIONS
 from support import ROOT
 
 import smg_proto
@@ -73,6 +75,21 @@ def test_every_cell_says_how_it_is_known_and_names_rpcs_that_are_there(
     for cell in server["can"].values():
         assert cell["says"] and cell["by"] in MARKS
         assert set(cell.get("rpcs", [])) <= known
+
+
+@EACH
+def test_what_is_said_to_be_tested_names_tests_that_show_it(server: dict[str, Any]) -> None:
+    for key, cell in server["can"].items():
+        assert (cell["by"] == "test") == bool(cell.get("shown")), key
+        for shown in cell.get("shown", []):
+            file, _, test = shown.rpartition("::")
+            if file:
+                text = (ROOT / "tests" / "engines" / file).read_text(encoding="utf-8")
+                assert f"def {test}(" in text, shown
+            else:  # a scenario: an engine that cannot do it deviates from it
+                assert shown in SCENARIOS
+                deviates = shown in DEVIATIONS.get(server["engine"], {})
+                assert deviates == cell["says"].startswith("no"), (server["engine"], shown)
 
 
 @EACH

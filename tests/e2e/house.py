@@ -98,7 +98,8 @@ class Gateway:
         command += ["--port", str(self.port), "--prometheus-host", "127.0.0.1"]
         command += ["--prometheus-port", str(free_port()), "--log-level", "warn", *self.flags]
         if self.workers:
-            command += ["--worker-urls", *(f"grpc://{worker}" for worker in self.workers)]
+            urls = (one if "://" in one else f"grpc://{one}" for one in self.workers)
+            command += ["--worker-urls", *urls]
         with (self.folder / "gateway.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=os.environ | CLOSED, start_new_session=True

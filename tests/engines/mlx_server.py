@@ -23,7 +23,7 @@ def tell(event: str, **what: object) -> None:
         print(json.dumps({"event": event, **what}), file=EVENTS, flush=True)
 
 
-class Watched(BatchGenerator):
+class Watched(BatchGenerator):  # type: ignore[misc]
     """Tells of requests by MLX's own ids; one that is removed before its end was aborted."""
 
     finished: set[int]

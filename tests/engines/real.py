@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -108,7 +109,7 @@ class Workshop:
         command = [str(binary), "serve", str(model), "--served-model-name", MODEL_NAME]
         command += ["--port", str(http or free_port()), "--grpc-port", str(grpc_port)]
         command += ["--data-parallel-size-local", "0", "--handshake-port", str(handshake)]
-        core = [python, "-m", "engines.vllm_core", f"tcp://127.0.0.1:{handshake}"]
+        core: list[str | Path] = [python, "-m", "engines.vllm_core", f"tcp://127.0.0.1:{handshake}"]
         with (
             program([*command, *flags], folder / "vllm-rs.log", os.environ | OFFLINE) as server,
             program(core, folder / "core.log", environment()) as engine,
@@ -125,7 +126,7 @@ class Workshop:
         version = version if version in SGLANG_PYTHONS else SGLANG_PYTHONS[0]
         module = sglang_grpc(version).fetch(self.announce)
         python = self.python("sglang", [], find_python(version))
-        command = [python, "-m", "engines.sglang_server", module, folder, *flags]
+        command: list[str | Path] = [python, "-m", "engines.sglang_server", module, folder, *flags]
         with program(command, folder / "sglang.log", environment()) as server:
             target = f"127.0.0.1:{server.until_ready()['port']}"
             name = " ".join(["sglang", *(flag.strip("-") for flag in flags)])
@@ -138,7 +139,7 @@ class Workshop:
         python = self.python("mlx", MLX)
         port = free_port()
         model = write_random_model(folder)
-        command = [python, "-m", "engines.mlx_server", model, str(port)]
+        command: list[str | Path] = [python, "-m", "engines.mlx_server", model, str(port)]
         with program(command, folder / "mlx.log", environment()) as server:
             until_serving(target := f"127.0.0.1:{port}", server)
             engine = described("mlx", "mlx.grpc.engine", target, server)
@@ -154,7 +155,8 @@ class Workshop:
         python = self._vllm_environment()
         port = free_port()
         model = write_random_model(folder)
-        command = [python, "-m", "engines.vllm_server", "--model", model, "--host", "127.0.0.1"]
+        command: list[str | Path] = [python, "-m", "engines.vllm_server", "--model", model]
+        command += ["--host", "127.0.0.1"]
         command += ["--port", str(port), "--served-model-name", MODEL_NAME, "--dtype", "float32"]
         command += ["--max-model-len", str(CONTEXT), "--enforce-eager"]
         told = folder / "events"
@@ -215,7 +217,7 @@ def described(
 def until_serving(target: str, server: Process, seconds: float = SLOW_START) -> None:
     """Wait until the server's health says that it serves."""
     with grpc.insecure_channel(target) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
 
         def serving() -> bool:
             if server.process.poll() is not None:

