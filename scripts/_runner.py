@@ -24,6 +24,7 @@ GATE = {
     "links lead somewhere": ["python", "scripts/links.py"],
     "workflows are safe": ["zizmor", "--offline", "--quiet", "--persona=pedantic", ".github"],
 }
+BY_NAME_ONLY = {"vllm-cpu"}  # groups that neither a run of all nor "slow" includes
 PARALLEL = {"core", "typing", "packaging", "matrix"}  # groups that share nothing: two tests at once
 
 
@@ -58,8 +59,15 @@ def groups() -> dict[str, str]:
     return {
         "gate": "generated code, protos and style are as they should be",
         "core": "behaviour, over loopback; needs Python and git alone",
-        **dict(re.findall(r'^\s*"(\w+): (.+)"', block, re.MULTILINE)),
+        **{
+            marker.replace("_", "-"): what
+            for marker, what in re.findall(r'^\s*"(\w+): (.+)"', block, re.MULTILINE)
+        },
     }
+
+
+def marker(group: str) -> str:
+    return group.replace("-", "_")
 
 
 def gate() -> Result:
@@ -89,13 +97,15 @@ def gate() -> Result:
 def marked(group: str) -> list[str]:
     """The files that have tests of a group: the others need not be read."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(file) for file in files if f"mark.{group}" in file.read_text(encoding="utf-8")]
+    return [str(file) for file in files if f"mark.{marker(group)}" in file.read_text("utf-8")]
 
 
 def pytest(group: str, slow: list[str], extra: list[str]) -> Result:
     report = RESULTS / f"{group}.json"
     report.unlink(missing_ok=True)
-    chosen = group if group != "core" else " and ".join(f"not {name}" for name in slow)
+    chosen = marker(group)
+    if group == "core":
+        chosen = " and ".join(f"not {marker(name)}" for name in slow)
     command = ["python", "-m", "pytest", "-q", "-m", chosen, f"--summary={report}"]
     command += ["-n", "2"] if group in PARALLEL else []
     command += [] if extra or group == "core" else marked(group)
@@ -114,9 +124,11 @@ def main(words: list[str]) -> int:
     named = words[: words.index("--")] if "--" in words else words
     known = groups()
     slow = [*known][2:]
+    if not named:
+        named = ["gate", "core", "slow"]
     if "slow" in named:
         at = named.index("slow")
-        named[at : at + 1] = slow
+        named[at : at + 1] = [name for name in slow if name not in BY_NAME_ONLY]
     if {"-h", "--help", "--list"} & {*named}:
         print("\n".join(f"{name:10} {what}" for name, what in known.items()))
         return 0
@@ -131,7 +143,7 @@ def main(words: list[str]) -> int:
     except OSError as error:
         _venv.stop(f"cannot write {RESULTS}: {error.strerror}; make it a writable directory")
     results: dict[str, Result] = {}
-    for group in dict.fromkeys(named or known):
+    for group in dict.fromkeys(named):
         print(f"\n== {group}: {known[group]}", flush=True)
         started = time.monotonic()
         try:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tokenize
 from pathlib import Path
-from typing import Any
 
 from _tools import Stop
 
@@ -31,11 +30,11 @@ NAMES = {
 DROPPED = ("async", "await")
 # Prose: docstrings, comments and messages. Newer Pythons have tokens for parts of f-strings.
 WORDS = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
-PROSE: list[tuple[str, Any]] = [
+PROSE = [
     (r"\b([Aa])n (?:async |Async)(?=[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z])", r"\1 "),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\b(?:async|await) ", ""),
-    (r"\b(aiter|anext|aclose)\b", lambda found: NAMES[found[1]]),
+    *((rf"\b{name}\b", NAMES[name]) for name in ("aiter", "anext", "aclose")),
 ]
 
 

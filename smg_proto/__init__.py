@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from smg_proto import common_pb2 as common_pb2
     from smg_proto import common_pb2_grpc as common_pb2_grpc
     from smg_proto import compat as compat
+    from smg_proto import engine as engine
     from smg_proto import errors as errors
     from smg_proto import frontdoor as frontdoor
     from smg_proto import llm as llm

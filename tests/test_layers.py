@@ -20,14 +20,15 @@ ARROWS: dict[str, set[str]] = {
     "errors": {"_google_rpc"},
     "_http": {"errors"},
     "_serving": {"_descriptors", "_standard", "errors"},
-    "vllm": set(),
+    "vllm": {"_standard"},
+    "engine": {"_standard"},
     "compat": {"_standard", "_descriptors"},
     "sagellm": {"vllm"},
-    "llm": {"vllm", "_http", "_serving", "errors"},
+    "llm": {"engine", "vllm", "_http", "_serving", "errors"},
     "frontdoor": {"_http", "_serving", "errors"},
     "testing": {"llm", "_serving", "errors"},
     "_pytest_plugin": {"testing"},
-    "cli": {"compat", "frontdoor", "testing", "_serving", "_descriptors"},
+    "cli": {"compat", "engine", "frontdoor", "testing", "_serving", "_descriptors"},
     "__main__": {"cli"},
 }
 EVERYWHERE = {"__init__", "generated"}

@@ -227,8 +227,24 @@ def test_what_fails_is_counted_and_the_status_is_1(
     )
     assert _runner.main(["slow"]) == 1
     said = capfd.readouterr().out
-    assert "== slow_one: takes its time\n" in said
+    assert "== slow-one: takes its time\n" in said
     assert re.search(r"\n[01] passed, 1 failed, 0 skipped\n\Z", said)
+
+
+def test_a_group_that_runs_by_name_only_is_in_no_other_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_runner, "BY_NAME_ONLY", {"slow-one"})
+    monkeypatch.setattr(_runner, "GATE", {})
+    (project / "tests" / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.slow_one\ndef test_slow(): pass\ndef test_core(): pass\n",
+        encoding="utf-8",
+    )
+    for words, counted in ([], "1"), (["slow"], "0"), (["slow-one"], "1"):
+        assert _runner.main([*words]) == 0
+        said = capfd.readouterr().out
+        assert said.endswith(f"\n{counted} passed, 0 failed, 0 skipped\n")
+        assert ("== slow-one: takes its time" in said) == (words == ["slow-one"])
 
 
 def test_every_test_of_a_slow_group_is_in_a_file_that_names_the_group(
@@ -236,7 +252,7 @@ def test_every_test_of_a_slow_group_is_in_a_file_that_names_the_group(
 ) -> None:
     found = pytestconfig.stash[MARKED]
     for group in [*_runner.groups()][2:]:
-        files = {str(path) for name, path in found if name == group}
+        files = {str(path) for name, path in found if name == _runner.marker(group)}
         assert files <= {*_runner.marked(group)}
 
 

@@ -5,7 +5,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from smg_proto.compat import (
     skew,
 )
 from smg_proto.compat._server import NoReflection
+from smg_proto.engine._contracts import served
 
 _PORT = 50051
 
@@ -88,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
     fine = health in (None, "SERVING") and bool(shared) and not (found and found.conflicts)
     fine = fine and (args.allow_older or not lacking)
     releases = _releases(ours, shared, _names(found, spoken))
+    engines = served(shared)
     if args.format == "json":
-        say(_json(found, spoken, releases, health, fine))
+        say(_json(found, spoken, releases, engines, health, fine))
     else:
-        say("\n".join(_text(found, spoken, releases, health, fine)))
+        say("\n".join(_text(found, spoken, releases, engines, health, fine)))
     return 0 if fine else 1
 
 
@@ -180,6 +182,7 @@ def _json(
     found: Skew | None,
     spoken: list[Spoken],
     releases: dict[str, _Release],
+    engines: Sequence[str],
     health: str | None,
     fine: bool,
 ) -> str:
@@ -188,6 +191,7 @@ def _json(
         "health": health,
         "reflection": found is not None,
         "releases": {name: release._asdict() for name, release in releases.items()},
+        "engines": list(engines),
     }
     if found is None:
         return json.dumps(head | {"spoken": [asdict(one) for one in spoken]}, indent=2)
@@ -199,6 +203,7 @@ def _text(
     found: Skew | None,
     spoken: list[Spoken],
     releases: dict[str, _Release],
+    engines: Sequence[str],
     health: str | None,
     fine: bool,
 ) -> Iterator[str]:
@@ -208,6 +213,9 @@ def _text(
         yield from _by_calls(spoken, releases)
     else:
         yield from _by_reflection(found, releases)
+    if engines:
+        also = f"; it also has {', '.join(engines[1:])}" if len(engines) > 1 else ""
+        yield f"smg_proto.engine speaks {engines[0]} to it{also}"
     yield f"\n{'fine' if fine else 'not fine'}"
 
 

@@ -7,20 +7,22 @@
     llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(), server)
 
 `LLMService()` echoes. Give it an async function that yields text, or one of the backends:
-`OpenAIBackend` (extra `serve`), `VLLMBackend` (extras `client` and `decode`), `Failover`.
+`EngineBackend`, `OpenAIBackend` (extra `serve`), `VLLMBackend` (extras `client` and `decode`),
+`Failover`.
 `LLMService` is for `grpc.aio.server`, `SyncLLMService` for `grpc.server`; `LLMGRPCAdapter` is a
 whole server.
 """
 
 from smg_proto.llm._adapter import AdapterConfig, LLMGRPCAdapter
 from smg_proto.llm._backends import Backend, EchoBackend, Failover, FunctionBackend, Piece
-from smg_proto.llm._engines import OpenAIBackend, VLLMBackend
+from smg_proto.llm._engines import EngineBackend, OpenAIBackend, VLLMBackend
 from smg_proto.llm._service import LLMService, SyncLLMService
 
 __all__ = [
     "AdapterConfig",
     "Backend",
     "EchoBackend",
+    "EngineBackend",
     "Failover",
     "FunctionBackend",
     "LLMGRPCAdapter",

@@ -1,4 +1,4 @@
-"""Backends over the network: an OpenAI-compatible server, a vLLM gRPC engine."""
+"""Backends over the network: an OpenAI-compatible server, an engine over gRPC."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -15,6 +15,7 @@ from smg_proto.llm_pb2 import GenerateRequest
 
 if TYPE_CHECKING:
     from smg_proto._http.upstream import Upstream
+    from smg_proto.engine import AsyncEngine, EngineError
     from smg_proto.vllm import AsyncVLLMGrpcClient, VLLMGrpcError
 
 T = TypeVar("T")
@@ -136,6 +137,69 @@ class VLLMBackend:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+class EngineBackend:
+    """An engine of any contract that has text: `vllm`, `sglang.runtime.v1`, `openengine.v1`.
+
+    `options` are those of smg_proto.engine.connect.
+    """
+
+    def __init__(self, target: str, **options: Any) -> None:
+        engine = import_module("smg_proto.engine")
+        engine.connect(target, **options)  # a wrong option shows now, not at a request
+        self._target, self._options = target, options
+        self._engine = _Opened(self._open)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        from smg_proto.engine import EngineError
+
+        try:
+            engine = await self._engine.get()
+            if not engine.has_text:
+                what = f"the engine speaks {engine.contract}, which carries token ids alone"
+                raise SmgError(grpc.StatusCode.FAILED_PRECONDITION, what, reason="WORKER_ERROR")
+            given: dict[str, Any] = {
+                name: getattr(request, name)
+                for name in ("max_tokens", "temperature", "top_p", "seed", "request_id")
+                if request.HasField(name)
+            }
+            stops = list(request.stop) or None
+            async with engine.generate(prompt=request.prompt, stop=stops, **given) as stream:
+                async for piece in stream:
+                    if piece.text:
+                        yield Piece(piece.text)
+                    if usage := piece.usage:
+                        reason, prompt = piece.finish_reason, usage.prompt_tokens
+                        yield Piece("", reason, prompt, usage.completion_tokens)
+        except EngineError as error:
+            raise _from_any_engine(error) from error
+
+    async def _open(self, stack: AsyncExitStack) -> "AsyncEngine":
+        from smg_proto.engine import connect
+
+        return await stack.enter_async_context(connect(self._target, **self._options))
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+
+def _from_any_engine(error: "EngineError") -> SmgError:
+    """The engine's status without its text."""
+    from smg_proto.engine import ParameterError, RequestError, UnsupportedError
+
+    at_fault = ""
+    if isinstance(error, ParameterError):
+        at_fault = error.parameter
+    elif isinstance(error, UnsupportedError):
+        at_fault = error.what
+    code = "INVALID_ARGUMENT" if at_fault else error.code or "INTERNAL"
+    return SmgError(
+        getattr(grpc.StatusCode, code),
+        "the engine failed",
+        reason="INVALID_REQUEST" if isinstance(error, RequestError) or at_fault else "WORKER_ERROR",
+        field_violations=[FieldViolation(at_fault, "the engine rejects it")] if at_fault else (),
+    )
 
 
 def _from_engine(error: "VLLMGrpcError") -> SmgError:

@@ -1,6 +1,6 @@
 """Running the fakes: in a thread of their own, or in your event loop."""
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -22,6 +22,9 @@ class _Servable(Protocol):
 
 _S = TypeVar("_S", bound=_Servable)
 
+# Engines take messages of any size, or up to 256 MB; without this it would be 4 MiB.
+_ANY_SIZE = {"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1}
+
 
 class Address(str, Generic[_S]):
     """Where a fake listens, as "127.0.0.1:port", with the fake itself as `servicer`."""
@@ -35,24 +38,42 @@ class Address(str, Generic[_S]):
 
 
 @asynccontextmanager
-async def _serve(servicer: _S) -> AsyncGenerator[Address[_S], None]:
+async def _serve(
+    servicer: _S, options: Mapping[str, int] | None = None
+) -> AsyncGenerator[Address[_S], None]:
     """Serve in the running event loop; on leaving, calls in flight are cancelled."""
-    server = Server(Listen("127.0.0.1"), servicer.services)
+    server = Server(Listen("127.0.0.1"), servicer.services, options=options)
     servicer.add_to_server(server.grpc)
     async with server:
         yield Address(str(server.address), servicer)
 
 
 @contextmanager
-def _run(servicer: _S) -> Generator[Address[_S], None, None]:
+def _run(
+    servicer: _S, options: Mapping[str, int] | None = None
+) -> Generator[Address[_S], None, None]:
     """Serve in a thread with an event loop of its own."""
     thread = LoopThread("smg-proto-fake")
     stack = AsyncExitStack()
     try:
-        yield thread.run(stack.enter_async_context(_serve(servicer)))
+        yield thread.run(stack.enter_async_context(_serve(servicer, options)))
     finally:
         thread.run(stack.aclose())
         thread.close()
+
+
+@contextmanager
+def run_engine(engine: _S) -> Generator[Address[_S], None, None]:
+    """Any of the fakes, running: `with run_engine(FakeSglang()) as address:`."""
+    with _run(engine, _ANY_SIZE) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serve_engine(engine: _S) -> AsyncGenerator[Address[_S], None]:
+    """The same in the running event loop."""
+    async with _serve(engine, _ANY_SIZE) as address:
+        yield address
 
 
 @contextmanager
@@ -60,7 +81,7 @@ def run_vllm_engine(
     engine: FakeVllmEngine | None = None,
 ) -> Generator[Address[FakeVllmEngine], None, None]:
     """A running FakeVllmEngine: `with run_vllm_engine() as address:`; `address.servicer` is it."""
-    with _run(engine or FakeVllmEngine()) as address:
+    with run_engine(engine or FakeVllmEngine()) as address:
         yield address
 
 
@@ -76,7 +97,7 @@ async def serve_vllm_engine(
     engine: FakeVllmEngine | None = None,
 ) -> AsyncGenerator[Address[FakeVllmEngine], None]:
     """run_vllm_engine() in the running event loop: `async with serve_vllm_engine() as address:`."""
-    async with _serve(engine or FakeVllmEngine()) as address:
+    async with serve_engine(engine or FakeVllmEngine()) as address:
         yield address
 
 

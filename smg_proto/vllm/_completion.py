@@ -14,11 +14,13 @@ from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto import vllm_inference_pb2 as inference
 from smg_proto.vllm._config import Options, json_object, json_text, text
 from smg_proto.vllm._errors import Metadata, VLLMGrpcInternalError, VLLMGrpcValidationError
+from smg_proto.vllm._inference import engine_messages
 from smg_proto.vllm._params import CompletionRequest, Input, parse_prompts
 from smg_proto.vllm._telemetry import Span
-from smg_proto.vllm._text import ByHand, ChoiceText, TextPlan, drops_last
+from smg_proto.vllm._text import ByHand, ChoiceText, ServedText, TextPlan, drops_last
 from smg_proto.vllm._tokenizer import TokenDecoder
 from smg_proto.vllm._types import (
     Completion,
@@ -34,6 +36,7 @@ from smg_proto.vllm._types import (
 )
 
 Message: TypeAlias = pb.GenerateStreamChunk | pb.GenerateComplete
+Reply: TypeAlias = pb.GenerateResponse | inference.GenerateResponse
 Delta: TypeAlias = dict[str, Any]
 """What a message adds: the fields of CompletionChunkChoice, all of them."""
 ResultT = TypeVar("ResultT")
@@ -176,7 +179,7 @@ class _Choice:
         "token_ids",
     )
 
-    def __init__(self, words: ChoiceText | None) -> None:
+    def __init__(self, words: ChoiceText | ServedText | None) -> None:
         self.text = words
         self.token_ids: list[int] = []
         self.pieces: list[str] = []
@@ -189,7 +192,10 @@ class _Choice:
 class Answer:
     """What the messages of one Generate amount to. With a decoder, also as text."""
 
-    __slots__ = ("_choices", "_n", "_offset", "_plan", "_request_id", "counts", "decoder")
+    __slots__ = (
+        "_choices", "_n", "_offset", "_plan", "_prompt", "_request_id",
+        "counts", "decoder", "served",
+    )  # fmt: skip
 
     def __init__(self, request_id: str, n: int, offset: int, plan: TextPlan) -> None:
         self._request_id = request_id
@@ -197,11 +203,15 @@ class Answer:
         self._offset = offset  # index of this prompt's first choice among those of all prompts
         self._plan = plan
         self._choices: dict[int, _Choice] = {}
+        self._prompt = inference.PromptInfo()
         self.decoder: TokenDecoder | None = None
+        self.served: ServedText | None = None
         self.counts = Counts()
 
-    def add(self, message: pb.GenerateResponse) -> Delta | None:
+    def add(self, message: Reply) -> Delta | None:
         """Add one message and return what is new; None for an unknown kind."""
+        if isinstance(message, inference.GenerateResponse):
+            return self._add_translated(message)
         if message.HasField("chunk"):
             chunk = message.chunk
             choice = self._choices.get(chunk.index) or self._begin(chunk)
@@ -212,10 +222,24 @@ class Answer:
             return self._end(message.complete)
         return None
 
+    def _add_translated(self, message: inference.GenerateResponse) -> Delta | None:
+        if message.HasField("prompt_info"):
+            self._prompt = message.prompt_info
+        if self.served is not None:
+            self.served.next = message.outputs.text
+        deltas = [self.add(one) for one in engine_messages(message, self._prompt)]
+        found = [delta for delta in deltas if delta is not None]
+        if len(found) == 2:  # what is new of a choice, and its end
+            same = ("delta_token_ids", "delta_text", "logprobs")
+            found[0] |= {name: value for name, value in found[1].items() if name not in same}
+        return found[0] if found else None
+
     def _begin(self, message: Message) -> _Choice:
         if message.index >= self._n:
             raise self._broken(f"sent a choice {message.index} of {self._n}")
-        words = self._plan.new(self.decoder) if self.decoder is not None else None
+        words: ChoiceText | ServedText | None = self.served
+        if self.decoder is not None:
+            words = self._plan.new(self.decoder)
         choice = self._choices[message.index] = _Choice(words)
         choice.prompt_logprobs = _input_logprobs(message)
         if choice.prompt_logprobs is not None:
@@ -337,10 +361,10 @@ class Answer:
 
 
 def _decode(
-    words: ChoiceText, ids: list[int], logprobs: CompletionLogprobs | None, ends: bool
+    words: ChoiceText | ServedText, ids: list[int], logprobs: CompletionLogprobs | None, ends: bool
 ) -> str:
     """The text that the tokens add; with logprobs, also where each token's text begins."""
-    if logprobs is None or logprobs.token_ids != ids:
+    if logprobs is None or logprobs.token_ids != ids or isinstance(words, ServedText):
         return words.feed(ids, hold=ends)
     pieces: list[str] = []
     for place, token in enumerate(ids, 1):
@@ -493,7 +517,7 @@ class Job(Generic[ResultT, ChunkT]):
     def usage(self) -> CompletionUsage:
         return self.counts().usage()
 
-    def chunk(self, delta: Delta, message: pb.GenerateResponse) -> ChunkT:
+    def chunk(self, delta: Delta, message: Reply) -> ChunkT:
         fields: dict[str, Any] = {
             "id": self.request_id,
             "created": self.created,
@@ -522,9 +546,11 @@ class Job(Generic[ResultT, ChunkT]):
         choices = [choice for part in self.parts for choice in part.answer.choices()]
         return self.shape.whole(fields, choices)
 
-    def decode_with(self, decoder: TokenDecoder | None) -> None:
+    def decode_with(self, decoder: TokenDecoder | None, served: bool = False) -> None:
+        """served: the server sends text, which is taken as it comes."""
         for part in self.parts:
             part.answer.decoder = decoder
+            part.answer.served = ServedText() if served else None
 
     def end(self, error: BaseException | None = None) -> None:
         """Close the span, if there is one."""

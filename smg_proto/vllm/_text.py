@@ -180,6 +180,22 @@ class ChoiceText:
         return rest
 
 
+class ServedText:
+    """Text that the server has decoded, as it came with the last message."""
+
+    __slots__ = ("next",)
+
+    def __init__(self) -> None:
+        self.next = ""
+
+    def feed(self, ids: Sequence[int], *, hold: bool = False) -> str:
+        words, self.next = self.next, ""
+        return words
+
+    def finish(self, reason: str, stopped_by: int | str | None) -> str:
+        return ""
+
+
 def drops_last(reason: str, stopped_by: int | str | None) -> bool:
     """Whether a token ended the choice, and not a string: vLLM leaves its text out."""
     return reason == "stop" and not isinstance(stopped_by, str)

@@ -257,6 +257,7 @@ class Single:
 
     def __init__(self, future: Any) -> None:
         self._future = future
+        self._read = False
         self.add_done_callback = future.add_done_callback
         self.cancel = future.cancel
         self.initial_metadata = future.initial_metadata
@@ -273,6 +274,9 @@ class Single:
         return self
 
     def __next__(self) -> Any:
+        if self._read:
+            raise StopIteration
+        self._read = True
         try:
             return self._future.result()
         except grpc.FutureCancelledError:
@@ -282,6 +286,7 @@ class Single:
 class AsyncSingle:
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._read = False
         self.cancel = call.cancel
         self.initial_metadata = call.initial_metadata
         self.trailing_metadata = call.trailing_metadata
@@ -297,6 +302,9 @@ class AsyncSingle:
         return self
 
     async def __anext__(self) -> Any:
+        if self._read:
+            raise StopAsyncIteration
+        self._read = True
         return await self._call
 
 

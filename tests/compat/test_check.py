@@ -209,6 +209,19 @@ def test_a_field_of_another_name_is_not_lacking(capsys: pytest.CaptureFixture[st
         assert "lacks" not in check(capsys, 0, address)
 
 
+def test_the_contract_that_the_engine_client_speaks_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving() as address:
+        said = check(capsys, 0, address)
+    assert "\nsmg_proto.engine speaks vllm.grpc.engine to it\n" in said
+    with serving(services=["vllm.grpc.engine.VllmEngine", "vllm.Inference"]) as address:
+        said = check(capsys, 0, address)
+        assert "speaks vllm to it; it also has vllm.grpc.engine\n" in said
+        told = json.loads(check(capsys, 0, address, "--format", "json"))
+    assert told["engines"] == ["vllm", "vllm.grpc.engine"]
+
+
 def test_a_server_that_is_not_healthy_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(healthy=False) as address:
         assert "health: NOT_SERVING" in check(capsys, 1, address)

@@ -48,6 +48,8 @@ open("protos-accepted.txt", "w", encoding="utf-8").close()
             "shop.v1": "smg.v1",
         },
     ),
+    "docs/engine.md": Surroundings(instead=ENGINE, prints="vllm.grpc.engine demo-model"),
+    "docs/engine.md.2": Surroundings(instead=ENGINE, prints="1 ("),
     "docs/errors.md#reading": Surroundings(
         before="""
 import grpc

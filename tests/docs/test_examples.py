@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from support import ROOT, run
@@ -13,6 +15,12 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.p
 # The server whose address a program takes, and a part of what it prints.
 EXAMPLES = {
     "embeddings.py": ("gateway", r"^1000 vectors of \{\d+\}, \d+ tokens\n$"),
+    "engine_benchmark.py": (
+        "engine",
+        r"^demo-model, vLLM, speaks vllm\.grpc\.engine\nrequests: 40 in .*\n"
+        r"tokens per second: \d+, of one request \d+\n"
+        r"time to first token: median .*\n(.* ms.*\n){8}$",
+    ),
     "handle_errors.py": ("gateway", r"^INVALID_ARGUMENT, .*\n  temperature: .*\nNOT_FOUND, MODEL_"),
     "json_schema.py": ("gateway", r"^\{.*\}\ndegrees: -?\d+\n$"),
     "load_balancing.py": ("gateway", r"^(.+\n){5}.+"),
@@ -65,3 +73,17 @@ def test_the_sagellm_example_shows_the_rules_and_the_events(servers: dict[str, s
     assert [event["event"] for event in events] == ["start", *["delta"] * (len(events) - 2), "end"]
     assert events[-1]["content"] == "".join(event["content"] for event in events[1:-1]) != ""
     assert events[-1]["metrics"]["ttft_ms"] > 0
+
+
+def test_the_engine_benchmark_draws_and_counts_failures(
+    servers: dict[str, str], tmp_path: Path
+) -> None:
+    example, plot = FOLDER / "engine_benchmark.py", tmp_path / "plot.svg"
+    words = ["--requests", "9", "--rate", "100", "--svg", plot]
+    assert "requests: 9 in" in run(sys.executable, example, servers["engine"], *map(str, words))
+    drawn = ElementTree.fromstring(plot.read_text(encoding="utf-8"))
+    assert len(drawn.findall("{*}circle")) == 9
+    command = [sys.executable, str(example), "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("127.0.0.1:1: no server")

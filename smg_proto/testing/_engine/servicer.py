@@ -2,25 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
-from google.protobuf.message import Message
 
 from smg_proto import common_pb2, vllm_engine_pb2_grpc
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.testing._engine.load import MAX_RUNNING, LoadMeter, Running
+from smg_proto.testing._engine.base import Context, FakeEngine
+from smg_proto.testing._engine.load import MAX_RUNNING, Running
 from smg_proto.testing._engine.replies import Choice, input_logprobs, model_info, server_info
-from smg_proto.testing._engine.requests import MAX_LOGPROBS, Refused, prompt_of, sampling_of
-from smg_proto.testing._generation import generate
-from smg_proto.testing._kv_cache import KvCache
-from smg_proto.testing._model import Model, model
-from smg_proto.testing._scripting import Answer, Fault, Injected, Record, Script, interrupted
+from smg_proto.testing._engine.requests import MAX_LOGPROBS, prompt_of, sampling_of
+from smg_proto.testing._scripting import Answer, interrupted
 from smg_proto.testing._tokenizer import CHUNK_SIZE
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _HEARTBEAT = 1.0
 _RETRY = 0.01  # seconds between two tries to flush
@@ -28,7 +21,7 @@ _IN_FLIGHT = "KV prefix cache reset refused; requests may be in flight"
 _NO_TRACE = "noted; a fake engine writes no trace"
 
 
-class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
+class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
     """All RPCs of `VllmEngine`, answered as the published vLLM server answers them.
 
     Use run_vllm_engine(), or add it to a grpc.aio server of your own with `add_to_server`.
@@ -48,19 +41,11 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         profiler: bool = False,
         max_logprobs: int = MAX_LOGPROBS,
     ) -> None:
-        self.model: Model = model()
-        self.name: str = name or self.model.name
-        self.token_delay = token_delay
-        self.tokens_per_chunk = tokens_per_chunk
+        super().__init__(name=name, token_delay=token_delay, tokens_per_chunk=tokens_per_chunk)
         self.kv_events = kv_events
         self.profiler = profiler
         self.max_logprobs = max_logprobs
-        self.healthy = True
         self.profiling: bool = False
-        self.script: Script = Script(frozenset({"Generate"}))
-        self.record: Record = Record()
-        self._cache = KvCache()
-        self._meter = LoadMeter(self._cache)
 
     @property
     def services(self) -> list[str]:
@@ -75,37 +60,12 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
     ) -> AsyncIterator[pb.GenerateResponse]:
         fault = self._receive("Generate", request, context)
         answer = self.script.answer("Generate", request)
-        try:
-            with self._accounted(request) as running:
-                async for message in interrupted(self._messages(request, answer, running), fault):
-                    yield message
-        except Refused as error:
-            await context.abort(error.code, str(error))
-        except Injected as error:
-            await _fail(context, error)
 
-    @contextmanager
-    def _accounted(self, request: pb.GenerateRequest) -> Generator[Running, None, None]:
-        """Count a request in, and out again by how it ended."""
-        running = Running(request.request_id)
-        counters = self.record.counters
-        counters.started += 1
-        self._meter.running.add(running)
-        try:
-            yield running
-        except (asyncio.CancelledError, GeneratorExit):
-            counters.cancelled += 1
-            raise
-        except BaseException:
-            counters.failed += 1
-            raise
-        else:
-            if running.aborted:
-                counters.aborted += 1
-            else:
-                counters.finished += 1
-        finally:
-            self._meter.running.discard(running)
+        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
+            return self._messages(request, answer, running)
+
+        async for message in self._generated(request.request_id, messages, fault, context):
+            yield message
 
     async def _messages(
         self, request: pb.GenerateRequest, answer: Answer | None, running: Running
@@ -117,8 +77,7 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
             self.model.tokenizer.vocab_size,
             self.max_logprobs,
         )
-        cached = self._cache.store(prompt)
-        self._meter.prompts.append((len(prompt), cached))
+        cached = self._admit(prompt)
         asked = request.sampling_params
         inputs = input_logprobs(self.model, prompt, asked)
         choices = [
@@ -133,27 +92,17 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
             )
             for index in range(max(asked.n, 1))
         ]
-        sources = [generate(self.model, prompt, sampling, choice.index) for choice in choices]
-        open_choices = list(zip(choices, sources, strict=True))
-        while open_choices:
-            for choice, source in list(open_choices):
-                await asyncio.sleep(self.token_delay)
-                if running.aborted:
-                    for cut, _ in open_choices:
-                        cut.abort()
-                        for message in cut.messages(stream=True) if request.stream else ():
-                            yield message
-                    open_choices.clear()
-                    break
-                for _ in range(self.tokens_per_chunk if request.stream else 1):
-                    choice.take(next(source))
-                    self._meter.tokens.append(time.monotonic())
-                    if choice.ended:
-                        open_choices.remove((choice, source))
-                        break
-                if request.stream:
-                    for message in choice.messages(stream=True):
-                        yield message
+        chunk = None if request.stream else 1
+        pieces = self._sequences(prompt, sampling, running, count=len(choices), chunk=chunk)
+        async for index, made in pieces:
+            choice = choices[index]
+            for piece in made:
+                choice.take(piece)
+            if not made:
+                choice.abort()
+            if request.stream:
+                for message in choice.messages(stream=True):
+                    yield message
         if not request.stream:
             for choice in choices:
                 for message in choice.messages(stream=False):
@@ -171,9 +120,7 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
         await self._receive_unary("Abort", request, context)
-        for running in self._meter.running:
-            if running.request_id and running.request_id in request.request_ids:
-                running.aborted = True
+        self._abort(*filter(None, request.request_ids))
         return pb.AbortResponse()
 
     async def HealthCheck(
@@ -203,11 +150,9 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
         self, request: common_pb2.GetTokenizerRequest, context: Context
     ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
         fault = self._receive("GetTokenizer", request, context)
-        try:
+        async with self._status(context):
             async for chunk in interrupted(self._tokenizer_chunks(), fault):
                 yield chunk
-        except Injected as error:
-            await _fail(context, error)
 
     async def _tokenizer_chunks(self) -> AsyncGenerator[common_pb2.GetTokenizerChunk, None]:
         bundle = self.model.tokenizer.bundle
@@ -228,11 +173,9 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no history is kept: start from 0")
         # Else grpc.aio holds the headers back until the first event, and the gateway gives up.
         await context.send_initial_metadata(())
-        try:
+        async with self._status(context):
             async for batch in interrupted(self._batches(), fault):
                 yield batch
-        except Injected as error:
-            await _fail(context, error)
 
     async def _batches(self) -> AsyncGenerator[common_pb2.KvEventBatch, None]:
         # The published server does not read load_records_before_first_batch: it is silent until
@@ -299,21 +242,3 @@ class FakeVllmEngine(vllm_engine_pb2_grpc.VllmEngineServicer):
     async def _need_profiler(self, context: Context) -> None:
         if not self.profiler:
             await context.abort(grpc.StatusCode.INTERNAL, "profiling is not enabled at launch")
-
-    def _receive(self, rpc: str, request: Message, context: Context) -> Fault | None:
-        """Note a request; the fault that the script has for it."""
-        self.record.note(rpc, request, context)
-        return self.script.fault(rpc, request)
-
-    async def _receive_unary(self, rpc: str, request: Message, context: Context) -> None:
-        fault = self._receive(rpc, request, context)
-        if fault is not None:
-            await asyncio.sleep(fault.delay)
-            if fault.status is not None:
-                await context.abort(fault.status, fault.details)
-
-
-async def _fail(context: Context, error: Injected) -> None:
-    status = error.fault.status
-    if status not in (None, grpc.StatusCode.OK):
-        await context.abort(status, error.fault.details)

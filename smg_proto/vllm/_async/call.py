@@ -77,7 +77,7 @@ class AsyncCall(Generic[M]):
     def __init__(
         self,
         connection: AsyncConnection,
-        method: Callable[..., AsyncReplies],
+        rpc: str,
         request: Any,
         options: Options,
         limits: Limits,
@@ -86,7 +86,8 @@ class AsyncCall(Generic[M]):
         request_id: str | None = None,
     ) -> None:
         self._connection = connection
-        self._method = method
+        self._rpc = rpc
+        self._inference = False  # made in vLLM's own protocol
         self._request = request
         self._options = options
         self._limits = limits
@@ -99,7 +100,7 @@ class AsyncCall(Generic[M]):
         self._spare = math.inf  # seconds that the first message has left of its limit
         self._tries = 0
         self._pause: AsyncPause | None = None
-        self.done = False
+        self.done: bool = False
         """No message will follow."""
         self._cut: VLLMGrpcError | None = None  # why this side has ended the call
         first, idle = limits.first_message, limits.idle
@@ -132,11 +133,13 @@ class AsyncCall(Generic[M]):
         if self._cut is not None:
             return
         self._connection.check()
+        self._inference = self._connection.inference
+        method, request = self._connection.method(self._rpc, self._request)
         left = None if ends is None else ends - time.monotonic()
         if left is not None and left <= 0:
             raise self._too_late("before it could be made")
-        replies = self._method(
-            self._request,
+        replies = method(
+            request,
             timeout=left,
             metadata=metadata,
             wait_for_ready=self._options.wait_for_ready,
@@ -191,6 +194,7 @@ class AsyncCall(Generic[M]):
             else:
                 if not self._begun:
                     self._begun, self._limit = True, self._limits.idle
+                    self._connection.unsure = False
                     if timer is not None:
                         self._spare = timer.left()
                 if timer is not None:
@@ -212,6 +216,8 @@ class AsyncCall(Generic[M]):
                 request_id=self._request_id,
             )
             delay = self._delay(error)
+            if error.code == "UNIMPLEMENTED" and not self._begun:
+                delay = 0.0 if self._connection.switch(self._rpc, self._inference) else None
             if delay is not None and self._cut is None:
                 log_retry(error, delay)
                 return delay
@@ -310,7 +316,7 @@ class AsyncCall(Generic[M]):
 
     def watch(self, failed: Callable[[], None]) -> None:
         """Have `failed` called, from another thread, if the try under way fails for good."""
-        async_on_failure(self._replies, RETRYABLE, failed)
+        async_on_failure(self._replies, RETRYABLE | {"UNIMPLEMENTED"}, failed)
 
     async def initial_metadata(self) -> Metadata:
         """Waits for the headers, for as long as for the first message."""

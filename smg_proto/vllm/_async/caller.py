@@ -37,6 +37,7 @@ from smg_proto.vllm._errors import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
+from smg_proto.vllm._inference import engine_reply
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
 from smg_proto.vllm._tokenizer import TokenDecoder, local_decoder, share_decoder, shared_decoder
 from smg_proto.vllm._types import ModelInfo
@@ -115,14 +116,13 @@ class AsyncCaller:
         options: Options,
         limits: Limits,
         *,
-        unary: bool = False,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> AsyncCall[Any]:
         """An RPC that has not begun yet."""
         return AsyncCall(
             self.connection,
-            self.connection.unary(rpc) if unary else self.connection.stream(rpc),
+            rpc,
             request,
             options,
             limits,
@@ -151,7 +151,7 @@ class AsyncCaller:
         if ends is not None:
             limits = Limits(ends=ends)
         log_call(rpc)
-        return read(await self.call(rpc, request, options, limits, unary=True).result())
+        return read(engine_reply(await self.call(rpc, request, options, limits).result()))
 
     async def embed(
         self, requests: Sequence[pb.EmbedRequest], options: Options, began: float
@@ -159,7 +159,7 @@ class AsyncCaller:
         """All at once. One that fails is tried again by itself, and then ends the others."""
         limits = Limits.of_call(options, began)
         calls: list[AsyncCall[pb.EmbedResponse]] = [
-            self.call("Embed", request, options, limits, unary=True, request_id=request.request_id)
+            self.call("Embed", request, options, limits, request_id=request.request_id)
             for request in requests
         ]
         if len(calls) == 1:
@@ -172,8 +172,6 @@ class AsyncCaller:
         async def read(number: int) -> None:
             async for reply in calls[number]:
                 replies[number] = reply
-                break  # a unary call has one
-            calls[number].finish()
 
         await async_gather_calls(calls, begin, read)
         return [replies[number] for number in range(len(calls))]
@@ -208,7 +206,9 @@ class AsyncCaller:
         words = None
         if decoder == "server":
             found = self._tokenizer.value()
-            if found is None:
+            if connection.inference:
+                job.decode_with(None, served=True)
+            elif found is None:
                 words = self.server_decoder
             else:
                 job.decode_with(found if isinstance(found, TokenDecoder) else None)
@@ -277,7 +277,8 @@ class AsyncCaller:
             passing = isinstance(error, _PASSING) or getattr(error, "retryable", False)
             if passing:
                 raise
-            log_no_tokenizer(str(error))
+            if not self.connection.inference:  # whose server sends text
+                log_no_tokenizer(str(error))
             return error
 
     async def _find(self) -> TokenDecoder:

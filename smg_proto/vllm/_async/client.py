@@ -74,6 +74,8 @@ class AsyncVLLMGrpcClient:
     channel: a channel of yours, which stays open. channel_options replace defaults by name.
     max_send_message_length, max_receive_message_length: bytes; -1 is no limit.
     telemetry: make spans, where OpenTelemetry is installed and set up.
+    protocol: "engine" is vllm.grpc.engine (vllm serve --grpc), "inference" is vLLM's own,
+        vllm.Inference (--grpc-port). "auto": the first, and the second if the server lacks it.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class AsyncVLLMGrpcClient:
         channel_options: ChannelOptions | None = None,
         decoder: TokenDecoder | Literal["server"] | None = "server",
         telemetry: bool = True,
+        protocol: Literal["auto", "engine", "inference"] = "auto",
     ) -> None:
         set_up_logging()
         where = address(
@@ -132,7 +135,10 @@ class AsyncVLLMGrpcClient:
             initial_backoff=seconds("initial_backoff", initial_backoff) or 0.0,
             max_backoff=seconds("max_backoff", max_backoff) or 0.0,
         )
-        self._connection = AsyncConnection(where, channel, flag("telemetry", telemetry))
+        if protocol not in ("auto", "engine", "inference"):
+            raise VLLMGrpcValidationError("protocol", 'must be "auto", "engine" or "inference"')
+        spans = flag("telemetry", telemetry)
+        self._connection = AsyncConnection(where, channel, spans, protocol)
         self._caller = AsyncCaller(self._connection, options, default_token(token), decoder)
         self._owner = True  # of the connection, which copies only borrow
 

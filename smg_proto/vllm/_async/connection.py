@@ -9,11 +9,13 @@ import grpc
 from smg_proto import vllm_engine_pb2_grpc
 from smg_proto.vllm._config import Address
 from smg_proto.vllm._errors import VLLMGrpcClosedError, VLLMGrpcError
-from smg_proto.vllm._telemetry import telemetry_of
+from smg_proto.vllm._inference import SHARED, methods, translated
+from smg_proto.vllm._telemetry import Telemetry, telemetry_of
 from smg_proto.vllm._types import ModelInfo
 from smg_proto.vllm._wait import AsyncHome, AsyncReplies, AsyncSingle
 
 _CLOSED = "the client has been closed; make a new one"
+_STREAMS = frozenset({"Generate", "GetTokenizer", "SubscribeKvEvents"})
 
 
 class Closable(Protocol):
@@ -23,16 +25,23 @@ class Closable(Protocol):
 class AsyncConnection:
     """Opened by the first call, since a channel may belong to an event loop."""
 
-    def __init__(self, address: Address, given: grpc.aio.Channel | None, telemetry: bool) -> None:
+    def __init__(
+        self, address: Address, given: grpc.aio.Channel | None, telemetry: bool, protocol: str
+    ) -> None:
         self.address = address
         self.given = given  # a channel of the caller's, which is not ours to close
-        self.closed = False
+        self.closed: bool = False
         self.calls: set[Closable] = set()  # that may still run
         self.model: ModelInfo | None = None
         self.nameless = False  # the model's name has been waited for in vain
-        self.telemetry = telemetry_of(address.target, telemetry)
+        self.inference: bool = protocol == "inference"
+        """Whether the server is spoken to in vLLM's own protocol."""
+        self.unsure: bool = protocol == "auto"
+        """Whether the server may speak the other one."""
+        self.telemetry: Telemetry | None = telemetry_of(address.target, telemetry)
         self.channel: grpc.aio.Channel | None = given
-        self._stub: Any = None
+        self._methods: dict[str, Callable[..., AsyncReplies]] = {}
+        self._translated: dict[str, Callable[..., AsyncReplies]] = {}
         self._home: AsyncHome | None = None
         self._opening = threading.Lock()
 
@@ -54,20 +63,29 @@ class AsyncConnection:
             if self._home is None:
                 if self.channel is None:
                     self.channel = self.address.async_channel()
-                self._stub = vllm_engine_pb2_grpc.VllmEngineStub(self.channel)
+                stub = vllm_engine_pb2_grpc.VllmEngineStub(self.channel)
+                for rpc, method in vars(stub).items():
+                    self._methods[rpc] = method if rpc in _STREAMS else AsyncSingle.of(method)
+                for rpc, (method, streams) in methods(self.channel).items():
+                    self._translated[rpc] = method if streams else AsyncSingle.of(method)
                 self._home = AsyncHome()
             return self._home
 
-    def stream(self, rpc: str) -> Callable[..., AsyncReplies]:
-        """The method of a stub for an RPC that streams."""
+    def method(self, rpc: str, request: Any) -> tuple[Callable[..., AsyncReplies], Any]:
+        """What makes a call, and its request, in the protocol that the server speaks."""
         assert self.home
-        method: Callable[..., AsyncReplies] = getattr(self._stub, rpc)
-        return method
+        if not self.inference:
+            return self._methods[rpc], request
+        name, request = translated(rpc, request)
+        return self._translated[name], request
 
-    def unary(self, rpc: str) -> Callable[..., AsyncReplies]:
-        """The same for one that does not."""
-        assert self.home
-        return AsyncSingle.of(getattr(self._stub, rpc))
+    def switch(self, rpc: str, inference: bool) -> bool:
+        """Whether to make a call again that the server does not know, in the other protocol.
+        inference: it was made in vLLM's own."""
+        if inference or rpc not in SHARED or not (self.unsure or self.inference):
+            return False
+        self.inference = True
+        return True
 
     async def close(self) -> None:
         """End all calls, and the channel if it is ours."""

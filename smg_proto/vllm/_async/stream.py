@@ -11,7 +11,7 @@ from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.vllm._async.call import AsyncCall, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
-from smg_proto.vllm._completion import ChunkT, Delta, Job, ResultT
+from smg_proto.vllm._completion import ChunkT, Delta, Job, Reply, ResultT
 from smg_proto.vllm._errors import (
     Metadata,
     VLLMGrpcClosedError,
@@ -25,7 +25,7 @@ from smg_proto.vllm._types import (
     CompletionChunk,
     CompletionUsage,
 )
-from smg_proto.vllm._wait import AsyncMerge, Ended
+from smg_proto.vllm._wait import AsyncHome, AsyncMerge, Ended
 
 T = TypeVar("T")
 _LOOP_LEFT = (
@@ -106,24 +106,24 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         self,
         connection: AsyncConnection,
         job: Job[ResultT, ChunkT],
-        calls: list[AsyncCall[pb.GenerateResponse]],
+        calls: list[AsyncCall[Reply]],
         words: Callable[[float | None], Awaitable[TokenDecoder | None]] | None,
         label: Callable[[float | None], Awaitable[str]],
         merged: bool,
     ) -> None:
         self.job = job
-        self.home = connection.home
-        self.first = calls[0]
+        self.home: AsyncHome = connection.home
+        self.first: AsyncCall[Reply] = calls[0]
         self._connection = connection
         self._calls = calls
         self._words = words  # finds the decoder, which nobody has needed so far
         self._label = label  # finds the model's name
         self._merged = merged  # messages are wanted as they come
-        self._merge: AsyncMerge[int, pb.GenerateResponse] | None = None
+        self._merge: AsyncMerge[int, Reply] | None = None
         self._settled = False
         self._read_all = False
         self._whole = False  # everything has come, and it is complete
-        self.ended = False
+        self.ended: bool = False
         self.error: Exception | None = None
         self.closed: str | None = None  # why, when this side has ended it
 
@@ -136,14 +136,14 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         if self._merged and len(self._calls) > 1:
             self._merge = AsyncMerge(range(len(self._calls)), self._read)
 
-    async def _read(self, number: int) -> AsyncIterator[pb.GenerateResponse]:
+    async def _read(self, number: int) -> AsyncIterator[Reply]:
         call = self._calls[number]
         if number:
             await call.begin()
         async for message in call:
             yield message
 
-    async def next(self) -> tuple[Delta, pb.GenerateResponse] | None:
+    async def next(self) -> tuple[Delta, Reply] | None:
         """What the next message adds. None: everything has come."""
         job = self.job
         try:
@@ -154,7 +154,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
                     answer.check_complete()
                     continue
                 if not self._settled:
-                    await self._settle(self._calls[number].left())
+                    await self._settle(self._calls[number].left(), message)
                 delta = answer.add(message)
                 if delta is not None:
                     return delta, message
@@ -166,17 +166,20 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         self._whole = True
         return None
 
-    async def _settle(self, seconds: float | None) -> None:
+    async def _settle(self, seconds: float | None, message: Reply) -> None:
         """Before the first message is read: the decoder, and the model's name if it is known."""
         job = self.job
         if self._words is not None:
             words, self._words = self._words, None
-            job.decode_with(await words(seconds))
+            if isinstance(message, pb.GenerateResponse):
+                job.decode_with(await words(seconds))
+            else:
+                job.decode_with(None, served=True)
         if not job.model and self._connection.model is not None:
             job.model = self._connection.model.id
         self._settled = bool(job.model)
 
-    async def _take(self) -> tuple[int, pb.GenerateResponse | None] | None:
+    async def _take(self) -> tuple[int, Reply | None] | None:
         if self._merge is not None:
             return await self._merge.next()
         if self._read_all:
@@ -213,7 +216,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
     async def collect(self) -> ResultT:
         """Read everything."""
         job, calls = self.job, self._calls
-        found: list[list[pb.GenerateResponse]] = [[] for _ in calls]
+        found: list[list[Reply]] = [[] for _ in calls]
 
         async def begin(number: int) -> None:
             if number:
@@ -229,7 +232,8 @@ class AsyncRun(Generic[ResultT, ChunkT]):
             else:
                 await async_gather_calls(calls, begin, read)
             left = self.first.left()
-            await self._settle(left)
+            if found[0]:
+                await self._settle(left, found[0][0])
             if not job.model:
                 job.model = await self._label(left)
             for part, messages in zip(job.parts, found, strict=True):

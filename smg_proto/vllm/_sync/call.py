@@ -78,7 +78,7 @@ class Call(Generic[M]):
     def __init__(
         self,
         connection: Connection,
-        method: Callable[..., Replies],
+        rpc: str,
         request: Any,
         options: Options,
         limits: Limits,
@@ -87,7 +87,8 @@ class Call(Generic[M]):
         request_id: str | None = None,
     ) -> None:
         self._connection = connection
-        self._method = method
+        self._rpc = rpc
+        self._inference = False  # made in vLLM's own protocol
         self._request = request
         self._options = options
         self._limits = limits
@@ -100,7 +101,7 @@ class Call(Generic[M]):
         self._spare = math.inf  # seconds that the first message has left of its limit
         self._tries = 0
         self._pause: Pause | None = None
-        self.done = False
+        self.done: bool = False
         """No message will follow."""
         self._cut: VLLMGrpcError | None = None  # why this side has ended the call
         first, idle = limits.first_message, limits.idle
@@ -133,11 +134,13 @@ class Call(Generic[M]):
         if self._cut is not None:
             return
         self._connection.check()
+        self._inference = self._connection.inference
+        method, request = self._connection.method(self._rpc, self._request)
         left = None if ends is None else ends - time.monotonic()
         if left is not None and left <= 0:
             raise self._too_late("before it could be made")
-        replies = self._method(
-            self._request,
+        replies = method(
+            request,
             timeout=left,
             metadata=metadata,
             wait_for_ready=self._options.wait_for_ready,
@@ -192,6 +195,7 @@ class Call(Generic[M]):
             else:
                 if not self._begun:
                     self._begun, self._limit = True, self._limits.idle
+                    self._connection.unsure = False
                     if timer is not None:
                         self._spare = timer.left()
                 if timer is not None:
@@ -213,6 +217,8 @@ class Call(Generic[M]):
                 request_id=self._request_id,
             )
             delay = self._delay(error)
+            if error.code == "UNIMPLEMENTED" and not self._begun:
+                delay = 0.0 if self._connection.switch(self._rpc, self._inference) else None
             if delay is not None and self._cut is None:
                 log_retry(error, delay)
                 return delay
@@ -311,7 +317,7 @@ class Call(Generic[M]):
 
     def watch(self, failed: Callable[[], None]) -> None:
         """Have `failed` called, from another thread, if the try under way fails for good."""
-        on_failure(self._replies, RETRYABLE, failed)
+        on_failure(self._replies, RETRYABLE | {"UNIMPLEMENTED"}, failed)
 
     def initial_metadata(self) -> Metadata:
         """Waits for the headers, for as long as for the first message."""

@@ -35,6 +35,7 @@ from smg_proto.vllm._errors import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
+from smg_proto.vllm._inference import engine_reply
 from smg_proto.vllm._sync.call import Call, Limits, gather_calls
 from smg_proto.vllm._sync.connection import Connection
 from smg_proto.vllm._sync.stream import Run
@@ -116,14 +117,13 @@ class Caller:
         options: Options,
         limits: Limits,
         *,
-        unary: bool = False,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> Call[Any]:
         """An RPC that has not begun yet."""
         return Call(
             self.connection,
-            self.connection.unary(rpc) if unary else self.connection.stream(rpc),
+            rpc,
             request,
             options,
             limits,
@@ -152,7 +152,7 @@ class Caller:
         if ends is not None:
             limits = Limits(ends=ends)
         log_call(rpc)
-        return read(self.call(rpc, request, options, limits, unary=True).result())
+        return read(engine_reply(self.call(rpc, request, options, limits).result()))
 
     def embed(
         self, requests: Sequence[pb.EmbedRequest], options: Options, began: float
@@ -160,7 +160,7 @@ class Caller:
         """All at once. One that fails is tried again by itself, and then ends the others."""
         limits = Limits.of_call(options, began)
         calls: list[Call[pb.EmbedResponse]] = [
-            self.call("Embed", request, options, limits, unary=True, request_id=request.request_id)
+            self.call("Embed", request, options, limits, request_id=request.request_id)
             for request in requests
         ]
         if len(calls) == 1:
@@ -173,8 +173,6 @@ class Caller:
         def read(number: int) -> None:
             for reply in calls[number]:
                 replies[number] = reply
-                break  # a unary call has one
-            calls[number].finish()
 
         gather_calls(calls, begin, read)
         return [replies[number] for number in range(len(calls))]
@@ -209,7 +207,9 @@ class Caller:
         words = None
         if decoder == "server":
             found = self._tokenizer.value()
-            if found is None:
+            if connection.inference:
+                job.decode_with(None, served=True)
+            elif found is None:
                 words = self.server_decoder
             else:
                 job.decode_with(found if isinstance(found, TokenDecoder) else None)
@@ -278,7 +278,8 @@ class Caller:
             passing = isinstance(error, _PASSING) or getattr(error, "retryable", False)
             if passing:
                 raise
-            log_no_tokenizer(str(error))
+            if not self.connection.inference:  # whose server sends text
+                log_no_tokenizer(str(error))
             return error
 
     def _find(self) -> TokenDecoder:

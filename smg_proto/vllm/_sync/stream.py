@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm._completion import ChunkT, Delta, Job, ResultT
+from smg_proto.vllm._completion import ChunkT, Delta, Job, Reply, ResultT
 from smg_proto.vllm._errors import (
     Metadata,
     VLLMGrpcClosedError,
@@ -26,7 +26,7 @@ from smg_proto.vllm._types import (
     CompletionChunk,
     CompletionUsage,
 )
-from smg_proto.vllm._wait import Ended, Merge
+from smg_proto.vllm._wait import Ended, Home, Merge
 
 T = TypeVar("T")
 _LOOP_LEFT = (
@@ -107,24 +107,24 @@ class Run(Generic[ResultT, ChunkT]):
         self,
         connection: Connection,
         job: Job[ResultT, ChunkT],
-        calls: list[Call[pb.GenerateResponse]],
+        calls: list[Call[Reply]],
         words: Callable[[float | None], TokenDecoder | None] | None,
         label: Callable[[float | None], str],
         merged: bool,
     ) -> None:
         self.job = job
-        self.home = connection.home
-        self.first = calls[0]
+        self.home: Home = connection.home
+        self.first: Call[Reply] = calls[0]
         self._connection = connection
         self._calls = calls
         self._words = words  # finds the decoder, which nobody has needed so far
         self._label = label  # finds the model's name
         self._merged = merged  # messages are wanted as they come
-        self._merge: Merge[int, pb.GenerateResponse] | None = None
+        self._merge: Merge[int, Reply] | None = None
         self._settled = False
         self._read_all = False
         self._whole = False  # everything has come, and it is complete
-        self.ended = False
+        self.ended: bool = False
         self.error: Exception | None = None
         self.closed: str | None = None  # why, when this side has ended it
 
@@ -137,13 +137,13 @@ class Run(Generic[ResultT, ChunkT]):
         if self._merged and len(self._calls) > 1:
             self._merge = Merge(range(len(self._calls)), self._read)
 
-    def _read(self, number: int) -> Iterator[pb.GenerateResponse]:
+    def _read(self, number: int) -> Iterator[Reply]:
         call = self._calls[number]
         if number:
             call.begin()
         yield from call
 
-    def next(self) -> tuple[Delta, pb.GenerateResponse] | None:
+    def next(self) -> tuple[Delta, Reply] | None:
         """What the next message adds. None: everything has come."""
         job = self.job
         try:
@@ -154,7 +154,7 @@ class Run(Generic[ResultT, ChunkT]):
                     answer.check_complete()
                     continue
                 if not self._settled:
-                    self._settle(self._calls[number].left())
+                    self._settle(self._calls[number].left(), message)
                 delta = answer.add(message)
                 if delta is not None:
                     return delta, message
@@ -166,17 +166,20 @@ class Run(Generic[ResultT, ChunkT]):
         self._whole = True
         return None
 
-    def _settle(self, seconds: float | None) -> None:
+    def _settle(self, seconds: float | None, message: Reply) -> None:
         """Before the first message is read: the decoder, and the model's name if it is known."""
         job = self.job
         if self._words is not None:
             words, self._words = self._words, None
-            job.decode_with(words(seconds))
+            if isinstance(message, pb.GenerateResponse):
+                job.decode_with(words(seconds))
+            else:
+                job.decode_with(None, served=True)
         if not job.model and self._connection.model is not None:
             job.model = self._connection.model.id
         self._settled = bool(job.model)
 
-    def _take(self) -> tuple[int, pb.GenerateResponse | None] | None:
+    def _take(self) -> tuple[int, Reply | None] | None:
         if self._merge is not None:
             return self._merge.next()
         if self._read_all:
@@ -213,7 +216,7 @@ class Run(Generic[ResultT, ChunkT]):
     def collect(self) -> ResultT:
         """Read everything."""
         job, calls = self.job, self._calls
-        found: list[list[pb.GenerateResponse]] = [[] for _ in calls]
+        found: list[list[Reply]] = [[] for _ in calls]
 
         def begin(number: int) -> None:
             if number:
@@ -229,7 +232,8 @@ class Run(Generic[ResultT, ChunkT]):
             else:
                 gather_calls(calls, begin, read)
             left = self.first.left()
-            self._settle(left)
+            if found[0]:
+                self._settle(left, found[0][0])
             if not job.model:
                 job.model = self._label(left)
             for part, messages in zip(job.parts, found, strict=True):

@@ -1,0 +1,61 @@
+"""One client for every engine contract: it finds out which one a server speaks.
+
+    async with smg_proto.engine.connect("host:50051") as engine:
+        async for piece in engine.generate(prompt="One contract", max_tokens=16):
+            print(piece.text, end="")
+
+In a plain `with`, connect() gives the sync client. The base install has all that it needs.
+"""
+
+from smg_proto.engine._async.engine import AsyncEngine, AsyncPieceStream
+from smg_proto.engine._config import Metadata, Pem
+from smg_proto.engine._connect import Connection, connect
+from smg_proto.engine._errors import (
+    AccessError,
+    BusyError,
+    ClosedError,
+    DeadlineError,
+    EngineError,
+    FailedError,
+    NoContractError,
+    ParameterError,
+    RequestError,
+    Tried,
+    UnavailableError,
+    UnsupportedError,
+)
+from smg_proto.engine._request import GenerateParams
+from smg_proto.engine._sync.engine import Engine, PieceStream
+from smg_proto.engine._types import Choice, Completion, Health, Info, Load, Logprob, Piece, Usage
+
+__all__ = [
+    "AccessError",
+    "AsyncEngine",
+    "AsyncPieceStream",
+    "BusyError",
+    "Choice",
+    "ClosedError",
+    "Completion",
+    "Connection",
+    "DeadlineError",
+    "Engine",
+    "EngineError",
+    "FailedError",
+    "GenerateParams",
+    "Health",
+    "Info",
+    "Load",
+    "Logprob",
+    "Metadata",
+    "NoContractError",
+    "ParameterError",
+    "Pem",
+    "Piece",
+    "PieceStream",
+    "RequestError",
+    "Tried",
+    "UnavailableError",
+    "UnsupportedError",
+    "Usage",
+    "connect",
+]

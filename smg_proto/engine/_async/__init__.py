@@ -1,0 +1,1 @@
+"""The async client; scripts/build.py makes the sync one of it."""

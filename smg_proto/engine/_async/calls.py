@@ -1,0 +1,118 @@
+"""Calls over one channel, and what to raise when they fail."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from smg_proto.engine._config import Settings
+from smg_proto.engine._contracts.base import Call, Reader
+from smg_proto.engine._errors import ClosedError, FailedError, from_status
+from smg_proto.engine._pairs import AsyncFailures, async_interrupted
+from smg_proto.engine._types import Piece
+
+# What reading a reply ends with that is not what its contract says.
+_BROKEN = (AttributeError, LookupError, TypeError, ValueError)
+
+
+class AsyncCaller:
+    def __init__(self, settings: Settings, channel: grpc.aio.Channel) -> None:
+        self.target = settings.target
+        self.closed = False
+        self._settings = settings
+        self._channel: Any = channel
+
+    async def replies(self, calls: Sequence[Call]) -> list[Any]:
+        """Unary calls, one after the other."""
+        replies: list[Any] = []
+        for call in calls:
+            self.check_open()
+            method = self._method(self._channel.unary_unary, call)
+            timeout, metadata = self._settings.timeout, self._settings.metadata
+            try:
+                replies.append(await method(call.request, timeout=timeout, metadata=metadata))
+            except AsyncFailures as error:
+                raise self.failure(error, self.closed) from error
+        return replies
+
+    def stream(self, call: Call, timeout: float | None, metadata: Sequence[Any]) -> Any:
+        """Begin a call that streams."""
+        self.check_open()
+        method = self._method(self._channel.unary_stream, call)
+        whole = (*self._settings.metadata, *metadata)
+        return method(call.request, timeout=timeout, metadata=whole)
+
+    def _method(self, kind: Any, call: Call) -> Any:
+        return kind(
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.reply.FromString,
+        )
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await self._channel.close()
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise ClosedError(f"{self.target}: the connection has been closed")
+
+    def failure(self, error: BaseException, closed: bool) -> BaseException:
+        """What to raise for what a call has raised. `closed`: by this side."""
+        if isinstance(error, grpc.RpcError):
+            status: Any = error
+            code, details = status.code().name, status.details() or ""
+            if not (closed and code == "CANCELLED"):
+                return from_status(code, details, self.target)
+        elif not closed or async_interrupted():
+            return error
+        return ClosedError(f"{self.target}: closed by this side")
+
+
+class AsyncGeneration:
+    """One request, and what has to come before its stream is whole."""
+
+    def __init__(
+        self, caller: AsyncCaller, call: Call, reader: Reader, asked: dict[str, Any]
+    ) -> None:
+        self.request_id: str = asked["request_id"]
+        self._caller = caller
+        self._call = call
+        self._reader = reader
+        self._timeout: float | None = asked.get("timeout")
+        self._metadata: Sequence[Any] = asked.get("metadata", ())
+        self._left = set(range(asked.get("n", 1)))
+        self._closed = False
+        self._running: Any = None
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        caller, left, read = self._caller, self._left, self._reader.read
+        if self._closed:
+            raise ClosedError(f"{caller.target}: the stream has been closed")
+        running = caller.stream(self._call, self._timeout, self._metadata)
+        self._running = running
+        try:
+            async for message in running:
+                for piece in read(message):
+                    if piece.finish_reason is not None:
+                        left.discard(piece.index)
+                    yield piece
+            for piece in self._reader.end(sorted(left)):
+                left.discard(piece.index)
+                yield piece
+            if left:
+                what = f"the stream ended, and {len(left)} of its sequences had not"
+                raise FailedError(f"{caller.target}: {what}")
+        except AsyncFailures as error:
+            raise caller.failure(error, self._closed or caller.closed) from error
+        except _BROKEN as error:
+            what = "a reply is not what its contract says"
+            raise FailedError(f"{caller.target}: {what}") from error
+        finally:
+            running.cancel()
+
+    def cancel(self) -> None:
+        """End the call, wherever it is. Whoever waits for it gets a ClosedError."""
+        self._closed = True
+        if self._running is not None:
+            self._running.cancel()

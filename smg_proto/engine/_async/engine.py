@@ -1,0 +1,145 @@
+"""The client: one connection, one contract."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from smg_proto.engine._async.calls import AsyncCaller, AsyncGeneration
+from smg_proto.engine._async.detect import Found, async_detect
+from smg_proto.engine._config import Settings
+from smg_proto.engine._contracts import load
+from smg_proto.engine._contracts.base import Contract
+from smg_proto.engine._errors import FailedError
+from smg_proto.engine._fold import Fold
+from smg_proto.engine._request import GenerateParams, check, check_request_id
+from smg_proto.engine._types import Completion, Health, Info, Load, Piece
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+log = logging.getLogger("smg_proto.engine")
+
+
+class AsyncEngine:
+    """An engine. `connect()` makes one; calls may run at the same time.
+
+    Every method raises an EngineError when it fails.
+    """
+
+    def __init__(
+        self, _caller: AsyncCaller, _found: Found, _contract: Contract, _facts: Any
+    ) -> None:
+        self.target: str = _caller.target
+        self.contract: str = _found.contracts[0]
+        """The contract that is spoken."""
+        self.also: tuple[str, ...] = _found.contracts[1:]
+        """Other contracts that the server has at this address."""
+        self.has_text: bool = _contract.has_text
+        """Whether a text prompt is continued with text. Other contracts have token ids alone."""
+        self._caller = _caller
+        self._contract = _contract
+        self._facts = _facts
+
+    def generate(self, **params: "Unpack[GenerateParams]") -> "AsyncPieceStream":
+        """Continue a prompt: a stream of what is new. Leaving the stream ends the request.
+
+        The request is checked here, and sent when the first piece is asked for.
+        """
+        return self._begin(params, stream=True)
+
+    async def complete(self, **params: "Unpack[GenerateParams]") -> Completion:
+        """Continue a prompt and wait for the end."""
+        async with self._begin(params, stream=False) as stream:
+            fold = Fold(stream.request_id)
+            async for piece in stream:
+                fold.add(piece)
+        return fold.completion()
+
+    async def info(self) -> Info:
+        """Describe the model and the server."""
+        return self._contract.info(await self._caller.replies(self._contract.info_calls()))
+
+    async def load(self) -> Load:
+        """How busy the engine is."""
+        return self._contract.load(*await self._caller.replies([self._contract.load_call()]))
+
+    async def health(self) -> Health:
+        """Whether the engine can generate."""
+        return self._contract.health(*await self._caller.replies([self._contract.health_call()]))
+
+    async def abort(self, request_id: str) -> None:
+        """End a request from outside of its stream. Whoever has the stream leaves it instead."""
+        name = check_request_id("request_id", request_id)
+        await self._caller.replies([self._contract.abort(name)])
+
+    async def aclose(self) -> None:
+        """Close the connection; streams that are open end with a ClosedError."""
+        await self._caller.aclose()
+
+    def _begin(self, params: GenerateParams, stream: bool) -> "AsyncPieceStream":
+        contract, asked = self._contract, check(params)
+        contract.refuse(asked)
+        call = contract.generate(asked, stream)
+        reader = contract.reader(asked, stream, self._facts)
+        return AsyncPieceStream(AsyncGeneration(self._caller, call, reader, asked))
+
+
+class AsyncPieceStream:
+    """The pieces of a generation. Leaving the `async with`, or dropping the stream, ends the
+    request in the engine.
+    """
+
+    def __init__(self, _generation: AsyncGeneration) -> None:
+        self.request_id: str = _generation.request_id
+        """The request's name, for abort()."""
+        self._generation = _generation
+        self._pieces = _generation.pieces()  # which does not know the stream
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self._pieces  # itself, since a step in between would be taken for every piece
+
+    def __anext__(self) -> Awaitable[Piece]:
+        return self._pieces.__anext__()
+
+    async def __aenter__(self) -> "Self":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the request in the engine, if it is still running."""
+        self._generation.cancel()
+
+
+async def async_open(settings: Settings) -> AsyncEngine:
+    """Connect, and find out what has to be known before the first request."""
+    channel = settings.async_channel()
+    caller = AsyncCaller(settings, channel)
+    try:
+        if settings.contract is not None:
+            found = Found((settings.contract,))
+        else:
+            found = await async_detect(channel, settings)
+        taken, *others = found.contracts
+        if others:
+            also = ",".join(others)
+            log.warning(
+                "several contracts target=%s taken=%s also=%s", settings.target, taken, also
+            )
+        contract = load(taken)
+        asking, facts = contract.learn_call(), None
+        if asking is not None:
+            with suppress(FailedError):  # then the replies have to show it
+                facts = contract.learn(*await caller.replies([asking]))
+    except BaseException:
+        await caller.aclose()
+        raise
+    return AsyncEngine(caller, found, contract, facts)

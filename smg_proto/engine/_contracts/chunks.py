@@ -1,0 +1,120 @@
+"""The five contracts of the gateway's kind: a stream of `chunk`, and a `complete` per sequence."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from smg_proto.engine._contracts.base import Call, Contract, Reader, over_ranks
+from smg_proto.engine._request import Asked
+from smg_proto.engine._types import Load, Logprob, Piece, Usage
+
+_REASONS = {"cancelled": "abort", "": "stop"}
+
+
+class ChunkContract(Contract):
+    """Replies are token ids; a `complete` of a stream repeats what the chunks had."""
+
+    index: ClassVar[str] = "index"
+    """The field that numbers the sequences."""
+    output: ClassVar[str] = "output_ids"
+    """The field of `complete` with the token ids."""
+    matched: ClassVar[Sequence[str]] = ("matched_token_id", "matched_stop_str")
+    unnumbered: ClassVar[bool] = False
+    """Whether an answer that is no stream leaves its sequences without a number, in order."""
+    ends_quietly: ClassVar[bool] = False
+    """Whether an aborted request ends without a `complete`."""
+
+    def reader(self, asked: Asked, stream: bool, facts: Any) -> "ChunkReader":
+        return ChunkReader(self, stream, "logprobs" in asked)
+
+    def logprobs(self, message: Any) -> tuple[Logprob, ...]:
+        """Of a chunk or a `complete`."""
+        given = message.output_logprobs
+        tops = list(given.top_logprobs)
+        tops += [None] * (len(given.token_ids) - len(tops))
+        return tuple(
+            Logprob(
+                token, value, tuple(zip(top.token_ids, top.values, strict=False)) if top else ()
+            )
+            for token, value, top in zip(given.token_ids, given.token_logprobs, tops, strict=False)
+        )
+
+
+class ChunkReader(Reader):
+    def __init__(self, contract: ChunkContract, stream: bool, with_logprobs: bool) -> None:
+        self._contract = contract
+        self._with_logprobs = with_logprobs
+        self._numbered = stream or not contract.unnumbered
+        self._index, self._output = contract.index, contract.output
+        self._seen: dict[int, int] = {}  # sequence to its tokens so far
+        self._ended = 0
+
+    def read(self, message: Any) -> Iterable[Piece]:
+        kind = message.WhichOneof("response")
+        if kind == "chunk":
+            chunk = message.chunk
+            ids = tuple(chunk.token_ids)
+            if not ids:
+                return ()
+            index = getattr(chunk, self._index)
+            self._seen[index] = self._seen.get(index, 0) + len(ids)
+            logprobs = self._contract.logprobs(chunk) if self._with_logprobs else ()
+            return (Piece(index, "", ids, logprobs),)
+        return (self._last(message.complete),) if kind == "complete" else ()
+
+    def _last(self, end: Any) -> Piece:
+        index = getattr(end, self._index) if self._numbered else self._ended
+        self._ended += 1
+        ids: tuple[int, ...] = ()
+        logprobs: tuple[Logprob, ...] = ()
+        if index not in self._seen:  # no chunk has brought what is here
+            ids = tuple(getattr(end, self._output))
+            logprobs = self._contract.logprobs(end) if self._with_logprobs else ()
+        matched = next((n for n in self._contract.matched if end.HasField(n)), None)
+        return Piece(
+            index,
+            "",
+            ids,
+            logprobs,
+            _REASONS.get(end.finish_reason, end.finish_reason),
+            getattr(end, matched) if matched else None,
+            Usage(end.prompt_tokens, self._seen.get(index, len(ids)), end.cached_tokens),
+        )
+
+    def end(self, left: Sequence[int]) -> Iterable[Piece]:
+        if not self._contract.ends_quietly:
+            return ()
+        return [
+            Piece(index, finish_reason="abort", usage=Usage(None, self._seen.get(index, 0)))
+            for index in left
+        ]
+
+
+class SchedulerContract(ChunkContract):
+    """What SGLang's and TokenSpeed's contracts have in common."""
+
+    pb: Any
+
+    def abort(self, request_id: str) -> Call:
+        request = self.pb.AbortRequest(request_id=request_id)
+        return self.call("Abort", request, self.pb.AbortResponse)
+
+    def load_call(self) -> Call:
+        return self.call("GetLoads", self.pb.GetLoadsRequest(), self.pb.GetLoadsResponse)
+
+    def load(self, reply: Any) -> Load:
+        return over_ranks(reply, reply.loads, "num_running_reqs", "num_waiting_reqs", "token_usage")
+
+    def health_call(self) -> Call:
+        return self.call("HealthCheck", self.pb.HealthCheckRequest(), self.pb.HealthCheckResponse)
+
+    def info_calls(self) -> Sequence[Call]:
+        return (
+            self.call("GetModelInfo", self.pb.GetModelInfoRequest(), self.pb.GetModelInfoResponse),
+            self.call(
+                "GetServerInfo", self.pb.GetServerInfoRequest(), self.pb.GetServerInfoResponse
+            ),
+        )
+
+    def logit_bias(self, params: Any, asked: Asked) -> None:
+        """Whose keys are text."""
+        params.logit_bias.update({str(t): v for t, v in asked.get("logit_bias", {}).items()})

@@ -1,0 +1,241 @@
+"""sglang.runtime.v1: SGLang's own contract, served with --grpc-port."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from smg_proto import sglang_runtime_pb2 as pb
+from smg_proto.engine._config import mapping, sequence
+from smg_proto.engine._contracts.base import Call, Contract, Reader, under
+from smg_proto.engine._errors import FailedError
+from smg_proto.engine._request import Asked
+from smg_proto.engine._types import Health, Info, Load, Logprob, Piece, Usage
+
+_REASONS = {"cancelled": "abort"}
+
+
+class SglangRuntime(Contract):
+    name = "sglang.runtime.v1"
+    service = "sglang.runtime.v1.SglangService"
+    has_text = True
+    fields: ClassVar[Mapping[str, str]] = {
+        "prompt": "text",
+        "token_ids": "input_ids",
+        "lora": "lora_path",
+        **under(
+            "sampling_params",
+            *("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty"),
+            *("repetition_penalty", "n", "seed", "stop", "stop_token_ids", "ignore_eos"),
+            max_tokens="max_new_tokens",
+            min_tokens="min_new_tokens",
+        ),
+        **under(
+            "sampling_params.guided_decoding",
+            *("json_schema", "regex", "structural_tag"),
+            grammar="ebnf",
+            choice="choice.values",
+        ),
+    }
+    handled = frozenset(("top_k", "logprobs"))
+
+    def generate(self, asked: Asked, stream: bool) -> Call:
+        text = "prompt" in asked
+        kind = pb.TextGenerateRequest if text else pb.GenerateRequest
+        request = kind(rid=asked["request_id"], stream=stream)
+        self.fill(request, asked)
+        if "top_k" in asked:
+            request.sampling_params.top_k = asked["top_k"] or -1
+        if "logprobs" in asked:
+            request.return_logprob = True
+            request.top_logprobs_num = asked["logprobs"]
+        if text:
+            return self.call("TextGenerate", request, pb.TextGenerateResponse)
+        return self.call("Generate", request, pb.GenerateResponse)
+
+    def learn_call(self) -> Call:
+        return self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse)
+
+    def learn(self, reply: Any) -> bool | None:
+        """Whether a message of a stream has what is new. None: it has to be seen from them."""
+        told = _object(_json(reply.json_info)).get("incremental_streaming_output")
+        return told if isinstance(told, bool) else None
+
+    def reader(self, asked: Asked, stream: bool, facts: Any) -> "RuntimeReader":
+        kind = TextReader if "prompt" in asked else IdsReader
+        return kind(asked.n, "logprobs" in asked, facts if stream else False)
+
+    def abort(self, request_id: str) -> Call:
+        return self.call("Abort", pb.AbortRequest(rid=request_id), pb.AbortResponse)
+
+    def info_calls(self) -> Sequence[Call]:
+        return (
+            self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
+            self.learn_call(),
+            self.call("ListModels", pb.ListModelsRequest(), pb.ListModelsResponse),
+        )
+
+    def info(self, replies: Sequence[Any]) -> Info:
+        model, server, models = replies
+        facts = _object(_json(model.json_info))
+        version = _object(_json(server.json_info)).get("version")
+        card = models.models[0] if models.models else pb.ModelCard()
+        eos = facts.get("eos_token_ids", facts.get("eos_token_id"))
+        return Info(
+            self.name,
+            str(facts.get("served_model_name") or card.id or model.model_path),
+            f"SGLang {version}" if isinstance(version, str) else "SGLang",
+            card.max_model_len if card.HasField("max_model_len") else None,
+            _whole(facts.get("vocab_size")),
+            tuple(token for token in _list(eos) or [eos] if isinstance(token, int)),
+            tuple(replies),
+        )
+
+    def load_call(self) -> Call:
+        return self.call("GetLoad", pb.GetLoadRequest(), pb.GetLoadResponse)
+
+    def load(self, reply: Any) -> Load:
+        """A list of one object a rank, whose keys the contract leaves open."""
+        told = _json(reply.json_info)
+        ranks = [_object(one) for one in (_list(told) or [told])]
+        usage = [one.get("token_usage") for one in ranks]
+        return Load(
+            _sum(ranks, "num_running_reqs", "num_reqs"),
+            _sum(ranks, "num_waiting_reqs"),
+            max((one for one in usage if isinstance(one, int | float)), default=None),
+            (reply,),
+        )
+
+    def health_call(self) -> Call:
+        return self.call("HealthCheck", pb.HealthCheckRequest(), pb.HealthCheckResponse)
+
+    def health(self, reply: Any) -> Health:
+        return Health(reply.healthy)
+
+
+class RuntimeReader(Reader):
+    """Whether a message has all of its sequence so far or what is new depends on how the engine was
+    started. Sequences have no number: they count in the order in which their ids come."""
+
+    def __init__(self, n: int, logprobs: bool, incremental: bool | None) -> None:
+        self._alone = n == 1
+        self._with_logprobs = logprobs
+        self._incremental: bool | None = incremental
+        self._numbers: dict[str, int] = {}  # id to sequence
+        self._scored: dict[int, int] = {}  # sequence to its log probabilities so far
+
+    def read(self, message: Any) -> Iterable[Piece]:
+        meta = message.meta_info
+        index = 0
+        if not self._alone:
+            index = self._numbers.setdefault(meta.get("id", ""), len(self._numbers))
+        text, ids = self.new(message, index)
+        logprobs = self._logprobs(meta, index) if self._with_logprobs else ()
+        reason = meta.get("finish_reason", "null")
+        if reason == "null":
+            return (Piece(index, text, ids, logprobs),) if text or ids or logprobs else ()
+        why = _json(reason)
+        end = _object(why) or {"type": why}
+        kind, matched = str(end.get("type") or "stop"), end.get("matched")
+        return (
+            Piece(
+                index,
+                text,
+                ids,
+                logprobs,
+                _REASONS.get(kind, kind),
+                matched if isinstance(matched, str | int) else None,
+                Usage(
+                    _number(meta, "prompt_tokens"),
+                    _number(meta, "completion_tokens") or 0,
+                    _number(meta, "cached_tokens"),
+                ),
+            ),
+        )
+
+    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
+        """What a message adds: text, or token ids."""
+        raise NotImplementedError
+
+    def _logprobs(self, meta: Mapping[str, str], index: int) -> tuple[Logprob, ...]:
+        tokens, tops = (
+            _list(_json(meta[key])) if key in meta else []
+            for key in ("output_token_logprobs", "output_top_logprobs")
+        )
+        seen = self._scored.get(index, 0)
+        # Also of a first piece, before which there is none.
+        whole = len(tokens) == _number(meta, "completion_tokens")
+        begin = seen if whole and len(tokens) >= seen else 0
+        tops += [[]] * (len(tokens) - len(tops))
+        found = tuple(
+            Logprob(int(one[1]), float(one[0]), tuple((int(t[1]), float(t[0])) for t in top or ()))
+            for one, top in zip(tokens[begin:], tops[begin:], strict=False)
+        )
+        self._scored[index] = seen + len(found)
+        return found
+
+
+class TextReader(RuntimeReader):
+    def __init__(self, n: int, logprobs: bool, incremental: bool | None) -> None:
+        super().__init__(n, logprobs, incremental)
+        self._text: dict[int, str] = {}
+
+    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
+        text, before = message.text, self._text.get(index, "")
+        if self._incremental is None and before and text and not text.startswith(before):
+            self._incremental = True  # a whole text begins with the one before it
+        if self._incremental:
+            return text, ()
+        if len(text) <= len(before):
+            return "", ()
+        self._text[index] = text
+        return text[len(before) :], ()
+
+
+class IdsReader(RuntimeReader):
+    def __init__(self, n: int, logprobs: bool, incremental: bool | None) -> None:
+        super().__init__(n, logprobs, incremental)
+        self._count: dict[int, int] = {}
+
+    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
+        ids, before = message.output_ids, self._count.get(index, 0)
+        incremental = self._incremental
+        if incremental is None:
+            incremental = len(ids) != _number(message.meta_info, "completion_tokens")
+        fresh = tuple(ids if incremental else ids[before:])
+        self._count[index] = before + len(fresh)
+        return "", fresh
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text or "null")
+    except (ValueError, RecursionError):
+        raise FailedError("sglang.runtime.v1: a reply has a value that is not JSON") from None
+
+
+def _number(meta: Mapping[str, str], key: str) -> int | None:
+    return _whole(_json(meta[key])) if key in meta else None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return dict(mapping(value) or {})
+
+
+def _list(value: Any) -> list[Any]:
+    return list(sequence(value) or ())
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _sum(ranks: Sequence[Mapping[str, Any]], *keys: str) -> int | None:
+    """Of the first key that every rank has."""
+    for key in keys:
+        numbers = [_whole(rank.get(key)) for rank in ranks]
+        if ranks and None not in numbers:
+            return sum(number or 0 for number in numbers)
+    return None
+
+
+CONTRACT = SglangRuntime()

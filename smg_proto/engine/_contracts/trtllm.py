@@ -1,0 +1,95 @@
+"""trtllm: what TensorRT-LLM serves with --grpc."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from smg_proto import trtllm_service_pb2 as pb
+from smg_proto.engine._contracts.base import Call, known, under
+from smg_proto.engine._contracts.chunks import ChunkContract
+from smg_proto.engine._request import Asked
+from smg_proto.engine._types import Health, Info, Logprob
+
+_Guide = pb.GuidedDecodingParams
+_GUIDES = {
+    "json_object": _Guide.GUIDE_TYPE_JSON,
+    "json_schema": _Guide.GUIDE_TYPE_JSON_SCHEMA,
+    "regex": _Guide.GUIDE_TYPE_REGEX,
+    "grammar": _Guide.GUIDE_TYPE_EBNF_GRAMMAR,
+    "structural_tag": _Guide.GUIDE_TYPE_STRUCTURAL_TAG,
+}
+
+
+class Trtllm(ChunkContract):
+    name = "trtllm"
+    service = "trtllm.TrtllmService"
+    index = "sequence_index"
+    output = "output_token_ids"
+    fields: ClassVar[Mapping[str, str]] = {
+        "token_ids": "tokenized.input_token_ids",
+        **{name: name for name in ("max_tokens", "stop", "stop_token_ids", "ignore_eos")},
+        **under(
+            "sampling_config",
+            *("min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty"),
+            *("frequency_penalty", "repetition_penalty", "seed"),
+            n="num_return_sequences",
+        ),
+        "logprobs": "output_config.logprobs",
+    }
+    handled = frozenset(_GUIDES)
+    why: ClassVar[Mapping[str, str]] = {
+        "prompt": "it takes token ids alone; give token_ids",
+        "a request without max_tokens": "an engine reads it as 0; give max_tokens",
+        "logit_bias": "it takes one number for each token of the vocabulary, not for some",
+        "lora": "it names an adapter by a number",
+    }
+
+    def generate(self, asked: Asked, stream: bool) -> Call:
+        if "max_tokens" not in asked:
+            raise self.unsupported("a request without max_tokens")
+        request = pb.GenerateRequest(request_id=asked["request_id"], streaming=stream)
+        self.fill(request, asked)
+        if asked.constraint is not None:
+            parameter, value = asked.constraint
+            request.guided_decoding.guide_type = _GUIDES[parameter]
+            # An empty guide is no constraint, also where the kind says it all.
+            request.guided_decoding.guide = "{}" if parameter == "json_object" else value
+        return self.call("Generate", request, pb.GenerateResponse)
+
+    def logprobs(self, message: Any) -> tuple[Logprob, ...]:
+        return tuple(
+            Logprob(
+                one.token_id,
+                one.logprob,
+                tuple((top.token_id, top.logprob) for top in one.top_logprobs),
+            )
+            for one in message.logprobs
+        )
+
+    def abort(self, request_id: str) -> Call:
+        return self.call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse)
+
+    def info_calls(self) -> Sequence[Call]:
+        return (
+            self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
+            self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse),
+        )
+
+    def info(self, replies: Sequence[Any]) -> Info:
+        model, server = replies
+        return Info(
+            self.name,
+            model.model_id,
+            f"TensorRT-LLM {server.version}".strip(),
+            known(model.max_seq_len),
+            known(model.vocab_size),
+            replies=tuple(replies),
+        )
+
+    def health_call(self) -> Call:
+        return self.call("HealthCheck", pb.HealthCheckRequest(), pb.HealthCheckResponse)
+
+    def health(self, reply: Any) -> Health:
+        return Health(reply.status == "OK", reply.status)
+
+
+CONTRACT = Trtllm()

@@ -1,0 +1,45 @@
+"""Pieces put together again."""
+
+from collections.abc import Iterable
+
+from smg_proto.engine._types import Choice, Completion, Logprob, Piece, Usage
+
+
+class Fold:
+    """Takes the pieces of a request, in order."""
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+        self._parts: dict[int, list[Piece]] = {}
+
+    def add(self, piece: Piece) -> None:
+        self._parts.setdefault(piece.index, []).append(piece)
+
+    def completion(self) -> Completion:
+        choices = tuple(_choice(index, self._parts[index]) for index in sorted(self._parts))
+        usages = [part.usage for parts in self._parts.values() for part in parts if part.usage]
+        return Completion(
+            self._request_id,
+            choices,
+            Usage(
+                _first(usage.prompt_tokens for usage in usages),
+                sum(usage.completion_tokens for usage in usages),
+                _first(usage.cached_tokens for usage in usages),
+            ),
+        )
+
+
+def _choice(index: int, parts: list[Piece]) -> Choice:
+    ids: list[int] = []
+    logprobs: list[Logprob] = []
+    for part in parts:
+        ids += part.token_ids
+        logprobs += part.logprobs
+    last = parts[-1]
+    text = "".join([part.text for part in parts])
+    reason = last.finish_reason or ""
+    return Choice(index, text, tuple(ids), tuple(logprobs), reason, last.matched_stop)
+
+
+def _first(numbers: Iterable[int | None]) -> int | None:
+    return next((number for number in numbers if number is not None), None)

@@ -1,0 +1,283 @@
+"""FakeVllm: vLLM's own services, `vllm.Inference` and `vllm.Control`, over the built-in model."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+import grpc
+
+from smg_proto import vllm_control_pb2 as control
+from smg_proto import vllm_control_pb2_grpc, vllm_inference_pb2_grpc
+from smg_proto import vllm_inference_pb2 as pb
+from smg_proto.testing._engine.base import Context, FakeEngine
+from smg_proto.testing._engine.checks import check_prompt, check_sampling, fitting_json, grammar
+from smg_proto.testing._engine.load import MAX_RUNNING, Running
+from smg_proto.testing._engine.requests import MAX_LOGPROBS, Refused
+from smg_proto.testing._generation import Piece, Sampling, Step, score
+from smg_proto.testing._kv_cache import BLOCK_SIZE
+from smg_proto.testing._model import EOS
+from smg_proto.testing._scripting import Answer
+
+_REASONS = {
+    "stop": pb.FinishInfo.STOP,
+    "length": pb.FinishInfo.LENGTH,
+    "abort": pb.FinishInfo.ABORTED,
+}
+_NO_LORA = Refused("engine was not started with LoRA enabled", grpc.StatusCode.FAILED_PRECONDITION)
+
+
+class FakeVllm(
+    FakeEngine, vllm_inference_pb2_grpc.InferenceServicer, vllm_control_pb2_grpc.ControlServicer
+):
+    """What vLLM's own frontend serves: generation, abort, and what it says of itself.
+
+    LoRA and sleeping are switched off, as they are in a vLLM that was started without them; the
+    other RPCs of Control are UNIMPLEMENTED. `script` and `record` are those of FakeVllmEngine.
+    """
+
+    generating = frozenset({"Generate", "GenerateStream"})
+
+    @property
+    def services(self) -> list[str]:
+        """Full names of the services."""
+        return ["vllm.Inference", "vllm.Control"]
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        vllm_inference_pb2_grpc.add_InferenceServicer_to_server(self, server)
+        vllm_control_pb2_grpc.add_ControlServicer_to_server(self, server)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        whole = pb.GenerateResponse()
+        text, tokens = "", 0
+        async for message in self._run("Generate", request, context):
+            whole.MergeFrom(message)
+            text += message.outputs.text
+            tokens += message.outputs.num_tokens
+        whole.outputs.text, whole.outputs.num_tokens = text, tokens
+        return whole
+
+    async def GenerateStream(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        async for message in self._run("GenerateStream", request, context):
+            yield message
+
+    async def _run(
+        self, rpc: str, request: pb.GenerateRequest, context: Context
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+        fault = self._receive(rpc, request, context)
+        answer = self.script.answer(rpc, request)
+
+        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
+            return self._messages(request, answer, running)
+
+        async for message in self._generated(request.request_id, messages, fault, context):
+            yield message
+
+    async def _messages(
+        self, request: pb.GenerateRequest, answer: Answer | None, running: Running
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+        prompt = self._prompt(request)
+        sampling = _sampling(request, None if answer is None else answer.written())
+        check_sampling(sampling)
+        cached = self._admit(prompt)
+        yield pb.GenerateResponse(prompt_info=self._prompt_info(request, prompt))
+        made = 0
+        async for _, pieces in self._sequences(prompt, sampling, running):
+            made += len(pieces)
+            output = _output(request.response, pieces)
+            if not pieces or pieces[-1].finish_reason:
+                output.finish_info.CopyFrom(_finish_info(pieces[-1:], made, cached))
+                if answer is not None and answer.finish_reason:
+                    reason = _REASONS.get(answer.finish_reason, pb.FinishInfo.NOT_FINISHED)
+                    output.finish_info.finish_reason = reason
+            yield pb.GenerateResponse(outputs=output)
+
+    def _prompt(self, request: pb.GenerateRequest) -> list[int]:
+        if request.model not in ("", self.name):
+            raise Refused(f"model `{request.model}` not found", grpc.StatusCode.NOT_FOUND)
+        if request.lora_name:
+            raise _NO_LORA
+        if request.media:
+            raise Refused("the built-in model takes no media")
+        match request.WhichOneof("prompt"):
+            case "text":
+                prompt = self.model.tokenizer.encode(request.text)
+            case "token_ids":
+                prompt = list(request.token_ids.ids)
+            case None:
+                raise Refused("prompt is required")
+        if request.truncate_prompt_tokens:
+            prompt = prompt[-request.truncate_prompt_tokens :]
+        check_prompt(prompt, self.model)
+        return prompt
+
+    def _prompt_info(self, request: pb.GenerateRequest, prompt: Sequence[int]) -> pb.PromptInfo:
+        asked = request.response
+        info = pb.PromptInfo(num_prompt_tokens=len(prompt))
+        if asked.prompt_token_ids:
+            info.token_ids.extend(prompt)
+        if asked.prompt_logprobs:
+            count = _candidates(asked.prompt_candidates)
+            info.logprobs.append(0.0)  # nothing comes before the first token
+            info.ranks.append(0)
+            info.candidate_tokens.add()
+            for step in score(self.model, prompt, max(count, 1)):
+                info.logprobs.append(step.logprob)
+                info.ranks.append(_rank(step))
+                info.candidate_tokens.append(_listed(step, count))
+        return info
+
+    async def Abort(self, request: control.AbortRequest, context: Context) -> control.AbortResponse:
+        await self._receive_unary("Abort", request, context)
+        self._abort(*filter(None, request.request_ids))
+        return control.AbortResponse()
+
+    async def GetServerInfo(
+        self, request: control.GetServerInfoRequest, context: Context
+    ) -> control.ServerInfo:
+        await self._receive_unary("GetServerInfo", request, context)
+        return control.ServerInfo(
+            engine_version="0.33.0",
+            api_version="vllm",
+            instance_id="fake",
+            parallelism=control.ParallelismInfo(
+                tensor_parallel_size=1,
+                pipeline_parallel_size=1,
+                data_parallel_size=1,
+                decode_context_parallel_size=1,
+                world_size=1,
+                data_parallel_size_local=1,
+            ),
+            max_model_len=self.model.context_length,
+            kv_block_size=BLOCK_SIZE,
+            total_kv_blocks=self._cache.capacity // BLOCK_SIZE,
+            max_running_requests=MAX_RUNNING,
+            rl_capabilities=control.RlCapabilities(),
+            proto_version="0.6.0",
+        )
+
+    async def GetModelInfo(
+        self, request: control.GetModelInfoRequest, context: Context
+    ) -> control.ModelInfo:
+        await self._receive_unary("GetModelInfo", request, context)
+        return control.ModelInfo(
+            model_id=self.name,
+            served_model_name=self.name,
+            supports_text_input=True,
+            supports_token_ids_input=True,
+        )
+
+    async def ListLoras(
+        self, request: control.ListLorasRequest, context: Context
+    ) -> control.ListLorasResponse:
+        await self._receive_unary("ListLoras", request, context)
+        await context.abort(_NO_LORA.code, str(_NO_LORA))
+
+    async def IsPaused(
+        self, request: control.IsPausedRequest, context: Context
+    ) -> control.IsPausedResponse:
+        await self._receive_unary("IsPaused", request, context)
+        return control.IsPausedResponse(paused=False)
+
+    async def IsSleeping(
+        self, request: control.IsSleepingRequest, context: Context
+    ) -> control.IsSleepingResponse:
+        await self._receive_unary("IsSleeping", request, context)
+        return control.IsSleepingResponse(sleeping=False)
+
+
+def _sampling(request: pb.GenerateRequest, whole: str | None) -> Sampling:
+    """Unset is the server's default: greedy, until the end token or the end of the context."""
+    sampling, decoding, stopping = request.sampling, request.decoding, request.stopping
+    if sampling.num_sequences > 1:
+        raise Refused("num_sequences > 1 is not supported")
+    return Sampling(
+        max_tokens=stopping.max_new_tokens or None,
+        temperature=request.temperature,
+        top_p=sampling.top_p if sampling.HasField("top_p") else 1.0,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        frequency_penalty=decoding.frequency_penalty,
+        presence_penalty=decoding.presence_penalty,
+        repetition_penalty=decoding.repetition_penalty or 1.0,
+        logit_bias=tuple(sorted(decoding.logit_bias.items())),
+        seed=sampling.seed,
+        min_tokens=stopping.min_new_tokens,
+        stop=tuple(stopping.stop_strings),
+        stop_token_ids=tuple(stopping.stop_token_ids),
+        include_stop=stopping.include_stop_strings,
+        ignore_eos=stopping.ignore_eos,
+        skip_special=not request.response.HasField("skip_special_tokens")
+        or request.response.skip_special_tokens,
+        logprobs=max(_candidates(request.response.output_candidates), 1),
+        whole=_constrained(decoding) if whole is None else whole,
+    )
+
+
+def _constrained(decoding: pb.DecodingParameters) -> str | None:
+    match decoding.WhichOneof("structured_output"):
+        case None:
+            return None
+        case "json":
+            return fitting_json(decoding.json)
+        case "json_object":
+            return fitting_json("")
+        case "choice":
+            return decoding.choice.choices[0]
+        case kind:
+            raise grammar(kind)
+
+
+def _candidates(asked: pb.CandidateTokens) -> int:
+    """How many candidates to list at each place."""
+    kind = asked.WhichOneof("select")
+    if kind in ("all", "token_ids"):
+        raise Refused("the built-in model lists candidates by their number only")
+    if asked.top_n > MAX_LOGPROBS:
+        raise Refused(
+            f"requested logprobs of {asked.top_n}, which is greater than max allowed: "
+            f"{MAX_LOGPROBS}"
+        )
+    return asked.top_n
+
+
+def _output(asked: pb.ResponseOptions, pieces: Sequence[Piece]) -> pb.SequenceOutput:
+    output = pb.SequenceOutput(num_tokens=len(pieces))
+    if not asked.HasField("output_text") or asked.output_text:
+        output.text = "".join(piece.text for piece in pieces)
+    if asked.output_token_ids:
+        output.token_ids.extend(piece.step.token for piece in pieces)
+    if asked.output_logprobs:
+        count = _candidates(asked.output_candidates)
+        for piece in pieces:
+            output.logprobs.append(piece.step.logprob)
+            output.ranks.append(_rank(piece.step))
+            output.candidate_tokens.append(_listed(piece.step, count))
+    return output
+
+
+def _rank(step: Step) -> int:
+    return 1 + sum(value > step.logprob for _, value in step.top)
+
+
+def _listed(step: Step, count: int) -> pb.CandidateTokenInfo:
+    info = pb.CandidateTokenInfo()
+    for rank, (token, value) in enumerate(step.top[:count], start=1):
+        info.tokens.add(id=token, logprob=value, rank=rank)
+    return info
+
+
+def _finish_info(last: Sequence[Piece], made: int, cached: int) -> pb.FinishInfo:
+    """How a sequence ended; without a last piece it was aborted."""
+    info = pb.FinishInfo(num_output_tokens=made, num_cached_tokens=cached)
+    if not last:
+        info.finish_reason = pb.FinishInfo.ABORTED
+        return info
+    piece = last[0]
+    info.finish_reason = _REASONS[piece.finish_reason]
+    if isinstance(piece.matched, str):
+        info.stop_string = piece.matched
+    elif piece.matched is not None:
+        info.stop_token_id = piece.matched
+    elif piece.finish_reason == "stop" and piece.step.token in EOS:
+        info.eos_token_id = piece.step.token
+    return info

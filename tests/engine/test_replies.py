@@ -1,0 +1,437 @@
+"""How each contract's replies are read."""
+
+import json
+from typing import Any
+
+import pytest
+
+from engine.kit import Client, serving
+from smg_proto import mlx_engine_pb2 as mlx
+from smg_proto import openengine_pb2 as openengine
+from smg_proto import sglang_runtime_pb2 as runtime
+from smg_proto import sglang_scheduler_pb2 as scheduler
+from smg_proto import trtllm_service_pb2 as trtllm
+from smg_proto import vllm_control_pb2 as control
+from smg_proto import vllm_engine_pb2 as engine
+from smg_proto import vllm_inference_pb2 as vllm
+from smg_proto._standard import message_class
+from smg_proto.engine import (
+    BusyError,
+    FailedError,
+    Health,
+    Logprob,
+    Piece,
+    RequestError,
+    UnsupportedError,
+    Usage,
+)
+from smg_proto.engine._contracts import load
+from smg_proto.engine._request import check
+
+IDS: dict[str, Any] = {"token_ids": [5, 6], "max_tokens": 7}
+
+
+def read(name: str, *messages: Any, facts: Any = None, stream: bool = True, **more: Any) -> Any:
+    """The pieces of some messages."""
+    asked = check((IDS if "prompt" not in more else {}) | more)
+    reader = load(name).reader(asked, stream, facts)
+    return [piece for message in messages for piece in reader.read(message)]
+
+
+# --- of the gateway's kind -----------------------------------------------------------------------
+
+
+def test_what_complete_repeats_is_not_taken_twice() -> None:
+    chunk = engine.GenerateStreamChunk(token_ids=[1, 2], prompt_tokens=4, completion_tokens=2)
+    end = engine.GenerateComplete(
+        output_ids=[3], finish_reason="stop", prompt_tokens=4, completion_tokens=1, cached_tokens=2
+    )
+    end.matched_stop_str = "x"
+    last = engine.GenerateStreamChunk(token_ids=[3], completion_tokens=1)
+    messages = [engine.GenerateResponse(chunk=one) for one in (chunk, last)]
+    assert read("vllm.grpc.engine", *messages, engine.GenerateResponse(complete=end)) == [
+        Piece(0, "", (1, 2)),
+        Piece(0, "", (3,)),
+        Piece(finish_reason="stop", matched_stop="x", usage=Usage(4, 3, 2)),
+    ]
+
+
+def test_a_complete_without_chunks_has_all() -> None:
+    end = engine.GenerateComplete(output_ids=[3, 4], finish_reason="length", prompt_tokens=4)
+    end.matched_token_id = 0
+    (piece,) = read("vllm.grpc.engine", engine.GenerateResponse(complete=end))
+    assert (piece.token_ids, piece.usage) == ((3, 4), Usage(4, 2, 0))
+    assert piece.matched_stop == 0  # a real token
+
+
+def test_choices_without_a_number_count_in_their_order() -> None:
+    ends = [
+        scheduler.GenerateResponse(
+            complete=scheduler.GenerateComplete(output_ids=[number], finish_reason="stop")
+        )
+        for number in (7, 8)
+    ]
+    told = read("sglang.grpc.scheduler", *ends, stream=False, n=2)
+    assert [(piece.index, piece.token_ids) for piece in told] == [(0, (7,)), (1, (8,))]
+
+
+def test_log_probabilities_with_fewer_candidates_than_tokens() -> None:
+    chunk = scheduler.GenerateStreamChunk(token_ids=[1, 2])
+    chunk.output_logprobs.token_ids.extend([1, 2])
+    chunk.output_logprobs.token_logprobs.extend([-0.5, -1.5])
+    chunk.output_logprobs.top_logprobs.add(token_ids=[9], values=[-0.25])
+    (piece,) = read("sglang.grpc.scheduler", scheduler.GenerateResponse(chunk=chunk), logprobs=1)
+    assert piece.logprobs == (Logprob(1, -0.5, ((9, -0.25),)), Logprob(2, -1.5))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("stop", "stop"), ("cancelled", "abort"), ("", "stop"), ("timeout", "timeout")],
+)
+def test_reasons(said: str, reason: str) -> None:
+    end = trtllm.GenerateComplete(finish_reason=said, output_token_ids=[1], sequence_index=1)
+    (piece,) = read("trtllm", trtllm.GenerateResponse(complete=end), n=2)
+    assert (piece.index, piece.finish_reason) == (1, reason)
+
+
+def test_a_quiet_end_of_mlx_is_an_abort(client: Client) -> None:
+    chunk = mlx.GenerateResponse(chunk=mlx.GenerateStreamChunk(token_ids=[1]))
+    with serving({"/mlx.grpc.engine.MlxEngine/Generate": [chunk]}) as server:
+        told = client.complete(server.target, IDS, contract="mlx.grpc.engine")
+    assert (told.token_ids, told.choices[0].finish_reason) == ((1,), "abort")
+
+
+# --- vllm ----------------------------------------------------------------------------------------
+
+
+def test_vllm() -> None:
+    info = vllm.GenerateResponse(prompt_info=vllm.PromptInfo(num_prompt_tokens=4))
+    new = vllm.GenerateResponse(outputs=vllm.SequenceOutput(text="a", num_tokens=1, token_ids=[9]))
+    new.outputs.logprobs.append(-0.5)
+    new.outputs.candidate_tokens.add().tokens.add(id=8, logprob=-0.25, rank=1)
+    end = vllm.GenerateResponse(outputs=vllm.SequenceOutput(text="b", token_ids=[10]))
+    finish = end.outputs.finish_info
+    finish.num_output_tokens, finish.finish_reason = 2, vllm.FinishInfo.STOP
+    finish.num_cached_tokens, finish.stop_string = 3, "c"
+    assert read("vllm", info, new, end, logprobs=1) == [
+        Piece(0, "a", (9,), (Logprob(9, -0.5, ((8, -0.25),)),)),
+        Piece(0, "b", (10,), (), "stop", "c", Usage(4, 2, 3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "matched"), [("stop_token_id", 0), ("eos_token_id", None), ("stop_string", "x")]
+)
+def test_vllm_names_the_stops_of_the_request_alone(field: str, matched: Any) -> None:
+    end = vllm.GenerateResponse(outputs=vllm.SequenceOutput())
+    end.outputs.finish_info.finish_reason = vllm.FinishInfo.ABORTED
+    setattr(end.outputs.finish_info, field, "x" if field == "stop_string" else 0)
+    (piece,) = read("vllm", end)
+    assert (piece.finish_reason, piece.matched_stop) == ("abort", matched)
+    assert piece.usage == Usage(None, 0, None)
+
+
+def test_health_of_vllm_is_the_standard_one(client: Client) -> None:
+    response: Any = message_class("grpc.health.v1.HealthCheckResponse")
+    for status, serves, word in ((1, True, "SERVING"), (2, False, "NOT_SERVING"), (9, False, "9")):
+        answer = [response(status=status)]
+        with serving({"/grpc.health.v1.Health/Check": answer}) as server:
+            told = client.call(server.target, "health", contract="vllm")
+            assert told == Health(serves, word)
+            asked: Any = message_class("grpc.health.v1.HealthCheckRequest")
+            sent = asked.FromString(server.requests["/grpc.health.v1.Health/Check"])
+            assert sent.service == "vllm.Inference"
+
+
+def test_info_of_vllm(client: Client) -> None:
+    says: Any = {
+        "/vllm.Control/GetModelInfo": [control.ModelInfo(model_id="/m", served_model_name="tiny")],
+        "/vllm.Control/GetServerInfo": [
+            control.ServerInfo(engine_version="0.33.0", max_model_len=4096)
+        ],
+    }
+    with serving(says) as server:
+        told = client.call(server.target, "info", contract="vllm")
+        with pytest.raises(UnsupportedError, match=r"vllm does not support load\(\)"):
+            client.call(server.target, "load", contract="vllm")
+    assert (told.model, told.engine, told.context_length) == ("tiny", "vLLM 0.33.0", 4096)
+    assert told.vocab_size is None and len(told.replies) == 2
+
+
+# --- openengine.v1 -------------------------------------------------------------------------------
+
+
+def test_openengine() -> None:
+    prompt = openengine.GenerateResponse(prompt=openengine.PromptOutput())
+    tokens = [
+        openengine.TokenInfo(token_id=9, token="a", logprob=-0.5),
+        openengine.TokenInfo(token_id=10, token="b", logprob=-1.0),
+    ]
+    tokens[0].candidates.add(token_id=8, logprob=-0.25)
+    new = openengine.GenerateResponse(
+        token=openengine.TokenOutput(output_index=1, tokens=tokens, text="ab")
+    )
+    end = openengine.GenerateResponse(
+        finished=openengine.GenerationFinished(
+            output_index=1,
+            reason=openengine.FINISH_REASON_STOP,
+            stop_match=openengine.StopMatch(stop_token_id=10),
+        ),
+        usage=openengine.Usage(prompt_tokens=4, completion_tokens=2, cached_prompt_tokens=1),
+    )
+    assert read("openengine.v1", prompt, new, end, logprobs=1, n=2) == [
+        Piece(1, "ab", (9, 10), (Logprob(9, -0.5, ((8, -0.25),)), Logprob(10, -1.0))),
+        Piece(1, "", (), (), "stop", 10, Usage(4, 2, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "status"),
+    [
+        ("INVALID_ARGUMENT", RequestError, "INVALID_ARGUMENT"),
+        ("MODEL_NOT_FOUND", RequestError, "NOT_FOUND"),
+        ("UNSUPPORTED_FEATURE", RequestError, "FAILED_PRECONDITION"),
+        ("OVERLOADED", BusyError, "RESOURCE_EXHAUSTED"),
+        ("INTERNAL", FailedError, "INTERNAL"),
+        ("UNSPECIFIED", FailedError, "INTERNAL"),
+    ],
+)
+def test_an_error_within_a_stream_that_ends_well(
+    client: Client, code: str, kind: Any, status: str
+) -> None:
+    error = openengine.EngineError(
+        code=openengine.ErrorCode.Value(f"ERROR_CODE_{code}"), message="of a secret"
+    )
+    says: Any = {
+        "/openengine.v1.Inference/Generate": [openengine.GenerateResponse(error=error)],
+    }
+    with serving(says) as server, pytest.raises(kind) as caught:
+        client.complete(server.target, IDS, contract="openengine.v1")
+    assert (caught.value.code, caught.value.details) == (status, "of a secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_load_and_health_of_openengine(client: Client) -> None:
+    info = openengine.LoadInfo(
+        running_requests=2, queued_requests=0, used_kv_blocks=1, total_kv_blocks=4
+    )
+    says: Any = {
+        "/openengine.v1.Control/GetLoad": [info],
+        "/openengine.v1.Control/Health": [
+            openengine.HealthResponse(state=openengine.HEALTH_STATE_STARTING)
+        ],
+    }
+    with serving(says) as server:
+        told = client.call(server.target, "load", contract="openengine.v1")
+        assert (told.running, told.waiting, told.cache_usage) == (2, 0, 0.25)
+        health = client.call(server.target, "health", contract="openengine.v1")
+        assert health == Health(False, "STARTING")
+        server.says["/openengine.v1.Control/GetLoad"] = [openengine.LoadInfo()]
+        told = client.call(server.target, "load", contract="openengine.v1")
+        assert (told.running, told.waiting, told.cache_usage) == (None, None, None)
+
+
+# --- sglang.runtime.v1 ---------------------------------------------------------------------------
+
+
+def meta(total: int, reason: Any = None, **more: Any) -> dict[str, str]:
+    facts = {"id": "r", "prompt_tokens": 4, "completion_tokens": total, "finish_reason": reason}
+    return {key: json.dumps(value) for key, value in (facts | more).items()}
+
+
+def ids(count: int, since: int = 0, reason: Any = None, **more: Any) -> Any:
+    return runtime.GenerateResponse(
+        output_ids=range(since, count), meta_info=meta(count, reason, **more)
+    )
+
+
+def text(said: str, total: int, reason: Any = None, **more: Any) -> Any:
+    return runtime.TextGenerateResponse(text=said, meta_info=meta(total, reason, **more))
+
+
+END = {"type": "length", "length": 4}
+
+
+@pytest.mark.parametrize("facts", [None, False, True])
+def test_ids_that_are_whole_or_new(facts: bool | None) -> None:
+    whole = [ids(2), ids(3), ids(4, reason=END)]
+    new = [ids(2), ids(3, 2), ids(4, 3, reason=END)]
+    for messages in (whole, new) if facts is None else ((new,) if facts else (whole,)):
+        told = read("sglang.runtime.v1", *messages, facts=facts)
+        assert [piece.token_ids for piece in told] == [(0, 1), (2,), (3,)]
+        assert (told[-1].finish_reason, told[-1].usage) == ("length", Usage(4, 4, None))
+
+
+def test_ids_that_are_known_to_be_whole_need_not_be_as_many_as_are_counted() -> None:
+    short = [ids(2), runtime.GenerateResponse(output_ids=[0, 1, 2], meta_info=meta(4, END))]
+    told = read("sglang.runtime.v1", *short, facts=False)
+    assert [piece.token_ids for piece in told] == [(0, 1), (2,)]
+
+
+@pytest.mark.parametrize("facts", [None, False, True])
+def test_text_that_is_whole_or_new(facts: bool | None) -> None:
+    whole = [text("On", 1), text("Once", 2), text("Once", 3), text("Once upon", 4, END)]
+    new = [text("On", 1), text("ce", 2), text("", 3), text(" upon", 4, END)]
+    for messages in (whole, new) if facts is None else ((new,) if facts else (whole,)):
+        told = read("sglang.runtime.v1", *messages, facts=facts, prompt="Long ago")
+        assert "".join(piece.text for piece in told) == "Once upon"
+        assert told[-1].usage == Usage(4, 4, None)
+
+
+def test_new_text_that_begins_like_the_text_before_it_needs_the_servers_word() -> None:
+    told = read(
+        "sglang.runtime.v1", text("ha", 1), text("haha", 3, END), facts=True, prompt="Laugh"
+    )
+    assert [piece.text for piece in told] == ["ha", "haha"]
+
+
+@pytest.mark.parametrize("told", [True, False, None, "yes"])
+def test_the_server_is_asked_how_it_streams(client: Client, told: Any) -> None:
+    info = {} if told is None else {"incremental_streaming_output": told}
+    service = "/sglang.runtime.v1.SglangService"
+    says: Any = {
+        f"{service}/GetServerInfo": [runtime.GetServerInfoResponse(json_info=json.dumps(info))],
+        f"{service}/TextGenerate": [text("ha", 1), text("haha", 3, END)],
+    }
+    with serving(says) as server:
+        pieces = client.pieces(
+            server.target, {"prompt": "Laugh", "max_tokens": 4}, contract="sglang.runtime.v1"
+        )
+    assert "".join(piece.text for piece in pieces) == ("hahaha" if told is True else "haha")
+
+
+def test_sequences_are_told_apart_by_their_ids() -> None:
+    told = read(
+        "sglang.runtime.v1",
+        ids(1, id="b"),
+        ids(1, id="a"),
+        ids(2, id="b", reason=END),
+        ids(2, id="a", reason={"type": "stop", "matched": 1}),
+        n=2,
+    )
+    assert [(piece.index, piece.token_ids) for piece in told] == [
+        (0, (0,)),
+        (1, (0,)),
+        (0, (1,)),
+        (1, (1,)),
+    ]
+    assert (told[-1].finish_reason, told[-1].matched_stop) == ("stop", 1)
+
+
+def test_log_probabilities_of_sglang_whole_or_new() -> None:
+    def scored(begin: int, count: int) -> dict[str, Any]:
+        return {
+            "output_token_logprobs": [
+                [-number / 4, number, None] for number in range(begin, count)
+            ],
+            "output_top_logprobs": [[[-0.25, 9, None]] for _ in range(begin, count)],
+        }
+
+    for begin in (0, 2):
+        told = read(
+            "sglang.runtime.v1",
+            ids(2, **scored(0, 2)),
+            ids(4, begin, END, **scored(begin, 4)),
+            logprobs=1,
+        )
+        scores = [one for piece in told for one in piece.logprobs]
+        assert scores == [Logprob(n, -n / 4, ((9, -0.25),)) for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"finish_reason": "{"},
+        {"finish_reason": '"stop"', "completion_tokens": "no"},
+        {"completion_tokens": "1", "output_token_logprobs": "[[1]]"},
+        {"completion_tokens": "1", "output_token_logprobs": '[["a", "b", null]]'},
+        {"completion_tokens": "1", "output_token_logprobs": "[" * 100_000},
+    ],
+)
+def test_facts_that_are_not_what_they_should_be(client: Client, facts: dict[str, str]) -> None:
+    broken = runtime.GenerateResponse(output_ids=[1], meta_info=facts)
+    says: Any = {"/sglang.runtime.v1.SglangService/Generate": [broken]}
+    with serving(says) as server, pytest.raises(FailedError):
+        client.pieces(server.target, IDS | {"logprobs": 1}, contract="sglang.runtime.v1")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([{"num_running_reqs": 2, "num_waiting_reqs": 1, "token_usage": 0.5}], (2, 1, 0.5)),
+        ([{"num_reqs": 2, "num_waiting_reqs": 1}, {"num_reqs": 3}], (5, None, None)),
+        ({"num_running_reqs": 2}, (2, None, None)),
+        ([], (None, None, None)),
+        ([7, "x"], (None, None, None)),
+        (None, (None, None, None)),
+    ],
+)
+def test_load_of_sglang(client: Client, said: Any, expected: Any) -> None:
+    says: Any = {
+        "/sglang.runtime.v1.SglangService/GetLoad": [
+            runtime.GetLoadResponse(json_info=json.dumps(said))
+        ]
+    }
+    with serving(says) as server:
+        told = client.call(server.target, "load", contract="sglang.runtime.v1")
+    assert (told.running, told.waiting, told.cache_usage) == expected
+
+
+def test_info_of_sglang(client: Client) -> None:
+    service = "/sglang.runtime.v1.SglangService"
+    card = runtime.ModelCard(id="tiny", max_model_len=4096)
+    says: Any = {
+        f"{service}/GetServerInfo": [runtime.GetServerInfoResponse(json_info='{"version":"0.5"}')],
+        f"{service}/ListModels": [runtime.ListModelsResponse(models=[card])],
+        f"{service}/GetModelInfo": [
+            runtime.GetModelInfoResponse(model_path="/m", json_info='{"eos_token_id": 2}')
+        ],
+    }
+    with serving(says) as server:
+        told = client.call(server.target, "info", contract="sglang.runtime.v1")
+        assert (told.model, told.engine, told.context_length) == ("tiny", "SGLang 0.5", 4096)
+        assert told.eos_token_ids == (2,)
+        server.says[f"{service}/GetServerInfo"] = [runtime.GetServerInfoResponse(json_info="{")]
+        with pytest.raises(FailedError, match="not JSON"):
+            client.call(server.target, "info", contract="sglang.runtime.v1")
+
+
+# --- abort ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "sent"),
+    [
+        ("vllm", "/vllm.Control/Abort", control.AbortRequest(request_ids=["r"])),
+        (
+            "openengine.v1",
+            "/openengine.v1.Control/Abort",
+            openengine.AbortRequest(request_id="r"),
+        ),
+        (
+            "sglang.runtime.v1",
+            "/sglang.runtime.v1.SglangService/Abort",
+            runtime.AbortRequest(rid="r"),
+        ),
+        ("trtllm", "/trtllm.TrtllmService/Abort", trtllm.AbortRequest(request_id="r")),
+        (
+            "mlx.grpc.engine",
+            "/mlx.grpc.engine.MlxEngine/Abort",
+            mlx.AbortRequest(request_ids=["r"]),
+        ),
+        (
+            "vllm.grpc.engine",
+            "/vllm.grpc.engine.VllmEngine/Abort",
+            engine.AbortRequest(request_ids=["r"]),
+        ),
+        (
+            "sglang.grpc.scheduler",
+            "/sglang.grpc.scheduler.SglangScheduler/Abort",
+            scheduler.AbortRequest(request_id="r"),
+        ),
+    ],
+)
+def test_abort(client: Client, name: str, path: str, sent: Any) -> None:
+    with serving({path: [b""]}) as server:
+        client.call(server.target, "abort", "r", contract=name)
+        assert type(sent).FromString(server.requests[path]) == sent

@@ -1,0 +1,292 @@
+"""Streams: how they are left, and how they end."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+from support import async_eventually, eventually
+
+from engine.kit import PATIENCE, Client, fails, hangs, serving
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.engine import (
+    AccessError,
+    BusyError,
+    ClosedError,
+    DeadlineError,
+    EngineError,
+    FailedError,
+    RequestError,
+    UnavailableError,
+    connect,
+)
+from smg_proto.testing import FakeVllmEngine, Fault, run_vllm_engine
+
+GENERATE = "/vllm.grpc.engine.VllmEngine/Generate"
+VLLM: dict[str, Any] = {"contract": "vllm.grpc.engine"}
+LONG: dict[str, Any] = {"token_ids": [300, 301], "max_tokens": 2000, "ignore_eos": True}
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    """A fake that takes its time, and where it is."""
+    with run_vllm_engine(FakeVllmEngine(token_delay=0.01)) as address:
+        yield address
+
+
+def cancelled(address: Any, count: int) -> bool:
+    counters = address.servicer.record.counters
+    return bool(counters.cancelled == count and counters.running == 0)
+
+
+async def test_breaking_out_of_the_loop_ends_the_request(engine: Any) -> None:
+    async with connect(engine) as client:
+        async for piece in client.generate(**LONG):
+            assert piece.token_ids
+            break
+        await async_eventually(lambda: cancelled(engine, 1))
+
+
+def test_breaking_out_of_the_loop_ends_the_request_sync(engine: Any) -> None:
+    with connect(engine) as client:
+        for piece in client.generate(**LONG):
+            assert piece.token_ids
+            break
+        eventually(lambda: cancelled(engine, 1))
+
+
+async def test_leaving_the_block_ends_the_request(engine: Any) -> None:
+    async with connect(engine) as client:
+        async with client.generate(**LONG) as stream:
+            first = await stream.__anext__()
+            second = await stream.__anext__()
+            assert first.token_ids and second.token_ids
+        await async_eventually(lambda: cancelled(engine, 1))
+        with pytest.raises(ClosedError, match="closed by this side"):
+            await stream.__anext__()
+        with pytest.raises(StopAsyncIteration):
+            await stream.__anext__()
+
+
+def test_leaving_the_block_ends_the_request_sync(engine: Any) -> None:
+    with connect(engine) as client:
+        with client.generate(**LONG) as stream:
+            assert next(stream).token_ids and next(stream).token_ids
+        eventually(lambda: cancelled(engine, 1))
+        with pytest.raises(ClosedError, match="closed by this side"):
+            next(stream)
+        with pytest.raises(StopIteration):
+            next(stream)
+
+
+async def test_an_error_of_the_reader_ends_the_request(engine: Any) -> None:
+    async with connect(engine) as client:
+        with pytest.raises(ZeroDivisionError):
+            async for _ in client.generate(**LONG):
+                _ = 1 / 0
+        gc.collect()  # the traceback has held the stream
+        await async_eventually(lambda: cancelled(engine, 1))
+
+
+async def test_cancelling_the_task_ends_the_request(engine: Any) -> None:
+    async with connect(engine) as client:
+        task = asyncio.create_task(client.complete(**LONG))
+        await async_eventually(lambda: engine.servicer.record.counters.running == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await async_eventually(lambda: cancelled(engine, 1))
+        assert (await client.complete(**LONG | {"max_tokens": 2})).token_ids
+
+
+async def test_closing_a_stream_wakes_its_reader(engine: Any) -> None:
+    engine.servicer.script.add(Fault(delay=PATIENCE))
+    async with connect(engine) as client:
+        stream = client.generate(**LONG)
+        reading = asyncio.ensure_future(stream.__anext__())
+        await async_eventually(lambda: engine.servicer.record.counters.running == 1)
+        await stream.aclose()
+        with pytest.raises(ClosedError):
+            await reading
+
+
+def test_closing_a_stream_wakes_its_reader_sync(engine: Any) -> None:
+    engine.servicer.script.add(Fault(delay=PATIENCE))
+    with connect(engine) as client:
+        stream = client.generate(**LONG)
+        found: list[BaseException] = []
+
+        def read() -> None:
+            try:
+                next(stream)
+            except EngineError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        eventually(lambda: engine.servicer.record.counters.running == 1)
+        stream.close()
+        thread.join(PATIENCE)
+        assert [type(error) for error in found] == [ClosedError]
+
+
+async def test_closing_the_connection_ends_its_streams(engine: Any) -> None:
+    async with connect(engine) as client:
+        stream = client.generate(**LONG)
+        await stream.__anext__()
+        reading = asyncio.ensure_future(_rest(stream))
+    with pytest.raises(ClosedError):
+        await reading
+    await async_eventually(lambda: cancelled(engine, 1))
+    for use in (client.complete(**LONG), client.info(), client.abort("x")):
+        with pytest.raises(ClosedError, match="the connection has been closed"):
+            await use
+    with pytest.raises(ClosedError):
+        await client.generate(**LONG).__anext__()
+
+
+async def _rest(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+def test_closing_the_connection_ends_its_streams_sync(engine: Any) -> None:
+    with connect(engine) as client:
+        stream = client.generate(**LONG)
+        next(stream)
+    with pytest.raises(ClosedError):
+        list(stream)
+    eventually(lambda: cancelled(engine, 1))
+    with pytest.raises(ClosedError):
+        client.complete(**LONG)
+
+
+async def test_a_stream_that_nobody_reads_sends_nothing(engine: Any) -> None:
+    async with connect(engine) as client:
+        stream = client.generate(**LONG)
+        await stream.aclose()
+        with pytest.raises(ClosedError, match="the stream has been closed"):
+            await stream.__anext__()
+    assert engine.servicer.record.counters.started == 0
+
+
+def test_a_connection_is_entered_once(engine: Any) -> None:
+    connection = connect(engine)
+    with connection:
+        pass
+    with pytest.raises(ClosedError, match="entered once"), connection:
+        pass
+
+
+def test_the_time_for_a_request(client: Client, engine: Any) -> None:
+    with pytest.raises(DeadlineError) as caught:
+        client.complete(engine, LONG | {"timeout": 0.2})
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    eventually(lambda: cancelled(engine, 1))
+
+
+def test_the_time_for_a_question(client: Client) -> None:
+    says: Any = {"/vllm.grpc.engine.VllmEngine/GetLoads": hangs}
+    with serving(says) as server, pytest.raises(DeadlineError):
+        client.call(server.target, "load", timeout=0.2, **VLLM)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("INVALID_ARGUMENT", RequestError),
+        ("NOT_FOUND", RequestError),
+        ("FAILED_PRECONDITION", RequestError),
+        ("UNAUTHENTICATED", AccessError),
+        ("PERMISSION_DENIED", AccessError),
+        ("RESOURCE_EXHAUSTED", BusyError),
+        ("UNAVAILABLE", UnavailableError),
+        ("DEADLINE_EXCEEDED", DeadlineError),
+        ("INTERNAL", FailedError),
+        ("CANCELLED", FailedError),
+        ("DATA_LOSS", FailedError),
+        ("UNIMPLEMENTED", FailedError),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_status_is_a_kind_of_error(
+    client: Client, code: str, kind: type[EngineError], after: int
+) -> None:
+    def answer(request: bytes, context: Any) -> Iterator[Any]:
+        for token in range(after):
+            yield pb.GenerateResponse(chunk=pb.GenerateStreamChunk(token_ids=[token]))
+        context.abort(grpc.StatusCode[code], "about a secret prompt")
+
+    with serving({GENERATE: answer}) as server:
+        with pytest.raises(kind) as caught:
+            client.pieces(server.target, LONG, **VLLM)
+        assert (caught.value.code, caught.value.details) == (code, "about a secret prompt")
+        assert server.target in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+def test_what_the_server_said_is_not_in_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    asked = LONG | {"metadata": {"key": "sesame"}}
+    says: Any = {GENERATE: fails(grpc.StatusCode.INTERNAL, "about a secret prompt")}
+    with serving(says) as server, suppress(EngineError):
+        client.complete(server.target, asked, **VLLM)
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("smg_proto")]
+    assert not any("secret" in line or "sesame" in line for line in ours)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [pb.GenerateResponse(chunk=pb.GenerateStreamChunk(token_ids=[1]))],
+        [pb.GenerateResponse()],
+        [pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="stop", index=7))],
+    ],
+    ids=["nothing", "no end", "a kind that is not known", "of another sequence"],
+)
+def test_a_stream_without_its_end_has_failed(client: Client, messages: Any) -> None:
+    with serving({GENERATE: messages}) as server, pytest.raises(FailedError, match="had not"):
+        client.pieces(server.target, LONG, **VLLM)
+
+
+def test_a_reply_that_cannot_be_parsed_has_failed(client: Client) -> None:
+    with serving({GENERATE: [b"\xff\xff\xff"]}) as server, pytest.raises(FailedError):
+        client.pieces(server.target, LONG, **VLLM)
+
+
+def test_a_message_over_the_limit(client: Client) -> None:
+    chunk = pb.GenerateResponse(complete=pb.GenerateComplete(output_ids=[300] * (3 << 20)))
+    with serving({GENERATE: [chunk]}) as server:
+        told = client.complete(server.target, LONG, **VLLM)  # over gRPC's own 4 MiB
+        assert len(told.token_ids) == 3 << 20
+        with pytest.raises(BusyError):
+            client.complete(server.target, LONG, max_message_bytes=1 << 20, **VLLM)
+        with pytest.raises(BusyError):
+            client.complete(
+                server.target, LONG | {"token_ids": [300] * 1000}, max_message_bytes=999, **VLLM
+            )
+
+
+async def test_calls_run_at_the_same_time(engine: Any) -> None:
+    async with connect(engine) as client:
+        asked = LONG | {"max_tokens": 20}
+        tasks = [asyncio.create_task(client.complete(**asked)) for _ in range(10)]
+        await async_eventually(lambda: engine.servicer.record.counters.running > 1)
+        assert len({(await task).token_ids for task in tasks}) == 1
+
+
+def test_metadata_of_the_call_and_of_the_connection(client: Client) -> None:
+    end = pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="stop"))
+    with serving({GENERATE: [end]}) as server:
+        how = {"metadata": [("a", "1"), ("b-bin", b"\x00")], "token": "sesame", **VLLM}
+        client.complete(server.target, LONG | {"metadata": {"c": "3"}}, **how)
+        (seen,) = server.metadata
+        assert (seen["a"], seen["b-bin"], seen["c"]) == ("1", b"\x00", "3")
+        assert seen["authorization"] == "Bearer sesame"

@@ -1,0 +1,237 @@
+"""The same client over both of vLLM's protocols: vllm.grpc.engine and vllm.Inference."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from vllm_inference import InferenceEngine
+from vllm_kit import Both, text_of, used
+
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
+from smg_proto.vllm import (
+    MediaRef,
+    StructuredOutputs,
+    TokenDecoder,
+    VLLMGrpcUnimplementedError,
+    VLLMGrpcValidationError,
+)
+
+PROMPT = "The quick brown"
+SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+ASKED: dict[str, dict[str, Any]] = {
+    "text": {"max_tokens": 6},
+    "ids": {"prompt": [20, 21, 22], "max_tokens": 6},
+    "no limit": {},
+    "sampling": {
+        "max_tokens": 8, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.01, "seed": 7,
+        "frequency_penalty": 0.25, "presence_penalty": -0.5, "repetition_penalty": 1.5,
+        "logit_bias": {30: 2.5},
+    },
+    "greedy": {"max_tokens": 6, "temperature": 0},
+    "stop": {"max_tokens": 30, "stop": ["any", " in"], "min_tokens": 2},
+    "stop that is kept": {"max_tokens": 30, "stop": "any", "include_stop_str_in_output": True},
+    "stop token": {"max_tokens": 30, "stop_token_ids": [40, 41, 42, 43, 44, 45, 46, 47]},
+    "special tokens": {"max_tokens": 30, "skip_special_tokens": False, "ignore_eos": True},
+    "logprobs": {"max_tokens": 5, "logprobs": 3, "prompt_logprobs": 2},
+    "own logprobs": {"max_tokens": 5, "logprobs": 0},
+    "several choices": {"max_tokens": 5, "n": 3, "seed": 3},
+    "several prompts": {"prompt": ["one", "two", [20, 21]], "max_tokens": 4},
+    "schema": {"max_tokens": 40, "structured_outputs": StructuredOutputs(json_schema=SCHEMA)},
+    "any object": {"max_tokens": 40, "structured_outputs": StructuredOutputs(json_object=True)},
+    "choice": {
+        "max_tokens": 40, "structured_outputs": StructuredOutputs(choice=["yes", "no"]),
+        "grammar_from_first_token": True,
+    },
+    "truncated": {"max_tokens": 4, "truncate_prompt_tokens": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inference(decoder: TokenDecoder) -> Iterator[Address[FakeVllmEngine]]:
+    with run_vllm_engine(InferenceEngine(decoder)) as address:
+        yield address
+
+
+@pytest.fixture
+def server(inference: Address[FakeVllmEngine]) -> InferenceEngine:
+    engine = inference.servicer
+    assert isinstance(engine, InferenceEngine)
+    engine.record.received.clear()
+    engine.taken.clear()
+    return engine
+
+
+def requests(engine: FakeVllmEngine) -> list[pb.GenerateRequest]:
+    """What the engine was asked to do, whether as a stream or not."""
+    found: list[pb.GenerateRequest] = []
+    for one in engine.record.received:
+        if one.rpc == "Generate":
+            assert isinstance(one.request, pb.GenerateRequest)
+            found.append(pb.GenerateRequest())
+            found[-1].CopyFrom(one.request)
+            found[-1].ClearField("stream")
+    return sorted(found, key=lambda request: request.request_id)
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_both_protocols_give_the_same(
+    both: Both,
+    address: Address[FakeVllmEngine],
+    engine: FakeVllmEngine,
+    inference: Address[FakeVllmEngine],
+    server: InferenceEngine,
+    asked: dict[str, Any],
+) -> None:
+    params: dict[str, Any] = {"prompt": PROMPT, "request_id": "same", "model": "m", **asked}
+    results = []
+    for target, protocol in ((address, "engine"), (inference, "inference"), (inference, "auto")):
+        client = both.make(target, protocol=protocol)
+        whole, final = both.create(client, **params), both.final(client, **params)
+        for result in (whole, final):
+            results.append(
+                [
+                    (c.index, c.text, c.token_ids, c.finish_reason, c.stop_reason)
+                    + ((c.logprobs.token_logprobs, c.logprobs.top_ids) if c.logprobs else ())
+                    + ((c.prompt_logprobs.token_logprobs,) if c.prompt_logprobs else ())
+                    for c in result.choices
+                ]
+            )
+            assert used(result).prompt_tokens > 0
+        assert used(whole) == used(final)
+        assert used(whole).completion_tokens == sum(len(c.token_ids) for c in whole.choices)
+    assert all(result == results[0] for result in results)
+    # Translated there and back, the request is the same.
+    there, back = requests(engine), requests(server)
+    for request in there:
+        request.sampling_params.ClearField("truncate_prompt_tokens")
+        if not request.sampling_params.HasField("temperature"):
+            request.sampling_params.temperature = 1.0  # what unset means
+    for request in back:
+        request.sampling_params.ClearField("truncate_prompt_tokens")
+    assert back == sorted(there * 2, key=lambda request: request.request_id)
+    cut = {request.truncate_prompt_tokens for _, request in server.taken}
+    assert cut == {asked.get("truncate_prompt_tokens", 0)}
+    names = [name for name, _ in server.taken]
+    assert ("Generate" in names) == ("n" not in asked)
+
+
+def test_the_first_chunk_has_text_though_the_protocol_is_not_known(
+    both: Both, inference: Address[FakeVllmEngine]
+) -> None:
+    client = both.make(inference)
+    chunks = both.chunks(client, prompt=PROMPT, max_tokens=6)
+    assert text_of(chunks) == both.create(client, prompt=PROMPT, max_tokens=6).choices[0].text
+    several = both.chunks(both.make(inference), prompt=[PROMPT, "two"], max_tokens=3)
+    assert {c.choices[0].index for c in several} == {0, 1}
+    assert both.create(both.make(inference), prompt=[PROMPT, "two"], max_tokens=3).choices[1].text
+
+
+def test_text_can_be_switched_off_or_made_here(
+    both: Both, inference: Address[FakeVllmEngine], decoder: TokenDecoder
+) -> None:
+    for protocol in ("auto", "inference"):
+        none = both.make(inference, protocol=protocol, decoder=None)
+        assert both.create(none, prompt=PROMPT, max_tokens=4).choices[0].text is None
+        own = both.make(inference, protocol=protocol, decoder=decoder)
+        made = both.create(own, prompt=PROMPT, max_tokens=4, logprobs=0).choices[0]
+        assert made.text and made.logprobs and made.logprobs.text_offset
+
+
+def test_the_server_is_described_in_the_same_terms(
+    both: Both, inference: Address[FakeVllmEngine], server: InferenceEngine
+) -> None:
+    client = both.make(inference)
+    info = both.run(client.models.retrieve())
+    assert (info.id, info.model_path) == (server.name, "/no/such/path")
+    told = both.run(client.health.server_info())
+    assert (told.block_size, told.max_num_seqs, told.data_parallel_size) == (16, 8, 2)
+    assert both.run(client.is_healthy())
+    both.run(client.health.abort("nobody"))
+    assert both.create(client, prompt=PROMPT, max_tokens=1).model == server.name
+
+
+def test_what_the_protocol_lacks_is_refused_by_name(
+    both: Both, inference: Address[FakeVllmEngine], server: InferenceEngine
+) -> None:
+    client = both.make(inference, protocol="inference")
+    calls: dict[str, Callable[[], Any]] = {
+        "Embed": lambda: client.embeddings.create(input=[1]),
+        "GetLoads": lambda: client.loads.retrieve(),
+        "GetTokenizer": lambda: client.tokenizer.download(),
+        "SubscribeKvEvents": lambda: client.kv_events.subscribe(),
+        "FlushCache": lambda: client.admin.flush_cache(),
+    }
+    for name, call in calls.items():
+        with pytest.raises(VLLMGrpcUnimplementedError, match=f"has no {name}"):
+            both.run(call())
+    for param, value in {
+        "data_parallel_rank": 0,
+        "spaces_between_special_tokens": False,
+        "mm_inputs": pb.MultimodalInputs(),
+    }.items():
+        with pytest.raises(VLLMGrpcValidationError) as caught:
+            both.create(client, prompt=[1], **{param: value})
+        assert caught.value.param == param
+    assert not server.taken
+    with pytest.raises(VLLMGrpcValidationError, match="protocol"):
+        both.make(inference, protocol="rest")
+
+
+def test_chat_needs_a_tokenizer_of_the_callers(
+    both: Both, inference: Address[FakeVllmEngine], decoder: TokenDecoder
+) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    client = both.make(inference)
+    with pytest.raises(FileNotFoundError, match="from_model_path"):
+        both.run(client.chat.completions.create(messages=messages, max_tokens=3))
+    own = both.make(inference, decoder=decoder)
+    reply = both.run(own.chat.completions.create(messages=messages, max_tokens=3))
+    assert reply.choices[0].message.content
+
+
+def test_media_and_kv_parameters_are_translated(
+    both: Both, inference: Address[FakeVllmEngine], server: InferenceEngine
+) -> None:
+    client = both.make(inference, protocol="inference")
+    done = both.create(
+        client,
+        prompt=[20],
+        max_tokens=2,
+        kv_transfer_params={"do_remote_decode": True, "blocks": 2},
+        media_refs=[MediaRef(url="http://h/a.png"), MediaRef(url="http://h/b", modality="video")],
+    )
+    _, request = server.taken[0]
+    assert dict(request.kv.kv_transfer_params) == {"do_remote_decode": True, "blocks": 2}
+    assert [(m.modality, m.url) for m in request.media] == [
+        (1, "http://h/a.png"),
+        (2, "http://h/b"),
+    ]
+    told = done.choices[0].kv_transfer_params
+    assert told and told["remote_engine_id"] == "fake"
+
+
+def test_an_engine_is_asked_once_only(
+    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    """What a server of the first protocol lacks does not make it one of the other."""
+    client = both.make(address)
+    both.create(client, prompt=PROMPT, max_tokens=1)
+    engine.kv_events = False
+    stream = both.run(client.kv_events.subscribe())
+    with pytest.raises(VLLMGrpcUnimplementedError):
+        both.next(stream)
+    both.create(client, prompt=PROMPT, max_tokens=1)
+    assert len(requests(engine)) == 2
+
+
+def test_a_server_of_neither_says_so(both: Both) -> None:
+    class Other(FakeVllmEngine):
+        def add_to_server(self, server: Any) -> None:
+            pass
+
+    with run_vllm_engine(Other()) as address:
+        client = both.make(address)
+        for _ in range(2):
+            with pytest.raises(VLLMGrpcUnimplementedError):
+                both.create(client, prompt=PROMPT)
