@@ -15,6 +15,7 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.p
 # The server whose address a program takes, and a part of what it prints.
 EXAMPLES = {
     "agent_loop.py": ("gateway", r'get_weather\(\{"city": *".*"\}\): 18 degrees in .*\n.+'),
+    "embeddings.py": ("gateway", r"^1000 vectors of \{\d+\}, \d+ tokens\n$"),
     "engine_benchmark.py": (
         "engine",
         r"^demo-model, vLLM, speaks vllm\.grpc\.engine\nrequests: 40 in .*\n"
@@ -22,7 +23,9 @@ EXAMPLES = {
         r"time to first token: median .*\n(.* ms.*\n){8}$",
     ),
     "handle_errors.py": ("gateway", r"^INVALID_ARGUMENT, .*\n  temperature: .*\nNOT_FOUND, MODEL_"),
+    "json_schema.py": ("gateway", r"^\{.*\}\ndegrees: -?\d+\n$"),
     "load_balancing.py": ("gateway", r"^(.+\n){5}.+"),
+    "log_probabilities.py": ("gateway", r"^(.+ \d+\.\d%  rather than .*\n){5}$"),
     "quickstart.py": (
         "gateway",
         r"^(One contract)( serves .*)\nfinish reason: length\ntokens: 3 \+ 24\n\2$",
@@ -35,6 +38,7 @@ EXAMPLES = {
     "vllm_chat.py": ("engine", r"^\S.*\n\S.*$"),
     "vllm_completion.py": ("engine", r"^demo-model: '(.*)', ended by length\n(.*)\n\1\n\2$"),
     "vllm_logprobs.py": ("engine", r'\{"name": *"'),
+    "worker_lifecycle.py": ("gateway", r"^(WORKER_STATE_PENDING\n)?WORKER_STATE_READY\nremoved\n$"),
 }
 
 

@@ -60,10 +60,10 @@ def test_unknown_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_members_and_deltas_of_blocks_come_through(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
-    started = {"type": "text", "text": "", "colour": "red"}
+    started: Any = {"type": "text", "text": "", "colour": "red"}
     said = {"type": "text_delta", "text": "a", "weight": 2}
     odd = {"type": "wave_delta", "wave": "~"}
-    events = [
+    events: list[Any] = [
         {"type": "message_start", "message": {"id": "m", "model": "x", "usage": {}}},
         {"type": "content_block_start", "index": 0, "content_block": started},
         {"type": "content_block_delta", "index": 0, "delta": said},
@@ -91,7 +91,7 @@ async def test_events_of_unknown_items_come_through(
     }
     item = {"type": "image_generation_call", "id": "ig_1", "result": "AAE="}
     response = {"id": "r", "model": "m", "status": "completed", "output": [item]}
-    events = [
+    events: list[Any] = [
         {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
         {"type": "response.output_item.added", "output_index": 0, "item": item},
         {"type": "response.image_generation_call.in_progress", "output_index": 0},
@@ -131,7 +131,7 @@ async def test_a_report_names_what_was_ignored(upstream: Upstream, name: str) ->
         request = type(REQUESTS["ChatService.Chat"])()
         request.CopyFrom(REQUESTS["ChatService.Chat"])
         request.sampling.min_tokens = 3
-        here = {"x_smg_routed_worker_id": "grpc://w:1"}
+        here: dict[str, Any] = {"x_smg_routed_worker_id": "grpc://w:1"}
         if name in STREAMS:
             events = map(sse, EXCHANGES["chat_stream_usage"]["response"]["events"])
             upstream.stream(*events, **here)

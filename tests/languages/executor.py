@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import _vectors
-from _frozen import Frozen
+from _frozen import RESET, Frozen
 from golden import Golden, todays_classes, written
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import DecodeError, Message
@@ -59,6 +59,8 @@ def every_vector(scratch: Path) -> list[Vector]:
     found: set[Vector] = set()
     for path in [*golden.frozen.fixtures(), *scratch.glob("*.jsonl")]:
         release = path.parent.name if path.parent != scratch else None
+        if path.stem in RESET.get(release or "", ()):
+            continue  # not what this package promises
         for line in path.read_text(encoding="utf-8").splitlines():
             vector = json.loads(line)
             name, case, value, wire = (vector[key] for key in ("message", "case", "json", "hex"))
