@@ -88,6 +88,7 @@ class AsyncCall(Generic[M]):
         self._connection = connection
         self._rpc = rpc
         self._inference = False  # made in vLLM's own protocol
+        self._unknown: VLLMGrpcError | None = None  # what the server said to the other one
         self._request = request
         self._options = options
         self._limits = limits
@@ -133,8 +134,8 @@ class AsyncCall(Generic[M]):
         if self._cut is not None:
             return
         self._connection.check()
-        self._inference = self._connection.inference
-        method, request = self._connection.method(self._rpc, self._request)
+        self._inference = self._connection.inference or self._unknown is not None
+        method, request = self._connection.method(self._rpc, self._request, self._inference)
         left = None if ends is None else ends - time.monotonic()
         if left is not None and left <= 0:
             raise self._too_late("before it could be made")
@@ -194,7 +195,8 @@ class AsyncCall(Generic[M]):
             else:
                 if not self._begun:
                     self._begun, self._limit = True, self._limits.idle
-                    self._connection.unsure = False
+                    if self._connection.unsure:
+                        self._connection.settle(self._inference)
                     if timer is not None:
                         self._spare = timer.left()
                 if timer is not None:
@@ -217,7 +219,10 @@ class AsyncCall(Generic[M]):
             )
             delay = self._delay(error)
             if error.code == "UNIMPLEMENTED" and not self._begun:
-                delay = 0.0 if self._connection.switch(self._rpc, self._inference) else None
+                if self._unknown is not None:
+                    error = self._unknown
+                elif not self._inference and self._connection.may_switch(self._rpc):
+                    self._unknown, delay = error, 0.0
             if delay is not None and self._cut is None:
                 log_retry(error, delay)
                 return delay

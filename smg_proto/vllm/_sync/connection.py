@@ -72,21 +72,21 @@ class Connection:
                 self._home = Home()
             return self._home
 
-    def method(self, rpc: str, request: Any) -> tuple[Callable[..., Replies], Any]:
-        """What makes a call, and its request, in the protocol that the server speaks."""
+    def method(self, rpc: str, request: Any, inference: bool) -> tuple[Callable[..., Replies], Any]:
+        """What makes a call, and its request. inference: in vLLM's own protocol."""
         assert self.home
-        if not self.inference:
+        if not inference:
             return self._methods[rpc], request
         name, request = translated(rpc, request)
         return self._translated[name], request
 
-    def switch(self, rpc: str, inference: bool) -> bool:
-        """Whether to make a call again that the server does not know, in the other protocol.
-        inference: it was made in vLLM's own."""
-        if inference or rpc not in SHARED or not (self.unsure or self.inference):
-            return False
-        self.inference = True
-        return True
+    def may_switch(self, rpc: str) -> bool:
+        """Whether a call that the server does not know may be known in vLLM's own protocol."""
+        return rpc in SHARED and (self.unsure or self.inference)
+
+    def settle(self, inference: bool) -> None:
+        """The server has replied in this protocol."""
+        self.inference, self.unsure = inference, False
 
     def close(self) -> None:
         """End all calls, and the channel if it is ours."""
