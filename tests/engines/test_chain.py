@@ -31,7 +31,7 @@ TIMEOUT = 60
 WEATHER = '{"type":"object","properties":{"city":{"enum":["Paris"]}},"required":["city"]}'
 TOOL = smg.Tool(function=smg.FunctionTool(name="get_weather", parameters_json=WEATHER))
 USER = smg.ChatMessage(role=smg.ROLE_USER, content=PROMPT)
-TURN = smg.Turn(role=smg.ROLE_USER, blocks=[smg.Block(text=PROMPT)])
+TURN = smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(text=PROMPT)])
 
 
 @dataclass
@@ -102,7 +102,7 @@ def response(chain: Chain) -> tuple[str, int]:
         model=chain.model, input=PROMPT, max_tokens=COUNT, temperature=0
     )
     reply = chain.door.responses.CreateResponse(request, timeout=TIMEOUT)
-    return reply.incomplete_reason, reply.usage.completion_tokens
+    return reply.finish_reason, reply.usage.completion_tokens
 
 
 def tools(chain: Chain) -> tuple[str, Any]:
@@ -119,7 +119,7 @@ def tools(chain: Chain) -> tuple[str, Any]:
 
 
 def embeddings(chain: Chain) -> int:
-    request = smg.EmbedRequest(model=chain.model, inputs=[PROMPT])
+    request = smg.EmbedRequest(model=chain.model, inputs=[smg.EmbedInput(text=PROMPT)])
     reply = chain.door.embeddings.Embed(request, timeout=TIMEOUT)
     return len(reply.embeddings[0].values)
 
@@ -127,8 +127,8 @@ def embeddings(chain: Chain) -> int:
 KINDS: dict[str, tuple[Callable[[Chain], Any], Any]] = {  # with what comes of each
     "completion": (completion, ("length", COUNT)),
     "chat": (chat, ("length", COUNT)),
-    "message": (message, ("max_tokens", COUNT)),
-    "response": (response, ("max_output_tokens", COUNT)),
+    "message": (message, ("length", COUNT)),
+    "response": (response, ("length", COUNT)),
     "tools": (tools, ("get_weather", {"city": "Paris"})),
     "embeddings": (embeddings, 64),
 }
