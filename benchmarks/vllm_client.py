@@ -226,7 +226,7 @@ def processor_time(process: int) -> float:
     file = Path(f"/proc/{process}/stat")
     if not file.exists():
         return 0.0
-    fields = file.read_text().rpartition(")")[2].split()
+    fields = file.read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -97,7 +97,9 @@ def gate() -> Result:
 def marked(group: str) -> list[str]:
     """The files that have tests of a group: the others need not be read."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(file) for file in files if f"mark.{marker(group)}" in file.read_text("utf-8")]
+    return [
+        str(file) for file in files if f"mark.{marker(group)}" in file.read_text(encoding="utf-8")
+    ]
 
 
 def pytest(group: str, slow: list[str], extra: list[str]) -> Result:

@@ -104,7 +104,9 @@ def _settings(
         "grpc.keepalive_time_ms": _KEEPALIVE_MS,
         "grpc.keepalive_timeout_ms": 20_000,
         "grpc.primary_user_agent": f"smg-proto/{__version__}",
-        "grpc.service_config": Path(__file__).with_name("service_config.json").read_text("utf-8"),
+        "grpc.service_config": Path(__file__)
+        .with_name("service_config.json")
+        .read_text(encoding="utf-8"),
     }
     if is_loopback(target):
         ours["grpc.enable_http_proxy"] = 0  # a proxy would look for the server on its own machine

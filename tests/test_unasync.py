@@ -105,4 +105,5 @@ def test_the_twins_of_this_package_are_current() -> None:
     assert "smg_proto/vllm/_sync/client.py" in made
     there = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("smg_proto/*/_sync/*.py")}
     assert made.keys() == there
-    assert [path for path, text in made.items() if (ROOT / path).read_text("utf-8") != text] == []
+    here = {path: (ROOT / path).read_text(encoding="utf-8") for path in made}
+    assert [path for path, text in made.items() if here[path] != text] == []

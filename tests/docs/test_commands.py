@@ -99,9 +99,11 @@ def test_a_script_is_there_and_has_its_options(words: list[str]) -> None:
         if option.startswith("--") and option != "--":
             assert option in script.read_text(encoding="utf-8")
     if script.name == "test":
-        groups = re.findall(r'^    "(\w+): ', PYPROJECT.partition("markers = [")[2], re.MULTILINE)
+        groups = re.findall(
+            r'^    "([\w-]+): ', PYPROJECT.partition("markers = [")[2], re.MULTILINE
+        )
         named = {word for word in words[1:] if not word.startswith("-")}
-        assert named <= {"gate", "core", "slow", *groups}
+        assert named <= {"gate", "core", "slow", *(group.replace("_", "-") for group in groups)}
 
 
 @named([(where, words) for where, words in COMMANDS if words[0].endswith("/python")])

@@ -50,9 +50,13 @@ def _build(path: Path, plain: set[str], versioned: dict[str, set[str]]) -> None:
     names = sorted(plain.union(*versioned.values()))
     with tempfile.TemporaryDirectory() as folder:
         code, script = Path(folder, "stub.c"), Path(folder, "versions")
-        code.write_text("".join(f"int {name}(void) {{ return {FAILED}; }}\n" for name in names))
+        code.write_text(
+            "".join(f"int {name}(void) {{ return {FAILED}; }}\n" for name in names),
+            encoding="utf-8",
+        )
         script.write_text(
-            "".join(f"{v} {{ global: {'; '.join(sorted(n))}; }};\n" for v, n in versioned.items())
+            "".join(f"{v} {{ global: {'; '.join(sorted(n))}; }};\n" for v, n in versioned.items()),
+            encoding="utf-8",
         )
         command = ["cc", "-shared", "-fPIC", "-w", "-fno-builtin", f"-Wl,-soname,{path.name}"]
         command += [f"-Wl,--version-script={script}"] if versioned else []

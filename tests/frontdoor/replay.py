@@ -38,6 +38,8 @@ class Asked:
 class Upstream:
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
+    # Whether a front door is about to ask for the version, which is nothing to note.
+    probe: bool = False
     # Requests whose connection the front door closed before the answer was over.
     dropped: int = 0
     # What /readiness says: `readiness`, or 200 or 503 by `ready`.
@@ -127,6 +129,9 @@ class Upstream:
             if self.readiness:
                 return await self.readiness(request)
             return web.json_response({}, status=200 if self.ready else 503)
+        if self.probe and path == "/loads":
+            self.probe = False
+            return web.json_response({})
         self.asked.append(Asked(request.method, path, dict(request.headers), body))
         if not self._handlers:
             return web.json_response({"error": {"message": "nothing to say"}}, status=404)

@@ -28,6 +28,7 @@ FIRST = sse(EXCHANGES["chat_stream_usage"]["response"]["events"][1])
 @asynccontextmanager
 async def door_before(upstream: Upstream, **options: Any) -> AsyncIterator[FrontDoor]:
     settings = Options(upstream=upstream.url, listen="127.0.0.1:0", wait=None, **options)
+    upstream.probe = True
     async with FrontDoor(settings) as door:
         yield door
 

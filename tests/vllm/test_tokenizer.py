@@ -321,7 +321,7 @@ def test_a_form_that_is_not_known_is_left_to_the_library(
     ids = decoder.encode("hello <think> there")
     assert decoder.decode(ids) == "hello <think> there"
     assert decoder.encode("<think>")[0] in decoder.end_token_ids
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):
         TokenDecoder.from_model_path(tmp_path)
 
@@ -329,10 +329,10 @@ def test_a_form_that_is_not_known_is_left_to_the_library(
 def test_end_tokens_are_those_that_the_model_names(tmp_path: Path) -> None:
     library: Any = ALL["byte level"].tokenizer
     library.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
-    (tmp_path / "config.json").write_text('{"eos_token_id": 5}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 4]}', encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     assert {3, 4, 5} < set(TokenDecoder.from_model_path(tmp_path).end_token_ids)
-    (tmp_path / "config.json").write_text("not JSON")
+    (tmp_path / "config.json").write_text("not JSON", encoding="utf-8")
     assert 5 not in TokenDecoder.from_model_path(tmp_path).end_token_ids
 
 
