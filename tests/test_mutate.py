@@ -128,6 +128,7 @@ def mutated(root: Path, *words: str) -> int:
         return stop.code
 
 
+@pytest.mark.packaging
 def test_survivors_are_listed_and_the_tree_stays_as_it_is(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +140,7 @@ def test_survivors_are_listed_and_the_tree_stays_as_it_is(
     assert content(project) == before
 
 
+@pytest.mark.packaging
 def test_a_mutant_that_never_ends_is_ended_and_noticed(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ def test_no_survivor_is_status_0_and_a_sample_is_the_same_each_time(
     assert capsys.readouterr().out.splitlines()[-1] == "| `pkg.m` | 2 | 2 | 0 |"
 
 
+@pytest.mark.packaging
 @pytest.mark.parametrize(
     ("words", "said"),
     [

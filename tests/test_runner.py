@@ -188,6 +188,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.packaging
 def test_a_run_says_what_runs_how_long_and_what_was_skipped_why(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_run_says_what_runs_how_long_and_what_was_skipped_why(
     assert said.endswith("\n4 passed, 0 failed, 2 skipped\n")
 
 
+@pytest.mark.packaging
 @pytest.mark.parametrize(
     "more",
     [
@@ -231,6 +233,7 @@ def test_what_fails_is_counted_and_the_status_is_1(
     assert re.search(r"\n[01] passed, 1 failed, 0 skipped\n\Z", said)
 
 
+@pytest.mark.packaging
 def test_a_group_that_runs_by_name_only_is_in_no_other_run(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

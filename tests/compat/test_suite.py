@@ -25,6 +25,8 @@ from live import cells, uncovered
 import smg_proto
 from smg_proto._descriptors import Symbol
 
+pytestmark = pytest.mark.packaging
+
 OURS = "9.9.9"
 NOW = contract(smg_proto.descriptor_set())
 
