@@ -10,7 +10,7 @@ from pathlib import Path
 import _venv
 
 # Another release of these may write other text; scripts/constraints.txt says which.
-PINNED = ("buf-bin", "mypy-protobuf")
+PINNED = ("buf-bin", "mypy-protobuf", "ruff")
 _AGAIN = f"delete {_venv.VENV} and run again"
 
 

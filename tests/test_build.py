@@ -18,7 +18,7 @@ CHAT = Path("proto/smg/v1/chat.proto")
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 PYTHONS += [version for version in ("3.14", "3.15") if shutil.which(f"python{version}")]
 PINS = re.findall(
-    r"^((?:buf-bin|mypy-protobuf)==\S+)",
+    r"^((?:buf-bin|mypy-protobuf|ruff)==\S+)",
     (ROOT / "scripts/constraints.txt").read_text(encoding="utf-8"),
     re.MULTILINE,
 )

@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -190,7 +190,8 @@ class Table(Generic[M]):
 
     def _write_extra(self, out: JsonObject, content: str, cursor: Cursor) -> None:
         """Members that the contract has no field for, beside those that it has."""
-        for name, value in (object_of_text(content, cursor) or {}).items():
+        extra: JsonObject = object_of_text(content, cursor) or {}
+        for name, value in extra.items():
             if name in self.members or name in NEVER_EXTRA:
                 cursor.refuse(f"has the member {name!r}, which has a field of its own")
             else:
@@ -209,7 +210,8 @@ class Table(Generic[M]):
             raise TypeError("not a JSON object")
         for member in self._reads:
             member.follow(message, data)
-        if self._known is not None and (rest := leftover(data, self._known)):
+        members = cast(JsonObject, data)
+        if self._known is not None and (rest := leftover(members, self._known)):
             setattr(message, "extra_json", to_text(rest))  # noqa: B010
 
     def reads_member(self, name: str) -> bool:
@@ -363,21 +365,24 @@ def parts(path: str, items: "Table[Any] | Variants") -> Row:
     return Row(path, items.write, read, whole=True)
 
 
+def _known(of: Any, item: JsonObject) -> Known:
+    """What is known of an item of a list: the same of all, or told by the item."""
+    found: Known = of(item) if callable(of) else of
+    return found
+
+
 def leftover(data: JsonObject, known: Known) -> JsonObject:
     """The members of an object that are not known, with what is around them; nulls are left out."""
     rest: JsonObject = {}
     for name, value in data.items():
-        inner = known.get(name, _ABSENT)
+        inner: Any = known.get(name, _ABSENT)
         if inner is _ABSENT:
             found = value
         elif isinstance(inner, _MAPPING) and is_object(value):
-            found = leftover(value, inner) or None
+            found = leftover(value, cast(Known, inner)) or None
         elif isinstance(inner, tuple) and is_list(value):
-            of: Any = inner[0]
-            each = [
-                _entry(item, of(item) if callable(of) else of) if is_object(item) else {}
-                for item in value
-            ]
+            of = cast(Any, inner)[0]
+            each = [_entry(item, _known(of, item)) if is_object(item) else {} for item in value]
             found = each if any(each) else None
         else:
             found = None

@@ -157,17 +157,15 @@ class Upstream:
                 response.close()
 
     @asynccontextmanager
-    async def converse(
-        self, path: str, headers: Mapping[str, str]
-    ) -> AsyncGenerator[aiohttp.ClientWebSocketResponse, None]:
-        """A WebSocket. A gateway that refuses it answers as it does to any request."""
+    async def converse(self, path: str, headers: Mapping[str, str]) -> AsyncGenerator[Any, None]:
+        """A WebSocket of aiohttp. A gateway that refuses it answers as it does to any request."""
         assert self._session, "open the upstream first"
-        wait = aiohttp.ClientWSTimeout(ws_close=5.0)
+        limits: Any = aiohttp.ClientWSTimeout  # a class of attrs, which pyright does not know here
         try:
             socket = await self._session.ws_connect(
                 URL(self.url + path, encoded=True),
                 headers=headers,
-                timeout=wait,
+                timeout=limits(ws_close=5.0),
                 max_msg_size=MAX_FRAME_BYTES,
             )
         except aiohttp.WSServerHandshakeError as error:

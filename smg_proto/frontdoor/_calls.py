@@ -129,8 +129,9 @@ class Call:
             returned = (("x-request-id", self.request_id),) if self.request_id else ()
             # A request that is cancelled among several must not cancel this: gRPC takes no status
             # while metadata is under way.
-            self._metadata = asyncio.ensure_future(self._context.send_initial_metadata(returned))
-            await asyncio.shield(self._metadata)
+            sent = asyncio.ensure_future(self._context.send_initial_metadata(returned))
+            self._metadata = sent
+            await asyncio.shield(sent)
 
     async def settle(self) -> None:
         """Wait until metadata that is under way has been sent, or has failed."""

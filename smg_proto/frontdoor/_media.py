@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing, contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -58,7 +58,7 @@ async def transcribe(call: Call, request: smg.TranscribeRequest) -> smg.Transcri
 
 
 @contextmanager
-def _audio_at_fault() -> Iterator[None]:
+def _audio_at_fault() -> Generator[None, None, None]:
     """Names the audio where a request is too large: nothing else in it can be."""
     try:
         yield

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import reading, unreadable, unsupported
@@ -32,21 +32,23 @@ def generate_route(request: Any) -> tuple[str, Table[Any], Table[smg.CompletionR
 async def complete(call: Call, request: smg.CompletionRequest) -> smg.CompletionResponse:
     path, table, reply = generate_route(request)
     answer = await call.ask("POST", path, write_request(table, request))
-    data = answer.json(f"the answer to {path}")
+    data: Any = answer.json(f"the answer to {path}")
     if several(request):
         reading("the choices", _in_order, data)
-    one = data[0] if is_list(data) and data else data  # of /generate a list of one
+    one: Any = data[0] if is_list(data) and data else data  # of /generate a list of one
     found = read_reply(reply, one, f"the answer to {path}")
     found.model = found.model or request.model
     if several(request):
+        choices: list[Any] = cast("dict[str, Any]", data)["choices"]
         read = completion.CHOICE.read
-        found.choices.extend(reading("a choice", read, choice) for choice in data["choices"])
+        found.choices.extend(reading("a choice", read, choice) for choice in choices)
     return found
 
 
 def _in_order(data: Any) -> None:
     """The choices by their indexes: the first one is the reply's own text."""
-    data["choices"].sort(key=lambda choice: choice.get("index", 0))
+    choices: list[JsonObject] = data["choices"]
+    choices.sort(key=lambda choice: choice.get("index", 0))
 
 
 def several(request: smg.CompletionRequest) -> bool:

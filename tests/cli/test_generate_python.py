@@ -117,7 +117,7 @@ class TestCopies:
         if place == "team":
             (copy / "smg-proto.json").unlink()
         capsys.readouterr()
-        more = ["-I", copy] if place == "other" else []
+        more = ["-I", str(copy)] if place == "other" else []
         assert generate(team, tmp_path / "gen", *more) == 2
         shown = capsys.readouterr().err
         assert f"{chat}: not as in smg-proto {smg_proto.__version__}" in shown
@@ -156,10 +156,10 @@ def test_messages_that_embed_the_contracts_on(
     types = ["types-protobuf", "types-grpcio"]
     python = make_environment(tmp_path / "env", [wheel, f"protobuf=={protobuf}", *types])
     out, others = tmp_path / "gen", tmp_path / "others"
-    words = ["generate", "--lang", "python", "--proto", team, "--out", out]
+    words = ["generate", "--lang", "python", "--proto", str(team), "--out", str(out)]
     programs = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-    kept = {"SMG_PROTO_CACHE": str(ROOT / ".cache"), "PATH": programs}
-    run(python.parent / "smg-proto", *words, **kept)
+    cache = str(ROOT / ".cache")
+    run(python.parent / "smg-proto", *words, SMG_PROTO_CACHE=cache, PATH=programs)
     for name in ("smg", "vllm"):  # as the wheels of the gateway and of vLLM have them
         (others / name).mkdir(parents=True)
         (others / name / "__init__.py").touch()

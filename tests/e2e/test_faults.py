@@ -151,7 +151,7 @@ def test_an_engine_that_fails_in_the_middle_fails_the_stream(
     [
         (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
-        (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, "WORKER_ERROR"),
+        (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.DEADLINE_EXCEEDED, "WORKER_TIMEOUT"),
         (grpc.StatusCode.INTERNAL, grpc.StatusCode.INTERNAL, "WORKER_ERROR"),
         (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED_BY_BACKEND"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.languages, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent / "third_party"
 HOME = ROOT / ".cache" / "languages" / "third_party"
 SERVICE = "smg.v1.CompletionService"
-REQUEST = {"model": "demo-model", "prompt": "One contract", "max_tokens": 8}
+REQUEST: dict[str, Any] = {"model": "demo-model", "prompt": "One contract", "max_tokens": 8}
 WRONG = {"model": "nope", "prompt": "x"}
 ERROR = "NOT_FOUND MODEL_NOT_FOUND"
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"

@@ -34,7 +34,7 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
     UNIMPLEMENTED. `script` and `record` are those of FakeVllmEngine.
     """
 
-    generating = frozenset({"Generate", "TextGenerate"})
+    generating: frozenset[str] = frozenset({"Generate", "TextGenerate"})
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class FakeVllm(
     other RPCs of Control are UNIMPLEMENTED. `script` and `record` are those of FakeVllmEngine.
     """
 
-    generating = frozenset({"Generate", "GenerateStream"})
+    generating: frozenset[str] = frozenset({"Generate", "GenerateStream"})
 
     @property
     def services(self) -> list[str]:

@@ -7,6 +7,7 @@ session is to say: `script.add(Answer("so"), rpc="Transcribe")`.
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
 
 from smg_proto import __version__, smg_pb2_grpc
 from smg_proto import smg_pb2 as pb
@@ -108,7 +109,7 @@ class RealtimeService(smg_pb2_grpc.RealtimeServiceServicer):
         if session_json and not checks.is_json_object(session_json):
             raise invalid(FieldViolation("session_json", "must be a JSON object"))
         checks.check_model(model, self._core.model)
-        settings = json.loads(session_json) if session_json else {}
+        settings: dict[str, Any] = json.loads(session_json) if session_json else {}
         session = pb.RealtimeSession(
             id=f"sess_{uuid.uuid4().hex}",
             client_secret=f"ek_{uuid.uuid4().hex}",
