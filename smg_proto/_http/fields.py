@@ -367,8 +367,7 @@ def parts(path: str, items: "Table[Any] | Variants") -> Row:
 
 def _known(of: Any, item: JsonObject) -> Known:
     """What is known of an item of a list: the same of all, or told by the item."""
-    found: Known = of(item) if callable(of) else of
-    return found
+    return cast(Known, of(item) if callable(of) else of)
 
 
 def leftover(data: JsonObject, known: Known) -> JsonObject:
