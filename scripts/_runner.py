@@ -25,7 +25,8 @@ GATE = {
     "workflows are safe": ["zizmor", "--offline", "--quiet", "--persona=pedantic", ".github"],
 }
 BY_NAME_ONLY = {"vllm-cpu"}  # groups that neither a run of all nor "slow" includes
-PARALLEL = {"core", "typing", "packaging", "matrix"}  # groups that share nothing: two tests at once
+# Groups whose tests share nothing, and how many run at once: those of core mostly wait.
+PARALLEL = {"core": 4, "typing": 2, "packaging": 3, "matrix": 2}
 
 
 @dataclass
@@ -109,7 +110,7 @@ def pytest(group: str, slow: list[str], extra: list[str]) -> Result:
     if group == "core":
         chosen = " and ".join(f"not {marker(name)}" for name in slow)
     command = ["python", "-m", "pytest", "-q", "-m", chosen, f"--summary={report}"]
-    command += ["-n", "2"] if group in PARALLEL else []
+    command += ["-n", str(PARALLEL[group])] if group in PARALLEL else []
     command += [] if extra or group == "core" else marked(group)
     status = subprocess.run([*command, *extra], cwd=ROOT, env=_venv.environment()).returncode
     if not report.exists():

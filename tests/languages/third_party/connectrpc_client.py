@@ -6,7 +6,6 @@ import sys
 import pyqwest
 from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
-from protobuf import Oneof
 from smg.v1.completion_connect import CompletionServiceClientSync
 from smg.v1.completion_pb import CompletionRequest
 
@@ -15,14 +14,12 @@ http = pyqwest.SyncClient(pyqwest.SyncHTTPTransport(http_version=pyqwest.HTTPVer
 client = CompletionServiceClientSync(
     f"http://{sys.argv[1]}", protocol=ProtocolType.GRPC, http_client=http
 )
-request = CompletionRequest(
-    model="demo-model", input_kind=Oneof("prompt", "One contract"), max_tokens=8
-)
+request = CompletionRequest(model="demo-model", prompt="One contract", max_tokens=8)
 print(client.complete(request).text)
 events = [event.event for event in client.stream_complete(request)]
 print("".join(event.value.text for event in events if event and event.field == "delta"))
 try:
-    client.complete(CompletionRequest(model="nope", input_kind=Oneof("prompt", "x")))
+    client.complete(CompletionRequest(model="nope", prompt="x"))
 except ConnectError as error:
     (detail,) = error.details
     assert detail.type_name == "google.rpc.ErrorInfo"
