@@ -92,7 +92,9 @@ Handler = Callable[[Any, Any, grpc.ServicerContext], Any]
 def answer(method: Any, left: Left) -> Handler:
     """Answers with full values; fails or never ends when the caller's metadata say so."""
 
-    def begin(request: Message, context: grpc.ServicerContext) -> None:
+    def begin(request: Any, context: grpc.ServicerContext) -> None:
+        if method.client_streaming:
+            request = next(request)
         if mode_of(context) == "fail":
             context.set_trailing_metadata((("grpc-status-details-bin", DETAILS),))
             context.abort(*FAILURE)
@@ -182,8 +184,9 @@ def serve(package: str, upstream: str = "") -> None:
 def call_one(method: Any, mode: str, call: Any) -> dict[str, Any]:
     """One call in one mode, and all that came back."""
     request, replies = value(method.input_type), []
+    sent = iter([request]) if method.client_streaming else request
     started = (call if method.server_streaming else call.future)(
-        request, metadata=[("mode", mode)], timeout=DEADLINE
+        sent, metadata=[("mode", mode)], timeout=DEADLINE
     )
     try:
         if method.server_streaming:

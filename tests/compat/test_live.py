@@ -5,7 +5,7 @@ from pathlib import Path
 
 import live
 import pytest
-from _frozen import Frozen
+from _frozen import RESET, Frozen
 from golden import Golden
 from live import OLD, THIS, WAYS, Installed, cells, describe, release_wheel, run_chain
 from support import make_environment
@@ -31,7 +31,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
             elif package == "smg_proto":
                 source = release_wheel(release, wheel, home, FROZEN)
             python = make_environment(home / "venv", [source])
-            done[release] = Installed(python, package, *describe(release, FROZEN, GOLDEN))
+            done[release] = Installed(
+                python,
+                package,
+                *describe(release, FROZEN, GOLDEN),
+                RESET.get(release, frozenset()),
+            )
         return done[release]
 
     return get
