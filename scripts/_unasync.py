@@ -104,7 +104,7 @@ def tidy(text: str, name: Path, root: Path) -> str:
     """Sorted imports, and lines filled again: what became shorter fits into fewer."""
     for words in (["check", "--fix-only", "--unsafe-fixes", "--select=I,F401,UP028"], ["format"]):
         command = [sys.executable, "-m", "ruff", *words, f"--stdin-filename={name}", "-q", "-"]
-        done = subprocess.run(command, cwd=root, input=text, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=root, input=text, capture_output=True, encoding="utf-8")
         if done.returncode:
             raise Stop(2, f"ruff cannot read {name}: {done.stderr.strip()}")
         text = done.stdout
