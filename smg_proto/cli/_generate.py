@@ -139,7 +139,9 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
         template.write_bytes((language.folder / TEMPLATE).read_bytes().replace(before, after))
         command = [buf, "generate", str(source), "--template", str(template), "-o", str(out)]
         environment = {**os.environ, "PATH": search_path()}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=environment
+        )
         if done.returncode:
             said = (done.stderr or done.stdout).strip()
             raise CommandError(f"{language.title} cannot be generated: {said}")

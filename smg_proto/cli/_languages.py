@@ -43,7 +43,8 @@ class Tool:
                 [path, "--version"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=30,
             )
             said = f"{done.stdout} {done.stderr}"
