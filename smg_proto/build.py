@@ -171,16 +171,15 @@ def _signature(function: Callable[..., object]) -> dict[str, Any]:
     called = getattr(function, "__name__", repr(function))
     properties: dict[str, Any] = {}
     required: list[str] = []
-    hints = typing.get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         where = f"parameter {name} of {called}"
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise TypeError(
                 f"{where}: a model gives arguments by name; {parameter} cannot be given"
             )
-        if name not in hints:
+        if parameter.annotation is parameter.empty:
             raise TypeError(f"{where}: has no annotation")
-        properties[name] = _schema(hints[name], where)
+        properties[name] = _schema(parameter.annotation, where)
         if parameter.default is parameter.empty:
             required.append(name)
     return {
