@@ -28,8 +28,8 @@ def _set(path: str) -> Field:
     return path, matters
 
 
-# What gateway 1.13 was seen to ignore with workers that speak gRPC, by service. The group e2e
-# sees it again. Notes that change no text (user, metadata) are none.
+# What gateway 1.13 was seen to ignore with workers that speak gRPC, by service. Notes that change
+# no text (user, metadata) are none.
 _OVER_GRPC: dict[str, tuple[Field, ...]] = {
     "CompletionService": (_set("logprobs"), _set("return_token_ids")),
     "ChatService": (
