@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "build": set(),
     "_http": {"errors"},
     "_serving": {"_descriptors", "_standard", "errors"},
-    "vllm": {"_standard"},
+    "vllm": {"_standard", "_target"},
     "engine": {"_standard"},
     "compat": {"_standard", "_descriptors"},
     "sagellm": {"vllm"},

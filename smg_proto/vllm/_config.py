@@ -1,7 +1,6 @@
 """Where the server is and how calls are made: addresses, TLS, tokens, metadata, time limits."""
 
 import inspect
-import ipaddress
 import json
 import math
 import operator
@@ -17,6 +16,7 @@ import grpc
 from typing_extensions import TypedDict
 
 from smg_proto import __version__
+from smg_proto._target import is_loopback
 from smg_proto.vllm._errors import Metadata, VLLMGrpcValidationError
 
 T = TypeVar("T")
@@ -404,32 +404,6 @@ def _target(host: object, port: object, target: object) -> tuple[str, str]:
             raise VLLMGrpcValidationError("VLLM_GRPC_PORT", "must be a number from 1 to 65535")
         port = int(given[:9]) if given else _DEFAULT_PORT
     return f"{name}:{whole('port', port, 1, 65535)}", hint
-
-
-def is_loopback(target: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    scheme, _, rest = target.partition(":")
-    if scheme in ("unix", "unix-abstract"):
-        return True
-    if scheme in ("ipv4", "ipv6"):
-        return all(is_loopback(one) for one in rest.split(","))
-    if scheme == "dns":  # with a server named in it, that server says what "localhost" is
-        target = rest.removeprefix("///")
-    host = target
-    if target.startswith("["):
-        host, _, port = target[1:].partition("]")
-        if port and not port.startswith(":"):
-            return False
-    elif target.count(":") == 1:
-        host = target.partition(":")[0]
-    if host.lower() == "localhost":
-        return True
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
 
 
 def check_token(token: object, where: Address | None) -> None:
