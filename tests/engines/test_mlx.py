@@ -1,6 +1,7 @@
 """`mlx.grpc.engine` on our stubs: MLX itself, random weights, behind the published servicer."""
 
 import io
+import uuid
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -43,8 +44,10 @@ def stub(channel: grpc.Channel) -> Stub:
 def asked(ids: list[int] = IDS, *, stream: bool = False, **sampling: Any) -> pb.GenerateRequest:
     wanted = pb.SamplingParams(**{"max_tokens": 8, "temperature": 0, **sampling})
     prompt = pb.TokenizedInput(input_ids=ids)
+    # The server drops what it holds under an id some time after the reply: an id that is used
+    # again at once may lose the second request.
     return pb.GenerateRequest(
-        request_id="mine", tokenized=prompt, sampling_params=wanted, stream=stream
+        request_id=uuid.uuid4().hex, tokenized=prompt, sampling_params=wanted, stream=stream
     )
 
 
