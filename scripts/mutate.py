@@ -5,9 +5,9 @@
     scripts/mutate.py smg_proto.compat --sample 40      forty of a package, always the same ones
     scripts/mutate.py smg_proto/errors.py --tests tests/test_errors.py --jobs 2
 
-Each mutant runs in a copy of the repository, against the tests that TESTS below gives for the
-module, until one fails. Exit status: 0 all were noticed, 1 some survived, 2 bad usage, or the tests
-fail without any mutant.
+Each mutant runs in a copy of the repository, until a test fails: those tests of the module (TESTS
+below) that run its line, or all of them if none does in this process. Exit status: 0 all were
+noticed, 1 some survived, 2 bad usage, or the tests fail without any mutant.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import _runner
 import _venv
+import coverage
 
 # The tests of a module, by the longest prefix of its path. Elsewhere tests/ mirrors smg_proto/.
 TESTS = {
@@ -74,6 +75,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 # A mutant is taken for endless, and so for noticed, after so many seconds, and so many times what
 # the tests take without one.
 LEAST, TIMES = 60, 10
+MOST = 500  # tests that are named one by one; more are as good as all
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,19 @@ class Copy:
         ours = next(path for path in sys.path if path.endswith("site-packages"))
         (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
 
+    def tests_by_line(self, path: Path, tests: Sequence[str]) -> dict[int, list[str]] | None:
+        """Which of the tests run each line of a module; None if they fail."""
+        measured = [f"--cov={path.parts[0]}", "--cov-context=test", "--cov-report="]
+        if not self.passes([*measured, *tests], 1800):
+            return None
+        data = coverage.CoverageData(str(self._home / ".coverage"))
+        data.read()
+        contexts = data.contexts_by_lineno(str(self._home / path))
+        found = {
+            line: {name.rpartition("|")[0] for name in names} for line, names in contexts.items()
+        }
+        return {line: sorted(names - {""}) for line, names in found.items()}
+
     def survives(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
         path = self._home / mutant.path
         original = path.read_bytes()
@@ -209,7 +224,7 @@ class Copy:
 
     def passes(self, tests: Sequence[str], seconds: float, **env: str) -> bool:
         """Whether the tests pass, those that failed last before the others."""
-        chosen = " and ".join(f"not {name}" for name in [*_runner.groups()][2:])
+        chosen = " and ".join(f"not {_runner.marker(name)}" for name in [*_runner.groups()][2:])
         command = [str(self._python), "-m", "pytest", "-q", "-x", "--ff", "-m", chosen, *tests]
         path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])
         clean = _venv.environment() | {"PATH": path, "VIRTUAL_ENV": str(self._home / ".venv")} | env
@@ -238,7 +253,11 @@ def files(name: str, root: Path) -> list[Path]:
         found = sorted((root / path).rglob("*.py"))
     else:
         found = [file for file in (root / path, root / f"{path}.py") if file.is_file()]
-    return [file.relative_to(root) for file in found if "_pb2" not in file.name]
+    return [
+        file.relative_to(root)
+        for file in found
+        if "_pb2" not in file.name and file.parent.name != "_sync"  # generated
+    ]
 
 
 def tests_of(path: Path, root: Path) -> list[str]:
@@ -262,15 +281,20 @@ def survivors(
             copies.put(Copy(root, Path(folder).resolve() / str(number)))
         first = copies.get()
         began = time.monotonic()
-        if not first.passes(tests, 1800):
+        by_line = first.tests_by_line(path, tests)
+        if by_line is None:
             return None
         limit = LEAST + TIMES * (time.monotonic() - began)
         copies.put(first)
 
         def survives(mutant: Mutant) -> bool:
+            lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
+            own = {test for line in lines for test in by_line.get(line, [])}
             place = copies.get()
             try:
-                found = place.survives(mutant, tests, limit)
+                found = place.survives(
+                    mutant, sorted(own) if 0 < len(own) <= MOST else tests, limit
+                )
             finally:
                 copies.put(place)
             if found:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mutate
 import pytest
@@ -186,3 +187,12 @@ def test_what_cannot_be_done_is_status_2(
 ) -> None:
     assert mutated(project, *words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_only_the_tests_that_run_a_line_see_its_mutants(project: Path) -> None:
+    other = "def test_other():\n    pass\n"
+    (project / "tests" / "test_other.py").write_text(other, encoding="utf-8")
+    with TemporaryDirectory() as home:
+        copy = mutate.Copy(project, Path(home).resolve())
+        found = copy.tests_by_line(Path("pkg/m.py"), ["tests"])
+    assert found == {1: [], 2: ["tests/test_m.py::test_low"]}
