@@ -196,6 +196,10 @@ class Copy:
         # The copy, and then the packages of this environment, without its own link to `root`.
         (packages,) = (home / ".venv").glob("lib/python*/site-packages")
         ours = next(path for path in sys.path if path.endswith("site-packages"))
+        for program in Path(sys.executable).parent.iterdir():  # buf and the like
+            place = self._python.with_name(program.name)
+            if program.is_file() and program.read_bytes()[:2] != b"#!" and not place.exists():
+                place.symlink_to(program)
         (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
 
     def measure(self, tests: Sequence[str], package: str) -> bool:
