@@ -25,8 +25,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SamplingParams(_message.Message):
-    """Engine settings beyond those that a request has itself. The gateway forwards them and the engine
-    honors them. Completions and chats support them.
+    """Additional sampling settings. Completions and chats support them: the gateway forwards them and
+    the engine applies them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -39,32 +39,34 @@ class SamplingParams(_message.Message):
     INCLUDE_STOP_IN_OUTPUT_FIELD_NUMBER: _builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     min_p: _builtins.float
-    """Drops tokens less likely than this share of the likeliest token's probability, from 0 to 1. 0
-    keeps all. Unset: the model's default.
+    """Excludes tokens that are less likely than this share of the most likely token's probability,
+    from 0 to 1. 0 excludes none. Unset: the model's default.
     """
     repetition_penalty: _builtins.float
-    """Penalty on tokens that the prompt or the text already contains, above 0 and at most 2. 1 is no
-    penalty; below 1 favors repetition. Unset: the model's default.
+    """Penalty on tokens that already occur in the prompt or the text, above 0 and at most 2. 1 is no
+    penalty; values below 1 encourage repetition. Unset: the model's default.
     """
     min_tokens: _builtins.int
-    """Tokens to generate before the end token or a stop may end the text, at least 0 and at most
-    max_tokens. Unset: 0.
+    """Number of tokens to generate before the end token or a stop may end the text, at least 0 and at
+    most max_tokens. Unset: 0.
     """
     ignore_eos: _builtins.bool
-    """Whether to continue past the model's end token, up to max_tokens or a stop. For measurements."""
+    """Whether to continue past the model's end token, up to max_tokens or a stop. Useful for
+    benchmarks.
+    """
     include_stop_in_output: _builtins.bool
-    """Whether the text keeps the stop string that ended it. With stop ["four"] a text is
-    "one two three four" instead of "one two three "; finish_reason, matched_stop and counts are the
-    same. HTTP: no_stop_trim.
+    """Whether to keep the stop string that ended the text. With stop ["four"] the text is "one two
+    three four" instead of "one two three "; finish_reason, matched_stop and counts are the same.
+    HTTP: no_stop_trim.
     """
     skip_special_tokens: _builtins.bool
-    """Whether special tokens, such as the end token, produce no text. False writes them out. Unset:
-    true.
+    """Whether to omit special tokens, such as the end token, from the text. False includes them as
+    text. Unset: true.
     """
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids that end the text, as the end token does. The one that matched is in
-        MatchedStop.token_id. Its text is removed, and it counts as generated. Empty: none.
+        """Token ids that end the text, as the end token does. MatchedStop.token_id has the one that
+        matched. Its text is removed, but it counts as generated. Empty: none.
         """
 
     def __init__(
@@ -103,8 +105,8 @@ Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
 @_typing.final
 class OutputFormat(_message.Message):
-    """What the text must look like. The engine enforces the format token by token, so a text that ended
-    with "stop" has it; a text cut off by max_tokens may be only the beginning of it. Unset: free text.
+    """Format that the text must have. The engine enforces the format token by token, so text that ended
+    with "stop" conforms to it. Text cut off by max_tokens may be incomplete. Unset: free text.
 
     Example of JSON (text format):
 
@@ -125,9 +127,9 @@ class OutputFormat(_message.Message):
     GRAMMAR_FIELD_NUMBER: _builtins.int
     JSON_OBJECT_FIELD_NUMBER: _builtins.int
     regex: _builtins.str
-    """A regular expression that the whole text matches, in the dialect of the engine: "yes|no"."""
+    """A regular expression that the whole text matches, in the engine's dialect: "yes|no"."""
     grammar: _builtins.str
-    """A grammar in the EBNF of the engine: 'root ::= "yes" | "no"'. HTTP: ebnf."""
+    """A grammar in the engine's EBNF dialect: 'root ::= "yes" | "no"'. HTTP: ebnf."""
     @_builtins.property
     def json_schema(self) -> Global___JsonSchema:
         """JSON that matches a schema."""
@@ -163,9 +165,9 @@ class JsonSchema(_message.Message):
     SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     schema_json: _builtins.str
-    """A JSON Schema as text. Required: use JsonObject for any object."""
+    """A JSON Schema as text. Required; for any object, use JsonObject."""
     name: _builtins.str
-    """Name of the format, for the worker's records. Empty: "output"."""
+    """Name of the format, for the worker. Empty: "output"."""
     def __init__(
         self,
         *,
