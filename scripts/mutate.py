@@ -46,6 +46,11 @@ TESTS = {
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
     "smg_proto/errors.py": ["tests/test_errors.py"],
     "smg_proto/_target.py": ["tests/helpers/test_connect.py"],
+    "smg_proto/_channel.py": [
+        "tests/vllm/test_connection.py",
+        "tests/engine/test_bad_input.py",
+        "tests/helpers/test_connect.py",
+    ],
     "smg_proto/_connect.py": ["tests/helpers/test_connect.py"],
     "smg_proto/build.py": ["tests/helpers/test_build.py"],
     "smg_proto/streams.py": ["tests/helpers/test_streams.py"],
