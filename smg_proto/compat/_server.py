@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from smg_proto._channel import Address
 from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError
@@ -64,12 +65,8 @@ class Server:
         if not colon or not host or not (port.isascii() and port.isdecimal()):
             raise ContractError(f"{self.address!r}: write HOST:PORT")
         credentials = self.access.credentials()
-        options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
-        self._channel = (
-            grpc.secure_channel(self.address, credentials, options)
-            if credentials
-            else grpc.insecure_channel(self.address, options)
-        )
+        options = (("grpc.max_receive_message_length", MAX_REPLY_BYTES),)
+        self._channel = Address(self.address, options, credentials).channel()
 
     def __enter__(self) -> "Server":
         return self

@@ -114,7 +114,7 @@ os.chdir(tempfile.mkdtemp())
 open("cat.png", "wb").write(b"\\x89PNG\\r\\n\\x1a\\n")
 """,
         instead=GATEWAY,
-        prints="MULTIMODAL_NOT_SUPPORTED",
+        prints="\n",
     ),
     "docs/llm.md": Surroundings(prints=" world!"),
     "docs/llm.md#a-whole-server": Surroundings(

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import Metadata
 from smg_proto.vllm._bundle import BundleBuilder, TokenizerBundle
 from smg_proto.vllm._completion import ChunkT, Job, ResultT
 from smg_proto.vllm._config import (
@@ -24,7 +25,6 @@ from smg_proto.vllm._config import (
     split,
 )
 from smg_proto.vllm._errors import (
-    Metadata,
     VLLMGrpcCancelledError,
     VLLMGrpcClosedError,
     VLLMGrpcConnectionError,
