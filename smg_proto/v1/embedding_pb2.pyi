@@ -134,7 +134,7 @@ class EmbedResponse(_message.Message):
 
     @_builtins.property
     def pipeline(self) -> _pipeline_pb2.PipelineReport:
-        """What the gateway did with the request. With several inputs, it does not tell which worker
+        """What the gateway did with the request. With several inputs, it does not show which worker
         processed which input.
         """
 
@@ -256,7 +256,7 @@ class ClassifyResponse(_message.Message):
 
     @_builtins.property
     def pipeline(self) -> _pipeline_pb2.PipelineReport:
-        """What the gateway did with the request. With several inputs, it does not tell which worker
+        """What the gateway did with the request. With several inputs, it does not show which worker
         processed which input.
         """
 
