@@ -71,7 +71,7 @@ class GenerateRequest(_message.Message):
     logprob_start_len: _builtins.int
     """Position in the prompt, from 0, at which prompt log probabilities start; -1 requests none.
     Caution: with `return_logprob`, unset is 0, so the engine scores the whole prompt. Send -1
-    unless you want that.
+    unless you need that.
     """
     top_logprobs_num: _builtins.int
     """Number of most likely alternatives to return per position, in addition to the chosen token. 0
@@ -514,7 +514,7 @@ class SamplingParams(_message.Message):
     ids, which always keep it.
     """
     stream_interval: _builtins.int
-    """Number of tokens per `chunk` when streaming, 1 or more. Unset: the server's
+    """Number of tokens per `chunk` when streaming, at least 1. Unset: the server's
     `--stream-interval`.
     """
     @_builtins.property

@@ -1227,7 +1227,7 @@ class GetServerInfoResponse(_message.Message):
     """
     @_builtins.property
     def server_args(self) -> _struct_pb2.Struct:
-        """Launch arguments by the engine's own names, without credentials. Numbers are floating-point.
+        """Launch arguments as named by the engine, without credentials. Numbers are floating-point.
         Observed in smg-grpc-servicer 0.14.1: also has values for the gateway, each only if known:
         `dp_size` if requests can be pinned to one of several ranks, `grammar_backend`,
         `constrained_decoding_start`, `engine_reasoning_parser`, `pairing_protocol`.
@@ -1235,8 +1235,8 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def scheduler_info(self) -> _struct_pb2.Struct:
-        """What the scheduler reported at startup, by the engine's own names, and `shm_namespace_id`:
-        equal for two processes that share /dev/shm, empty if unknown.
+        """What the scheduler reported at startup, as named by the engine, and `shm_namespace_id`: equal
+        for two processes that share /dev/shm, empty if unknown.
         """
 
     @_builtins.property

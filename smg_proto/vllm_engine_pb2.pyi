@@ -188,7 +188,7 @@ Global___TokenizedInput: _TypeAlias = TokenizedInput  # noqa: Y015
 class SamplingParams(_message.Message):
     """How to select tokens and when to stop. An empty message means vLLM's plain defaults, not the
     model's own: unlike in vLLM's HTTP server, the sampling defaults of the model's generation config
-    are not applied. A caller that wants them must merge
+    are not applied. To use them, a caller must merge
     GetModelInfoResponse.default_sampling_params_json itself. The end tokens of the generation config
     do apply; see GenerateComplete.matched_stop.
     """

@@ -188,7 +188,7 @@ class TranscriptionEvent(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start(self) -> Global___Transcription:
-        """First. It may be empty."""
+        """First. May be empty."""
 
     @_builtins.property
     def delta(self) -> Global___TranscriptionDelta:

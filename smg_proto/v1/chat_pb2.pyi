@@ -268,7 +268,7 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams:
-        """Less common sampling settings. Unset: the model's defaults."""
+        """Additional sampling settings. Unset: the model's defaults."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -378,7 +378,7 @@ class ChatResponse(_message.Message):
     id: _builtins.str
     """Id of the reply. Starts with the x-request-id of the request."""
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
     """Members of the HTTP reply without a field here, a JSON object as text. Empty: none. In streams:
     in `end`.

@@ -223,7 +223,7 @@ class DecideResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
     """Members of the HTTP reply without a field here, a JSON object as text. Empty: none."""
     @_builtins.property

@@ -119,7 +119,7 @@ class EmbedResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
     """Members of the HTTP reply without a field here, a JSON object as text; with several inputs,
     those of the first. Empty: none.
@@ -134,7 +134,7 @@ class EmbedResponse(_message.Message):
 
     @_builtins.property
     def pipeline(self) -> _pipeline_pb2.PipelineReport:
-        """What the gateway did with the request. With several inputs, it does not tell which worker
+        """What the gateway did with the request. With several inputs, it does not show which worker
         processed which input.
         """
 
@@ -241,7 +241,7 @@ class ClassifyResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
     """Members of the HTTP reply without a field here, a JSON object as text; with several inputs,
     those of the first. Empty: none.
@@ -256,7 +256,7 @@ class ClassifyResponse(_message.Message):
 
     @_builtins.property
     def pipeline(self) -> _pipeline_pb2.PipelineReport:
-        """What the gateway did with the request. With several inputs, it does not tell which worker
+        """What the gateway did with the request. With several inputs, it does not show which worker
         processed which input.
         """
 
@@ -395,7 +395,7 @@ class RerankResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
     """Members of the HTTP reply without a field here, a JSON object as text. Empty: none."""
     @_builtins.property

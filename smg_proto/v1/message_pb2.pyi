@@ -292,7 +292,7 @@ class MessageResponse(_message.Message):
     id: _builtins.str
     """Id of the reply. Starts with the x-request-id of the request."""
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     finish_reason: _builtins.str
     """Why the turn ended: a FinishReason in lower case, or another value. HTTP: stop_reason."""
     extra_json: _builtins.str

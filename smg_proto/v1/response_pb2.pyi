@@ -261,7 +261,7 @@ Global___McpToolList: _TypeAlias = McpToolList  # noqa: Y015
 
 @_typing.final
 class CreateResponseRequest(_message.Message):
-    """The input, and how to answer it. The gateway checks the ranges and rejects other values with
+    """The input, and how to respond to it. The gateway checks the ranges and rejects other values with
     INVALID_ARGUMENT.
     """
 
@@ -502,7 +502,7 @@ class Response(_message.Message):
     id: _builtins.str
     """Id of the response, "resp_..."."""
     model: _builtins.str
-    """The model that answers."""
+    """Name of the model that serves the request."""
     status: Global___ResponseStatus.ValueType
     """State of the response."""
     finish_reason: _builtins.str

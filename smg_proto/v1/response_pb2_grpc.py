@@ -113,7 +113,7 @@ class ResponseServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelResponse(self, request, context):
-        """Ends a background response and returns it with status CANCELLED. HTTP: POST
+        """Stops a background response and returns it with status CANCELLED. HTTP: POST
         /v1/responses/{id}/cancel.
 
         Errors: FAILED_PRECONDITION (RESPONSE_NOT_CANCELLABLE) if it has already ended; NOT_FOUND

@@ -76,7 +76,7 @@ class ResponseServiceStub:
     NOT_FOUND (RESPONSE_NOT_FOUND).
     """
     CancelResponse: _grpc.UnaryUnaryMultiCallable[_response_pb2.CancelResponseRequest, _response_pb2.Response]
-    """Ends a background response and returns it with status CANCELLED. HTTP: POST
+    """Stops a background response and returns it with status CANCELLED. HTTP: POST
     /v1/responses/{id}/cancel.
 
     Errors: FAILED_PRECONDITION (RESPONSE_NOT_CANCELLABLE) if it has already ended; NOT_FOUND
@@ -134,7 +134,7 @@ class ResponseServiceAsyncStub(ResponseServiceStub):
     NOT_FOUND (RESPONSE_NOT_FOUND).
     """
     CancelResponse: _aio.UnaryUnaryMultiCallable[_response_pb2.CancelResponseRequest, _response_pb2.Response]  # type: ignore[assignment]
-    """Ends a background response and returns it with status CANCELLED. HTTP: POST
+    """Stops a background response and returns it with status CANCELLED. HTTP: POST
     /v1/responses/{id}/cancel.
 
     Errors: FAILED_PRECONDITION (RESPONSE_NOT_CANCELLABLE) if it has already ended; NOT_FOUND
@@ -214,7 +214,7 @@ class ResponseServiceServicer:
         request: _response_pb2.CancelResponseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_response_pb2.Response, _abc.Awaitable[_response_pb2.Response]]:
-        """Ends a background response and returns it with status CANCELLED. HTTP: POST
+        """Stops a background response and returns it with status CANCELLED. HTTP: POST
         /v1/responses/{id}/cancel.
 
         Errors: FAILED_PRECONDITION (RESPONSE_NOT_CANCELLABLE) if it has already ended; NOT_FOUND

@@ -45,8 +45,8 @@ class _WorkerRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerRole
     """Turns images and other media into embeddings."""
 
 class WorkerRole(_WorkerRole, metaclass=_WorkerRoleEnumTypeWrapper):
-    """Which part of a request a worker handles. All but REGULAR are for disaggregated serving, where
-    workers of different roles share the work on one request.
+    """Which part of a request a worker handles. All roles except REGULAR are for disaggregated serving,
+    in which workers of different roles share the work on one request.
     """
 
 WORKER_ROLE_UNSPECIFIED: WorkerRole.ValueType  # 0
@@ -72,7 +72,7 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     WORKER_STATE_PENDING: _WorkerState.ValueType  # 1
     """The gateway is connecting to the worker for the first time."""
     WORKER_STATE_READY: _WorkerState.ValueType  # 2
-    """Healthy and in use."""
+    """Healthy and accepting requests."""
     WORKER_STATE_NOT_READY: _WorkerState.ValueType  # 3
     """Health checks fail, or have not passed yet. The worker becomes READY when they pass."""
     WORKER_STATE_FAILED: _WorkerState.ValueType  # 4
@@ -88,7 +88,7 @@ WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
 WORKER_STATE_PENDING: WorkerState.ValueType  # 1
 """The gateway is connecting to the worker for the first time."""
 WORKER_STATE_READY: WorkerState.ValueType  # 2
-"""Healthy and in use."""
+"""Healthy and accepting requests."""
 WORKER_STATE_NOT_READY: WorkerState.ValueType  # 3
 """Health checks fail, or have not passed yet. The worker becomes READY when they pass."""
 WORKER_STATE_FAILED: WorkerState.ValueType  # 4
@@ -704,7 +704,7 @@ class WorkerLoad(_message.Message):
     kv_capacity_tokens: _builtins.int
     """Tokens that the KV cache can hold. HTTP: max_total_num_tokens."""
     kv_usage: _builtins.float
-    """Share of the KV cache in use, from 0 to 1, as the engine reports it. HTTP: token_usage."""
+    """Share of the KV cache in use, from 0 to 1, as reported by the engine. HTTP: token_usage."""
     kv_hit_rate: _builtins.float
     """Share of prompt tokens found in the prefix cache, from 0 to 1, over a period chosen by the
     engine. HTTP: cache_hit_rate.

@@ -93,7 +93,7 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkers(self, request, context):
-        """Returns the workers that the gateway has reached. HTTP: GET /workers.
+        """Returns the workers that the gateway has connected to. HTTP: GET /workers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,7 @@ class WorkerServiceStub:
     NOT_FOUND (WORKER_NOT_FOUND).
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ListWorkersRequest, _worker_pb2.ListWorkersResponse]
-    """Returns the workers that the gateway has reached. HTTP: GET /workers."""
+    """Returns the workers that the gateway has connected to. HTTP: GET /workers."""
     WatchWorkers: _grpc.UnaryStreamMultiCallable[_worker_pb2.WatchWorkersRequest, _worker_pb2.WorkerEvent]
     """Streams the workers: first all existing workers, then each worker that is added, changes or is
     removed. The stream runs until the client ends it.
@@ -104,7 +104,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     NOT_FOUND (WORKER_NOT_FOUND).
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_worker_pb2.ListWorkersRequest, _worker_pb2.ListWorkersResponse]  # type: ignore[assignment]
-    """Returns the workers that the gateway has reached. HTTP: GET /workers."""
+    """Returns the workers that the gateway has connected to. HTTP: GET /workers."""
     WatchWorkers: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchWorkersRequest, _worker_pb2.WorkerEvent]  # type: ignore[assignment]
     """Streams the workers: first all existing workers, then each worker that is added, changes or is
     removed. The stream runs until the client ends it.
@@ -166,7 +166,7 @@ class WorkerServiceServicer:
         request: _worker_pb2.ListWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.ListWorkersResponse, _abc.Awaitable[_worker_pb2.ListWorkersResponse]]:
-        """Returns the workers that the gateway has reached. HTTP: GET /workers."""
+        """Returns the workers that the gateway has connected to. HTTP: GET /workers."""
 
     def WatchWorkers(
         self,

@@ -120,7 +120,7 @@ open("cat.png", "wb").write(b"\\x89PNG\\r\\n\\x1a\\n")
     "docs/llm.md#a-whole-server": Surroundings(
         instead={"http://127.0.0.1:30000": "{upstream}"}, prints="127.0.0.1:"
     ),
-    "docs/sagellm.md#what-is-refused": Surroundings(
+    "docs/sagellm.md#what-is-rejected": Surroundings(
         before="""
 from smg_proto.sagellm import Request
 data = {"request_id": "r", "trace_id": "t", "prompt": "p", "max_tokens": 8}
