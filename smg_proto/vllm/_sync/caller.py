@@ -116,7 +116,6 @@ class Caller:
         request: Message,
         options: Options,
         limits: Limits,
-        *,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> Call[Any]:
@@ -191,19 +190,12 @@ class Caller:
                 job.metadata = merge_metadata(span.metadata(), job.metadata)
         of_kind = Limits.of_stream if stream else Limits.of_call
         limits = of_kind(options, began)
+        requests = [part.request for part in job.parts]
+        log_generate(requests)
         calls = [
-            self.call(
-                "Generate",
-                part.request,
-                options,
-                limits,
-                metadata=job.metadata,
-                request_id=part.request.request_id,
-            )
-            for part in job.parts
+            self.call("Generate", request, options, limits, job.metadata, request.request_id)
+            for request in requests
         ]
-        for part in job.parts:
-            log_generate(part.request)
         words = None
         if decoder == "server":
             found = self._tokenizer.value()
