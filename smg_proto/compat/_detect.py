@@ -1,9 +1,4 @@
-"""Which contracts a server speaks that has no reflection: harmless calls tell.
-
-An RPC is judged by its name. One that only reads is called with an empty request. One that would
-do work is called with bytes that are no message: a server that has it cannot read them, and does
-nothing. One that changes something is never called, and nothing is said of it.
-"""
+"""Which contracts a server speaks that has no reflection: harmless calls tell."""
 
 import re
 from collections.abc import Iterator
@@ -16,62 +11,12 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from smg_proto._probing import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
 from smg_proto.compat._contract import Contract, Rpc, Service
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._server import Server
 from smg_proto.compat._text import one_line
 
-# By the method's own name: what only reads, and answers an empty request.
-READS = frozenset(
-    (
-        "HealthCheck",
-        "GetServerInfo",
-        "GetModelInfo",
-        "GetLoads",
-        "GetLoad",
-        "ListModels",
-        "ListLoras",
-        "ListLoadedLoRAAdapters",
-        "GetKvEventSources",
-        "IsPaused",
-        "IsSleeping",
-        "GetWeightVersion",
-        "Health",
-        "GetCapabilities",
-    )
-)
-# What works when it can read its request, and changes nothing that outlasts it.
-WORKS = frozenset(
-    (
-        "Generate",
-        "GenerateStream",
-        "StreamGenerate",
-        "Embed",
-        "Encode",
-        "Classify",
-        "Score",
-        "Rerank",
-        "Tokenize",
-        "Detokenize",
-        "TextGenerate",
-        "TextEmbed",
-        "Complete",
-        "StreamComplete",
-        "Chat",
-        "StreamChat",
-        "CreateMessage",
-        "StreamMessage",
-        "ChatComplete",
-        "OpenAIEmbed",
-        "OpenAIClassify",
-        "GetTokenizer",
-        "SubscribeKvEvents",
-        "WatchEngineState",
-    )
-)
-# A tag of wire type 7, which there is not: no parser takes it.
-NOT_A_MESSAGE = b"\x0f\x0f\x0f"
-_NOBODY_HAS_THIS = "/smg_proto.check.Nothing/Nothing"
 _Way = Literal["reads", "works"]
 
 
@@ -121,7 +66,7 @@ def is_there(code: grpc.StatusCode) -> bool:
 
 def detect(server: Server, contract: Contract) -> list[Spoken]:
     """The services of the contract that the server has. ContractError: it cannot be asked."""
-    code, _ = server.call(_NOBODY_HAS_THIS, b"")
+    code, _ = server.call(NOBODY_HAS_THIS, b"")
     if is_there(code):
         raise ContractError(
             f"{server.address}: answers {code.name} to a method that no server has, so its methods "
@@ -148,7 +93,7 @@ def _spoken(server: Server, contract: Contract, service: Service) -> Spoken:
         if len(lacks) >= 2 and not has:
             lacks.append(rpc.name)
             continue
-        code, data = server.call(probe.path, probe.data, rpc.server_streaming)
+        code, data = server.call(probe.path, probe.data)
         (has if is_there(code) else lacks).append(rpc.name)
         if data and probe.way == "reads":
             try:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from smg_proto._channel import Address
+from smg_proto._probing._sync.ask import ask
 from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError
@@ -109,30 +110,17 @@ class Server:
                 return None
             if _code(error) == grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
-            raise self._unreachable(error) from error
+            raise self._unreachable(_code(error)) from error
         states = _HealthResponse.DESCRIPTOR.enum_types_by_name["ServingStatus"].values_by_number
         return states[answer.status].name if answer.status in states else str(answer.status)
 
-    def call(
-        self, path: str, data: bytes, streaming: bool = False
-    ) -> tuple[grpc.StatusCode, bytes]:
+    def call(self, path: str, data: bytes) -> tuple[grpc.StatusCode, bytes]:
         """The status of a call with these bytes as its request, and the first message it brings."""
-        kinds: Any = self._channel
-        kind = kinds.unary_stream if streaming else kinds.unary_unary
-        made: Any = kind(path, request_serializer=None, response_deserializer=None)
-        try:
-            if not streaming:
-                return grpc.StatusCode.OK, made(data, **self._call())
-            messages: Any = made(data, **self._call())
-            try:
-                return grpc.StatusCode.OK, next(messages, b"")
-            finally:
-                messages.cancel()
-        except grpc.RpcError as error:
-            code = _code(error) or grpc.StatusCode.UNKNOWN
-            if code in _NO_ANSWER:
-                raise self._unreachable(error) from error
-            return code, b""
+        answer = ask(self._channel, path, data, **self._call())
+        code = grpc.StatusCode[answer.code]
+        if code in _NO_ANSWER:
+            raise self._unreachable(code)
+        return code, answer.data
 
     def _reflect(self, read: Callable[[Conversation], T]) -> T:
         """What is read from whichever reflection the server has; NoReflection: it has none."""
@@ -142,7 +130,7 @@ class Server:
                 return read(conversation)
             except grpc.RpcError as error:
                 if _code(error) != grpc.StatusCode.UNIMPLEMENTED:
-                    raise self._unreachable(error) from error
+                    raise self._unreachable(_code(error)) from error
             finally:
                 conversation.close()
         raise NoReflection(
@@ -153,8 +141,8 @@ class Server:
     def _call(self) -> dict[str, Any]:
         return {"timeout": self.access.timeout, "metadata": list(self.access.metadata)}
 
-    def _unreachable(self, error: grpc.RpcError) -> ContractError:
-        match _code(error):
+    def _unreachable(self, code: grpc.StatusCode | None) -> ContractError:
+        match code:
             case grpc.StatusCode.UNAVAILABLE:
                 what = "cannot be reached; is it up, and is TLS on or off on both sides?"
             case grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -165,7 +153,7 @@ class Server:
                 what = (
                     f"sends a message of more than {size(MAX_REPLY_BYTES)}, or has no room for us"
                 )
-            case code:
+            case _:
                 what = f"answers {code.name if code else 'nothing'} to a question about itself"
         return ContractError(f"{self.address}: the server {what}")
 
