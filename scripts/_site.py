@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from posixpath import dirname, normpath, relpath
@@ -58,7 +59,9 @@ def build(files: FileDescriptorSet, out: Path) -> None:
         done = _tools.run("zensical", "build", cwd=home)
         if done.returncode:
             raise Stop(1, f"zensical: {_tools.last_line(done.stderr or done.stdout)}")
-        shutil.copytree(home / "site", out, dirs_exist_ok=True)
+        # These two would have to know the address of the site.
+        without = shutil.ignore_patterns("404.html", "sitemap.xml")
+        shutil.copytree(home / "site", out, ignore=without, dirs_exist_ok=True)
 
 
 def navigation(pages: dict[str, str]) -> Nav:
@@ -151,7 +154,8 @@ class SymbolPages(Pages):
                 what = f"`{part.type}`" if part.type else part.number
                 lines += [f"Reserved, never to be used again: {what}.", ""]
             else:
-                lines += [f"#### {title}.{short(part)} {{ #{part.name} }}"]
+                name = f"<span>{title}.</span>{short(part)}"
+                lines += [f"#### {name} {{ #{part.name} }}"]
                 lines += [*self.description(part, self.traits(part)), ""]
         return lines
 
@@ -168,15 +172,19 @@ class SymbolPages(Pages):
             case _:
                 presence = f"oneof `{part.oneof}`" if part.oneof else PRESENCE[part.presence]
                 kind = self.type(part.type, part.package)
-                return [f"{presence} {kind}".strip(), f"= {part.number}"]
+                return [f"{presence} {kind} = {part.number}".strip()]
 
     def description(self, symbol: Symbol, traits: list[str]) -> Iterator[str]:
         """A line of facts, and the comment."""
-        http = self.routes.get(".".join(symbol.name.rsplit(".", 2)[1:]), "")
-        if found := _HTTP.search(symbol.comment):
-            http = " ".join(found[1].split())
-        facts = [*traits, f"since {symbol.since}", *([f"HTTP: {http}"] if http else [])]
-        yield from ("", " · ".join(facts), "{ .facts }", "", paragraphs(symbol))
+        names = _HTTP.findall(symbol.comment)
+        names += [self.routes[name] for name in [_last_two(symbol.name)] if name in self.routes]
+        facts = [*traits, f"since {symbol.since}", *(f"HTTP: {' '.join(n.split())}" for n in names)]
+        rest = replace(symbol, comment=_HTTP.sub("", symbol.comment).strip())
+        yield from ("", " · ".join(facts), "{ .facts }", "", paragraphs(rest))
+
+
+def _last_two(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
 
 
 def reference(files: FileDescriptorSet) -> dict[str, str]:

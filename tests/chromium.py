@@ -60,8 +60,9 @@ class Page:
         await async_eventually(lambda: self.evaluate(loaded), f"{url} is loaded")
 
     async def type(self, text: str) -> None:
-        """Type into what has the focus."""
-        await self.call("Input.insertText", text=text)
+        """Type into what has the focus, key by key."""
+        for key in text:
+            await self.call("Input.dispatchKeyEvent", type="char", text=key)
 
     async def resize(self, width: int, height: int) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -84,7 +85,7 @@ async def browser(profile: Path) -> AsyncIterator[Page]:
     process = await asyncio.create_subprocess_exec(*words, env=home, stdout=DEVNULL, stderr=DEVNULL)
     try:
         announced = profile / "DevToolsActivePort"
-        await async_eventually(lambda: announced.exists() and "\n" in announced.read_text())
+        await async_eventually(lambda: announced.exists() and announced.read_text(encoding="utf-8"))
         port = announced.read_text(encoding="utf-8").split()[0]
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as reply:

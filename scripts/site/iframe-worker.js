@@ -1,5 +1,5 @@
 // Browsers start no worker for a page that was opened from a file. There, search runs in a hidden
-// frame instead: what one side posts, the other side gets as a message.
+// frame instead: what one side posts, the other side gets a copy of as a message.
 if (location.protocol === "file:") {
   window.Worker = class {
     constructor(url) {
@@ -8,7 +8,7 @@ if (location.protocol === "file:") {
       this.inside = new Promise((resolve) => {
         frame.onload = () => {
           const { contentDocument, contentWindow } = frame
-          contentWindow.postMessage = (data) => this.onmessage?.({ data })
+          contentWindow.postMessage = (data) => this.onmessage?.({ data: structuredClone(data) })
           const script = contentDocument.createElement("script")
           script.onload = () => resolve(contentWindow)
           script.onerror = (error) => this.onerror?.(error)
@@ -21,8 +21,9 @@ if (location.protocol === "file:") {
     }
 
     async postMessage(data) {
+      const copy = structuredClone(data)
       const inside = await this.inside
-      inside.dispatchEvent(new MessageEvent("message", { data }))
+      inside.dispatchEvent(new MessageEvent("message", { data: copy }))
     }
   }
 }
