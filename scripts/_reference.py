@@ -129,15 +129,19 @@ def prose(symbol: Symbol) -> str:
 def paragraphs(symbol: Symbol) -> str:
     """A comment as paragraphs; indented lines stay as they are, as code."""
     text = re.sub(r"(?<=\S)\n(?=[^\s\-*\d|])", " ", symbol.comment)
-    text = re.sub(r"<(?=[A-Za-z/])", "&lt;", text)
+    text = re.sub(r"^(?! {4}).+", lambda line: escaped(line[0]), text, flags=re.MULTILINE)
     return ("**Deprecated.** " if symbol.deprecated else "") + text
+
+
+def escaped(text: str) -> str:
+    return re.sub(r"<(?!br>)(?=[A-Za-z/])", "&lt;", text)
 
 
 def cell(symbol: Symbol) -> str:
     """A comment as one table cell."""
     text = re.sub(r"\n\s*\n", "<br>", symbol.comment)
     text = re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|")
-    text = re.sub(r"<(?!br>)(?=[A-Za-z/])", "&lt;", text)
+    text = escaped(text)
     return ("**Deprecated.** " if symbol.deprecated else "") + text
 
 

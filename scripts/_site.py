@@ -1,4 +1,4 @@
-"""The contract site: one folder of static files over docs/, the contracts and the frozen releases."""
+"""The documentation as a site: static files made of docs/, the contracts and their releases."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from posixpath import dirname, normpath, relpath
 from typing import Any
 
-import _changelog
 import _tools
+from _changelog import UNRELEASED, section
 from _frozen import Frozen
-from _reference import PRESENCE, Pages, paragraphs, parent, short
+from _reference import PRESENCE, Pages, paragraphs, short
 from _tools import Stop
 from _upstream import UPSTREAMS
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -34,16 +34,32 @@ PLACES = {
     "docs/reference/README.md": "reference/index.md",
     "CHANGELOG.md": "changes/index.md",
 }
+MAX_REPORT_BYTES = 10_000_000
 _HTTP = re.compile(r"\s*\bHTTP: (.+?)\.(?=\s|$)", re.DOTALL)
 _ROUTES = re.compile(r"^\| (\w+\.\w+) \| (.+) \|$", re.MULTILINE)
+
+_CHANGES = """\
+# Changes
+
+What `smg-proto diff` finds between the releases whose descriptors are kept here. A finding of class
+`data` has a witness: bytes that one release wrote and the other one read. [History](../history.md)
+has every published release, [smg-proto diff](../diff.md) says what the classes mean.
+
+| release | against | verdict |
+|---|---|---|
+"""
 
 Nav = list[dict[str, Any]]
 
 
 def build(files: FileDescriptorSet, out: Path) -> None:
     """Write the site into a folder, which has to be empty or new."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Stop(1, f"{out} is not empty: the site would mix with it; delete it or name another")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise Stop(1, f"{out} is not empty: the site needs a folder of its own; name another")
+    except OSError as error:
+        raise Stop(2, f"{out} cannot be written: {error.strerror}; name another folder") from error
     pages = reference(files) | changes(files) | written()
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
@@ -68,8 +84,8 @@ def navigation(pages: dict[str, str]) -> Nav:
     """The sections of the index with the pages that they name, in its order."""
     found: Nav = [{"Home": "index.md"}]
     text = (ROOT / INDEX).read_text(encoding="utf-8")
-    for section in text.split("\n## ")[1:]:
-        title, _, body = section.partition("\n")
+    for part in text.split("\n## ")[1:]:
+        title, _, body = part.partition("\n")
         entries: Nav = []
         for name, target in re.findall(r"^- \[(.+?)\]\((\S+?)\)", body, re.MULTILINE):
             page = place(normpath(f"docs/{target}"))
@@ -99,14 +115,14 @@ def _toml(value: "str | Sequence[Any] | dict[str, Any]") -> str:
 
 
 def written() -> dict[str, str]:
-    """The pages of docs/; the first has the first screen of README in front of it."""
+    """The pages of docs/; the index has the first screen of README above its sections."""
     made = {
         place(f"docs/{path.name}"): relocated(path.read_text(encoding="utf-8"), f"docs/{path.name}")
         for path in sorted((ROOT / "docs").glob("*.md"))
     }
     readme = relocated((ROOT / "README.md").read_text(encoding="utf-8"), "README.md")
-    index = made["index.md"].partition("\n")[2]
-    return made | {"index.md": readme.partition("\n## ")[0] + "\n" + index}
+    first, sections = readme.partition("\n## ")[0], made["index.md"].partition("\n## ")[2]
+    return made | {"index.md": f"{first}\n## {sections}"}
 
 
 def place(name: str) -> str:
@@ -203,28 +219,17 @@ def changes(files: FileDescriptorSet) -> dict[str, str]:
     changelog = relocated((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), "CHANGELOG.md")
     known = {symbol.name: symbol.package for symbol in symbols(files)}
     made: dict[str, str] = {}
-    rows: list[str] = []
+    rows = ""
     for name, report in reports(files):
-        version = report.new
-        title = f"{name} {version}"
-        page = f"{name}-{version}.md"
-        own = "Unreleased" if version == __version__ else version
-        news = _changelog.section(changelog, own) if name == "smg-grpc-proto" else ""
-        found = _linked(markdown(report, limit=10_000_000), known)
-        made[f"changes/{page}"] = (
-            f"# {title}\n\n" + (f"{news}\n\n" if news else "") + f"## Contracts\n\n{found}\n"
-        )
-        rows.append(f"| [{title}]({page}) | {report.old} | {report.verdict} |\n")
-    index = "# Changes\n\n" + INTRO + "| release | against | verdict |\n|---|---|---|\n"
-    return {"changes/index.md": index + "".join(rows)} | made
-
-
-INTRO = """\
-What `smg-proto diff` finds between releases whose descriptors are kept here. A finding of class `data` has a witness: bytes that one
-release wrote and the other read. [History](../history.md) has every published release, and [the page on `smg-proto
-diff`](../diff.md) says what the classes mean.
-
-"""
+        title, page = f"{name} {report.new}", f"{name}-{report.new}.md"
+        news = ""
+        if name == "smg-grpc-proto":
+            unreleased = report.new == __version__
+            news = section(changelog, UNRELEASED if unreleased else report.new)
+        found = _linked(markdown(report, limit=MAX_REPORT_BYTES), known)
+        made[f"changes/{page}"] = f"# {title}\n\n{news}\n\n## Contracts\n\n{found}\n"
+        rows += f"| [{title}]({page}) | {report.old} | {report.verdict} |\n"
+    return {"changes/index.md": _CHANGES + rows} | made
 
 
 def reports(files: FileDescriptorSet) -> Iterator[tuple[str, Report]]:

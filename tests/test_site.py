@@ -1,5 +1,7 @@
 """The documentation as a site: a folder that a reader opens in a browser, without any network."""
 
+import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
@@ -146,50 +148,56 @@ async def test_no_page_is_wider_than_a_phone_or_asks_anything_of_a_network(
     assert [r for r in page.requests if not r.startswith((site.as_uri(), "data:", "about:"))] == []
 
 
-# The contrast of each piece of text with what is behind it, by the formula of WCAG 2, and how
-# bright the page is.
+# How bright the page is, and for each kind of element the least contrast of its text with what is
+# behind it, by the formula of WCAG 2.
 CONTRAST = """(() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true })
-  const pixel = (colors) => {
-    canvas.clearRect(0, 0, 1, 1)
-    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1) }
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
+  const brightness = (colors) => {
+    for (const color of ["white", ...colors]) {
+      canvas.fillStyle = color
+      canvas.fillRect(0, 0, 1, 1)
+    }
+    const linear = [...canvas.getImageData(0, 0, 1, 1).data].map((c) => c / 255).map((c) =>
+      c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
   }
-  const light = (rgb) => {
-    const [r, g, b] = rgb.map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-  }
-  const behind = (element) => {
-    const colors = []
-    for (let e = element; e; e = e.parentElement) colors.unshift(getComputedStyle(e).backgroundColor)
-    return colors
-  }
-  const texts = [...document.querySelectorAll("article *")].filter((e) =>
-    [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) && !e.closest(".headerlink, svg, button") && e.checkVisibility())
+  const behind = (element) => element
+    ? [...behind(element.parentElement), getComputedStyle(element).backgroundColor] : []
   const worst = {}
-  for (const e of texts) {
-    const [a, b] = [light(pixel([...behind(e), getComputedStyle(e).color])), light(pixel(behind(e)))].sort((a, b) => b - a)
-    const kind = e.tagName + "." + e.className
-    worst[kind] = Math.min(worst[kind] ?? 99, (a + 0.05) / (b + 0.05))
+  for (const element of document.querySelectorAll("article *")) {
+    const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim())
+    if (!text || element.closest(".headerlink, svg, button") || !element.checkVisibility()) continue
+    const ground = behind(element)
+    const pair = [brightness(ground), brightness([...ground, getComputedStyle(element).color])]
+    const contrast = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05)
+    const kind = element.tagName + "." + element.className
+    worst[kind] = Math.min(worst[kind] ?? contrast, contrast)
   }
-  return { page: light(pixel(["white", ...behind(document.querySelector("article"))])), worst }
+  return { page: brightness(behind(document.querySelector("article"))), worst }
 })()"""
 
 
-@pytest.mark.parametrize("name", SHOWN)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_text_can_be_read_in_light_and_in_dark(
-    name: str, scheme: str, site: Path, page: Page
-) -> None:
+async def test_text_can_be_read_in_light_and_in_dark(scheme: str, site: Path, page: Page) -> None:
     await page.prefer(scheme)
-    await page.open((site / name).as_uri())
-    seen: dict[str, Any] = await page.evaluate(CONTRAST)
-    assert seen["page"] < 0.1 if scheme == "dark" else seen["page"] > 0.8
-    assert seen["worst"]
-    assert {kind: ratio for kind, ratio in seen["worst"].items() if ratio < 4.5} == {}
+    for name in SHOWN:
+        await page.open((site / name).as_uri())
+        seen: dict[str, Any] = await page.evaluate(CONTRAST)
+        assert seen["page"] < 0.1 if scheme == "dark" else seen["page"] > 0.8
+        assert seen["worst"]
+        assert {kind: ratio for kind, ratio in seen["worst"].items() if ratio < 4.5} == {}, name
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").touch()
-    said = run(sys.executable, ROOT / "scripts" / "build.py", "--site", tmp_path, check=False)
-    assert said == "" and [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+@pytest.mark.parametrize(
+    ("name", "status", "why"),
+    [("", 1, "is not empty: "), ("mine.txt", 2, "cannot be written: ")],
+)
+def test_what_is_not_the_site_is_left_alone(
+    name: str, status: int, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    command = [sys.executable, ROOT / "scripts" / "build.py", "--site", tmp_path / name]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == status
+    assert re.fullmatch(rf"build: {tmp_path / name} {why}.*\n", done.stderr)
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["mine"]
