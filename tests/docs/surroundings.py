@@ -25,8 +25,8 @@ ENGINE = {"50051": "{engine_port}"}
 GATEWAY = {"localhost:50051": "{gateway}"}
 
 SURROUNDINGS = {
-    "README.md": Surroundings(prints="finish reason: "),
-    "README.md#a-vllm-client": Surroundings(instead=ENGINE),
+    "README.md": Surroundings(instead={"localhost:8000": "{gateway}"}, prints="\n"),
+    "README.md.2": Surroundings(instead=ENGINE, prints="\n"),
     "docs/vllm-client.md": Surroundings(instead=ENGINE),
     "docs/vllm-client.md#chat": Surroundings(instead=ENGINE),
     "docs/diff.md#smg-proto-diff-old-new": Surroundings(
