@@ -147,7 +147,7 @@ with grpc.insecure_channel("127.0.0.1:{port}") as channel:
 assert len(reply.output_tokens) == 2, reply
 """,
     ),
-    "docs/testing.md#say-what-is-to-happen": Surroundings(
+    "docs/testing.md#script-answers-and-faults": Surroundings(
         before="""
 import grpc
 from smg_proto.testing import run_gateway
