@@ -51,6 +51,7 @@ TESTS = {
         "tests/engine/test_bad_input.py",
         "tests/helpers/test_connect.py",
     ],
+    "smg_proto/_probing": ["tests/engine/test_detect.py", "tests/compat/test_check_hostile.py"],
     "smg_proto/_connect.py": ["tests/helpers/test_connect.py"],
     "smg_proto/build.py": ["tests/helpers/test_build.py"],
     "smg_proto/streams.py": ["tests/helpers/test_streams.py"],

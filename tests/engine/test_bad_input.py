@@ -124,7 +124,9 @@ def test_a_token_goes_nowhere_else_in_clear_text(target: str) -> None:
 
 def test_what_stays_on_this_machine_passes_no_proxy() -> None:
     def proxy(target: str) -> object:
-        return dict(vars(connect(target))["_settings"].address.options).get("grpc.enable_http_proxy")
+        return dict(vars(connect(target))["_settings"].address.options).get(
+            "grpc.enable_http_proxy"
+        )
 
     assert proxy("dns:localhost:1") == proxy("ipv4:127.0.0.1:1") == 0
     assert proxy("example.com:1") is None
