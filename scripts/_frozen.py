@@ -146,7 +146,7 @@ class Frozen:
         (self.home / "SHA256SUMS").write_text(self.sums(), encoding="utf-8")
 
     def unsound(self) -> Iterator[str]:
-        """What is missing, superfluous, edited or at odds with itself."""
+        """What is missing, superfluous, edited or inconsistent."""
         there, wanted = set(self.files()), self.expected()
         for path in sorted(wanted - there):
             yield f"{path}: missing; every release has one"
