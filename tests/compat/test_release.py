@@ -155,7 +155,7 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
 
     # Frozen whole, found again by the suite, and built again from its commit to the same bytes.
     frozen = Frozen(repository / "tests" / "compat", [*FROZEN.own, VERSION])
-    assert list(frozen.unsound()) == []
+    assert list(frozen.defects()) == []
     wheel = release_wheel(VERSION, Path("unused"), tmp_path / "again", frozen)
     assert wheel.read_bytes() == (repository / "dist" / names[0]).read_bytes()
     run("python3", "scripts/test", "gate", cwd=repository)
