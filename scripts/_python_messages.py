@@ -187,7 +187,7 @@ def _octal(data: bytes) -> str:
 
 
 def _hex(data: bytes) -> str:
-    """The data as a C string. A hex digit after a hex escape is escaped too, as it would join it."""
+    """The data as a C string. A hex digit after a hex escape is escaped too: it would join it."""
     written: list[str] = []
     open_ended = False
     for byte in data:

@@ -37,14 +37,14 @@ INTRO = """\
 
 Each release of `smg-grpc-proto` before this repository's first is compared with the one before it.
 The table has the number of findings of `smg-proto diff` by class, and the number of errors of
-`buf breaking` at three of its levels. `scripts/history.py` writes this page. To see the findings of a
-pair with their witnesses:
+`buf breaking` at three of its levels. `scripts/history.py` writes this page. To see the findings of
+a pair with their witnesses:
 
     smg-proto diff pypi:smg-grpc-proto==0.4.10 pypi:smg-grpc-proto==0.4.11
 
-buf's WIRE level does not report data loss behind a `reserved` number (part of 0.4.2, all of 0.4.6). It
-reports errors although no byte differs in 0.4.13: messages that moved, and a field that became the
-first member of a oneof.
+buf's WIRE level does not report data loss behind a `reserved` number (part of 0.4.2, all of 0.4.6).
+It reports errors although no byte differs in 0.4.13: messages that moved, and a field that became
+the first member of a oneof.
 
 """
 UPSTREAM = """\
@@ -71,8 +71,8 @@ SPEAKERS = """
 ## Compatible releases
 
 For each contract that others publish: the package that has it, the first release with it, and the
-first releases that are compatible with this package. *Compatible*: no data is lost or misread and no
-call fails, in either direction. *Exact*: in addition, both sides agree on whether unset and zero
+first releases that are compatible with this package. *Compatible*: no data is lost or misread and
+no call fails, in either direction. *Exact*: in addition, both sides agree on whether unset and zero
 differ. `smg-proto check` shows the same for a running server.
 
 | contract | package | first in | compatible from | exact from |

@@ -66,7 +66,7 @@ def test_a_name_that_only_looks_like_the_symbol_does_not_count(
     released: FileDescriptorSet, name: str
 ) -> None:
     add_rpc(released)
-    assert [p for p in problems(FROZEN, released, name, "0.5.0") if "does not name" in p]
+    assert [p for p in problems(FROZEN, released, name, "0.5.0") if "does not mention" in p]
 
 
 def test_a_break_needs_a_major_release(released: FileDescriptorSet) -> None:
