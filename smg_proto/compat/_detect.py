@@ -1,9 +1,4 @@
-"""Finds out, by harmless calls, which contracts a server without reflection implements.
-
-The name of an RPC decides how it is tried. An RPC that only reads is called with an empty request.
-An RPC that would do work is called with bytes that are not a message: a server that has the RPC
-cannot parse them and does nothing. An RPC that changes state is never called and stays untried.
-"""
+"""Finds out, by harmless calls, which contracts a server without reflection implements."""
 
 import re
 from collections.abc import Iterator
@@ -16,62 +11,12 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from smg_proto._probing import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
 from smg_proto.compat._contract import Contract, Rpc, Service
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._server import Server
 from smg_proto.compat._text import one_line
 
-# Methods that only read, and accept an empty request.
-READS = frozenset(
-    (
-        "HealthCheck",
-        "GetServerInfo",
-        "GetModelInfo",
-        "GetLoads",
-        "GetLoad",
-        "ListModels",
-        "ListLoras",
-        "ListLoadedLoRAAdapters",
-        "GetKvEventSources",
-        "IsPaused",
-        "IsSleeping",
-        "GetWeightVersion",
-        "Health",
-        "GetCapabilities",
-    )
-)
-# Methods that do work once they can parse their request, and change no lasting state.
-WORKS = frozenset(
-    (
-        "Generate",
-        "GenerateStream",
-        "StreamGenerate",
-        "Embed",
-        "Encode",
-        "Classify",
-        "Score",
-        "Rerank",
-        "Tokenize",
-        "Detokenize",
-        "TextGenerate",
-        "TextEmbed",
-        "Complete",
-        "StreamComplete",
-        "Chat",
-        "StreamChat",
-        "CreateMessage",
-        "StreamMessage",
-        "ChatComplete",
-        "OpenAIEmbed",
-        "OpenAIClassify",
-        "GetTokenizer",
-        "SubscribeKvEvents",
-        "WatchEngineState",
-    )
-)
-# A tag of wire type 7, which does not exist: every parser rejects it.
-NOT_A_MESSAGE = b"\x0f\x0f\x0f"
-_NOBODY_HAS_THIS = "/smg_proto.check.Nothing/Nothing"
 _Effect = Literal["reads", "works"]
 
 
@@ -121,7 +66,7 @@ def is_there(code: grpc.StatusCode) -> bool:
 
 def detect(server: Server, contract: Contract) -> list[Spoken]:
     """The services of the contract that the server has. ContractError if calls cannot show it."""
-    code, _ = server.call(_NOBODY_HAS_THIS, b"")
+    code, _ = server.call(NOBODY_HAS_THIS, b"")
     if is_there(code):
         raise ContractError(
             f"{server.address}: cannot detect its services: it returns {code.name} for a method "
@@ -148,7 +93,7 @@ def _spoken(server: Server, contract: Contract, service: Service) -> Spoken:
         if len(lacks) >= 2 and not has:
             lacks.append(rpc.name)
             continue
-        code, data = server.call(probe.path, probe.data, rpc.server_streaming)
+        code, data = server.call(probe.path, probe.data)
         (has if is_there(code) else lacks).append(rpc.name)
         if data and probe.effect == "reads":
             try:

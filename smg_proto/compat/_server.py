@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import grpc
 
+from smg_proto._channel import Address
+from smg_proto._probing._sync.ask import ask
 from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError
@@ -64,12 +66,8 @@ class Server:
         if not colon or not host or not (port.isascii() and port.isdecimal()):
             raise ContractError(f"invalid address {self.address!r}: use HOST:PORT")
         credentials = self.access.credentials()
-        options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
-        self._channel = (
-            grpc.secure_channel(self.address, credentials, options)
-            if credentials
-            else grpc.insecure_channel(self.address, options)
-        )
+        options = (("grpc.max_receive_message_length", MAX_REPLY_BYTES),)
+        self._channel = Address(self.address, options, credentials).channel()
 
     def __enter__(self) -> "Server":
         return self
@@ -112,30 +110,17 @@ class Server:
                 return None
             if _code(error) == grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
-            raise self._unreachable(error) from error
+            raise self._unreachable(_code(error)) from error
         states = _HealthResponse.DESCRIPTOR.enum_types_by_name["ServingStatus"].values_by_number
         return states[reply.status].name if reply.status in states else str(reply.status)
 
-    def call(
-        self, path: str, data: bytes, streaming: bool = False
-    ) -> tuple[grpc.StatusCode, bytes]:
+    def call(self, path: str, data: bytes) -> tuple[grpc.StatusCode, bytes]:
         """Call a method with these bytes as the request; its status and first response."""
-        channel: Any = self._channel
-        method = channel.unary_stream if streaming else channel.unary_unary
-        call: Any = method(path, request_serializer=None, response_deserializer=None)
-        try:
-            if not streaming:
-                return grpc.StatusCode.OK, call(data, **self._call())
-            messages: Any = call(data, **self._call())
-            try:
-                return grpc.StatusCode.OK, next(messages, b"")
-            finally:
-                messages.cancel()
-        except grpc.RpcError as error:
-            code = _code(error) or grpc.StatusCode.UNKNOWN
-            if code in _NO_REPLY:
-                raise self._unreachable(error) from error
-            return code, b""
+        reply = ask(self._channel, path, data, **self._call())
+        code = grpc.StatusCode[reply.code]
+        if code in _NO_REPLY:
+            raise self._unreachable(code)
+        return code, reply.data
 
     def _reflect(self, read: Callable[[Conversation], T]) -> T:
         """Read from either version of reflection; NoReflection if the server has none."""
@@ -145,7 +130,7 @@ class Server:
                 return read(conversation)
             except grpc.RpcError as error:
                 if _code(error) != grpc.StatusCode.UNIMPLEMENTED:
-                    raise self._unreachable(error) from error
+                    raise self._unreachable(_code(error)) from error
             finally:
                 conversation.close()
         raise NoReflection(
@@ -156,8 +141,8 @@ class Server:
     def _call(self) -> dict[str, Any]:
         return {"timeout": self.access.timeout, "metadata": list(self.access.metadata)}
 
-    def _unreachable(self, error: grpc.RpcError) -> ContractError:
-        match _code(error):
+    def _unreachable(self, code: grpc.StatusCode | None) -> ContractError:
+        match code:
             case grpc.StatusCode.UNAVAILABLE:
                 what = (
                     "cannot be reached; check that it runs, and that TLS is on or off on both sides"
@@ -168,7 +153,7 @@ class Server:
                 what = "denied access; give credentials with --metadata or --cert and --key"
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 what = f"is overloaded, or sent a message of more than {size(MAX_REPLY_BYTES)}"
-            case code:
+            case _:
                 what = f"returned {code.name if code else 'an error'} for reflection or health"
         return ContractError(f"{self.address}: the server {what}")
 
