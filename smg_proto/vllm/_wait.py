@@ -100,26 +100,33 @@ class _Watchdog:
         self._timers.discard(timer)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                now = time.monotonic()
-                timers = list(self._timers)  # a copy: destructors take timers out
-                late = [timer for timer in timers if timer.until <= now]
-                for timer in late:
-                    self._timers.discard(timer)
-                if not late:
-                    # A wait that begins after this moment cannot end before `shortest` is over.
-                    ends = [min(timer.until, now + timer.shortest) for timer in timers]
-                    self._wakes = min(ends, default=now + _LINGER)
-                    pause = min(self._wakes - now, threading.TIMEOUT_MAX)
-                    if not self._changed.wait(pause) and not ends and not self._timers:
-                        self._thread = None
-                        return
-            for timer in late:
-                try:
-                    timer.late()
-                except Exception:  # the others' limits must go on
-                    logging.getLogger("smg_proto.vllm").exception("time limit failed")
+        while self._look():
+            pass
+
+    def _look(self) -> bool:
+        """End what is late, or wait until something may be. False: there are no timers.
+
+        While it waits, it holds none of them: they hold their calls.
+        """
+        with self._changed:
+            now = time.monotonic()
+            # Copies: destructors take timers out.
+            late = [timer for timer in list(self._timers) if timer.until <= now]
+            self._timers.difference_update(late)
+            if not late:
+                # A wait that begins after this moment cannot end before `shortest` is over.
+                ends = [min(timer.until, now + timer.shortest) for timer in list(self._timers)]
+                self._wakes = min(ends, default=now + _LINGER)
+                pause = min(self._wakes - now, threading.TIMEOUT_MAX)
+                if not self._changed.wait(pause) and not ends and not self._timers:
+                    self._thread = None
+                    return False
+        for timer in late:
+            try:
+                timer.late()
+            except Exception:  # the others' limits must go on
+                logging.getLogger("smg_proto.vllm").exception("time limit failed")
+        return True
 
 
 _WATCHDOG: Final = _Watchdog()
