@@ -46,6 +46,12 @@ TESTS = {
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
     "smg_proto/errors.py": ["tests/test_errors.py"],
     "smg_proto/_target.py": ["tests/helpers/test_connect.py"],
+    "smg_proto/_channel.py": [
+        "tests/vllm/test_connection.py",
+        "tests/engine/test_bad_input.py",
+        "tests/helpers/test_connect.py",
+    ],
+    "smg_proto/_probing": ["tests/engine/test_detect.py", "tests/compat/test_check_hostile.py"],
     "smg_proto/_connect.py": ["tests/helpers/test_connect.py"],
     "smg_proto/build.py": ["tests/helpers/test_build.py"],
     "smg_proto/streams.py": ["tests/helpers/test_streams.py"],
@@ -196,20 +202,27 @@ class Copy:
         # The copy, and then the packages of this environment, without its own link to `root`.
         (packages,) = (home / ".venv").glob("lib/python*/site-packages")
         ours = next(path for path in sys.path if path.endswith("site-packages"))
+        for program in Path(sys.executable).parent.iterdir():  # buf and the like
+            place = self._python.with_name(program.name)
+            if program.is_file() and program.read_bytes()[:2] != b"#!" and not place.exists():
+                place.symlink_to(program)
         (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
 
-    def tests_by_line(self, path: Path, tests: Sequence[str]) -> dict[int, list[str]] | None:
-        """Which of the tests run each line of a module; None if they fail."""
-        measured = [f"--cov={path.parts[0]}", "--cov-context=test", "--cov-report="]
-        if not self.passes([*measured, *tests], 1800):
-            return None
+    def measure(self, tests: Sequence[str], package: str) -> bool:
+        """Whether the tests pass; which lines of the package they run is noted."""
+        return self.passes(
+            [f"--cov={package}", "--cov-context=test", "--cov-report=", *tests], 1800
+        )
+
+    def tests_by_line(self, path: Path) -> dict[int, list[str]]:
+        """Which tests ran each line of a module."""
         data = coverage.CoverageData(str(self._home / ".coverage"))
         data.read()
-        contexts = data.contexts_by_lineno(str(self._home / path))
-        found = {
-            line: {name.rpartition("|")[0] for name in names} for line, names in contexts.items()
+        found = data.contexts_by_lineno(str(self._home / path))
+        return {
+            line: sorted({name.rpartition("|")[0] for name in names} - {""})
+            for line, names in found.items()
         }
-        return {line: sorted(names - {""}) for line, names in found.items()}
 
     def survives(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
         path = self._home / mutant.path
@@ -266,13 +279,12 @@ def tests_of(path: Path, root: Path) -> list[str]:
     if known := next((TESTS[prefix] for prefix in prefixes if prefix in TESTS), None):
         return known
     below = Path(*(part.lstrip("_") for part in path.parts[1:]))
-    own = Path("tests", below.parent, f"test_{below.name}")
-    folder = Path("tests", below.parts[0])
-    return [str(place) for place in (own, folder) if (root / place).exists()]
+    places = [Path("tests", below.parts[0]), Path("tests", f"test_{below.name}")]
+    return [str(place) for place in places if (root / place).exists()]
 
 
 def survivors(
-    path: Path, chosen: Sequence[Mutant], tests: Sequence[str], root: Path, jobs: int
+    chosen: Sequence[Mutant], tests: Sequence[str], root: Path, jobs: int
 ) -> list[Mutant] | None:
     """Those of these mutants that the tests do not notice; None if they fail without any."""
     with tempfile.TemporaryDirectory() as folder:
@@ -281,20 +293,20 @@ def survivors(
             copies.put(Copy(root, Path(folder).resolve() / str(number)))
         first = copies.get()
         began = time.monotonic()
-        by_line = first.tests_by_line(path, tests)
-        if by_line is None:
+        if not first.measure(tests, chosen[0].path.parts[0]):
             return None
         limit = LEAST + TIMES * (time.monotonic() - began)
+        paths = {mutant.path for mutant in chosen}
+        by_line = {path: first.tests_by_line(path) for path in paths}
         copies.put(first)
 
         def survives(mutant: Mutant) -> bool:
             lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
-            own = {test for line in lines for test in by_line.get(line, [])}
+            near = {test for line in lines for test in by_line[mutant.path].get(line, [])}
             place = copies.get()
             try:
-                found = place.survives(
-                    mutant, sorted(own) if 0 < len(own) <= MOST else tests, limit
-                )
+                fit = sorted(near) if 0 < len(near) <= MOST else tests
+                found = place.survives(mutant, fit, limit)
             finally:
                 copies.put(place)
             if found:
@@ -326,12 +338,14 @@ def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
         if args.sample is not None and args.sample < len(chosen):
             chosen = random.Random(0).sample(chosen, args.sample)
         alive = 0
-        for path in found:
-            own = [mutant for mutant in chosen if mutant.path == path]
-            tests = args.tests or tests_of(path, root)
-            if own and not tests:
-                parser.error(f"no tests known for {path}; name them with --tests")
-            result = survivors(path, own, tests, root, args.jobs) if own else []
+        groups: dict[tuple[str, ...], list[Mutant]] = {}
+        for mutant in sorted(chosen, key=lambda mutant: (mutant.path, mutant.start)):
+            tests = tuple(args.tests or tests_of(mutant.path, root))
+            if not tests:
+                parser.error(f"no tests known for {mutant.path}; name them with --tests")
+            groups.setdefault(tests, []).append(mutant)
+        for tests, own in groups.items():
+            result = survivors(own, tests, root, args.jobs)
             if result is None:
                 parser.error(f"{' '.join(tests)} fail without a mutant; mend them before")
             alive += len(result)

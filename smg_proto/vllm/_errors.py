@@ -7,11 +7,12 @@ server said, word for word.
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 
-Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+from smg_proto._channel import Metadata
+
 RETRYABLE: Final = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 PUSHBACK: Final = "grpc-retry-pushback-ms"
 

@@ -14,6 +14,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import mapping, sequence
 from smg_proto.vllm._config import (
     AsyncToken,
     CallParams,
@@ -21,9 +22,7 @@ from smg_proto.vllm._config import (
     Token,
     json_object,
     json_text,
-    mapping,
     plain,
-    sequence,
     text,
 )
 from smg_proto.vllm._errors import VLLMGrpcValidationError

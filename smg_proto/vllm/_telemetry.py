@@ -8,7 +8,10 @@ from typing import Any, Final
 
 from smg_proto import __version__
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm._errors import Metadata, VLLMGrpcError
+from smg_proto._channel import Metadata
+from smg_proto.vllm._errors import (
+    VLLMGrpcError,
+)
 
 LOGGER: Final = logging.getLogger("smg_proto.vllm")
 

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import Metadata
 from smg_proto.vllm._async.call import AsyncCall, Limits, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._async.stream import AsyncRun
@@ -26,7 +27,6 @@ from smg_proto.vllm._config import (
     split,
 )
 from smg_proto.vllm._errors import (
-    Metadata,
     VLLMGrpcCancelledError,
     VLLMGrpcClosedError,
     VLLMGrpcConnectionError,

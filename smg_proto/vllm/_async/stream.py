@@ -9,11 +9,11 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import Metadata
 from smg_proto.vllm._async.call import AsyncCall, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._completion import ChunkT, Delta, Job, Reply, ResultT
 from smg_proto.vllm._errors import (
-    Metadata,
     VLLMGrpcClosedError,
     VLLMGrpcFailedPreconditionError,
 )
