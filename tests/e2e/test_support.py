@@ -50,7 +50,7 @@ TOOLS = [function_tool(add)]
 class Probe:
     """A field, a value for it, and what the request must have besides, with and without it."""
 
-    field: str
+    path: str
     value: Any
     beside: dict[str, Any] = field(default_factory=dict[str, Any])
     says: str = TEXT  # what the model says
@@ -88,7 +88,7 @@ CALLING = [
 
 
 def only(*names: str) -> list[Probe]:
-    return [probe for probe in SAMPLING if probe.field in names]
+    return [probe for probe in SAMPLING if probe.path in names]
 
 
 def summaries(reply: smg.Response) -> list[str]:
@@ -218,7 +218,7 @@ def test_fields_are_honored_as_recorded(
 ) -> None:
     base, probes = PROBES[rpc]
     seen = {
-        probe.field: {kind: outcome(houses[kind], rpc, base, probe) for kind in KINDS}
+        probe.path: {kind: outcome(houses[kind], rpc, base, probe) for kind in KINDS}
         for probe in probes
     }
     if os.environ.get("SMG_PROTO_RECORD"):
@@ -233,11 +233,11 @@ def test_a_reply_names_the_fields_that_are_ignored(
 ) -> None:
     """The front door's own list says what was observed: no more and no less."""
     base, probes = PROBES[rpc]
-    observed = [probe.field for probe in probes if record[rpc][probe.field][kind] == "ignored"]
+    observed = [probe.path for probe in probes if record[rpc][probe.path][kind] == "ignored"]
     listed = [
-        probe.field
+        probe.path
         for probe in probes
-        if probe.field
+        if probe.path
         in ignored_fields(Gateway(VERSION), f"{kind}://w:1", rpc, request_of(base, probe, "m"))
     ]
     assert listed == observed
@@ -246,7 +246,7 @@ def test_a_reply_names_the_fields_that_are_ignored(
 @pytest.mark.parametrize("rpc", PROBES)
 def test_every_field_is_tried(rpc: str) -> None:
     base, probes = PROBES[rpc]
-    tried = {probe.field.partition(".")[0] for probe in probes}
+    tried = {probe.path.partition(".")[0] for probe in probes}
     assert {field.name for field in base.DESCRIPTOR.fields} <= tried | UNTRIED
 
 
@@ -271,7 +271,7 @@ def request_of(base: Any, probe: Probe, model: str, *, with_field: bool = True) 
     if with_field:
         if probe.instead:
             request.ClearField(probe.instead)
-        known = probe.instead if probe.field.startswith(f"{probe.instead}.") else probe.field
+        known = probe.instead if probe.path.startswith(f"{probe.instead}.") else probe.path
         put(request, known, probe.value)
     return request
 
@@ -310,7 +310,7 @@ def one_outcome(house: House, call: Callable[[Any], Any], base: Any, probe: Prob
             plain = look(house, call, request_of(base, probe, house.model, with_field=False))
             found = look(house, call, asked)
         except grpc.RpcError as error:
-            assert error.code() in REJECTED, f"{probe.field}: {error}"
+            assert error.code() in REJECTED, f"{probe.path}: {error}"
             return "rejected"
     if probe.returns and house.engine:
         return "honored" if probe.returns(found.reply) else "ignored"
