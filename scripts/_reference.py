@@ -51,10 +51,11 @@ class Pages:
         return f"**{stream}** {self.link(name, here)}" if stream else self.link(name, here)
 
     def page(self, package: str) -> str:
-        members = self.packages[package]
+        files = [list(f) for _, f in groupby(self.packages[package], key=lambda s: s.file)]
+        # The file that introduces the package comes first: its comment opens with the name.
+        files.sort(key=lambda of_file: not of_file[0].comment.startswith(f"{package}:"))
         lines = [MADE, f"# {package}", ""]
-        for _, of_file in groupby(members, key=lambda symbol: symbol.file):
-            file, *inside = of_file
+        for file, *inside in files:
             lines += [f"## {file.file}", "", prose(file), ""]
             for top in (s for s in inside if s.kind in ("service", "message", "enum")):
                 lines += self.section(top, [s for s in inside if parent(s) == top.name])

@@ -5,9 +5,9 @@
     scripts/mutate.py smg_proto.compat --sample 40      forty of a package, always the same ones
     scripts/mutate.py smg_proto/errors.py --tests tests/test_errors.py --jobs 2
 
-Each mutant runs in a copy of the repository, against the tests that TESTS below gives for the
-module, until one fails. Exit status: 0 all were noticed, 1 some survived, 2 bad usage, or the tests
-fail without any mutant.
+Each mutant runs in a copy of the repository, until a test fails: those tests of the module (TESTS
+below) that run its line, or all of them if none does in this process. Exit status: 0 all were
+noticed, 1 some survived, 2 bad usage, or the tests fail without any mutant.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import _runner
 import _venv
+import coverage
 
 # The tests of a module, by the longest prefix of its path. Elsewhere tests/ mirrors smg_proto/.
 TESTS = {
@@ -45,6 +46,12 @@ TESTS = {
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
     "smg_proto/errors.py": ["tests/test_errors.py"],
     "smg_proto/_target.py": ["tests/helpers/test_connect.py"],
+    "smg_proto/_channel.py": [
+        "tests/vllm/test_connection.py",
+        "tests/engine/test_bad_input.py",
+        "tests/helpers/test_connect.py",
+    ],
+    "smg_proto/_probing": ["tests/engine/test_detect.py", "tests/compat/test_check_hostile.py"],
     "smg_proto/_connect.py": ["tests/helpers/test_connect.py"],
     "smg_proto/build.py": ["tests/helpers/test_build.py"],
     "smg_proto/streams.py": ["tests/helpers/test_streams.py"],
@@ -74,6 +81,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 # A mutant is taken for endless, and so for noticed, after so many seconds, and so many times what
 # the tests take without one.
 LEAST, TIMES = 60, 10
+MOST = 500  # tests that are named one by one; more are as good as all
 
 
 @dataclass(frozen=True)
@@ -194,7 +202,27 @@ class Copy:
         # The copy, and then the packages of this environment, without its own link to `root`.
         (packages,) = (home / ".venv").glob("lib/python*/site-packages")
         ours = next(path for path in sys.path if path.endswith("site-packages"))
+        for program in Path(sys.executable).parent.iterdir():  # buf and the like
+            place = self._python.with_name(program.name)
+            if program.is_file() and program.read_bytes()[:2] != b"#!" and not place.exists():
+                place.symlink_to(program)
         (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
+
+    def measure(self, tests: Sequence[str], package: str) -> bool:
+        """Whether the tests pass; which lines of the package they run is noted."""
+        return self.passes(
+            [f"--cov={package}", "--cov-context=test", "--cov-report=", *tests], 1800
+        )
+
+    def tests_by_line(self, path: Path) -> dict[int, list[str]]:
+        """Which tests ran each line of a module."""
+        data = coverage.CoverageData(str(self._home / ".coverage"))
+        data.read()
+        found = data.contexts_by_lineno(str(self._home / path))
+        return {
+            line: sorted({name.rpartition("|")[0] for name in names} - {""})
+            for line, names in found.items()
+        }
 
     def survives(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
         path = self._home / mutant.path
@@ -209,7 +237,7 @@ class Copy:
 
     def passes(self, tests: Sequence[str], seconds: float, **env: str) -> bool:
         """Whether the tests pass, those that failed last before the others."""
-        chosen = " and ".join(f"not {name}" for name in [*_runner.groups()][2:])
+        chosen = " and ".join(f"not {_runner.marker(name)}" for name in [*_runner.groups()][2:])
         command = [str(self._python), "-m", "pytest", "-q", "-x", "--ff", "-m", chosen, *tests]
         path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])
         clean = _venv.environment() | {"PATH": path, "VIRTUAL_ENV": str(self._home / ".venv")} | env
@@ -238,7 +266,11 @@ def files(name: str, root: Path) -> list[Path]:
         found = sorted((root / path).rglob("*.py"))
     else:
         found = [file for file in (root / path, root / f"{path}.py") if file.is_file()]
-    return [file.relative_to(root) for file in found if "_pb2" not in file.name]
+    return [
+        file.relative_to(root)
+        for file in found
+        if "_pb2" not in file.name and file.parent.name != "_sync"  # generated
+    ]
 
 
 def tests_of(path: Path, root: Path) -> list[str]:
@@ -247,13 +279,12 @@ def tests_of(path: Path, root: Path) -> list[str]:
     if known := next((TESTS[prefix] for prefix in prefixes if prefix in TESTS), None):
         return known
     below = Path(*(part.lstrip("_") for part in path.parts[1:]))
-    own = Path("tests", below.parent, f"test_{below.name}")
-    folder = Path("tests", below.parts[0])
-    return [str(place) for place in (own, folder) if (root / place).exists()]
+    places = [Path("tests", below.parts[0]), Path("tests", f"test_{below.name}")]
+    return [str(place) for place in places if (root / place).exists()]
 
 
 def survivors(
-    path: Path, chosen: Sequence[Mutant], tests: Sequence[str], root: Path, jobs: int
+    chosen: Sequence[Mutant], tests: Sequence[str], root: Path, jobs: int
 ) -> list[Mutant] | None:
     """Those of these mutants that the tests do not notice; None if they fail without any."""
     with tempfile.TemporaryDirectory() as folder:
@@ -262,15 +293,20 @@ def survivors(
             copies.put(Copy(root, Path(folder).resolve() / str(number)))
         first = copies.get()
         began = time.monotonic()
-        if not first.passes(tests, 1800):
+        if not first.measure(tests, chosen[0].path.parts[0]):
             return None
         limit = LEAST + TIMES * (time.monotonic() - began)
+        paths = {mutant.path for mutant in chosen}
+        by_line = {path: first.tests_by_line(path) for path in paths}
         copies.put(first)
 
         def survives(mutant: Mutant) -> bool:
+            lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
+            near = {test for line in lines for test in by_line[mutant.path].get(line, [])}
             place = copies.get()
             try:
-                found = place.survives(mutant, tests, limit)
+                fit = sorted(near) if 0 < len(near) <= MOST else tests
+                found = place.survives(mutant, fit, limit)
             finally:
                 copies.put(place)
             if found:
@@ -302,12 +338,14 @@ def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
         if args.sample is not None and args.sample < len(chosen):
             chosen = random.Random(0).sample(chosen, args.sample)
         alive = 0
-        for path in found:
-            own = [mutant for mutant in chosen if mutant.path == path]
-            tests = args.tests or tests_of(path, root)
-            if own and not tests:
-                parser.error(f"no tests known for {path}; name them with --tests")
-            result = survivors(path, own, tests, root, args.jobs) if own else []
+        groups: dict[tuple[str, ...], list[Mutant]] = {}
+        for mutant in sorted(chosen, key=lambda mutant: (mutant.path, mutant.start)):
+            tests = tuple(args.tests or tests_of(mutant.path, root))
+            if not tests:
+                parser.error(f"no tests known for {mutant.path}; name them with --tests")
+            groups.setdefault(tests, []).append(mutant)
+        for tests, own in groups.items():
+            result = survivors(own, tests, root, args.jobs)
             if result is None:
                 parser.error(f"{' '.join(tests)} fail without a mutant; mend them before")
             alive += len(result)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mutate
 import pytest
@@ -151,9 +152,8 @@ def test_a_mutant_that_never_ends_is_ended_and_noticed(
     monkeypatch.setattr(mutate, "LEAST", 1)
     monkeypatch.setattr(mutate, "TIMES", 2)
     one = [m for m in mutate.mutants(HERE, ENDLESS.encode()) if m.before == "break"]
-    path = Path("pkg/m.py")
-    endless = [replace(mutant, path=path) for mutant in one]
-    assert mutate.survivors(path, endless, ["tests/test_m.py"], project, 1) == []
+    endless = [replace(mutant, path=Path("pkg/m.py")) for mutant in one]
+    assert mutate.survivors(endless, ["tests/test_m.py"], project, 1) == []
 
 
 def test_no_survivor_is_status_0_and_a_sample_is_the_same_each_time(
@@ -161,7 +161,7 @@ def test_no_survivor_is_status_0_and_a_sample_is_the_same_each_time(
 ) -> None:
     seen: list[Sequence[mutate.Mutant]] = []
 
-    def none(path: Path, chosen: Sequence[mutate.Mutant], *rest: object) -> list[mutate.Mutant]:
+    def none(chosen: Sequence[mutate.Mutant], *rest: object) -> list[mutate.Mutant]:
         seen.append(chosen)
         return []
 
@@ -186,3 +186,14 @@ def test_what_cannot_be_done_is_status_2(
 ) -> None:
     assert mutated(project, *words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.packaging
+def test_only_the_tests_that_run_a_line_see_its_mutants(project: Path) -> None:
+    other = "def test_other():\n    pass\n"
+    (project / "tests" / "test_other.py").write_text(other, encoding="utf-8")
+    with TemporaryDirectory() as home:
+        copy = mutate.Copy(project, Path(home).resolve())
+        assert copy.measure(["tests"], "pkg")
+        found = copy.tests_by_line(Path("pkg/m.py"))
+    assert found == {1: [], 2: ["tests/test_m.py::test_low"]}

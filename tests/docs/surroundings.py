@@ -114,13 +114,13 @@ os.chdir(tempfile.mkdtemp())
 open("cat.png", "wb").write(b"\\x89PNG\\r\\n\\x1a\\n")
 """,
         instead=GATEWAY,
-        prints="MULTIMODAL_NOT_SUPPORTED",
+        prints="\n",
     ),
     "docs/llm.md": Surroundings(prints=" world!"),
     "docs/llm.md#a-whole-server": Surroundings(
         instead={"http://127.0.0.1:30000": "{upstream}"}, prints="127.0.0.1:"
     ),
-    "docs/sagellm.md#what-is-refused": Surroundings(
+    "docs/sagellm.md#what-is-rejected": Surroundings(
         before="""
 from smg_proto.sagellm import Request
 data = {"request_id": "r", "trace_id": "t", "prompt": "p", "max_tokens": 8}
@@ -147,7 +147,7 @@ with grpc.insecure_channel("127.0.0.1:{port}") as channel:
 assert len(reply.output_tokens) == 2, reply
 """,
     ),
-    "docs/testing.md#say-what-is-to-happen": Surroundings(
+    "docs/testing.md#script-answers-and-faults": Surroundings(
         before="""
 import grpc
 from smg_proto.testing import run_gateway

@@ -129,6 +129,8 @@ async def test_no_log_has_content_at_any_level(upstream: Upstream, tmp_path: Pat
             upstream.forget()
             upstream.stream(chunk(REPLY), 60.0)
             await ask("ChatService.StreamChat", request, timeout=0.5)
+        upstream.forget()
+        upstream.answer(200, chat(REPLY))
         data = request.SerializeToString()
         for key, value in ((b"authorization", b"\xff"), (b"authorization", b"\n"), (b"a", b"\xff")):
             value += KEY.encode()

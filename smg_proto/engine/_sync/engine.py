@@ -120,7 +120,7 @@ class PieceStream:
 
 def open(settings: Settings) -> Engine:
     """Connect, and find out what has to be known before the first request."""
-    channel = settings.channel()
+    channel = settings.address.channel()
     caller = Caller(settings, channel)
     try:
         if settings.contract is not None:

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import Metadata
 from smg_proto.vllm._bundle import BundleBuilder, TokenizerBundle
 from smg_proto.vllm._completion import ChunkT, Job, ResultT
 from smg_proto.vllm._config import (
@@ -24,7 +25,6 @@ from smg_proto.vllm._config import (
     split,
 )
 from smg_proto.vllm._errors import (
-    Metadata,
     VLLMGrpcCancelledError,
     VLLMGrpcClosedError,
     VLLMGrpcConnectionError,
@@ -116,7 +116,6 @@ class Caller:
         request: Message,
         options: Options,
         limits: Limits,
-        *,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> Call[Any]:
@@ -191,19 +190,12 @@ class Caller:
                 job.metadata = merge_metadata(span.metadata(), job.metadata)
         of_kind = Limits.of_stream if stream else Limits.of_call
         limits = of_kind(options, began)
+        requests = [part.request for part in job.parts]
+        log_generate(requests)
         calls = [
-            self.call(
-                "Generate",
-                part.request,
-                options,
-                limits,
-                metadata=job.metadata,
-                request_id=part.request.request_id,
-            )
-            for part in job.parts
+            self.call("Generate", request, options, limits, job.metadata, request.request_id)
+            for request in requests
         ]
-        for part in job.parts:
-            log_generate(part.request)
         words = None
         if decoder == "server":
             found = self._tokenizer.value()

@@ -9,15 +9,13 @@ from typing import Any, Literal, cast
 import grpc
 from typing_extensions import Self, Unpack
 
+from smg_proto._channel import ChannelOptions, MetadataLike, Pem
 from smg_proto.vllm._config import (
     MAX_RETRIES,
     NOT_GIVEN,
     CallParams,
-    ChannelOptions,
-    MetadataLike,
     NotGiven,
     Options,
-    Pem,
     Timeout,
     Token,
     address,

@@ -9,6 +9,7 @@ from typing_extensions import Unpack
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import sequence
 from smg_proto.vllm._bundle import TokenizerBundle
 from smg_proto.vllm._chat import ChatRequest, chat_job
 from smg_proto.vllm._completion import completion_job, embed_requests
@@ -16,7 +17,6 @@ from smg_proto.vllm._config import (
     CallParams,
     duration,
     flag,
-    sequence,
     split,
     text,
     whole,
