@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerate everything made from proto/ (modules, stubs, facades, descriptor set, reference),
-and two pages of docs/.
+"""Regenerate all that is made from proto/: modules, stubs, descriptor set, reference, two pages.
 
     scripts/build.py            generate, then replace files that differ
     scripts/build.py --check    generate, then list files that differ (exit 1); change nothing
