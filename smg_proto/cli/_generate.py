@@ -17,6 +17,7 @@ from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language, searc
 from smg_proto.cli._tree import licence, put, read_tree, write
 
 TEMPLATE = "buf.gen.yaml"
+STREAMS = "smg/v1/"  # files of a template that go with this package alone
 PYTHON = "python"
 
 
@@ -123,6 +124,8 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
     """What the plugins write for these packages, with the files that make a package of it."""
     buf = BUF.find()
     assert buf is not None  # require_tools has looked
+    sources = protos(packages)
+    has_streams = any(path.startswith(STREAMS) for path in sources)
     before, after = (language.named.format(n).encode() for n in (language.package, name))
     with tempfile.TemporaryDirectory() as scratch:
         source, out, template = (
@@ -130,7 +133,7 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
             Path(scratch, "out"),
             Path(scratch, TEMPLATE),
         )
-        for path, data in protos(packages).items():
+        for path, data in sources.items():
             put(source / path, data.replace(before, after))
         if language.wants_google_rpc:
             shutil.copytree(GOOGLE_RPC, source, dirs_exist_ok=True)
@@ -148,7 +151,7 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
         files = {**licence(), **dict(read_tree(out))}
     made = sorted(files)
     for path, data in read_tree(language.folder):
-        if path != TEMPLATE:
+        if path != TEMPLATE and (has_streams or not path.startswith(STREAMS)):
             data = data.replace(b"0.0.0-version", semantic_version().encode())
             files[path] = data.replace(before, after)
     if language.name == "rust":
