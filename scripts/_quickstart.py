@@ -1,4 +1,4 @@
-"""From a fresh checkout to a completion, token by token: what README's first screen shows.
+"""From a fresh checkout to a completion, token by token.
 
 Makes .venv with the package, runs `smg-proto demo` on a free port, runs examples/quickstart.py
 against it, and stops the demo. Exit: 0 all went well.

@@ -34,10 +34,14 @@ class Pages:
         if package not in self.packages:
             return f"`{name}`"
         title = name.removeprefix(f"{package}.")
-        anchor = re.sub(r"[^a-z0-9_]", "", title.lower())
         if package == here:
-            return f"[`{title}`](#{anchor})"
-        return f"[`{name}`]({package}.md#{anchor})"
+            return f"[`{title}`](#{self.anchor(name)})"
+        return f"[`{name}`]({package}.md#{self.anchor(name)})"
+
+    def anchor(self, name: str) -> str:
+        """What a link to a type has behind its #: what a forge makes of the heading."""
+        title = name.removeprefix(f"{self.home[name]}.")
+        return re.sub(r"[^a-z0-9_]", "", title.lower())
 
     def type(self, spelled: str, here: str) -> str:
         """A field's type or an RPC's side, with links for the names in it."""
@@ -47,10 +51,11 @@ class Pages:
         return f"**{stream}** {self.link(name, here)}" if stream else self.link(name, here)
 
     def page(self, package: str) -> str:
-        members = self.packages[package]
+        files = [list(f) for _, f in groupby(self.packages[package], key=lambda s: s.file)]
+        # The file that introduces the package comes first: its comment opens with the name.
+        files.sort(key=lambda of_file: not of_file[0].comment.startswith(f"{package}:"))
         lines = [MADE, f"# {package}", ""]
-        for _, of_file in groupby(members, key=lambda symbol: symbol.file):
-            file, *inside = of_file
+        for file, *inside in files:
             lines += [f"## {file.file}", "", prose(file), ""]
             for top in (s for s in inside if s.kind in ("service", "message", "enum")):
                 lines += self.section(top, [s for s in inside if parent(s) == top.name])
@@ -117,18 +122,27 @@ def short(symbol: Symbol) -> str:
 
 
 def prose(symbol: Symbol) -> str:
+    """A comment as paragraphs, and in which release its symbol came."""
+    since = f"\n\nSince {symbol.since}." if symbol.kind in ("file", "service", "message") else ""
+    return (paragraphs(symbol) + since).strip()
+
+
+def paragraphs(symbol: Symbol) -> str:
     """A comment as paragraphs; indented lines stay as they are, as code."""
     text = re.sub(r"(?<=\S)\n(?=[^\s\-*\d|])", " ", symbol.comment)
-    text = re.sub(r"<(?=[A-Za-z/])", "&lt;", text)
-    text += f"\n\nSince {symbol.since}." if symbol.kind in ("file", "service", "message") else ""
-    return ("**Deprecated.** " if symbol.deprecated else "") + text.strip()
+    text = re.sub(r"^(?! {4}).+", lambda line: escaped(line[0]), text, flags=re.MULTILINE)
+    return ("**Deprecated.** " if symbol.deprecated else "") + text
+
+
+def escaped(text: str) -> str:
+    return re.sub(r"<(?!br>)(?=[A-Za-z/])", "&lt;", text)
 
 
 def cell(symbol: Symbol) -> str:
     """A comment as one table cell."""
     text = re.sub(r"\n\s*\n", "<br>", symbol.comment)
     text = re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|")
-    text = re.sub(r"<(?!br>)(?=[A-Za-z/])", "&lt;", text)
+    text = escaped(text)
     return ("**Deprecated.** " if symbol.deprecated else "") + text
 
 

@@ -3,6 +3,7 @@
 
     scripts/build.py            generate, then replace what differs
     scripts/build.py --check    generate, then list what differs (exit 1); change nothing
+    scripts/build.py --site DIR write the documentation as a site into a folder that is empty or new
 
 Exit: 0 fine, 1 the answer is no (a proto does not compile, a file differs), 2 a tool is missing.
 """
@@ -62,6 +63,15 @@ def generate() -> dict[Path, bytes]:
     init = (ROOT / INIT).read_text(encoding="utf-8")
     found[INIT] = with_names(init, public(found)).encode()
     return found
+
+
+def site(out: Path) -> None:
+    """The documentation as static files."""
+    from _protos import compile_protos
+    from _site import build
+
+    build(compile_protos(ROOT, "proto").image(), out)
+    print(f"build: {out / 'index.html'}")
 
 
 def python(protos: "Protos") -> dict[str, str]:
@@ -144,10 +154,16 @@ def replace(path: Path, content: bytes | None) -> None:
 def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--check", action="store_true", help="only compare")
-    check = parser.parse_args().check
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="only compare")
+    what.add_argument("--site", metavar="DIR", type=Path, help="only write the site, into DIR")
+    arguments = parser.parse_args()
+    check = arguments.check
     try:
         _tools.enter()
+        if arguments.site:
+            site(arguments.site)
+            return 0
         made = generate()
         wrong = differences(made)
         for path in wrong:

@@ -46,6 +46,12 @@ TESTS = {
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
     "smg_proto/errors.py": ["tests/test_errors.py"],
     "smg_proto/_target.py": ["tests/helpers/test_connect.py"],
+    "smg_proto/_channel.py": [
+        "tests/vllm/test_connection.py",
+        "tests/engine/test_bad_input.py",
+        "tests/helpers/test_connect.py",
+    ],
+    "smg_proto/_probing": ["tests/engine/test_detect.py", "tests/compat/test_check_hostile.py"],
     "smg_proto/_connect.py": ["tests/helpers/test_connect.py"],
     "smg_proto/build.py": ["tests/helpers/test_build.py"],
     "smg_proto/streams.py": ["tests/helpers/test_streams.py"],
@@ -196,6 +202,10 @@ class Copy:
         # The copy, and then the packages of this environment, without its own link to `root`.
         (packages,) = (home / ".venv").glob("lib/python*/site-packages")
         ours = next(path for path in sys.path if path.endswith("site-packages"))
+        for program in Path(sys.executable).parent.iterdir():  # buf and the like
+            place = self._python.with_name(program.name)
+            if program.is_file() and program.read_bytes()[:2] != b"#!" and not place.exists():
+                place.symlink_to(program)
         (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
 
     def measure(self, tests: Sequence[str], package: str) -> bool:

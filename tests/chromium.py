@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 from asyncio.subprocess import DEVNULL
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ OPTIONS = (
 class Page:
     """A page, and the address of each request that it made."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: "aiohttp.ClientWebSocketResponse[Any]") -> None:
         self.requests: list[str] = []
         self._socket = socket
         self._numbers = count(1)
@@ -75,7 +75,7 @@ class Page:
 
 
 @asynccontextmanager
-async def browser(profile: Path) -> AsyncIterator[Page]:
+async def browser(profile: Path) -> AsyncGenerator[Page, None]:
     """A browser with a profile of its own; its page."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:

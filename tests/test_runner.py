@@ -304,7 +304,9 @@ def ci(tmp_path: Path) -> Callable[..., tuple[int, list[Any], str]]:
     run("git", *who, "commit", "-q", "-m", "copy", cwd=home)
     programs = tmp_path / "programs"
     programs.mkdir()
-    (programs / "grpc_cpp_plugin").touch(0o755)  # so that nothing is left to install
+    for name in ("pkg-config", "chromium"):  # so that nothing is left to install
+        (programs / name).write_text("#!/bin/sh\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
 
     def start(**env: str) -> tuple[int, list[Any], str]:
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
+from smg_proto._channel import mapping, sequence
 from smg_proto.vllm._bundle import TokenizerBundle, cache_folder, keep, kept
-from smg_proto.vllm._config import json_object, mapping, sequence
+from smg_proto.vllm._config import (
+    json_object,
+)
 from smg_proto.vllm._text import ByHand, IncrementalDecoder, TextPlan
 from smg_proto.vllm._types import Completion, CompletionChoice, CompletionChunk
 from smg_proto.vllm._vocabulary import Vocabulary, WordDecoder

@@ -73,9 +73,9 @@ def test_an_unknown_language_is_answered_with_the_closest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate("typscript", tmp_path / "out") == 2
-    assert "no language 'typscript'; there is typescript\n" in capsys.readouterr().err
+    assert "no language 'typscript'; choose from typescript\n" in capsys.readouterr().err
     assert generate("cobol", tmp_path / "out") == 2
-    assert f"there is {', '.join(sorted([*LANGUAGES, 'python']))}" in capsys.readouterr().err
+    assert f"choose from {', '.join(sorted([*LANGUAGES, 'python']))}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -148,7 +148,7 @@ def test_only_takes_a_package_with_its_imports_and_a_new_run_keeps_them(
     assert generate("typescript", out, "--all") == 0
     assert protos_in(out) > few | rpc
     assert generate("typescript", out, "--only", "smg.v2") == 2
-    assert "no package 'smg.v2'; there is smg.v1" in capsys.readouterr().err
+    assert "no package 'smg.v2'; choose from smg.v1" in capsys.readouterr().err
     assert generate("typescript", out, "--only", "smg.v1", "--all") == 2
     assert "exclude each other" in capsys.readouterr().err
 

@@ -141,7 +141,7 @@ def test_a_field_is_carried_or_refused(name: str, way: list[FieldDescriptor]) ->
     ):
         assert not changed
         return
-    for violation in cursor.found:
+    for violation in cursor.violations:
         found = re.sub(r"\[\d+\]", "", violation.field).split(".")
         if found == path or (violation.description == NOT_CARRIED and found == path[: len(found)]):
             return

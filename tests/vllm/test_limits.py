@@ -304,7 +304,7 @@ def test_a_close_in_the_moment_of_a_retry_is_kept(
     both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine, on_retry: Any
 ) -> None:
     engine.script.add(Fault(Code.UNAVAILABLE), rpc="Generate")
-    client = both.make(address, initial_backoff=0.01)
+    client = both.make(address, initial_backoff=3600.0, max_backoff=3600.0, timeout=None)
     stream: Any = both.stream(client, prompt="x", max_tokens=2000)
 
     def close() -> None:
@@ -319,6 +319,30 @@ def test_a_close_in_the_moment_of_a_retry_is_kept(
     with pytest.raises(VLLMGrpcClosedError):
         both.next(stream)
     assert generated(engine) == 1 and engine.record.counters.running == 0
+
+
+def test_a_close_while_the_call_is_made_is_kept(
+    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    client = both.make(address, decoder=None)
+    both.run(client.models.retrieve())
+    engine.token_delay = 3600.0
+    connection = client._connection
+    make = connection._methods["Generate"]
+
+    def make_and_close(*args: Any, **named: Any) -> Any:
+        replies = make(*args, **named)
+        if not both.asynchronous:
+            both.eventually(lambda: generated(engine) == 1)
+        for call in list(connection.calls):
+            call.close()  # as another thread might
+        return replies
+
+    connection._methods["Generate"] = make_and_close
+    stream: Any = both.stream(client, prompt="x")
+    both.eventually(lambda: engine.record.counters.running == 0)
+    with pytest.raises(VLLMGrpcClosedError):
+        both.next(stream)
 
 
 async def test_a_cancel_while_the_token_is_renewed_is_kept(

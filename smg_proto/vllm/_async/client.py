@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import grpc
 from typing_extensions import Self, Unpack
 
+from smg_proto._channel import ChannelOptions, MetadataLike, Pem
 from smg_proto.vllm._async.caller import AsyncCaller
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._async.resources import (
@@ -26,11 +27,8 @@ from smg_proto.vllm._config import (
     NOT_GIVEN,
     AsyncToken,
     CallParams,
-    ChannelOptions,
-    MetadataLike,
     NotGiven,
     Options,
-    Pem,
     Timeout,
     address,
     check_metadata,

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import sequence
 from smg_proto.vllm._async.call import AsyncCall, Limits
 from smg_proto.vllm._async.caller import AsyncCaller, check_decoder
 from smg_proto.vllm._async.stream import AsyncChatStream, AsyncGenerateStream, AsyncKvEventStream
@@ -18,7 +19,6 @@ from smg_proto.vllm._config import (
     CallParams,
     duration,
     flag,
-    sequence,
     split,
     text,
     whole,
