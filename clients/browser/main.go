@@ -1,5 +1,5 @@
-// Command browser lets a page in a browser call smg.v1. A browser speaks Connect or gRPC-Web; this
-// translates both to the gRPC of a front door, and serves the page.
+// Command browser lets pages call smg.v1. Browsers send Connect or gRPC-Web; this program
+// translates both to gRPC for a front door, and serves the page.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// What pages may call. Whoever reaches this program can: leave out what adds or removes workers.
+// What pages may call, and with them anyone who can reach this program: never WorkerService.
 var services = []protoreflect.FullName{"smg.v1.ChatService", "smg.v1.ModelService"}
 
 func main() {
@@ -49,7 +49,7 @@ func main() {
 	log.Fatal((&http.Server{Handler: handler}).Serve(listener))
 }
 
-// transcoder passes calls on as gRPC, with the messages that a descriptor set tells it of.
+// transcoder forwards calls as gRPC. The descriptor set has the types of their messages.
 func transcoder(contract string, target *url.URL) (http.Handler, error) {
 	data, err := os.ReadFile(contract)
 	if err != nil {

@@ -30,8 +30,8 @@ export interface Stream<E, R> extends AsyncIterable<E> {
 type Events<E> = AsyncIterable<E> | Iterable<E>;
 
 /**
- * Read the events of a call, or of a list. Leaving a loop over them ends the call; there is a reply
- * only if they have been read to the end.
+ * Read the events of a call, or of a list. A loop that was left goes on with the next one. To end the
+ * call early, abort its signal.
  */
 export declare function collect(events: Events<ChatEvent>): Stream<ChatEvent, ChatResponse>;
 export declare function collect(

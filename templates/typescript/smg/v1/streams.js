@@ -38,24 +38,27 @@ class Stream {
       this.#take(event);
       yield event;
     }
+    this.#finished();
+  }
+
+  #finished() {
     if (this.#end === undefined) {
       throw this.#error("the stream stopped before its end");
     }
   }
 
+  /** Without `return`, which would end the events for good where a loop is left. */
   [Symbol.asyncIterator]() {
-    return this.#read;
+    return { next: () => this.#read.next() };
   }
 
   get textDeltas() {
-    return texts(this.#read);
+    return texts(this);
   }
 
   async reply() {
-    for await (const _ of this.#read);
-    if (this.#end === undefined) {
-      throw this.#error("there is no reply: the stream was left before its end");
-    }
+    for await (const _ of this);
+    this.#finished(); // again: the events may have ended with an error before
     const [schema, join] = streams[this.#type];
     const reply = clone(schema, this.#start);
     merge(schema, reply, clone(schema, this.#end));

@@ -47,6 +47,10 @@ async function add(schema: DescMessage, events: string[]): Promise<object> {
   let text = "";
   for await (const delta of stream.textDeltas) {
     text += delta;
+    break; // the next loop goes on
+  }
+  for await (const delta of stream.textDeltas) {
+    text += delta;
   }
   const reply = await stream.reply();
   const kind = registry.getMessage(reply.$typeName);
