@@ -49,7 +49,7 @@ from smg_proto.vllm._errors import (
 from smg_proto.vllm._params import AsyncClientParams
 from smg_proto.vllm._telemetry import set_up_logging
 from smg_proto.vllm._tokenizer import TokenDecoder
-from smg_proto.vllm._wait import async_sleep
+from smg_proto.vllm._wait import AsyncPause
 
 
 class AsyncVLLMGrpcClient:
@@ -219,7 +219,7 @@ class AsyncVLLMGrpcClient:
         while (left := ends - time.monotonic()) > 0:
             if await self.is_healthy(timeout=min(left, max(pause, 1.0)), max_retries=0):
                 return True
-            await async_sleep(max(min(pause, ends - time.monotonic()), 0))
+            await AsyncPause().sleep(max(min(pause, ends - time.monotonic()), 0))
         return False
 
     async def close(self) -> None:

@@ -50,7 +50,7 @@ from smg_proto.vllm._sync.resources import (
 )
 from smg_proto.vllm._telemetry import set_up_logging
 from smg_proto.vllm._tokenizer import TokenDecoder
-from smg_proto.vllm._wait import sleep
+from smg_proto.vllm._wait import Pause
 
 
 class VLLMGrpcClient:
@@ -220,7 +220,7 @@ class VLLMGrpcClient:
         while (left := ends - time.monotonic()) > 0:
             if self.is_healthy(timeout=min(left, max(pause, 1.0)), max_retries=0):
                 return True
-            sleep(max(min(pause, ends - time.monotonic()), 0))
+            Pause().sleep(max(min(pause, ends - time.monotonic()), 0))
         return False
 
     def close(self) -> None:
