@@ -36,7 +36,8 @@ def _choice(index: int, parts: list[Piece]) -> Choice:
         ids += part.token_ids
         logprobs += part.logprobs
     last = parts[-1]
-    text = "".join([part.text for part in parts])
+    known = [part.text for part in parts if part.text is not None]
+    text = "".join(known) if known else None
     reason = last.finish_reason or ""
     return Choice(index, text, tuple(ids), tuple(logprobs), reason, last.matched_stop)
 

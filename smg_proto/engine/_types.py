@@ -32,8 +32,8 @@ class Piece:
 
     index: int = 0
     """Which of `n` sequences, from 0."""
-    text: str = ""
-    """Empty also where the contract carries token ids alone."""
+    text: str | None = ""
+    """None: the contract carries token ids alone, and no `decoder` was given to connect()."""
     token_ids: tuple[int, ...] = ()
     """Empty also where the contract carries text alone."""
     logprobs: tuple[Logprob, ...] = ()
@@ -51,7 +51,8 @@ class Choice:
     """One sequence, whole."""
 
     index: int
-    text: str
+    text: str | None
+    """None: as of a Piece."""
     token_ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...]
     finish_reason: str
@@ -67,7 +68,7 @@ class Completion:
     usage: Usage
 
     @property
-    def text(self) -> str:
+    def text(self) -> str | None:
         """The text of the first sequence."""
         return self.choices[0].text
 

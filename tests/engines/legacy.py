@@ -15,6 +15,7 @@ import grpc
 from certificates import Authority
 
 from engines.running import Engine, Engines, Start
+from smg_proto import common_pb2
 from smg_proto import mlx_engine_pb2 as mlx
 from smg_proto import mlx_engine_pb2_grpc as mlx_grpc
 from smg_proto import sglang_scheduler_pb2 as sglang
@@ -147,6 +148,14 @@ class Fake:
     async def Abort(self, request: Any, context: Any) -> Any:
         found = self.mark(request.request_id)
         return self.pb.AbortResponse(success=found, message="")
+
+    async def GetTokenizer(
+        self, request: common_pb2.GetTokenizerRequest, context: Any
+    ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
+        bundle, half = self.model.tokenizer.bundle, len(self.model.tokenizer.bundle) // 2
+        yield common_pb2.GetTokenizerChunk(data=bundle[:half])
+        whole = self.model.tokenizer.bundle_sha256
+        yield common_pb2.GetTokenizerChunk(data=bundle[half:], sha256=whole)
 
     async def HealthCheck(self, request: Any, context: Any) -> Any:
         return self.pb.HealthCheckResponse(healthy=True, message="OK")

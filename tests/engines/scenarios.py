@@ -97,7 +97,22 @@ async def text(client: AsyncEngine, engine: Engine) -> None:
     told = await client.complete(**asked, timeout=PATIENCE)
     assert told.text, "no text"
     pieces = [piece async for piece in client.generate(**asked, timeout=PATIENCE)]
-    assert "".join(piece.text for piece in pieces) == told.text
+    assert "".join(piece.text or "" for piece in pieces) == told.text
+
+
+@scenario
+async def tokenizer(client: AsyncEngine, engine: Engine) -> None:
+    decoder = await client.tokenizer()
+    assert decoder.decode(decoder.encode(TEXT)) == TEXT
+    asked: dict[str, Any] = {"prompt": TEXT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
+    async with connect(engine.target, decoder="server", timeout=PATIENCE) as decoding:
+        assert decoding.has_text
+        told = await decoding.complete(**asked, timeout=PATIENCE)
+        pieces = [piece async for piece in decoding.generate(**asked, timeout=PATIENCE)]
+    assert told.text == decoder.decode(told.token_ids)
+    assert "".join(piece.text or "" for piece in pieces) == told.text
+    plain = await greedy(client, 16, token_ids=decoder.encode(TEXT), ignore_eos=True)
+    assert (plain.text, plain.token_ids) == (None, told.token_ids)
 
 
 @scenario
@@ -137,7 +152,7 @@ async def stop_string(client: AsyncEngine, engine: Engine) -> None:
     told = await client.complete(**asked)
     assert told.choices[0].finish_reason == "stop"
     assert told.choices[0].matched_stop in LETTERS
-    assert not any(letter in told.text for letter in LETTERS)
+    assert not any(letter in (told.text or "") for letter in LETTERS)
 
 
 @scenario

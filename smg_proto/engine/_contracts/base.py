@@ -87,6 +87,10 @@ class Contract:
     def learn(self, reply: Any) -> Any:
         raise NotImplementedError
 
+    def tokenizer_call(self) -> Call:
+        """The RPC that streams the files of the tokenizer."""
+        raise self.unsupported("tokenizer()", "it has no RPC for it")
+
     def abort(self, request_id: str) -> Call:
         raise NotImplementedError
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from smg_proto.common_pb2 import GetTokenizerChunk, GetTokenizerRequest
 from smg_proto.engine._contracts.base import Call, Contract, Reader, over_ranks
 from smg_proto.engine._request import Asked
 from smg_proto.engine._types import Load, Logprob, Piece, Usage
@@ -25,6 +26,9 @@ class ChunkContract(Contract):
 
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "ChunkReader":
         return ChunkReader(self, stream, "logprobs" in asked)
+
+    def tokenizer_call(self) -> Call:
+        return self.call("GetTokenizer", GetTokenizerRequest(), GetTokenizerChunk)
 
     def logprobs(self, message: Any) -> tuple[Logprob, ...]:
         """Of a chunk or a `complete`."""
@@ -58,7 +62,7 @@ class ChunkReader(Reader):
             index = getattr(chunk, self._index)
             self._seen[index] = self._seen.get(index, 0) + len(ids)
             logprobs = self._contract.logprobs(chunk) if self._with_logprobs else ()
-            return (Piece(index, "", ids, logprobs),)
+            return (Piece(index, None, ids, logprobs),)
         return (self._last(message.complete),) if kind == "complete" else ()
 
     def _last(self, end: Any) -> Piece:
@@ -72,7 +76,7 @@ class ChunkReader(Reader):
         matched = next((n for n in self._contract.matched if end.HasField(n)), None)
         return Piece(
             index,
-            "",
+            None,
             ids,
             logprobs,
             _REASONS.get(end.finish_reason, end.finish_reason),
@@ -84,7 +88,7 @@ class ChunkReader(Reader):
         if not self._contract.ends_quietly:
             return ()
         return [
-            Piece(index, finish_reason="abort", usage=Usage(None, self._seen.get(index, 0)))
+            Piece(index, None, finish_reason="abort", usage=Usage(None, self._seen.get(index, 0)))
             for index in left
         ]
 

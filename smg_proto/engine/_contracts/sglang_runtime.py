@@ -152,7 +152,7 @@ class RuntimeReader(Reader):
             ),
         )
 
-    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
+    def new(self, message: Any, index: int) -> tuple[str | None, tuple[int, ...]]:
         """What a message adds: text, or token ids."""
         raise NotImplementedError
 
@@ -196,14 +196,14 @@ class IdsReader(RuntimeReader):
         super().__init__(n, logprobs, incremental)
         self._count: dict[int, int] = {}
 
-    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
+    def new(self, message: Any, index: int) -> tuple[None, tuple[int, ...]]:
         ids, before = message.output_ids, self._count.get(index, 0)
         incremental = self._incremental
         if incremental is None:
             incremental = len(ids) != _number(message.meta_info, "completion_tokens")
         fresh = tuple(ids if incremental else ids[before:])
         self._count[index] = before + len(fresh)
-        return "", fresh
+        return None, fresh
 
 
 def _json(text: str) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import grpc
 
-from smg_proto._probing import Answer
+from smg_proto._probe import Answer
 
 
 async def async_ask(channel: Any, path: str, data: bytes, **how: Any) -> Answer:
