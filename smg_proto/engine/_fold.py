@@ -17,6 +17,7 @@ class Fold:
 
     def completion(self) -> Completion:
         choices = tuple(_choice(index, self._parts[index]) for index in sorted(self._parts))
+        scored = (part.prompt_logprobs for parts in self._parts.values() for part in parts)
         usages = [part.usage for parts in self._parts.values() for part in parts if part.usage]
         return Completion(
             self._request_id,
@@ -26,6 +27,7 @@ class Fold:
                 sum(usage.completion_tokens for usage in usages),
                 _first(usage.cached_tokens for usage in usages),
             ),
+            next(filter(None, scored), ()),
         )
 
 

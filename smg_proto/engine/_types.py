@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """The log probability of a generated token."""
+    """The log probability of a token."""
 
     token_id: int
     logprob: float
@@ -44,6 +44,8 @@ class Piece:
     """The stop string or the token id that ended the sequence, where the engine names it."""
     usage: Usage | None = None
     """Set in the last piece of a sequence."""
+    prompt_logprobs: tuple[Logprob | None, ...] = ()
+    """Of the prompt's tokens, once in a request. The first is None: nothing comes before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Completion:
     request_id: str
     choices: tuple[Choice, ...]
     usage: Usage
+    prompt_logprobs: tuple[Logprob | None, ...] = ()
+    """As in a Piece."""
 
     @property
     def text(self) -> str | None:

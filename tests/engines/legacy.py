@@ -25,7 +25,7 @@ from smg_proto import tokenspeed_scheduler_pb2_grpc as tokenspeed_grpc
 from smg_proto import trtllm_service_pb2 as trtllm
 from smg_proto import trtllm_service_pb2_grpc as trtllm_grpc
 from smg_proto._serving.loop import LoopThread
-from smg_proto.testing._generation import Sampling, Step, generate
+from smg_proto.testing._generation import Sampling, Step, generate, score
 from smg_proto.testing._json_schema import smallest_text
 from smg_proto.testing._model import EOS, Model, model
 
@@ -203,6 +203,19 @@ def logprobs(pb: Any, steps: list[Step], top: int) -> Any:
     )
 
 
+def prompt_logprobs(pb: Any, prompt: list[int], top: int) -> Any:
+    steps = [*score(model(), prompt, max(top, 1))]
+    given = logprobs(pb, steps, top)
+    return pb.InputLogProbs(
+        token_ids=prompt,
+        token_logprobs=[
+            pb.InputTokenLogProb(),
+            *(pb.InputTokenLogProb(value=step.logprob) for step in steps),
+        ],
+        top_logprobs=[pb.TopLogProbs(), *given.top_logprobs],
+    )
+
+
 def match(message: Any, sequence: Sequence, text: str, token: str) -> Any:
     """Name what has ended a sequence."""
     if isinstance(sequence.matched, str):
@@ -272,6 +285,9 @@ class FakeScheduler(Fake):
             output_logprobs=self.logprobs(request, steps),
             index=sequence.index,
         )
+        if getattr(request, "logprob_start_len", -1) == 0 and self.pb is sglang:
+            prompt, top = list(request.tokenized.input_ids), request.top_logprobs_num
+            complete.input_logprobs.CopyFrom(prompt_logprobs(self.pb, prompt, top))
         match(complete, sequence, "matched_stop_str", "matched_token_id")
         return self.pb.GenerateResponse(request_id=request.request_id, complete=complete)
 
@@ -353,10 +369,19 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
         n = max(config.num_return_sequences, 1)
         return Asked(request.request_id, ids, sampling, n, request.streaming)
 
+    def scored_prompt(self, request: Any) -> list[Any]:
+        if not request.output_config.HasField("prompt_logprobs"):
+            return []
+        top = request.output_config.prompt_logprobs
+        steps = score(self.model, list(request.tokenized.input_token_ids), max(top, 1))
+        return self.listed([*steps], top)
+
     def scored(self, request: Any, steps: list[Step]) -> list[Any]:
         if not request.output_config.HasField("logprobs"):
             return []
-        top = request.output_config.logprobs
+        return self.listed(steps, request.output_config.logprobs)
+
+    def listed(self, steps: list[Step], top: int) -> list[Any]:
         return [
             trtllm.TokenLogprob(
                 token_id=step.token,
@@ -388,6 +413,7 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
             prompt_tokens=sequence.prompt,
             completion_tokens=len(steps),
             logprobs=self.scored(request, steps),
+            prompt_logprobs=self.scored_prompt(request),
         )
         match(complete, sequence, "matched_stop_str", "matched_token_id")
         return trtllm.GenerateResponse(request_id=request.request_id, complete=complete)

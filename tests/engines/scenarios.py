@@ -214,6 +214,18 @@ async def logprobs(client: AsyncEngine, engine: Engine) -> None:
 
 
 @scenario
+async def prompt_logprobs(client: AsyncEngine, engine: Engine) -> None:
+    told = await greedy(client, 2, ignore_eos=True, prompt_logprobs=2)
+    streamed = await collected(client, token_ids=PROMPT, max_tokens=2, prompt_logprobs=2)
+    for completion in (told, streamed):
+        first, *rest = completion.prompt_logprobs
+        assert first is None
+        assert [one.token_id for one in rest if one] == PROMPT[1:]
+        assert all(one and one.logprob <= 1e-4 and 1 <= len(one.top) <= 3 for one in rest)
+    assert not (await greedy(client, 2)).prompt_logprobs
+
+
+@scenario
 async def structured_json(client: AsyncEngine, engine: Engine) -> None:
     asked = await words(client)
     # No room for white space, of which a model with random weights has no end.

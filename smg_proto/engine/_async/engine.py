@@ -10,7 +10,7 @@ from smg_proto.engine._async.calls import AsyncCaller, AsyncGeneration
 from smg_proto.engine._async.detect import Found, async_detect
 from smg_proto.engine._config import Settings
 from smg_proto.engine._contracts import load
-from smg_proto.engine._contracts.base import Contract
+from smg_proto.engine._contracts.base import Contract, PromptReader
 from smg_proto.engine._errors import FailedError
 from smg_proto.engine._fold import Fold
 from smg_proto.engine._request import GenerateParams, check, check_request_id
@@ -104,6 +104,8 @@ class AsyncEngine:
         contract.refuse(asked)
         call = contract.generate(asked, stream)
         reader = contract.reader(asked, stream, self._facts)
+        if "prompt_logprobs" in asked:
+            reader = PromptReader(reader, contract)
         if decoder is not None:
             from smg_proto.engine._decoding import DecodingReader
 

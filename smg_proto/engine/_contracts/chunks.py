@@ -42,6 +42,21 @@ class ChunkContract(Contract):
             for token, value, top in zip(given.token_ids, given.token_logprobs, tops, strict=False)
         )
 
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        part = message.chunk if message.HasField("chunk") else message.complete
+        given = part.input_logprobs
+        tops = [*given.top_logprobs, *[None] * len(given.token_ids)]
+        return tuple(
+            Logprob(
+                token,
+                one.value,
+                tuple(zip(top.token_ids, top.values, strict=False)) if top else (),
+            )
+            if one.HasField("value")
+            else None
+            for token, one, top in zip(given.token_ids, given.token_logprobs, tops, strict=False)
+        )
+
 
 class ChunkReader(Reader):
     def __init__(self, contract: ChunkContract, stream: bool, with_logprobs: bool) -> None:

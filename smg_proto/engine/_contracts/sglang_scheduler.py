@@ -28,7 +28,7 @@ class SglangScheduler(SchedulerContract):
             grammar="ebnf_grammar",
         ),
     }
-    handled = frozenset(("top_k", "logit_bias", "logprobs"))
+    handled = frozenset(("top_k", "logit_bias", "logprobs", "prompt_logprobs"))
     why: ClassVar[Mapping[str, str]] = {"prompt": "it takes token ids alone; give token_ids"}
 
     def generate(self, asked: Asked, stream: bool) -> Call:
@@ -39,9 +39,7 @@ class SglangScheduler(SchedulerContract):
         params.top_k = asked.get("top_k") or -1
         self.logit_bias(params, asked)
         request.logprob_start_len = -1
-        if "logprobs" in asked:
-            request.return_logprob = True
-            request.top_logprobs_num = asked["logprobs"]
+        self.score(request, asked)
         self.fill(request, asked)
         return self.call("Generate", request, pb.GenerateResponse)
 

@@ -29,6 +29,7 @@ class TokenSpeed(SchedulerContract):
     }
     handled = frozenset(("logit_bias", "logprobs"))
     why: ClassVar[Mapping[str, str]] = {
+        "prompt_logprobs": "its reply has no field for them",
         "prompt": "it takes token ids alone; give token_ids",
         "top_k=0": "it does not say which number stands for all tokens; leave it out",
     }

@@ -33,7 +33,7 @@ class Trtllm(ChunkContract):
             *("frequency_penalty", "repetition_penalty", "seed"),
             n="num_return_sequences",
         ),
-        "logprobs": "output_config.logprobs",
+        **under("output_config", "logprobs", "prompt_logprobs"),
     }
     handled = frozenset(_GUIDES)
     why: ClassVar[Mapping[str, str]] = {
@@ -56,14 +56,13 @@ class Trtllm(ChunkContract):
         return self.call("Generate", request, pb.GenerateResponse)
 
     def logprobs(self, message: Any) -> tuple[Logprob, ...]:
-        return tuple(
-            Logprob(
-                one.token_id,
-                one.logprob,
-                tuple((top.token_id, top.logprob) for top in one.top_logprobs),
-            )
-            for one in message.logprobs
-        )
+        return tuple(map(_logprob, message.logprobs))
+
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        end = message.complete
+        found = tuple(map(_logprob, end.prompt_logprobs))
+        # The first token of a prompt may be left out.
+        return (None,) * (end.prompt_tokens - len(found)) + found if found else ()
 
     def abort(self, request_id: str) -> Call:
         return self.call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse)
@@ -90,6 +89,11 @@ class Trtllm(ChunkContract):
 
     def health(self, reply: Any) -> Health:
         return Health(reply.status == "OK", reply.status)
+
+
+def _logprob(one: Any) -> Logprob:
+    top = tuple((top.token_id, top.logprob) for top in one.top_logprobs)
+    return Logprob(one.token_id, one.logprob, top)
 
 
 CONTRACT = Trtllm()

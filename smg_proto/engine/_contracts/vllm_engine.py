@@ -22,6 +22,7 @@ class VllmEngine(SchedulerContract):
             *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p"),
             *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
             *("seed", "n", "stop", "stop_token_ids", "ignore_eos", "logprobs"),
+            "prompt_logprobs",
             *("json_schema", "json_object", "regex", "grammar", "structural_tag"),
             choice="choice.choices",
         ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smg_proto.engine._config import Settings
 from smg_proto.engine._contracts import load
-from smg_proto.engine._contracts.base import Contract
+from smg_proto.engine._contracts.base import Contract, PromptReader
 from smg_proto.engine._errors import FailedError
 from smg_proto.engine._fold import Fold
 from smg_proto.engine._request import GenerateParams, check, check_request_id
@@ -105,6 +105,8 @@ class Engine:
         contract.refuse(asked)
         call = contract.generate(asked, stream)
         reader = contract.reader(asked, stream, self._facts)
+        if "prompt_logprobs" in asked:
+            reader = PromptReader(reader, contract)
         if decoder is not None:
             from smg_proto.engine._decoding import DecodingReader
 
