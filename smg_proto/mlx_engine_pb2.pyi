@@ -156,11 +156,13 @@ class SamplingParams(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Sampling temperature, 0 and above; 0 is greedy and switches `top_p`, `top_k` and `min_p` off.
-    Unset: 1.0, although mlx-lm by itself would be greedy.
+    Unset: 1.0, although mlx-lm by itself would be greedy. Observed in smg-grpc-servicer 0.14.1: a
+    negative one is accepted.
     """
     top_p: _builtins.float
     """Nucleus sampling: only the most likely tokens that together reach this probability are
-    candidates. Above 0 and below 1. 0, unset, or 1 and above: off.
+    candidates. Above 0 and below 1. 0, unset, or 1 and above: off. Observed in smg-grpc-servicer
+    0.14.1: 1.5 is accepted.
     """
     top_k: _builtins.int
     """Number of most likely tokens that are candidates. 0 or unset: all."""
@@ -171,6 +173,7 @@ class SamplingParams(_message.Message):
     repetition_penalty: _builtins.float
     """Factor by which tokens already present become less likely, above 0: above 1 discourages
     repetition, below 1 encourages it. 0, unset or 1: off. mlx-lm looks at the last 20 tokens.
+    Observed in smg-grpc-servicer 0.14.1: INVALID_ARGUMENT below 0, the one range that it checks.
     """
     frequency_penalty: _builtins.float
     """Amount taken from a token's logit for each time it occurred; negative values encourage
@@ -200,7 +203,8 @@ class SamplingParams(_message.Message):
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Amounts added to the logits of single tokens, by token id. Ids must lie within the vocabulary,
-        which the published servicer (0.14.1) does not check. Empty: none.
+        which the published servicer (0.14.1) does not check. Empty: none. Observed in
+        smg-grpc-servicer 0.14.1: also a negative id is accepted.
         """
 
     @_builtins.property

@@ -80,7 +80,9 @@ class MlxEngineServicer(object):
 
     def HealthCheck(self, request, context):
         """Tells whether the generation thread runs. Answers OK in either case; read `healthy`. No token
-        is generated for it. The server also offers grpc.health.v1.Health.
+        is generated for it. The server also offers grpc.health.v1.Health. Observed in
+        smg-grpc-servicer 0.14.1: healthy also while every request hangs after a bad one, so watch for
+        replies too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

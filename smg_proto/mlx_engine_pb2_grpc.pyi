@@ -66,7 +66,9 @@ class MlxEngineStub:
     """
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_mlx_engine_pb2.HealthCheckRequest, _mlx_engine_pb2.HealthCheckResponse]
     """Tells whether the generation thread runs. Answers OK in either case; read `healthy`. No token
-    is generated for it. The server also offers grpc.health.v1.Health.
+    is generated for it. The server also offers grpc.health.v1.Health. Observed in
+    smg-grpc-servicer 0.14.1: healthy also while every request hangs after a bad one, so watch for
+    replies too.
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_mlx_engine_pb2.GetModelInfoRequest, _mlx_engine_pb2.GetModelInfoResponse]
     """Describes the model. The answer does not change while the server runs."""
@@ -101,7 +103,9 @@ class MlxEngineAsyncStub(MlxEngineStub):
     """
     HealthCheck: _aio.UnaryUnaryMultiCallable[_mlx_engine_pb2.HealthCheckRequest, _mlx_engine_pb2.HealthCheckResponse]  # type: ignore[assignment]
     """Tells whether the generation thread runs. Answers OK in either case; read `healthy`. No token
-    is generated for it. The server also offers grpc.health.v1.Health.
+    is generated for it. The server also offers grpc.health.v1.Health. Observed in
+    smg-grpc-servicer 0.14.1: healthy also while every request hangs after a bad one, so watch for
+    replies too.
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_mlx_engine_pb2.GetModelInfoRequest, _mlx_engine_pb2.GetModelInfoResponse]  # type: ignore[assignment]
     """Describes the model. The answer does not change while the server runs."""
@@ -148,7 +152,9 @@ class MlxEngineServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_mlx_engine_pb2.HealthCheckResponse, _abc.Awaitable[_mlx_engine_pb2.HealthCheckResponse]]:
         """Tells whether the generation thread runs. Answers OK in either case; read `healthy`. No token
-        is generated for it. The server also offers grpc.health.v1.Health.
+        is generated for it. The server also offers grpc.health.v1.Health. Observed in
+        smg-grpc-servicer 0.14.1: healthy also while every request hangs after a bad one, so watch for
+        replies too.
         """
 
     def GetModelInfo(

@@ -166,7 +166,9 @@ class TokenizedInput(_message.Message):
     def input_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids, special tokens included, fewer than the model's context length. With media in
         `mm_inputs` the placeholders are already expanded; with `media_refs` each item has its one
-        placeholder, not expanded.
+        placeholder, not expanded. Observed in vLLM 0.32.0: INVALID_ARGUMENT for an id outside the
+        vocabulary and for a prompt as long as the context; with one token less there is room for one
+        token of output.
         """
 
     def __init__(
@@ -252,7 +254,8 @@ class SamplingParams(_message.Message):
     """
     top_k: _builtins.int
     """Number of most probable tokens to choose from. Zero or unset: off (all tokens). vLLM's -1 for
-    "off" cannot be sent.
+    "off" cannot be sent. Observed in vLLM 0.32.0: a number above the size of the vocabulary is
+    accepted.
     """
     min_p: _builtins.float
     """Smallest probability of a token, relative to the most probable one, 0 to 1. Zero or unset: off."""
@@ -270,7 +273,8 @@ class SamplingParams(_message.Message):
     """
     max_tokens: _builtins.int
     """Most tokens to generate per choice, at least 1; 0 is INVALID_ARGUMENT. Unset: up to the end of
-    the context (context length minus prompt), not the 16 of OpenAI's API.
+    the context (context length minus prompt), not the 16 of OpenAI's API. Observed in vLLM 0.32.0:
+    more than the context has room for is accepted, and generation ends where the context does.
     """
     min_tokens: _builtins.int
     """Tokens to generate before a stop or end token may end the choice, at most `max_tokens`. Zero or
@@ -293,7 +297,9 @@ class SamplingParams(_message.Message):
     """
     json_schema: _builtins.str
     """JSON that fits this JSON schema, given as text. The gateway also sends {"type":"object"} here
-    for "any JSON object", and the schema of the arguments for a forced tool call.
+    for "any JSON object", and the schema of the arguments for a forced tool call. Observed in
+    vLLM 0.32.0: with the guidance backend and a maxLength, strings can contain control
+    characters, which JSON parsers reject.
     """
     regex: _builtins.str
     """Text that matches this regular expression from beginning to end."""
@@ -310,7 +316,8 @@ class SamplingParams(_message.Message):
     the chosen token's only, without candidates. See OutputLogProbs for what comes back. Above the
     server's `--max-logprobs` (vLLM's default is 20) or below -1: INVALID_ARGUMENT. -1 counts as
     the size of the vocabulary, so it is INVALID_ARGUMENT too unless `--max-logprobs` allows that
-    many.
+    many. Observed in vLLM 0.32.0: with k, vLLM's HTTP server lists the chosen token beside the k
+    most probable ones, so one candidate more than here.
     """
     prompt_logprobs: _builtins.int
     """The same for the tokens of the prompt, returned as InputLogProbs. Unset: none; 0: the prompt's
@@ -803,7 +810,8 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 @_typing.final
 class GenerateStreamChunk(_message.Message):
     """New tokens of one choice. A reader that is slow gets several steps in one chunk. A chunk can be
-    empty, for example after an abort.
+    empty, for example after an abort. Observed in vLLM 0.32.0: up to 11 tokens for a slow reader;
+    their logprobs come with them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

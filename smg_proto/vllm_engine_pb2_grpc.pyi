@@ -54,7 +54,8 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext[_typing.Any, 
 class VllmEngineStub:
     """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
-    needed where the gateway has no tokenizer of its own. The rest is optional.
+    needed where the gateway has no tokenizer of its own. The rest is optional. Observed in vLLM
+    0.32.0: a client may send keepalive pings every 10 s, also while a call brings nothing.
     """
 
     @_typing.overload
@@ -76,7 +77,8 @@ class VllmEngineStub:
     Abort: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.AbortRequest, _vllm_engine_pb2.AbortResponse]
     """Ends requests from outside their call. Answers OK and empty, also for unknown ids. The Generate
     of such a request ends with status OK and `finish_reason` "abort": after an empty chunk when it
-    streams, else with the tokens made so far.
+    streams, else with the tokens made so far. Observed in vLLM 0.32.0: the request has left the
+    engine within a second, and so has one whose call was cancelled.
     """
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.HealthCheckRequest, _vllm_engine_pb2.HealthCheckResponse]
     """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
@@ -89,7 +91,9 @@ class VllmEngineStub:
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetServerInfoRequest, _vllm_engine_pb2.GetServerInfoResponse]
     """Describes the server: its configuration and what a gateway may send it."""
     GetLoads: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetLoadsRequest, _vllm_engine_pb2.GetLoadsResponse]
-    """Reports the present load, one entry per data-parallel rank. Since 0.4.10."""
+    """Reports the present load, one entry per data-parallel rank. Observed in vLLM 0.32.0: after the
+    engine has died, the last load is reported for ever. Since 0.4.10.
+    """
     GetTokenizer: _grpc.UnaryStreamMultiCallable[_common_pb2.GetTokenizerRequest, _common_pb2.GetTokenizerChunk]
     """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
     decode without any download. FAILED_PRECONDITION: the server has no tokenizer path. INTERNAL:
@@ -125,7 +129,8 @@ class VllmEngineStub:
 class VllmEngineAsyncStub(VllmEngineStub):
     """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
-    needed where the gateway has no tokenizer of its own. The rest is optional.
+    needed where the gateway has no tokenizer of its own. The rest is optional. Observed in vLLM
+    0.32.0: a client may send keepalive pings every 10 s, also while a call brings nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -144,7 +149,8 @@ class VllmEngineAsyncStub(VllmEngineStub):
     Abort: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.AbortRequest, _vllm_engine_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends requests from outside their call. Answers OK and empty, also for unknown ids. The Generate
     of such a request ends with status OK and `finish_reason` "abort": after an empty chunk when it
-    streams, else with the tokens made so far.
+    streams, else with the tokens made so far. Observed in vLLM 0.32.0: the request has left the
+    engine within a second, and so has one whose call was cancelled.
     """
     HealthCheck: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.HealthCheckRequest, _vllm_engine_pb2.HealthCheckResponse]  # type: ignore[assignment]
     """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
@@ -157,7 +163,9 @@ class VllmEngineAsyncStub(VllmEngineStub):
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetServerInfoRequest, _vllm_engine_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Describes the server: its configuration and what a gateway may send it."""
     GetLoads: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetLoadsRequest, _vllm_engine_pb2.GetLoadsResponse]  # type: ignore[assignment]
-    """Reports the present load, one entry per data-parallel rank. Since 0.4.10."""
+    """Reports the present load, one entry per data-parallel rank. Observed in vLLM 0.32.0: after the
+    engine has died, the last load is reported for ever. Since 0.4.10.
+    """
     GetTokenizer: _aio.UnaryStreamMultiCallable[_common_pb2.GetTokenizerRequest, _common_pb2.GetTokenizerChunk]  # type: ignore[assignment]
     """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
     decode without any download. FAILED_PRECONDITION: the server has no tokenizer path. INTERNAL:
@@ -192,7 +200,8 @@ class VllmEngineAsyncStub(VllmEngineStub):
 class VllmEngineServicer:
     """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
-    needed where the gateway has no tokenizer of its own. The rest is optional.
+    needed where the gateway has no tokenizer of its own. The rest is optional. Observed in vLLM
+    0.32.0: a client may send keepalive pings every 10 s, also while a call brings nothing.
     """
 
     def Generate(
@@ -224,7 +233,8 @@ class VllmEngineServicer:
     ) -> _typing.Union[_vllm_engine_pb2.AbortResponse, _abc.Awaitable[_vllm_engine_pb2.AbortResponse]]:
         """Ends requests from outside their call. Answers OK and empty, also for unknown ids. The Generate
         of such a request ends with status OK and `finish_reason` "abort": after an empty chunk when it
-        streams, else with the tokens made so far.
+        streams, else with the tokens made so far. Observed in vLLM 0.32.0: the request has left the
+        engine within a second, and so has one whose call was cancelled.
         """
 
     def HealthCheck(
@@ -257,7 +267,9 @@ class VllmEngineServicer:
         request: _vllm_engine_pb2.GetLoadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vllm_engine_pb2.GetLoadsResponse, _abc.Awaitable[_vllm_engine_pb2.GetLoadsResponse]]:
-        """Reports the present load, one entry per data-parallel rank. Since 0.4.10."""
+        """Reports the present load, one entry per data-parallel rank. Observed in vLLM 0.32.0: after the
+        engine has died, the last load is reported for ever. Since 0.4.10.
+        """
 
     def GetTokenizer(
         self,
