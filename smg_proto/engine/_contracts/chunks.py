@@ -68,17 +68,14 @@ class ChunkReader(Reader):
         self._ended = 0
 
     def read(self, message: Any) -> Iterable[Piece]:
-        kind = message.WhichOneof("response")
-        if kind == "chunk":
-            chunk = message.chunk
-            ids = tuple(chunk.token_ids)
-            if not ids:
-                return ()
+        chunk = message.chunk  # empty if it is not the one that is set, which costs more to ask
+        ids = tuple(chunk.token_ids)
+        if ids:
             index = getattr(chunk, self._index)
             self._seen[index] = self._seen.get(index, 0) + len(ids)
             logprobs = self._contract.logprobs(chunk) if self._with_logprobs else ()
             return (Piece(index, None, ids, logprobs),)
-        return (self._last(message.complete),) if kind == "complete" else ()
+        return (self._last(message.complete),) if message.HasField("complete") else ()
 
     def _last(self, end: Any) -> Piece:
         index = getattr(end, self._index) if self._numbered else self._ended
