@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from smg_proto.common_pb2 import GetTokenizerChunk, GetTokenizerRequest
-from smg_proto.engine._contracts.base import Call, Contract, Reader, over_ranks
+from smg_proto.engine._contracts.base import Call, Contract, Reader, known, over_ranks
 from smg_proto.engine._request import Asked
-from smg_proto.engine._types import Load, Logprob, Piece, Usage
+from smg_proto.engine._types import Info, Load, Logprob, Piece, Usage
 
 _REASONS = {"cancelled": "abort", "": "stop"}
 
@@ -14,6 +14,14 @@ _REASONS = {"cancelled": "abort", "": "stop"}
 class ChunkContract(Contract):
     """Replies are token ids; a `complete` of a stream repeats what the chunks had."""
 
+    pb: Any
+    """The contract's generated module."""
+    engine: ClassVar[str]
+    """The engine's name."""
+    version: ClassVar[str] = ""
+    """The field of GetServerInfoResponse with the engine's version; empty: there is none."""
+    aborts_many: ClassVar[bool] = False
+    """Whether an AbortRequest takes a list."""
     index: ClassVar[str] = "index"
     """The field that numbers the sequences."""
     output: ClassVar[str] = "output_ids"
@@ -26,6 +34,37 @@ class ChunkContract(Contract):
 
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "ChunkReader":
         return ChunkReader(self, stream, "logprobs" in asked)
+
+    def abort(self, request_id: str) -> Call:
+        named = {"request_ids": [request_id]} if self.aborts_many else {"request_id": request_id}
+        return self.call("Abort", self.pb.AbortRequest(**named), self.pb.AbortResponse)
+
+    def health_call(self) -> Call:
+        return self.call("HealthCheck", self.pb.HealthCheckRequest(), self.pb.HealthCheckResponse)
+
+    def info_calls(self) -> Sequence[Call]:
+        pb = self.pb
+        return (
+            self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
+            self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse),
+        )
+
+    def info(self, replies: Sequence[Any]) -> Info:
+        model, server = replies
+        return Info(
+            self.name,
+            model.served_model_name or model.model_path,
+            self.engine_of(server),
+            known(model.max_context_length),
+            known(model.vocab_size),
+            tuple(model.eos_token_ids),
+            tuple(replies),
+        )
+
+    def engine_of(self, server: Any) -> str:
+        """The engine, with its version if the server tells it."""
+        version = getattr(server, self.version) if self.version else ""
+        return f"{self.engine} {version}".strip()
 
     def tokenizer_call(self) -> Call:
         return self.call("GetTokenizer", GetTokenizerRequest(), GetTokenizerChunk)
@@ -106,30 +145,13 @@ class ChunkReader(Reader):
 
 
 class SchedulerContract(ChunkContract):
-    """What SGLang's and TokenSpeed's contracts have in common."""
-
-    pb: Any
-
-    def abort(self, request_id: str) -> Call:
-        request = self.pb.AbortRequest(request_id=request_id)
-        return self.call("Abort", request, self.pb.AbortResponse)
+    """Of engines that tell their load."""
 
     def load_call(self) -> Call:
         return self.call("GetLoads", self.pb.GetLoadsRequest(), self.pb.GetLoadsResponse)
 
     def load(self, reply: Any) -> Load:
         return over_ranks(reply, reply.loads, "num_running_reqs", "num_waiting_reqs", "token_usage")
-
-    def health_call(self) -> Call:
-        return self.call("HealthCheck", self.pb.HealthCheckRequest(), self.pb.HealthCheckResponse)
-
-    def info_calls(self) -> Sequence[Call]:
-        return (
-            self.call("GetModelInfo", self.pb.GetModelInfoRequest(), self.pb.GetModelInfoResponse),
-            self.call(
-                "GetServerInfo", self.pb.GetServerInfoRequest(), self.pb.GetServerInfoResponse
-            ),
-        )
 
     def logit_bias(self, params: Any, asked: Asked) -> None:
         """Whose keys are text."""

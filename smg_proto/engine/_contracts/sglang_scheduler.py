@@ -1,19 +1,20 @@
 """sglang.grpc.scheduler: what SGLang serves with --smg-grpc-mode."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from smg_proto import sglang_scheduler_pb2 as pb
-from smg_proto.engine._contracts.base import Call, known, under
+from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import SchedulerContract
 from smg_proto.engine._request import Asked
-from smg_proto.engine._types import Info
 
 
 class SglangScheduler(SchedulerContract):
     name = "sglang.grpc.scheduler"
     service = "sglang.grpc.scheduler.SglangScheduler"
     pb = pb
+    engine = "SGLang"
+    version = "sglang_version"
     unnumbered = True
     fields: ClassVar[Mapping[str, str]] = {
         "token_ids": "tokenized.input_ids",
@@ -42,18 +43,6 @@ class SglangScheduler(SchedulerContract):
         self.score(request, asked)
         self.fill(request, asked)
         return self.call("Generate", request, pb.GenerateResponse)
-
-    def info(self, replies: Sequence[Any]) -> Info:
-        model, server = replies
-        return Info(
-            self.name,
-            model.served_model_name or model.model_path,
-            f"SGLang {server.sglang_version}".strip(),
-            known(model.max_context_length),
-            known(model.vocab_size),
-            tuple(model.eos_token_ids),
-            tuple(replies),
-        )
 
 
 CONTRACT = SglangScheduler()

@@ -22,6 +22,9 @@ _GUIDES = {
 class Trtllm(ChunkContract):
     name = "trtllm"
     service = "trtllm.TrtllmService"
+    pb = pb
+    engine = "TensorRT-LLM"
+    version = "version"
     index = "sequence_index"
     output = "output_token_ids"
     fields: ClassVar[Mapping[str, str]] = {
@@ -64,28 +67,16 @@ class Trtllm(ChunkContract):
         # The first token of a prompt may be left out.
         return (None,) * (end.prompt_tokens - len(found)) + found if found else ()
 
-    def abort(self, request_id: str) -> Call:
-        return self.call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse)
-
-    def info_calls(self) -> Sequence[Call]:
-        return (
-            self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
-            self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse),
-        )
-
     def info(self, replies: Sequence[Any]) -> Info:
         model, server = replies
         return Info(
             self.name,
             model.model_id,
-            f"TensorRT-LLM {server.version}".strip(),
+            self.engine_of(server),
             known(model.max_seq_len),
             known(model.vocab_size),
             replies=tuple(replies),
         )
-
-    def health_call(self) -> Call:
-        return self.call("HealthCheck", pb.HealthCheckRequest(), pb.HealthCheckResponse)
 
     def health(self, reply: Any) -> Health:
         return Health(reply.status == "OK", reply.status)
