@@ -105,7 +105,7 @@ class SamplingParams(_message.Message):
     Observed in SGLang 0.5.23: INTERNAL below 0.
     """
     top_p: _builtins.float
-    """Sample among the most likely tokens whose probabilities add up to this, above 0 and up to 1.
+    """Sample among the most likely tokens whose probabilities add up to this, above 0 and at most 1.
     Default: 1.
     """
     top_k: _builtins.int
@@ -126,7 +126,7 @@ class SamplingParams(_message.Message):
     """Generate on after the model's end token. Default: false."""
     n: _builtins.int
     """Sequences to generate for the prompt. Default: 1. The messages of several sequences have no
-    index; meta_info["id"] tells the sequences apart. Observed in SGLang 0.5.23: without `stream`
+    index; meta_info["id"] tells the sequences apart. Observed in SGLang 0.5.23: without `stream`,
     each sequence is one message, and only the last of these is `finished`.
     """
     @_builtins.property
@@ -329,7 +329,7 @@ Global___ChoiceConstraint: _TypeAlias = ChoiceConstraint  # noqa: Y015
 
 @_typing.final
 class TextGenerateRequest(_message.Message):
-    """A text prompt, and how to go on from it."""
+    """A text prompt, and how to continue it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -372,8 +372,8 @@ class TextGenerateRequest(_message.Message):
     MAX_THINKING_TOKENS_FIELD_NUMBER: _builtins.int
     KV_HINTS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Required. The prompt. No chat template is applied. Observed in SGLang 0.5.23: INTERNAL when it
-    is longer than the context; a request of more than 4 MiB is read.
+    """Required. The prompt. No chat template is applied. Observed in SGLang 0.5.23: INTERNAL if it is
+    longer than the context; requests above 4 MiB are accepted.
     """
     stream: _builtins.bool
     """Send each piece as soon as it is there. Default: false, which sends one message for each
@@ -392,7 +392,7 @@ class TextGenerateRequest(_message.Message):
     rid: _builtins.str
     """Names the request in logs and in AbortRequest. Default: the server makes one."""
     lora_path: _builtins.str
-    """The LoRA adapter to apply. Unset: the base model. Observed in SGLang 0.5.23: INTERNAL when LoRA
+    """The LoRA adapter to apply. Unset: the base model. Observed in SGLang 0.5.23: INTERNAL if LoRA
     is off.
     """
     routing_key: _builtins.str
@@ -580,7 +580,7 @@ Global___TextGenerateResponse: _TypeAlias = TextGenerateResponse  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """A prompt of token ids, and how to go on from it."""
+    """A prompt of token ids, and how to continue it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -636,7 +636,7 @@ class GenerateRequest(_message.Message):
     rid: _builtins.str
     """Names the request in logs and in AbortRequest. Default: the server makes one."""
     lora_path: _builtins.str
-    """The LoRA adapter to apply. Unset: the base model. Observed in SGLang 0.5.23: INTERNAL when LoRA
+    """The LoRA adapter to apply. Unset: the base model. Observed in SGLang 0.5.23: INTERNAL if LoRA
     is off.
     """
     routing_key: _builtins.str
@@ -655,7 +655,7 @@ class GenerateRequest(_message.Message):
     """Upper limit of tokens spent on reasoning, for an engine that enforces one. Unset: none."""
     @_builtins.property
     def input_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Required. The prompt. Observed in SGLang 0.5.23: INTERNAL when it is longer than the context, or
+        """Required. The prompt. Observed in SGLang 0.5.23: INTERNAL if it is longer than the context, or
         has an id outside the vocabulary.
         """
 
@@ -1669,7 +1669,7 @@ Global___ModelCard: _TypeAlias = ModelCard  # noqa: Y015
 
 @_typing.final
 class GetLoadRequest(_message.Message):
-    """Asks for the present load."""
+    """Requests the current load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1693,7 +1693,7 @@ Global___GetLoadRequest: _TypeAlias = GetLoadRequest  # noqa: Y015
 
 @_typing.final
 class GetLoadResponse(_message.Message):
-    """The present load."""
+    """The current load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1764,9 +1764,9 @@ class PauseGenerationRequest(_message.Message):
 
     MODE_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
-    """What becomes of requests in flight. "abort": they end. "in_place": they stay and go on later
-    with the same KV cache. "retract": they go back into the queue, and the cache may be emptied.
-    Required: the server passes an empty mode on as it is.
+    """What happens to requests in flight. "abort": they end. "in_place": they stay and continue later
+    with the same KV cache. "retract": they return to the queue, and the cache may be emptied.
+    Required: the server forwards an empty mode unchanged.
     """
     def __init__(
         self,
@@ -1822,7 +1822,7 @@ Global___ContinueGenerationRequest: _TypeAlias = ContinueGenerationRequest  # no
 
 @_typing.final
 class ContinueGenerationResponse(_message.Message):
-    """Generation goes on."""
+    """Generation continues."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

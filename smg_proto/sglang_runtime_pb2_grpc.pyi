@@ -83,9 +83,9 @@ class SglangServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.ListModelsRequest, _sglang_pb2.ListModelsResponse]
     """Lists the model and its LoRA adapters."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.GetLoadRequest, _sglang_pb2.GetLoadResponse]
-    """Reports the present load of each data-parallel rank."""
+    """Reports the current load of each data-parallel rank."""
     Abort: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.AbortRequest, _sglang_pb2.AbortResponse]
-    """Ends requests from outside their calls. Whoever holds a call cancels the call instead. Observed
+    """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
     in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
     without a last message.
     """
@@ -152,9 +152,9 @@ class SglangServiceAsyncStub(SglangServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_sglang_pb2.ListModelsRequest, _sglang_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the model and its LoRA adapters."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_sglang_pb2.GetLoadRequest, _sglang_pb2.GetLoadResponse]  # type: ignore[assignment]
-    """Reports the present load of each data-parallel rank."""
+    """Reports the current load of each data-parallel rank."""
     Abort: _aio.UnaryUnaryMultiCallable[_sglang_pb2.AbortRequest, _sglang_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends requests from outside their calls. Whoever holds a call cancels the call instead. Observed
+    """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
     in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
     without a last message.
     """
@@ -283,14 +283,14 @@ class SglangServiceServicer:
         request: _sglang_pb2.GetLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sglang_pb2.GetLoadResponse, _abc.Awaitable[_sglang_pb2.GetLoadResponse]]:
-        """Reports the present load of each data-parallel rank."""
+        """Reports the current load of each data-parallel rank."""
 
     def Abort(
         self,
         request: _sglang_pb2.AbortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sglang_pb2.AbortResponse, _abc.Awaitable[_sglang_pb2.AbortResponse]]:
-        """Ends requests from outside their calls. Whoever holds a call cancels the call instead. Observed
+        """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
         in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
         without a last message.
         """

@@ -87,8 +87,7 @@ class Model:
         """A vector of length 1: texts with many tokens in common lie close together."""
         vector = [0.0] * size
         for token in tokens:
-            for place in range(size):
-                vector[place] += _noise(token, place, 0) - 1
+            vector = [a + b for a, b in zip(vector, _direction(token, size), strict=True)]
         length = math.sqrt(sum(value * value for value in vector)) or 1.0
         return [value / length for value in vector]
 
@@ -101,6 +100,12 @@ def _noise(*numbers: int) -> float:
     """The same number between 0 and 2 for the same numbers."""
     packed = struct.pack(f"<{len(numbers)}Q", *numbers)
     return (zlib.crc32(packed) * 2654435761 % 2**32) / 2**31
+
+
+@functools.lru_cache(maxsize=1024)
+def _direction(token: int, size: int) -> list[float]:
+    """What a token adds to a vector of this size."""
+    return [_noise(token, place, 0) - 1 for place in range(size)]
 
 
 @functools.cache

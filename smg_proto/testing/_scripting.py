@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,15 +12,24 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from smg_proto import smg_pb2
+
 _M = TypeVar("_M")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function call for an answer to make. The arguments are JSON text."""
+    """A call for an answer to make. The arguments are JSON text.
+
+    With `server_label` it is a call of an MCP server's tool. In responses the gateway runs it: it
+    returns `output`, or fails with `error`.
+    """
 
     name: str
     arguments: str = "{}"
+    server_label: str = ""
+    output: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,23 +38,34 @@ class Answer:
 
     Reasoning and calls are written as the built-in model's tags around the text; an engine sends
     them as they are, a gateway takes them apart. Stops and max_tokens apply to it as to any text.
+    Calls of MCP tools come before the text, which goes on from their results.
     """
 
     text: str = ""
     reasoning: str = ""
     calls: Sequence[Call] = ()
+    # Said in place of a text: a gateway has it as a refusal.
+    refusal: str = ""
+    # From a gateway only: parts, blocks or items of kinds that smg.v1 has no field for.
+    opaque: Sequence[smg_pb2.Opaque] = ()
     # How the answer is said to end, for "error", "repetition" and the like. Empty: as it does.
     finish_reason: str = ""
 
     def written(self) -> str:
         """The model's whole output."""
         thought = f"<think>\n{self.reasoning}\n</think>\n\n" if self.reasoning else ""
-        return thought + self.text + "".join(written_call(c.name, c.arguments) for c in self.calls)
+        run = written_calls(call for call in self.calls if call.server_label)
+        calls = written_calls(call for call in self.calls if not call.server_label)
+        return thought + run + (self.refusal or self.text) + calls
 
 
-def written_call(name: str, arguments: str) -> str:
-    """A tool call in the built-in model's own syntax."""
-    return f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
+def written_calls(calls: Iterable[Call]) -> str:
+    """Tool calls in the built-in model's own syntax."""
+    return "".join(
+        f'<tool_call>\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n'
+        "</tool_call>"
+        for call in calls
+    )
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ Delta: TypeAlias = dict[str, Any]
 ResultT = TypeVar("ResultT")
 ChunkT = TypeVar("ChunkT")
 
+_NO_PROMPT: Final = inference.PromptInfo()
 _BEFORE: Final = 8  # tokens of the prompt that decide how the text after it begins
 
 
@@ -211,7 +212,7 @@ class Answer:
         self._offset = offset  # index of this prompt's first choice among those of all prompts
         self._plan = plan
         self._choices: dict[int, _Choice] = {}
-        self._prompt = inference.PromptInfo()
+        self._prompt = _NO_PROMPT  # of vLLM's own protocol
         self.decoder: TokenDecoder | None = None
         self.served: ServedText | None = None
         self.counts = Counts()

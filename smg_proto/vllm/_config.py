@@ -197,12 +197,13 @@ class Options:
 
 def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of any call, and the others that are given."""
-    call = {name: params[name] for name in CALL_PARAMS & params.keys()}
-    rest = {
-        name: value
-        for name, value in params.items()
-        if name not in CALL_PARAMS and value is not None and value is not NOT_GIVEN
-    }
+    call: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in params.items():
+        if name in CALL_PARAMS:
+            call[name] = value
+        elif value is not None and value is not NOT_GIVEN:
+            rest[name] = value
     return call, rest
 
 

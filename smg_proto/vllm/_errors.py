@@ -106,7 +106,7 @@ class BadRequestError(APIStatusError):
 
 
 class ConflictError(APIStatusError):
-    """The request is at odds with what the server is doing."""
+    """The request conflicts with what the server is doing."""
 
 
 class InternalServerError(APIStatusError):
@@ -253,7 +253,7 @@ _TOO_LARGE: Final = re.compile(r"\b(received|sent) message larger than max \(\d+
 
 def pairs(metadata: Iterable[Sequence[str | bytes]] | None) -> Metadata:
     """gRPC's metadata, of either of its types, as plain pairs."""
-    return tuple((str(key), value) for key, value in metadata or ())
+    return tuple([(str(key), value) for key, value in metadata]) if metadata else ()
 
 
 def from_status(

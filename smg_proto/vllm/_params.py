@@ -95,11 +95,10 @@ _NOTHING: Final[dict[str, tuple[object, ...]]] = {
 
 def without_nothing(params: dict[str, Any]) -> dict[str, Any]:
     """Leave out what asks for nothing: `echo=False`, or `user`, which vLLM does not send on."""
-    names = _NOTHING.keys() & params.keys()
-    if not names:
+    if _NOTHING.keys().isdisjoint(params):
         return params
     left = dict(params)
-    for name in names:
+    for name in _NOTHING.keys() & params.keys():
         value = left[name]
         if name == "user":
             text(name, value)

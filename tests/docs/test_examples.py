@@ -1,5 +1,6 @@
 """Every program in examples/ runs against the embedded servers, and prints what it should."""
 
+import ast
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.p
 # The server whose address a program takes, and a part of what it prints.
 EXAMPLES = {
     "agent_loop.py": ("gateway", r'get_weather\(\{"city": *".*"\}\): 18 degrees in .*\n.+'),
-    "embeddings.py": ("gateway", r"^1000 vectors of \{\d+\}, \d+ tokens\n$"),
+    "embeddings.py": ("gateway", r"^1000 vectors of \{1536\}, \d+ tokens\n$"),
     "engine_benchmark.py": (
         "engine",
         r"^demo-model, vLLM, speaks vllm\.grpc\.engine\nrequests: 40 in .*\n"
@@ -23,9 +24,12 @@ EXAMPLES = {
         r"time to first token: median .*\n(.* ms.*\n){8}$",
     ),
     "handle_errors.py": ("gateway", r"^INVALID_ARGUMENT, .*\n  temperature: .*\nNOT_FOUND, MODEL_"),
+    "image.py": ("gateway", r"^.+\n$"),
     "json_schema.py": ("gateway", r"^\{.*\}\ndegrees: -?\d+\n$"),
     "load_balancing.py": ("gateway", r"^(.+\n){5}.+"),
     "log_probabilities.py": ("gateway", r"^(.+ \d+\.\d%  rather than .*\n){5}$"),
+    "mcp_tools.py": ("gateway", r"^weather: get_weather\(.*\): .+\n.+\n$"),
+    "message_loop.py": ("gateway", r'^get_weather\(\{"city": *".*"\}\): 18 degrees in .*\n.+\n$'),
     "quickstart.py": (
         "gateway",
         r"^(One contract)( serves .*)\nfinish reason: length\ntokens: 3 \+ 24\n\2$",
@@ -38,8 +42,17 @@ EXAMPLES = {
     "vllm_chat.py": ("engine", r"^\S.*\n\S.*$"),
     "vllm_completion.py": ("engine", r"^demo-model: '(.*)', ended by length\n(.*)\n\1\n\2$"),
     "vllm_logprobs.py": ("engine", r'\{"name": *"'),
-    "worker_lifecycle.py": ("gateway", r"^(WORKER_STATE_PENDING\n)?WORKER_STATE_READY\nremoved\n$"),
+    "worker_lifecycle.py": (
+        "gateway",
+        r"^WORKER_STATE_READY\nlabelled \['shift', 'zone'\]\nremoved\n$",
+    ),
 }
+# What one does with smg.v1, each in at most this many lines.
+SHORT = 30
+TASKS = [
+    *("agent_loop.py", "message_loop.py", "mcp_tools.py", "json_schema.py", "image.py"),
+    *("log_probabilities.py", "embeddings.py", "worker_lifecycle.py"),
+]
 
 
 def test_every_example_is_known_here() -> None:
@@ -53,9 +66,12 @@ def test_the_example_runs(name: str, servers: dict[str, str]) -> None:
     assert re.search(expected, run(sys.executable, FOLDER / name, *target))
 
 
-def test_readme_shows_the_quickstart() -> None:
-    quickstart, readme = FOLDER / "quickstart.py", ROOT / "README.md"
-    assert quickstart.read_text(encoding="utf-8") in readme.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", TASKS)
+def test_what_one_does_with_the_contract_is_short(name: str) -> None:
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    docstring = ast.parse(text).body[0]
+    code = filter(str.strip, text.splitlines()[docstring.end_lineno :])
+    assert len([*code]) <= SHORT
 
 
 def test_quickstart_says_what_is_wrong_in_one_line() -> None:

@@ -1,15 +1,18 @@
+import socket
+import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 from peers.start import published_servicer, servicer_environment
-from support import make_environment
+from support import eventually, make_environment
 
-from e2e.house import House, front_door, gateway
+from e2e.house import House, free_port, front_door, gateway
 from smg_proto.testing import FakeVllmEngine, run_vllm_engine
 
 GATEWAY = "smg==1.13.0"
+MCP_SERVER = Path(__file__).with_name("mcp_server.py")
 
 # Tools and calls are rendered; what an echoing worker is to say is the last message alone.
 TEMPLATE = """\
@@ -29,6 +32,27 @@ PARSERS = ["--reasoning-parser", "qwen3", "--tool-call-parser", "qwen"]
 def gateway_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with the real gateway."""
     return make_environment(tmp_path_factory.mktemp("smg") / "env", [GATEWAY])
+
+
+@pytest.fixture(scope="session")
+def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running MCP server with two tools."""
+    home = tmp_path_factory.mktemp("mcp")
+    python = make_environment(home / "env", ["mcp>=1.9,<2"])
+    port = free_port()
+    with (home / "mcp.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen([python, MCP_SERVER, str(port)], stdout=log, stderr=log)
+
+    def listens() -> bool:
+        with closing(socket.socket()) as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        eventually(listens, f"the MCP server listens; see {home}/mcp.log")
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session", params=["fake", "published"])

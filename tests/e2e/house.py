@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import grpc
 import pytest
 from support import eventually
 
+from e2e.http_worker import MODEL, HttpWorker, http_worker
+from smg_proto import smg_pb2 as smg
 from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.testing import Answer, FakeVllmEngine
 
@@ -70,9 +72,15 @@ class Http:
             lines = [line[6:] for line in reply.read().splitlines() if line.startswith(b"data: ")]
         return [json.loads(line) for line in lines if line != b"[DONE]"]
 
+    def alive(self) -> bool:
+        return self._says_yes("/liveness")
+
     def ready(self) -> bool:
+        return self._says_yes("/readiness")
+
+    def _says_yes(self, path: str) -> bool:
         try:
-            return self.ask("GET", "/readiness")[0] == 200
+            return self.ask("GET", path)[0] == 200
         except OSError:
             return False
 
@@ -184,6 +192,7 @@ class House:
     door: Door
     model: str
     engine: FakeVllmEngine | None = None
+    worker: HttpWorker | None = None
 
     @contextmanager
     def saying(self, text: str) -> Iterator[None]:
@@ -195,6 +204,24 @@ class House:
         finally:
             if self.engine:
                 self.engine.script.clear()
+
+
+@contextmanager
+def over_http(python: Path, folder: Path) -> Iterator[House]:
+    """A gateway over a worker that speaks HTTP, which a client has added and seen become ready."""
+    with ExitStack() as stack:
+        worker = stack.enter_context(http_worker())
+        real = stack.enter_context(gateway(python, folder))
+        eventually(real.http.alive, f"the gateway answers; see {folder}/gateway.log")
+        door = stack.enter_context(front_door(real.http.url, folder))
+        watch = door.workers.WatchWorkers(smg.WatchWorkersRequest(), timeout=60)
+        assert next(watch).HasField("ready"), "there is no worker yet"
+        spec = smg.WorkerSpec(url=worker.url, labels={"realtime": "true"})
+        made = door.workers.CreateWorker(smg.CreateWorkerRequest(spec=spec))
+        states = (event.worker.state for event in watch if event.worker.id == made.id)
+        assert smg.WORKER_STATE_READY in states
+        watch.cancel()
+        yield House(real.http, door, MODEL, worker=worker)
 
 
 def _json(data: bytes) -> Any:

@@ -1,14 +1,16 @@
 """A worker that speaks HTTP and always gives the same answers, for what gRPC workers cannot do."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
-MODEL = "http-model"
+MODEL = "demo-model"
 SESSION = {
     "id": "sess_1",
     "object": "realtime.session",
@@ -36,6 +38,66 @@ ANSWERS: dict[str, Any] = {
         "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5]}],
         "usage": USAGE,
     },
+    "/v1/completions": {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": 1_700_000_000,
+        "model": MODEL,
+        "choices": [{"index": 0, "text": "so it is", "finish_reason": "stop"}],
+        "usage": USAGE,
+    },
+    "/v1/chat/completions": {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": MODEL,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "so it is"},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": USAGE,
+    },
+    "/v1/messages": {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [{"type": "text", "text": "so it is"}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 3, "output_tokens": 3},
+    },
+    "/v1/responses": {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1_700_000_000,
+        "model": MODEL,
+        "status": "completed",
+        "output": [
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "so it is", "annotations": []}],
+            }
+        ],
+        "usage": {"input_tokens": 3, "output_tokens": 3, "total_tokens": 6},
+    },
+    "/generate": {
+        "text": "so it is",
+        "output_ids": [1, 2, 3],
+        "meta_info": {
+            "id": "gnt-1",
+            "finish_reason": {"type": "stop"},
+            "prompt_tokens": 2,
+            "completion_tokens": 3,
+            "cached_tokens": 0,
+        },
+    },
     "/v1/audio/transcriptions": {"text": "hello there", "language": "en", "duration": 1.5},
     "/v1/decisions": {
         "id": "dec_1",
@@ -60,6 +122,19 @@ TRANSCRIPT = [
 METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1\n"
 
 
+@dataclass
+class HttpWorker:
+    """Where it is, and the JSON that each path received."""
+
+    url: str = ""
+    received: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "POST" and request.content_type == "application/json":
+            self.received.append((request.path, json.loads(await request.read() or b"null")))
+        return await answer(request)
+
+
 async def answer(request: web.Request) -> web.StreamResponse:
     if request.path == "/v1/realtime":
         return await realtime(request)
@@ -71,6 +146,10 @@ async def answer(request: web.Request) -> web.StreamResponse:
     if request.path == "/v1/audio/transcriptions" and b'name="stream"\r\n\r\ntrue' in body:
         text = "".join(f"data: {event}\n\n" for event in TRANSCRIPT)
         return web.Response(text=text, content_type="text/event-stream")
+    if request.path == "/v1/embeddings" and (size := json.loads(body).get("dimensions")):
+        vector = ([0.25, -0.5] * size)[:size]
+        data = [{"object": "embedding", "index": 0, "embedding": vector}]
+        return web.json_response(ANSWERS[request.path] | {"data": data})
     if request.path in ANSWERS:
         return web.json_response(ANSWERS[request.path])
     return web.Response(status=404)
@@ -94,23 +173,25 @@ async def realtime(request: web.Request) -> web.WebSocketResponse:
 
 
 @contextmanager
-def http_worker() -> Iterator[str]:
-    """The worker in a thread of its own; its URL."""
+def http_worker() -> Iterator[HttpWorker]:
+    """The worker in a thread of its own."""
+    worker = HttpWorker()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def start() -> web.AppRunner:
         application = web.Application(client_max_size=1 << 26)
-        application.router.add_route("*", "/{path:.*}", answer)
+        application.router.add_route("*", "/{path:.*}", worker.handle)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return runner
 
     runner = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+    worker.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield worker
     finally:
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)

@@ -4,7 +4,6 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 from support import eventually
 
-from e2e.house import House, front_door, gateway
-from e2e.http_worker import ANSWERS, METRICS, MODEL, http_worker
+from e2e.house import House, over_http
+from e2e.http_worker import ANSWERS, METRICS, MODEL
 from smg_proto import smg_pb2 as smg
 from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.errors import SmgError, from_rpc_error
@@ -25,28 +24,8 @@ KEY = (("authorization", "Bearer key"),)  # which the gateway passes on to the w
 
 @pytest.fixture(scope="module")
 def house(gateway_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A gateway over one such worker, which a client has added and has watched become ready."""
-    home = tmp_path_factory.mktemp("http")
-    with ExitStack() as stack:
-        url = stack.enter_context(http_worker())
-        real = stack.enter_context(gateway(gateway_python, home))
-        eventually(lambda: answers(real.http), "the gateway answers")
-        door = stack.enter_context(front_door(real.http.url, home))
-        watch = door.workers.WatchWorkers(smg.WatchWorkersRequest(), timeout=60)
-        assert next(watch).HasField("ready"), "there is no worker yet"
-        spec = smg.WorkerSpec(url=url, labels={"realtime": "true"})
-        made = door.workers.CreateWorker(smg.CreateWorkerRequest(spec=spec))
-        states = (event.worker.state for event in watch if event.worker.id == made.id)
-        assert smg.WORKER_STATE_READY in states
-        watch.cancel()
-        yield House(real.http, door, MODEL)
-
-
-def answers(http: Any) -> bool:
-    try:
-        return bool(http.ask("GET", "/liveness")[0] == 200)
-    except OSError:
-        return False
+    with over_http(gateway_python, tmp_path_factory.mktemp("http")) as found:
+        yield found
 
 
 def failure(call: Any, request: Any) -> SmgError:

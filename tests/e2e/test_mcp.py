@@ -1,14 +1,10 @@
 """The gateway itself runs the tools of an MCP server, and the front door tells what it did."""
 
-import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import grpc
 import pytest
-from support import eventually, make_environment
 
 from e2e.house import Door, free_port, front_door, gateway
 from smg_proto import smg_pb2 as smg
@@ -16,28 +12,6 @@ from smg_proto.errors import from_rpc_error
 from smg_proto.testing import Answer, Call, FakeVllmEngine, run_vllm_engine
 
 pytestmark = pytest.mark.e2e
-
-SERVER = Path(__file__).with_name("mcp_server.py")
-
-
-@pytest.fixture(scope="module")
-def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("mcp")
-    python = make_environment(home / "env", ["mcp>=1.9,<2"])
-    port = free_port()
-    with (home / "mcp.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen([python, SERVER, str(port)], stdout=log, stderr=log)
-
-    def listens() -> bool:
-        with closing(socket.socket()) as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        eventually(listens, f"the MCP server listens; see {home}/mcp.log")
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc as rpc
 from smg_proto.errors import SmgError, from_rpc_error
+from smg_proto.testing import FakeGateway, run_gateway
 
 MODEL = "demo-model"
 Code = grpc.StatusCode
@@ -18,6 +19,7 @@ TURN = pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text="hello")])
 TOOL = pb.Tool(function=pb.FunctionTool(name="f"))
 MCP = pb.Tool(mcp=pb.McpTool(server_label="m"))
 IMAGE = pb.Media(url="http://127.0.0.1/cat.png")
+PNG = pb.Media(data=b"\x89PNG", media_type="image/png")
 
 
 def refusal(call: Callable[[], object]) -> SmgError:
@@ -42,6 +44,18 @@ def message(**fields: Any) -> pb.CreateMessageRequest:
 
 def response(**fields: Any) -> pb.CreateResponseRequest:
     return pb.CreateResponseRequest(**{"model": MODEL, "input": "hello"} | fields)
+
+
+def with_part(part: pb.ContentPart, role: pb.Role.ValueType = pb.ROLE_USER) -> pb.ChatRequest:
+    return chat(messages=[pb.ChatMessage(role=role, parts=[part])])
+
+
+def with_block(block: pb.MessageBlock) -> pb.CreateMessageRequest:
+    return message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[block])])
+
+
+def with_item(part: pb.ContentPart, role: pb.Role.ValueType = pb.ROLE_USER) -> Any:
+    return items(pb.ResponseItem(message=pb.ItemMessage(role=role, parts=[part])))
 
 
 def items(*found: pb.ResponseItem) -> pb.CreateResponseRequest:
@@ -120,6 +134,29 @@ INVALID: list[tuple[Any, list[str]]] = [
         ["items[0].tool_call"],
     ),
     (items(pb.ResponseItem(tool_result=pb.ToolResult())), ["items[0].tool_result.call_id"]),
+    (
+        with_part(pb.ContentPart(image=pb.Media(data=b"x"))),
+        ["messages[0].parts[0].image.media_type"],
+    ),
+    (with_part(pb.ContentPart(image=pb.Media())), ["messages[0].parts[0].image"]),
+    (
+        with_part(pb.ContentPart(image=pb.Media(url="/cat.png"))),
+        ["messages[0].parts[0].image.url"],
+    ),
+    (
+        with_part(pb.ContentPart(audio=pb.Media(url="http://a/a.wav", detail="low"))),
+        ["messages[0].parts[0].audio.detail"],
+    ),
+    (with_part(pb.ContentPart(image=IMAGE), pb.ROLE_ASSISTANT), ["messages[0].parts[0].image"]),
+    (
+        with_block(pb.MessageBlock(image=pb.Media(url="http://a/a.png", detail="low"))),
+        ["turns[0].blocks[0].image.detail"],
+    ),
+    (with_item(pb.ContentPart(audio=IMAGE)), ["items[0].message.parts[0].audio"]),
+    (
+        with_item(pb.ContentPart(image=IMAGE), pb.ROLE_ASSISTANT),
+        ["items[0].message.parts[0].image"],
+    ),
 ]
 
 
@@ -171,9 +208,13 @@ OTHERS: list[tuple[Any, grpc.StatusCode, str]] = [
         Code.UNIMPLEMENTED,
         "UNSUPPORTED_BY_BACKEND",
     ),
-    (response(tools=[MCP]), Code.UNIMPLEMENTED, "UNSUPPORTED_BY_BACKEND"),
+    (with_part(pb.ContentPart(video=IMAGE)), Code.INVALID_ARGUMENT, "MULTIMODAL_NOT_SUPPORTED"),
     (
-        message(turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(image=IMAGE)])]),
+        items(
+            pb.ResponseItem(
+                tool_result=pb.ToolResult(call_id="a", parts=[pb.ContentPart(image=PNG)])
+            )
+        ),
         Code.INVALID_ARGUMENT,
         "MULTIMODAL_NOT_SUPPORTED",
     ),
@@ -187,6 +228,17 @@ def test_other_refusals(
     for call in rpcs_of(request_, channel):
         found = refusal(lambda call=call: call(request_))  # type: ignore[misc]
         assert (found.code, found.reason) == (code, reason), str(found)
+
+
+def test_a_model_without_eyes_and_ears_refuses_media() -> None:
+    part = pb.ContentPart(image=PNG)
+    with run_gateway(FakeGateway(media=())) as address, grpc.insecure_channel(address) as channel:
+        for request in (with_part(part), with_block(pb.MessageBlock(image=PNG)), with_item(part)):
+            for call in rpcs_of(request, channel):
+                found = refusal(lambda call=call, request=request: call(request))  # type: ignore[misc]
+                assert found.reason == "MULTIMODAL_NOT_SUPPORTED", str(found)
+        models = rpc.ModelServiceStub(channel).ListModels(pb.ListModelsRequest()).models
+        assert not {"vision", "audio"} & {*models[0].capabilities}
 
 
 def test_refusals_of_the_other_services(channel: grpc.Channel) -> None:

@@ -382,6 +382,8 @@ def test_models_and_gateway_tell_what_there_is(channel: grpc.Channel) -> None:
     info = rpc.GatewayServiceStub(channel).GetGatewayInfo(pb.GetGatewayInfoRequest())
     every = {service.full_name for service in pb.DESCRIPTOR.services_by_name.values()}
     assert set(info.services) == every
+    assert {"response.watch", "worker.watch"} <= {*info.features}
+    assert info.max_request_bytes == 4 << 20
 
 
 def test_workers_live_in_memory(channel: grpc.Channel) -> None:

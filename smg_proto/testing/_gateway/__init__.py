@@ -1,12 +1,15 @@
 """FakeGateway: all services of `smg.v1` over the built-in model."""
 
+from collections.abc import Collection
+
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from smg_proto import smg_pb2_grpc
 from smg_proto.testing._gateway.admin import GatewayService, ModelService, WorkerService
 from smg_proto.testing._gateway.chat import ChatService
 from smg_proto.testing._gateway.completion import CompletionService
-from smg_proto.testing._gateway.core import Core
+from smg_proto.testing._gateway.core import Core, Failed, set_now
 from smg_proto.testing._gateway.kept import ConversationService
 from smg_proto.testing._gateway.media import (
     AudioService,
@@ -29,12 +32,15 @@ _NAMES = (
 class FakeGateway:
     """A gateway for tests: `script` sets answers and faults, `record` has requests and counters.
 
-    `token_delay` is the seconds between two tokens. Use run_gateway(), or add it to a grpc.aio
-    server of your own with `add_to_server`.
+    `token_delay` is the seconds between two tokens, `media` the kinds of media that the model
+    takes: "image", "audio", "video". Use run_gateway(), or add it to a grpc.aio server of your own
+    with `add_to_server`.
     """
 
-    def __init__(self, *, token_delay: float = 0.0) -> None:
-        self._core = Core(token_delay)
+    def __init__(
+        self, *, token_delay: float = 0.0, media: Collection[str] = ("image", "audio")
+    ) -> None:
+        self._core = Core(token_delay, media)
 
     @property
     def script(self) -> Script:
@@ -51,6 +57,18 @@ class FakeGateway:
     @token_delay.setter
     def token_delay(self, seconds: float) -> None:
         self._core.token_delay = seconds
+
+    def fail_worker(self, url: str, message: str) -> None:
+        """Have the worker at this URL fail: now if it is there, else once it has been added."""
+        failed = Failed(message, Timestamp())
+        set_now(failed.time)
+        self._core.workers.failed[url] = failed
+        self._core.workers.changed()
+
+    def recover_worker(self, url: str) -> None:
+        """Have a worker that failed be ready again."""
+        self._core.workers.failed.pop(url, None)
+        self._core.workers.changed()
 
     @property
     def services(self) -> list[str]:

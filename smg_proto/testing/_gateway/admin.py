@@ -1,6 +1,5 @@
 """smg.v1.ModelService, GatewayService and WorkerService: what there is."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -16,13 +15,27 @@ from smg_proto.testing._gateway.core import WORKER_URL, Call, Context, Core, not
 
 _SCHEMES = ("http", "https", "grpc", "grpcs", "ipc")
 _CAPABILITIES = ("completions", "chat", "messages", "responses", "tools", "embeddings")
+_FOR_MEDIA = {"image": "vision", "audio": "audio"}
+# What it can do beyond the least that the contract asks for.
+_FEATURES = (
+    "chat.token_ids",
+    "complete.choices",
+    "idempotency_key",
+    "response.watch",
+    "tokenize.pieces",
+    "worker.watch",
+)
+_MAX_REQUEST_BYTES = 4 << 20  # of a gRPC server that was told no other limit
 
 
 def _model(core: Core) -> pb.Model:
     return pb.Model(
         id=core.model.name,
         owned_by="self_hosted",
-        capabilities=_CAPABILITIES,
+        capabilities=[
+            *_CAPABILITIES,
+            *(name for kind, name in _FOR_MEDIA.items() if kind in core.media),
+        ],
         context_length=core.model.context_length,
     )
 
@@ -60,10 +73,19 @@ class GatewayService(smg_pb2_grpc.GatewayServiceServicer):
     ) -> pb.GatewayInfo:
         def answer(request: pb.GetGatewayInfoRequest) -> pb.GatewayInfo:
             return pb.GatewayInfo(
-                version=f"fake-{__version__}", proto_version=__version__, services=self._services
+                version=f"fake-{__version__}",
+                proto_version=__version__,
+                services=self._services,
+                features=_FEATURES,
+                max_request_bytes=_MAX_REQUEST_BYTES,
             )
 
         return await self._core.plain("GetGatewayInfo", request, context, answer)
+
+
+def _begin(worker: pb.Worker) -> None:
+    set_now(worker.create_time)
+    worker.state_time.CopyFrom(worker.create_time)
 
 
 def _check(spec: pb.WorkerSpec) -> None:
@@ -78,7 +100,8 @@ def _check(spec: pb.WorkerSpec) -> None:
 class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
     """A list of workers in memory. The first is the built-in model; the others are only names:
 
-    nothing is sent to them. A new one is PENDING in the first reply and READY from then on.
+    nothing is sent to them. A new one is PENDING in the first reply, and from then on READY, or
+    FAILED if the fake was told so. The built-in model answers whatever is said of its worker.
     """
 
     def __init__(self, core: Core) -> None:
@@ -91,9 +114,9 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
             runtime="vllm",
             models=[_model(core)],
         )
+        _begin(built_in)
         self._workers = {built_in.id: built_in}
         self._built_in = built_in
-        self._news = asyncio.Event()
 
     async def CreateWorker(self, request: pb.CreateWorkerRequest, context: Context) -> pb.Worker:
         def answer(call: Call) -> pb.Worker:
@@ -114,11 +137,13 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         worker = pb.Worker(id=str(uuid.uuid4()), spec=pb.WorkerSpec(priority=50, cost=1.0))
         worker.spec.MergeFrom(spec)
         worker.spec.ClearField("api_key")
-        pending = pb.Worker(state=pb.WORKER_STATE_PENDING)
-        pending.MergeFrom(worker)
+        _begin(worker)
+        pending = pb.Worker()
+        pending.CopyFrom(worker)
+        pending.state = pb.WORKER_STATE_PENDING
         worker.state = pb.WORKER_STATE_READY
         self._workers[worker.id] = worker
-        self._tell()
+        self._core.workers.changed()
         return pending
 
     async def ReplaceWorker(self, request: pb.ReplaceWorkerRequest, context: Context) -> pb.Worker:
@@ -128,8 +153,8 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
             worker.spec.CopyFrom(pb.WorkerSpec(priority=50, cost=1.0))
             worker.spec.MergeFrom(request.spec)
             worker.spec.ClearField("api_key")
-            self._tell()
-            return worker
+            self._core.workers.changed()
+            return self._seen(worker)
 
         return await self._core.plain("ReplaceWorker", request, context, answer)
 
@@ -138,42 +163,31 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[pb.WorkerEvent]:
         await self._core.begin("WatchWorkers", request, context)
         known: dict[str, pb.Worker] | None = None
-        while True:
-            news = self._news
-            now: dict[str, pb.Worker] = {}
-            for worker in self._workers.values():
-                if not request.model or request.model in {model.id for model in worker.models}:
-                    now[worker.id] = pb.Worker()
-                    now[worker.id].CopyFrom(worker)
-            before = known or {}
-            for ident, worker in now.items():
-                if before.get(ident) != worker:
-                    yield pb.WorkerEvent(worker=worker)
-            for ident in before.keys() - now.keys():
-                yield pb.WorkerEvent(removed_id=ident)
-            if known is None:
-                yield pb.WorkerEvent(ready=pb.WatchReady())
-            known = now
-            await news.wait()
-
-    def _tell(self) -> None:
-        """Wake those who watch."""
-        self._news.set()
-        self._news = asyncio.Event()
+        with self._core.workers.news() as news:
+            while True:
+                news.clear()
+                now = {worker.id: worker for worker in self._serving(request.model)}
+                before = known or {}
+                for ident, worker in now.items():
+                    if before.get(ident) != worker:
+                        yield pb.WorkerEvent(worker=worker)
+                for ident in before.keys() - now.keys():
+                    yield pb.WorkerEvent(removed_id=ident)
+                if known is None:
+                    yield pb.WorkerEvent(ready=pb.WatchReady())
+                known = now
+                await news.wait()
 
     async def GetWorker(self, request: pb.GetWorkerRequest, context: Context) -> pb.Worker:
-        return await self._core.plain("GetWorker", request, context, lambda r: self._find(r.id))
+        return await self._core.plain(
+            "GetWorker", request, context, lambda request: self._seen(self._find(request.id))
+        )
 
     async def ListWorkers(
         self, request: pb.ListWorkersRequest, context: Context
     ) -> pb.ListWorkersResponse:
         def answer(request: pb.ListWorkersRequest) -> pb.ListWorkersResponse:
-            workers = [self._find(ident) for ident in self._workers]
-            serving = [
-                worker
-                for worker in workers
-                if not request.model or request.model in {model.id for model in worker.models}
-            ]
+            serving = self._serving(request.model)
             entries, following = page(serving, request.page_size, request.page_token)
             return pb.ListWorkersResponse(workers=entries, next_page_token=following)
 
@@ -195,15 +209,15 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
             worker.spec.priority = request.priority
         if request.HasField("cost"):
             worker.spec.cost = request.cost
-        self._tell()
-        return worker
+        self._core.workers.changed()
+        return self._seen(worker)
 
     async def DeleteWorker(
         self, request: pb.DeleteWorkerRequest, context: Context
     ) -> pb.DeleteWorkerResponse:
         def answer(request: pb.DeleteWorkerRequest) -> pb.DeleteWorkerResponse:
             del self._workers[self._find(request.id).id]
-            self._tell()
+            self._core.workers.changed()
             return pb.DeleteWorkerResponse()
 
         return await self._core.plain("DeleteWorker", request, context, answer)
@@ -218,6 +232,25 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         if ident == self._built_in.id:
             self._built_in.active_requests = self._core.record.counters.running
         return self._workers[ident]
+
+    def _serving(self, model: str) -> list[pb.Worker]:
+        """The workers of a model, or all."""
+        every = (self._find(ident) for ident in self._workers)
+        serving = (one for one in every if not model or model in {each.id for each in one.models})
+        return [self._seen(worker) for worker in serving]
+
+    def _seen(self, worker: pb.Worker) -> pb.Worker:
+        """A worker as it is now."""
+        seen = pb.Worker()
+        seen.CopyFrom(worker)
+        failed = self._core.workers.failed.get(worker.spec.url)
+        health = seen.conditions.add(type="Healthy", met=failed is None)
+        if failed is not None:
+            seen.state = pb.WORKER_STATE_FAILED
+            seen.state_time.CopyFrom(failed.time)
+            seen.error.CopyFrom(pb.Failure(reason="WORKER_UNAVAILABLE", message=failed.message))
+            health.reason, health.message = "ConnectFailed", failed.message
+        return seen
 
     async def GetWorkerLoads(
         self, request: pb.GetWorkerLoadsRequest, context: Context

@@ -10,11 +10,13 @@ from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop, set_now
 from smg_proto.testing._gateway.output import Part, Splitter
+from smg_proto.testing._scripting import Answer
 
 
 class ChatService(smg_pb2_grpc.ChatServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._reader = talk.Reader(core.media)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         return await self._core.whole("Chat", request, context, self._events, collect)
@@ -36,8 +38,9 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
         start = pb.ChatResponse(id=call.request_id, model=request.model)
         set_now(start.create_time)
         yield pb.ChatEvent(start=start)
+        answer = call.answer or Answer()
         choices = [
-            _Choice(self._core, request, conversation, prompt, index)
+            _Choice(self._core, request, conversation, prompt, index, answer)
             for index in range(request.n or 1)
         ]
         async for index, piece in self._core.generate(call, prompt, sampling, len(choices)):
@@ -50,7 +53,7 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
                 if len(delta.ListFields()) > (delta.index != 0):
                     yield pb.ChatEvent(delta=delta)
             if piece.finish_reason:
-                reason = (call.answer and call.answer.finish_reason) or piece.finish_reason
+                reason = answer.finish_reason or piece.finish_reason
                 choice.end.finish_reason = "tool_calls" if choice.calls else reason
                 choice.end.matched_stop.CopyFrom(matched_stop(piece.matched) or pb.MatchedStop())
                 if piece.matched is None:
@@ -89,7 +92,7 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
         )
         return talk.Conversation(
             said=[
-                (message.role, _written(message, f"messages[{index}]"))
+                (message.role, self._written(message, f"messages[{index}]"))
                 for index, message in enumerate(request.messages)
             ],
             tools=talk.functions(request.tools),
@@ -100,21 +103,23 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
             open_turn=goes_on,
         )
 
-
-def _written(message: pb.ChatMessage, at: str) -> str:
-    """A message as it goes into the prompt. Reasoning of earlier turns is left out."""
-    if message.role not in pb.Role.values() or message.role == pb.ROLE_UNSPECIFIED:
-        raise invalid(FieldViolation(f"{at}.role", "is required"))
-    if message.role == pb.ROLE_TOOL and not message.tool_call_id:
-        raise invalid(FieldViolation(f"{at}.tool_call_id", "is required"))
-    if message.role != pb.ROLE_TOOL and message.tool_call_id:
-        raise invalid(FieldViolation(f"{at}.tool_call_id", "is for ROLE_TOOL only"))
-    text = talk.text_of(message.content, message.parts, at)
-    calls = (
-        talk.text_of_call(call, f"{at}.tool_calls[{n}]")
-        for n, call in enumerate(message.tool_calls)
-    )
-    return text + "".join(calls)
+    def _written(self, message: pb.ChatMessage, at: str) -> str:
+        """A message as it goes into the prompt. Reasoning of earlier turns is left out."""
+        if message.role not in pb.Role.values() or message.role == pb.ROLE_UNSPECIFIED:
+            raise invalid(FieldViolation(f"{at}.role", "is required"))
+        if message.role == pb.ROLE_TOOL and not message.tool_call_id:
+            raise invalid(FieldViolation(f"{at}.tool_call_id", "is required"))
+        if message.role != pb.ROLE_TOOL and message.tool_call_id:
+            raise invalid(FieldViolation(f"{at}.tool_call_id", "is for ROLE_TOOL only"))
+        for n, part in enumerate(message.parts):
+            if part.HasField("image") and message.role == pb.ROLE_ASSISTANT:
+                raise invalid(FieldViolation(f"{at}.parts[{n}].image", "is not for this role"))
+        text = self._reader.text_of(message.content, message.parts, at)
+        calls = (
+            talk.text_of_call(call, f"{at}.tool_calls[{n}]")
+            for n, call in enumerate(message.tool_calls)
+        )
+        return text + "".join(calls)
 
 
 class _Choice:
@@ -127,9 +132,13 @@ class _Choice:
         conversation: talk.Conversation,
         prompt: list[int],
         index: int,
+        answer: Answer,
     ) -> None:
         separate = not request.HasField("separate_reasoning") or request.separate_reasoning
-        self._splitter = Splitter(reasoning=separate, calls=conversation.may_call)
+        refuses = bool(answer.refusal)
+        self._splitter = Splitter(reasoning=separate, calls=conversation.may_call, refuses=refuses)
+        self._opaque = answer.opaque
+        self._text = ""  # which waits for the opaque parts that no delta can carry
         self._only_one = not conversation.parallel
         self._prompt = prompt
         self._core = core
@@ -149,13 +158,22 @@ class _Choice:
         calls: list[pb.ToolCallDelta] = []
         for part in parts:
             match part.kind:
+                case "text" if self._opaque:
+                    self._text += part.text
                 case "text":
                     self.first.content += part.text
+                case "refusal":
+                    self.first.refusal += part.text
                 case "reasoning":
                     self.first.reasoning_content += part.text
                     self.reasoning += len(self._core.model.tokenizer.encode(part.text))
                 case "call":
                     calls += self._call(part)
+        if last and self._opaque:
+            self.end.message.role = pb.ROLE_ASSISTANT
+            texts = [pb.ContentPart(text=self._text)] if self._text else []
+            self.end.message.parts.extend(texts)
+            self.end.message.parts.extend(pb.ContentPart(opaque=found) for found in self._opaque)
         yield self.first
         for call in calls:
             yield pb.ChatDelta(index=self.end.index, tool_calls=[call])

@@ -1,18 +1,21 @@
 """A conversation as chat, messages and responses have it: its prompt, and what the model will do.
 
 How the built-in model comes to think and to call is a simple rule, not insight: it thinks when a
-reasoning effort is set, and calls the functions that the last user message names.
+reasoning effort is set, and calls the tools that the last user message names. What a call of an
+MCP tool returns is made up: no server is asked.
 """
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from smg_proto import smg_pb2 as pb
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.core import Core
 from smg_proto.testing._model import prompt_key
-from smg_proto.testing._scripting import Answer, written_call
+from smg_proto.testing._scripting import Answer, Call, written_calls
 from smg_proto.testing._tokenizer import render_chat
 
 _THOUGHT = "The user asks. I answer with what I know."
@@ -33,6 +36,7 @@ class Conversation:
         default_factory=list[tuple[pb.Role.ValueType, str]]
     )
     tools: list[pb.FunctionTool] = field(default_factory=list[pb.FunctionTool])
+    mcp: list[pb.McpTool] = field(default_factory=list[pb.McpTool])
     choice: pb.ToolChoice = field(default_factory=pb.ToolChoice)
     parallel: bool = True
     effort: str = ""
@@ -45,15 +49,14 @@ class Conversation:
 
     @property
     def may_call(self) -> bool:
-        return bool(self.tools) and self.choice.mode != pb.TOOL_CHOICE_MODE_NONE
+        return bool(self.tools or self.mcp) and self.choice.mode != pb.TOOL_CHOICE_MODE_NONE
 
     def prompt(self, core: Core) -> list[int]:
         messages = [(_ROLES[role], text) for role, text in self.said]
         if self.may_call:
-            offered = "\n".join(
-                f"{tool.name}: {tool.description} {tool.parameters_json}" for tool in self.tools
-            )
-            messages.insert(0, ("system", f"You may call:\n{offered}"))
+            offered = [f"{one.name}: {one.description} {one.parameters_json}" for one in self.tools]
+            offered += [f"{one.server_label}: {', '.join(one.allowed_tools)}" for one in self.mcp]
+            messages.insert(0, ("system", "\n".join(["You may call:", *offered])))
         return core.model.tokenizer.encode(render_chat(messages, open_turn=self.open_turn))
 
     def output(self, answer: Answer | None) -> tuple[str, str | None]:
@@ -61,11 +64,24 @@ class Conversation:
         if answer is not None:
             return "", answer.written()
         opening = f"<think>\n{_THOUGHT}\n</think>\n\n" if self.thinks else ""
-        calls = "".join(written_call(tool.name, self._arguments(tool)) for tool in self._called())
+        opening += written_calls(self.runs(None))
+        calls = written_calls(Call(tool.name, self._arguments(tool)) for tool in self._called())
         if calls:
             return "", opening + calls
         text = checks.formatted(self.output_format)
         return opening, None if text is None else opening + text
+
+    def runs(self, answer: Answer | None) -> list[Call]:
+        """The calls of MCP tools that the gateway runs, in order, with what they return."""
+        if answer is not None:
+            return [call for call in answer.calls if call.server_label]
+        role, text = self.said[-1] if self.said else (pb.ROLE_UNSPECIFIED, "")
+        return [
+            Call(name, server_label=server.server_label, output=f"what {name} returns")
+            for server in self.mcp
+            for name in server.allowed_tools
+            if self.may_call and role == pb.ROLE_USER and name in text
+        ]
 
     def _called(self) -> list[pb.FunctionTool]:
         if not self.may_call:
@@ -84,51 +100,69 @@ class Conversation:
 
 
 def functions(tools: Iterable[pb.Tool]) -> list[pb.FunctionTool]:
-    return [tool.function for tool in tools]
+    return [tool.function for tool in tools if tool.HasField("function")]
 
 
-def text_of_parts(parts: Iterable[pb.ContentPart], at: str) -> str:
-    """The text of content; the built-in model takes no media."""
-    return "".join(_text_of_part(part, f"{at}[{n}]") for n, part in enumerate(parts))
+@dataclass(frozen=True)
+class Reader:
+    """Content as text of the prompt. `media` are the kinds that the model takes on a route."""
 
+    media: frozenset[str] = frozenset()
+    detail: bool = True  # whether an image may say how closely to look
 
-def text_of(content: str, parts: Sequence[pb.ContentPart], at: str) -> str:
-    """The text of a message that has either plain content or parts."""
-    if content and parts:
-        raise invalid(FieldViolation(f"{at}.parts", "cannot go with content"))
-    return text_of_parts(parts, f"{at}.parts") if parts else content
+    def text_of(self, content: str, parts: Sequence[pb.ContentPart], at: str) -> str:
+        """The text of a message that has either plain content or parts."""
+        if content and parts:
+            raise invalid(FieldViolation(f"{at}.parts", "cannot go with content"))
+        texts = (self._text_of_part(part, f"{at}.parts[{n}]") for n, part in enumerate(parts))
+        return "".join(texts) if parts else content
 
+    def _text_of_part(self, part: pb.ContentPart, at: str) -> str:
+        match part.WhichOneof("part"):
+            case "text":
+                return part.text
+            case "refusal":
+                return part.refusal
+            case "opaque":
+                return ""  # kept by the client, of no meaning to the model
+            case None:
+                raise invalid(FieldViolation(at, "is empty"))
+            case kind:
+                return self.text_of_media(kind, getattr(part, kind), f"{at}.{kind}")
 
-def _text_of_part(part: pb.ContentPart, at: str) -> str:
-    match part.WhichOneof("part"):
-        case "text":
-            return part.text
-        case "refusal":
-            return part.refusal
-        case "opaque":
-            return ""  # kept by the client, of no meaning to the model
-        case None:
-            raise invalid(FieldViolation(at, "is empty"))
-        case kind:
-            raise no_media(f"{at}.{kind}")
+    def text_of_media(self, kind: str, media: pb.Media, at: str) -> str:
+        """What stands for a medium: another text for other bytes, or another URL."""
+        if kind not in self.media:
+            what = FieldViolation(at, f"the built-in model does not take this kind: {kind}")
+            raise invalid(what, reason="MULTIMODAL_NOT_SUPPORTED")
+        if found := self._wrong(kind, media, at):
+            raise invalid(found)
+        return f"[{kind} {zlib.crc32(media.data or media.url.encode()):08x}]"
 
+    def _wrong(self, kind: str, media: pb.Media, at: str) -> FieldViolation | None:
+        source = media.WhichOneof("source")
+        if source is None:
+            return FieldViolation(at, "needs url or data")
+        if source == "data" and kind == "video":
+            return FieldViolation(f"{at}.data", "is not for video")
+        if source == "data" and not media.media_type:
+            return FieldViolation(f"{at}.media_type", "is required with data")
+        if source == "url" and urlsplit(media.url).scheme not in ("http", "https", "data"):
+            return FieldViolation(f"{at}.url", "must begin with http, https or data")
+        if media.detail and not (kind == "image" and self.detail):
+            return FieldViolation(f"{at}.detail", "is for images in chats and responses only")
+        return None
 
-def no_media(at: str) -> Exception:
-    return invalid(
-        FieldViolation(at, "the built-in model takes no media"), reason="MULTIMODAL_NOT_SUPPORTED"
-    )
-
-
-def text_of_result(result: pb.ToolResult, at: str) -> str:
-    if not result.call_id:
-        raise invalid(FieldViolation(f"{at}.call_id", "is required"))
-    return text_of(result.content, result.parts, at)
+    def text_of_result(self, result: pb.ToolResult, at: str) -> str:
+        if not result.call_id:
+            raise invalid(FieldViolation(f"{at}.call_id", "is required"))
+        return self.text_of(result.content, result.parts, at)
 
 
 def text_of_call(call: pb.ToolCall, at: str) -> str:
     if call.arguments and not checks.is_json_object(call.arguments):
         raise invalid(FieldViolation(f"{at}.arguments", "must be a JSON object"))
-    return written_call(call.name, call.arguments or "{}")
+    return written_calls([Call(call.name, call.arguments or "{}")])
 
 
 def call_id(prefix: str, prompt: list[int], choice: int, number: int) -> str:

@@ -3,7 +3,14 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -63,6 +70,36 @@ class Kept:
     items: list[pb.ResponseItem] = field(default_factory=list[pb.ResponseItem])
 
 
+class Workers:
+    """Which workers have failed, and who waits for news of workers. For use from any thread."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, Failed] = {}  # by the worker's URL
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    @contextmanager
+    def news(self) -> Generator[asyncio.Event, None, None]:
+        """An event that is set whenever a worker has changed."""
+        waits = (asyncio.get_running_loop(), asyncio.Event())
+        self._waiting.add(waits)
+        try:
+            yield waits[1]
+        finally:
+            self._waiting.discard(waits)
+
+    def changed(self) -> None:
+        for loop, event in tuple(self._waiting):
+            loop.call_soon_threadsafe(event.set)
+
+
+@dataclass
+class Failed:
+    """Why a worker has failed, and since when."""
+
+    message: str
+    time: Timestamp
+
+
 def set_now(timestamp: Timestamp) -> None:
     """Timestamp.GetCurrentTime(), which on protobuf 4 and 5 warns from Python 3.12 on."""
     timestamp.FromNanoseconds(time.time_ns())
@@ -82,8 +119,10 @@ def whole(events: Sequence[_Event], fold: Callable[[Sequence[_Event]], _Reply]) 
 class Core:
     """The model, the script and the record, and the way every RPC goes."""
 
-    def __init__(self, token_delay: float) -> None:
+    def __init__(self, token_delay: float, media: Collection[str]) -> None:
         self.model: Model = model()
+        self.media = frozenset(media)
+        self.workers = Workers()
         self.token_delay = token_delay
         self.script: Script = Script(_GENERATING)
         self.record: Record = Record()

@@ -1,11 +1,14 @@
 """Items of responses: from the input into the prompt, and from the model's output to events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from smg_proto import smg_pb2 as pb
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.output import Kind, Part
+from smg_proto.testing._scripting import Call
+
+_TEXT_ONLY = talk.Reader()
 
 
 def user_message(text: str) -> pb.ResponseItem:
@@ -13,7 +16,14 @@ def user_message(text: str) -> pb.ResponseItem:
     return pb.ResponseItem(message=pb.ItemMessage(role=pb.ROLE_USER, parts=parts))
 
 
-def said_in(item: pb.ResponseItem, at: str) -> list[tuple[pb.Role.ValueType, str]]:
+def is_of_mcp(item: pb.ResponseItem) -> bool:
+    """Whether the gateway made an item of an MCP run, which no request may have."""
+    return item.HasField("mcp_tool_list") or bool(item.tool_call.server_label)
+
+
+def said_in(
+    item: pb.ResponseItem, at: str, reader: talk.Reader
+) -> list[tuple[pb.Role.ValueType, str]]:
     """An input item as messages of the prompt. Reasoning of earlier turns is left out."""
     match item.WhichOneof("item"):
         case "message":
@@ -26,10 +36,13 @@ def said_in(item: pb.ResponseItem, at: str) -> list[tuple[pb.Role.ValueType, str
             ):
                 raise invalid(FieldViolation(f"{at}.message.role", "is required, and not TOOL"))
             for index, part in enumerate(item.message.parts):
-                if part.WhichOneof("part") in ("audio", "video"):
-                    where = f"{at}.message.parts[{index}].{part.WhichOneof('part')}"
+                kind = part.WhichOneof("part")
+                where = f"{at}.message.parts[{index}].{kind}"
+                if kind in ("audio", "video"):
                     raise invalid(FieldViolation(where, "is for ChatService only"))
-            said = talk.text_of(item.message.content, item.message.parts, f"{at}.message")
+                if kind == "image" and role == pb.ROLE_ASSISTANT:
+                    raise invalid(FieldViolation(where, "is not for this role"))
+            said = reader.text_of(item.message.content, item.message.parts, f"{at}.message")
             return [(role, said)]
         case "reasoning" | "opaque":
             return []
@@ -41,7 +54,8 @@ def said_in(item: pb.ResponseItem, at: str) -> list[tuple[pb.Role.ValueType, str
             if item.tool_result.is_error:
                 where = f"{at}.tool_result.is_error"
                 raise invalid(FieldViolation(where, "is for MessageService only"))
-            return [(pb.ROLE_TOOL, talk.text_of_result(item.tool_result, f"{at}.tool_result"))]
+            text = _TEXT_ONLY.text_of_result(item.tool_result, f"{at}.tool_result")
+            return [(pb.ROLE_TOOL, text)]
         case "mcp_tool_list":
             raise invalid(FieldViolation(f"{at}.mcp_tool_list", "is output only"))
         case None:
@@ -49,17 +63,33 @@ def said_in(item: pb.ResponseItem, at: str) -> list[tuple[pb.Role.ValueType, str
 
 
 class OutputItems:
-    """Parts of the output as events of items; the items themselves grow in the response."""
+    """Parts of the output as events of items; the items themselves grow in the response.
 
-    def __init__(self, response: pb.Response, prompt: list[int], *, only_one: bool) -> None:
+    `runs` are the calls that the gateway runs itself, `most` how many it may run.
+    """
+
+    def __init__(
+        self,
+        response: pb.Response,
+        prompt: list[int],
+        *,
+        only_one: bool,
+        runs: Sequence[Call] = (),
+        most: int | None = None,
+    ) -> None:
         self._response = response
         self._prompt = prompt
         self._only_one = only_one
+        self._runs = list(runs)
+        self._may_run = len(self._runs) if most is None else most
         self._calls = 0
         self._kind: Kind | None = None
 
     def take(self, part: Part) -> Iterator[pb.ResponseEvent]:
         if part.kind == "call":
+            if self._runs and self._runs[0].name == part.name:
+                yield from self._run(self._runs.pop(0), part.text)
+                return
             if self._calls and self._only_one:
                 return
             yield from self.close()
@@ -71,6 +101,9 @@ class OutputItems:
             case "text":
                 item.message.parts[0].text += part.text
                 yield self._delta(pb.ResponseDelta(text=part.text))
+            case "refusal":
+                item.message.parts[0].refusal += part.text
+                yield self._delta(pb.ResponseDelta(refusal=part.text))
             case "reasoning":
                 item.reasoning.text += part.text
                 yield self._delta(pb.ResponseDelta(reasoning=part.text))
@@ -79,26 +112,75 @@ class OutputItems:
                 for text in talk.pieces(part.text):
                     yield self._delta(pb.ResponseDelta(arguments=text))
 
+    def tools_of(self, server: pb.McpTool) -> Iterator[pb.ResponseEvent]:
+        """The item that lists the tools of an MCP server: those allowed, else those called."""
+        called = (run.name for run in self._runs if run.server_label == server.server_label)
+        names = server.allowed_tools or dict.fromkeys(called)
+        item = self._add("mcpl")
+        item.mcp_tool_list.server_label = server.server_label
+        yield self._started(item)
+        item.mcp_tool_list.tools.extend(pb.FunctionTool(name=name) for name in names)
+        yield self._ended(item)
+
+    def opaque(self, found: pb.Opaque) -> Iterator[pb.ResponseEvent]:
+        """An item of a kind that this contract has no field for."""
+        item = self._add("item")
+        item.opaque.CopyFrom(found)
+        yield self._started(item)
+        yield self._ended(item)
+
+    def _run(self, run: Call, arguments: str) -> Iterator[pb.ResponseEvent]:
+        """The item of a call that the gateway runs."""
+        if self._may_run == 0:
+            return
+        self._may_run -= 1
+        yield from self.close()
+        item = self._add("mcp")
+        call = item.tool_call
+        call.id, call.name, call.server_label = item.id, run.name, run.server_label
+        yield self._started(item)
+        for text in talk.pieces(arguments):
+            yield self._delta(pb.ResponseDelta(arguments=text))
+        call.arguments, call.output = arguments, run.output
+        if run.error:
+            call.error.CopyFrom(pb.Failure(reason="MCP_TOOL_FAILED", message=run.error))
+        yield self._ended(item, pb.ITEM_STATUS_FAILED if run.error else pb.ITEM_STATUS_COMPLETED)
+
+    def _add(self, prefix: str) -> pb.ResponseItem:
+        number = len(self._response.output)
+        ident = f"{prefix}_{self._response.id.removeprefix('resp_')}{number}"
+        return self._response.output.add(id=ident, status=pb.ITEM_STATUS_IN_PROGRESS)
+
+    def _started(self, item: pb.ResponseItem) -> pb.ResponseEvent:
+        number = len(self._response.output) - 1
+        return pb.ResponseEvent(item_start=pb.ItemEvent(output_index=number, item=item))
+
+    def _ended(
+        self, item: pb.ResponseItem, status: pb.ItemStatus.ValueType = pb.ITEM_STATUS_COMPLETED
+    ) -> pb.ResponseEvent:
+        item.status = status
+        number = len(self._response.output) - 1
+        return pb.ResponseEvent(item_end=pb.ItemEvent(output_index=number, item=item))
+
     def _open(self, part: Part) -> pb.ResponseEvent:
         self._kind = part.kind
-        number = len(self._response.output)
-        item = self._response.output.add(status=pb.ITEM_STATUS_IN_PROGRESS)
-        ident = self._response.id.removeprefix("resp_")
         match part.kind:
-            case "text":
-                item.id = f"msg_{ident}{number}"
+            case "text" | "refusal":
+                item = self._add("msg")
                 item.message.role = pb.ROLE_ASSISTANT
             case "reasoning":
-                item.id = f"rs_{ident}{number}"
+                item = self._add("rs")
                 item.reasoning.SetInParent()
             case "call":
-                item.id = f"fc_{ident}{number}"
+                item = self._add("fc")
                 item.tool_call.id = talk.call_id("call", self._prompt, 0, self._calls)
                 item.tool_call.name = part.name
                 self._calls += 1
-        event = pb.ResponseEvent(item_start=pb.ItemEvent(output_index=number, item=item))
+        event = self._started(item)
         if part.kind == "text":
             item.message.parts.add(text="")
+        elif part.kind == "refusal":
+            item.message.parts.add(refusal="")
         return event
 
     def close(self, *, cut: bool = False) -> Iterator[pb.ResponseEvent]:
@@ -106,10 +188,8 @@ class OutputItems:
         if self._kind is None:
             return
         self._kind = None
-        item = self._response.output[-1]
-        item.status = pb.ITEM_STATUS_INCOMPLETE if cut else pb.ITEM_STATUS_COMPLETED
-        number = len(self._response.output) - 1
-        yield pb.ResponseEvent(item_end=pb.ItemEvent(output_index=number, item=item))
+        status = pb.ITEM_STATUS_INCOMPLETE if cut else pb.ITEM_STATUS_COMPLETED
+        yield self._ended(self._response.output[-1], status)
 
     def _delta(self, delta: pb.ResponseDelta) -> pb.ResponseEvent:
         delta.output_index = len(self._response.output) - 1

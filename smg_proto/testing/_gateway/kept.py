@@ -10,6 +10,7 @@ from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc
 from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, invalid
+from smg_proto.testing._gateway.conversation import Reader
 from smg_proto.testing._gateway.core import Call, Context, Core, Kept, not_found, set_now
 from smg_proto.testing._gateway.items import said_in
 
@@ -20,6 +21,7 @@ _PREFIXES = {"message": "msg", "reasoning": "rs", "tool_call": "fc", "tool_resul
 class ConversationService(smg_pb2_grpc.ConversationServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._reader = Reader(core.media & {"image"})
 
     async def CreateConversation(
         self, request: pb.CreateConversationRequest, context: Context
@@ -28,7 +30,7 @@ class ConversationService(smg_pb2_grpc.ConversationServiceServicer):
             made = pb.Conversation(id=f"conv_{uuid.uuid4().hex}", metadata=request.metadata)
             set_now(made.create_time)
             kept = Kept(made)
-            add_items(kept, request.items)
+            self._add(kept, request.items)
             self._core.conversations[call.tenant, made.id] = kept
             return made
 
@@ -75,7 +77,7 @@ class ConversationService(smg_pb2_grpc.ConversationServiceServicer):
         def answer(kept: Kept) -> pb.CreateConversationItemsResponse:
             if not request.items:
                 raise invalid(FieldViolation("items", "is required"))
-            return pb.CreateConversationItemsResponse(items=add_items(kept, request.items))
+            return pb.CreateConversationItemsResponse(items=self._add(kept, request.items))
 
         return await self._of("CreateConversationItems", request, context, answer)
 
@@ -95,6 +97,11 @@ class ConversationService(smg_pb2_grpc.ConversationServiceServicer):
             return kept.conversation
 
         return await self._of("DeleteConversationItem", request, context, answer)
+
+    def _add(self, kept: Kept, items: Iterable[pb.ResponseItem]) -> list[pb.ResponseItem]:
+        for index, item in enumerate(items):
+            said_in(item, f"items[{index}]", self._reader)  # what is wrong with it
+        return keep(kept, items)
 
     async def _of(
         self, rpc: str, request: Message, context: Context, answer: Callable[[Kept], _Reply]
@@ -116,11 +123,10 @@ def find(core: Core, tenant: str, ident: str, field: str = "id") -> Kept:
     return core.conversations[tenant, ident]
 
 
-def add_items(kept: Kept, items: Iterable[pb.ResponseItem]) -> list[pb.ResponseItem]:
+def keep(kept: Kept, items: Iterable[pb.ResponseItem]) -> list[pb.ResponseItem]:
     """Copies with ids, at the end of a conversation."""
     added: list[pb.ResponseItem] = []
-    for index, item in enumerate(items):
-        said_in(item, f"items[{index}]")  # what is wrong with it
+    for item in items:
         copy = pb.ResponseItem(status=pb.ITEM_STATUS_COMPLETED)
         copy.MergeFrom(item)
         prefix = _PREFIXES.get(item.WhichOneof("item") or "", "item")

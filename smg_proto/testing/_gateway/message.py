@@ -10,11 +10,13 @@ from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway import conversation as talk
 from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop
 from smg_proto.testing._gateway.output import Kind, Part, Splitter
+from smg_proto.testing._scripting import Answer
 
 
 class MessageService(smg_pb2_grpc.MessageServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._reader = talk.Reader(core.media & {"image"}, detail=False)
 
     async def CreateMessage(
         self, request: pb.CreateMessageRequest, context: Context
@@ -49,6 +51,10 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
         yield pb.MessageEvent(start=pb.MessageResponse(id=call.request_id, model=request.model))
         splitter = Splitter(reasoning=conversation.thinks, calls=conversation.may_call)
         blocks = _Blocks(prompt, only_one=not conversation.parallel)
+        answer = call.answer or Answer()
+        for found in answer.opaque:
+            for event in blocks.whole(pb.MessageBlock(opaque=found)):
+                yield event
         count = reasoning = 0
         reason, matched = "", None
         async for _, piece in self._core.generate(call, prompt, sampling):
@@ -65,7 +71,7 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
         for event in blocks.close():
             yield event
         if matched is None:
-            reason = (call.answer and call.answer.finish_reason) or reason
+            reason = answer.finish_reason or ("refusal" if answer.refusal else reason)
             reason = "tool_calls" if blocks.calls else reason
         yield pb.MessageEvent(
             end=pb.MessageResponse(
@@ -95,7 +101,7 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
         said = [
             item
             for index, turn in enumerate(request.turns)
-            for item in _said(turn, f"turns[{index}]")
+            for item in self._said(turn, f"turns[{index}]")
         ]
         if request.system:
             said.insert(0, (pb.ROLE_SYSTEM, request.system))
@@ -107,34 +113,34 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
             effort=request.reasoning_effort,
         )
 
-
-def _said(turn: pb.Turn, at: str) -> Iterator[tuple[pb.Role.ValueType, str]]:
-    """A turn as messages of the prompt: results of tools come before what else the user says."""
-    if turn.role not in (pb.ROLE_USER, pb.ROLE_ASSISTANT):
-        raise invalid(FieldViolation(f"{at}.role", "must be ROLE_USER or ROLE_ASSISTANT"))
-    ours = turn.role == pb.ROLE_ASSISTANT
-    text = ""
-    for index, block in enumerate(turn.blocks):
-        where = f"{at}.blocks[{index}]"
-        match block.WhichOneof("block"):
-            case "text":
-                text += block.text
-            case "tool_call" if ours:
-                text += talk.text_of_call(block.tool_call, f"{where}.tool_call")
-            case "reasoning" if ours:
-                pass  # of earlier turns: left out of the prompt
-            case "opaque":
-                pass  # kept by the client, of no meaning to the model
-            case "tool_result" if not ours:
-                yield pb.ROLE_TOOL, talk.text_of_result(block.tool_result, f"{where}.tool_result")
-            case "image":
-                raise talk.no_media(f"{where}.image")
-            case None:
-                raise invalid(FieldViolation(where, "is empty"))
-            case kind:
-                raise invalid(FieldViolation(f"{where}.{kind}", "is not for this role"))
-    if text or not turn.blocks:
-        yield turn.role, text
+    def _said(self, turn: pb.Turn, at: str) -> Iterator[tuple[pb.Role.ValueType, str]]:
+        """A turn as messages of the prompt: results of tools come before what else is said."""
+        if turn.role not in (pb.ROLE_USER, pb.ROLE_ASSISTANT):
+            raise invalid(FieldViolation(f"{at}.role", "must be ROLE_USER or ROLE_ASSISTANT"))
+        ours = turn.role == pb.ROLE_ASSISTANT
+        text = ""
+        for index, block in enumerate(turn.blocks):
+            where = f"{at}.blocks[{index}]"
+            match block.WhichOneof("block"):
+                case "text":
+                    text += block.text
+                case "tool_call" if ours:
+                    text += talk.text_of_call(block.tool_call, f"{where}.tool_call")
+                case "reasoning" if ours:
+                    pass  # of earlier turns: left out of the prompt
+                case "opaque":
+                    pass  # kept by the client, of no meaning to the model
+                case "tool_result" if not ours:
+                    result = block.tool_result
+                    yield pb.ROLE_TOOL, self._reader.text_of_result(result, f"{where}.tool_result")
+                case "image" if not ours:
+                    text += self._reader.text_of_media("image", block.image, f"{where}.image")
+                case None:
+                    raise invalid(FieldViolation(where, "is empty"))
+                case kind:
+                    raise invalid(FieldViolation(f"{where}.{kind}", "is not for this role"))
+        if text or not turn.blocks:
+            yield turn.role, text
 
 
 class _Blocks:
@@ -149,7 +155,7 @@ class _Blocks:
 
     def take(self, part: Part) -> Iterator[pb.MessageEvent]:
         match part.kind:
-            case "text":
+            case "text" | "refusal":
                 yield from self._open("text", pb.MessageBlock(text=""))
                 yield self._delta(pb.MessageDelta(text=part.text))
             case "reasoning":
@@ -171,6 +177,12 @@ class _Blocks:
             yield from self.close()
             self._kind, self._index = kind, self._index + 1
             yield pb.MessageEvent(block_start=pb.BlockStart(index=self._index, block=block))
+
+    def whole(self, block: pb.MessageBlock) -> Iterator[pb.MessageEvent]:
+        """A block that is there at once."""
+        self._index += 1
+        yield pb.MessageEvent(block_start=pb.BlockStart(index=self._index, block=block))
+        yield pb.MessageEvent(block_end=pb.BlockEnd(index=self._index))
 
     def close(self) -> Iterator[pb.MessageEvent]:
         """The end of the block that is open, if one is."""

@@ -12,12 +12,12 @@ from typing import Literal
 _THINK, _THOUGHT = "<think>", "</think>"
 _CALL, _CALLED = "<tool_call>", "</tool_call>"
 
-Kind = Literal["text", "reasoning", "call"]
+Kind = Literal["text", "refusal", "reasoning", "call"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of text or of reasoning, or one whole tool call (its arguments as `text`)."""
+    """A piece of text, refusal or reasoning, or one whole tool call (its arguments as `text`)."""
 
     kind: Kind
     text: str
@@ -27,7 +27,8 @@ class Part:
 class Splitter:
     """Feed it text, get parts; then `finish` for what is held back."""
 
-    def __init__(self, *, reasoning: bool, calls: bool) -> None:
+    def __init__(self, *, reasoning: bool, calls: bool, refuses: bool = False) -> None:
+        self._plain: Kind = "refusal" if refuses else "text"
         self._opening = [tag for tag, on in ((_THINK, reasoning), (_CALL, calls)) if on]
         self._inside = ""  # the tag that was opened last and is not closed
         self._buffer = ""
@@ -69,7 +70,7 @@ class Splitter:
             text = text.lstrip("\n")
         if text:
             self._fresh = False
-            yield Part("reasoning" if self._inside == _THINK else "text", text)
+            yield Part("reasoning" if self._inside == _THINK else self._plain, text)
 
     def _held(self, tags: list[str]) -> int:
         """How much of the buffer's end may be the beginning of a tag, line breaks before it too."""

@@ -23,13 +23,12 @@ from smg_proto.testing._gateway.core import (
     injected,
     not_found,
     set_now,
-    unsupported,
     whole,
 )
-from smg_proto.testing._gateway.items import OutputItems, said_in, user_message
-from smg_proto.testing._gateway.kept import add_items, find
+from smg_proto.testing._gateway.items import OutputItems, is_of_mcp, said_in, user_message
+from smg_proto.testing._gateway.kept import find, keep
 from smg_proto.testing._gateway.output import Splitter
-from smg_proto.testing._scripting import Injected, interrupted
+from smg_proto.testing._scripting import Answer, Injected, interrupted
 
 _Job = asyncio.Task[None]
 _FINAL = (
@@ -67,6 +66,7 @@ class _Stored:
 class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._reader = talk.Reader(core.media & {"image"})
         self._stored: dict[tuple[str, str], _Stored] = {}
         self._keys: dict[tuple[str, str], _Stored] = {}
 
@@ -135,7 +135,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             if stored.job is None or stored.job.done():
                 raise SmgError(
                     grpc.StatusCode.FAILED_PRECONDITION,
-                    "the response is not at work in the background",
+                    "the response is not running in the background",
                     reason="RESPONSE_NOT_CANCELLABLE",
                 )
             stored.response.status = pb.RESPONSE_STATUS_CANCELLED
@@ -195,12 +195,13 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             if form in ("regex", "grammar")
             else None,
         )
-        if checks.no_mcp(list(request.tools)):
-            raise unsupported("the fake gateway runs no MCP tools")
         history: list[pb.ResponseItem] = []
         if request.previous_response_id:
             before = self._find(call.tenant, request.previous_response_id)
             history = [*before.history, *before.input, *before.response.output]
+            if any(map(is_of_mcp, history)):
+                what = "has items of MCP, and cannot be continued"
+                raise invalid(FieldViolation("previous_response_id", what))
         kept: Kept | None = None
         if request.conversation_id:
             kept = find(self._core, call.tenant, request.conversation_id, "conversation_id")
@@ -226,14 +227,17 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     def _conversation(
         self, request: pb.CreateResponseRequest, stored: _Stored
     ) -> talk.Conversation:
-        said = [pair for item in stored.history for pair in said_in(item, "history")]
+        reader = self._reader
+        known = [item for item in stored.history if not is_of_mcp(item)]
+        said = [pair for item in known for pair in said_in(item, "history", reader)]
         for index, item in enumerate(stored.input):
-            said += said_in(item, f"items[{index}]")
+            said += said_in(item, f"items[{index}]", reader)
         if request.instructions:
             said.insert(0, (pb.ROLE_SYSTEM, request.instructions))
         return talk.Conversation(
             said=said,
             tools=talk.functions(request.tools),
+            mcp=[tool.mcp for tool in request.tools if tool.HasField("mcp")],
             choice=request.tool_choice,
             parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
             effort=request.reasoning_effort,
@@ -297,8 +301,22 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         response = stored.response
         response.status = pb.RESPONSE_STATUS_IN_PROGRESS
         yield pb.ResponseEvent(start=_without_output(response))
-        splitter = Splitter(reasoning=True, calls=conversation.may_call)
-        items = OutputItems(response, prompt, only_one=not conversation.parallel)
+        answer = call.answer or Answer()
+        refuses = bool(answer.refusal)
+        splitter = Splitter(reasoning=True, calls=conversation.may_call, refuses=refuses)
+        items = OutputItems(
+            response,
+            prompt,
+            only_one=not conversation.parallel,
+            runs=conversation.runs(call.answer),
+            most=request.max_tool_calls if request.HasField("max_tool_calls") else None,
+        )
+        for server in conversation.mcp:
+            for event in items.tools_of(server):
+                yield event
+        for found in answer.opaque:
+            for event in items.opaque(found):
+                yield event
         count = reasoning = 0
         cut = False
         async for _, piece in self._core.generate(call, prompt, sampling):
@@ -315,12 +333,12 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         for event in items.close(cut=cut):
             yield event
         response.status = pb.RESPONSE_STATUS_INCOMPLETE if cut else pb.RESPONSE_STATUS_COMPLETED
-        called = any(item.HasField("tool_call") for item in response.output)
+        called = any(item.HasField("tool_call") and not is_of_mcp(item) for item in response.output)
         response.finish_reason = "length" if cut else "tool_calls" if called else "stop"
         response.usage.CopyFrom(talk.usage(len(prompt), count, reasoning))
         set_now(response.complete_time)
         if stored.kept is not None:
-            add_items(stored.kept, [*stored.input, *response.output])
+            keep(stored.kept, [*stored.input, *response.output])
         end = _without_output(response)
         end.pipeline.CopyFrom(call.report())
         end.pipeline.ClearField("worker_url")

@@ -18,6 +18,7 @@ from smg_proto.testing._model import EMBEDDING_SIZE
 
 _REASONING_PARSER = "qwen3"
 _TOOL_PARSER = "qwen"
+_MAX_DIMENSIONS = 4096
 # Each class is what lies close to its word.
 _CLASSES = ("gateway", "worker", "client")
 
@@ -36,8 +37,8 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
             request,
             self._core.model,
             *_bad_inputs(request.inputs),
-            FieldViolation("dimensions", f"must be at most {EMBEDDING_SIZE}")
-            if request.dimensions > EMBEDDING_SIZE
+            FieldViolation("dimensions", f"must be at most {_MAX_DIMENSIONS}")
+            if request.dimensions > _MAX_DIMENSIONS
             else None,
         )
         size = request.dimensions or EMBEDDING_SIZE

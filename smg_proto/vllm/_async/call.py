@@ -160,7 +160,7 @@ class AsyncCall(Generic[M]):
             except Late:
                 left = 0.0
             if left <= 0 or time.monotonic() >= until:
-                raise self._too_late("while the token function was at work")
+                raise self._too_late("while the token function was running")
         header = ("authorization", f"Bearer {check_secret('token', token)}")
         return merge_metadata((header,), metadata)
 
@@ -223,7 +223,7 @@ class AsyncCall(Generic[M]):
                     error = self._unknown
                 elif not self._inference and self._connection.may_switch(self._rpc):
                     self._unknown, delay = error, 0.0
-            if delay is not None and self._cut is None:
+            if delay is not None:
                 log_retry(error, delay)
                 return delay
             error = self._cut or error
