@@ -84,6 +84,33 @@ def test_a_stop_that_the_server_sends_is_cut(client: Client) -> None:
     assert [token for piece in pieces for token in piece.token_ids] == ids
 
 
+def test_half_of_a_stop_is_text_when_the_sequence_ends(client: Client) -> None:
+    says: dict[str, Says] = {
+        f"{TRTLLM}/GetTokenizer": SENT,
+        f"{TRTLLM}/Generate": ends("One contract"),
+    }
+    with serving(says) as server:
+        asked = ASKED | {"stop": ["contracts"]}
+        told = client.complete(server.target, asked, contract="trtllm", decoder="server")
+    assert told.text == "One contract"
+
+
+def test_a_blank_between_prompt_and_text_is_kept(client: Client) -> None:
+    class Words:
+        """A tokenizer whose first word has no blank."""
+
+        end_token_ids = ()
+
+        def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+            return " ".join(f"w{token}" for token in ids)
+
+    end = trtllm.GenerateComplete(output_token_ids=[1, 2], finish_reason="length", prompt_tokens=1)
+    says: dict[str, Says] = {f"{TRTLLM}/Generate": [trtllm.GenerateResponse(complete=end)]}
+    with serving(says) as server:
+        told = client.complete(server.target, ASKED, contract="trtllm", decoder=Words())
+    assert told.text == " w1 w2"
+
+
 def test_a_decoder_of_the_callers_is_used(client: Client) -> None:
     with serving({f"{MLX}/GetTokenizer": SENT}) as server:
         decoder = client.call(server.target, "tokenizer", contract="mlx.grpc.engine")
