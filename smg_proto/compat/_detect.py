@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from smg_proto._probing import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
+from smg_proto._probe import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
 from smg_proto.compat._contract import Contract, Rpc, Service
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._server import Server
