@@ -70,7 +70,7 @@ class VLLMGrpcClient:
     wait_for_ready: let calls wait for the connection instead of failing.
     decoder: fills in text. "server": the server's own tokenizer, fetched once, beside the first
         request. None: results have no text.
-    channel: a channel of yours, which stays open. channel_options replace defaults by name.
+    channel: your own channel, which stays open. channel_options replace defaults by name.
     max_send_message_length, max_receive_message_length: bytes; -1 is no limit.
     telemetry: make spans, where OpenTelemetry is installed and set up.
     protocol: "engine" is vllm.grpc.engine (vllm serve --grpc), "inference" is vLLM's own,
