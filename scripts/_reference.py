@@ -29,28 +29,33 @@ class Pages:
         }
 
     def link(self, name: str, here: str) -> str:
-        """A type name as a link to where it is described."""
+        """A type name as a link to its description."""
         package = self.home.get(name, "")
         if package not in self.packages:
             return f"`{name}`"
         title = name.removeprefix(f"{package}.")
-        anchor = re.sub(r"[^a-z0-9_]", "", title.lower())
         if package == here:
-            return f"[`{title}`](#{anchor})"
-        return f"[`{name}`]({package}.md#{anchor})"
+            return f"[`{title}`](#{self.anchor(name)})"
+        return f"[`{name}`]({package}.md#{self.anchor(name)})"
+
+    def anchor(self, name: str) -> str:
+        """What a link to a type has behind its #: what a forge makes of the heading."""
+        title = name.removeprefix(f"{self.home[name]}.")
+        return re.sub(r"[^a-z0-9_]", "", title.lower())
 
     def type(self, spelled: str, here: str) -> str:
-        """A field's type or an RPC's side, with links for the names in it."""
+        """The type of a field, request or reply, with links for the names in it."""
         if inner := re.fullmatch(r"map<(\S+), (\S+)>", spelled):
             return f"map of {inner[1]} to {self.link(inner[2], here)}"
         stream, _, name = spelled.rpartition(" ")
         return f"**{stream}** {self.link(name, here)}" if stream else self.link(name, here)
 
     def page(self, package: str) -> str:
-        members = self.packages[package]
+        files = [list(f) for _, f in groupby(self.packages[package], key=lambda s: s.file)]
+        # The file that introduces the package comes first: its comment opens with the name.
+        files.sort(key=lambda of_file: not of_file[0].comment.startswith(f"{package}:"))
         lines = [MADE, f"# {package}", ""]
-        for _, of_file in groupby(members, key=lambda symbol: symbol.file):
-            file, *inside = of_file
+        for file, *inside in files:
             lines += [f"## {file.file}", "", prose(file), ""]
             for top in (s for s in inside if s.kind in ("service", "message", "enum")):
                 lines += self.section(top, [s for s in inside if parent(s) == top.name])
@@ -102,8 +107,10 @@ class Pages:
             )
         lines += [
             "",
-            "Presence: *optional* tells unset from zero; an empty cell means that zero and unset",
-            "are the same; *repeated* and *map* are empty when unset.",
+            "Presence: *optional* tells unset from zero; without a word, zero and unset are the",
+            "same; *repeated* and *map* are empty when unset. `HTTP:` says what a service, an RPC",
+            "or a field of `smg.v1` is called in the gateway's HTTP API, a field only where its",
+            "name differs.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -117,18 +124,28 @@ def short(symbol: Symbol) -> str:
 
 
 def prose(symbol: Symbol) -> str:
+    """A comment as paragraphs, and in which release its symbol came."""
+    since = f"\n\nSince {symbol.since}." if symbol.kind in ("file", "service", "message") else ""
+    return (paragraphs(symbol) + since).strip()
+
+
+def paragraphs(symbol: Symbol) -> str:
     """A comment as paragraphs; indented lines stay as they are, as code."""
     text = re.sub(r"(?<=\S)\n(?=[^\s\-*\d|])", " ", symbol.comment)
-    text = re.sub(r"<(?=[A-Za-z/])", "&lt;", text)
-    text += f"\n\nSince {symbol.since}." if symbol.kind in ("file", "service", "message") else ""
-    return ("**Deprecated.** " if symbol.deprecated else "") + text.strip()
+    text = re.sub(r"^(?! {4}).+", lambda line: escaped(line[0]), text, flags=re.MULTILINE)
+    text = re.sub(r"^(?![-\s]).+\n(?=- )", r"\g<0>\n", text, flags=re.MULTILINE)
+    return ("**Deprecated.** " if symbol.deprecated else "") + text
+
+
+def escaped(text: str) -> str:
+    return re.sub(r"<(?!br>)(?=[A-Za-z/])", "&lt;", text)
 
 
 def cell(symbol: Symbol) -> str:
     """A comment as one table cell."""
     text = re.sub(r"\n\s*\n", "<br>", symbol.comment)
     text = re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|")
-    text = re.sub(r"<(?!br>)(?=[A-Za-z/])", "&lt;", text)
+    text = escaped(text)
     return ("**Deprecated.** " if symbol.deprecated else "") + text
 
 

@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from smg_proto import __version__
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc as rpc
-from smg_proto._target import is_loopback
+from smg_proto._channel import Address, Checks, address
 from smg_proto.errors import CODES, SmgError, from_rpc_error
 
 __all__ = [
@@ -30,6 +29,7 @@ T = TypeVar("T")
 
 # Servers of gRPC end connections of clients that ping more often than every five minutes.
 _KEEPALIVE_MS = 330_000
+_CHECKS = Checks(lambda param, problem: ValueError(f"{param}: {problem}"))
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
@@ -56,11 +56,7 @@ def connect(
     clear_text: sends a key without TLS all the same, as within a cluster.
     options: of gRPC. They win over those that are set here.
     """
-    where, credentials, settings = _settings(target, key, tls, clear_text, options)
-    if credentials:
-        channel = grpc.secure_channel(where, credentials, settings)
-    else:
-        channel = grpc.insecure_channel(where, settings)
+    channel = _address(target, key, tls, clear_text, options).channel()
     return _adding(channel, key, metadata)
 
 
@@ -74,43 +70,37 @@ def connect_aio(
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
     """The same for asyncio: a channel of grpc.aio. See connect."""
-    where, credentials, settings = _settings(target, key, tls, clear_text, options)
-    if credentials:
-        channel = grpc.aio.secure_channel(where, credentials, settings)
-    else:
-        channel = grpc.aio.insecure_channel(where, settings)
+    channel = _address(target, key, tls, clear_text, options).async_channel()
     return _adding(channel, key, metadata)
 
 
-def _settings(
+def _address(
     target: str,
     key: str | Callable[[], str] | None,
     tls: Tls | None,
     clear_text: bool,
     options: Sequence[tuple[str, Any]],
-) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, Any]]]:
+) -> Address:
     if not target or not target.isprintable() or "://" in target.replace(":///", ""):
         raise ValueError(f"target: {target!r} is no target of gRPC; use HOST:PORT")
     credentials = _credentials(target.endswith(":443") if tls is None else tls)
-    if isinstance(key, str):
-        _check_key(key)
-    if key is not None and not credentials and not clear_text and not is_loopback(target):
-        raise ValueError(
-            "key: would be sent in clear text; use tls=True, or clear_text=True to allow it"
-        )
-    ours: dict[str, Any] = {
+    defaults: dict[str, object] = {
         "grpc.max_receive_message_length": -1,
         "grpc.max_send_message_length": -1,
         "grpc.keepalive_time_ms": _KEEPALIVE_MS,
         "grpc.keepalive_timeout_ms": 20_000,
-        "grpc.primary_user_agent": f"smg-proto/{__version__}",
         "grpc.service_config": Path(__file__)
         .with_name("service_config.json")
         .read_text(encoding="utf-8"),
     }
-    if is_loopback(target):
-        ours["grpc.enable_http_proxy"] = 0  # a proxy would look for the server on its own machine
-    return target, credentials, [*{**ours, **dict(options)}.items()]
+    found = address(target, credentials, defaults, dict(options))
+    if isinstance(key, str):
+        _CHECKS.secret("key", key)
+    if key is not None and not clear_text and not found.is_private:
+        raise ValueError(
+            "key: would be sent in clear text; use tls=True, or clear_text=True to allow it"
+        )
+    return found
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials | None:
@@ -123,12 +113,6 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials | None:
             raise ValueError("tls: no certificate in PEM format")
         return grpc.ssl_channel_credentials(tls)
     return grpc.ssl_channel_credentials() if tls else None
-
-
-def _check_key(key: str) -> str:
-    if not key or not key.isascii() or not key.isprintable():
-        raise ValueError("key: must be printable ASCII and not empty")
-    return key
 
 
 # --- What goes with each call ---
@@ -145,7 +129,8 @@ def _adding(
     def more() -> list[tuple[str, str | bytes]]:
         found = [*(metadata() if callable(metadata) else metadata)]
         if key is not None:
-            found.append(("authorization", f"Bearer {_check_key(key() if callable(key) else key)}"))
+            bearer = _CHECKS.secret("key", key() if callable(key) else key)
+            found.append(("authorization", f"Bearer {bearer}"))
         if trace := sys.modules.get("opentelemetry.propagate"):
             carrier: dict[str, str] = {}
             trace.inject(carrier)

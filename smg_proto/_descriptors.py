@@ -1,7 +1,7 @@
-"""What the files of a descriptor set declare, and each of it as one flat record, a symbol.
+"""The declarations in the files of a descriptor set, and symbols, a flat record of each.
 
-Here alone descriptors are walked through. The reference pages, the frozen contracts and
-`smg-proto show` are made from symbols; smg_proto.compat compares declarations.
+This is the only module that walks through descriptors. The reference pages, the frozen contracts
+and `smg-proto show` use symbols; smg_proto.compat compares declarations.
 """
 
 import re
@@ -20,9 +20,9 @@ from google.protobuf.descriptor_pb2 import (
 Kind = Literal["file", "service", "rpc", "message", "field", "oneof", "enum", "value", "reserved"]
 Presence = Literal["", "implicit", "explicit", "repeated", "map"]
 
-# The release that introduced a symbol closes its comment: "Since 0.4.24."
+# A comment may end with the release that introduced the symbol: "Since 0.4.24."
 _SINCE = re.compile(r"\s*\b(?:Since|First\s+published\s+in)\s+(\d+\.\d+\.\d+)\.\s*$")
-# Field numbers of descriptor.proto, as SourceCodeInfo spells the way to a declaration.
+# Field numbers of descriptor.proto, which form the path of a declaration in SourceCodeInfo.
 _MESSAGE, _ENUM, _SERVICE, _SYNTAX = 4, 5, 6, 12  # in a file
 _FIELD, _NESTED, _NESTED_ENUM, _ONEOF = 2, 3, 4, 8  # in a message
 _RPC = _VALUE = 2  # in a service, in an enum
@@ -30,18 +30,18 @@ _RPC = _VALUE = 2  # in a service, in an enum
 
 @dataclass(frozen=True)
 class Declaration:
-    """A file, or a part of one. `name` is full, without a leading dot; a value's is Enum.VALUE."""
+    """A file or a part of one. `name` is the full name; that of a value is Enum.VALUE."""
 
     kind: Kind  # never "reserved"
     name: str
     proto: Any  # the descriptor itself: a DescriptorProto, a FieldDescriptorProto, ...
     file: FileDescriptorProto
-    parent: Any  # the descriptor that it is in; a file's is the file
-    path: tuple[int, ...]  # what its comment is filed under
+    parent: Any  # the descriptor that contains it; for a file, the file itself
+    path: tuple[int, ...]  # its path in SourceCodeInfo
 
     @property
     def implied(self) -> bool:
-        """Not spelled out: a map's entry and its fields, the oneof of an `optional` field."""
+        """Whether protoc added it: the entry of a map, or the oneof of an `optional` field."""
         match self.kind:
             case "message":
                 entry: bool = self.proto.options.map_entry
@@ -57,7 +57,7 @@ class Declaration:
 
 
 def declarations(file: FileDescriptorProto) -> Iterator[Declaration]:
-    """A file and all that it declares, each before what it contains."""
+    """A file and its declarations, each before those that it contains."""
     yield Declaration("file", file.name, file, file, file, (_SYNTAX,))
     prefix = f"{file.package}." if file.package else ""
     for i, service in enumerate(file.service):
@@ -109,7 +109,7 @@ def _enum(
 
 @dataclass(frozen=True)
 class Symbol:
-    """What a declaration says, and what its comment says of it."""
+    """A declaration and its comment."""
 
     kind: Kind
     name: str
@@ -117,15 +117,15 @@ class Symbol:
     file: str
     number: int = 0
     type: str = ""  # field: "string", "map<string, int32>", "pkg.Message"; rpc: "In -> stream Out"
-    presence: Presence = ""  # fields only; "explicit": unset and zero differ
-    oneof: str = ""  # the oneof that a field belongs to
-    comment: str = ""  # without its "Since"
-    since: str = ""  # the symbol's own, else that of what contains it
+    presence: Presence = ""  # of a field; "explicit": unset and zero differ
+    oneof: str = ""  # the oneof of a field
+    comment: str = ""  # without "Since"
+    since: str = ""  # its own, or else that of the symbol that contains it
     deprecated: bool = False
 
 
 def symbols(files: FileDescriptorSet) -> Iterator[Symbol]:
-    """The symbols of all files, in the order of the files, each before what it contains."""
+    """The symbols of all files in order, each before those that it contains."""
     for file in files.file:
         comments = {
             tuple(place.path): place.leading_comments for place in file.source_code_info.location
@@ -145,19 +145,19 @@ def symbols(files: FileDescriptorSet) -> Iterator[Symbol]:
 def _symbol(declared: Declaration, comment: str, since: str) -> Symbol:
     lines = (line.removeprefix(" ").rstrip() for line in comment.splitlines())
     comment = "\n".join(lines).strip()
-    if found := _SINCE.search(comment):
-        comment, since = comment[: found.start()], found[1]
+    if match := _SINCE.search(comment):
+        comment, since = comment[: match.start()], match[1]
     proto, file = declared.proto, declared.file
     symbol = Symbol(
         declared.kind, declared.name, file.package, file.name, comment=comment, since=since
     )
-    if declared.kind != "oneof":  # which has no such option
+    if declared.kind != "oneof":  # oneofs do not have the option
         symbol = replace(symbol, deprecated=proto.options.deprecated)
     match declared.kind:
         case "rpc":
-            sent = ("stream " if proto.client_streaming else "") + proto.input_type.lstrip(".")
-            got = ("stream " if proto.server_streaming else "") + proto.output_type.lstrip(".")
-            return replace(symbol, type=f"{sent} -> {got}")
+            request = ("stream " if proto.client_streaming else "") + proto.input_type.lstrip(".")
+            reply = ("stream " if proto.server_streaming else "") + proto.output_type.lstrip(".")
+            return replace(symbol, type=f"{request} -> {reply}")
         case "value":
             return replace(symbol, number=proto.number)
         case "field":
@@ -194,19 +194,19 @@ def _reserved(own: Symbol, proto: DescriptorProto | EnumDescriptorProto) -> Iter
 
 
 def type_name(field: FieldDescriptorProto) -> str:
-    """A field's type as a proto file spells it, message and enum names in full."""
+    """A field's type as in a proto file, with the full names of messages and enums."""
     if field.type_name:
         return field.type_name.lstrip(".")
     return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
 
 
 def oneof_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:
-    """The oneof that a field belongs to; that of an `optional` field is none."""
+    """The oneof of a field; "" for none and for an `optional` field."""
     belongs = field.HasField("oneof_index") and not field.proto3_optional
     return message.oneof_decl[field.oneof_index].name if belongs else ""
 
 
 def usual_json_name(name: str) -> str:
-    """proto3 JSON's name of a field: generated code leaves it out when it is the usual one."""
+    """The default JSON name of a field, which generated code leaves out."""
     first, *rest = name.split("_")
     return first + "".join(word[:1].upper() + word[1:] for word in rest)

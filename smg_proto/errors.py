@@ -1,6 +1,6 @@
-"""Errors as smg.v1 sends them: a status code, and details in the trailer grpc-status-details-bin.
+"""Errors of smg.v1: a status code, and details in the trailer grpc-status-details-bin.
 
-A server raises or builds an SmgError and aborts with it; a client reads one back:
+A server aborts with an SmgError, and a client reads it back:
 
     abort(context, SmgError(StatusCode.NOT_FOUND, "no such model", reason="MODEL_NOT_FOUND"))
 
@@ -8,8 +8,8 @@ A server raises or builds an SmgError and aborts with it; a client reads one bac
         problem = from_rpc_error(error)
         if problem.reason == "MODEL_NOT_FOUND": ...
 
-The details are google.rpc messages (ErrorInfo, BadRequest, RetryInfo), as every gRPC library with
-rich errors reads and writes them.
+The details are google.rpc messages (ErrorInfo, BadRequest, RetryInfo), which every gRPC library
+with rich errors supports.
 """
 
 from bisect import bisect_right
@@ -41,14 +41,14 @@ __all__ = [
 DOMAIN = "smg.v1"
 DETAILS_KEY = "grpc-status-details-bin"
 
-# gRPC's usual limit for all metadata of a reply is 8 KiB; a trailer above it loses the whole error.
-# Details grow by a third on the way (base64); the message goes beside them, and each byte of it
+# gRPC usually limits the metadata of a reply to 8 KiB, and drops the whole error beyond that.
+# Details grow by a third on the wire (base64). The message is sent beside them, and each byte of it
 # that is not ASCII becomes three.
-_MOST_BYTES = 3072
-_LONGEST_MESSAGE = 1024  # bytes
+_MAX_DETAILS_BYTES = 3072
+_MAX_MESSAGE_BYTES = 1024
 
 _C = grpc.StatusCode
-# The status code of each reason that is a status. A peer may send reasons that are not here.
+# The status code of each reason that is a status. A peer may send other reasons.
 CODES: Mapping[str, grpc.StatusCode] = MappingProxyType(
     {
         "INVALID_REQUEST": _C.INVALID_ARGUMENT,
@@ -79,13 +79,13 @@ CODES: Mapping[str, grpc.StatusCode] = MappingProxyType(
         "MCP_SERVER_UNAVAILABLE": _C.FAILED_PRECONDITION,
     }
 )
-# The reasons that this release of smg.v1 knows, without their prefix. A peer may send others.
+# The reasons of this release of smg.v1, without their prefix. A peer may send others.
 REASONS = frozenset(name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()[1:])
 
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """A field of the request at fault: its path ("messages[0].role"), and what is wrong with it."""
+    """An invalid field of a request: its path ("messages[0].role"), and what is wrong with it."""
 
     field: str
     description: str
@@ -93,9 +93,9 @@ class FieldViolation:
 
 @dataclass(eq=False)
 class SmgError(Exception):
-    """Why an RPC failed. `reason` is an ErrorReason without its prefix, or empty if none was sent.
+    """The error of a failed RPC. `reason` is an ErrorReason without its prefix, or empty.
 
-    `retry_after` is how long the server asks to wait before the next try, if it said so.
+    `retry_after` is the time to wait before a retry, if the server sent one.
     """
 
     code: grpc.StatusCode
@@ -115,14 +115,14 @@ class SmgError(Exception):
 
     @property
     def known_reason(self) -> error_pb2.ErrorReason.ValueType:
-        """The reason as this release's enum; ERROR_REASON_UNSPECIFIED for one that it has not."""
+        """The reason as an enum value; ERROR_REASON_UNSPECIFIED if this release lacks it."""
         known = self.reason if self.domain == DOMAIN and self.reason in REASONS else "UNSPECIFIED"
         return error_pb2.ErrorReason.Value(f"ERROR_REASON_{known}")
 
 
 def invalid(*violations: FieldViolation, reason: str = "INVALID_REQUEST") -> SmgError:
-    """INVALID_ARGUMENT that names the fields at fault."""
-    message = "; ".join(f"{found.field}: {found.description}" for found in violations)
+    """An INVALID_ARGUMENT error for these fields."""
+    message = "; ".join(f"{one.field}: {one.description}" for one in violations)
     return SmgError(
         grpc.StatusCode.INVALID_ARGUMENT, message, reason=reason, field_violations=violations
     )
@@ -135,16 +135,16 @@ def abort(
     context: "grpc.aio.ServicerContext[Any, Any]", error: SmgError
 ) -> Awaitable[NoReturn]: ...
 def abort(context: Any, error: SmgError) -> Any:
-    """End an RPC with this error. Await it in a grpc.aio servicer. It does not return."""
-    kept = tuple(context.trailing_metadata() or ())
-    context.set_trailing_metadata((*kept, (DETAILS_KEY, to_status_bytes(error))))
+    """End an RPC with this error. Never returns. In a grpc.aio servicer, await it."""
+    trailers = tuple(context.trailing_metadata() or ())
+    context.set_trailing_metadata((*trailers, (DETAILS_KEY, to_status_bytes(error))))
     return context.abort(error.code, _shortened(error.message))
 
 
 def from_rpc_error(error: grpc.RpcError) -> SmgError:
-    """What a failed RPC, of grpc or grpc.aio, says: its code, and the details if there are any.
+    """The error of a failed RPC of grpc or grpc.aio: its code, and its details if it has any.
 
-    A status without readable details, as gRPC itself makes them, has an empty reason and domain.
+    Reason and domain are empty without valid details, as for errors that gRPC itself reports.
     """
     code = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
     if code is None:
@@ -152,55 +152,59 @@ def from_rpc_error(error: grpc.RpcError) -> SmgError:
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     trailers = error.trailing_metadata() or ()
     details = next((value for key, value in trailers if key == DETAILS_KEY), b"")
-    found = from_status_bytes(details if isinstance(details, bytes) else b"")
-    found.code, found.message = code, error.details() or ""
-    return found
+    smg_error = from_status_bytes(details if isinstance(details, bytes) else b"")
+    smg_error.code, smg_error.message = code, error.details() or ""
+    return smg_error
 
 
 def to_status_bytes(error: SmgError) -> bytes:
-    """The google.rpc.Status. What would make it too large for a trailer is left out: violations,
-    last first, then the metadata. Text that UTF-8 cannot hold has "?" in its place.
+    """Serialize an error as google.rpc.Status.
+
+    If it is too large for a trailer, violations are dropped from the end, then the metadata.
+    Characters that UTF-8 cannot encode become "?".
     """
-    metadata = {_printable(name): _printable(value) for name, value in error.metadata.items()}
+    metadata = {_encodable(name): _encodable(value) for name, value in error.metadata.items()}
     violations = [
-        (_printable(found.field), _printable(found.description))
-        for found in error.field_violations[:_MOST_BYTES]  # each takes more than a byte
+        (_encodable(one.field), _encodable(one.description))
+        for one in error.field_violations[:_MAX_DETAILS_BYTES]  # each takes more than a byte
     ]
 
-    def data(kept: int, metadata: Mapping[str, str] = metadata) -> bytes:
+    def data(count: int, metadata: Mapping[str, str] = metadata) -> bytes:
         details: list[_google_rpc.Detail] = []
         if error.reason:
-            reason, domain = _printable(error.reason), _printable(error.domain)
+            reason, domain = _encodable(error.reason), _encodable(error.domain)
             details.append(_google_rpc.error_info(reason, domain, metadata))
         if error.retry_after is not None:
             details.append(_google_rpc.retry_info(error.retry_after))
-        if kept:
-            details.append(_google_rpc.bad_request(violations[:kept]))
+        if count:
+            details.append(_google_rpc.bad_request(violations[:count]))
         return _google_rpc.status(error.code.value[0], _shortened(error.message), details)
 
-    if len(whole := data(len(violations))) <= _MOST_BYTES:
-        return whole
-    # How many violations are the first that are too many.
-    too_many = bisect_right(range(len(violations)), _MOST_BYTES, key=lambda kept: len(data(kept)))
+    if len(complete := data(len(violations))) <= _MAX_DETAILS_BYTES:
+        return complete
+    # The smallest number of violations that is too large.
+    too_many = bisect_right(
+        range(len(violations)), _MAX_DETAILS_BYTES, key=lambda count: len(data(count))
+    )
     return data(too_many - 1) if too_many else data(0, {})
 
 
-def _printable(text: str) -> str:
-    """A text without lone surrogates, which no UTF-8 string can hold."""
+def _encodable(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 cannot encode, replaced by "?"."""
     return text.encode(errors="replace").decode()
 
 
 def _shortened(message: str) -> str:
-    """As much of a message as may go on the wire, in whole characters."""
+    """The message, cut to the maximum size between two characters."""
     return (
-        message[:_LONGEST_MESSAGE]
-        .encode(errors="replace")[:_LONGEST_MESSAGE]
+        message[:_MAX_MESSAGE_BYTES]
+        .encode(errors="replace")[:_MAX_MESSAGE_BYTES]
         .decode(errors="ignore")
     )
 
 
 def from_status_bytes(data: bytes) -> SmgError:
-    """An error from a google.rpc.Status; without reason and domain if it cannot be read."""
+    """Parse a google.rpc.Status. Reason and domain are empty if it is not valid."""
     read = _google_rpc.read_status(data)
     codes = {code.value[0]: code for code in grpc.StatusCode}
     return SmgError(

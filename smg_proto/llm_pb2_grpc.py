@@ -6,7 +6,7 @@ from smg_proto import llm_pb2 as entity_dot_grpc_dot_llm__pb2
 
 
 class LLMServiceStub(object):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    """Text generation by any model on any backend: a vLLM engine, an OpenAI-compatible URL, or a
     function of your own.
     """
 
@@ -24,14 +24,15 @@ class LLMServiceStub(object):
 
 
 class LLMServiceServicer(object):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    """Text generation by any model on any backend: a vLLM engine, an OpenAI-compatible URL, or a
     function of your own.
     """
 
     def Generate(self, request, context):
-        """Generates the continuation of one prompt and streams it as it is made. The concatenated tokens
-        are the whole text. The RPC ends with OK after the last piece; a failure, also after pieces, is
-        a non-OK status. Cancelling the RPC, or letting its deadline pass, stops the generation.
+        """Continues one prompt and streams the text as it is generated. The concatenated tokens are the
+        complete text. The RPC ends with OK after the last piece. A failure ends it with a non-OK
+        status, even after pieces were sent. Cancelling the RPC, or exceeding its deadline, stops
+        generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -53,7 +54,7 @@ def add_LLMServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LLMService(object):
-    """Text generation by any model behind any backend: a vLLM engine, an OpenAI-compatible URL, a
+    """Text generation by any model on any backend: a vLLM engine, an OpenAI-compatible URL, or a
     function of your own.
     """
 

@@ -7,9 +7,9 @@ from smg_proto import common_pb2 as smg_dot_grpc_dot_common_dot_common__pb2
 
 
 class MlxEngineStub(object):
-    """An MLX engine. Requests share one batch and enter it between two steps; there are no
-    data-parallel ranks, no embeddings, no media and no constrained output. A LoRA adapter can be
-    chosen at launch only.
+    """An MLX engine. Requests run in one batch and join it between two steps. There are no
+    data-parallel ranks, embeddings, media or constrained output. A LoRA adapter can only be selected
+    at launch.
     """
 
     def __init__(self, channel):
@@ -51,58 +51,58 @@ class MlxEngineStub(object):
 
 
 class MlxEngineServicer(object):
-    """An MLX engine. Requests share one batch and enter it between two steps; there are no
-    data-parallel ranks, no embeddings, no media and no constrained output. A LoRA adapter can be
-    chosen at launch only.
+    """An MLX engine. Requests run in one batch and join it between two steps. There are no
+    data-parallel ranks, embeddings, media or constrained output. A LoRA adapter can only be selected
+    at launch.
     """
 
     def Generate(self, request, context):
-        """Generates text. Always answers with a stream, also when `stream` is false; GenerateResponse
-        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
-        error can come after messages. INVALID_ARGUMENT: the prompt is not given as `tokenized`, or a
-        parameter is refused. Check requests before sending them. Observed in smg-grpc-servicer 0.14.1
-        on Linux: an empty prompt hangs to its deadline, a token id outside the vocabulary ends the
-        server's process, and one `min_p` above 1 leaves every later request that is not greedy
-        hanging, while HealthCheck stays healthy.
+        """Generates text. The reply is always a stream, even if `stream` is false; see GenerateResponse.
+        Cancelling the call, or exceeding its deadline, ends the request in the engine. An error can
+        follow messages. INVALID_ARGUMENT: the prompt is not given as `tokenized`, or a parameter is
+        rejected. Check requests before you send them. Observed in smg-grpc-servicer 0.14.1: on Linux,
+        an empty prompt hangs until its deadline; a token id outside the vocabulary ends the server
+        process; one `min_p` above 1 makes all later requests that are not greedy hang, while
+        HealthCheck stays healthy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends requests from outside their call. Answers at once, OK and empty, also for unknown ids; the
-        engine acts before its next step. The Generate of a running request then ends with status OK
-        and WITHOUT a `complete`. Whoever holds the call should cancel it instead.
+        """Ends requests from outside their call. Returns immediately, OK and empty, even for unknown ids;
+        the engine acts before its next step. The Generate call of a running request then ends with
+        status OK and WITHOUT a `complete`. The owner of the call should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """Tells whether the generation thread runs. Answers OK in either case; read `healthy`. No token
-        is generated for it. The server also offers grpc.health.v1.Health.
+        """Reports whether the generation thread is running, without generating a token. The status is OK
+        in either case; check `healthy`. The server also provides grpc.health.v1.Health.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Describes the model. The answer does not change while the server runs.
+        """Describes the model. The reply does not change while the server is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Describes the server: its kind, running time and running requests.
+        """Describes the server: its type, uptime and requests in flight.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
-        decode without any download. INTERNAL: the archive could not be built.
+        """Streams the tokenizer files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without downloading anything else. INTERNAL: the archive could not be built.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,9 +149,9 @@ def add_MlxEngineServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MlxEngine(object):
-    """An MLX engine. Requests share one batch and enter it between two steps; there are no
-    data-parallel ranks, no embeddings, no media and no constrained output. A LoRA adapter can be
-    chosen at launch only.
+    """An MLX engine. Requests run in one batch and join it between two steps. There are no
+    data-parallel ranks, embeddings, media or constrained output. A LoRA adapter can only be selected
+    at launch.
     """
 
     @staticmethod

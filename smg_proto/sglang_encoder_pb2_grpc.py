@@ -6,10 +6,10 @@ from smg_proto import sglang_encoder_pb2 as sglang_dot_grpc_dot_encoder_dot_sgla
 
 
 class SglangEncoderStub(object):
-    """Encodes media into embeddings and delivers them to the worker that runs the language model. How
-    they travel is the encoder's launch option `--encoder-transfer-backend`, which both sides must
-    share: `zmq_to_scheduler`, `zmq_to_tokenizer` or `mooncake` (RDMA). Failures arrive as gRPC
-    status INTERNAL with the cause as text.
+    """Encodes media into embeddings and delivers them to the worker that runs the language model. The
+    encoder's launch option `--encoder-transfer-backend` determines the transport, and both sides
+    must use the same one: `zmq_to_scheduler`, `zmq_to_tokenizer` or `mooncake` (RDMA). Failures are
+    reported as gRPC status INTERNAL with the cause as text.
     """
 
     def __init__(self, channel):
@@ -36,32 +36,32 @@ class SglangEncoderStub(object):
 
 
 class SglangEncoderServicer(object):
-    """Encodes media into embeddings and delivers them to the worker that runs the language model. How
-    they travel is the encoder's launch option `--encoder-transfer-backend`, which both sides must
-    share: `zmq_to_scheduler`, `zmq_to_tokenizer` or `mooncake` (RDMA). Failures arrive as gRPC
-    status INTERNAL with the cause as text.
+    """Encodes media into embeddings and delivers them to the worker that runs the language model. The
+    encoder's launch option `--encoder-transfer-backend` determines the transport, and both sides
+    must use the same one: `zmq_to_scheduler`, `zmq_to_tokenizer` or `mooncake` (RDMA). Failures are
+    reported as gRPC status INTERNAL with the cause as text.
     """
 
     def Encode(self, request, context):
-        """Encodes one part of a request's media. On the two ZeroMQ backends the embeddings have been sent
-        when this returns; on `mooncake` they wait in the encoder for Send.
+        """Encodes one part of a request's media. With the two ZeroMQ backends, the embeddings have been
+        sent when this returns; with `mooncake`, they stay in the encoder until Send.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Send(self, request, context):
-        """Writes an encoded part into the receiver's memory; the second step of the `mooncake` backend.
-        The receiver calls it after Encode told it how much room the embeddings need.
+        """Writes an encoded part into the receiver's memory: the second step of the `mooncake` backend.
+        The receiver calls it after Encode has returned the size of the embeddings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SchedulerReceiveUrl(self, request, context):
-        """Registers one address to which the embeddings of a request go, for `zmq_to_scheduler` without
-        ports in Encode. Each receiving scheduler rank calls it once; it may arrive before or after
-        Encode, which waits about a minute for the addresses.
+        """Registers one address that the embeddings of a request are sent to, for `zmq_to_scheduler`
+        without ports in Encode. Each receiving scheduler rank calls it once, before or after Encode,
+        which waits about a minute for the addresses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,10 +93,10 @@ def add_SglangEncoderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SglangEncoder(object):
-    """Encodes media into embeddings and delivers them to the worker that runs the language model. How
-    they travel is the encoder's launch option `--encoder-transfer-backend`, which both sides must
-    share: `zmq_to_scheduler`, `zmq_to_tokenizer` or `mooncake` (RDMA). Failures arrive as gRPC
-    status INTERNAL with the cause as text.
+    """Encodes media into embeddings and delivers them to the worker that runs the language model. The
+    encoder's launch option `--encoder-transfer-backend` determines the transport, and both sides
+    must use the same one: `zmq_to_scheduler`, `zmq_to_tokenizer` or `mooncake` (RDMA). Failures are
+    reported as gRPC status INTERNAL with the cause as text.
     """
 
     @staticmethod

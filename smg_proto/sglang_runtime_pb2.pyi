@@ -103,7 +103,7 @@ class SamplingParams(_message.Message):
     temperature: _builtins.float
     """Sampling temperature, at least 0. 0 selects the most likely token at each step. Default: 1."""
     top_p: _builtins.float
-    """Sample among the most likely tokens whose probabilities add up to this, above 0 and up to 1.
+    """Sample among the most likely tokens whose probabilities add up to this, above 0 and at most 1.
     Default: 1.
     """
     top_k: _builtins.int
@@ -326,7 +326,7 @@ Global___ChoiceConstraint: _TypeAlias = ChoiceConstraint  # noqa: Y015
 
 @_typing.final
 class TextGenerateRequest(_message.Message):
-    """A text prompt, and how to go on from it."""
+    """A text prompt, and how to continue it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -573,7 +573,7 @@ Global___TextGenerateResponse: _TypeAlias = TextGenerateResponse  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """A prompt of token ids, and how to go on from it."""
+    """A prompt of token ids, and how to continue it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1658,7 +1658,7 @@ Global___ModelCard: _TypeAlias = ModelCard  # noqa: Y015
 
 @_typing.final
 class GetLoadRequest(_message.Message):
-    """Asks for the present load."""
+    """Requests the current load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1682,7 +1682,7 @@ Global___GetLoadRequest: _TypeAlias = GetLoadRequest  # noqa: Y015
 
 @_typing.final
 class GetLoadResponse(_message.Message):
-    """The present load."""
+    """The current load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1753,9 +1753,9 @@ class PauseGenerationRequest(_message.Message):
 
     MODE_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
-    """What becomes of requests in flight. "abort": they end. "in_place": they stay and go on later
-    with the same KV cache. "retract": they go back into the queue, and the cache may be emptied.
-    Required: the server passes an empty mode on as it is.
+    """What happens to requests in flight. "abort": they end. "in_place": they stay and continue later
+    with the same KV cache. "retract": they return to the queue, and the cache may be emptied.
+    Required: the server forwards an empty mode unchanged.
     """
     def __init__(
         self,
@@ -1811,7 +1811,7 @@ Global___ContinueGenerationRequest: _TypeAlias = ContinueGenerationRequest  # no
 
 @_typing.final
 class ContinueGenerationResponse(_message.Message):
-    """Generation goes on."""
+    """Generation continues."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -239,14 +239,14 @@ class SglangServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLoad(self, request, context):
-        """Reports the present load of each data-parallel rank.
+        """Reports the current load of each data-parallel rank.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends requests from outside their calls. Whoever holds a call cancels the call instead.
+        """Ends requests from outside their calls. The owner of a call should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,9 +83,9 @@ class SglangServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.ListModelsRequest, _sglang_pb2.ListModelsResponse]
     """Lists the model and its LoRA adapters."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.GetLoadRequest, _sglang_pb2.GetLoadResponse]
-    """Reports the present load of each data-parallel rank."""
+    """Reports the current load of each data-parallel rank."""
     Abort: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.AbortRequest, _sglang_pb2.AbortResponse]
-    """Ends requests from outside their calls. Whoever holds a call cancels the call instead."""
+    """Ends requests from outside their calls. The owner of a call should cancel it instead."""
     FlushCache: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.FlushCacheRequest, _sglang_pb2.FlushCacheResponse]
     """Empties the prefix cache. A refusal is OK with `success` false."""
     PauseGeneration: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.PauseGenerationRequest, _sglang_pb2.PauseGenerationResponse]
@@ -149,9 +149,9 @@ class SglangServiceAsyncStub(SglangServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_sglang_pb2.ListModelsRequest, _sglang_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the model and its LoRA adapters."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_sglang_pb2.GetLoadRequest, _sglang_pb2.GetLoadResponse]  # type: ignore[assignment]
-    """Reports the present load of each data-parallel rank."""
+    """Reports the current load of each data-parallel rank."""
     Abort: _aio.UnaryUnaryMultiCallable[_sglang_pb2.AbortRequest, _sglang_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends requests from outside their calls. Whoever holds a call cancels the call instead."""
+    """Ends requests from outside their calls. The owner of a call should cancel it instead."""
     FlushCache: _aio.UnaryUnaryMultiCallable[_sglang_pb2.FlushCacheRequest, _sglang_pb2.FlushCacheResponse]  # type: ignore[assignment]
     """Empties the prefix cache. A refusal is OK with `success` false."""
     PauseGeneration: _aio.UnaryUnaryMultiCallable[_sglang_pb2.PauseGenerationRequest, _sglang_pb2.PauseGenerationResponse]  # type: ignore[assignment]
@@ -277,14 +277,14 @@ class SglangServiceServicer:
         request: _sglang_pb2.GetLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sglang_pb2.GetLoadResponse, _abc.Awaitable[_sglang_pb2.GetLoadResponse]]:
-        """Reports the present load of each data-parallel rank."""
+        """Reports the current load of each data-parallel rank."""
 
     def Abort(
         self,
         request: _sglang_pb2.AbortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sglang_pb2.AbortResponse, _abc.Awaitable[_sglang_pb2.AbortResponse]]:
-        """Ends requests from outside their calls. Whoever holds a call cancels the call instead."""
+        """Ends requests from outside their calls. The owner of a call should cancel it instead."""
 
     def FlushCache(
         self,

@@ -7,8 +7,8 @@ from smg_proto import common_pb2 as smg_dot_grpc_dot_common_dot_common__pb2
 
 
 class SglangSchedulerStub(object):
-    """One SGLang server: one model, on one or more data-parallel ranks, each rank with a scheduler and
-    a KV cache of its own.
+    """One SGLang server: one model on one or more data-parallel ranks, each with its own scheduler and
+    KV cache.
     """
 
     def __init__(self, channel):
@@ -95,14 +95,14 @@ class SglangSchedulerStub(object):
 
 
 class SglangSchedulerServicer(object):
-    """One SGLang server: one model, on one or more data-parallel ranks, each rank with a scheduler and
-    a KV cache of its own.
+    """One SGLang server: one model on one or more data-parallel ranks, each with its own scheduler and
+    KV cache.
     """
 
     def Generate(self, request, context):
-        """Generates from a prompt of token ids. With `stream` unset or false the answer is one `complete`
-        per choice. With `stream` true it is a `chunk` per delta and then, for each choice, one
-        `complete` that repeats the last delta. Cancelling the call stops the generation; no Abort is
+        """Generates from a prompt of token ids. With `stream` unset or false, the reply is one `complete`
+        per choice. With `stream` true, it is a `chunk` per delta and then, for each choice, one
+        `complete` that repeats the last delta. Cancelling the call stops generation; Abort is not
         needed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -110,7 +110,7 @@ class SglangSchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Computes one vector for one input: the embedding of an embedding model, or the scores of a
+        """Computes one vector for one input: the embedding from an embedding model, or the scores from a
         classifier or reranker.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -118,72 +118,73 @@ class SglangSchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Stops a running request by its id. Meant for a caller that does not hold the Generate stream;
-        whoever holds it should cancel it instead.
+        """Ends a running request by its id. For callers that do not hold the Generate stream; the owner
+        of the stream should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """Tells whether the engine really works: the published Python servicer (0.14.1) has it generate
-        one token, or embed one, and waits up to 20 s (`SGLANG_HEALTH_CHECK_TIMEOUT`). A sick engine
-        answers with status OK and `healthy` false. Separate from `grpc.health.v1.Health`.
+        """Reports whether the engine can generate. If it cannot, the status is OK and `healthy` is false.
+        Independent of `grpc.health.v1.Health`. Observed in smg-grpc-servicer 0.14.1: the engine
+        generates or embeds one token; the server waits up to 20 s for it
+        (`SGLANG_HEALTH_CHECK_TIMEOUT`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Describes the model served: names, sizes, special tokens, default sampling. Does not change
-        while the server runs.
+        """Describes the model: names, sizes, special tokens, default sampling. The reply does not change
+        while the server is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Describes the server: its launch arguments and a few live figures.
+        """Describes the server: its launch arguments and some live figures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """Reports how busy each data-parallel rank is, from the snapshots the schedulers publish; it does
-        not disturb them.
+        """Returns the load of each data-parallel rank, from snapshots that the schedulers publish. The
+        call does not interrupt them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """Streams the tokenizer's files as one ZIP archive in chunks, so that a gateway needs no download
-        of its own. FAILED_PRECONDITION when the server knows no tokenizer path. Since 0.4.2.
+        """Streams the tokenizer files as one ZIP archive in chunks, so that a gateway does not have to
+        download them itself. FAILED_PRECONDITION: the server has no tokenizer path. Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeKvEvents(self, request, context):
-        """Streams which prompt blocks enter and leave the KV cache of every rank, and the load with them;
-        it ends when the caller cancels. UNIMPLEMENTED unless the engine publishes such events over
-        ZeroMQ (`--kv-events-config`). Since 0.4.2.
+        """Streams which prompt blocks enter and leave the KV cache of every rank, along with the load,
+        until the caller cancels. UNIMPLEMENTED unless the engine publishes these events over ZeroMQ
+        (`--kv-events-config`). Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FlushCache(self, request, context):
-        """Empties the prefix cache of every rank. A refusal, for example because requests are running,
-        comes as status OK with `success` false. Since 0.4.10.
+        """Empties the prefix cache of every rank. If the engine rejects the flush, for example because
+        requests are running, the status is OK with `success` false. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLoadedLoRAAdapters(self, request, context):
-        """Lists the LoRA adapters that requests may name. The published Python servicer (0.14.1) answers
+        """Lists the LoRA adapters that requests can name. Observed in smg-grpc-servicer 0.14.1:
         UNIMPLEMENTED. Since 0.4.14.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -191,30 +192,30 @@ class SglangSchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadLoRAAdapter(self, request, context):
-        """Loads a LoRA adapter into the running server. The published servicer (0.14.1) answers
-        UNIMPLEMENTED. Since 0.4.14.
+        """Loads a LoRA adapter into the running server. Observed in smg-grpc-servicer 0.14.1:
+        UNIMPLEMENTED in both implementations, Python and Rust. Since 0.4.14.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartProfile(self, request, context):
-        """Starts SGLang's profiler on every rank. The published Python servicer (0.14.1) waits up to
-        600 s for their answers. Since 0.4.10.
+        """Starts SGLang's profiler on every rank. Observed in smg-grpc-servicer 0.14.1: waits up to 600 s
+        for the ranks to reply. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopProfile(self, request, context):
-        """Stops the profiler and has every rank write its trace, which may take minutes. Since 0.4.10.
+        """Stops the profiler and makes every rank write its trace, which may take minutes. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadLoRAAdapter(self, request, context):
-        """Removes a LoRA adapter from the running server. The published Python servicer (0.14.1) answers
+        """Removes a LoRA adapter from the running server. Observed in smg-grpc-servicer 0.14.1:
         UNIMPLEMENTED. Since 0.4.14.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -307,8 +308,8 @@ def add_SglangSchedulerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SglangScheduler(object):
-    """One SGLang server: one model, on one or more data-parallel ranks, each rank with a scheduler and
-    a KV cache of its own.
+    """One SGLang server: one model on one or more data-parallel ranks, each with its own scheduler and
+    KV cache.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ class TokenSpeedEncoderServicer(object):
     """
 
     def Encode(self, request, context):
-        """Hands over one media item for encoding. The answer means accepted, not done: whether the
-        embedding arrived shows only on the prefill worker. INVALID_ARGUMENT: a request without
-        `mm_inputs`, with other than one item and one assignment, or with tensors that do not fit
-        together. INTERNAL: the engine could not take it.
+        """Submits one media item for encoding. The reply means accepted, not done: only the prefill
+        worker sees whether the embedding arrived. INVALID_ARGUMENT: `mm_inputs` is missing, there is
+        not exactly one item and one assignment, or the tensors are inconsistent. INTERNAL: the engine
+        could not accept the item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

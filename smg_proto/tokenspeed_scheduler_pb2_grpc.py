@@ -7,10 +7,10 @@ from smg_proto import tokenspeed_scheduler_pb2 as tokenspeed_dot_grpc_dot_schedu
 
 
 class TokenSpeedSchedulerStub(object):
-    """A TokenSpeed engine with one or more attention data-parallel ranks, each with a scheduler and a
-    KV cache of its own. A worker can serve whole requests, or be the prefill, the decode or the
-    encode part of a disaggregated deployment; an encode worker also serves TokenSpeedEncoder and
-    refuses Generate here with FAILED_PRECONDITION.
+    """A TokenSpeed engine with one or more attention data-parallel ranks, each with its own scheduler
+    and KV cache. A worker serves complete requests, or is the prefill, decode or encode part of a
+    disaggregated deployment. An encode worker also serves TokenSpeedEncoder, and rejects Generate
+    here with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -77,41 +77,41 @@ class TokenSpeedSchedulerStub(object):
 
 
 class TokenSpeedSchedulerServicer(object):
-    """A TokenSpeed engine with one or more attention data-parallel ranks, each with a scheduler and a
-    KV cache of its own. A worker can serve whole requests, or be the prefill, the decode or the
-    encode part of a disaggregated deployment; an encode worker also serves TokenSpeedEncoder and
-    refuses Generate here with FAILED_PRECONDITION.
+    """A TokenSpeed engine with one or more attention data-parallel ranks, each with its own scheduler
+    and KV cache. A worker serves complete requests, or is the prefill, decode or encode part of a
+    disaggregated deployment. An encode worker also serves TokenSpeedEncoder, and rejects Generate
+    here with FAILED_PRECONDITION.
     """
 
     def Generate(self, request, context):
-        """Generates text. Always answers with a stream, also when `stream` is false; GenerateResponse
-        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
-        error can come after messages.
+        """Generates text. The reply is always a stream, even if `stream` is false; see GenerateResponse.
+        Cancelling the call, or exceeding its deadline, ends the request in the engine. An error can
+        follow messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends one request from outside its call; the Generate then ends with an error status, not with a
-        `complete`. Whoever holds the call should cancel it instead.
+        """Ends one request from outside its call. The Generate call then ends with an error status,
+        without a `complete`. The owner of the call should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """Tells whether the engine really works: the published servicer (0.14.1) has it generate one
-        token and waits up to 20 s (`TOKENSPEED_HEALTH_CHECK_TIMEOUT`). On prefill, decode and encode
-        workers it only says that the server runs. Answers OK in either case; read `healthy`. The
-        server also offers grpc.health.v1.Health.
+        """Reports whether the engine can generate. Prefill, decode and encode workers report only that
+        the server is running. The status is OK in either case; check `healthy`. The server also
+        provides grpc.health.v1.Health. Observed in smg-grpc-servicer 0.14.1: the engine generates one
+        token; the server waits up to 20 s for it (`TOKENSPEED_HEALTH_CHECK_TIMEOUT`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Describes the model. Only `weight_version` changes while the server runs.
+        """Describes the model. While the server is running, only `weight_version` changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,25 +125,25 @@ class TokenSpeedSchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """Reports the present load, one entry per data-parallel rank. An encode worker answers with an
-        empty list. DEADLINE_EXCEEDED: the scheduler did not answer within 20 s.
+        """Returns the current load, one entry per data-parallel rank. An encode worker returns an empty
+        list. DEADLINE_EXCEEDED: the scheduler did not reply within 20 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
-        decode without any download. FAILED_PRECONDITION: the server has no tokenizer path. INTERNAL:
-        the archive could not be built. Since 0.4.15.
+        """Streams the tokenizer files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without downloading anything else. FAILED_PRECONDITION: the server has no tokenizer
+        path. INTERNAL: the archive could not be built. Since 0.4.15.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeKvEvents(self, request, context):
-        """Streams changes of the KV cache of all ranks, and the load with them, until the client cancels.
-        UNIMPLEMENTED: the engine runs without a ZMQ publisher of KV events (`--kv-events-config`).
+        """Streams changes of the KV cache of all ranks, along with their load, until the client cancels.
+        UNIMPLEMENTED: the engine has no ZMQ publisher for KV events (`--kv-events-config`).
         Since 0.4.11.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -151,26 +151,26 @@ class TokenSpeedSchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FlushCache(self, request, context):
-        """Drops the prefix cache. The engine refuses while requests hold cached blocks, so the published
-        servicer (0.14.1) repeats the attempt for at least 2 s. A refusal is OK with `success` false.
-        INVALID_ARGUMENT: negative or infinite timeout. DEADLINE_EXCEEDED: no answer from the engine.
-        Since 0.4.10.
+        """Empties the prefix cache. The engine rejects the flush while requests hold cached blocks; the
+        status is then OK with `success` false. INVALID_ARGUMENT: negative or infinite timeout.
+        DEADLINE_EXCEEDED: no reply from the engine. Observed in smg-grpc-servicer 0.14.1: retried for
+        at least 2 s. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartProfile(self, request, context):
-        """Starts the engine's profiler. DEADLINE_EXCEEDED after 600 s; INTERNAL: the profiler refused.
-        Since 0.4.10.
+        """Starts the engine's profiler. DEADLINE_EXCEEDED after 600 s. INTERNAL: the profiler rejected
+        the request. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopProfile(self, request, context):
-        """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after
-        600 s. Since 0.4.10.
+        """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after 600
+        s. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,10 +242,10 @@ def add_TokenSpeedSchedulerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenSpeedScheduler(object):
-    """A TokenSpeed engine with one or more attention data-parallel ranks, each with a scheduler and a
-    KV cache of its own. A worker can serve whole requests, or be the prefill, the decode or the
-    encode part of a disaggregated deployment; an encode worker also serves TokenSpeedEncoder and
-    refuses Generate here with FAILED_PRECONDITION.
+    """A TokenSpeed engine with one or more attention data-parallel ranks, each with its own scheduler
+    and KV cache. A worker serves complete requests, or is the prefill, decode or encode part of a
+    disaggregated deployment. An encode worker also serves TokenSpeedEncoder, and rejects Generate
+    here with FAILED_PRECONDITION.
     """
 
     @staticmethod

@@ -7,7 +7,7 @@ from smg_proto import trtllm_service_pb2 as trtllm_dot_trtllm__service__pb2
 
 
 class TrtllmServiceStub(object):
-    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; the rest is optional.
+    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; all other RPCs are optional.
     """
 
     def __init__(self, channel):
@@ -59,68 +59,69 @@ class TrtllmServiceStub(object):
 
 
 class TrtllmServiceServicer(object):
-    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; the rest is optional.
+    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; all other RPCs are optional.
     """
 
     def Generate(self, request, context):
-        """Generates text. Always answers with a stream, also when `streaming` is false; GenerateResponse
-        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
-        error can come after messages. INVALID_ARGUMENT: no `tokenized`, or a parameter that the engine
-        refuses.
+        """Generates text. The reply is always a stream, even if `streaming` is false; see
+        GenerateResponse. Cancelling the call, or exceeding its deadline, ends the request in the
+        engine. An error can follow messages. INVALID_ARGUMENT: `tokenized` is missing, or the engine
+        rejects a parameter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Computes one embedding. The engine's servicer answers UNIMPLEMENTED.
+        """Computes one embedding. TensorRT-LLM's servicer returns UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends one request from outside its call. Whoever holds the call should cancel it instead.
+        """Ends one request from outside its call. The owner of the call should cancel it instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """Tells whether the engine lives, without generating anything. Answers OK in either case; read
-        `status`. The engine's servicer does not offer grpc.health.v1.Health.
+        """Reports whether the engine is alive, without generating anything. The status is OK in either
+        case; check `status`. TensorRT-LLM's servicer does not provide grpc.health.v1.Health.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Describes the model. The answer does not change while the server runs.
+        """Describes the model. The reply does not change while the server is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Describes the server: version and parallelism. The answer does not change while it runs.
+        """Describes the server: version and parallelism. The reply does not change while the server is
+        running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
-        decode without any download. Optional: the engine's servicer answers UNIMPLEMENTED, and the
-        gateway then needs a tokenizer of its own. Since 0.4.2.
+        """Streams the tokenizer files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without downloading anything else. Optional: TensorRT-LLM's servicer returns
+        UNIMPLEMENTED, and the gateway then needs its own tokenizer. Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeKvEvents(self, request, context):
-        """Streams changes of the KV cache until the client cancels. UNIMPLEMENTED: the servicer has no
-        support for events, or the engine does not record them (that takes block reuse and an event
-        buffer in its KV-cache configuration). Since 0.4.2.
+        """Streams changes of the KV cache until the client cancels. UNIMPLEMENTED: the servicer does not
+        support events, or the engine does not record them, which requires block reuse and an event
+        buffer in its KV cache configuration. Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +178,7 @@ def add_TrtllmServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrtllmService(object):
-    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; the rest is optional.
+    """A TensorRT-LLM engine. The gateway needs HealthCheck and Generate; all other RPCs are optional.
     """
 
     @staticmethod

@@ -49,7 +49,7 @@ class _PauseModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PauseMode.V
     resumes.
     """
     PAUSE_MODE_KEEP: _PauseMode.ValueType  # 3
-    """They stay where they are and go on later. New requests wait with them."""
+    """They stay where they are and continue later. New requests wait with them."""
 
 class PauseMode(_PauseMode, metaclass=_PauseModeEnumTypeWrapper):
     """What becomes of requests in flight when generation pauses."""
@@ -63,7 +63,7 @@ PAUSE_MODE_WAIT: PauseMode.ValueType  # 2
 resumes.
 """
 PAUSE_MODE_KEEP: PauseMode.ValueType  # 3
-"""They stay where they are and go on later. New requests wait with them."""
+"""They stay where they are and continue later. New requests wait with them."""
 Global___PauseMode: _TypeAlias = PauseMode  # noqa: Y015
 
 @_typing.final
@@ -115,11 +115,11 @@ class ServerInfo(_message.Message):
     total_kv_blocks: _builtins.int
     """Blocks of the KV cache. 0: not known."""
     max_running_requests: _builtins.int
-    """Most requests that run at a time."""
+    """Maximum number of requests running concurrently."""
     max_batched_tokens: _builtins.int
-    """Most tokens that one step of the engine computes."""
+    """Maximum number of tokens that one step of the engine computes."""
     max_loras: _builtins.int
-    """Most LoRA adapters in use at a time. 0: LoRA is off."""
+    """Maximum number of LoRA adapters in use. 0: LoRA is off."""
     proto_version: _builtins.str
     """Release of vllm-proto that the server speaks. Empty: older than 0.6.0.
     Observed in vllm-rs 0.33.0: "0.6.0". Since 0.6.0.
@@ -567,7 +567,7 @@ class PauseGenerationRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     CLEAR_CACHE_FIELD_NUMBER: _builtins.int
     mode: Global___PauseMode.ValueType
-    """What becomes of requests in flight."""
+    """What happens to requests in flight."""
     clear_cache: _builtins.bool
     """Empty the KV cache, as new weights require. Observed in vllm-rs 0.33.0: unset is true."""
     def __init__(
@@ -622,7 +622,7 @@ Global___ResumeGenerationRequest: _TypeAlias = ResumeGenerationRequest  # noqa: 
 
 @_typing.final
 class ResumeGenerationResponse(_message.Message):
-    """Generation goes on."""
+    """Generation continues."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

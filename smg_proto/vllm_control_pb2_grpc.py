@@ -150,9 +150,9 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends requests in flight from outside their calls. Whoever holds a call cancels the call
-        instead. Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an
-        aborted request ends with status OK and finish reason ABORTED.
+        """Ends requests in flight from outside their calls. The owner of a call should cancel it instead.
+        Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an aborted
+        request ends with status OK and finish reason ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,9 +58,9 @@ class ControlStub:
     itself. Since 0.4.0.
     """
     Abort: _grpc.UnaryUnaryMultiCallable[_control_pb2.AbortRequest, _control_pb2.AbortResponse]
-    """Ends requests in flight from outside their calls. Whoever holds a call cancels the call
-    instead. Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an
-    aborted request ends with status OK and finish reason ABORTED.
+    """Ends requests in flight from outside their calls. The owner of a call should cancel it instead.
+    Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an aborted
+    request ends with status OK and finish reason ABORTED.
     """
     LoadLora: _grpc.UnaryUnaryMultiCallable[_control_pb2.LoadLoraRequest, _control_pb2.LoadLoraResponse]
     """Loads a LoRA adapter. Observed in vllm-rs 0.33.0: FAILED_PRECONDITION when the engine runs
@@ -120,9 +120,9 @@ class ControlAsyncStub(ControlStub):
     itself. Since 0.4.0.
     """
     Abort: _aio.UnaryUnaryMultiCallable[_control_pb2.AbortRequest, _control_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends requests in flight from outside their calls. Whoever holds a call cancels the call
-    instead. Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an
-    aborted request ends with status OK and finish reason ABORTED.
+    """Ends requests in flight from outside their calls. The owner of a call should cancel it instead.
+    Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an aborted
+    request ends with status OK and finish reason ABORTED.
     """
     LoadLora: _aio.UnaryUnaryMultiCallable[_control_pb2.LoadLoraRequest, _control_pb2.LoadLoraResponse]  # type: ignore[assignment]
     """Loads a LoRA adapter. Observed in vllm-rs 0.33.0: FAILED_PRECONDITION when the engine runs
@@ -199,9 +199,9 @@ class ControlServicer:
         request: _control_pb2.AbortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.AbortResponse, _abc.Awaitable[_control_pb2.AbortResponse]]:
-        """Ends requests in flight from outside their calls. Whoever holds a call cancels the call
-        instead. Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an
-        aborted request ends with status OK and finish reason ABORTED.
+        """Ends requests in flight from outside their calls. The owner of a call should cancel it instead.
+        Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an aborted
+        request ends with status OK and finish reason ABORTED.
         """
 
     def LoadLora(

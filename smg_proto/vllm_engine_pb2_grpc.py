@@ -7,9 +7,9 @@ from smg_proto import vllm_engine_pb2 as vllm_dot_grpc_dot_engine_dot_vllm__engi
 
 
 class VllmEngineStub(object):
-    """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
-    GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
-    needed where the gateway has no tokenizer of its own. The rest is optional.
+    """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
+    GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
     """
 
     def __init__(self, channel):
@@ -81,98 +81,99 @@ class VllmEngineStub(object):
 
 
 class VllmEngineServicer(object):
-    """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
-    GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
-    needed where the gateway has no tokenizer of its own. The rest is optional.
+    """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
+    GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
     """
 
     def Generate(self, request, context):
-        """Generates text. Always answers with a stream, also when `stream` is false; GenerateResponse
-        tells how to read it. Cancelling the call, or its deadline, ends the request in the engine. An
-        error can come after messages. INVALID_ARGUMENT: a parameter out of range, an empty or too long
-        prompt, bad JSON. UNAVAILABLE: overload, for example too much media work at once. Status OK
-        does not mean success: look at `finish_reason`. Observed in vLLM 0.32.0: the first request with
-        logprobs after a start can hold up the engine for a minute, while code is compiled.
+        """Generates text. The reply is always a stream, even if `stream` is false; see GenerateResponse.
+        Cancelling the call, or exceeding its deadline, ends the request in the engine. An error can
+        follow messages. INVALID_ARGUMENT: a parameter is out of range, the prompt is empty or too
+        long, or JSON is invalid. UNAVAILABLE: overload, for example too much concurrent media work.
+        Status OK does not mean success: check `finish_reason`. Observed in vLLM 0.32.0: the first
+        request with logprobs after startup can block the engine for a minute while it compiles code.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Computes one embedding. INVALID_ARGUMENT without `tokenized`, or when the model cannot embed;
-        UNIMPLEMENTED on the first vLLM servers.
+        """Computes one embedding. INVALID_ARGUMENT: `tokenized` is missing, or the model cannot embed.
+        UNIMPLEMENTED: one of the first vLLM servers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends requests from outside their call. Answers OK and empty, also for unknown ids. The Generate
-        of such a request ends with status OK and `finish_reason` "abort": after an empty chunk when it
-        streams, else with the tokens made so far.
+        """Ends requests from outside their call. Returns OK and empty, even for unknown ids. The Generate
+        call of such a request ends with status OK and `finish_reason` "abort": after an empty chunk if
+        it streams, otherwise with the tokens generated so far.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """Tells whether the engine lives. Answers OK in either case; read `healthy`. The server also
-        offers grpc.health.v1.Health, which alone reports a planned warm-up as not serving. Observed in
-        vLLM 0.32.0: `vllm serve --grpc` prints that it is ready before the warm-up is over, so ask
-        here or there instead.
+        """Reports whether the engine is alive. The status is OK in either case; check `healthy`. The
+        server also provides grpc.health.v1.Health, and only that service reports a planned warm-up as
+        not serving. Observed in vLLM 0.32.0: `vllm serve --grpc` prints that it is ready before the
+        warm-up has ended, so use one of the two health services instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Describes the model. The answer does not change while the server runs.
+        """Describes the model. The reply does not change while the server is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Describes the server: its configuration and what a gateway may send it.
+        """Describes the server: its configuration, and what a gateway may send to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """Reports the present load, one entry per data-parallel rank. Since 0.4.10.
+        """Returns the current load, one entry per data-parallel rank. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """Sends the tokenizer's files as one ZIP archive in chunks, so that a client can tokenize and
-        decode without any download. FAILED_PRECONDITION: the server has no tokenizer path. INTERNAL:
-        the path is no local directory, as when vLLM was started with a hub id. Since 0.4.2.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def SubscribeKvEvents(self, request, context):
-        """Streams changes of the KV cache and the load until the client cancels. UNIMPLEMENTED: vLLM runs
-        without a ZMQ publisher of KV events. Observed in vLLM 0.32.0: the publisher is on unless
-        SMG_VLLM_SERVICER_KV_EVENTS=0; an idle server sends its headers and then nothing until the
-        first cache event. OUT_OF_RANGE: the sequence number asked for cannot be served. DATA_LOSS:
-        events were lost; forget the cache and subscribe from 0. A server must send its response
-        headers at once, before the first batch, or the gateway cancels and tries again without end.
+        """Streams the tokenizer files as one ZIP archive in chunks, so that a client can tokenize and
+        decode without downloading anything else. FAILED_PRECONDITION: the server has no tokenizer
+        path. INTERNAL: the path is not a local directory, as when vLLM was started with a hub id.
         Since 0.4.2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubscribeKvEvents(self, request, context):
+        """Streams changes of the KV cache and the load until the client cancels. UNIMPLEMENTED: vLLM has
+        no ZMQ publisher for KV events. OUT_OF_RANGE: the server cannot start after the given sequence
+        number. DATA_LOSS: events were lost; discard the cache state and subscribe again from 0. A
+        server must send its response headers immediately, before the first batch, or the gateway
+        cancels and retries endlessly. Observed in vLLM 0.32.0: the publisher is on unless
+        SMG_VLLM_SERVICER_KV_EVENTS=0; an idle server sends its headers and then nothing until the
+        first cache event. Since 0.4.2.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FlushCache(self, request, context):
-        """Drops the prefix cache of all ranks; running requests go on. A refusal is OK with `success`
-        false. Observed in vLLM 0.32.0: refused while a request runs. INVALID_ARGUMENT: negative or NaN
-        timeout. DEADLINE_EXCEEDED: still refused when the time was up, or the engine did not answer.
-        Since 0.4.19.
+        """Empties the prefix cache of all ranks; running requests continue. If the engine rejects the
+        flush, the status is OK with `success` false. INVALID_ARGUMENT: negative or NaN timeout.
+        DEADLINE_EXCEEDED: still rejected when the time was up, or no reply from the engine. Observed
+        in vLLM 0.32.0: rejected while a request is running. Since 0.4.19.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,8 +181,8 @@ class VllmEngineServicer(object):
 
     def StartProfile(self, request, context):
         """Starts vLLM's own profiler on all ranks. The request must be empty: vLLM takes the options at
-        launch only, and any option is answered with INVALID_ARGUMENT. INTERNAL: vLLM was started
-        without --profiler-config. Since 0.4.28.
+        launch only and rejects any option with INVALID_ARGUMENT. INTERNAL: vLLM was started without
+        --profiler-config. Since 0.4.28.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,7 +190,7 @@ class VllmEngineServicer(object):
 
     def StopProfile(self, request, context):
         """Stops the profiler and writes its traces, which can take minutes. DEADLINE_EXCEEDED after 600 s
-        or the client's own deadline. INTERNAL: vLLM was started without --profiler-config.
+        or at the client's own deadline. INTERNAL: vLLM was started without --profiler-config.
         Since 0.4.28.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -267,9 +268,9 @@ def add_VllmEngineServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VllmEngine(object):
-    """A vLLM engine. To serve behind the gateway a worker needs HealthCheck and Generate. Without
-    GetModelInfo its model is called "unknown", without Embed embeddings fail, and GetTokenizer is
-    needed where the gateway has no tokenizer of its own. The rest is optional.
+    """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
+    GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
     """
 
     @staticmethod

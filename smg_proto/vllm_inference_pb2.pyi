@@ -338,9 +338,9 @@ class RandomSampling(_message.Message):
     Up to vllm-proto 0.4.0, 0 and unset are the same.
     """
     top_p: _builtins.float
-    """Sample among the most likely tokens whose probabilities add up to this, above 0 and up to 1.
-    Unset: the model's default. Up to vllm-proto 0.4.0, 0 and unset are the same.
-    Observed in vllm-rs 0.33.0: 0 is INVALID_ARGUMENT.
+    """Sample among the most likely tokens whose probabilities add up to this, above 0 and at most 1.
+    Unset: the model's default. Up to vllm-proto 0.4.0, 0 and unset are the same. Observed in
+    vllm-rs 0.33.0: 0 is INVALID_ARGUMENT.
     """
     min_p: _builtins.float
     """Leave out tokens less likely than this part of the most likely one, from 0 to 1. 0: leave out
@@ -453,7 +453,7 @@ class DecodingParameters(_message.Message):
     grammar: _builtins.str
     """A context-free grammar, in the form that the engine's grammar backend reads."""
     json_object: _builtins.bool
-    """True: any JSON object. Observed in vllm-rs 0.33.0: false is no constraint."""
+    """True: any JSON object. Observed in vllm-rs 0.33.0: false is not a constraint."""
     structural_tag: _builtins.str
     """Structure between given tags and free text elsewhere, as JSON that the grammar backend reads.
     Observed in vllm-rs 0.33.0: INVALID_ARGUMENT when it is not such JSON.
@@ -880,7 +880,7 @@ class FinishInfo(_message.Message):
     class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FinishInfo._FinishReason.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         NOT_FINISHED: FinishInfo._FinishReason.ValueType  # 0
-        """The sequence goes on."""
+        """The sequence continues."""
         LENGTH: FinishInfo._FinishReason.ValueType  # 1
         """max_new_tokens or the end of the context was reached."""
         STOP: FinishInfo._FinishReason.ValueType  # 2
@@ -892,7 +892,7 @@ class FinishInfo(_message.Message):
         """Why a sequence ended."""
 
     NOT_FINISHED: FinishInfo.FinishReason.ValueType  # 0
-    """The sequence goes on."""
+    """The sequence continues."""
     LENGTH: FinishInfo.FinishReason.ValueType  # 1
     """max_new_tokens or the end of the context was reached."""
     STOP: FinishInfo.FinishReason.ValueType  # 2
@@ -922,7 +922,7 @@ class FinishInfo(_message.Message):
     """Tokens of the prompt that came from the prefix cache. Unset: not known. Since 0.5.0."""
     @_builtins.property
     def kv_transfer_params(self) -> _struct_pb2.Struct:
-        """What the KV connector wants the decoding engine to get, as JSON values; pass it on in
+        """What the KV connector sends to the decoding engine, as JSON values; forward it in
         KVCacheParameters.kv_transfer_params. Unset: nothing.
         """
 

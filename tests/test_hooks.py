@@ -93,7 +93,7 @@ def test_a_vendored_copy_has_to_be_as_it_was_exported(team: Team) -> None:
     chat.write_text(f"// Ours.\n{read(chat)}", encoding="utf-8")
     status, printed = team.check("smg-proto-export")
     assert status == 1
-    assert "third_party/smg: modified since it was exported: smg/v1/chat.proto" in printed
+    assert "third_party/smg: modified since the export: smg/v1/chat.proto" in printed
 
 
 def test_a_commit_may_add_to_a_contract_and_not_break_it(team: Team) -> None:

@@ -9,6 +9,7 @@ from google.protobuf.descriptor_pb2 import (
     FieldDescriptorProto,
     MethodDescriptorProto,
 )
+from support import ROOT
 
 from smg_proto import descriptor_set, errors, smg_pb2
 from smg_proto._descriptors import Symbol, symbols
@@ -281,3 +282,9 @@ def test_what_is_unknown_has_a_place_in_every_content() -> None:
         by_name = {field.name: field for field in MESSAGES[name].field}
         assert by_name["opaque"].type_name == ".smg.v1.Opaque"
         assert by_name["opaque"].HasField("oneof_index")
+
+
+def test_the_rules_of_the_package_open_its_reference_page() -> None:
+    page = (ROOT / "docs/reference/smg.v1.md").read_text(encoding="utf-8")
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert headings[0] == "## smg/v1/gateway.proto"

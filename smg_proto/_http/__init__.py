@@ -1,4 +1,4 @@
-"""A gateway's HTTP API: requests, events, and what they mean in smg.v1.
+"""A gateway's HTTP API: a client, and the mapping between its JSON and smg.v1.
 
-The front door and the OpenAI backend of smg_proto.llm share it. Needs aiohttp.
+Shared by the front door and the OpenAI backend of smg_proto.llm. Requires aiohttp.
 """

@@ -1,4 +1,4 @@
-"""Which status a failure of the gateway becomes. The whole table is here."""
+"""Maps failures of the gateway to statuses. The whole table is here."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from smg_proto.errors import CODES, FieldViolation, SmgError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What code that takes JSON of an unknown shape apart can raise, when the shape is another one.
-UNREADABLE = (
+# What reading JSON can raise if it does not have the expected shape.
+SHAPE_ERRORS = (
     TypeError,
     ValueError,
     ArithmeticError,
@@ -23,13 +23,13 @@ UNREADABLE = (
     AttributeError,
     RecursionError,
 )
-# Of a text that is not JSON, as a message; of a code, as metadata.
-_LONGEST_TEXT, _LONGEST_CODE = 1000, 100
+# Characters of a message that is not JSON, and of a code.
+_MAX_TEXT, _MAX_CODE = 1000, 100
 
 
 @dataclass(frozen=True)
 class Rule:
-    """An answer of the gateway, and the reason that it becomes. An empty condition always holds."""
+    """Conditions for an error of the gateway, and its reason. An empty condition always holds."""
 
     http: tuple[int, ...]
     reason: str
@@ -46,7 +46,8 @@ class Rule:
         )
 
 
-# The first that holds; none: WORKER_ERROR. Each reason has its status in errors.CODES.
+# The first rule that holds gives the reason; if none does, WORKER_ERROR. errors.CODES has the
+# status of each reason.
 RULES = (
     Rule((400,), "CONTEXT_LENGTH_EXCEEDED", ("context_length_exceeded",)),
     Rule((400,), "MULTIMODAL_NOT_SUPPORTED", ("multimodal_not_supported",)),
@@ -78,29 +79,29 @@ RULES = (
 
 
 def failure(reason: str, message: str, **more: Any) -> SmgError:
-    """The failure of a reason, with the one status that it has."""
+    """The error of a reason, with its status code."""
     return SmgError(CODES[reason], message, reason=reason, **more)
 
 
-# --- Failures that the gateway reports ---
+# --- Errors that the gateway reports ---
 
 
-def from_answer(http: int, headers: Mapping[str, str], body: bytes, path: str) -> SmgError:
-    """The status of an HTTP answer that is not a success."""
+def from_response(http: int, headers: Mapping[str, str], body: bytes, path: str) -> SmgError:
+    """The error of an HTTP response that is not a success."""
     reported = _ErrorBody.of_bytes(body)
     code = header(headers, "x-smg-error-code") or reported.code
     error = _classified(http, code, path, reported)
-    error.message = error.message or f"the gateway answered with HTTP {http}"
+    error.message = error.message or f"the gateway returned HTTP {http}"
     error.metadata = {"http_status": str(http)} | ({"code": code} if code else {})
     error.retry_after = parse_retry_after(headers.get("retry-after", ""))
     return error
 
 
 def from_error_body(data: JsonObject, message: str, **metadata: str) -> SmgError:
-    """The status of an error inside of a success: in a stream, or with HTTP 200.
+    """The error inside a successful response: in a stream, or with HTTP 200.
 
-    It is INTERNAL, unless the error brings an HTTP status as its code. `message` is for one that
-    has no text.
+    Its code is INTERNAL, unless the error has an HTTP status as its code. `message` is used if the
+    error has none.
     """
     reported = _ErrorBody.of(data)
     error = _classified(reported.http, reported.code, "", reported)
@@ -109,13 +110,13 @@ def from_error_body(data: JsonObject, message: str, **metadata: str) -> SmgError
 
 
 def _classified(http: int, code: str, path: str, reported: "_ErrorBody") -> SmgError:
-    held = (rule.reason for rule in RULES if rule.holds(http, code, path, reported.message))
-    reason = next(held, "WORKER_ERROR")
+    reasons = (rule.reason for rule in RULES if rule.holds(http, code, path, reported.message))
+    reason = next(reasons, "WORKER_ERROR")
     return failure(reason, reported.message, field_violations=reported.violations)
 
 
 def reason_of(code: str) -> str:
-    """The reason in a `Failure` for a code of the gateway's; the code itself where none fits."""
+    """The reason in a `Failure` for a code of the gateway; the code itself if no rule has it."""
     for rule in RULES:
         if code and code in rule.codes:
             return rule.reason
@@ -123,24 +124,24 @@ def reason_of(code: str) -> str:
 
 
 def parse_retry_after(value: str) -> timedelta | None:
-    """Seconds, whole or not, or a date; None for anything else."""
+    """Parse Retry-After: seconds, possibly with decimals, or a date. None for anything else."""
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
         return timedelta(seconds=float(value))
     try:
         moment = parsedate_to_datetime(value)
         return max(moment - datetime.now(timezone.utc), timedelta(0))
-    except UNREADABLE:
+    except SHAPE_ERRORS:
         return None
 
 
-# --- Failures that are seen here ---
+# --- Errors that the front door detects ---
 
 
 def reading(what: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Read something that the gateway sent. Every failure to do so is one status, made here."""
+    """Read something that the gateway sent. Every failure becomes `unreadable(what)`."""
     try:
         return read(*args, **kwargs)
-    except UNREADABLE:
+    except SHAPE_ERRORS:
         raise unreadable(what) from None
 
 
@@ -149,8 +150,8 @@ def unsupported(message: str) -> SmgError:
 
 
 def unreadable(what: str) -> SmgError:
-    """The gateway sent something that is not what belongs there."""
-    return failure("WORKER_ERROR", f"{what} of the gateway cannot be read")
+    """The gateway sent something unexpected. `what`: "response to /x", "event"."""
+    return failure("WORKER_ERROR", f"could not read the gateway's {what}")
 
 
 def truncated(why: str, **metadata: str) -> SmgError:
@@ -174,7 +175,7 @@ def overloaded(why: str, retry_after: timedelta) -> SmgError:
 
 @dataclass(frozen=True)
 class _ErrorBody:
-    """What an error body says, in whichever of its forms:
+    """The content of an error body, which has one of these forms:
 
     {"error": {"message", "code", "type", "param"}}     OpenAI, the gateway
     {"error": "text", "code"}                           the gateway, of workers and parsers
@@ -185,7 +186,7 @@ class _ErrorBody:
 
     message: str = ""
     code: str = ""
-    # The HTTP status that some have as their code; 0: none.
+    # The HTTP status, if the code is one; else 0.
     http: int = 0
     violations: Sequence[FieldViolation] = ()
 
@@ -193,8 +194,8 @@ class _ErrorBody:
     def of_bytes(cls, body: bytes) -> "_ErrorBody":
         try:
             return cls.of(as_object(parse(body.decode())))
-        except UNREADABLE:
-            return cls(body.decode(errors="replace").strip()[:_LONGEST_TEXT])
+        except SHAPE_ERRORS:
+            return cls(body.decode(errors="replace").strip()[:_MAX_TEXT])
 
     @classmethod
     def of(cls, data: JsonObject) -> "_ErrorBody":
@@ -211,20 +212,20 @@ class _ErrorBody:
             violations = [FieldViolation(param, message)]
         else:
             violations = []
-        return cls(message, _first_text(*codes)[:_LONGEST_CODE], http, violations)
+        return cls(message, _first_text(*codes)[:_MAX_CODE], http, violations)
 
 
 def _first_text(*candidates: Any) -> str:
-    """The first that is a text with something in it."""
+    """The first candidate that is a text and not empty."""
     return next((text for text in candidates if isinstance(text, str) and text), "")
 
 
 def _violations(detail: list[Any]) -> list[FieldViolation]:
-    """FastAPI's list of what is wrong; its places begin with "body"."""
-    found: list[FieldViolation] = []
+    """The violations in FastAPI's list of errors, whose locations start with "body"."""
+    violations: list[FieldViolation] = []
     for item in map(as_object, detail[:100]):
-        place = item.get("loc")
-        steps = [str(step) for step in place if step != "body"] if is_list(place) else []
+        location = item.get("loc")
+        steps = [str(step) for step in location if step != "body"] if is_list(location) else []
         if text := _first_text(item.get("msg")):
-            found.append(FieldViolation(".".join(steps), text))
-    return found
+            violations.append(FieldViolation(".".join(steps), text))
+    return violations

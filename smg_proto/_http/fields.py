@@ -1,8 +1,8 @@
-"""The language of the mapping: which field is which JSON member, written once, read both ways.
+"""Tables that map the fields of a message to JSON members, for both directions.
 
-A `Table` names every field of a message that a route carries. A field that is set and not named is
-refused with a violation, so nothing can be dropped in silence; a JSON member that is not named is
-ignored, so the gateway may grow. Tables are immutable: reading and writing change nothing in them.
+A `Table` lists every field of a message that a route supports. A request that sets any other field
+is rejected with a violation, so that no field is dropped silently. Unknown JSON members of replies
+are ignored, so that the gateway may add some. Tables are immutable.
 """
 
 import base64
@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.failures import from_error_body, reading
+from smg_proto._http.failures import from_error_body, reading, unreadable
 from smg_proto._http.shapes import (
     JsonObject,
     Unsendable,
@@ -40,66 +40,66 @@ from smg_proto.errors import FieldViolation, SmgError, invalid
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
-NOT_CARRIED = "this route cannot carry it"
-# What one request may hold. Each is far above any real request, and keeps one that is made to be
-# slow from holding up the others.
+NOT_SUPPORTED = "is not supported by this route"
+# Limits on one request. They are far above real requests, and keep a request that is made to be
+# slow from delaying others.
 MAX_VIOLATIONS = 100
 MAX_ITEMS_IN_A_LIST = 100_000
 MAX_NUMBERS_IN_A_LIST = 4_000_000
 MAX_JSON_TEXT_BYTES = 4 << 20
-# What a request says of how it is answered is the front door's, whatever a client wants.
+# The front door itself decides whether a reply is streamed.
 NEVER_EXTRA = frozenset({"stream", "stream_options"})
 _ABSENT: Any = object()
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where in the request the writer is, and what it has found wrong so far."""
+    """The path of the field that is written, and the violations so far."""
 
-    found: list[FieldViolation]
+    violations: list[FieldViolation]
     path: str = ""
 
     def field(self, name: str) -> "Cursor":
-        return Cursor(self.found, f"{self.path}.{name}" if self.path else name)
+        return Cursor(self.violations, f"{self.path}.{name}" if self.path else name)
 
     def item(self, number: int) -> "Cursor":
-        return Cursor(self.found, f"{self.path}[{number}]")
+        return Cursor(self.violations, f"{self.path}[{number}]")
 
-    def refuse(self, why: str = NOT_CARRIED) -> None:
-        if len(self.found) < MAX_VIOLATIONS:
-            self.found.append(FieldViolation(self.path, why))
+    def reject(self, why: str = NOT_SUPPORTED) -> None:
+        if len(self.violations) < MAX_VIOLATIONS:
+            self.violations.append(FieldViolation(self.path, why))
 
 
-# Members of an object that are known: None for the whole member, or those inside of it, or of
-# each object in an array; a function tells them of an object whose kind matters.
+# The known members of an object: None for a whole member, a mapping for the members inside it, a
+# sequence for those of each object in an array. A function returns them if they depend on the kind.
 Known = Mapping[str, "Known | Sequence[Known | KnownOf] | None"]
 KnownOf = Callable[[Any], Known]
-# A value as JSON. What is wrong with it goes to the cursor; what is returned then is of no use.
+# Writes a value as JSON. Problems go to the cursor; the result is then meaningless.
 Write = Callable[[Any, Cursor], Any]
-# A value from JSON; None leaves the field unset. It may raise whatever `failures.reading` knows.
+# Reads a value from JSON; None leaves the field unset. May raise any of failures.SHAPE_ERRORS.
 Read = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """Where a field is in the JSON, and how it is written and read there.
+    """The path of a field in the JSON, and how the field is written and read.
 
-    The path has the members from the outside in, with dots between them; a number is a place in an
-    array. Without a path, the functions write and read the whole object: for a field that is
-    several members. With neither function the value is the same on both sides; with one of them
-    the field is only written, or only read.
+    The path lists the members from the outside in, separated by dots; a number is an index in an
+    array. Without a path, the functions write and read the whole object, for a field that maps to
+    several members. Without functions, the value is the same on both sides. With only one function,
+    the field is only written or only read.
     """
 
     path: str = ""
     write: Write | None = None
     read: Read | None = None
-    # `read` takes the whole array of a repeated field, not each element.
+    # `read` takes the array of a repeated field as a whole, not each element.
     whole: bool = False
     # The members that a row without a path writes.
     members: Collection[str] = ()
 
     def under(self, path: str) -> "Row":
-        """The same in an object further in."""
+        """The same row in a nested object."""
         return replace(self, path=f"{path}.{self.path}" if self.path else path)
 
 
@@ -108,13 +108,15 @@ NO_ROWS: Rows = MappingProxyType({})
 
 
 class Table(Generic[M]):
-    """One message as one JSON object.
+    """Maps one message to one JSON object.
 
-    `required` are fields, or oneofs, that a request has to set: "a|b" one of the two; `either` are
-    fields of which a request may set one; `always` is what the JSON of every request has, where
-    the request says nothing else; `expected` are members, as paths, without which the JSON is no
-    such reply. A field `extra_body_json` takes the members that no row writes. With `known`, the
-    members of a reply that are read or of no interest, `extra_json` gets all others.
+    required: fields or oneofs that a request must set; "a|b" means one of the two.
+    either: groups of fields of which a request may set only one.
+    always: members that the JSON has by default.
+    expected: paths of members that every such reply has.
+    known: the members of a reply that are read or ignored; `extra_json` gets all others.
+
+    A field `extra_body_json` adds members that no row writes.
     """
 
     def __init__(
@@ -154,46 +156,46 @@ class Table(Generic[M]):
         empty = message()
         self._reads: tuple[_Member, ...] = _Member.tree(
             [
-                (row.path, _put_of(empty, name, row))
+                (row.path, _set_of(empty, name, row))
                 for name, row in self.rows.items()
                 if _is_read(row)
             ]
         )
-        self._expected = _Member.tree([(path, _is_there) for path in expected])
+        self._expected = _Member.tree([(path, _note_present) for path in expected])
         self._paths_expected = len(expected)
 
     # --- Writing ---
 
     def write(self, value: Any, cursor: Cursor) -> JsonObject:
-        """The JSON of a message, of which no part is shared with anything."""
+        """The JSON of a message. It shares no part with the table."""
         out: JsonObject = {}
         fields: list[tuple[Any, Any]] = value.ListFields()
         if self._required:
-            there = {descriptor.name for descriptor, _ in fields}
+            present = {descriptor.name for descriptor, _ in fields}
             for name in self._required:
                 names = name.split("|")
-                if not there.intersection(names) and not _has_oneof(value, name):
-                    cursor.field(names[0]).refuse("is required")
+                if not present.intersection(names) and not _has_oneof(value, name):
+                    cursor.field(names[0]).reject("is required")
         for group in self._either:
             first, *others = [d.name for d, _ in fields if d.name in group] or [""]
             for name in others:
-                cursor.field(name).refuse(f"cannot go with {first}")
+                cursor.field(name).reject(f"cannot be combined with {first}")
         for descriptor, content in fields:
             here = cursor.field(descriptor.name)
             if descriptor.name == "extra_body_json":
                 self._write_extra(out, content, here)
                 continue
-            steps, write = self._writes.get(descriptor.name, ((), not_carried))
+            steps, write = self._writes.get(descriptor.name, ((), not_supported))
             _merge(out, steps, _written(write, content, here))
         _merge(out, (), self._always)
         return out
 
     def _write_extra(self, out: JsonObject, content: str, cursor: Cursor) -> None:
-        """Members that the contract has no field for, beside those that it has."""
+        """Add members that the contract has no field for."""
         extra: JsonObject = object_of_text(content, cursor) or {}
         for name, value in extra.items():
             if name in self.members or name in NEVER_EXTRA:
-                cursor.refuse(f"has the member {name!r}, which has a field of its own")
+                cursor.reject(f"must not have the member {name!r}, which has a field of its own")
             else:
                 out[name] = value
 
@@ -215,11 +217,11 @@ class Table(Generic[M]):
             setattr(message, "extra_json", to_text(rest))  # noqa: B010
 
     def reads_member(self, name: str) -> bool:
-        """Whether a member of the outermost object is read."""
+        """Whether a member of the top-level object is read."""
         return any(member.key == name for member in self._reads)
 
     def lacks_a_member(self, data: Any) -> bool:
-        """Whether the JSON is without a member that every such reply has."""
+        """Whether a member is missing that every such reply has."""
         seen: list[bool] = []
         for member in self._expected:
             member.follow(seen, data)
@@ -227,11 +229,13 @@ class Table(Generic[M]):
 
 
 class Variants:
-    """A message that is one of several things, as a JSON object with a `type`.
+    """Maps a message with several variants to a JSON object with a `type`.
 
-    `read_also` are kinds that only come from the gateway; `common` are fields beside the variants.
-    A kind that is not known becomes `opaque`, as it came, or None if the message has no such field.
-    `inner` has, by the tag of a kind, what is known inside of some of its members.
+    read_also: kinds that only the gateway sends.
+    common: fields beside the variants.
+    inner: for the tag of a kind, the known members inside some of its members.
+
+    An unknown kind becomes `opaque`, unchanged, or None if the message has no such field.
     """
 
     def __init__(
@@ -260,7 +264,7 @@ class Variants:
         )
 
     def known(self, data: JsonObject) -> Known:
-        """The members that are read of an object, by its kind."""
+        """The members of an object that are read, which depend on its kind."""
         kind = data.get("type") or ""
         table = self._reads.get(kind)
         if table is not None:
@@ -270,11 +274,11 @@ class Variants:
     def write(self, value: Any, cursor: Cursor) -> Any:
         chosen = [d.name for d, _ in value.ListFields() if d.name not in self._common]
         if not chosen:
-            cursor.refuse("is empty")
+            cursor.reject("is empty")
         elif chosen[0] == "opaque":
             return object_of_text(value.opaque.json, cursor.field("opaque").field("json"))
         elif chosen[0] not in self._writes:
-            cursor.field(chosen[0]).refuse()
+            cursor.field(chosen[0]).reject()
         else:
             return self._writes[chosen[0]].write(value, cursor)
         return None
@@ -292,7 +296,7 @@ class Variants:
 
 
 class Names:
-    """A closed set: proto numbers, and the texts that JSON has for them."""
+    """Maps the numbers of an enum to the texts in JSON."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.texts: Mapping[int, str] = MappingProxyType(dict(names))
@@ -300,7 +304,7 @@ class Names:
 
     def write(self, value: Any, cursor: Cursor) -> Any:
         if value not in self.texts:
-            cursor.refuse(f"must be one of {', '.join(self.texts.values())} on this route")
+            cursor.reject(f"must be one of {', '.join(self.texts.values())} on this route")
         return self.texts.get(value)
 
     def read(self, data: Any) -> Any:
@@ -310,41 +314,40 @@ class Names:
         return Row(path, self.write, self.read)
 
 
-# --- Requests and replies as a whole ---
+# --- Whole requests and replies ---
 
 
 def write_request(table: Table[Any], message: Message) -> JsonObject:
-    """The JSON of a request; a status with the violations if there are any."""
-    found: list[FieldViolation] = []
-    out = table.write(message, Cursor(found))
-    if found:
-        raise invalid(*found)
+    """The JSON of a request. Raises SmgError with all violations if there are any."""
+    cursor = Cursor([])
+    out = table.write(message, cursor)
+    if cursor.violations:
+        raise invalid(*cursor.violations)
     return out
 
 
 def read_reply(table: Table[M], data: Any, what: str) -> M:
-    """The message of a reply; a status if it is an error with HTTP 200, or no such reply."""
-    unreadable = f"{what} of the gateway cannot be read"
+    """The message of a reply. Raises SmgError for an error with HTTP 200 or any other JSON."""
     if is_object(data):
-        reports_failure = bool(data.get("error")) and not table.reads_member("error")
-        if reports_failure or reading(what, table.lacks_a_member, data):
-            raise from_error_body(data, unreadable)
+        reports_error = bool(data.get("error")) and not table.reads_member("error")
+        if reports_error or reading(what, table.lacks_a_member, data):
+            raise from_error_body(data, unreadable(what).message)
     return reading(what, table.read, data)
 
 
-def read_whole(read: Callable[[Any], T], data: Any, what: str) -> T:
-    """As `read_reply`, of what no table reads as it is."""
+def read_reply_with(read: Callable[[Any], T], data: Any, what: str) -> T:
+    """Like `read_reply`, with a function instead of a table."""
     try:
         return reading(what, read, data)
     except SmgError as error:
         raise from_error_body(as_object(data), error.message) from None
 
 
-# --- Rows and functions that the tables are made of ---
+# --- Rows and functions for tables ---
 
 
 def same(*names: str) -> dict[str, Row]:
-    """Fields that have the same name and value over HTTP."""
+    """Fields with the same name and value over HTTP."""
     return {name: Row(name) for name in names}
 
 
@@ -355,7 +358,7 @@ def nested(path: str, table: "Table[Any] | Variants") -> Row:
 
 
 def parts(path: str, items: "Table[Any] | Variants") -> Row:
-    """A repeated message as an array, where the JSON may have a text that is another field's."""
+    """A repeated message as an array. A text in its place in the JSON belongs to another field."""
 
     def read(data: Any) -> Any:
         if not is_list(data):
@@ -366,41 +369,41 @@ def parts(path: str, items: "Table[Any] | Variants") -> Row:
 
 
 def _known(of: Any, item: JsonObject) -> Known:
-    """What is known of an item of a list: the same of all, or told by the item."""
+    """The known members of an item: the same for all items, or depending on the item."""
     return cast(Known, of(item) if callable(of) else of)
 
 
 def leftover(data: JsonObject, known: Known) -> JsonObject:
-    """The members of an object that are not known, with what is around them; nulls are left out."""
+    """The unknown members of an object, with the objects around them. Nulls are left out."""
     rest: JsonObject = {}
     for name, value in data.items():
         inner: Any = known.get(name, _ABSENT)
         if inner is _ABSENT:
-            found = value
+            unknown = value
         elif isinstance(inner, _MAPPING) and is_object(value):
-            found = leftover(value, cast(Known, inner)) or None
+            unknown = leftover(value, cast(Known, inner)) or None
         elif isinstance(inner, tuple) and is_list(value):
             of = cast(Any, inner)[0]
             each = [_entry(item, _known(of, item)) if is_object(item) else {} for item in value]
-            found = each if any(each) else None
+            unknown = each if any(each) else None
         else:
-            found = None
-        if found is not None:
-            rest[name] = found
+            unknown = None
+        if unknown is not None:
+            rest[name] = unknown
     return rest
 
 
 def _entry(item: JsonObject, known: Known) -> JsonObject:
-    """Of an entry of a list: with its index, if it has one and there is something to tell."""
+    """The unknown members of a list entry, with its index if there are any."""
     rest = leftover(item, known)
     return {"index": item["index"], **rest} if rest and "index" in item else rest
 
 
 def ids(path: str) -> Row:
-    """Token ids as the bare array."""
+    """Token ids as a plain array."""
 
     def write(value: Any, cursor: Cursor) -> Any:
-        return _written(as_it_is, value.ids, cursor.field("ids"))
+        return _written(unchanged, value.ids, cursor.field("ids"))
 
     def read(data: Any) -> Any:
         return smg.TokenIds(ids=as_list(data))
@@ -409,67 +412,67 @@ def ids(path: str) -> Row:
 
 
 def text_only(path: str) -> Row:
-    """A text, where the JSON may have something else that is another field's."""
+    """A text. If the JSON has anything else, it belongs to another field."""
 
     def read(data: Any) -> Any:
         return data if type(data) is str else None
 
-    return Row(path, as_it_is, read)
+    return Row(path, unchanged, read)
 
 
 def json_text(path: str) -> Row:
-    """A JSON object, as a text in the proto."""
+    """A JSON object, which the proto holds as text."""
     return Row(path, object_of_text, to_text)
 
 
-def as_it_is(value: Any, cursor: Cursor) -> Any:
+def unchanged(value: Any, cursor: Cursor) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        cursor.refuse("must be a finite number")
+        cursor.reject("must be a finite number")
     return value
 
 
-def not_carried(value: Any, cursor: Cursor) -> Any:
-    cursor.refuse()
+def not_supported(value: Any, cursor: Cursor) -> Any:
+    cursor.reject()
 
 
 def object_of_text(value: str, cursor: Cursor) -> Any:
-    """The JSON object that a text is."""
+    """Parse a text as a JSON object."""
     if len(value) > MAX_JSON_TEXT_BYTES:
-        cursor.refuse(f"must be at most {MAX_JSON_TEXT_BYTES} bytes")
+        cursor.reject(f"must be at most {MAX_JSON_TEXT_BYTES} bytes")
         return None
     try:
         data = parse_to_send(value)
     except Unsendable as error:
-        cursor.refuse(str(error))
+        cursor.reject(str(error))
     except (ValueError, RecursionError):
-        cursor.refuse("is not JSON")
+        cursor.reject("is not JSON")
     else:
         if is_object(data):
             return data
-        cursor.refuse("must be a JSON object")
+        cursor.reject("must be a JSON object")
     return None
 
 
 def count(data: Any) -> int:
-    """A number that counts or is a place: from 0 on."""
+    """A count or an index: a whole number, at least 0."""
     if type(data) is not int or data < 0:
         raise ValueError("not a count")
     return data
 
 
 def timestamp(data: Any) -> Timestamp | None:
-    """A time from seconds since 1970; 0 is unset."""
+    """A time from seconds since 1970. 0 means unset."""
     return Timestamp(seconds=int(data)) if data else None
 
 
 def iso_timestamp(data: Any) -> Timestamp:
-    found = Timestamp()
-    found.FromJsonString(data)
-    return found
+    time = Timestamp()
+    time.FromJsonString(data)
+    return time
 
 
 def bytes_of_numbers(data: Any) -> bytes:
-    # bytes(n) of a number would be n zero bytes.
+    # as_list, because bytes(n) of a number would be n zero bytes.
     return bytes(as_list(data))
 
 
@@ -477,40 +480,40 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-# --- Inside ---
+# --- Internals ---
 
-# As Any, they narrow nothing: what protobuf's containers hold is of no known type.
+# Typed as Any so that isinstance narrows nothing: protobuf's containers are untyped.
 _LIST: Any = MutableSequence
 _MAP: Any = MutableMapping
 _MESSAGE: Any = Message
 _MAPPING: Any = Mapping
 
-Put = Callable[[Any, Any], None]
+Set = Callable[[Any, Any], None]
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A member of an object, or a place in an array, and who takes what is there."""
+    """A member of an object, or an entry of an array, and the functions that store its value."""
 
     key: str | int | None  # None: the object itself
-    puts: Sequence[Put]
+    sets: Sequence[Set]
     inner: "Sequence[_Member]"
 
     @classmethod
-    def tree(cls, pairs: Iterable[tuple[str, Put]]) -> "tuple[_Member, ...]":
+    def tree(cls, pairs: Iterable[tuple[str, Set]]) -> "tuple[_Member, ...]":
         """The members of all paths, each once."""
-        puts: dict[str | int | None, list[Put]] = {}
-        inner: dict[str | int | None, list[tuple[str, Put]]] = {}
-        for path, put in pairs:
+        sets: dict[str | int | None, list[Set]] = {}
+        inner: dict[str | int | None, list[tuple[str, Set]]] = {}
+        for path, set_value in pairs:
             first, _, rest = path.partition(".")
             key = None if not path else int(first) if first.isdecimal() else first
-            puts.setdefault(key, [])
+            sets.setdefault(key, [])
             inner.setdefault(key, [])
             if rest:
-                inner[key].append((rest, put))
+                inner[key].append((rest, set_value))
             else:
-                puts[key].append(put)
-        return tuple(cls(key, tuple(puts[key]), cls.tree(inner[key])) for key in puts)
+                sets[key].append(set_value)
+        return tuple(cls(key, tuple(sets[key]), cls.tree(inner[key])) for key in sets)
 
     def follow(self, target: Any, data: Any) -> None:
         key = self.key
@@ -520,8 +523,8 @@ class _Member:
             items = as_list(data)
             data = items[key] if key < len(items) else None
         if data is not None:
-            for put in self.puts:
-                put(target, data)
+            for set_value in self.sets:
+                set_value(target, data)
             for member in self.inner:
                 member.follow(target, data)
 
@@ -530,30 +533,30 @@ def _is_read(row: Row) -> bool:
     return row.read is not None or row.write is None
 
 
-def _put_of(empty: Message, name: str, row: Row) -> Put:
-    """How a field of this kind takes what was found for it."""
+def _set_of(empty: Message, name: str, row: Row) -> Set:
+    """The function that stores a JSON value in a field, which depends on the field's kind."""
     current: Any = getattr(empty, name)
     read = row.read
     if isinstance(current, _MAP):
 
-        def put(message: Any, found: Any) -> None:
-            if not is_object(found):
+        def set_value(message: Any, data: Any) -> None:
+            if not is_object(data):
                 raise TypeError("not a JSON object")
-            getattr(message, name).update(found)
+            getattr(message, name).update(data)
 
     elif isinstance(current, _LIST):
-        take = _items_of(row)
+        items = _items_of(row)
 
-        def put(message: Any, found: Any) -> None:
-            getattr(message, name).extend(take(found))
+        def set_value(message: Any, data: Any) -> None:
+            getattr(message, name).extend(items(data))
 
     elif isinstance(current, _MESSAGE):
         if read is None:
             raise TypeError(f"{name} needs a function that reads it")
         read_message = read
 
-        def put(message: Any, found: Any) -> None:
-            value = read_message(found)
+        def set_value(message: Any, data: Any) -> None:
+            value = read_message(data)
             if value is not None:
                 inner = getattr(message, name)
                 inner.SetInParent()
@@ -561,30 +564,30 @@ def _put_of(empty: Message, name: str, row: Row) -> Put:
 
     else:
 
-        def put(message: Any, found: Any) -> None:
-            value = read(found) if read else found
+        def set_value(message: Any, data: Any) -> None:
+            value = read(data) if read else data
             if value is not None:
                 setattr(message, name, value)
 
-    return put
+    return set_value
 
 
 def _items_of(row: Row) -> Callable[[Any], Iterable[Any]]:
-    """The elements of a repeated field."""
+    """The function that reads the elements of a repeated field."""
     read = row.read
     if read is None:
         return as_list
     if row.whole:
         return read
-    return lambda found: [item for item in map(read, as_list(found)) if item is not None]
+    return lambda data: [item for item in map(read, as_list(data)) if item is not None]
 
 
 def _write_of(row: Row) -> Write:
-    return row.write or (not_carried if row.read else as_it_is)
+    return row.write or (not_supported if row.read else unchanged)
 
 
 def _written(write: Write, content: Any, cursor: Cursor) -> Any:
-    """The JSON of what a field holds; of a repeated one an array."""
+    """The JSON of a field's content; an array if the field is repeated."""
     if isinstance(content, _MAP):
         return dict(content)
     if not isinstance(content, _LIST):
@@ -592,15 +595,15 @@ def _written(write: Write, content: Any, cursor: Cursor) -> Any:
     first = next(iter(content), None)
     limit = MAX_NUMBERS_IN_A_LIST if isinstance(first, int) else MAX_ITEMS_IN_A_LIST
     if len(content) > limit:
-        cursor.refuse(f"must have at most {limit} items")
+        cursor.reject(f"must have at most {limit} items")
         return []
-    if write is as_it_is and isinstance(first, int | str):
+    if write is unchanged and isinstance(first, int | str):
         return list(content)
     return [write(item, cursor.item(number)) for number, item in enumerate(content)]
 
 
 def _merge(out: JsonObject, steps: Sequence[str], value: Any) -> None:
-    """Put a value at a path. Objects grow together; what is already there stays."""
+    """Add a value at a path. Objects are merged; other values that exist already stay."""
     if steps:
         for name in steps[:-1]:
             out = out.setdefault(name, {})
@@ -612,9 +615,9 @@ def _merge(out: JsonObject, steps: Sequence[str], value: Any) -> None:
 
 def _join(out: Any, name: str, content: Any) -> None:
     if isinstance(content, _MAPPING):
-        there = out.setdefault(name, {})  # never the object itself: others may have it too
-        if is_object(there):
-            _merge(there, (), content)
+        target = out.setdefault(name, {})  # a copy, because `content` may be shared
+        if is_object(target):
+            _merge(target, (), content)
     elif content == ():
         out.setdefault(name, [])
     else:
@@ -622,7 +625,7 @@ def _join(out: Any, name: str, content: Any) -> None:
 
 
 def _frozen(data: Any) -> Any:
-    """The same, so that nobody can change it. An empty array is written ()."""
+    """An immutable copy. An empty array is written as ()."""
     if is_object(data):
         return MappingProxyType({name: _frozen(content) for name, content in data.items()})
     return data
@@ -632,5 +635,5 @@ def _has_oneof(message: Any, name: str) -> bool:
     return name in message.DESCRIPTOR.oneofs_by_name and message.WhichOneof(name) is not None
 
 
-def _is_there(seen: Any, found: Any) -> None:
+def _note_present(seen: Any, _: Any) -> None:
     seen.append(True)

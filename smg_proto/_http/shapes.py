@@ -1,4 +1,4 @@
-"""JSON: read strictly, and taken apart by members."""
+"""Strict JSON, and access to its members."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 
 JsonObject = dict[str, Any]
 
-# Deeper JSON than this is no schema, no argument and no reply, and would exhaust the stack.
+# Deeper JSON would exhaust the stack. No real schema, argument or reply is that deep.
 MAX_JSON_DEPTH = 200
 
 
@@ -19,39 +19,39 @@ def is_list(data: Any) -> TypeGuard[list[Any]]:
 
 
 def as_object(data: Any) -> JsonObject:
-    """A JSON object; an empty one for anything else."""
+    """The data if it is a JSON object, else an empty one."""
     return data if is_object(data) else {}
 
 
 def as_list(data: Any) -> list[Any]:
-    """A JSON array. Anything else is a TypeError: protobuf would take a string for a list."""
+    """The data if it is a JSON array, else TypeError: protobuf would accept a string as a list."""
     if not is_list(data):
         raise TypeError("not a JSON array")
     return data
 
 
 def dig(data: Any, path: str) -> Any:
-    """What lies at a path of members, with dots between them; None if it is not there."""
+    """The value at a path of members, separated by dots; None if there is none."""
     for name in path.split("."):
         data = as_object(data).get(name)
     return data
 
 
 def parse(text: str) -> Any:
-    """The value of a JSON text; a ValueError or RecursionError if it is none."""
+    """Parse a JSON text. ValueError or RecursionError if it is not valid."""
     return _STRICT.decode(text)
 
 
 class Unsendable(ValueError):
-    """JSON that can be read, but that the gateway could not: why."""
+    """JSON that Python can parse but the gateway cannot. The message says why."""
 
 
 def parse_to_send(text: str) -> Any:
-    """The value of a JSON text that is part of a request; an Unsendable, or as `parse`."""
+    """Parse a JSON text that is part of a request. Unsendable, or the errors of `parse`."""
     data = _TO_SEND.decode(text)
     if _deeper_than(MAX_JSON_DEPTH, data):
         raise Unsendable(f"is nested deeper than {MAX_JSON_DEPTH} levels")
-    if "\\u" in text:  # perhaps half of a surrogate pair, which UTF-8 cannot hold
+    if "\\u" in text:  # may be half of a surrogate pair, which UTF-8 cannot hold
         to_text(data).encode()
     return data
 
@@ -61,7 +61,7 @@ def to_text(data: Any) -> str:
 
 
 def _no_constant(name: str) -> Any:
-    """NaN and Infinity are Python's own addition to JSON."""
+    """Reject NaN and Infinity, which only Python accepts as JSON."""
     raise ValueError(name)
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes, however the bytes are cut."""
+"""Decodes server-sent events from chunks of bytes."""
 
 from typing import NamedTuple
 
@@ -7,32 +7,32 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 class ServerSentEvent(NamedTuple):
     name: bytes
-    # As it came: whoever reads it decodes it.
+    # Not decoded yet.
     data: bytes
 
 
 class TooLong(ValueError):
-    """A line or an event without an end."""
+    """A line or an event is longer than the limit."""
 
 
 class Decoder:
-    """Feed it bytes as they come; it returns the events that are whole.
+    """Takes bytes as they arrive, and returns the events that are complete.
 
-    Comments, ids, retry times and unknown fields are left out, and so is an event that the bytes
-    end in the middle of. An event, or a line, of more than `limit` bytes is TooLong.
+    Ignores comments, ids, retry times, unknown fields and an incomplete last event. Raises TooLong
+    for an event or a line of more than `limit` bytes.
     """
 
     def __init__(self, limit: int = 64 << 20) -> None:
         self._limit = limit
-        self._rest = bytearray()  # the line that has not ended
-        self._after_cr = False  # a "\n" now belongs to the "\r" before it
+        self._rest = bytearray()  # the incomplete last line
+        self._after_cr = False  # a "\n" that comes next belongs to the "\r" before it
         self._first_line = True
         self._clear()
 
-    def feed(self, piece: bytes) -> list[ServerSentEvent]:
-        if b"\r" in piece or self._after_cr:
-            piece = self._without_cr(piece)
-        *lines, rest = piece.split(b"\n")
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
+        if b"\r" in data or self._after_cr:
+            data = self._without_cr(data)
+        *lines, rest = data.split(b"\n")
         events: list[ServerSentEvent] = []
         if lines:
             if self._rest:
@@ -46,7 +46,7 @@ class Decoder:
                     self._line(line)
                 else:
                     if self._data:
-                        # JSON never needs "\n", so nearly always there is one line of data.
+                        # JSON needs no "\n", so there is nearly always one line of data.
                         events.append(ServerSentEvent(self._name, b"\n".join(self._data)))
                     self._clear()
         if rest:
@@ -55,14 +55,14 @@ class Decoder:
                 raise TooLong
         return events
 
-    def _without_cr(self, piece: bytes) -> bytes:
-        """The piece with "\\n" as its only line end."""
-        if self._after_cr and piece:
-            piece = piece.removeprefix(b"\n")
+    def _without_cr(self, data: bytes) -> bytes:
+        """The bytes with "\\n" as the only line ending."""
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")
             self._after_cr = False
-        if piece:
-            self._after_cr = piece.endswith(b"\r")
-        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if data:
+            self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data: "):

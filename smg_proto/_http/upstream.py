@@ -1,8 +1,8 @@
-"""The gateway's HTTP API, as bytes and events. What they mean is the mapping's business.
+"""An HTTP client for the gateway, at the level of bytes and events. The mapping interprets them.
 
-aiohttp, because a front door forwards many small pieces: measured over loopback it costs 15 µs of
-processor time for each piece of a stream where httpx costs 100 (benchmarks/front_door.py has the
-front door's own numbers).
+It uses aiohttp, because a front door forwards many small chunks: over loopback, aiohttp takes 15 µs
+of processor time per chunk of a stream and httpx takes 100 (benchmarks/front_door.py measures the
+front door itself).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from yarl import URL
 
 from smg_proto import __version__
 from smg_proto._http.failures import (
-    from_answer,
+    from_response,
     overloaded,
     reading,
     too_slow,
@@ -33,28 +33,29 @@ from smg_proto._http.shapes import parse
 from smg_proto._http.sse import Decoder, ServerSentEvent
 from smg_proto.errors import SmgError
 
-MAX_ANSWER_BYTES = 256 << 20
+MAX_RESPONSE_BYTES = 256 << 20
 MAX_ERROR_BYTES = 1 << 20
 MAX_FRAME_BYTES = 16 << 20
-# How long what follows the last event of a stream is waited for, to keep the connection.
+# How long to wait for the rest of a stream after its last event, to keep the connection.
 _LEFTOVERS_SECONDS = 0.5
 _RETRY_AFTER = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """In seconds. A client's own deadline ends a request earlier, whatever they say."""
+    """Time limits in seconds. A client's deadline may end a request earlier."""
 
+    # To connect.
     connect: float = 5.0
-    # The whole of a request that is not a stream.
+    # For a request that is not a stream.
     request: float = 600.0
-    # Between two pieces of a stream.
+    # Between two events of a stream.
     idle: float = 300.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A success, whole."""
+class Response:
+    """A successful response, fully read."""
 
     status: int
     headers: Mapping[str, str]
@@ -70,10 +71,9 @@ class Answer:
 class Upstream:
     """A pool of connections to one gateway. Open it with `async with`.
 
-    Every failure is an `SmgError`. A request that is left, for whatever reason, is closed at once:
-    its connection goes with it, which is how the gateway knows to abort the work. `on_error` is
-    called with each failure's kind: timeout, unreachable, cut, garbled, descriptors, or the HTTP
-    status.
+    Every failure is an `SmgError`. A request that is cancelled or fails closes its connection, so
+    that the gateway aborts the work. `on_error` is called with the kind of each failure: timeout,
+    unreachable, cut, garbled, descriptors, or the HTTP status.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Upstream:
         url: str,
         timeouts: Timeouts | None = None,
         tls: ssl.SSLContext | None = None,
-        max_answer: int = MAX_ANSWER_BYTES,
+        max_response: int = MAX_RESPONSE_BYTES,
         on_error: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.url: str = url.rstrip("/")
         self.timeouts: Timeouts = timeouts or Timeouts()
-        self._tls, self._max_answer, self._on_error = tls, max_answer, on_error
+        self._tls, self._max_response, self._on_error = tls, max_response, on_error
         self._session: aiohttp.ClientSession | None = None
         self._leftovers: set[asyncio.Task[None]] = set()
 
@@ -96,7 +96,7 @@ class Upstream:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            # The hop is short, and what is inflated here could be larger than any limit.
+            # Compression saves little here, and decompressed data could exceed any limit.
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"user-agent": f"smg-proto/{__version__}", "accept-encoding": "identity"},
@@ -116,39 +116,39 @@ class Upstream:
         await asyncio.gather(*self._leftovers, return_exceptions=True)
         await self._session.close()
 
-    async def ask(
+    async def fetch(
         self,
         method: str,
         path: str,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
-    ) -> Answer:
-        """The answer to one request."""
+    ) -> Response:
+        """Send a request and read its response."""
         limit = self.timeouts.request if timeout is None else timeout
         limits = aiohttp.ClientTimeout(total=limit, sock_connect=self.timeouts.connect)
         response = await self._send(method, path, body, headers or {}, limits)
         try:
-            content = await self._read(response, self._max_answer)
+            content = await self._read(response, self._max_response)
         finally:
             response.close()
         if content is None:
-            raise unreadable(f"an answer of more than {self._max_answer} bytes")
-        return Answer(response.status, response.headers, content)
+            raise unreadable(f"response: more than {self._max_response} bytes")
+        return Response(response.status, response.headers, content)
 
     @asynccontextmanager
-    async def listen(
+    async def stream(
         self, path: str, body: Any, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator["Stream", None]:
-        """The events of a stream. Nothing is read ahead of the one who takes them."""
+        """Send a request and stream its events. Nothing is read before it is asked for."""
         limits = aiohttp.ClientTimeout(
             total=None, sock_connect=self.timeouts.connect, sock_read=self.timeouts.idle
         )
         response = await self._send("POST", path, body, headers or {}, limits)
-        stream = Stream(response, self._max_answer, self._failure)
+        stream = Stream(response, self._max_response, self._failure)
         try:
             if response.content_type != "text/event-stream":
-                raise unreadable(f"the answer to POST {path}")
+                raise unreadable(f"response to POST {path}: not an event stream")
             yield stream
         finally:
             if stream.finished and not response.content.is_eof():
@@ -157,10 +157,10 @@ class Upstream:
                 response.close()
 
     @asynccontextmanager
-    async def converse(self, path: str, headers: Mapping[str, str]) -> AsyncGenerator[Any, None]:
-        """A WebSocket of aiohttp. A gateway that refuses it answers as it does to any request."""
+    async def websocket(self, path: str, headers: Mapping[str, str]) -> AsyncGenerator[Any, None]:
+        """Open a WebSocket. If the gateway rejects it, the error is that of any other request."""
         assert self._session, "open the upstream first"
-        limits: Any = aiohttp.ClientWSTimeout  # a class of attrs, which pyright does not know here
+        limits: Any = aiohttp.ClientWSTimeout  # an attrs class, which pyright cannot check here
         try:
             socket = await self._session.ws_connect(
                 URL(self.url + path, encoded=True),
@@ -170,15 +170,15 @@ class Upstream:
             )
         except aiohttp.WSServerHandshakeError as error:
             self._on_error(str(error.status))
-            raise from_answer(error.status, error.headers or {}, b"", path) from None
+            raise from_response(error.status, error.headers or {}, b"", path) from None
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise self._failure(error, answered=False) from None
+            raise self._failure(error, responded=False) from None
         try:
             yield socket
         finally:
             await socket.close()
 
-    # --- Inside ---
+    # --- Internals ---
 
     async def _send(
         self,
@@ -188,7 +188,7 @@ class Upstream:
         headers: Mapping[str, str],
         limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
-        """A response that is a success, whose body has not been read."""
+        """Send a request. Returns a successful response, whose body is still to be read."""
         assert self._session, "open the upstream first"
         form = body if isinstance(body, aiohttp.FormData) else None
         text = (
@@ -207,61 +207,61 @@ class Upstream:
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise self._failure(error, answered=False) from None
+            raise self._failure(error, responded=False) from None
         plain = response.headers.get("content-encoding", "identity") == "identity"
         if plain and 200 <= response.status < 300:
             return response
         try:
             if 200 <= response.status < 300:
                 self._on_error("garbled")
-                raise unreadable("an encoded answer")
+                raise unreadable("response: it is compressed")
             self._on_error(str(response.status))
-            report = await self._read(response, MAX_ERROR_BYTES) if plain else None
-            raise from_answer(response.status, response.headers, report or b"", path)
+            content = await self._read(response, MAX_ERROR_BYTES) if plain else None
+            raise from_response(response.status, response.headers, content or b"", path)
         finally:
             response.close()
 
-    async def _read(self, response: aiohttp.ClientResponse, most: int) -> bytes | None:
-        """The whole body; None if it is larger."""
-        pieces: list[bytes] = []
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+        """The body; None if it is larger than the limit."""
+        chunks: list[bytes] = []
         size = 0
         try:
-            async for piece in response.content.iter_any():
-                size += len(piece)
-                if size > most:
+            async for chunk in response.content.iter_any():
+                size += len(chunk)
+                if size > limit:
                     return None
-                pieces.append(piece)
+                chunks.append(chunk)
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise self._failure(error, answered=True) from None
-        return b"".join(pieces)
+            raise self._failure(error, responded=True) from None
+        return b"".join(chunks)
 
-    def _failure(self, error: Exception, *, answered: bool) -> SmgError:
-        """The status of a request that failed on the way."""
+    def _failure(self, error: Exception, *, responded: bool) -> SmgError:
+        """The error of a request that failed without an HTTP status."""
         match error:
             case OSError(errno=errno.EMFILE | errno.ENFILE):
                 kind, status = "descriptors", overloaded("out of file descriptors", _RETRY_AFTER)
             case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
                 kind, status = "unreachable", unreachable("the gateway cannot be reached")
             case asyncio.TimeoutError():
-                kind, status = "timeout", too_slow("the gateway did not answer in time")
-            case _ if answered:
-                kind, status = "cut", truncated("the gateway's answer stopped before its end")
+                kind, status = "timeout", too_slow("the gateway did not respond in time")
+            case _ if responded:
+                kind, status = "cut", truncated("the gateway's response ended early")
             case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-                kind, status = "unreachable", unreachable("the gateway does not answer")
+                kind, status = "unreachable", unreachable("the gateway does not respond")
             case _:
-                kind, status = "garbled", unreadable("the answer")
+                kind, status = "garbled", unreadable("response")
         self._on_error(kind)
         return status
 
     def _read_leftovers(self, response: aiohttp.ClientResponse) -> None:
-        """Read what follows the last event, so that the connection can serve again."""
+        """Read what follows the last event, so that the connection can be reused."""
         task = asyncio.create_task(_leftovers(response))
         self._leftovers.add(task)
         task.add_done_callback(self._leftovers.discard)
 
 
 class Stream:
-    """The events of one answer: those that came together are read together."""
+    """The events of one response. Events that arrive together are read together."""
 
     def __init__(
         self,
@@ -274,42 +274,42 @@ class Stream:
         self._content, self._failure = response.content, failure
         self._decoder = Decoder(limit)
         self._ended = False
-        self._resting: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._content.on_eof(self._end)
 
     async def read(self) -> list[ServerSentEvent] | None:
-        """The next events, at least one; None at the end of the answer."""
+        """The next events, at least one; None at the end of the response."""
         events: list[ServerSentEvent] = []
         while not events:
             try:
-                piece = await self._content.readany()
+                chunk = await self._content.readany()
             except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-                raise self._failure(error, answered=True) from None
-            if not piece:
+                raise self._failure(error, responded=True) from None
+            if not chunk:
                 return None
-            events = reading("an event", self._decoder.feed, piece)
+            events = reading("event", self._decoder.feed, chunk)
         return events
 
-    async def rest(self, seconds: float) -> bool:
-        """Let more events arrive, for some time. False: it ended earlier, with the last of them."""
+    async def wait(self, seconds: float) -> bool:
+        """Wait for more events to arrive. Returns early, with False, if the response ends."""
         if not self._ended:
             loop = asyncio.get_running_loop()
-            self._resting = loop.create_future()
+            self._waiter = loop.create_future()
             timer = loop.call_later(seconds, self._wake)
             try:
-                await self._resting
+                await self._waiter
             finally:
                 timer.cancel()
-                self._resting = None
+                self._waiter = None
         return not self._ended
 
     def finish(self) -> None:
-        """The last event has been read. What follows it is of no interest, and holds nobody up."""
+        """Mark the last event as read: the rest of the response is ignored."""
         self.finished = True
 
     def _wake(self) -> None:
-        if self._resting and not self._resting.done():
-            self._resting.set_result(None)
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _end(self) -> None:
         self._ended = True
@@ -317,7 +317,7 @@ class Stream:
 
 
 async def _leftovers(response: aiohttp.ClientResponse) -> None:
-    """Nobody waits for it, so it fails in silence; then the connection is closed."""
+    """Read the rest of a response. On any error, only close the connection: nobody waits."""
 
     async def read() -> None:
         while await response.content.readany():

@@ -1,4 +1,4 @@
-"""What every server of this package shares: its address, health, reflection, signals and drain.
+"""Parts that all servers of this package share: address, health, reflection, signals and drain.
 
-The front door, the demo, LLMGRPCAdapter and the fakes are built from these parts.
+The front door, the demo, LLMGRPCAdapter and the fakes use them.
 """

@@ -1,4 +1,4 @@
-"""Where a server listens: HOST:PORT, [IPV6]:PORT or unix:PATH, and whether that is free."""
+"""Addresses to listen on: HOST:PORT, [IPV6]:PORT or unix:PATH, and checks that they are free."""
 
 import errno
 import os
@@ -7,17 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# sun_path of Linux holds 108 bytes with the closing zero; macOS holds 104.
+# Linux's sun_path holds 108 bytes including the final zero; macOS' holds 104.
 MAX_UNIX_PATH_BYTES = 103
 
 
 class AddressError(ValueError):
-    """An address that cannot be read: one line that says why, and what to write instead."""
+    """An invalid address. The message is one line that says why and what to use instead."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """A host (without brackets) and a port, or the path of a Unix socket."""
+    """A host (without brackets) and port, or the path of a Unix socket."""
 
     host: str = ""
     port: int = 0
@@ -29,7 +29,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def at(self, port: int) -> "Address":
-        """The same host, with the port that a server has been given."""
+        """The address with the port that a server got."""
         return self if self.path else replace(self, port=port)
 
     @classmethod
@@ -40,13 +40,13 @@ class Address:
         if not colon or (text.startswith("[") and text.endswith("]")):
             raise _invalid(text, "missing port; use HOST:PORT")
         if not port.isascii() or not port.isdecimal() or int(port[:9]) > 65535:
-            raise _invalid(text, "the port must be a whole number from 0 to 65535")
+            raise _invalid(text, "the port is not a number from 0 to 65535; use HOST:PORT")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
             raise _invalid(text, "an IPv6 address needs brackets; use [HOST]:PORT")
         if not host:
-            raise _invalid(text, "missing host; use 127.0.0.1:PORT, or 0.0.0.0:PORT for everybody")
+            raise _invalid(text, "missing host; use 127.0.0.1:PORT, or 0.0.0.0:PORT for all")
         if not host.isprintable() or set(host) & set(" /[]@"):
             raise _invalid(text, "the host is not a name or an IP address; use HOST:PORT")
         return cls(host, int(port))
@@ -59,7 +59,7 @@ class Address:
         if not path or "\0" in path:
             raise _invalid(text, "missing path; use unix:PATH")
         if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
-            raise _invalid(text, f"a socket's path has at most {MAX_UNIX_PATH_BYTES} bytes")
+            raise _invalid(text, f"path longer than {MAX_UNIX_PATH_BYTES} bytes; use a shorter one")
         return cls(path=path)
 
 
@@ -68,15 +68,15 @@ def _invalid(text: str, why: str) -> AddressError:
 
 
 def unavailable(address: Address, why: str) -> OSError:
-    """The error of an address that cannot be had."""
+    """The error for an address that a server cannot listen on."""
     hint = "choose another path" if address.path else "choose another port, or 0 for a free one"
     return OSError(f"cannot listen on {address}: {why}; {hint}")
 
 
 def check_free(address: Address) -> None:
-    """Raise OSError if nobody could listen there now, with the system's own reason.
+    """Raise OSError with the system's reason if no server could listen on the address now.
 
-    gRPC knows no more than that binding failed, and writes the rest to standard error.
+    gRPC itself only reports that binding failed, and writes the reason to standard error.
     """
     try:
         if address.path:
@@ -89,36 +89,35 @@ def check_free(address: Address) -> None:
 
 
 def reserve(address: Address) -> tuple[Address, list[socket.socket]]:
-    """Hold an address for several processes that share it with SO_REUSEPORT.
+    """Reserve an address for several processes that share it with SO_REUSEPORT.
 
-    The sockets are bound and do not listen, so no connection comes to them. Keep them while the
-    processes serve: the port stays theirs when all of them restart. Returns the address with its
-    port.
+    The sockets are bound but do not listen, so they get no connections. Keep them open while the
+    processes serve, so that no other program gets the port while they restart. Returns the address
+    with its port.
     """
     check_free(address)
-    held: list[socket.socket] = []
     try:
-        held += _bound(address, share=True)
+        sockets = _bound(address, share=True)
     except OSError as error:
         raise unavailable(address, _reason(error)) from None
-    return address.at(held[0].getsockname()[1]), held
+    return address.at(sockets[0].getsockname()[1]), sockets
 
 
 def _bound(address: Address, *, share: bool = False) -> list[socket.socket]:
-    """A socket for each IP address of the host, bound to one port."""
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    """A socket for each IP address of the host, all bound to the same port."""
+    resolved = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     sockets: list[socket.socket] = []
     failed: OSError | None = None
     port = address.port
-    for family, where in dict.fromkeys((family, each) for family, *_, each in found):
+    for family, where in dict.fromkeys((family, each) for family, *_, each in resolved):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            if os.name != "nt":  # there it would allow what is to be found out
+            if os.name != "nt":  # on Windows it would let two servers bind the port
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if share:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                # As gRPC does: "[::]" stands for IPv4 as well.
+                # As in gRPC, "[::]" includes IPv4.
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where[0] != "::"))
             sock.bind((where[0], port, *where[2:]))
         except OSError as error:
@@ -127,7 +126,7 @@ def _bound(address: Address, *, share: bool = False) -> list[socket.socket]:
                 for other in sockets:
                     other.close()
                 raise
-            failed = error  # a machine without IPv6; localhost has another address
+            failed = error  # no IPv6 on this machine; localhost has another address
             continue
         port = sock.getsockname()[1]
         sockets.append(sock)
@@ -144,7 +143,7 @@ def _check_path_free(address: Address) -> None:
         raise OSError(f"no folder {path.parent}")
     if path.exists() and not path.is_socket():
         raise OSError("the path is not a socket")
-    # A socket that nobody listens on was left behind; gRPC replaces it.
+    # gRPC replaces a socket that nobody listens on any more.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, suppress(ConnectionError):
         trial.settimeout(1)
         try:

@@ -1,4 +1,4 @@
-"""grpc.health.v1: one status for each name, and who watches it."""
+"""grpc.health.v1: the status of each name, and calls that watch it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -10,7 +10,7 @@ from smg_proto._standard import message_class
 
 SERVICE = "grpc.health.v1.Health"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
-# The name of the process itself: serving while it replies, whatever it depends on.
+# The process itself: SERVING while it replies, whatever it depends on.
 LIVENESS = "liveness"
 
 _Request = message_class("grpc.health.v1.HealthCheckRequest")
@@ -18,7 +18,7 @@ _Response = message_class("grpc.health.v1.HealthCheckResponse")
 
 
 class Health:
-    """The status of a server: "", "readiness" and its services change together, until it drains."""
+    """The status of a server. "", "readiness" and its services share one status."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._names = frozenset(["", "readiness", *services])
@@ -29,12 +29,12 @@ class Health:
     def set_ready(self, ready: bool) -> None:
         if not self._draining and ready != self._ready:
             self._ready = ready
-            self._tell()
+            self._notify()
 
     def drain(self) -> None:
-        """NOT_SERVING from now on. Watchers are told, and their calls end."""
+        """Report NOT_SERVING from now on, also to calls of Watch, and end those calls."""
         self._ready, self._draining = False, True
-        self._tell()
+        self._notify()
 
     def status(self, name: str) -> int:
         if name == LIVENESS:
@@ -56,14 +56,14 @@ class Health:
             )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _check(self, request: Any, context: Any) -> Any:
         status = self.status(request.service)
         if status == SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no service of this name")
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return _Response(status=status)
 
     async def _watch(self, request: Any, context: Any) -> AsyncIterator[Any]:

@@ -1,4 +1,4 @@
-"""Pages of a list that is known whole: what page_size, page_token and next_page_token mean."""
+"""Pages of a complete list: implements page_size, page_token and next_page_token."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,11 +9,11 @@ _T = TypeVar("_T")
 
 
 def page(entries: Sequence[_T], size: int, token: str) -> tuple[Sequence[_T], str]:
-    """One page, and the token of the next one: the position at which it begins."""
+    """One page, and the token of the next one, which is its start index."""
     if size < 0:
         raise invalid(FieldViolation("page_size", "must be at least 0"))
-    known = token.isascii() and token.isdecimal() and len(token) < 10
-    if token and not (known and int(token) <= len(entries)):
+    is_index = token.isascii() and token.isdecimal() and len(token) < 10
+    if token and not (is_index and int(token) <= len(entries)):
         raise invalid(FieldViolation("page_token", "is not a next_page_token of this list"))
     start = int(token or 0)
     end = start + size if size else len(entries)

@@ -1,4 +1,4 @@
-"""A server as a process: it ends when told to, and has the descriptors that it needs."""
+"""Runs a server as a process: shutdown by signals, and the limit of open files."""
 
 import asyncio
 import signal
@@ -13,8 +13,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
-class Orders:
-    """What a server is told: to drain, and to wait for the drain no longer."""
+class Shutdown:
+    """Events that shut a server down: `drain` starts the drain, `stop` cuts it short."""
 
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -24,67 +24,67 @@ class Orders:
 
 
 @asynccontextmanager
-async def orders_by_signal() -> AsyncGenerator[Orders, None]:
-    """SIGINT and SIGTERM as orders. Python delivers signals to the main thread only."""
-    orders = Orders()
+async def shutdown_by_signal() -> AsyncGenerator[Shutdown, None]:
+    """Shut down on SIGINT and SIGTERM. Python delivers signals only to the main thread."""
+    shutdown = Shutdown()
     loop = asyncio.get_running_loop()
-    before: dict[int, Any] = {}
+    previous: dict[int, Any] = {}
     numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
     try:
         for number in numbers:
             try:
-                loop.add_signal_handler(number, orders.signalled)
+                loop.add_signal_handler(number, shutdown.signalled)
             except NotImplementedError:  # Windows
-                before[number] = signal.signal(
-                    number, lambda _, __: loop.call_soon_threadsafe(orders.signalled) and None
+                previous[number] = signal.signal(
+                    number, lambda _, __: loop.call_soon_threadsafe(shutdown.signalled) and None
                 )
-        yield orders
+        yield shutdown
     finally:
         for number in numbers:
-            if number in before:
-                signal.signal(number, before[number])
+            if number in previous:
+                signal.signal(number, previous[number])
             else:
                 loop.remove_signal_handler(number)
 
 
-async def serve_until_told(
+async def serve_until_shutdown(
     start: Callable[[], Coroutine[Any, Any, object]],
     stop: Callable[[float | None], Coroutine[Any, Any, object]],
-    orders: Orders,
+    shutdown: Shutdown,
     *,
     started: Callable[[], object],
     stopping: Callable[[], object],
 ) -> None:
-    """Start a server and stop it when told. An order while it starts ends the start.
+    """Start a server, and stop it on shutdown. A shutdown during startup cancels the startup.
 
-    `stop` takes the seconds of the drain, or None for the server's own.
+    `stop` takes the seconds of the drain, or None for the server's default.
     """
     starting = asyncio.create_task(start())
-    if not await _done_before(orders.drain, starting):
+    if not await _done_before(shutdown.drain, starting):
         starting.cancel()
         with suppress(asyncio.CancelledError):
             await starting
         return
-    await starting  # raises what went wrong
+    await starting  # raises the error of a failed startup
     started()
-    await orders.drain.wait()
+    await shutdown.drain.wait()
     stopping()
     draining = asyncio.create_task(stop(None))
-    if not await _done_before(orders.stop, draining):
+    if not await _done_before(shutdown.stop, draining):
         await stop(0)
     await draining
 
 
-async def _done_before(order: asyncio.Event, work: "asyncio.Task[object]") -> bool:
-    """Wait for the work or the order; whether the work was done first."""
-    waiting = asyncio.create_task(order.wait())
+async def _done_before(event: asyncio.Event, work: "asyncio.Task[object]") -> bool:
+    """Wait for the work or the event. Returns whether the work was done first."""
+    waiting = asyncio.create_task(event.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     return work.done()
 
 
 def raise_descriptor_limit(needed: int) -> str:
-    """Allow this process as many open files as it may need; what to do where that is forbidden."""
+    """Raise the limit of open files if needed. Returns a warning if the system forbids it."""
     if sys.platform == "win32":
         return ""  # no such limit
     import resource
@@ -100,6 +100,6 @@ def raise_descriptor_limit(needed: int) -> str:
     if wanted >= needed:
         return ""
     return (
-        f"the limit of open files is {wanted}, and up to {needed} may be needed: "
-        f"raise it (ulimit -n {needed}) or lower the number of RPCs in flight"
+        f"limit of open files too low: {wanted}, but up to {needed} may be needed; "
+        f"raise it (ulimit -n {needed}) or allow fewer RPCs in flight"
     )

@@ -1,7 +1,7 @@
-"""grpc.reflection v1 and v1alpha over the descriptors that this package ships.
+"""grpc.reflection v1 and v1alpha, for the descriptors that this package ships.
 
-protobuf's own descriptor pool knows neither comments nor the names of methods, and makes JSON
-names that other languages do not; the shipped set has all three.
+protobuf's own descriptor pool has neither comments nor method names, and its JSON names differ from
+those of other languages. The shipped descriptor set has all three.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import smg_proto
 from smg_proto._descriptors import declarations
 from smg_proto._standard import message_class, standard_files
 
-# The two versions differ in nothing but their name.
+# The two versions differ only in their names.
 SERVICES = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -28,7 +28,7 @@ _Response = message_class("grpc.reflection.v1.ServerReflectionResponse")
 
 
 class Reflection:
-    """Describes a server's services, and every symbol that they can mention."""
+    """Describes a server's services and all symbols that they use."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = sorted({*services, *SERVICES})
@@ -49,7 +49,7 @@ class Reflection:
         )
 
     def drain(self) -> None:
-        """End the calls of clients that keep them open for later questions."""
+        """End the calls of clients that keep them open for later requests."""
         self._draining.set()
 
     async def _reflect(self, requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
@@ -75,22 +75,22 @@ class Reflection:
                 for name in self._services:
                     reply.list_services_response.service.add(name=name)
             case "file_by_filename" | "file_containing_symbol":
-                asked = getattr(request, kind)
-                found = _index().closure(asked, by_name=kind == "file_by_filename")
-                if found:
-                    reply.file_descriptor_response.file_descriptor_proto.extend(found)
+                name = getattr(request, kind)
+                files = _index().closure(name, by_name=kind == "file_by_filename")
+                if files:
+                    reply.file_descriptor_response.file_descriptor_proto.extend(files)
                 else:
-                    _fail(reply, grpc.StatusCode.NOT_FOUND, "no such file or symbol here")
+                    _fail(reply, grpc.StatusCode.NOT_FOUND, "unknown file or symbol")
             case "all_extension_numbers_of_type":
-                asked = request.all_extension_numbers_of_type
-                if _index().closure(asked, by_name=False):
-                    reply.all_extension_numbers_response.base_type_name = asked
+                name = request.all_extension_numbers_of_type
+                if _index().closure(name, by_name=False):
+                    reply.all_extension_numbers_response.base_type_name = name
                 else:
-                    _fail(reply, grpc.StatusCode.NOT_FOUND, "no such message here")
+                    _fail(reply, grpc.StatusCode.NOT_FOUND, "unknown message")
             case "file_containing_extension":
-                _fail(reply, grpc.StatusCode.NOT_FOUND, "there are no extensions here")
+                _fail(reply, grpc.StatusCode.NOT_FOUND, "unknown extension: there are none")
             case _:
-                _fail(reply, grpc.StatusCode.INVALID_ARGUMENT, "the request asks for nothing")
+                _fail(reply, grpc.StatusCode.INVALID_ARGUMENT, "empty request")
         return reply
 
 
@@ -106,17 +106,17 @@ def _fail(reply: Any, code: grpc.StatusCode, message: str) -> None:
 
 
 class _Index:
-    """Which file defines a symbol, and what that file imports."""
+    """Finds the file that declares a symbol, and the files that it imports."""
 
     def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
         self._files = {file.name: file for file in files}
         self._home = {name: file.name for file in self._files.values() for name in _symbols(file)}
 
-    def closure(self, asked: str, *, by_name: bool) -> list[bytes]:
-        """The file of this name, or of this symbol, and all that it imports; empty: no such."""
+    def closure(self, name: str, *, by_name: bool) -> list[bytes]:
+        """The file of this name or with this symbol, and its imports. Empty if there is none."""
         # Tools write a method as pkg.Service.Method, pkg.Service/Method or /pkg.Service/Method.
-        symbol = asked.lstrip("/.").replace("/", ".")
-        first = asked if by_name else self._home.get(symbol, "")
+        symbol = name.lstrip("/.").replace("/", ".")
+        first = name if by_name else self._home.get(symbol, "")
         if first not in self._files:
             return []
         names: dict[str, None] = {}
@@ -124,7 +124,7 @@ class _Index:
         return [self._files[name].SerializeToString() for name in reversed(names)]
 
     def _collect(self, name: str, names: dict[str, None]) -> None:
-        """Add a file behind all that it imports; reversed, it comes before them."""
+        """Add a file after its imports. In reverse order, it precedes them."""
         for each in self._files[name].dependency:
             if each not in names:
                 self._collect(each, names)
@@ -145,13 +145,13 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
         if each.kind != "file":
             yield each.name
         if each.kind == "value":
-            # In protobuf's own scopes a value is a sibling of its enum.
+            # By protobuf's scoping rules, a value is a sibling of its enum.
             enum, _, value = each.name.rpartition(".")
             yield f"{enum.rpartition('.')[0]}.{value}".lstrip(".")
 
 
 def _v1alpha(files: Iterable[FileDescriptorProto]) -> FileDescriptorProto:
-    """The older version of reflection's own file: all that it names has another package."""
+    """The v1alpha file of reflection, which differs only in its package."""
     (v1,) = (file for file in files if file.package == "grpc.reflection.v1")
     text = MessageToJson(v1).replace("grpc.reflection.v1", "grpc.reflection.v1alpha")
     return Parse(
@@ -160,7 +160,7 @@ def _v1alpha(files: Iterable[FileDescriptorProto]) -> FileDescriptorProto:
 
 
 def _with_json_names(file: FileDescriptorProto) -> FileDescriptorProto:
-    """With the JSON names that protobuf derives, as clients of reflection expect them."""
+    """Add the JSON names that protobuf derives, which clients of reflection expect."""
     for each in declarations(file):
         if each.kind == "field":
             first, *rest = each.proto.name.split("_")

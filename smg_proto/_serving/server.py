@@ -1,4 +1,4 @@
-"""A grpc.aio server with health and reflection, from its start to the end of its drain."""
+"""A grpc.aio server with health and reflection, from startup to the end of its drain."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -10,11 +10,11 @@ from smg_proto._serving.address import Address, check_free, unavailable
 
 
 class Server:
-    """Make it in a running event loop, add servicers to `grpc`, then `start()`.
+    """Create it in a running event loop, add servicers to `grpc`, then call `start()`.
 
-    It binds no port before it starts, so a start that fails holds none. `reuse_port` lets other
-    processes listen on the same port; without it a second server there is an error. `probes` is a
-    second address, for health alone and in plaintext: probes of an orchestrator speak no TLS.
+    It binds no port before `start()`, so a failed start leaves none bound. `reuse_port` lets other
+    processes listen on the same port; without it, a second server is an error. `probes` is a second
+    address that serves only health, in plaintext: probes of orchestrators do not support TLS.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Server:
             self.health.add_to_server(self._probes)
 
     async def start(self, *, ready: bool = True) -> None:
-        """Listen and serve; OSError if an address cannot be had. `address` has the port then."""
+        """Listen and serve. Sets the port of `address`. OSError if an address is not available."""
         self.health.set_ready(ready)
         self.address = await self._listen(self.grpc, self.address, self._credentials)
         try:
@@ -53,7 +53,7 @@ class Server:
             raise
 
     async def stop(self, grace: float | None) -> None:
-        """Health says NOT_SERVING; RPCs in flight may end within the grace, then are cancelled."""
+        """Report NOT_SERVING, let RPCs in flight finish within the grace, then cancel them."""
         self.health.drain()
         self._reflection.drain()
         await self.grpc.stop(grace)
@@ -74,7 +74,7 @@ class Server:
             else:
                 port = server.add_insecure_port(str(address))
         except RuntimeError:
-            raise unavailable(address, "in use, or not an address of this machine") from None
+            raise unavailable(address, "in use or not an address of this machine") from None
         await server.start()
         return address.at(port)
 

@@ -1,8 +1,8 @@
 """The smg-proto command.
 
-Each subcommand NAME is the module _NAME here, with `arguments(parser)` and `run(args)`.
+Each subcommand NAME is the module _NAME of this package, with `arguments(parser)` and `run(args)`.
 
-Exit codes: 0 fine, 1 the answer is no, 2 bad usage, unreadable input or anything unexpected.
+Exit status: 0 success, 1 check failed, 2 usage error, unreadable input or an unexpected error.
 """
 
 import argparse
@@ -18,40 +18,40 @@ from smg_proto import __version__
 
 __all__ = ["main"]
 
-# Name and one line for --help. A module is imported only when its command is run.
+# The name of each command, and its line of help. A module is imported when its command runs.
 COMMANDS = {
     "demo": "run an embedded gateway and engine over a small built-in model",
-    "serve": "serve the gateway API (smg.v1) over gRPC, in front of a gateway's HTTP API",
+    "serve": "serve smg.v1 over gRPC in front of a gateway's HTTP API",
     "diff": "compare two versions of a contract: what changed, and whom it breaks",
     "check": "compare a running server with this package",
-    "list": "list packages, services and messages of this release",
-    "show": "print one definition with its comments",
-    "export": "write the proto files into a folder, and check that folder later",
+    "list": "list the packages, services and messages of this release",
+    "show": "print a definition with its comments",
+    "export": "write the proto files to a folder, and check that folder later",
     "generate": "generate code for another language",
 }
 TRACEBACK = "SMG_PROTO_TRACEBACK"
 
 
 class CommandError(Exception):
-    """Bad usage or unreadable input: one line for the person at the terminal, exit code 2."""
+    """Bad usage or unreadable input. The message is one line, and the exit status 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a locale without a character gets its number
+        if isinstance(stream, TextIOWrapper):  # escape characters that the locale cannot show
             stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else [*argv]
     name = next((word for word in words if word in COMMANDS), "")
     try:
         try:
             code = _run(words)
-        except SystemExit:  # --help and --version end so
+        except SystemExit:  # raised by --help and --version
             sys.stdout.flush()
             raise
-        sys.stdout.flush()  # what fails while the interpreter ends cannot be caught
+        sys.stdout.flush()  # here, because an error at interpreter exit cannot be caught
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+    except BrokenPipeError:  # a reader such as `head` has closed the pipe
         _drop_output()
         return 0
     except CommandError as error:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """Print text that may be others' in part: their control characters are shown, not obeyed."""
+    """Print text that may be untrusted, with control characters escaped."""
     from smg_proto.compat._text import printable
 
     print("\n".join(printable(line) for line in text.split("\n")))
@@ -74,7 +74,8 @@ def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="smg-proto",
         description="The wire contract for LLM serving over gRPC: run it, compare it, ship it.",
-        epilog="COMMAND --help tells more. Exit: 0 fine, 1 the answer is no, 2 bad usage or input.",
+        epilog="Run COMMAND --help for details. "
+        "Exit status: 0 success, 1 check failed, 2 usage error or unreadable input.",
     )
     parser.add_argument("--version", action="version", version=f"smg-proto {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -94,11 +95,11 @@ def _unexpected(error: Exception) -> str:
         return f"{error.filename or 'output'}: {error.strerror}"
     what = f"unexpected {type(error).__name__}"
     what += f": {error}" if str(error) else ""
-    return f"{what}; set {TRACEBACK}=1 to see where"
+    return f"{what}; set {TRACEBACK}=1 for a traceback"
 
 
 def _fail(command: str, text: str) -> int:
-    """One line, and the exit code of what is no answer."""
+    """Print an error and return exit status 2."""
     from smg_proto.compat._text import printable
 
     _drop_output(flush=True)
@@ -109,7 +110,7 @@ def _fail(command: str, text: str) -> int:
 
 
 def _drop_output(flush: bool = False) -> None:
-    """Write what can be written, and nothing while the interpreter ends."""
+    """Flush the output if possible, else discard it so that interpreter exit does not fail."""
     try:
         if flush:
             sys.stdout.flush()

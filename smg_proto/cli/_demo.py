@@ -1,4 +1,4 @@
-"""smg-proto demo: the embedded gateway, to try clients against."""
+"""smg-proto demo: run an embedded gateway to try clients against."""
 
 import argparse
 import asyncio
@@ -11,19 +11,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         default="127.0.0.1:8000",
         metavar="ADDR",
-        help="HOST:PORT or unix:PATH; port 0 takes a free one (default: %(default)s)",
+        help="listen on HOST:PORT or unix:PATH; port 0 selects a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--token-delay",
         type=_seconds,
         default=0.03,
         metavar="SECONDS",
-        help="time between two tokens, to see streams flow (default: %(default)s)",
+        help="wait this long between tokens, to make streams visible (default: %(default)s)",
     )
     parser.add_argument(
         "--engine-only",
         action="store_true",
-        help="serve vllm.grpc.engine alone: a worker to put behind a gateway",
+        help="serve only vllm.grpc.engine, as a worker behind a gateway",
     )
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         address = Address.parse(args.listen)
-        check_free(address)  # before what takes long to load
+        check_free(address)  # before the slow imports
         from smg_proto.testing._demo import serve
 
         asyncio.run(serve(address, args.token_delay, engine_only=args.engine_only))

@@ -1,4 +1,4 @@
-"""smg-proto diff: what changed between two contracts, and whom it breaks."""
+"""smg-proto diff: compare two versions of a contract."""
 
 import argparse
 import sys
@@ -21,33 +21,34 @@ from smg_proto.compat._accept import problems
 from smg_proto.compat._load import release_of
 from smg_proto.compat._text import printable
 
-_SHOWN = 20  # problems of a list of accepted findings
+_MAX_SHOWN = 20  # problems with accepted findings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        f"OLD and NEW: {SPECS}. Exit: 0 compatible, 1 not, 2 unreadable input or a stale --accept."
+        f"OLD and NEW: {SPECS}. Exit status: 0 compatible, 1 not compatible, 2 unreadable input "
+        "or stale accepted findings."
     )
-    parser.add_argument("old", metavar="OLD", help="the contract that is in use")
-    parser.add_argument("new", metavar="NEW", help="the contract that comes")
+    parser.add_argument("old", metavar="OLD", help="the contract in use")
+    parser.add_argument("new", metavar="NEW", help="the contract to replace it")
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="text",
-        help="default: text; accept prints lines for --accept",
+        help="print the report in this format; accept prints lines for --accept (default: text)",
     )
     parser.add_argument(
         "--level",
         choices=[name for name in CLASSES if name != "notice"],
         default="source",
-        help="fail for findings of this class or a worse one (worst first); default: source",
+        help="fail for findings of this class or worse (listed worst first; default: source)",
     )
     parser.add_argument(
         "--package",
         action="append",
         default=[],
         metavar="NAME",
-        help="compare only this proto package and what it uses; may be given again",
+        help="compare only this proto package and the types that it uses; repeatable",
     )
     parser.add_argument(
         "-I",
@@ -55,8 +56,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="where imports are found that are not in OLD or NEW: a folder, a wheel, "
-        "pypi:NAME==VERSION, crate:NAME@VERSION or git:REVISION:FOLDER; may be given again",
+        help="search missing imports here: a folder, a wheel, pypi:NAME==VERSION, "
+        "crate:NAME@VERSION or git:REVISION:FOLDER; repeatable",
     )
     parser.add_argument(
         "--exclude",
@@ -64,24 +65,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PATTERN",
         help="leave out proto files or folders, by their path below OLD and NEW; "
-        "* matches anything; may be given again",
+        "* matches anything; repeatable",
     )
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="leave out files that do not compile, on both sides, and name them",
+        help="leave out files that do not compile, on both sides, and list them",
     )
     parser.add_argument(
         "--accept",
         type=Path,
         metavar="FILE",
-        help="findings that were reviewed: lines CLASS SYMBOL [until VERSION]: REASON; "
+        help="accept the reviewed findings in FILE: lines CLASS SYMBOL [until VERSION]: REASON; "
         "a line that accepts nothing is an error",
     )
     parser.add_argument(
         "--release",
         metavar="VERSION",
-        help="the version of NEW, for --accept with until; known of self, pypi: and crate:",
+        help="set the version of NEW, for `until` in --accept; known for self, pypi: and crate:",
     )
 
 
@@ -91,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
         known = old.every_package | new.every_package
         for name in args.package:
             if name not in known:
-                there = ", ".join(sorted(known - {""}))
-                raise CommandError(f"no package {name!r}; there are {there}")
+                choices = ", ".join(sorted(known - {""}))
+                raise CommandError(f"no package {name!r}; choose from {choices}")
         report = diff(old, new, args.package)
         if args.accept:
             report = _accepted(args.accept, report, args.release or release_of(args.new))
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _both(args: argparse.Namespace) -> tuple[Contract, Contract]:
-    """Both sides; a file that is left out of one is left out of the other."""
+    """Both sides. A file that is left out of one side is left out of the other too."""
 
     def read(spec: str, also: Sequence[str] = ()) -> Contract:
         return load(
@@ -125,6 +126,6 @@ def _accepted(path: Path, report: Report, release: str | None) -> Report:
     acceptances = read_acceptances(path)
     lines = [f"{path}:{one.line}: {text}" for one, text in problems(acceptances, report, release)]
     if lines:
-        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        raise CommandError("\n  ".join([*lines[:_SHOWN], *more]))
+        more = [f"and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
+        raise CommandError("\n  ".join([*lines[:_MAX_SHOWN], *more]))
     return report.accept(acceptances)

@@ -1,4 +1,4 @@
-"""smg-proto export: the proto files of this release, into a folder of your own."""
+"""smg-proto export: write the proto files of this release to a folder."""
 
 import argparse
 import tempfile
@@ -18,25 +18,25 @@ COMMAND = "export"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dest", type=Path, metavar="DEST", help="a folder of its own")
+    parser.add_argument("dest", type=Path, metavar="DEST", help="a folder for nothing else")
     parser.add_argument(
         "--only",
         action="append",
         metavar="PACKAGE",
-        help="this package and what it imports; may be given again; "
-        "without it, the packages that DEST has already, or all",
+        help="write this package and what it imports; repeatable "
+        "(default: the packages that DEST already has, or all)",
     )
-    parser.add_argument("--all", action="store_true", help="all packages, whatever DEST has")
+    parser.add_argument("--all", action="store_true", help="write all packages, whatever DEST has")
     parser.add_argument(
         "--descriptor-set",
         action="store_true",
-        help="DEST is a file: write one FileDescriptorSet with all imports and the details of "
-        "errors there, for tools that take it (grpcurl -protoset, ghz --protoset, Envoy)",
+        help="write a FileDescriptorSet with all imports and error details to the file DEST, "
+        "for tools such as grpcurl -protoset, ghz --protoset and Envoy",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; say whether DEST is unmodified and up to date (exit 1: it is not)",
+        help="write nothing; report whether DEST is unmodified and up to date (exit 1: it is not)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite local modifications")
 
@@ -48,20 +48,20 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--all and --only exclude each other")
     if args.descriptor_set:
         if args.check:
-            raise CommandError("--check is for folders; a descriptor set is compared by diff")
+            raise CommandError("--check is for folders; compare a descriptor set with diff")
         return _write_descriptor_set(args.dest, chosen or contract.packages, args.force)
     if args.check:
         return check(args.dest, chosen)
-    packages = sorted({*(chosen or kept(args.dest, COMMAND, contract, every=args.all))})
+    packages = sorted({*(chosen or default_packages(args.dest, COMMAND, contract, every=args.all))})
     files = closure(packages)
-    done = write(args.dest, files, command=COMMAND, packages=packages, force=args.force)
+    written = write(args.dest, files, command=COMMAND, packages=packages, force=args.force)
     what = f"{len(files)} files of smg-proto {__version__}"
-    say(f"{args.dest}: {f'wrote {what}' if done else f'has {what} already'}")
+    say(f"{args.dest}: {'wrote' if written else 'already has'} {what}")
     return 0
 
 
-def kept(dest: Path, command: str, contract: Installed, *, every: bool) -> list[str]:
-    """The packages that a folder has already, so that a new run does not widen it."""
+def default_packages(dest: Path, command: str, contract: Installed, *, every: bool) -> list[str]:
+    """The packages that a folder already has, so that a new run does not add more; else all."""
     manifest = None if every else read_manifest(dest)
     if manifest is None or manifest.command != command:
         return contract.packages
@@ -69,36 +69,36 @@ def kept(dest: Path, command: str, contract: Installed, *, every: bool) -> list[
 
 
 def closure(packages: Iterable[str]) -> dict[str, bytes]:
-    """The files of these packages and of all they import, and the licence.
+    """The files of these packages and of their imports, and the licence.
 
-    google's own files come with every compiler.
+    Google's own files are left out: every compiler has them.
     """
     return {**licence(), **protos(packages)}
 
 
 def protos(packages: Iterable[str]) -> dict[str, bytes]:
-    """The files of these packages and of all they import, but google's."""
+    """The files of these packages and of their imports, without Google's own."""
     names = [name for name in _needed(packages) if not name.startswith("google/")]
     return {name: (proto_path() / name).read_bytes() for name in names}
 
 
 def _needed(packages: Iterable[str]) -> list[str]:
-    """The names of the files of these packages and of all that they import."""
-    every = {file.name: file for file in descriptor_set().file}
-    wanted = [file.name for file in every.values() if file.package in packages]
-    found: dict[str, None] = {}
-    while wanted:
-        name = wanted.pop()
-        if name not in found:
-            found[name] = None
-            wanted += every[name].dependency
-    return list(found)
+    """The names of the files of these packages and of their imports."""
+    files = {file.name: file for file in descriptor_set().file}
+    todo = [file.name for file in files.values() if file.package in packages]
+    names: dict[str, None] = {}
+    while todo:
+        name = todo.pop()
+        if name not in names:
+            names[name] = None
+            todo += files[name].dependency
+    return list(names)
 
 
 def _write_descriptor_set(dest: Path, packages: Iterable[str], force: bool) -> int:
     needed = set(_needed(packages))
     files = [file for file in descriptor_set().file if file.name in needed]  # imports first
-    # With the details of errors, which no proto imports.
+    # Add the messages of error details, which no proto imports.
     known = {file.name for file in files}
     google = (file for file in standard_files() if file.package.startswith("google."))
     files += [file for file in google if file.name not in known]
@@ -107,7 +107,7 @@ def _write_descriptor_set(dest: Path, packages: Iterable[str], force: bool) -> i
         if dest.exists() and not dest.is_file():
             raise CommandError(f"{dest}: not a file; choose another destination")
         if dest.is_file() and dest.read_bytes() != data and not force:
-            raise CommandError(f"{dest}: is there, and is another; overwrite it with --force")
+            raise CommandError(f"{dest}: a different file exists; overwrite it with --force")
         dest.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=dest.parent, delete=False) as scratch:
             scratch.write(data)
@@ -119,30 +119,32 @@ def _write_descriptor_set(dest: Path, packages: Iterable[str], force: bool) -> i
 
 
 def check(dest: Path, chosen: Iterable[str] = ()) -> int:
-    """Say how a vendored copy differs from what was exported, and from this release."""
+    """Report how a vendored copy differs from what was exported, and from this release."""
     manifest = read_manifest(dest)
     if manifest is None or manifest.command != COMMAND:
-        raise CommandError(f"{dest}: no export of smg-proto; `smg-proto export {dest}` makes one")
-    lines = [f"modified since it was exported: {name}" for name in manifest.modified(dest)]
+        raise CommandError(
+            f"{dest}: not written by smg-proto export; run `smg-proto export {dest}`"
+        )
+    lines = [f"modified since the export: {name}" for name in manifest.modified(dest)]
     lines += [f"missing: {name}" for name in manifest.missing(dest)]
-    lines += [f"package {name} is not in it" for name in chosen if name not in manifest.packages]
+    lines += [f"missing package: {name}" for name in chosen if name not in manifest.packages]
     if stale := stale_files(manifest):
-        lines.append(f"exported from smg-proto {manifest.version}; in {__version__}:")
+        lines.append(f"exported from smg-proto {manifest.version}; changes in {__version__}:")
         lines += [f"  {line}" for line in [*stale, *contract_changes(dest, manifest)]]
-    for line in lines or [f"{len(manifest.files)} files, unmodified, as in {__version__}"]:
+    for line in lines or [f"{len(manifest.files)} files, unmodified and as in {__version__}"]:
         say(f"{dest}: {line}")
     return 1 if lines else 0
 
 
 def stale_files(manifest: Manifest) -> list[str]:
-    """The files that this release would export otherwise."""
+    """The files that this release would export differently."""
     known = set(Installed().packages)
     ours = closure(known.intersection(manifest.packages))
     digests = {name: sha256(data) for name, data in ours.items()}
-    lines = [f"package {name} is gone" for name in manifest.packages if name not in known]
+    lines = [f"package {name} was removed" for name in manifest.packages if name not in known]
     for name in sorted({*digests, *manifest.files}):
         if name not in digests:
-            lines.append(f"{name} is gone")
+            lines.append(f"{name} was removed")
         elif name not in manifest.files:
             lines.append(f"{name} is new")
         elif digests[name] != manifest.files[name]:
@@ -157,6 +159,6 @@ def contract_changes(dest: Path, manifest: Manifest) -> list[str]:
         known = old.packages | new.packages
         report = diff(old, new, [name for name in manifest.packages if name in known])
     except ContractError as error:
-        return [f"what that means cannot be told: {error}"]
-    lines = [f"{found.cls}: {found.symbol}: {found.message}" for found in report.findings]
+        return [f"could not compare the contracts: {error}"]
+    lines = [f"{one.cls}: {one.symbol}: {one.message}" for one in report.findings]
     return lines or ["only comments and options differ"]

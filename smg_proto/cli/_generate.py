@@ -1,4 +1,4 @@
-"""smg-proto generate: code for another language, as a package of that language's own kind."""
+"""smg-proto generate: generate a package for another language."""
 
 import argparse
 import os
@@ -11,12 +11,13 @@ from pathlib import Path
 
 from smg_proto import __version__
 from smg_proto.cli import CommandError
-from smg_proto.cli._export import kept, protos
+from smg_proto.cli._export import default_packages, protos
 from smg_proto.cli._installed import Installed, unknown
 from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language, search_path
 from smg_proto.cli._tree import licence, put, read_tree, write
 
 TEMPLATE = "buf.gen.yaml"
+STREAMS = "smg/v1/"  # files of a template that go with this package alone
 PYTHON = "python"
 
 
@@ -24,28 +25,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join([*LANGUAGES, PYTHON])
     parser.add_argument("--lang", required=True, metavar="LANGUAGE", help=known)
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="a folder of its own"
+        "--out", required=True, type=Path, metavar="DIR", help="a folder for nothing else"
     )
     parser.add_argument(
         "--only",
         action="append",
         metavar="PACKAGE",
-        help="this package and what it imports; may be given again; "
-        "without it, the packages that DIR has already, or all",
+        help="generate this package and what it imports; repeatable "
+        "(default: the packages that DIR already has, or all)",
     )
-    parser.add_argument("--all", action="store_true", help="all packages, whatever DIR has")
+    parser.add_argument(
+        "--all", action="store_true", help="generate all packages, whatever DIR has"
+    )
     for language in LANGUAGES.values():
         if language.option:
             parser.add_argument(
                 f"--{language.option}",
                 metavar="NAME",
-                help=f"{language.title}: instead of {language.package}",
+                help=f"{language.title}: use this name (default: {language.package})",
             )
     parser.add_argument(
         "--proto",
         type=Path,
         metavar="DIR",
-        help=f"{PYTHON}: your own protos, which may import those of this package",
+        help=f"{PYTHON}: generate code for your own protos, which may import this package's",
     )
     parser.add_argument(
         "-I",
@@ -54,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="DIR",
-        help=f"{PYTHON}: where protos are that yours import besides; may be given again",
+        help=f"{PYTHON}: search other imports of your protos here; repeatable",
     )
     parser.add_argument("--force", action="store_true", help="overwrite local modifications")
 
@@ -73,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--all and --only exclude each other")
     name = _name(args, language)
     language.require_tools()
-    # Another name is another command to the manifest, so that no run undoes it in silence.
+    # The manifest holds the name too, so that a run with another name does not overwrite silently.
     command = f"generate {language.name}"
     command += f" --{language.option} {name}" if name != language.package else ""
-    packages = sorted({*(chosen or kept(args.out, command, contract, every=args.all))})
+    packages = sorted({*(chosen or default_packages(args.out, command, contract, every=args.all))})
     files = generated(language, packages, name)
-    done = write(args.out, files, command=command, packages=packages, force=args.force)
+    written = write(args.out, files, command=command, packages=packages, force=args.force)
     what = f"{len(files)} files of {language.title} for smg-proto {__version__}"
-    print(f"{args.out}: {f'wrote {what}' if done else f'has {what} already'}")
+    print(f"{args.out}: {'wrote' if written else 'already has'} {what}")
     return 0
 
 
@@ -89,15 +92,16 @@ def _python(args: argparse.Namespace) -> int:
 
     if args.proto is None:
         raise CommandError(
-            "--proto DIR names your own protos; of this package's the Python code is smg_proto"
+            "missing --proto DIR: give your own protos; "
+            "the Python code of this package's protos is smg_proto itself"
         )
     if args.only or args.all or any(_given(args, language) for language in LANGUAGES.values()):
-        raise CommandError(f"--lang {PYTHON} takes --proto, -I, --out and --force alone")
+        raise CommandError(f"--lang {PYTHON} takes only --proto, -I, --out and --force")
     files = _python.generated(args.proto, args.include)
     command = f"generate {PYTHON}"
-    done = write(args.out, files, command=command, packages=[], force=args.force)
+    written = write(args.out, files, command=command, packages=[], force=args.force)
     what = f"{len(files)} files of Python for smg-proto {__version__}"
-    print(f"{args.out}: {f'wrote {what}' if done else f'has {what} already'}")
+    print(f"{args.out}: {'wrote' if written else 'already has'} {what}")
     return 0
 
 
@@ -106,7 +110,7 @@ def _given(args: argparse.Namespace, language: Language) -> str | None:
 
 
 def _name(args: argparse.Namespace, language: Language) -> str:
-    """What the package of the language is to be called."""
+    """The name of the generated package."""
     for other in LANGUAGES.values():
         given = _given(args, other)
         if given is None:
@@ -120,9 +124,11 @@ def _name(args: argparse.Namespace, language: Language) -> str:
 
 
 def generated(language: Language, packages: Iterable[str], name: str) -> dict[str, bytes]:
-    """What the plugins write for these packages, with the files that make a package of it."""
+    """The generated code of these packages, with the files that turn it into a package."""
     buf = BUF.find()
-    assert buf is not None  # require_tools has looked
+    assert buf is not None  # require_tools has checked
+    sources = protos(packages)
+    has_streams = any(path.startswith(STREAMS) for path in sources)
     before, after = (language.named.format(n).encode() for n in (language.package, name))
     with tempfile.TemporaryDirectory() as scratch:
         source, out, template = (
@@ -130,11 +136,11 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
             Path(scratch, "out"),
             Path(scratch, TEMPLATE),
         )
-        for path, data in protos(packages).items():
+        for path, data in sources.items():
             put(source / path, data.replace(before, after))
-        if language.wants_google_rpc:
+        if language.needs_google_rpc:
             shutil.copytree(GOOGLE_RPC, source, dirs_exist_ok=True)
-        for field in language.impossible_fields:
+        for field in language.reserved_fields:
             rename_fields(source, field)
         template.write_bytes((language.folder / TEMPLATE).read_bytes().replace(before, after))
         command = [buf, "generate", str(source), "--template", str(template), "-o", str(out)]
@@ -143,26 +149,26 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
             command, capture_output=True, encoding="utf-8", errors="replace", env=environment
         )
         if done.returncode:
-            said = (done.stderr or done.stdout).strip()
-            raise CommandError(f"{language.title} cannot be generated: {said}")
+            output = (done.stderr or done.stdout).strip()
+            raise CommandError(f"could not generate {language.title}: {output}")
         files = {**licence(), **dict(read_tree(out))}
-    made = sorted(files)
+    generated_paths = sorted(files)
     for path, data in read_tree(language.folder):
-        if path != TEMPLATE:
+        if path != TEMPLATE and (has_streams or not path.startswith(STREAMS)):
             data = data.replace(b"0.0.0-version", semantic_version().encode())
             files[path] = data.replace(before, after)
     if language.name == "rust":
-        files["src/lib.rs"] += rust_modules(made).encode()
+        files["src/lib.rs"] += rust_modules(generated_paths).encode()
     return files
 
 
 def rust_modules(files: Iterable[str]) -> str:
-    """The modules of lib.rs, which are the proto packages: src/smg/v1/smg.v1.rs is smg::v1."""
+    """The modules of lib.rs, one per proto package: src/smg/v1/smg.v1.rs is smg::v1."""
     lines: list[str] = []
     open_now: list[str] = []
     included = re.compile(r"src/((?:\w+/)+([\w.]+)\.rs)$")
-    found = [match for match in map(included.match, files) if match and ".tonic" not in match[2]]
-    for match in sorted(found, key=lambda match: match[2].split(".")):
+    matches = [match for match in map(included.match, files) if match and ".tonic" not in match[2]]
+    for match in sorted(matches, key=lambda match: match[2].split(".")):
         parts = match[2].split(".")
         while open_now != parts[: len(open_now)]:
             open_now.pop()
@@ -178,7 +184,7 @@ def rust_modules(files: Iterable[str]) -> str:
 
 
 def rename_fields(protos: Path, name: str) -> None:
-    """Put `_field` behind the name of a field; on the wire and in JSON nothing changes."""
+    """Append `_field` to the name of a field. The wire format and JSON do not change."""
     declared = re.compile(rf"^(\s+[\w. ]+ )({name}) = (\d+);$", re.MULTILINE)
     for path in protos.rglob("*.proto"):
         path.write_text(

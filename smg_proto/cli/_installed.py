@@ -1,4 +1,4 @@
-"""The installed contract, for the commands that print it or write it out."""
+"""The installed contract, for the commands that print or write it."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from smg_proto.cli import CommandError
 
 
 class Installed:
-    """The symbols of this release, google's own left out."""
+    """The symbols of this release, without Google's own."""
 
     @cached_property
     def symbols(self) -> list[Symbol]:
@@ -26,34 +26,34 @@ class Installed:
         return name
 
     def symbol(self, name: str) -> Symbol:
-        """The symbol of this name; the last parts of a name will do where they are unambiguous.
+        """The symbol of this name, or of the last parts of a name if they are unambiguous.
 
-        An RPC may be spelled as gRPC does: package.Service/Method.
+        An RPC may also be written as in gRPC: package.Service/Method.
         """
         name = name.lstrip("/").replace("/", ".")
         named = [s for s in self.symbols if s.kind not in ("file", "reserved")]
-        found = [s for s in named if s.name == name] or [
+        matches = [s for s in named if s.name == name] or [
             s for s in named if s.name.endswith(f".{name}")
         ]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            choices = ", ".join(sorted(s.name for s in found))
-            raise CommandError(f"{name!r} is the name of several symbols: {choices}")
-        every = {s.name for s in named}
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = ", ".join(sorted(s.name for s in matches))
+            raise CommandError(f"ambiguous name {name!r}: choose from {choices}")
+        full = {s.name for s in named}
         short = {s.name.rpartition(".")[2]: s.name for s in named}
-        close = get_close_matches(name, every, 3) or [
+        close = get_close_matches(name, full, 3) or [
             short[word] for word in get_close_matches(name, short, 3)
         ]
         raise CommandError(unknown("symbol", name, close))
 
     def top(self, package: str) -> list[Symbol]:
-        """What a package contains that is not nested, in the order of its files."""
+        """The top-level symbols of a package, in the order of its files."""
         kinds = ("service", "message", "enum")
         return [s for s in self.symbols if s.kind in kinds and _outer(s) == s.package == package]
 
     def is_message(self, type_name: str) -> bool:
-        """Whether a field's type is a message, whose presence goes without saying."""
+        """Whether a field's type is a message, which has presence without `optional`."""
         return type_name.startswith("google.") or type_name in self._messages
 
     @cached_property
@@ -62,19 +62,19 @@ class Installed:
 
     @cached_property
     def _inside(self) -> dict[str, list[Symbol]]:
-        """What each symbol contains, in the order of the file."""
-        found: dict[str, list[Symbol]] = {}
+        """The members of each symbol, in the order of the file."""
+        members: dict[str, list[Symbol]] = {}
         for symbol in self.symbols:
             parent = symbol.name if symbol.kind == "reserved" else _outer(symbol)
-            found.setdefault(parent, []).append(symbol)
-        return found
+            members.setdefault(parent, []).append(symbol)
+        return members
 
     def fields_of(self, oneof: Symbol) -> list[Symbol]:
         """The members of a oneof."""
         return [s for s in self._inside[_outer(oneof)] if s.oneof == oneof.name.rpartition(".")[2]]
 
     def inside(self, parent: Symbol) -> list[Symbol]:
-        """What a symbol contains, in the order of the file."""
+        """The members of a symbol, in the order of the file."""
         return [] if parent.kind == "reserved" else self._inside.get(parent.name, [])
 
 
@@ -83,8 +83,8 @@ def _outer(symbol: Symbol) -> str:
 
 
 def unknown(what: str, name: str, choices: Iterable[str]) -> str:
-    """One line for a name that there is not."""
+    """The error for an unknown name, with similar names."""
     choices = sorted(choices)
     close = get_close_matches(name, choices, 3) or choices
-    hint = f"; there is {', '.join(close)}" if close else ""
+    hint = f"; choose from {', '.join(close)}" if close else ""
     return f"no {what} {name!r}{hint}"

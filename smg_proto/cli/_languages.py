@@ -1,7 +1,7 @@
-"""The languages that `smg-proto generate` knows, and the plugins that each needs.
+"""The languages that `smg-proto generate` supports, and the tools that each needs.
 
-The templates are templates/<language>/buf.gen.yaml; what lies beside one is copied into the output
-and makes it a package of the language's own kind.
+The templates are templates/<language>/buf.gen.yaml. The files beside a template are copied into the
+output and turn it into a package of that language.
 """
 
 import os
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smg_proto.cli import CommandError
-from smg_proto.cli._swap import is_ours
+from smg_proto.cli._swap import is_own_folder
 
 Version = tuple[int, ...]
 
@@ -24,15 +24,15 @@ def _dotted(version: Version) -> str:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program of a generation: what is needed, and where it comes from."""
+    """A program that generation needs, with its versions and how to install it."""
 
     program: str
     install: str
-    minimum: Version = ()  # () where the program tells no version
+    minimum: Version = ()  # () if the program does not report its version
     below: Version = (sys.maxsize,)
 
     def problem(self) -> str | None:
-        """Why this tool cannot be used; None when it can."""
+        """Why the tool cannot be used; None if it can."""
         path = self.find()
         if path is None:
             return f"{self.program} is missing: {self.install}"
@@ -47,25 +47,25 @@ class Tool:
                 errors="replace",
                 timeout=30,
             )
-            said = f"{done.stdout} {done.stderr}"
+            output = f"{done.stdout} {done.stderr}"
         except (OSError, subprocess.SubprocessError) as error:
             return f"{path} does not run ({error}): {self.install}"
-        match = re.search(r"\d+(?:\.\d+)+", said)
-        found = tuple(map(int, match[0].split("."))) if match else ()
-        if self.minimum <= found < self.below:
+        match = re.search(r"\d+(?:\.\d+)+", output)
+        version = tuple(map(int, match[0].split("."))) if match else ()
+        if self.minimum <= version < self.below:
             return None
-        shown = match[0] if match else "of no known version"
+        shown = match[0] if match else "of unknown version"
         needed = f"{_dotted(self.minimum)} or newer"
         if self.below != Tool.below:
             needed += f", but older than {_dotted(self.below)}"
-        return f"{path} is {shown}, needed is {needed}: {self.install}"
+        return f"{path} is {shown}, but must be {needed}: {self.install}"
 
     def find(self) -> str | None:
         return shutil.which(self.program, path=search_path())
 
 
 def search_path() -> str:
-    """PATH, and where pip, npm, go and cargo put programs though it is not on PATH."""
+    """PATH, and the folders where pip, npm, go and cargo install programs outside PATH."""
     here, home = Path.cwd(), Path(os.environ.get("HOME", ""))
     project = next((p for p in (here, *here.parents) if (p / "package.json").is_file()), here)
     go = os.environ.get("GOPATH", "").split(os.pathsep)[0]
@@ -76,14 +76,14 @@ def search_path() -> str:
         Path(os.environ.get("GOBIN") or Path(go or home / "go", "bin")),
         Path(cargo or home / ".cargo", "bin"),
     ]
-    # Nobody else may plant a program in a folder that nobody put on PATH.
-    found = [str(folder) for folder in folders if folder.is_absolute() and is_ours(folder)]
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), *found])
+    # Only the user's own folders: nobody else may plant a program outside PATH.
+    own = [str(folder) for folder in folders if folder.is_absolute() and is_own_folder(folder)]
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *own])
 
 
 _HERE = Path(__file__).resolve().parents[1]
 _SHIPPED = _HERE / "templates"
-# In a checkout the templates stand beside the package.
+# In a checkout, the templates are beside the package.
 TEMPLATES = _SHIPPED if _SHIPPED.is_dir() else _HERE.parent / "templates"
 GOOGLE_RPC = TEMPLATES / "google_rpc"
 
@@ -96,9 +96,9 @@ class Language:
     name: str
     title: str
     tools: tuple[Tool, ...]
-    wants_google_rpc: bool = False  # its gRPC library has no types for the details of a status
-    impossible_fields: tuple[str, ...] = ()  # names that its generator makes broken code of
-    # What the package is called, the option that calls it otherwise, and where the name stands.
+    needs_google_rpc: bool = False  # its gRPC library has no types for error details
+    reserved_fields: tuple[str, ...] = ()  # field names that its generator breaks on
+    # The default name of the package, the option that changes it, and where the name appears.
     package: str = ""
     option: str = ""
     named: str = "{}"
@@ -106,13 +106,13 @@ class Language:
 
     @property
     def folder(self) -> Path:
-        """The template, and the files that make a package of what it generates."""
+        """The folder of the template and of the files that turn its output into a package."""
         return TEMPLATES / self.name
 
     def require_tools(self) -> None:
-        """Raise CommandError that says all there is to install."""
+        """Raise CommandError with all tools that are missing or of the wrong version."""
         if problems := [p for tool in (BUF, *self.tools) if (p := tool.problem())]:
-            raise CommandError(f"{self.title} cannot be generated:\n  " + "\n  ".join(problems))
+            raise CommandError(f"could not generate {self.title}:\n  " + "\n  ".join(problems))
 
 
 LANGUAGES = {
@@ -121,9 +121,9 @@ LANGUAGES = {
         Language(
             "typescript",
             "TypeScript",
-            # Its code runs on any @bufbuild/protobuf 2 that is not older than itself.
+            # Generated code runs on any @bufbuild/protobuf 2 that is not older than the plugin.
             (Tool("protoc-gen-es", "npm install -g @bufbuild/protoc-gen-es@2.17.0", (2, 17, 0)),),
-            wants_google_rpc=True,
+            needs_google_rpc=True,
             package="smg-grpc-proto",
             option="npm-name",
             named='"name": "{}"',
@@ -133,13 +133,13 @@ LANGUAGES = {
             "go",
             "Go",
             (
-                # Older ones write the descriptors as byte lists: twice the source, slower builds.
+                # Older ones write descriptors as byte lists: twice the source, slower builds.
                 Tool(
                     "protoc-gen-go",
                     "go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12",
                     (1, 36, 6),
                 ),
-                # From 1.5 on streams are generic types, as the client examples use them.
+                # From 1.5 on, streams are generic types, which the client examples use.
                 Tool(
                     "protoc-gen-go-grpc",
                     "go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
@@ -171,7 +171,7 @@ LANGUAGES = {
             "java",
             "Java",
             (
-                # grpc-java still stands on protobuf-java 3.25, whose compiler is 25.
+                # grpc-java still uses protobuf-java 3.25, whose compiler is 25.
                 Tool("protoc", f"{_PROTOC}, 25.9", (25, 0), (26,)),
                 Tool(
                     "protoc-gen-grpc-java",
@@ -179,8 +179,8 @@ LANGUAGES = {
                     "the .exe of your system, executable and under this name on PATH",
                 ),
             ),
-            # Every message class has a static getDescriptor() of its own.
-            impossible_fields=("descriptor",),
+            # Every message class already has a static getDescriptor().
+            reserved_fields=("descriptor",),
             package="io.smgproto",
             option="maven-group",
             named="<groupId>{}</groupId>",
@@ -190,13 +190,13 @@ LANGUAGES = {
             "cpp",
             "C++",
             (
-                # The compiler must be of the very release of the libprotobuf that is linked.
+                # The compiler must be of the same release as the linked libprotobuf.
                 Tool("protoc", f"apt-get install protobuf-compiler, or {_PROTOC}", (3, 15)),
                 Tool("grpc_cpp_plugin", "apt-get install protobuf-compiler-grpc"),
             ),
-            wants_google_rpc=True,
-            # As in Java: a static descriptor().
-            impossible_fields=("descriptor",),
+            needs_google_rpc=True,
+            # As in Java: every message class already has a static descriptor().
+            reserved_fields=("descriptor",),
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""smg-proto list: what the contracts of this release contain."""
+"""smg-proto list: list the contents of the contracts of this release."""
 
 import argparse
 import json
@@ -7,8 +7,8 @@ from smg_proto.cli._installed import Installed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("package", nargs="?", help="one package: list its messages and enums too")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("package", nargs="?", help="list this package, with messages and enums")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:

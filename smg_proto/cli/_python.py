@@ -1,7 +1,7 @@
-"""smg-proto generate --lang python: a team's own protos, which import the contracts.
+"""smg-proto generate --lang python: generate code for the user's own protos.
 
-The contracts themselves are not generated again: the code of the team imports `smg_proto`, so that
-there is one class of each message in a process, and no package of the name `smg` or `vllm`.
+The contracts that they import are not generated again: the code imports `smg_proto`, so that a
+process has one class of each message, and no package named `smg` or `vllm`.
 """
 
 import re
@@ -27,25 +27,25 @@ from smg_proto.compat._programs import run as run_program
 
 
 def generated(folder: Path, include: Sequence[Path]) -> dict[str, bytes]:
-    """The modules of all protos below a folder, with their stubs; imports may lie in others."""
-    for place in (folder, *include):
-        if not place.is_dir():
-            raise CommandError(f"{place}: not a folder of .proto files")
+    """The modules of all protos below a folder, with stubs. `include`: folders of imports."""
+    for root in (folder, *include):
+        if not root.is_dir():
+            raise CommandError(f"{root}: not a folder of .proto files")
     ours = {str(file.name): file for file in descriptor_set().file}
     exports = [path.parent for path in sorted(folder.rglob(MANIFEST)) if read_manifest(path.parent)]
-    found = sorted(folder.rglob("*.proto"))
-    own = [p for p in found if not any(export in p.parents for export in exports)]
-    wanted = [path for path in own if path.relative_to(folder).as_posix() not in ours]
+    protos = sorted(folder.rglob("*.proto"))
+    theirs = [p for p in protos if not any(export in p.parents for export in exports)]
+    wanted = [path for path in theirs if path.relative_to(folder).as_posix() not in ours]
     if not wanted:
-        raise CommandError(f"{folder}: no .proto files of your own in it")
-    _refuse_doubles(wanted, ours)
+        raise CommandError(f"{folder}: no .proto files of your own")
+    _reject_copies(wanted, ours)
     roots = [folder, *include, *(export for export in exports if export != folder)]
     with tempfile.TemporaryDirectory() as scratch:
         compiler = _Compiler(tools(), Path(scratch).resolve())
         for root in roots:
-            compiler.refuse_skew(root, ours)
+            compiler.reject_skew(root, ours)
         out = compiler.python([folder, *include], wanted)
-        return {name: _at_home(name, data.decode()).encode() for name, data in read_tree(out)}
+        return {name: _with_imports(name, data.decode()).encode() for name, data in read_tree(out)}
 
 
 class _Compiler:
@@ -53,17 +53,17 @@ class _Compiler:
         self._programs, self._scratch = programs, scratch
 
     def _run(self, roots: Sequence[Path], files: Iterable[Path], *options: str) -> None:
-        """protoc, which takes the first of the roots that has a file."""
+        """Run protoc, which reads a file from the first of the roots that has it."""
         places = [f"-I{root.resolve()}" for root in (*roots, proto_path())]
         paths = [str(path.resolve()) for path in files]
         command = [str(self._programs.python), "-m", "grpc_tools.protoc", *places, *options, *paths]
         try:
-            # In a folder without modules: `python -m` looks for them in the current one first.
+            # In a folder without modules, because `python -m` imports them from there first.
             run_program(command, "python", seconds=COMPILE_SECONDS, cwd=self._scratch)
         except ProgramError as error:
-            raise CommandError(f"Python cannot be generated: {error.said}") from error
+            raise CommandError(f"could not generate Python: {error.output}") from error
         except ContractError as error:
-            raise CommandError(f"Python cannot be generated: {error}") from error
+            raise CommandError(f"could not generate Python: {error}") from error
 
     def compiled(self, roots: Sequence[Path], files: Iterable[Path]) -> FileDescriptorSet:
         image = self._scratch / "image.binpb"
@@ -80,10 +80,10 @@ class _Compiler:
         self._run(roots, files, *options)
         return out
 
-    def refuse_skew(self, root: Path, ours: Mapping[str, FileDescriptorProto]) -> None:
-        """Raise CommandError for a copy of our protos that is of another release.
+    def reject_skew(self, root: Path, ours: Mapping[str, FileDescriptorProto]) -> None:
+        """Raise CommandError for a copy of this package's protos from another release.
 
-        Code made from it could not be imported beside smg_proto: the files have the same names.
+        Code generated from it could not be imported together with smg_proto: the file names clash.
         """
         copies = [name for name in sorted(ours) if (root / name).is_file()]
         changed = [
@@ -94,30 +94,30 @@ class _Compiler:
         ]
         if not changed:
             return
-        there = {f.name: f for f in self.compiled([root], [root / name for name in changed]).file}
+        theirs = {f.name: f for f in self.compiled([root], [root / name for name in changed]).file}
         for name in changed:
-            if _plain(there[name]) != _plain(ours[name]):
+            if _plain(theirs[name]) != _plain(ours[name]):
                 raise CommandError(
-                    f"{root / name}: not as in smg-proto {__version__}{_release(root)}; update "
+                    f"{root / name}: differs from smg-proto {__version__}{_release(root)}; update "
                     f"the copy with `smg-proto export`, remove it, or install its release"
                 )
 
 
 def _release(root: Path) -> str:
     manifest = read_manifest(root)
-    return f", but as in {manifest.version}" if manifest else ""
+    return f" (exported from {manifest.version})" if manifest else ""
 
 
 def _plain(file: FileDescriptorProto) -> FileDescriptorProto:
-    """Without comments."""
+    """A file without comments."""
     plain = FileDescriptorProto()
     plain.CopyFrom(file)
     plain.ClearField("source_code_info")
     return plain
 
 
-def _refuse_doubles(files: Iterable[Path], ours: Mapping[str, FileDescriptorProto]) -> None:
-    """Raise CommandError for a file of our packages under another name, a copy in most cases."""
+def _reject_copies(files: Iterable[Path], ours: Mapping[str, FileDescriptorProto]) -> None:
+    """Raise CommandError for a file of this package's packages, which is usually a copy."""
     packages = {str(file.package): name for name, file in ours.items()}
     for path in files:
         declared = _PACKAGE.search(path.read_bytes())
@@ -125,8 +125,8 @@ def _refuse_doubles(files: Iterable[Path], ours: Mapping[str, FileDescriptorProt
         if package in packages:
             folder = packages[package].rpartition("/")[0]
             raise CommandError(
-                f"{path}: is of the package {package}, which smg_proto has; "
-                f'remove the copy, and import "{folder}/{path.name}"'
+                f"{path}: declares package {package}, which belongs to smg_proto; "
+                f'remove the file and import "{folder}/{path.name}"'
             )
 
 
@@ -138,14 +138,14 @@ _PACKAGE = re.compile(rb"^\s*package\s+([\w.\s]+?)\s*;", re.MULTILINE)
 
 @cache
 def modules() -> Mapping[str, str]:
-    """The modules that protoc would import for our files: smg.v1.chat_pb2; and what there is."""
+    """Maps the modules that protoc imports, such as smg.v1.chat_pb2, to those of smg_proto."""
     ours = {str(file.name) for file in descriptor_set().file}
-    found: dict[str, str] = {}
+    by_plain_name: dict[str, str] = {}
     for module in _generated_modules(smg_proto.__name__, list(smg_proto.__path__)):
         name = str(import_module(module).DESCRIPTOR.name)
         if name in ours:
-            found[plain_module(name)] = module
-    return found
+            by_plain_name[plain_module(name)] = module
+    return by_plain_name
 
 
 def _generated_modules(package: str, folders: list[str]) -> Iterator[str]:
@@ -156,5 +156,5 @@ def _generated_modules(package: str, folders: list[str]) -> Iterator[str]:
             yield from _generated_modules(info.name, list(import_module(info.name).__path__))
 
 
-def _at_home(name: str, text: str) -> str:
+def _with_imports(name: str, text: str) -> str:
     return stub(text, modules()) if name.endswith(".pyi") else moved(text, modules())

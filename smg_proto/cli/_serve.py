@@ -1,4 +1,4 @@
-"""smg-proto serve: the front door as a command."""
+"""smg-proto serve: run the front door (the gRPC server in front of a gateway)."""
 
 import argparse
 import asyncio
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   smg-proto serve --upstream http://127.0.0.1:30000
-      gRPC on 127.0.0.1:50051, before a gateway on the same machine
+      gRPC on 127.0.0.1:50051, in front of a gateway on the same machine
   smg-proto serve --upstream http://gateway:30000 --listen 0.0.0.0:443 \\
       --tls-cert cert.pem --tls-key key.pem --client-ca clients.pem
-      for the network: TLS, and only clients that clients.pem has signed
+      for a network: TLS, and only clients with a certificate signed by clients.pem
   smg-proto serve --upstream http://gateway:30000 --metrics 127.0.0.1:9464
       with metrics for Prometheus at http://127.0.0.1:9464/metrics
 
-Clients send their own key as metadata `authorization`; it goes on to the upstream as it is.
-SIGTERM and SIGINT: health turns NOT_SERVING, RPCs at work may end (--drain), then exit 0.
-Exit: 0 stopped as told, 2 it cannot serve; the line on standard error says why.
+Clients send their own key as `authorization` metadata, which is forwarded unchanged.
+On SIGTERM or SIGINT, health turns NOT_SERVING, RPCs in flight may finish (--drain), and the
+command exits with status 0. Startup errors print one line and exit with status 2.
 """
 
 
@@ -35,39 +35,41 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--upstream",
         required=True,
         metavar="URL",
-        help="the gateway, or an OpenAI-compatible server",
+        help="URL of the gateway, or of an OpenAI-compatible server",
     )
     parser.add_argument(
         "--listen",
         default="127.0.0.1:50051",
         metavar="ADDR",
-        help="HOST:PORT or unix:PATH; port 0 takes a free one (default: %(default)s)",
+        help="listen on HOST:PORT or unix:PATH; port 0 selects a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--wait",
         type=_seconds,
         default=0,
         metavar="S",
-        help="wait this long for the upstream to come up (default: 0)",
+        help="wait up to this many seconds for the gateway to start (default: 0)",
     )
     parser.add_argument(
         "--processes",
         default="1",
         metavar="N",
-        help="processes that share the port, or auto: one for each core (default: %(default)s)",
+        help="run N processes on one port, or `auto` for one per core (default: %(default)s)",
     )
     secure = parser.add_argument_group("security")
     secure.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
-    secure.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    secure.add_argument("--tls-key", type=Path, metavar="FILE", help="private key, PEM")
     secure.add_argument(
-        "--client-ca", type=Path, metavar="FILE", help="only clients with a certificate of this CA"
+        "--client-ca", type=Path, metavar="FILE", help="require client certificates of this CA"
     )
-    secure.add_argument("--upstream-ca", type=Path, metavar="FILE", help="CA of an https upstream")
+    secure.add_argument(
+        "--upstream-ca", type=Path, metavar="FILE", help="trust this CA for an https gateway"
+    )
     secure.add_argument(
         "--upstream-key-file",
         type=Path,
         metavar="FILE",
-        help="key for the front door's own look at models and readiness, where they need one",
+        help="read the key for the front door's own requests for models and readiness from FILE",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -75,71 +77,75 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=2000,
         metavar="N",
-        help="RPCs at work at a time; the next one gets RESOURCE_EXHAUSTED (default: %(default)s)",
+        help="limit RPCs in flight; more get RESOURCE_EXHAUSTED (default: %(default)s)",
     )
     limits.add_argument(
         "--max-request-mib",
         type=_count,
         default=32,
         metavar="N",
-        help="largest request; a larger one gets RESOURCE_EXHAUSTED (default: %(default)s)",
+        help="limit requests to N MiB; larger ones get RESOURCE_EXHAUSTED (default: %(default)s)",
     )
     for name, default, what in (
-        ("connect", 5, "to connect to the upstream"),
-        ("request", 600, "for a whole request that is not a stream"),
-        ("idle", 300, "between two pieces of a stream"),
+        ("connect", 5, "connecting to the gateway"),
+        ("request", 600, "a request that is not a stream"),
+        ("idle", 300, "the time between two events of a stream"),
     ):
         limits.add_argument(
             f"--{name}-timeout",
             type=_seconds,
             default=default,
             metavar="S",
-            help=f"seconds {what}; a client's deadline ends it earlier (default: %(default)s)",
+            help=f"limit {what}, in seconds; a client's deadline may be shorter "
+            "(default: %(default)s)",
         )
     limits.add_argument(
         "--drain",
         type=_seconds,
         default=30,
         metavar="S",
-        help="seconds that RPCs at work have when told to stop (default: %(default)s)",
+        help="let RPCs in flight finish for this many seconds on shutdown (default: %(default)s)",
     )
     limits.add_argument(
         "--max-connection-age",
         type=_seconds,
         metavar="S",
-        help="have clients connect anew after this long, so that they spread (default: never)",
+        help="make clients reconnect after this many seconds, to spread them (default: never)",
     )
     limits.add_argument(
         "--max-connection-age-grace",
         type=_seconds,
         metavar="S",
-        help="then cancel RPCs of the old connection after this long (default: never)",
+        help="cancel RPCs of the old connection after this many more seconds (default: never)",
     )
-    seen = parser.add_argument_group("what it shows")
-    seen.add_argument(
+    monitoring = parser.add_argument_group("monitoring")
+    monitoring.add_argument(
         "--probes",
         default="",
         metavar="ADDR",
-        help="HOST:PORT for health alone, in plaintext, for probes without TLS (default: none)",
+        help="serve only health on HOST:PORT, in plaintext, for probes (default: none)",
     )
-    seen.add_argument(
-        "--metrics", default="", metavar="ADDR", help="HOST:PORT for GET /metrics (default: none)"
+    monitoring.add_argument(
+        "--metrics",
+        default="",
+        metavar="ADDR",
+        help="serve GET /metrics on HOST:PORT (default: none)",
     )
-    seen.add_argument(
+    monitoring.add_argument(
         "--log-level",
         default="info",
         choices=["debug", "info", "warning", "error"],
-        help="info has a line for each RPC, without content (default: %(default)s)",
+        help="set the log level; info logs each RPC, without content (default: %(default)s)",
     )
-    seen.add_argument(
+    monitoring.add_argument(
         "--log-content",
         action="store_true",
-        help="write requests and replies to the log, with prompts and texts: for debugging only",
+        help="log requests and replies with prompts and texts, for debugging only",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    # What gRPC itself writes is said by our own line, or is noise.
+    # gRPC's own messages are noise, or repeat an error that is reported here.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from smg_proto.frontdoor import OptionsError
@@ -156,9 +162,9 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(options: "Options", processes: str) -> int:
     from smg_proto._serving.process import (
-        orders_by_signal,
         raise_descriptor_limit,
-        serve_until_told,
+        serve_until_shutdown,
+        shutdown_by_signal,
     )
     from smg_proto.frontdoor import FrontDoor
     from smg_proto.frontdoor._supervisor import Supervisor, processes_of
@@ -168,11 +174,11 @@ async def _serve(options: "Options", processes: str) -> int:
     door = FrontDoor(options) if number == 1 else Supervisor(options, number)
     if warning := raise_descriptor_limit(options.descriptors):
         log.warning(warning)
-    async with orders_by_signal() as orders:
-        await serve_until_told(
+    async with shutdown_by_signal() as shutdown:
+        await serve_until_shutdown(
             door.start,
             door.stop,
-            orders,
+            shutdown,
             started=lambda: print(door.banner(), flush=True),
             stopping=lambda: log.info("stopping drain=%gs", options.drain),
         )
@@ -183,7 +189,7 @@ def _options(args: argparse.Namespace) -> "Options":
     from smg_proto.frontdoor import Options, Timeouts, Tls
 
     if bool(args.tls_cert) != bool(args.tls_key):
-        raise CommandError("--tls-cert and --tls-key go together")
+        raise CommandError("incomplete certificate: give both --tls-cert and --tls-key")
     if args.client_ca and not args.tls_cert:
         raise CommandError("--client-ca needs --tls-cert and --tls-key")
     return Options(
@@ -211,9 +217,9 @@ def _key(path: Path | None) -> str:
     try:
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"cannot read the key in {path}") from error
+        raise CommandError(f"could not read the key in {path}") from error
     if not key or not key.isascii() or not key.isprintable():
-        raise CommandError(f"{path} holds no key: one line of visible ASCII")
+        raise CommandError(f"invalid key in {path}: must be one line of printable ASCII")
     return key
 
 

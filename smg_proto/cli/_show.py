@@ -1,4 +1,4 @@
-"""smg-proto show: definitions with their comments, as a proto file spells them."""
+"""smg-proto show: print definitions with their comments, as in a proto file."""
 
 import argparse
 import dataclasses
@@ -15,9 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         help="vllm.grpc.engine.GenerateRequest, or just GenerateRequest; VllmEngine/Generate; "
-        "or a package, for all that is in it",
+        "or a package, to print all of it",
     )
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         shown = [contract.symbol(args.name)]
     if args.json:
-        found = [_as_json(contract, symbol) for symbol in shown]
-        print(json.dumps(found if args.name in contract.packages else found[0], indent=2))
+        objects = [_as_json(contract, symbol) for symbol in shown]
+        print(json.dumps(objects if args.name in contract.packages else objects[0], indent=2))
         return 0
     file = ""
     for symbol in shown:
@@ -49,7 +49,7 @@ def _as_json(contract: Installed, symbol: Symbol) -> dict[str, Any]:
 def definition(
     contract: Installed, symbol: Symbol, indent: str = "", known_since: str = ""
 ) -> list[str]:
-    """A symbol and what it contains, as lines; `known_since` is what its surroundings say."""
+    """The lines of a symbol and its members. `known_since`: the release shown for its parent."""
     comment = symbol.comment.splitlines()
     if symbol.since not in ("", known_since):
         comment.append(f"Since {symbol.since}.")
@@ -83,7 +83,7 @@ def definition(
             inside = [
                 line
                 for member in contract.inside(symbol)
-                if not member.oneof  # printed in the braces of the oneof
+                if not member.oneof  # printed inside the oneof
                 for line in definition(contract, member, indent + INDENT, symbol.since)
             ]
             head = f"{indent}{symbol.kind} {short} {{"

@@ -1,4 +1,4 @@
-"""Puts one folder in the place of another, in one step where the system has such a step."""
+"""Replaces one folder by another, atomically if the system supports it."""
 
 import ctypes
 import errno
@@ -18,7 +18,7 @@ _UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where the system has no such step."""
+    """Swap two folders atomically. False if the system does not support it."""
     if _AT_FDCWD is None:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -34,11 +34,11 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def alone(folder: Path) -> Generator[None, None, None]:
-    """Only one run at a time writes what lies directly in a folder. Leaves no file behind."""
+def locked(folder: Path) -> Generator[None, None, None]:
+    """Hold a lock, so that one run at a time writes directly into a folder. Leaves no file."""
     try:
         import fcntl
-    except ImportError:  # Windows: two runs at once are left to chance there
+    except ImportError:  # Windows has no such lock: concurrent runs are not supported there
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -51,11 +51,11 @@ def alone(folder: Path) -> Generator[None, None, None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise CommandError(
-                        f"{folder}: another run has been writing there for {_WAIT_SECONDS:g} s; "
-                        "wait for it, or end it"
+                        f"{folder}: locked by another run for {_WAIT_SECONDS:g} s; "
+                        "wait for it, or stop it"
                     ) from None
                 time.sleep(0.05)
-            except OSError:  # a file system without locks
+            except OSError:  # the file system does not support locks
                 break
         yield
     finally:
@@ -63,8 +63,8 @@ def alone(folder: Path) -> Generator[None, None, None]:
             os.close(descriptor)
 
 
-def is_ours(path: Path) -> bool:
-    """A real folder that belongs to whoever runs this: nobody else has planted it."""
+def is_own_folder(path: Path) -> bool:
+    """Whether the path is a real folder, not a link, that belongs to the current user."""
     try:
         status = path.lstat()
     except OSError:

@@ -1,7 +1,7 @@
-"""A folder of files that this command owns: written as a whole, with a manifest of their digests.
+"""Writes a folder that a command owns, with a manifest of the files' digests.
 
-The new folder is made beside its destination and swapped with the old one, so that a run that fails
-or is killed leaves the old or the new one. Files that somebody else put there stay.
+The new folder is created beside the destination and swapped with the old one, so that a run that
+fails or is killed leaves either the old or the new folder. Files of others in the folder are kept.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 
 from smg_proto import __version__, proto_path
 from smg_proto.cli import CommandError
-from smg_proto.cli._swap import alone, exchange, is_ours
+from smg_proto.cli._swap import exchange, is_own_folder, locked
 from smg_proto.compat import ContractError
 from smg_proto.compat._files import read_file
 
@@ -26,7 +26,7 @@ _MAX_MANIFEST_BYTES = 16 * 2**20
 
 
 def licence() -> dict[str, bytes]:
-    """The licence, which goes with every copy."""
+    """The licence, which is part of every copy."""
     return {"LICENSE": (proto_path().parent / "LICENSE").read_bytes()}
 
 
@@ -36,7 +36,7 @@ def sha256(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What wrote the folder, and what it wrote."""
+    """The command that wrote a folder, and the files that it wrote."""
 
     command: str  # "export", "generate go"
     version: str  # of this package
@@ -44,12 +44,12 @@ class Manifest:
     files: Mapping[str, str]  # path to sha256
 
     def modified(self, folder: Path) -> list[str]:
-        """The files that are there, but not as they were written; a link on the way is a change."""
-        there = {name: folder / name for name in self.files if os.path.lexists(folder / name)}
+        """The files that exist but have changed. A link in the path counts as a change."""
+        present = {name: folder / name for name in self.files if os.path.lexists(folder / name)}
         return [
             name
-            for name, path in there.items()
-            if _behind_link(folder, name) or not _is(path, self.files[name])
+            for name, path in present.items()
+            if _behind_link(folder, name) or not _has_digest(path, self.files[name])
         ]
 
     def missing(self, folder: Path) -> list[str]:
@@ -57,7 +57,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None where there is none."""
+    """The manifest of a folder; None if there is none."""
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
@@ -65,14 +65,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         value: dict[str, Any] = json.loads(read_file(path, _MAX_MANIFEST_BYTES, str(path)))
         files = {str(name): str(digest) for name, digest in value["files"].items()}
         if outside := [name for name in files if not _inside(name)]:
-            raise CommandError(f"{path}: names a file outside of its folder: {outside[0]!r}")
+            raise CommandError(f"{path}: invalid manifest: {outside[0]!r} is outside the folder")
         return Manifest(value["command"], value["version"], [*map(str, value["packages"])], files)
     except ContractError as error:
         raise CommandError(str(error)) from error
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise CommandError(
-            f"{path}: not a manifest of smg-proto; restore it, or remove the folder"
-        ) from error
+        raise CommandError(f"{path}: invalid manifest; restore it, or remove the folder") from error
 
 
 def write(
@@ -83,22 +81,22 @@ def write(
     packages: Sequence[str],
     force: bool,
 ) -> bool:
-    """Make the folder hold these files; False if it does so already.
+    """Write these files to the folder; False if it already holds them.
 
-    Refuses, unless forced, to replace what it did not write or what was modified since.
+    CommandError if this would replace files of others or modified ones, unless forced.
     """
     if destination.is_symlink():
         where = destination.resolve()
-        raise CommandError(f"{destination}: a link to {where}; name that folder itself")
+        raise CommandError(f"{destination}: a link to {where}; give that folder itself")
     folder = destination.resolve()
     digests = {name: sha256(data) for name, data in sorted(files.items())}
     manifest = Manifest(command, __version__, packages, digests)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder.parent):
-            _clear_up(folder)
+        with locked(folder.parent):
+            _clean_up(folder)
             old = read_manifest(folder)
-            _refuse(folder, destination, old, manifest, force)
+            _check_replaceable(folder, destination, old, manifest, force)
             if old and old == manifest and not old.modified(folder) and not old.missing(folder):
                 return False
             _replace(folder, old, manifest, files)
@@ -124,16 +122,16 @@ def _replace(
         _keep_others(folder, new, {MANIFEST, *(old.files if old else ())})
         shutil.copymode(folder, new)
         if not exchange(new, folder):
-            # Two steps: killed between them, the next run brings the old folder back.
+            # Two steps: if this is killed between them, the next run restores the old folder.
             folder.rename(scratch / "old")
             new.rename(folder)
     finally:
-        _put_back(folder, scratch)
+        _restore(folder, scratch)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _keep_others(source: Path, target: Path, ours: set[str], below: str = "") -> None:
-    """Give the new folder what others put into the old one, links as links, where room is left."""
+    """Link or copy the files of others into the new folder, unless a new file has the same name."""
     for entry in sorted(os.scandir(source / below), key=lambda entry: entry.name):
         path = f"{below}/{entry.name}" if below else entry.name
         place = target / path
@@ -145,21 +143,23 @@ def _keep_others(source: Path, target: Path, ours: set[str], below: str = "") ->
                 place.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(entry.path, place, follow_symlinks=False)
-                except (OSError, NotImplementedError):  # a file system without hard links
+                except (OSError, NotImplementedError):  # no hard links on this file system
                     shutil.copy2(entry.path, place, follow_symlinks=False)
 
 
-def _refuse(folder: Path, shown: Path, old: Manifest | None, new: Manifest, force: bool) -> None:
-    """Raise CommandError where writing would take something away from somebody."""
+def _check_replaceable(
+    folder: Path, shown: Path, old: Manifest | None, new: Manifest, force: bool
+) -> None:
+    """Raise CommandError if writing would overwrite files of others."""
     if folder.exists() and not folder.is_dir():
         raise CommandError(f"{shown}: not a directory; choose another destination")
     if folder == Path.cwd() or folder in Path.cwd().parents:
-        raise CommandError(f"{shown}: holds the current directory; run this from outside of it")
+        raise CommandError(f"{shown}: contains the current directory; run this from outside of it")
     if force or not folder.exists() or not any(folder.iterdir()):
         return
     if old is None:
         raise CommandError(
-            f"{shown}: not empty, and not written by smg-proto; choose an empty or new directory, "
+            f"{shown}: not empty and not written by smg-proto; choose an empty or new directory, "
             "or add to this one with --force"
         )
     if old.command != new.command:
@@ -167,8 +167,8 @@ def _refuse(folder: Path, shown: Path, old: Manifest | None, new: Manifest, forc
             f"{shown}: written by `smg-proto {old.command}`; choose another directory, "
             "or replace it with --force"
         )
-    mine = [n for n in new.files if n not in old.files and os.path.lexists(folder / n)]
-    if changed := sorted([*old.modified(folder), *mine]):
+    added = [n for n in new.files if n not in old.files and os.path.lexists(folder / n)]
+    if changed := sorted([*old.modified(folder), *added]):
         raise CommandError(
             f"{shown}: changed by hand: {', '.join(changed)}; move the changes elsewhere, "
             "or overwrite them with --force"
@@ -178,20 +178,20 @@ def _refuse(folder: Path, shown: Path, old: Manifest | None, new: Manifest, forc
 # --- after a run that was killed -----------------------------------------------------------------
 
 
-def _clear_up(folder: Path) -> None:
-    """Clear away what a killed run left beside the folder; what others put there is not touched."""
+def _clean_up(folder: Path) -> None:
+    """Remove what a killed run left beside the folder, and nothing of others."""
     with os.scandir(folder.parent) as entries:
-        left = [Path(entry) for entry in entries if entry.name.startswith(_prefix(folder))]
-    for scratch in left:
-        if is_ours(scratch):
-            _put_back(folder, scratch)
+        leftovers = [Path(entry) for entry in entries if entry.name.startswith(_prefix(folder))]
+    for scratch in leftovers:
+        if is_own_folder(scratch):
+            _restore(folder, scratch)
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _put_back(folder: Path, scratch: Path) -> None:
-    """Bring back the old folder where no new one is."""
+def _restore(folder: Path, scratch: Path) -> None:
+    """Restore the old folder if there is no new one."""
     old = scratch / "old"
-    if is_ours(old) and not os.path.lexists(folder):
+    if is_own_folder(old) and not os.path.lexists(folder):
         old.rename(folder)
 
 
@@ -212,14 +212,14 @@ def _behind_link(folder: Path, name: str) -> bool:
     return any(parent.is_symlink() for parent in parents)
 
 
-def _is(path: Path, digest: str) -> bool:
+def _has_digest(path: Path, digest: str) -> bool:
     if not path.is_file():
         return False
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(2**20):
-            found.update(piece)
-    return found.hexdigest() == digest
+        while chunk := file.read(2**20):
+            sha.update(chunk)
+    return sha.hexdigest() == digest
 
 
 def put(path: Path, data: bytes) -> None:
@@ -228,7 +228,7 @@ def put(path: Path, data: bytes) -> None:
 
 
 def read_tree(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file below a folder: its path in it, its bytes."""
+    """Every file below a folder, as its path in the folder and its bytes."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path.relative_to(folder).as_posix(), path.read_bytes()

@@ -1,4 +1,4 @@
-"""What changed between two releases of a contract, and whom it breaks.
+"""Compares two releases of a contract: what changed, and whom it breaks.
 
 old = load("pypi:smg-grpc-proto==0.4.28")
 report = diff(old, load("self"))
@@ -17,7 +17,7 @@ from smg_proto.compat._probe import Witness
 from smg_proto.compat._report import CLASSES, FORMATS, Finding, FindingClass, Report, Verdict
 from smg_proto.compat._skew import Gap, Skew, skew
 
-# What asks servers needs gRPC, whose import costs more than a comparison of files.
+# Calling a server needs gRPC, whose import takes longer than comparing files.
 if TYPE_CHECKING:
     from smg_proto.compat._detect import Probe as Probe
     from smg_proto.compat._detect import Spoken as Spoken

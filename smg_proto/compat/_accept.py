@@ -1,4 +1,4 @@
-"""Accepted findings: a reviewed list, each with a reason, and perhaps with an end.
+"""Accepted findings: a reviewed list, each with a reason and optionally a last version.
 
 # smg.v1 of 0.5.0 was never on an index.
 data smg.v1.Usage.prompt_tokens: figures have presence from 1.0.0 on
@@ -19,17 +19,17 @@ _LINE = re.compile(r"(\w+) +(\S+?)(?: +until +(\S+?))? *: +(\S.*)")
 
 @dataclass(frozen=True)
 class Acceptance:
-    """All findings of a class about a symbol, accepted by somebody for a reason."""
+    """Accepts every finding of one class about one symbol, for a stated reason."""
 
     cls: FindingClass
     symbol: str
     reason: str
-    until: str | None = None  # the first version that is not accepted any more
+    until: str | None = None  # the first version that it no longer covers
     line: int = 0
 
 
 def read_acceptances(path: Path) -> list[Acceptance]:
-    """The accepted findings in a file; ContractError names the line that is none."""
+    """Read a file of accepted findings. ContractError names the line that is invalid."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_ACCEPT_BYTES + 1)
@@ -40,7 +40,7 @@ def read_acceptances(path: Path) -> list[Acceptance]:
         raise ContractError(f"{path}: not UTF-8 text") from error
     if len(data) > MAX_ACCEPT_BYTES:
         raise ContractError(f"{path}: more than {size(MAX_ACCEPT_BYTES)}")
-    found: dict[tuple[str, str], Acceptance] = {}
+    entries: dict[tuple[str, str], Acceptance] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -51,40 +51,41 @@ def read_acceptances(path: Path) -> list[Acceptance]:
         if not match or not name:
             kinds = ", ".join(CLASSES)
             hint = f"write CLASS SYMBOL: REASON, or CLASS SYMBOL until VERSION: REASON ({kinds})"
-            raise ContractError(f"{path}:{number}: not an accepted finding; {hint}")
-        one = Acceptance(name, match[2], match[4], match[3], number)
-        if first := found.get((name, one.symbol)):
-            raise ContractError(f"{path}:{number}: says again what line {first.line} says")
-        found[name, one.symbol] = one
-    return list(found.values())
+            raise ContractError(f"{path}:{number}: invalid entry; {hint}")
+        entry = Acceptance(name, match[2], match[4], match[3], number)
+        if first := entries.get((name, entry.symbol)):
+            raise ContractError(f"{path}:{number}: duplicate of line {first.line}; remove one")
+        entries[name, entry.symbol] = entry
+    return list(entries.values())
 
 
 def problems(
     acceptances: Sequence[Acceptance], report: Report, release: str | None
 ) -> Iterator[tuple[Acceptance, str]]:
-    """What is wrong with a list: entries that accept nothing, and those whose time is over.
+    """Entries that are stale or expired, each with the problem.
 
-    report: before anything is accepted. release: the version that the new contract is of.
-    Entries about packages that were not compared are left alone.
+    report: the report with no finding accepted yet. release: the version of the new contract.
+    Entries about packages that were not compared are ignored.
     """
-    there = {(finding.cls, finding.symbol) for finding in report.findings}
-    files = {finding.symbol for finding in report.findings}
-    for one in acceptances:
-        compared = one.symbol in files or any(
-            not package or f"{one.symbol}.".startswith(f"{package}.") for package in report.packages
+    reported = {(finding.cls, finding.symbol) for finding in report.findings}
+    symbols = {finding.symbol for finding in report.findings}
+    for entry in acceptances:
+        symbol = entry.symbol
+        compared = symbol in symbols or any(
+            not package or f"{symbol}.".startswith(f"{package}.") for package in report.packages
         )
-        if (one.cls, one.symbol) not in there:
-            if compared or one.symbol.endswith(".proto"):
-                yield one, f"stale: there is no {one.cls} finding about {one.symbol}; remove it"
-        elif one.until and release is None:
-            text = f"holds until {one.until}, and the version of NEW is not known"
-            yield one, f"{text}; give --release VERSION"
-        elif one.until and release and _version(release) >= _version(one.until):
-            yield one, f"expired: {one.symbol} was accepted until {one.until}; this is {release}"
+        if (entry.cls, symbol) not in reported:
+            if compared or symbol.endswith(".proto"):
+                yield entry, f"stale: there is no {entry.cls} finding about {symbol}; remove it"
+        elif entry.until and release is None:
+            text = f"accepted until {entry.until}, but the version of NEW is unknown"
+            yield entry, f"{text}; give --release VERSION"
+        elif entry.until and release and _version(release) >= _version(entry.until):
+            yield entry, f"expired: {symbol} was accepted until {entry.until}; this is {release}"
 
 
 def _version(text: str) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """To compare versions by: numbers, then whether it is a release or before one."""
+    """A sort key for versions: the numbers, then whether it is a prerelease."""
     match = re.match(r"v?(\d{1,9}(?:\.\d{1,9})*)(.*)", text)
     if not match:
         return (), 0, ()
@@ -92,5 +93,5 @@ def _version(text: str) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
     while numbers and not numbers[-1]:
         numbers.pop()
     rest = match[2].lower().lstrip(".-_")
-    before = rest.startswith(("a", "b", "c", "rc", "dev", "pre"))
-    return tuple(numbers), -1 if before else 0, tuple(map(int, re.findall(r"\d{1,9}", rest)))
+    prerelease = rest.startswith(("a", "b", "c", "rc", "dev", "pre"))
+    return tuple(numbers), -1 if prerelease else 0, tuple(map(int, re.findall(r"\d{1,9}", rest)))

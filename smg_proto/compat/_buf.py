@@ -1,6 +1,6 @@
-"""What buf.yaml and buf.work.yaml say: modules, what they leave out, what they depend on.
+"""Reads buf.yaml and buf.work.yaml: modules, excluded paths and dependencies.
 
-The files are read here, not by buf, so that a folder is the same contract with and without it.
+They are read here and not by buf, so that a folder gives the same contract without buf installed.
 """
 
 import re
@@ -14,52 +14,52 @@ from smg_proto.compat._tree import Tree
 
 @dataclass
 class Modules:
-    """Folders whose files are named relative to them, and paths that are left out."""
+    """Folders that import names are relative to, and paths to exclude."""
 
     roots: list[str] = field(default_factory=list[str])  # "" is the top
     excludes: list[str] = field(default_factory=list[str])
-    # Of a root, the only paths below it that count.
+    # By root: if present, only these paths below it belong to the module.
     includes: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     dependencies: list[str] = field(default_factory=list[str])
 
 
 def modules(tree: Tree) -> Modules | None:
-    """What the configuration at the top says; None where there is none."""
+    """The configuration at the top of the tree; None if there is none."""
     if "buf.work.yaml" in tree.files:
         work = _mapping(tree, "buf.work.yaml")
-        found = Modules()
+        result = Modules()
         for folder in _texts(work.get("directories")):
-            _module(tree, _clean(folder), found)
-        return found
+            _add_v1_module(tree, _clean(folder), result)
+        return result
     if "buf.yaml" not in tree.files:
         return None
     config = _mapping(tree, "buf.yaml")
     if str(config.get("version")) != "v2":
-        found = Modules()
-        _module(tree, "", found)
-        return found
-    found = Modules(dependencies=_texts(config.get("deps")))
+        result = Modules()
+        _add_v1_module(tree, "", result)
+        return result
+    result = Modules(dependencies=_texts(config.get("deps")))
     listed: Any = config.get("modules")
     modules = listed if _is_list(listed) else [{"path": "."}]
     for module in map(_members, modules):
         if module is not None:
             root = _clean(str(module.get("path", ".")))
-            found.roots.append(root)
-            found.excludes += map(_clean, _texts(module.get("excludes")))
+            result.roots.append(root)
+            result.excludes += map(_clean, _texts(module.get("excludes")))
             if includes := _texts(module.get("includes")):
-                found.includes[root] = [_clean(path) for path in includes]
-    return found
+                result.includes[root] = [_clean(path) for path in includes]
+    return result
 
 
-def _module(tree: Tree, folder: str, found: Modules) -> None:
-    """A module of version v1 or v1beta1, with its own buf.yaml or none."""
+def _add_v1_module(tree: Tree, folder: str, result: Modules) -> None:
+    """Add a module of version v1 or v1beta1, which may lack a buf.yaml of its own."""
     name = f"{folder}/buf.yaml" if folder else "buf.yaml"
     config = _mapping(tree, name) if name in tree.files else {}
     build = _members(config.get("build")) or {}
     inner = [_clean(f"{folder}/{root}") for root in _texts(build.get("roots"))]
-    found.roots += inner or [folder]
-    found.excludes += [_clean(f"{folder}/{path}") for path in _texts(build.get("excludes"))]
-    found.dependencies += _texts(config.get("deps"))
+    result.roots += inner or [folder]
+    result.excludes += [_clean(f"{folder}/{path}") for path in _texts(build.get("excludes"))]
+    result.dependencies += _texts(config.get("deps"))
 
 
 def _clean(path: str) -> str:
@@ -72,7 +72,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _members(value: Any) -> dict[str, Any] | None:
-    """A mapping; None for anything else."""
+    """The value if it is a mapping, else None."""
     return value if _is_mapping(value) else None
 
 
@@ -88,12 +88,12 @@ def _mapping(tree: Tree, name: str) -> dict[str, Any]:
     try:
         value: Any = read_yaml(tree.files[name].decode())
     except (ValueError, RecursionError) as error:
-        hint = "name the folder of the protos instead"
+        hint = "give the folder of the protos instead"
         raise ContractError(f"{tree.origin}: {name}: {error}; {hint}") from error
     return _members(value) or {}
 
 
-# --- as much YAML as these files use -------------------------------------------------------------
+# --- the part of YAML that these files use -------------------------------------------------------
 
 _MAX_LENGTH, _MAX_LINE = 2**18, 1_000
 _Line = tuple[int, str]  # indentation, text
@@ -101,10 +101,10 @@ _KEY = re.compile(r"""("[^"]*"|'[^']*'|[^\s#:"'\[\]{},&*!|>%@`-][^#:]*?)\s*:(?:\
 
 
 def read_yaml(text: str) -> Any:
-    """Block mappings and lists, flow lists, and scalars; ValueError for the rest."""
+    """Read block mappings and lists, flow lists and scalars. ValueError for any other YAML."""
     lines: list[_Line] = []
     if len(text) > _MAX_LENGTH:
-        raise ValueError(f"it has more than {_MAX_LENGTH} characters")
+        raise ValueError(f"more than {_MAX_LENGTH} characters")
     for number, line in enumerate(text.splitlines(), 1):
         bare = re.sub(r"(^|\s)#.*", "", line).rstrip()
         if len(bare) > _MAX_LINE:
@@ -112,11 +112,11 @@ def read_yaml(text: str) -> Any:
         if bare.strip() in ("", "---"):
             continue
         if "\t" in bare[: len(bare) - len(bare.lstrip())]:
-            raise ValueError(f"line {number} is indented by a tab")
+            raise ValueError(f"line {number} is indented with a tab")
         lines.append((len(bare) - len(bare.lstrip()), bare.strip()))
     value, rest = _block(lines, 0, 0)
     if rest != len(lines):
-        raise ValueError(f"{lines[rest][1]!r} is not expected there")
+        raise ValueError(f"unexpected {lines[rest][1]!r}")
     return value
 
 
@@ -132,7 +132,7 @@ def _block(lines: list[_Line], at: int, least: int) -> tuple[Any, int]:
             if not inner:
                 value, at = _block(lines, at + 1, indent + 1)
             elif _KEY.fullmatch(inner):
-                # The rest of the line is the first line of a mapping that is indented by it.
+                # The rest of the line starts a mapping, indented to where it begins.
                 offset = indent + len(lines[at][1]) - len(inner)
                 lines[at] = offset, inner
                 value, at = _block(lines, at, offset)
@@ -140,19 +140,19 @@ def _block(lines: list[_Line], at: int, least: int) -> tuple[Any, int]:
                 value, at = _scalar(inner), at + 1
             listed.append(value)
         return listed, at
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     while at < len(lines) and lines[at][0] == indent:
         match = _KEY.fullmatch(lines[at][1])
         if not match:
-            raise ValueError(f"{lines[at][1]!r} is not understood without buf")
+            raise ValueError(f"{lines[at][1]!r} is not supported here")
         key = match[1].strip("\"'")
         if match[2]:
-            found[key], at = _scalar(match[2]), at + 1
+            members[key], at = _scalar(match[2]), at + 1
         else:
             listed_here = at + 1 < len(lines) and lines[at + 1][1].startswith("-")
             least = indent if listed_here else indent + 1
-            found[key], at = _block(lines, at + 1, least)
-    return found, at
+            members[key], at = _block(lines, at + 1, least)
+    return members, at
 
 
 def _scalar(text: str) -> Any:
@@ -161,7 +161,7 @@ def _scalar(text: str) -> Any:
     if text == "{}":
         return {}
     if text[:1] in ("{", "[", "&", "*", "!", "|", ">"):
-        raise ValueError(f"{text!r} is not understood without buf")
+        raise ValueError(f"{text!r} is not supported here")
     return text.strip("\"'")
 
 

@@ -1,4 +1,4 @@
-"""Whether what one side sent is what the other side reads."""
+"""Compares a message as it was sent with the message as it was read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ Outcome = Literal["misread", "lost", "undecodable"]
 @dataclass(frozen=True)
 class Judgement:
     outcome: Outcome
-    by_name: bool = False  # only the names tell that it is wrong
-    meant: str = ""  # what was sent, where that is more than the message shows
-    note: str = ""  # what was read, where that is more than the message shows
+    by_name: bool = False  # only the names show that it is wrong
+    sent: str = ""  # describes what was sent, if the message itself does not show it
+    read: str = ""  # describes what was read, if the message itself does not show it
 
 
 def judge(
@@ -30,54 +30,60 @@ def judge(
     forward: bool,  # from the old side to the new one
     only: int | None = None,  # one field of the message
 ) -> Judgement | None:
-    """What went wrong, None if all that counts has arrived.
+    """What went wrong, or None if everything that matters arrived.
 
-    What is new to an old reader is no loss. What disturbs something that it knows is one.
+    A field that is new to an old reader is not a loss, unless it changes one that the reader knows.
     """
-    set_there = {descriptor.number: value for descriptor, value in sent.ListFields()}
-    arrived = {descriptor.number: value for descriptor, value in read.ListFields()}
-    every = sorted(writer.message.fields.keys() | reader.message.fields.keys())
-    for number in every if only is None else [only]:
+    sent_values = {descriptor.number: value for descriptor, value in sent.ListFields()}
+    read_values = {descriptor.number: value for descriptor, value in read.ListFields()}
+    numbers = sorted(writer.message.fields.keys() | reader.message.fields.keys())
+    for number in numbers if only is None else [only]:
         f, g = writer.message.fields.get(number), reader.message.fields.get(number)
-        if g and g.presence == "required" and number not in arrived:
-            # A sender that leaves out what it must set itself is a sample's, not a sender's.
-            if f is None or f.presence != "required" or number in set_there:
-                text = f"nothing: the required {g.name} is missing, so it is refused"
-                return Judgement("undecodable", note=text)
+        arrived = number in read_values
+        if g and g.presence == "required" and not arrived:
+            # Samples may omit a field that their own side requires; real senders do not.
+            if f is None or f.presence != "required" or number in sent_values:
+                text = f"nothing: the required {g.name} is missing, so the message is rejected"
+                return Judgement("undecodable", read=text)
             continue
         if f is None:
             continue
-        if number not in set_there:
-            if g and (found := _unset(writer, reader, f, g)):
-                return found
+        if number not in sent_values:
+            if g and (judgement := _unset(writer, reader, f, g)):
+                return judgement
         elif g is None:
             if forward:
                 return Judgement("lost")
-            # A field that is new, unless the old reader knows it by another number.
+            # A new field, unless the old reader has it under another number.
             if f.name in reader.message.by_name:
                 return Judgement("lost", by_name=True)
-        elif found := _set(writer, reader, f, g, set_there[number], arrived.get(number), forward):
-            if number not in arrived and found.outcome == "misread":
-                return Judgement("lost", found.by_name)
+        elif judgement := _set(
+            writer, reader, f, g, sent_values[number], read_values.get(number), forward
+        ):
+            if not arrived and judgement.outcome == "misread":
+                return Judgement("lost", judgement.by_name)
             if went_elsewhere(f, g, writer.message, reader.message):
-                return Judgement("misread" if number in arrived else "lost", found.by_name)
-            return found
+                return Judgement("misread" if arrived else "lost", judgement.by_name)
+            return judgement
         elif went_elsewhere(f, g, writer.message, reader.message):
-            return Judgement("misread" if number in arrived else "lost", by_name=True)
+            return Judgement("misread" if arrived else "lost", by_name=True)
     return None
 
 
 def _unset(writer: Side, reader: Side, f: Field, g: Field) -> Judgement | None:
-    """A field that is not on the wire is its default, to both."""
+    """Each side reads a field that is not on the wire as its own default."""
     if f.default is None or g.default is None or f.default == g.default or f.kind != g.kind:
         return None
     if went_elsewhere(f, g, writer.message, reader.message):
         return None
-    mine, theirs = _default_text(writer, f), _default_text(reader, g)
-    if f.is_enum and mine == theirs:
+    ours, theirs = _default_text(writer, f), _default_text(reader, g)
+    if f.is_enum and ours == theirs:
         return None
-    meant = f"nothing, so {f.name} is {mine}"
-    return Judgement("misread", meant=meant, note=f"nothing, so {g.name} is {theirs}")
+    return Judgement(
+        "misread",
+        sent=f"nothing, so {f.name} is {ours}",
+        read=f"nothing, so {g.name} is {theirs}",
+    )
 
 
 def _default_text(side: Side, field: Field) -> str:
@@ -103,15 +109,15 @@ def _set(
     for pair in _pairs(f, g, sent, read):
         if isinstance(pair, Judgement):
             return pair
-        if found := _one(writer, reader, f.value, g.value, *pair, forward):
-            return found
+        if judgement := _value(writer, reader, f.value, g.value, *pair, forward):
+            return judgement
     return None
 
 
 def _pairs(
     f: Field, g: Field, sent: Value, read: Value
 ) -> Iterator[tuple[Value, Value] | Judgement]:
-    """What was sent, each with what was read of it."""
+    """Each value that was sent, with the value that was read."""
     if f.entry and g.entry:
         arrived = {_plain(key): value for key, value in read.items()}
         if any(_plain(key) not in arrived for key in sent):
@@ -119,51 +125,53 @@ def _pairs(
             return
         yield from ((value, arrived[_plain(key)]) for key, value in sent.items())
     elif f.entry or g.entry:
-        yield Judgement("misread")  # a map on one side alone
+        yield Judgement("misread")  # a map on one side only
     else:
-        there, here = (sent if f.repeated else [sent]), (read if g.repeated else [read])
-        if len(there) != len(here):
-            yield Judgement("lost" if len(here) < len(there) else "misread")
+        sent_list, read_list = (sent if f.repeated else [sent]), (read if g.repeated else [read])
+        if len(sent_list) != len(read_list):
+            yield Judgement("lost" if len(read_list) < len(sent_list) else "misread")
             return
-        yield from zip(there, here, strict=True)
+        yield from zip(sent_list, read_list, strict=True)
 
 
-def _one(
+def _value(
     writer: Side, reader: Side, f: Field, g: Field, sent: Value, read: Value, forward: bool
 ) -> Judgement | None:
     if f.is_message and g.is_message:
-        found = judge(writer.of(f), reader.of(g), sent, read, forward)
-        if not found and (f.type_name == ANY) != (g.type_name == ANY):
+        judgement = judge(writer.of(f), reader.of(g), sent, read, forward)
+        if not judgement and (f.type_name == ANY) != (g.type_name == ANY):
             return Judgement("misread", by_name=True)
-        return found
+        return judgement
     if f.is_message or g.is_message:
         return Judgement("misread")
     if f.is_enum and g.is_enum:
         return _enum_value(writer, reader, f, g, sent, read, forward)
     if g.kind == FieldDescriptor.TYPE_STRING and isinstance(read, bytes):
-        return Judgement("misread")  # not UTF-8, and each runtime makes something else of it
+        return Judgement("misread")  # not UTF-8; each runtime reads it differently
     return None if _plain(sent) == _plain(read) else Judgement("misread")
 
 
 def _enum_value(
     writer: Side, reader: Side, f: Field, g: Field, sent: int, read: int, forward: bool
 ) -> Judgement | None:
-    mine, theirs = writer.contract.enums[f.type_name], reader.contract.enums[g.type_name]
-    meant = mine.names.get(sent, frozenset[str]())
-    here = theirs.names.get(sent, frozenset[str]())
-    if not here:
-        if meant & theirs.names.get(read, frozenset[str]()):
-            return None  # it did not arrive, and the default happens to say the same
-        if forward or not meant:
+    ours, theirs = writer.contract.enums[f.type_name], reader.contract.enums[g.type_name]
+    sent_names = ours.names.get(sent, frozenset[str]())
+    read_names = theirs.names.get(sent, frozenset[str]())
+    if not read_names:
+        if sent_names & theirs.names.get(read, frozenset[str]()):
+            return None  # it did not arrive, but the default has the same name
+        if forward or not sent_names:
             # An open enum keeps a number that has no name on either side.
-            return None if not meant and read == sent else Judgement("lost")
-        return Judgement("lost", by_name=True) if meant & theirs.numbers.keys() else None
+            return None if not sent_names and read == sent else Judgement("lost")
+        return Judgement("lost", by_name=True) if sent_names & theirs.numbers.keys() else None
     if read != sent:
         return Judgement("misread")
-    moved = meant & theirs.numbers.keys() or here & mine.numbers.keys()
-    return Judgement("misread", by_name=True) if meant and not meant & here and moved else None
+    moved = sent_names & theirs.numbers.keys() or read_names & ours.numbers.keys()
+    if sent_names and not sent_names & read_names and moved:
+        return Judgement("misread", by_name=True)
+    return None
 
 
 def _plain(value: Value) -> Value:
-    """Text counts as its bytes: string and bytes are one on the wire."""
+    """Text as bytes: string and bytes are the same on the wire."""
     return value.encode() if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""From proto files to descriptors, by whichever compiler is there, in a folder of its own."""
+"""Compiles proto files to descriptors in a temporary folder, with any compiler installed."""
 
 import os
 import re
@@ -23,7 +23,7 @@ _PROBLEM = re.compile(
 )
 _WITH_COMPILERS = "google/protobuf/"
 
-# The content of an imported file that is not of the tree, and what people call it.
+# Finds an imported file outside the tree: its content, and the path to show.
 Find = Callable[[str], tuple[bytes, str] | None]
 
 
@@ -37,7 +37,7 @@ class Compiled:
 
 @dataclass
 class _Sources:
-    """Files by the name under which they are imported."""
+    """Files by import name."""
 
     own: dict[str, bytes] = field(default_factory=dict[str, bytes])
     other: dict[str, bytes] = field(default_factory=dict[str, bytes])
@@ -45,7 +45,7 @@ class _Sources:
 
 
 class BrokenFile(ContractError):
-    """A file that does not compile, named as it is imported."""
+    """A file that does not compile. `name` is its import name."""
 
     def __init__(self, text: str, name: str) -> None:
         super().__init__(text)
@@ -55,9 +55,9 @@ class BrokenFile(ContractError):
 def compile_tree(
     tree: Tree, included: Find, elsewhere: Find, *, keep_going: bool = False
 ) -> Compiled:
-    """The protos of a tree; imports that are not of it come from one of the two finders.
+    """Compile the protos of a tree. Other imports come from one of the two finders.
 
-    With keep_going broken files, and those that import them, are left out.
+    keep_going: leave out broken files and the files that import them.
     """
 
     def find(name: str) -> tuple[bytes, str] | None:
@@ -70,12 +70,12 @@ def compile_tree(
         sources.own[name] = tree.files[path]
         sources.shown[name] = tree.shown + path
     if not sources.own:
-        raise ContractError(f"{tree.origin}: no .proto files in it")
+        raise ContractError(f"{tree.origin}: no .proto files")
     skipped: dict[str, str] = {}
     deadline = time.monotonic() + limits.COMPILE_SECONDS
     while True:
         try:
-            _close(sources, find, tree.origin, names.dependencies)
+            _add_imports(sources, find, tree.origin, names.dependencies)
             files = _compiled(sources, tree.origin, deadline, _lock(tree, names.dependencies))
             return Compiled(files, frozenset(sources.own), sources.shown, skipped)
         except BrokenFile as error:
@@ -92,21 +92,21 @@ def compile_tree(
 
 
 def _leave_out(sources: _Sources, error: BrokenFile, skipped: dict[str, str]) -> None:
-    """Drop a broken file and those that import it."""
+    """Remove a broken file and the files that import it."""
     skipped[error.name] = str(error)
     todo = [error.name]
     while todo:
-        gone = todo.pop()
-        sources.own.pop(gone, None)
+        broken = todo.pop()
+        sources.own.pop(broken, None)
         for name, data in [*sources.own.items()]:
-            if any(imported == gone for imported, _ in imports(data)):
-                skipped[name] = f"{sources.shown[name]}: imports {gone}, which is left out"
+            if any(imported == broken for imported, _ in imports(data)):
+                skipped[name] = f"{sources.shown[name]}: imports {broken}, which is left out"
                 sources.own.pop(name)
                 todo.append(name)
 
 
-def _close(sources: _Sources, find: Find, origin: str, dependencies: Collection[str]) -> None:
-    """Take in what the files import from outside of the tree."""
+def _add_imports(sources: _Sources, find: Find, origin: str, dependencies: Collection[str]) -> None:
+    """Add the files that are imported from outside the tree."""
     todo = [*sources.own.items()]
     while todo:
         name, data = todo.pop()
@@ -124,24 +124,24 @@ def _close(sources: _Sources, find: Find, origin: str, dependencies: Collection[
             elif not imported.startswith(_WITH_COMPILERS) and not (dependencies and program("buf")):
                 where = f"{sources.shown[name]}:{line}"
                 raise BrokenFile(
-                    f"{origin}: {where}: imports {imported}, which is not there; "
+                    f"{origin}: {where}: imports {imported}, which does not exist; "
                     f"{_advice(imported, dependencies)}",
                     name,
                 )
 
 
 def _advice(imported: str, dependencies: Collection[str]) -> str:
-    advice = "name the folder that it lies in with -I DIR"
+    advice = "give its folder with -I DIR"
     if re.match(r"google/(api|rpc|type|logging|longrunning)/", imported):
         advice += ", or -I pypi:googleapis-common-protos==VERSION"
     if dependencies:
         advice += f"; buf.yaml depends on {', '.join(sorted(dependencies)[:5])}"
-        advice += ", which buf would fetch: pip install buf-bin"
+        advice += ", which buf can fetch: pip install buf-bin"
     return advice
 
 
 def _lock(tree: Tree, dependencies: Sequence[str]) -> dict[str, bytes]:
-    """buf's files for a build that needs modules from elsewhere."""
+    """The buf configuration for a build with dependencies."""
     if not dependencies:
         return {}
     import json
@@ -155,14 +155,14 @@ def _lock(tree: Tree, dependencies: Sequence[str]) -> dict[str, bytes]:
 def _compiled(
     sources: _Sources, origin: str, deadline: float, buf_files: Mapping[str, bytes]
 ) -> FileDescriptorSet:
-    """What the first compiler makes of them; where it fails, the next one is asked."""
+    """Compile with the first compiler that succeeds; the first error if none does."""
     with tempfile.TemporaryDirectory() as scratch:
         protos, out = Path(scratch, "protos"), Path(scratch, "out.binpb")
         for name, data in (sources.own | sources.other | dict(buf_files)).items():
             target = protos / os.fsdecode(name.encode())
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        # In a file of ours: however many there are, and each a name, not an option.
+        # In a file, so that there can be any number and no name is taken for an option.
         listed = Path(scratch, "names")
         listed.write_text("".join(f"{name}\n" for name in sources.own), encoding="utf-8")
         first: ContractError | None = None
@@ -176,7 +176,7 @@ def _compiled(
                 run(command, origin, seconds=left, cwd=protos)
                 if out.stat().st_size > limits.MAX_DESCRIPTORS_BYTES:
                     bound = limits.size(limits.MAX_DESCRIPTORS_BYTES)
-                    raise ContractError(f"{origin}: gives more than {bound} of descriptors")
+                    raise ContractError(f"{origin}: compiles to more than {bound} of descriptors")
                 return parse(out.read_bytes(), origin)
             except ProgramError as error:
                 first = first or _explained(error, sources, origin)
@@ -187,25 +187,25 @@ def _compiled(
 
 
 def _commands(out: Path, names: Path, buf_alone: bool) -> list[list[str]]:
-    """The compilers that are there, in order."""
-    found: list[list[str]] = []
+    """One command for each installed compiler, in order of preference."""
+    commands: list[list[str]] = []
     if buf := program("buf"):
-        own = [] if buf_alone else ["--config", '{"version":"v2","modules":[{"path":"."}]}']
-        found.append([buf, "build", *own, "--error-format", "text", "-o", str(out)])
+        config = [] if buf_alone else ["--config", '{"version":"v2","modules":[{"path":"."}]}']
+        commands.append([buf, "build", *config, "--error-format", "text", "-o", str(out)])
     options = ["-I.", "--include_imports", "--include_source_info", f"--descriptor_set_out={out}"]
     if not buf_alone:
         if find_spec("grpc_tools"):
-            found.append([sys.executable, "-m", "grpc_tools.protoc", *options, f"@{names}"])
+            commands.append([sys.executable, "-m", "grpc_tools.protoc", *options, f"@{names}"])
         if protoc := program("protoc"):
-            found.append([protoc, *options, f"@{names}"])
-    return found
+            commands.append([protoc, *options, f"@{names}"])
+    return commands
 
 
 def _explained(error: ProgramError, sources: _Sources, origin: str) -> ContractError:
-    """The compiler's first complaint, with the place as a person finds it."""
+    """The compiler's first error, with the path as the user knows it."""
     problems = [
         match
-        for line in error.said.splitlines()
+        for line in error.output.splitlines()
         if (match := _PROBLEM.match(line.strip())) and "warning" not in match["text"].lower()[:10]
     ]
     if not problems:

@@ -1,4 +1,4 @@
-"""A contract: the messages, enums and services of one release, and classes to try them with."""
+"""A contract: the messages, enums and services of one release, with message classes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from smg_proto.compat._read import Raw
 
 MESSAGE_KINDS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
-# Packages that contracts import, and that are compared only when nothing else is there.
+# Packages that contracts import. They are compared only if there are no others.
 FOREIGN = ("google.", "grpc.")
 
-# The class of message classes. That of upb makes the classes of what a message holds when they are
-# needed; that of pure Python wants them to be there.
+# The metaclass of messages. With upb, it creates the classes of nested types when they are needed;
+# in pure Python, they must exist first.
 _CLASS: Any = type(FileDescriptorProto)
 _EAGER = not _CLASS.__module__.startswith("google._upb")
 
@@ -35,20 +35,20 @@ Presence = Literal["implicit", "explicit", "required", "repeated"]
 
 @dataclass(frozen=True)
 class Field:
-    """A field or, with `extension`, an extension that the contract has for the message."""
+    """A field or, if `extension` is true, an extension that the contract declares."""
 
-    name: str  # of an extension: in full
-    symbol: str  # the name in full
+    name: str  # an extension's is its full name
+    symbol: str  # the full name
     number: int
     kind: int  # FieldDescriptor.TYPE_*
-    type_name: str  # of a message or enum, in full; "" for a scalar
+    type_name: str  # the full name of a message or enum; "" for a scalar
     presence: Presence
-    oneof: str  # "" for none; the hidden oneof of an `optional` is none
+    oneof: str  # "" if none; the synthetic oneof of an `optional` field does not count
     json_name: str
     deprecated: bool
     entry: "Message | None" = None  # of a map: its key and value
-    default: object = None  # what reading it gives while it is not set; None for a message or list
-    utf8: bool = False  # a string that a parser refuses when it is not UTF-8
+    default: object = None  # what it reads as when unset; None for a message or list
+    utf8: bool = False  # a string that parsers reject if it is not UTF-8
     extension: bool = False
     jstype: int = 0
 
@@ -66,7 +66,7 @@ class Field:
 
     @property
     def value(self) -> "Field":
-        """What it holds: a map's value, else itself."""
+        """The value of a map, else the field itself."""
         return self.entry.fields[2] if self.entry else self
 
     @property
@@ -88,12 +88,12 @@ class Field:
 class Message:
     name: str
     package: str
-    fields: Mapping[int, Field]  # with the extensions that the contract has for it
+    fields: Mapping[int, Field]  # including extensions that the contract declares
     reserved: tuple[range, ...] = ()
     deprecated: bool = False
     extension_ranges: tuple[range, ...] = ()
     message_set: bool = False
-    strict_json: bool = True  # its JSON is sure to work; False: best effort
+    strict_json: bool = True  # False: JSON is best effort
     file: str = ""
 
     @cached_property
@@ -118,7 +118,7 @@ class Enum:
     package: str
     numbers: Mapping[str, int]  # value name to number; aliases share one
     deprecated: frozenset[str] = frozenset()
-    closed: bool = False  # a reader treats a number without a name as an unknown field
+    closed: bool = False  # readers treat a number without a name as an unknown field
     strict_json: bool = True
     file: str = ""
 
@@ -166,17 +166,18 @@ class Service:
 class Place:
     """Where a symbol is declared."""
 
-    file: str  # as a person finds it
+    file: str  # the path as the user knows it
     line: int | None = None
 
 
 class Contract:
-    """One side of a comparison. Raises ContractError when the descriptors do not fit together.
+    """One side of a comparison. Raises ContractError if the descriptors do not fit together.
 
-    own: the files that are compared, where not all are; the others are imports of theirs.
-    foreign: prefixes of packages that are not compared unless all are of that kind.
-    partial: other packages may exist as well, as behind a server that offers some services.
-    shown: what a person calls a file. skipped: files that could not be read, and why.
+    own: the files to compare, if not all; the others are imports.
+    foreign: prefixes of packages that are not compared, unless there are no others.
+    partial: more packages may exist, as with a server that offers only some services.
+    shown: file names to the paths that the user knows.
+    skipped: files that could not be read, with the reason.
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class Contract:
         self.skipped: Mapping[str, str] = skipped or {}
         self._shown: Mapping[str, str] = shown or {}
         given = {str(file.name) for file in files.file}
-        self.files: list[FileDescriptorProto] = in_order(files, origin)  # with what they import
+        self.files: list[FileDescriptorProto] = in_order(files, origin)  # with imports
         self.own: frozenset[str] = frozenset(given if own is None else own & given)
         self.pool: DescriptorPool = pool_of(self.files, origin)
         self._read = Reader(self.pool, self.files)
@@ -208,13 +209,13 @@ class Contract:
 
     @cached_property
     def packages(self) -> frozenset[str]:
-        """The packages that are compared: not foreign ones, unless nothing else is there."""
-        every = {file.package for file in self.files if file.name in self.own}
-        domestic = {name for name in every if not f"{name}.".startswith(self._foreign)}
-        return frozenset(domestic or every)
+        """The packages to compare: all but the foreign ones, unless there are no others."""
+        packages = {file.package for file in self.files if file.name in self.own}
+        native = {name for name in packages if not f"{name}.".startswith(self._foreign)}
+        return frozenset(native or packages)
 
     def without(self, names: Collection[str]) -> "Contract":
-        """The contract where these files are not compared."""
+        """The same contract with these files excluded from the comparison."""
         if not self.own & frozenset(names):
             return self
         less = copy(self)
@@ -224,18 +225,18 @@ class Contract:
 
     @cached_property
     def home(self) -> Mapping[str, str]:
-        """The file of each symbol that is not nested."""
+        """The file of each top-level symbol."""
         return {name: str(file.name) for name, file in self._read.home.items()}
 
     def within(self, packages: Collection[str]) -> set[str]:
         """The messages, enums and services that its own files declare in these packages."""
         tables = self._read.raw_messages, self._read.raw_enums
         raws = (raw for table in tables for raw in table.values())
-        found = {r.name for r in raws if r.file.package in packages and r.file.name in self.own}
+        names = {r.name for r in raws if r.file.package in packages and r.file.name in self.own}
         for service in self.services.values():
             if service.package in packages and service.file in self.own:
-                found.add(service.name)
-        return found
+                names.add(service.name)
+        return names
 
     def extended_by(self, packages: Collection[str]) -> set[str]:
         """The messages that its own files in these packages extend."""
@@ -245,49 +246,48 @@ class Contract:
             if any(r.file.package in packages and r.file.name in self.own for r in extensions)
         }
 
-    def unlike(self, other: "Contract") -> set[str]:
-        """The messages and enums of both that are not described alike.
+    def changed(self, other: "Contract") -> set[str]:
+        """The messages and enums that both contracts declare, with different descriptors.
 
-        What is described alike is alike, unless it holds an enum that has another default.
+        A message that holds a changed enum counts as changed: its default may differ.
         """
-        mine, theirs = self._read, other._read
-        found: set[str] = set()
-        for name, raw in mine.raw_enums.items():
-            if (also := theirs.raw_enums.get(name)) and not _alike(raw, also):
-                found.add(name)
-                found |= {carrier for carrier, _, _ in self.carriers.get(name, ())}
-        for name, raw in mine.raw_messages.items():
-            if also := theirs.raw_messages.get(name):
-                extended = name in mine.extensions or name in theirs.extensions
-                if extended or not _alike(raw, also):
-                    found.add(name)
-        return found
+        ours, theirs = self._read, other._read
+        names: set[str] = set()
+        for name, raw in ours.raw_enums.items():
+            if (counterpart := theirs.raw_enums.get(name)) and not _equal(raw, counterpart):
+                names.add(name)
+                names |= {carrier for carrier, _, _ in self.carriers.get(name, ())}
+        for name, raw in ours.raw_messages.items():
+            if counterpart := theirs.raw_messages.get(name):
+                extended = name in ours.extensions or name in theirs.extensions
+                if extended or not _equal(raw, counterpart):
+                    names.add(name)
+        return names
 
     @cached_property
     def every_package(self) -> frozenset[str]:
         return frozenset(file.package for file in self.files)
 
     def message_class(self, name: str) -> type[ProtoMessage]:
-        """The class of a message of this contract; two contracts never share one."""
-        if (made := self._classes.get(name)) is None:
-            # The factory makes the classes of all that a class holds, as pure Python needs them.
-            for inner in self._held_first(name) if _EAGER else [name]:
+        """The class of a message of this contract. Two contracts never share a class."""
+        if name not in self._classes:
+            # Pure Python needs the classes of nested types first.
+            for inner in self._nested_first(name) if _EAGER else [name]:
                 if inner not in self._classes:
-                    found = self.pool.FindMessageTypeByName(inner)
-                    members = {"DESCRIPTOR": found, "__module__": None}
-                    self._classes[inner] = _CLASS(found.name, (ProtoMessage,), members)
-            made = self._classes[name]
-        return made
+                    descriptor = self.pool.FindMessageTypeByName(inner)
+                    members = {"DESCRIPTOR": descriptor, "__module__": None}
+                    self._classes[inner] = _CLASS(descriptor.name, (ProtoMessage,), members)
+        return self._classes[name]
 
     @cached_property
     def _classes(self) -> dict[str, type[ProtoMessage]]:
         return {}
 
-    def _held_first(self, name: str) -> list[str]:
-        """The types that a message holds, those that hold nothing first, and itself.
+    def _nested_first(self, name: str) -> list[str]:
+        """The types that a message holds, innermost first, and the message itself last.
 
-        The factory makes the classes of all that a class holds by recursion, and would run out of
-        stack on a long chain.
+        protobuf creates the classes of nested types by recursion, which would exhaust the stack on
+        a long chain.
         """
         ordered: list[str] = []
         entered = {name}
@@ -311,25 +311,25 @@ class Contract:
 
     @cached_property
     def carriers(self) -> Mapping[str, list[tuple[str, int, str]]]:
-        """For each message and enum the fields that are of that type, map values included.
+        """For each message and enum, the fields of that type, including map values.
 
-        Each as its message, its number and its full name.
+        Each field is given as its message, its number and its full name.
         """
         return self._read.carriers()
 
     @cached_property
     def has_any(self) -> bool:
-        """A message may hold messages whose types only their bytes name."""
+        """Whether messages may hold google.protobuf.Any, whose type only the bytes name."""
         return any("google/protobuf/any.proto" in file.dependency for file in self.files)
 
     @cached_property
     def served(self) -> frozenset[str]:
-        """The messages that an RPC takes or gives, and all that these carry."""
+        """The messages that RPCs take or return, and everything these hold."""
         rpcs = [rpc for service in self.services.values() for rpc in service.rpcs.values()]
         return self.reached({name for rpc in rpcs for name in (rpc.request, rpc.response)})
 
     def reached(self, names: set[str]) -> frozenset[str]:
-        """These messages and all that their fields carry, enums too."""
+        """These messages and everything that their fields hold, including enums."""
         seen: set[str] = set()
         todo = list(names)
         while todo:
@@ -341,11 +341,11 @@ class Contract:
         return frozenset(seen)
 
     def shown(self, file: str) -> str:
-        """What a person calls a file."""
+        """The path of a file as the user knows it."""
         return self._shown.get(file, file)
 
     def place(self, symbol: str) -> Place | None:
-        """Where a symbol, or one that it lies in, is declared; None where that is not known."""
+        """Where a symbol, or the symbol around it, is declared; None if unknown."""
         if symbol in self.own:
             return Place(self.shown(symbol))
         name = symbol
@@ -372,5 +372,5 @@ class Contract:
         return {}
 
 
-def _alike(one: "Raw", other: "Raw") -> bool:
+def _equal(one: "Raw", other: "Raw") -> bool:
     return bool(one.features == other.features and one.proto == other.proto)

@@ -1,9 +1,4 @@
-"""Which contracts a server speaks that has no reflection: harmless calls tell.
-
-An RPC is judged by its name. One that only reads is called with an empty request. One that would
-do work is called with bytes that are no message: a server that has it cannot read them, and does
-nothing. One that changes something is never called, and nothing is said of it.
-"""
+"""Finds out, by harmless calls, which contracts a server without reflection implements."""
 
 import re
 from collections.abc import Iterator
@@ -16,71 +11,21 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from smg_proto._probing import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
 from smg_proto.compat._contract import Contract, Rpc, Service
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._server import Server
 from smg_proto.compat._text import one_line
 
-# By the method's own name: what only reads, and answers an empty request.
-READS = frozenset(
-    (
-        "HealthCheck",
-        "GetServerInfo",
-        "GetModelInfo",
-        "GetLoads",
-        "GetLoad",
-        "ListModels",
-        "ListLoras",
-        "ListLoadedLoRAAdapters",
-        "GetKvEventSources",
-        "IsPaused",
-        "IsSleeping",
-        "GetWeightVersion",
-        "Health",
-        "GetCapabilities",
-    )
-)
-# What works when it can read its request, and changes nothing that outlasts it.
-WORKS = frozenset(
-    (
-        "Generate",
-        "GenerateStream",
-        "StreamGenerate",
-        "Embed",
-        "Encode",
-        "Classify",
-        "Score",
-        "Rerank",
-        "Tokenize",
-        "Detokenize",
-        "TextGenerate",
-        "TextEmbed",
-        "Complete",
-        "StreamComplete",
-        "Chat",
-        "StreamChat",
-        "CreateMessage",
-        "StreamMessage",
-        "ChatComplete",
-        "OpenAIEmbed",
-        "OpenAIClassify",
-        "GetTokenizer",
-        "SubscribeKvEvents",
-        "WatchEngineState",
-    )
-)
-# A tag of wire type 7, which there is not: no parser takes it.
-NOT_A_MESSAGE = b"\x0f\x0f\x0f"
-_NOBODY_HAS_THIS = "/smg_proto.check.Nothing/Nothing"
-_Way = Literal["reads", "works"]
+_Effect = Literal["reads", "works"]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A call that can have no effect, and that tells whether the server has the RPC."""
+    """A call without side effects that shows whether the server has the RPC."""
 
     rpc: Rpc
-    way: _Way
+    effect: _Effect
 
     @property
     def path(self) -> str:
@@ -89,23 +34,23 @@ class Probe:
 
     @property
     def data(self) -> bytes:
-        return b"" if self.way == "reads" else NOT_A_MESSAGE
+        return b"" if self.effect == "reads" else NOT_A_MESSAGE
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """A service that the server has, as far as harmless calls tell."""
+    """A service that the server has, as far as harmless calls can show."""
 
     service: str
     has: tuple[str, ...]  # RPCs
     lacks: tuple[str, ...]  # RPCs that it answers with UNIMPLEMENTED
     untried: tuple[str, ...]  # RPCs that are not safe to call
-    told: tuple[tuple[str, str], ...] = ()  # versions that its replies name
-    newer: tuple[str, ...] = ()  # messages in which it sets fields that are not known here
+    versions: tuple[tuple[str, str], ...] = ()  # fields of its replies that name a version
+    newer: tuple[str, ...] = ()  # messages and field numbers that this package does not know
 
 
 def probe_of(rpc: Rpc) -> Probe | None:
-    """The call that tells whether a server has the RPC; None where no call is safe."""
+    """The call that shows whether a server has the RPC; None if no call is safe."""
     method = rpc.name.rpartition(".")[2]
     if rpc.client_streaming:
         return None
@@ -115,17 +60,17 @@ def probe_of(rpc: Rpc) -> Probe | None:
 
 
 def is_there(code: grpc.StatusCode) -> bool:
-    """Whether a server that answers a probe so has the RPC."""
+    """Whether this status of a probe means that the server has the RPC."""
     return code != grpc.StatusCode.UNIMPLEMENTED
 
 
 def detect(server: Server, contract: Contract) -> list[Spoken]:
-    """The services of the contract that the server has. ContractError: it cannot be asked."""
-    code, _ = server.call(_NOBODY_HAS_THIS, b"")
+    """The services of the contract that the server has. ContractError if calls cannot show it."""
+    code, _ = server.call(NOBODY_HAS_THIS, b"")
     if is_there(code):
         raise ContractError(
-            f"{server.address}: answers {code.name} to a method that no server has, so its methods "
-            "cannot be told apart; switch on its reflection"
+            f"{server.address}: cannot detect its services: it returns {code.name} for a method "
+            "that does not exist; enable reflection on the server"
         )
     return [
         spoken
@@ -139,18 +84,18 @@ def _spoken(server: Server, contract: Contract, service: Service) -> Spoken:
     lacks: list[str] = []
     untried: list[str] = []
     replies: list[ProtoMessage] = []
-    # Those first that answer at once. If the first two are not there, neither is the service.
+    # Quick RPCs first. If the first two are missing, the whole service is.
     probes = [(rpc, probe_of(rpc)) for rpc in service.rpcs.values()]
-    for rpc, probe in sorted(probes, key=lambda pair: pair[1] is None or pair[1].way == "works"):
+    for rpc, probe in sorted(probes, key=lambda p: p[1] is None or p[1].effect == "works"):
         if probe is None:
             untried.append(rpc.name)
             continue
         if len(lacks) >= 2 and not has:
             lacks.append(rpc.name)
             continue
-        code, data = server.call(probe.path, probe.data, rpc.server_streaming)
+        code, data = server.call(probe.path, probe.data)
         (has if is_there(code) else lacks).append(rpc.name)
-        if data and probe.way == "reads":
+        if data and probe.effect == "reads":
             try:
                 replies.append(contract.message_class(rpc.response).FromString(data))
             except DecodeError:
@@ -174,7 +119,7 @@ def _versions(reply: ProtoMessage) -> Iterator[tuple[str, str]]:
 
 
 def _unknown(reply: ProtoMessage) -> Iterator[str]:
-    """The messages, of a reply and within it, that have fields which are not known here."""
+    """The unknown fields of a reply and of the messages inside it, as message name and number."""
     name = str(reply.DESCRIPTOR.full_name)
     unknown: Any = UnknownFieldSet(reply)
     for field in unknown:

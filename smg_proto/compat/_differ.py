@@ -1,4 +1,4 @@
-"""What changed between two contracts, and what each change does to whom."""
+"""Compares two contracts: what changed, and whom each change breaks."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -14,9 +14,9 @@ from smg_proto.compat._samples import Side, went_elsewhere
 
 
 def diff(old: Contract, new: Contract, packages: Collection[str] = ()) -> Report:
-    """Compare two contracts; with packages: only these, and what they carry."""
+    """Compare two contracts. packages: compare only these, and the types that they use."""
     differ = _Differ(old, new, packages)
-    findings = (differ.finished(finding) for finding in differ.findings())
+    findings = (differ.located(finding) for finding in differ.findings())
     return Report(old.origin, new.origin, sort(findings), tuple(sorted(differ.packages)))
 
 
@@ -25,17 +25,17 @@ class _Differ:
         self.old, self.new = old, new
         self.packages = _compared(old, new, packages)
         self.own = old.within(self.packages), new.within(self.packages)
-        self.unlike = old.unlike(new)
+        self.changed = old.changed(new)
         self.scope = self.own[0] | self.own[1]
-        if self.unlike - self.scope:  # else nothing of others is of interest
+        if self.changed - self.scope:  # a type from outside may matter too
             self.scope |= self._reached(old, self.own[0]) | self._reached(new, self.own[1])
         self.messages = Messages(old, new)
-        self.replaced = replacements(self.messages, self.scope, self.unlike)
+        self.replaced = replacements(self.messages, self.scope, self.changed)
         self.enums = Enums(self.messages, self.replaced)
         self.inside = Inside(self.messages)
 
     def _reached(self, contract: Contract, own: set[str]) -> frozenset[str]:
-        """What these use or extend."""
+        """The types that the contract's own types and services use or extend."""
         rpcs = [
             rpc
             for name, service in contract.services.items()
@@ -48,15 +48,15 @@ class _Differ:
         return contract.reached(own | used)
 
     def _package(self, symbol: str) -> str:
-        """The longest package that the name begins with."""
+        """The package of a symbol: the longest one that is a prefix of the name."""
         name = symbol
         every = self.old.every_package | self.new.every_package
         while name and name not in every:
             name = name.rpartition(".")[0]
         return name
 
-    def finished(self, finding: Finding) -> Finding:
-        """The finding with its package and place."""
+    def located(self, finding: Finding) -> Finding:
+        """The finding with its package and place filled in."""
         package = finding.package or self._package(finding.symbol)
         place = self.new.place(finding.symbol) or self.old.place(finding.symbol)
         return replace(finding, package=package, place=place)
@@ -74,10 +74,10 @@ class _Differ:
             yield from self.enums.findings(self.old.enums[name], self.new.enums[name])
         yield from self._types()
         yield from file_findings(self.old, self.new, self.packages)
-        yield from self._left_out()
+        yield from self._not_compared()
 
     def _common(self, old: Collection[str], new: Collection[str]) -> list[str]:
-        return [name for name in old if name in self.unlike and name in self.scope]
+        return [name for name in old if name in self.changed and name in self.scope]
 
     # --- services --------------------------------------------------------------------------
 
@@ -86,29 +86,31 @@ class _Differ:
             if name not in self.scope:
                 continue
             if name not in self.new.services:
-                text = "Removed: all its calls answer UNIMPLEMENTED."
+                text = "Removed: all its calls return UNIMPLEMENTED."
                 yield Finding("rpc", name, text, removal=True)
-                yield Finding("source", name, "Removed: generated stubs and servicers lose it.")
+                yield Finding(
+                    "source", name, "Removed: missing from generated stubs and servicers."
+                )
                 continue
             after = self.new.services[name]
             for method, rpc in service.rpcs.items():
                 if method not in after.rpcs:
-                    text = "Removed: a caller gets UNIMPLEMENTED."
+                    text = "Removed: callers get UNIMPLEMENTED."
                     yield Finding("rpc", rpc.name, text, removal=True)
-                    text = "Removed: generated stubs and servicers lose it."
+                    text = "Removed: missing from generated stubs and servicers."
                     yield Finding("source", rpc.name, text)
                 else:
                     yield from self._rpc(rpc, after.rpcs[method])
             for method, rpc in after.rpcs.items():
                 if method not in service.rpcs:
-                    text = "Added: an older server answers UNIMPLEMENTED."
+                    text = "Added: older servers return UNIMPLEMENTED."
                     yield Finding("notice", rpc.name, text)
             if after.deprecated and not service.deprecated:
                 yield Finding("notice", name, "Deprecated.")
         for name, service in self.new.services.items():
             known = name in self.old.services or service.package not in self.old.packages
             if name in self.scope and not known:
-                text = "Added: an older server answers UNIMPLEMENTED."
+                text = "Added: older servers return UNIMPLEMENTED."
                 yield Finding("notice", name, text)
 
     def _rpc(self, old: Rpc, new: Rpc) -> Iterator[Finding]:
@@ -129,10 +131,10 @@ class _Differ:
                 Side(self.new, self.new.messages[after]),
             )
             if witness:
-                yield Finding("rpc", old.name, f"{text}, which is another message on the wire.")
+                yield Finding("rpc", old.name, f"{text}, a different message on the wire.")
                 yield Finding("data", old.name, f"{text}: {who(witness)}.", witness)
             yield from self.inside.of_types(old.name, before, after)
-            yield Finding("source", old.name, f"{text}: code names another type.")
+            yield Finding("source", old.name, f"{text}: code must name the new type.")
         if old.idempotency != new.idempotency:
             yield _idempotency(old, new)
         if new.deprecated and not old.deprecated:
@@ -143,7 +145,7 @@ class _Differ:
     def _types(self) -> Iterator[Finding]:
         for package in (self.new.packages - self.old.packages) & self.packages:
             yield Finding("notice", package, "Added: a new package.")
-        travels = self.old.has_any or self.new.has_any
+        in_any = self.old.has_any or self.new.has_any
         for old, new, kind in (
             (self.old.messages, self.new.messages, "message"),
             (self.old.enums, self.new.enums, "enum"),
@@ -151,12 +153,12 @@ class _Differ:
             for name in old:
                 if name in self.own[0] and name not in new:
                     successor = self.replaced.get(name)
-                    what = f"{successor} stands in its place" if successor else "removed"
-                    text = f"The {kind} is gone ({what}): code that names it fails."
-                    if kind == "message" and travels:
+                    what = f"Replaced by {successor}" if successor else f"The {kind} was removed"
+                    text = f"{what}: code that names it fails."
+                    if kind == "message" and in_any:
                         text += " An Any that holds it cannot be unpacked."
                     if self.old.services and name not in self.old.served:
-                        text += " No RPC reached it."
+                        text += " No RPC used it."
                     yield Finding("source", name, text)
             for name in new:
                 if name not in self.own[1] or name in old:
@@ -164,29 +166,28 @@ class _Differ:
                 if new[name].package in self.old.packages:
                     yield Finding("notice", name, f"Added: a new {kind}.")
 
-    def _left_out(self) -> Iterator[Finding]:
-        """Packages of others that differ and that nobody asked for."""
+    def _not_compared(self) -> Iterator[Finding]:
+        """Foreign packages that differ and were not asked for."""
         both = self.old.every_package & self.new.every_package
-        mine = {file.name: file for file in self.old.files if file.name in self.old.own}
-        theirs = {file.name: file for file in self.new.files if file.name in self.new.own}
-        left = sorted(
+        before = {file.name: file for file in self.old.files if file.name in self.old.own}
+        after = {file.name: file for file in self.new.files if file.name in self.new.own}
+        packages = sorted(
             {
                 file.package
-                for name, file in mine.items()
+                for name, file in before.items()
                 if file.package in both - self.old.packages - self.packages
-                and theirs.get(name, file) != file
+                and after.get(name, file) != file
             }
         )
-        for package in left:
-            text = "Differs and is not compared, as others own it; --package compares it."
+        for package in packages:
+            text = "Differs, but is foreign and not compared; --package compares it."
             yield Finding("notice", package, text)
 
 
 def _compared(old: Contract, new: Contract, packages: Collection[str]) -> frozenset[str]:
-    every = old.every_package | new.every_package
     if packages:
-        return frozenset(packages) & every
-    if old.partial or new.partial:  # what one side has besides is not known
+        return frozenset(packages) & (old.every_package | new.every_package)
+    if old.partial or new.partial:  # a partial side may have more packages than it shows
         sides = [side.packages for side in (old, new) if side.partial]
         return frozenset[str](set[str].intersection(*map(set[str], sides)))
     return old.packages | new.packages
@@ -195,8 +196,8 @@ def _compared(old: Contract, new: Contract, packages: Collection[str]) -> frozen
 def _idempotency(old: Rpc, new: Rpc) -> Finding:
     what = f"idempotency_level was {old.idempotency}, is {new.idempotency}"
     if old.idempotency == "NO_SIDE_EFFECTS":
-        text = f"{what}: a Connect client that calls it by GET is refused."
+        text = f"{what}: calls by GET from Connect clients are rejected."
         return Finding("rpc", old.name, text)
     if new.idempotency == "NO_SIDE_EFFECTS":
-        what += ": an older server refuses a Connect client that calls it by GET"
+        what += ": older servers reject calls by GET from Connect clients"
     return Finding("notice", old.name, f"{what}.")

@@ -1,4 +1,4 @@
-"""Released packages, from the registries' own clients, kept in a cache."""
+"""Downloads released packages with the registries' own clients, and caches them."""
 
 import os
 import re
@@ -14,77 +14,77 @@ from smg_proto.compat._programs import ProgramError, program, run
 
 
 def cache() -> Path:
-    """Where downloaded packages stay."""
+    """The folder for downloaded packages."""
     home = os.environ.get("SMG_PROTO_CACHE")
     return (Path(home) if home else Path.home() / ".cache" / "smg-grpc-proto") / "wheels"
 
 
 def wheel(requirement: str) -> Path:
-    """The wheel of a released version, from the package index or the cache."""
+    """The wheel of a released version, from the cache or the package index."""
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)", requirement, re.ASCII)
     if not match:
-        raise ContractError(f"pypi:{requirement}: write pypi:NAME==VERSION")
+        raise ContractError(f"pypi:{requirement}: not NAME==VERSION; use pypi:NAME==VERSION")
     folder = cache()
     stem = re.sub(r"[-_.]+", "_", match[1]).lower() + f"-{match[2]}"
-    if kept := _kept(folder, f"{stem}-", ".whl"):
-        return kept
+    if cached := _cached(folder, f"{stem}-", ".whl"):
+        return cached
     with tempfile.TemporaryDirectory() as scratch:
         options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "-q"]
         command = [*_pip(), "download", *options, "-d", scratch, requirement]
         try:
-            # In an empty folder: `python -m` looks for modules in the current one first.
+            # In an empty folder, because `python -m` imports modules from the current one first.
             run(command, "pypi", seconds=DOWNLOAD_SECONDS, cwd=Path(scratch))
         except ProgramError as error:
-            reason = error.said.partition(" (from versions")[0].partition("ERROR: ")[2]
-            raise ContractError(f"pypi:{requirement}: {reason or error.said}") from None
+            reason = error.output.partition(" (from versions")[0].partition("ERROR: ")[2]
+            raise ContractError(f"pypi:{requirement}: {reason or error.output}") from None
         wheels = sorted(Path(scratch).glob("*.whl"))
         if not wheels:
-            raise ContractError(f"pypi:{requirement}: the index gave no wheel")
-        return _keep(folder, wheels[0])
+            raise ContractError(f"pypi:{requirement}: the index has no wheel of it")
+        return _store(folder, wheels[0])
 
 
 def crate(requirement: str) -> Path:
-    """The archive of a released crate, from cargo's registry or the cache."""
+    """The archive of a released crate, from the cache or cargo's registry."""
     match = re.fullmatch(r"([A-Za-z][\w-]*)@(\d[\w.+-]*)", requirement, re.ASCII)
     if not match:
-        raise ContractError(f"crate:{requirement}: write crate:NAME@VERSION")
+        raise ContractError(f"crate:{requirement}: not NAME@VERSION; use crate:NAME@VERSION")
     folder = cache()
     stem = f"{match[1]}-{match[2]}"
-    if kept := _kept(folder, stem, ".crate"):
-        return kept
+    if cached := _cached(folder, stem, ".crate"):
+        return cached
     cargo = program("cargo")
     if not cargo:
-        raise ContractError(f"crate:{requirement}: needs cargo to download it; install Rust")
+        raise ContractError(f"crate:{requirement}: cargo is not installed; install Rust")
     with tempfile.TemporaryDirectory() as scratch:
-        # In an empty folder: cargo and rustup obey files that they find in the current one.
+        # In an empty folder, because cargo and rustup read configuration from the current one.
         command = [cargo, "info", "--quiet", requirement]
         try:
             run(command, "crate", seconds=DOWNLOAD_SECONDS, cwd=Path(scratch))
         except ProgramError as error:
-            reason = error.said.partition("error: ")[2].partition("\n")[0]
-            raise ContractError(f"crate:{requirement}: {reason or error.said}") from None
+            reason = error.output.partition("error: ")[2].partition("\n")[0]
+            raise ContractError(f"crate:{requirement}: {reason or error.output}") from None
     home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
-    found = sorted((home / "registry" / "cache").glob(f"*/{stem}.crate"))
-    if not found:
-        raise ContractError(f"crate:{requirement}: cargo kept no archive of it; update Rust")
-    return _keep(folder, found[0])
+    archives = sorted((home / "registry" / "cache").glob(f"*/{stem}.crate"))
+    if not archives:
+        raise ContractError(f"crate:{requirement}: cargo kept no archive; update Rust")
+    return _store(folder, archives[0])
 
 
-def _kept(folder: Path, start: str, suffix: str) -> Path | None:
-    """The package in the cache; a name that ends as it starts is the whole name."""
+def _cached(folder: Path, start: str, suffix: str) -> Path | None:
+    """The package in the cache. start: the whole stem of its name, or a beginning ending in "-"."""
     if not folder.is_dir():
         return None
-    found = sorted(
+    packages = sorted(
         path
         for path in folder.iterdir()
         if path.suffix == suffix
         and (path.name.startswith(start) if start.endswith("-") else path.stem == start)
     )
-    return found[0] if found else None
+    return packages[0] if packages else None
 
 
-def _keep(folder: Path, package: Path) -> Path:
-    """Put a package into the cache, whole or not at all."""
+def _store(folder: Path, package: Path) -> Path:
+    """Put a package into the cache, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".new", delete=False) as scratch:
         copy = Path(scratch.name)
@@ -100,4 +100,4 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if uv := program("uv"):
         return [uv, "tool", "run", "pip"]
-    raise ContractError("pypi: needs pip or uv to download a release; install one of them")
+    raise ContractError("pypi: neither pip nor uv is installed; install one to download a release")

@@ -1,4 +1,4 @@
-"""Files of descriptors: whether they are whole, and whether they hold together."""
+"""Parses descriptor sets, and checks that they are complete and consistent."""
 
 import os
 import stat
@@ -18,47 +18,47 @@ from smg_proto._descriptors import usual_json_name
 from smg_proto.compat._limits import MAX_DESCRIPTOR_FILES, MAX_DESCRIPTORS_BYTES, size
 from smg_proto.compat._text import one_line
 
-# Numbers of descriptor.proto's Edition that no runtime named before these releases of protobuf.
+# Numbers of descriptor.proto's Edition: the name, and the first protobuf release that knows it.
 _EDITIONS = {1000: ("2023", "5.27"), 1001: ("2024", "6.32")}
 
 
 class ContractError(Exception):
-    """A contract that cannot be read: one line saying which, why, and what to do."""
+    """A contract that cannot be read. The message is one line, fit for a terminal."""
 
     def __init__(self, text: str) -> None:
         super().__init__(one_line(text))
 
 
 def parse(data: bytes, origin: str) -> FileDescriptorSet:
-    """A FileDescriptorSet from its bytes."""
+    """Parse a FileDescriptorSet."""
     if len(data) > MAX_DESCRIPTORS_BYTES:
         raise ContractError(f"{origin}: more than {size(MAX_DESCRIPTORS_BYTES)} of descriptors")
     try:
         files = FileDescriptorSet.FromString(data)
     except DecodeError as error:
-        hint = "make one with protoc --include_imports --descriptor_set_out, or buf build -o"
+        hint = "create one with protoc --include_imports --descriptor_set_out, or buf build -o"
         raise ContractError(
-            f"{origin}: not a FileDescriptorSet, or nested more than 100 deep; {hint}"
+            f"{origin}: not a FileDescriptorSet, or nested more than 100 levels deep; {hint}"
         ) from error
     if not files.file or not all(file.name for file in files.file):
-        raise ContractError(f"{origin}: no descriptors in it, so it is not a FileDescriptorSet")
+        raise ContractError(f"{origin}: not a FileDescriptorSet: it has no descriptors")
     return files
 
 
 def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]:
-    """The files and protobuf's own that they import, each after its imports."""
+    """The files and the well-known ones that they import, each after its imports."""
     if len(files.file) > MAX_DESCRIPTOR_FILES:
         raise ContractError(f"{origin}: more than {MAX_DESCRIPTOR_FILES} files")
     given: dict[str, FileDescriptorProto] = {}
     for file in files.file:
-        # str(): a name that is no UTF-8 comes as bytes, and is refused by the pool like any.
+        # str(): a name that is not UTF-8 is bytes here; the pool rejects it later.
         name = str(file.name)
         if given.setdefault(name, file) != file:
-            raise ContractError(f"{origin}: two files of the name {name} differ; leave one out")
+            raise ContractError(f"{origin}: two different files are named {name}; leave one out")
     ordered: dict[str, FileDescriptorProto] = {}
     entered: set[str] = set()
     for first in sorted(given):
-        # Each entry: a file, and those of its imports that are still to be entered.
+        # Each entry is a file, and those of its imports that are still to be visited.
         stack: list[tuple[FileDescriptorProto, Iterator[str]]] = []
 
         def enter(
@@ -83,7 +83,7 @@ def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]
 
 
 def well_known(name: str, importer: str, origin: str) -> FileDescriptorProto:
-    """A file of protobuf's own; generated code and servers leave these out."""
+    """One of protobuf's own files, which generated code and servers leave out."""
     if name.startswith("google/protobuf/") and name.endswith(".proto"):
         try:
             module = import_module(f"{name.removesuffix('.proto').replace('/', '.')}_pb2")
@@ -92,13 +92,13 @@ def well_known(name: str, importer: str, origin: str) -> FileDescriptorProto:
         else:
             return FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
     raise ContractError(
-        f"{origin}: {importer} imports {name}, which is not in it; "
-        "a descriptor set must be made with its imports (protoc --include_imports, buf build)"
+        f"{origin}: {importer} imports {name}, which is not included; "
+        "include imports with protoc --include_imports or buf build"
     )
 
 
 def pool_of(files: Iterable[FileDescriptorProto], origin: str) -> DescriptorPool:
-    """A pool with these files alone; building it shows whether they hold together."""
+    """A pool with only these files. ContractError if they are not consistent."""
     pool = DescriptorPool()
     for file in files:
         plain = file
@@ -112,13 +112,13 @@ def pool_of(files: Iterable[FileDescriptorProto], origin: str) -> DescriptorPool
         try:
             pool.AddSerializedFile(plain.SerializeToString())
         except (TypeError, ValueError, KeyError, RecursionError) as error:
-            reason = _too_new(plain) or f"does not hold together: {error}"
+            reason = _too_new(plain) or f"is not valid: {error}"
             raise ContractError(f"{origin}: {file.name} {reason}") from error
     return pool
 
 
 def _distinct_json_names(message: DescriptorProto) -> None:
-    """proto2 lets two fields have one name in JSON, which the pool does not take."""
+    """Make JSON names unique: proto2 allows duplicates, which the pool rejects."""
     seen: set[str] = set()
     for field in message.field:
         name = field.json_name or usual_json_name(field.name)
@@ -130,15 +130,16 @@ def _distinct_json_names(message: DescriptorProto) -> None:
 
 
 def _too_new(file: FileDescriptorProto) -> str:
+    """Why the installed protobuf cannot read the file's edition; "" if it can."""
     number = edition(file)
-    name, release = _EDITIONS.get(number, (f"of number {number}", "a newer release"))
+    name, release = _EDITIONS.get(number, (f"number {number}", "a newer release"))
     known = file.DESCRIPTOR.fields_by_name.get("edition")
     if number < 1000 or (
         known and known.enum_type and number <= _newest(known.enum_type.values_by_number)
     ):
         return ""
-    need = f"install protobuf {release} or newer"
-    return f"is of edition {name}, which the protobuf installed here cannot read; {need}"
+    hint = f"install protobuf {release} or newer"
+    return f"uses edition {name}, which the installed protobuf cannot read; {hint}"
 
 
 def _newest(numbers: Collection[int]) -> int:
@@ -153,9 +154,9 @@ def edition(file: FileDescriptorProto) -> int:
 
 
 def read_file(path: Path, limit: int, origin: str, first: int | None = None) -> bytes:
-    """The content of a regular file, up to a limit. Never waits, as opening a pipe would.
+    """Read a regular file, up to a limit. Never blocks, as opening a pipe would.
 
-    first: no more than so many bytes, of a file of any size.
+    first: read only this many bytes, whatever the size of the file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -166,5 +167,5 @@ def read_file(path: Path, limit: int, origin: str, first: int | None = None) -> 
     except OSError as error:
         raise ContractError(f"{origin}: {error.strerror or error}") from error
     if len(data) > limit:
-        raise ContractError(f"{origin}: has more than {size(limit)}")
+        raise ContractError(f"{origin}: larger than {size(limit)}")
     return data

@@ -1,4 +1,4 @@
-"""A report for people, for pull requests and for the tools that show findings in them."""
+"""Formats reports for people, for pull requests and for the tools that annotate them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -25,14 +25,15 @@ def _by_package(findings: Sequence[Finding]) -> Iterator[tuple[str, list[Finding
 
 
 def _counts(report: Report) -> str:
-    counts = [f"{len(found)} {name}" for name, found in _by_class(report)]
+    counts = [f"{len(findings)} {name}" for name, findings in _by_class(report)]
     counts += [f"{len(report.accepted)} accepted"] if report.accepted else []
     return ", ".join(counts) or "no difference"
 
 
 def _where(finding: Finding) -> str:
+    """The file and line in parentheses; "" if the line is unknown."""
     place = finding.place
-    return f"{place.file}:{place.line}" if place and place.line else (place.file if place else "")
+    return f" ({place.file}:{place.line})" if place and place.line else ""
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -46,8 +47,7 @@ def text(report: Report) -> Iterator[str]:
         for package, members in _by_package(findings):
             yield f"  {package or '(no package)'}"
             for finding in members:
-                where = f" ({_where(finding)})" if finding.place and finding.place.line else ""
-                yield f"    {finding.symbol}{where}: {finding.message}"
+                yield f"    {finding.symbol}{_where(finding)}: {finding.message}"
                 for witness in finding.witnesses:
                     yield f"      {witness.direction}, {witness.outcome}: {witness.message}"
                     yield f"        bytes  {witness.bytes or '(none)'}"
@@ -60,12 +60,12 @@ def text(report: Report) -> Iterator[str]:
 
 
 def markdown(report: Report, limit: int = MAX_COMMENT_BYTES) -> str:
-    """At most as long as a comment can be; what does not fit is counted."""
+    """A comment of at most `limit` bytes; findings that do not fit are counted."""
     head = f"**{report.verdict}**: {_code(report.old)} → {_code(report.new)} ({_counts(report)})"
     lines = [head]
     used = len(head.encode()) + 1
-    room = limit - 200  # for the line on what was left out
-    left = 0
+    room = limit - 200  # reserve room for the line that counts omitted findings
+    omitted = 0
     for name, findings in _by_class(report):
         heading = f"\n### {name}: {CLASSES[name]}\n"
         for package, members in _by_package(findings):
@@ -73,20 +73,19 @@ def markdown(report: Report, limit: int = MAX_COMMENT_BYTES) -> str:
             for finding in members:
                 block = "\n".join([*([heading] if heading else []), *_block(finding)])
                 size = len(block.encode()) + 1
-                if left or used + size > room:
-                    left += 1
+                if omitted or used + size > room:
+                    omitted += 1
                     continue
                 lines.append(block)
                 used += size
                 heading = ""
-    if left:
-        lines.append(f"\n{left} more findings are left out here; `--format text` has them all.")
+    if omitted:
+        lines.append(f"\n{omitted} more findings are omitted; `--format text` shows all.")
     return "\n".join(lines)
 
 
 def _block(finding: Finding) -> Iterator[str]:
-    where = f" ({_where(finding)})" if finding.place and finding.place.line else ""
-    yield f"- {_code(finding.symbol)}{where}: {finding.message}"
+    yield f"- {_code(finding.symbol)}{_where(finding)}: {finding.message}"
     for witness in finding.witnesses:
         yield (
             f"  - {witness.direction}, {witness.outcome}: {_code(witness.message)} "
@@ -104,7 +103,7 @@ def _code(words: str) -> str:
 
 
 def acceptances(report: Report, level: str) -> Iterator[str]:
-    """Lines for a file of accepted findings, the message in place of a reason."""
+    """Lines for a file of accepted findings, with the message as the reason."""
     seen: set[tuple[str, str]] = set()
     for finding in report.findings:
         if at_least(finding.cls, level) and (finding.cls, finding.symbol) not in seen:
@@ -137,16 +136,16 @@ def _property(words: str) -> str:
 
 
 def _with_witness(finding: Finding) -> str:
-    return "\n".join([finding.message, *map(_told, finding.witnesses)])
+    return "\n".join([finding.message, *map(_witness_line, finding.witnesses)])
 
 
-def _told(witness: Witness) -> str:
+def _witness_line(witness: Witness) -> str:
     shown = f"bytes {witness.bytes or '(none)'}, sent {witness.sent}, read {witness.read}"
     return f"{witness.direction}, {witness.outcome}: {shown}"
 
 
 def sarif(report: Report, level: str) -> str:
-    """SARIF 2.1.0, which code scanning reads."""
+    """SARIF 2.1.0, for code scanning."""
     from smg_proto import __version__
 
     rules = [
@@ -192,7 +191,7 @@ def _result(finding: Finding, level: str, accepted: bool = False) -> dict[str, o
 
 
 def junit(report: Report, level: str) -> str:
-    """A suite for each package, a case for each symbol that changed, a failure for each finding."""
+    """JUnit XML: a suite per package, a case per changed symbol, a failure if findings fail it."""
     from xml.etree import ElementTree
 
     root = ElementTree.Element("testsuites", name=printable(f"{report.old} to {report.new}"))

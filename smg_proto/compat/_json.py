@@ -4,7 +4,7 @@ from google.protobuf.descriptor import FieldDescriptor as F
 
 from smg_proto.compat._contract import Field
 
-# Kinds that are not here are numbers.
+# Kinds that are not listed are numbers.
 _FORMS = {
     F.TYPE_INT64: "a number in a string",
     F.TYPE_UINT64: "a number in a string",
@@ -20,7 +20,7 @@ _FORMS = {
 }
 _NUMBER = "a number"
 _WIDE = "a number in a string"
-# Types of google.protobuf that are not written as the object of their fields.
+# Types of google.protobuf that are not written as an object of their fields.
 _SPECIAL = {
     "Any": "an object with @type",
     "Duration": "a duration in a string",
@@ -43,13 +43,13 @@ _SPECIAL = {
 
 
 def special_form(type_name: str) -> str | None:
-    """The form of a well-known type, None for any other."""
+    """The JSON form of a well-known type; None for any other."""
     package, _, name = type_name.rpartition(".")
     return _SPECIAL.get(name) if package == "google.protobuf" else None
 
 
 def json_form(field: Field) -> str:
-    """The form, as people say it; what is inside of an object is another matter."""
+    """The JSON form of a field in words. An object's fields are compared elsewhere."""
     if field.entry:
         return f"a map (to {json_form(field.value)})"
     form = special_form(field.type_name) or _FORMS.get(field.kind, _NUMBER)

@@ -1,4 +1,4 @@
-"""Reading a contract from wherever it is: files, packages, git revisions, servers."""
+"""Loads contracts from files, packages, git revisions and servers."""
 
 import stat
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ a directory of .proto files, a FileDescriptorSet file, a wheel, pypi:NAME==VERSI
 crate:NAME@VERSION, git:REVISION[:FOLDER], self (this package) or grpc://HOST:PORT
 (a running server, by reflection)"""
 _HINT = f"give {' '.join(SPECS.split())}"
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how an archive begins, and an empty one
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the first bytes of a ZIP, and of an empty one
 
 
 def load(
@@ -24,12 +24,12 @@ def load(
     foreign: Sequence[str] | None = None,
     keep_going: bool = False,
 ) -> Contract:
-    """The contract that a spec names; ContractError says why it cannot be read.
+    """Load the contract that a spec names. ContractError says why it cannot be read.
 
-    include: where imports are found that are not in it: folders, or specs of packages.
-    exclude: patterns of paths of proto files, or of folders, that are left out.
-    foreign: prefixes of packages that are not compared, in place of google. and grpc.
-    keep_going: leave out files that do not compile; `skipped` of the contract names them.
+    include: folders or package specs to search for missing imports.
+    exclude: patterns of proto files or folders to leave out.
+    foreign: prefixes of packages not to compare, instead of google. and grpc.
+    keep_going: leave out files that do not compile; the contract lists them as `skipped`.
     """
     text = str(spec)
     match text.partition(":"):
@@ -43,21 +43,21 @@ def load(
             with Server(address.removeprefix("//")) as server:
                 return server.contract()
         case "", "", "":
-            raise ContractError(f"an empty name; {_HINT}")
+            raise ContractError(f"empty contract name; {_HINT}")
         case "pypi" | "crate" | "git", ":", _:
             pass
         case _:
             if _is_descriptors(Path(text), text):
                 data = read_file(Path(text), MAX_DESCRIPTORS_BYTES, text)
                 return Contract(parse(data, text), text, foreign=foreign)
-    # What reads archives and runs compilers is imported only where it is needed.
+    # Imported here, because most comparisons need neither archives nor compilers.
     from smg_proto.compat._sources import Sources
 
     return Sources(text, [str(one) for one in include], exclude, foreign, keep_going).contract()
 
 
 def _is_descriptors(path: Path, origin: str) -> bool:
-    """A file that is no archive; ContractError where there is nothing to read."""
+    """Whether the path is a file and not an archive. ContractError if it cannot be read."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -74,7 +74,7 @@ def _is_descriptors(path: Path, origin: str) -> bool:
 
 
 def release_of(spec: str) -> str | None:
-    """The version that a spec names, None where it names none."""
+    """The version that a spec names, if any."""
     if spec == "self":
         from smg_proto import __version__
 

@@ -1,4 +1,4 @@
-"""The descriptors in Python modules that protoc generated, read without running them."""
+"""Reads descriptors from generated Python modules without running them."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from smg_proto.compat._limits import size
 from smg_proto.compat._tree import read_member, zip_members
 
 _TEXT = r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
-# protoc since 3.20, before it, and with a literal that Python 2 takes too.
+# As written by protoc 3.20 and newer, by older ones, and in the form that Python 2 accepts too.
 _LITERAL = re.compile(
     rf"AddSerializedFile\(\s*(?P<added>b{_TEXT}(?:\s*b{_TEXT})*)"
     rf"|\bserialized_pb=\s*(?:(?P<given>b{_TEXT}(?:\s*b{_TEXT})*)|_b\((?P<old>{_TEXT})\))"
@@ -21,8 +21,8 @@ _LITERAL = re.compile(
 
 
 def from_modules(wheel: zipfile.ZipFile, origin: str) -> FileDescriptorSet | None:
-    """The files that a wheel's generated modules hold; None where it has no such modules."""
-    found: dict[str, FileDescriptorProto] = {}
+    """The files in a wheel's generated modules; None if it has no such modules."""
+    files: dict[str, FileDescriptorProto] = {}
     total = 0
     modules = [n for n in sorted(zip_members(wheel, origin).items()) if n[0].endswith("_pb2.py")]
     for name, member in modules:
@@ -35,17 +35,17 @@ def from_modules(wheel: zipfile.ZipFile, origin: str) -> FileDescriptorSet | Non
             try:
                 file = FileDescriptorProto.FromString(data)
             except DecodeError as error:
-                raise ContractError(f"{origin}: {name} holds no readable descriptor") from error
-            if found.setdefault(file.name, file) != file:
+                raise ContractError(f"{origin}: {name}: invalid descriptor") from error
+            if files.setdefault(file.name, file) != file:
                 raise ContractError(
-                    f"{origin}: two modules differ about {file.name}, one is {name}"
+                    f"{origin}: {name}: another module holds a different {file.name}"
                 )
-    return FileDescriptorSet(file=found.values()) if found else None
+    return FileDescriptorSet(file=files.values()) if files else None
 
 
 def serialized(source: bytes, origin: str) -> list[bytes]:
-    """What a generated module passes to the pool as bytes literals."""
-    found: list[bytes] = []
+    """The descriptors that a generated module passes to the pool as bytes literals."""
+    descriptors: list[bytes] = []
     for match in _LITERAL.finditer(source.decode("utf-8", errors="replace")):
         literal = match["added"] or match["given"] or match["old"]
         try:
@@ -53,7 +53,7 @@ def serialized(source: bytes, origin: str) -> list[bytes]:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ContractError(f"{origin}: not a Python module: {error}") from error
         try:
-            found.append(value.encode("latin-1") if isinstance(value, str) else value)
+            descriptors.append(value.encode("latin-1") if isinstance(value, str) else value)
         except UnicodeEncodeError as error:
-            raise ContractError(f"{origin}: holds no readable descriptor") from error
-    return found
+            raise ContractError(f"{origin}: invalid descriptor") from error
+    return descriptors

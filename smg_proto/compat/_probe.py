@@ -1,4 +1,4 @@
-"""Witnesses: messages really written by one side and really read by the other."""
+"""Witnesses: messages that are written by one side and parsed by the other."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,35 +16,35 @@ from smg_proto.compat._limits import MAX_VALUE_LENGTH
 from smg_proto.compat._samples import Side, of_one_field, of_two_fields, samples, unnamed, wrapped
 
 Direction = Literal["old to new", "new to old"]
-# Types of other names that hold one another; deeper ones are not tried.
+# The depth of renamed types within one another up to which messages are tried.
 _MAX_REPLACED_DEPTH = 20
 
 
 @dataclass(frozen=True)
 class Witness:
-    """One message that did not arrive as it was meant."""
+    """One message that the receiver does not read as the sender meant it."""
 
     direction: Direction
     outcome: Outcome
-    message: str  # the sender's name of its type
+    message: str  # the sender's name for its type
     bytes: str  # hexadecimal
     sent: str  # what the sender meant, in text format
     read: str  # what the receiver reads, in text format
-    by_name: bool = False  # only the names tell that it is wrong; the bytes themselves do not
-    reverse: "Witness | None" = None  # what happens in the other direction, if that fails too
+    by_name: bool = False  # only the names show that it is wrong; the bytes do not
+    reverse: "Witness | None" = None  # the witness of the other direction, if that fails too
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A message on its way: its bytes, and what its sender meant."""
+    """A message that is sent: its bytes, and what the sender meant."""
 
     data: bytes
-    message: ProtoMessage | None  # None: no runtime of ours would write it; another's does
-    text: str = ""  # of what our runtime would not write
+    message: ProtoMessage | None  # None if Python cannot write it, but other runtimes can
+    text: str = ""  # describes the message if Python cannot write it
 
 
 def field_witness(old: Side, new: Side, number: int) -> Witness | None:
-    """A message with this one field set, or none, that one side writes and the other gets wrong."""
+    """A message with only this field set, or none, that the other side misreads."""
     return _both_ways(
         _first(old, new, "old to new", _of_field(old, new, number), number),
         _first(new, old, "new to old", _of_field(new, old, number), number),
@@ -52,7 +52,7 @@ def field_witness(old: Side, new: Side, number: int) -> Witness | None:
 
 
 def encoding_witness(old: Side, new: Side, number: int) -> Witness | None:
-    """A message with this field set that the other side gets wrong though the field is the same."""
+    """A message with this field set that the other side misreads although the field is the same."""
 
     def messages(writer: Side) -> Iterator[Sent]:
         for value in samples(writer.contract, writer.message.fields[number], 1):
@@ -66,13 +66,13 @@ def encoding_witness(old: Side, new: Side, number: int) -> Witness | None:
 
 def joined(one: Witness | None, other: Witness | None) -> Witness | None:
     """The first witness of each direction."""
-    every = [w for first in (one, other) if first for w in (first, first.reverse) if w]
-    ways = {witness.direction: replace(witness, reverse=None) for witness in reversed(every)}
-    return _both_ways(ways.get("old to new"), ways.get("new to old"))
+    witnesses = [w for first in (one, other) if first for w in (first, first.reverse) if w]
+    by_direction = {w.direction: replace(w, reverse=None) for w in reversed(witnesses)}
+    return _both_ways(by_direction.get("old to new"), by_direction.get("new to old"))
 
 
 def fields_witness(old: Side, new: Side, numbers: Iterable[int]) -> Witness | None:
-    """A message with two of these fields set, that one side writes and the other gets wrong."""
+    """A message with two of these fields set that the other side misreads."""
     chosen = list(numbers)
     return _both_ways(
         _first(old, new, "old to new", map(_sent, of_two_fields(old, chosen))),
@@ -81,7 +81,7 @@ def fields_witness(old: Side, new: Side, numbers: Iterable[int]) -> Witness | No
 
 
 def message_witness(old: Side, new: Side) -> Witness | None:
-    """Any message of one type that cannot be read as the other."""
+    """A message of one type that cannot be read as the other."""
     return _both_ways(
         _first(old, new, "old to new", _of_message(old, new)),
         _first(new, old, "new to old", _of_message(new, old)),
@@ -89,13 +89,13 @@ def message_witness(old: Side, new: Side) -> Witness | None:
 
 
 def value_witness(old: Side, new: Side, number: int, values: Iterable[int]) -> Witness | None:
-    """A message whose enum field has one of these values, that the other side gets wrong."""
+    """A message whose enum field has one of these values, and that the other side misreads."""
     known = set(values)
 
     def messages(writer: Side) -> Iterator[Sent]:
         field = writer.message.fields[number]
-        there = writer.contract.enums[field.value.type_name].names
-        for value in sorted(known & there.keys()):
+        names = writer.contract.enums[field.value.type_name].names
+        for value in sorted(known & names.keys()):
             yield _sent(writer.build({number: wrapped(field, value)}))
 
     return _both_ways(
@@ -105,15 +105,15 @@ def value_witness(old: Side, new: Side, number: int, values: Iterable[int]) -> W
 
 
 def closing_witness(old: Side, new: Side, number: int) -> Witness | None:
-    """A message whose enum field has a number without a name, which a closed enum does not take."""
+    """A message whose enum field has a number without a name, which a closed enum rejects."""
 
     def messages(writer: Side, reader: Side) -> Iterator[Sent]:
         f, g = writer.message.fields[number], reader.message.fields[number]
-        mine = writer.contract.enums[f.value.type_name]
+        ours = writer.contract.enums[f.value.type_name]
         theirs = reader.contract.enums[g.value.type_name]
-        if theirs.closed and not mine.closed:
-            free = unnamed(mine.numbers.values(), theirs.numbers.values())
-            yield _sent(writer.build({number: wrapped(f, free)}))
+        if theirs.closed and not ours.closed:
+            unused = unnamed(ours.numbers.values(), theirs.numbers.values())
+            yield _sent(writer.build({number: wrapped(f, unused)}))
 
     return _both_ways(
         _first(old, new, "old to new", messages(old, new), number),
@@ -121,7 +121,7 @@ def closing_witness(old: Side, new: Side, number: int) -> Witness | None:
     )
 
 
-# --- what is sent ------------------------------------------------------------------------------
+# --- messages to send --------------------------------------------------------------------------
 
 
 def _sent(message: ProtoMessage) -> Sent:
@@ -135,7 +135,7 @@ def _of_field(writer: Side, reader: Side, number: int) -> Iterator[Sent]:
         yield from _not_utf8(f, g)
         if f.value.is_message and g.value.is_message and f.value.type_name != g.value.type_name:
             inner = writer.of(f.value), reader.of(g.value)
-            if ANY in (f.value.type_name, g.value.type_name):  # holds a type's name, not just text
+            if ANY in (f.value.type_name, g.value.type_name):  # its text must name a real type
                 for value in samples(writer.contract, f, 1):
                     yield _sent(writer.build({number: value}))
             for message in _any_message(*inner):
@@ -146,13 +146,13 @@ def _of_message(writer: Side, reader: Side) -> Iterator[Sent]:
     return map(_sent, _any_message(writer, reader))
 
 
-# The fields that lead to a message within another one.
-_Way: TypeAlias = tuple[tuple[Side, Field], ...]
+# The fields that lead to a nested message.
+_Path: TypeAlias = tuple[tuple[Side, Field], ...]
 
 
 def _any_message(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
-    """Messages of one type that may be wrong as the other: differences near the top first."""
-    todo: deque[tuple[Side, Side, _Way]] = deque([(writer, reader, ())])
+    """Messages of one type that may be misread as the other, least nested first."""
+    todo: deque[tuple[Side, Side, _Path]] = deque([(writer, reader, ())])
     seen = {(writer.message.name, reader.message.name)}
     while todo:
         one, other, path = todo.popleft()
@@ -178,7 +178,7 @@ def _one_level(writer: Side, reader: Side) -> Iterator[ProtoMessage]:
 
 
 def _not_utf8(f: Field, g: Field) -> Iterator[Sent]:
-    """A string that is not UTF-8: some runtimes write it where it is not forbidden."""
+    """A string that is not UTF-8: some runtimes write one if validation is off."""
     pairs = [(f.value, g.value)]
     if f.entry and g.entry:
         pairs.append((f.entry.fields[1], g.entry.fields[1]))
@@ -213,7 +213,7 @@ def _both_ways(there: Witness | None, back: Witness | None) -> Witness | None:
 def _first(
     writer: Side, reader: Side, direction: Direction, sent: Iterator[Sent], only: int | None = None
 ) -> Witness | None:
-    """The first that fails; one that fails by its bytes goes before one that fails by its name."""
+    """The first witness, one that the bytes show if possible, else one that only names show."""
     named: Witness | None = None
     for one in sent:
         if witness := _deliver(writer, reader, direction, one, only):
@@ -226,28 +226,26 @@ def _first(
 def _deliver(
     writer: Side, reader: Side, direction: Direction, sent: Sent, only: int | None
 ) -> Witness | None:
-    """Parse on the other side and compare: None if all that counts has arrived."""
+    """Parse a message on the other side and compare; None if everything that matters arrived."""
     read = reader.empty()
     try:
         read.MergeFromString(sent.data)
-        # Some runtimes parse a string when it is looked at.
+        # Some runtimes parse a string only when it is accessed.
         if sent.message is None:
             read.ListFields()
             return None
         judgement = judge(writer, reader, sent.message, read, direction == "old to new", only)
     except (DecodeError, UnicodeDecodeError):
-        judgement = Judgement("undecodable", note="nothing: it cannot be parsed")
+        judgement = Judgement("undecodable", read="nothing: it cannot be parsed")
     if judgement is None:
         return None
-    text = judgement.note or _text(read)
-    told = judgement.meant or sent.text or _text(sent.message)
     return Witness(
         direction,
         judgement.outcome,
         writer.message.name,
         sent.data.hex(),
-        told,
-        text,
+        judgement.sent or sent.text or _text(sent.message),
+        judgement.read or _text(read),
         judgement.by_name,
     )
 

@@ -1,4 +1,4 @@
-"""Other programs: found, and run for a bounded time, without a terminal or a question."""
+"""Finds and runs other programs, with a time limit and without a terminal."""
 
 import os
 import shutil
@@ -13,15 +13,15 @@ from smg_proto.compat._limits import MAX_LISTING_BYTES, size
 
 
 class ProgramError(ContractError):
-    """A program that ended with an error; `said` is what it printed."""
+    """A program failed. `output` is what it printed."""
 
-    def __init__(self, text: str, said: str) -> None:
+    def __init__(self, text: str, output: str) -> None:
         super().__init__(text)
-        self.said = said
+        self.output = output
 
 
 def program(name: str) -> str | None:
-    """On PATH, or beside this Python, where pip puts programs."""
+    """The path of a program, on PATH or beside this Python, where pip installs programs."""
     return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
 
 
@@ -35,9 +35,9 @@ def run(
     environment: dict[str, str] | None = None,
     limit: int = MAX_LISTING_BYTES,
 ) -> bytes:
-    """What the program prints. ProgramError: it failed; ContractError: it cannot be had."""
+    """What the program prints. ProgramError if it fails, ContractError if it does not run."""
     name = Path(command[0]).name
-    # Files, not pipes: a program that prints without end fills no memory.
+    # Files, not pipes: a program that prints without end does not fill memory.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             done = subprocess.run(
@@ -52,13 +52,13 @@ def run(
         except subprocess.TimeoutExpired:
             raise ContractError(f"{origin}: {name} did not end within {seconds:g} s") from None
         except OSError as error:
-            raise ContractError(f"{origin}: {name} does not run: {error}") from error
+            raise ContractError(f"{origin}: could not run {name}: {error}") from error
         printed = out.tell()
         out.seek(0)
         err.seek(0)
         if done.returncode:
-            said = (err.read(2**16) or out.read(2**16)).decode(errors="replace").strip()
-            raise ProgramError(f"{origin}: {name} failed: {said or done.returncode}", said)
+            output = (err.read(2**16) or out.read(2**16)).decode(errors="replace").strip()
+            raise ProgramError(f"{origin}: {name} failed: {output or done.returncode}", output)
         if printed > limit:
-            raise ContractError(f"{origin}: {name} gave more than {size(limit)}")
+            raise ContractError(f"{origin}: {name} printed more than {size(limit)}")
         return out.read()

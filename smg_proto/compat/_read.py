@@ -1,7 +1,7 @@
-"""From descriptors to the model of a contract: presence, defaults, features of editions, places.
+"""Reads the model of a contract from descriptors: presence, defaults, edition features, places.
 
-A large contract has far more messages than two releases differ in, so each is read when it is
-asked for; what is needed of all is taken from the descriptors as they are.
+Two releases of a large contract differ in few of their messages, so each message is read on first
+use. What is needed of all of them comes straight from the descriptors.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,9 +27,9 @@ from smg_proto.compat._files import edition
 
 @dataclass(frozen=True)
 class Features:
-    """The features of editions that others notice; proto2 and proto3 are two settings of them."""
+    """The edition features that affect peers. proto2 and proto3 are two settings of them."""
 
-    # In descriptor.proto's numbers.
+    # The numbers are descriptor.proto's.
     field_presence: int = 1  # 2 is implicit, 3 required
     enum_type: int = 1  # 2 is closed
     utf8_validation: int = 2  # 3 is none
@@ -37,7 +37,7 @@ class Features:
     json_format: int = 1  # 2 is best effort
 
     def within(self, declared: Any) -> "Features":
-        """These features, where the options of what is declared do not set others."""
+        """These features, overridden by the options of a declaration."""
         if not declared.HasField("options"):
             return self
         features = getattr(declared.options, "features", None)
@@ -54,27 +54,27 @@ _PROTO3 = Features(field_presence=2)
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A message, enum or extension as it is described, and what it inherits."""
+    """The descriptor of a message, enum or extension, with inherited features."""
 
     name: str
     proto: Any  # DescriptorProto, EnumDescriptorProto or FieldDescriptorProto
     file: FileDescriptorProto
-    features: Features  # its own ones; for an extension, those around it
+    features: Features  # its own; for an extension, those of its scope
 
 
 T = TypeVar("T")
 
 
 class Lazy(Mapping[str, T], Generic[T]):
-    """Values by name, each made when it is first asked for."""
+    """Values by name, each created on first use."""
 
-    def __init__(self, raw: Mapping[str, Raw], make: Callable[[Raw], T]) -> None:
-        self._raw, self._make, self._made = raw, make, dict[str, T]()
+    def __init__(self, raw: Mapping[str, Raw], create: Callable[[Raw], T]) -> None:
+        self._raw, self._create, self._values = raw, create, dict[str, T]()
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._made:
-            self._made[name] = self._make(self._raw[name])
-        return self._made[name]
+        if name not in self._values:
+            self._values[name] = self._create(self._raw[name])
+        return self._values[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._raw
@@ -87,16 +87,16 @@ class Lazy(Mapping[str, T], Generic[T]):
 
 
 class Reader:
-    """Finds what all files of a contract declare, and reads it on demand."""
+    """Collects the declarations of all files of a contract, and reads them on demand."""
 
     def __init__(self, pool: DescriptorPool, files: Iterable[FileDescriptorProto]) -> None:
         self._pool = pool
         self.raw_messages: dict[str, Raw] = {}
         self.raw_enums: dict[str, Raw] = {}
         self.entries: dict[str, DescriptorProto] = {}  # of maps
-        self.extensions: dict[str, list[Raw]] = {}  # by the message that is extended
+        self.extensions: dict[str, list[Raw]] = {}  # by extended message
         self.services: dict[str, Service] = {}
-        self.home: dict[str, FileDescriptorProto] = {}  # of what is not nested
+        self.home: dict[str, FileDescriptorProto] = {}  # of top-level symbols
         for file in files:
             self._file(file)
         self.messages: Mapping[str, Message] = Lazy(self.raw_messages, self._message)
@@ -111,8 +111,8 @@ class Reader:
         self._enums(file.enum_type, package, file, features)
         self._extensions(file.extension, package, file, features)
         while todo:
-            message, prefix, around = todo.pop()
-            name, inside = prefix + message.name, around.within(message)
+            message, prefix, inherited = todo.pop()
+            name, inside = prefix + message.name, inherited.within(message)
             if message.HasField("options") and message.options.map_entry:
                 self.entries[name] = message
                 continue
@@ -148,7 +148,7 @@ class Reader:
             extended.append(Raw(prefix + extension.name, extension, file, features))
 
     def held(self, name: str) -> Iterator[tuple[str, int, str]]:
-        """The types that the fields of a message are of: type, number, full name of the field."""
+        """The types of a message's fields: type, number, full name of the field."""
         raw = self.raw_messages[name]
         for field in raw.proto.field:
             if field.type_name:
@@ -163,8 +163,8 @@ class Reader:
                 yield kind, extension.proto.number, extension.name
 
     def carriers(self) -> dict[str, list[tuple[str, int, str]]]:
-        """For each type the fields that are of it: message, number, full name of the field."""
-        found: dict[str, list[tuple[str, int, str]]] = {}
+        """For each type, the fields that have it: message, number, full name of the field."""
+        by_type: dict[str, list[tuple[str, int, str]]] = {}
         entries = self.entries
         for name, raw in self.raw_messages.items():
             for field in raw.proto.field:
@@ -172,23 +172,23 @@ class Reader:
                     if kind in entries and not (kind := entries[kind].field[-1].type_name[1:]):
                         continue
                     carrier = name, field.number, f"{name}.{field.name}"
-                    found.setdefault(kind, []).append(carrier)
+                    by_type.setdefault(kind, []).append(carrier)
         for name, extensions in self.extensions.items():
             for extension in extensions:
                 if kind := extension.proto.type_name[1:]:
                     carrier = name, extension.proto.number, extension.name
-                    found.setdefault(kind, []).append(carrier)
-        return found
+                    by_type.setdefault(kind, []).append(carrier)
+        return by_type
 
     def _message(self, raw: Raw) -> Message:
         name, message = raw.name, raw.proto
         fields = self._fields(message, name, raw.features)
         for extension in self.extensions.get(name, ()):
-            found = self._pool.FindExtensionByName(extension.name)
+            descriptor = self._pool.FindExtensionByName(extension.name)
             parent, json_name = extension.name.rpartition(".")[0], f"[{extension.name}]"
-            read = _field(extension.proto, parent, found, extension.features)
-            read = replace(read, name=extension.name, json_name=json_name, extension=True)
-            fields[read.number] = read
+            field = _field(extension.proto, parent, descriptor, extension.features)
+            field = replace(field, name=extension.name, json_name=json_name, extension=True)
+            fields[field.number] = field
         return Message(
             name,
             raw.file.package,
@@ -202,17 +202,17 @@ class Reader:
         )
 
     def _fields(self, message: DescriptorProto, name: str, features: Features) -> dict[int, Field]:
-        known = self._pool.FindMessageTypeByName(name).fields_by_number
-        found: dict[int, Field] = {}
-        for field in message.field:
-            read = _field(field, name, known[field.number], features)
-            if read.type_name and (entry := self.entries.get(read.type_name)):
-                inner = self._fields(entry, read.type_name, features.within(entry))
-                read = replace(read, entry=Message(read.type_name, "", inner))
-            if oneof := oneof_of(field, message):
-                read = replace(read, oneof=oneof)
-            found[read.number] = read
-        return found
+        descriptors = self._pool.FindMessageTypeByName(name).fields_by_number
+        fields: dict[int, Field] = {}
+        for proto in message.field:
+            field = _field(proto, name, descriptors[proto.number], features)
+            if field.type_name and (entry := self.entries.get(field.type_name)):
+                inner = self._fields(entry, field.type_name, features.within(entry))
+                field = replace(field, entry=Message(field.type_name, "", inner))
+            if oneof := oneof_of(proto, message):
+                field = replace(field, oneof=oneof)
+            fields[field.number] = field
+        return fields
 
 
 def _enum(raw: Raw) -> Enum:
@@ -281,8 +281,8 @@ def _default(known: FieldDescriptor, presence: Presence) -> object:
 
 
 def places(file: FileDescriptorProto) -> Iterator[tuple[str, int]]:
-    """The symbols of a file, each with its line, as far as its source information tells."""
-    # The way to a declaration has pairs of numbers; other ways lead to its parts.
+    """The symbols of a file with their lines, if the file has source information."""
+    # The path of a declaration has an even length; other paths are of its parts.
     located = ((place.path, place.span) for place in file.source_code_info.location)
     lines = {tuple(path): span[0] + 1 for path, span in located if len(path) % 2 == 0}
     for declared in declarations(file) if lines else ():
@@ -294,4 +294,4 @@ def places(file: FileDescriptorProto) -> Iterator[tuple[str, int]]:
             yield package + extension.name, lines[_EXTENSION, index]
 
 
-_EXTENSION = 7  # of FileDescriptorProto, as SourceCodeInfo spells the way to a declaration
+_EXTENSION = 7  # the number of `extension` in FileDescriptorProto, for SourceCodeInfo paths

@@ -1,4 +1,4 @@
-"""A conversation with a server's reflection: one question, one answer that fits it, all bounded."""
+"""Reads contracts from a server's reflection service. All replies are checked and limited."""
 
 import queue
 import re
@@ -15,20 +15,21 @@ from smg_proto.compat._files import ContractError
 
 # Newest first; grpc's own Python servers offer v1alpha alone.
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-_Question = message_class("grpc.reflection.v1.ServerReflectionRequest")
-_Answer = message_class("grpc.reflection.v1.ServerReflectionResponse")  # of v1alpha just as well
+# v1alpha has the same messages.
+_Request = message_class("grpc.reflection.v1.ServerReflectionRequest")
+_Reply = message_class("grpc.reflection.v1.ServerReflectionResponse")
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_LONGEST_NAME = 1_000
+_MAX_NAME_LENGTH = 1_000
 
 
 class Conversation:
-    """One stream of questions. Errors of gRPC pass through; ContractError: the answers are odd."""
+    """One reflection stream. gRPC errors pass through; ContractError if a reply is invalid."""
 
     def __init__(
         self, channel: grpc.Channel, service: str, address: str, options: Mapping[str, Any]
     ) -> None:
         self._address = address
-        self._questions: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._bytes = 0
         channels: Any = channel
         call: Any = channels.stream_stream(
@@ -36,83 +37,83 @@ class Conversation:
             request_serializer=None,
             response_deserializer=None,
         )
-        self._answers: Iterator[bytes] = call(iter(self._questions.get, None), **options)
+        self._replies: Iterator[bytes] = call(iter(self._requests.get, None), **options)
 
     def close(self) -> None:
-        self._questions.put(None)
-        cancel: Callable[[], object] = getattr(self._answers, "cancel", lambda: None)
+        self._requests.put(None)
+        cancel: Callable[[], object] = getattr(self._replies, "cancel", lambda: None)
         cancel()
 
     def services(self) -> list[str]:
-        """The names of the services that the server offers, the standard ones among them."""
-        answer = self._ask(list_services="*")
-        self._expect(answer, "list_services_response", "the list of its services")
-        listed = sorted({service.name for service in answer.list_services_response.service})
+        """The names of the services that the server offers, including standard ones."""
+        reply = self._request(list_services="*")
+        self._expect(reply, "list_services_response", "the list of its services")
+        listed = sorted({service.name for service in reply.list_services_response.service})
         if len(listed) > limits.MAX_SERVICES:
-            raise self._odd(f"lists more than {limits.MAX_SERVICES} services")
+            raise self._invalid(f"lists more than {limits.MAX_SERVICES} services")
         for name in listed:
-            if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
-                raise self._odd(f"lists a service of the name {name[:80]!r}")
+            if len(name) > _MAX_NAME_LENGTH or not _NAME.fullmatch(name):
+                raise self._invalid(f"lists a service with an invalid name: {name[:80]!r}")
         return listed
 
     def files(self, services: list[str]) -> FileDescriptorSet:
-        """The files that declare these services, and all that these import."""
-        found: dict[str, FileDescriptorProto] = {}
+        """The files that declare these services, and all files that these import."""
+        files: dict[str, FileDescriptorProto] = {}
         for name in services:
-            self._add(found, self._ask(file_containing_symbol=name), name)
+            self._add(files, self._request(file_containing_symbol=name), name)
             declared = (
                 f"{file.package}.{service.name}".lstrip(".")
-                for file in found.values()
+                for file in files.values()
                 for service in file.service
             )
             if name not in declared:
-                raise self._odd(f"gives files that do not declare {name}")
-        # Some servers answer with the one file alone.
+                raise self._invalid(f"sends files that do not declare {name}")
+        # Some servers send only the one file, without its imports.
         while missing := {
             str(name)
-            for file in found.values()
+            for file in files.values()
             for name in file.dependency
-            if name not in found and not name.startswith("google/protobuf/")
+            if name not in files and not name.startswith("google/protobuf/")
         }:
             for name in sorted(missing):
-                self._add(found, self._ask(file_by_filename=name), name)
-                if name not in found:
-                    raise self._odd(f"gives other files in place of {name}")
-        return FileDescriptorSet(file=found.values())
+                self._add(files, self._request(file_by_filename=name), name)
+                if name not in files:
+                    raise self._invalid(f"sends other files instead of {name}")
+        return FileDescriptorSet(file=files.values())
 
-    def _ask(self, **question: str) -> Any:
-        self._questions.put(_Question(**question).SerializeToString())
-        data = next(self._answers, None)
+    def _request(self, **request: str) -> Any:
+        self._requests.put(_Request(**request).SerializeToString())
+        data = next(self._replies, None)
         if data is None:
-            raise self._odd("ended without an answer")
+            raise self._invalid("ended without a reply")
         self._bytes += len(data)
         if self._bytes > limits.MAX_REPLIES_BYTES:
-            raise self._odd(f"sends more than {limits.size(limits.MAX_REPLIES_BYTES)}")
+            raise self._invalid(f"sends more than {limits.size(limits.MAX_REPLIES_BYTES)}")
         try:
-            answer = _Answer.FromString(data)
+            reply = _Reply.FromString(data)
         except DecodeError:
-            raise self._odd("sends an answer that cannot be parsed") from None
-        if answer.HasField("error_response"):
-            (asked,) = question.values()
-            error = answer.error_response
-            raise self._odd(f"failed for {asked}: {error.error_message or error.error_code}")
-        return answer
+            raise self._invalid("sends a reply that cannot be parsed") from None
+        if reply.HasField("error_response"):
+            (subject,) = request.values()
+            error = reply.error_response
+            raise self._invalid(f"failed for {subject}: {error.error_message or error.error_code}")
+        return reply
 
-    def _add(self, found: dict[str, FileDescriptorProto], answer: Any, asked: str) -> None:
-        self._expect(answer, "file_descriptor_response", f"the file of {asked}")
-        for data in answer.file_descriptor_response.file_descriptor_proto:
+    def _add(self, files: dict[str, FileDescriptorProto], reply: Any, subject: str) -> None:
+        self._expect(reply, "file_descriptor_response", f"the file of {subject}")
+        for data in reply.file_descriptor_response.file_descriptor_proto:
             try:
                 file = FileDescriptorProto.FromString(data)
             except DecodeError:
-                raise self._odd(f"sends a file for {asked} that cannot be parsed") from None
-            if found.setdefault(str(file.name), file) != file:
-                raise self._odd(f"sends two files of the name {file.name} that differ")
-            if len(found) > limits.MAX_SERVED_FILES:
-                raise self._odd(f"has more than {limits.MAX_SERVED_FILES} files")
+                raise self._invalid(f"sends a file for {subject} that cannot be parsed") from None
+            if files.setdefault(str(file.name), file) != file:
+                raise self._invalid(f"sends two different files named {file.name}")
+            if len(files) > limits.MAX_SERVED_FILES:
+                raise self._invalid(f"has more than {limits.MAX_SERVED_FILES} files")
 
-    def _expect(self, answer: Any, kind: str, what: str) -> None:
-        if not answer.HasField(kind):
-            raise self._odd(f"answers something else than {what}")
+    def _expect(self, reply: Any, kind: str, what: str) -> None:
+        if not reply.HasField(kind):
+            raise self._invalid(f"does not send {what}")
 
-    def _odd(self, what: str) -> ContractError:
-        return ContractError(f"{self._address}: its reflection {what}")
+    def _invalid(self, what: str) -> ContractError:
+        return ContractError(f"{self._address}: its reflection service {what}")

@@ -1,4 +1,4 @@
-"""Which type of the new contract stands in for which of the old one, and what that changes."""
+"""Finds types of the old contract that another type replaced, and what that changes."""
 
 from collections.abc import Collection, Iterator
 
@@ -13,11 +13,11 @@ Pair = tuple[str, str]
 
 
 def replacements(
-    messages: Messages, scope: Collection[str], unlike: Collection[str]
+    messages: Messages, scope: Collection[str], changed: Collection[str]
 ) -> dict[str, str]:
-    """For types of the old contract: the type of another name that takes their bytes unchanged."""
+    """For types of the old contract, the type of another name that reads the same bytes."""
     old, new = messages.old, messages.new
-    found: dict[str, str] = {}
+    replaced: dict[str, str] = {}
     for name, service in old.services.items():
         after = new.services.get(name)
         if name not in scope or not after:
@@ -26,21 +26,21 @@ def replacements(
             if method in after.rpcs:
                 now = after.rpcs[method]
                 for pair in ((rpc.request, now.request), (rpc.response, now.response)):
-                    if pair[0] != pair[1] and pair[0] not in found and _fits(old, new, pair):
-                        found[pair[0]] = pair[1]
+                    if pair[0] != pair[1] and pair[0] not in replaced and _fits(old, new, pair):
+                        replaced[pair[0]] = pair[1]
     for name in old.messages:
-        if name not in scope or name not in unlike:
+        if name not in scope or name not in changed:
             continue
         message, other = old.messages[name], new.messages[name]
         for number, f in message.fields.items():
             g = other.fields.get(number)
             if not g or went_elsewhere(f, g, message, other):
                 continue
-            before, now_of = f.value.type_name, g.value.type_name
-            renamed = before and now_of and before != now_of and before not in found
+            before, after_type = f.value.type_name, g.value.type_name
+            renamed = before and after_type and before != after_type and before not in replaced
             if renamed and not messages.witness(message, other, number):
-                found[before] = now_of
-    return found
+                replaced[before] = after_type
+    return replaced
 
 
 def _fits(old: Contract, new: Contract, pair: Pair) -> bool:
@@ -49,7 +49,7 @@ def _fits(old: Contract, new: Contract, pair: Pair) -> bool:
 
 
 class Inside:
-    """What a field's or an RPC's new type changes about what is inside of it."""
+    """Finds what changes inside a field or an RPC when its type is replaced."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
@@ -57,10 +57,10 @@ class Inside:
 
     def of_types(self, symbol: str, before: str, after: str) -> Iterator[Finding]:
         """One finding of each class that the bytes do not show."""
-        told: set[str] = set()
+        reported: set[str] = set()
         for finding in self._all(before, after):
-            if finding.cls in ("presence", "json") and finding.cls not in told:
-                told.add(finding.cls)
+            if finding.cls in ("presence", "json") and finding.cls not in reported:
+                reported.add(finding.cls)
                 text = f"Was {before}, is {after}, which differs in {finding.symbol}: "
                 yield Finding(finding.cls, symbol, text + finding.message)
 

@@ -1,4 +1,4 @@
-"""Findings, and the verdict over them."""
+"""Findings and the verdict on them."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -16,40 +16,40 @@ Verdict = Literal["data", "rpc", "presence", "json", "source", "compatible"]
 Format = Literal["text", "markdown", "json", "sarif", "github", "junit", "accept"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-# Worst first. `notice` alone is compatible.
+# Worst first. Only `notice` is compatible.
 CLASSES: dict[FindingClass, str] = {
     "data": "bytes are misread, lost or cannot be parsed",
     "rpc": "a call fails: its path, its shape or its streaming differs",
     "presence": "unset and zero become, or stop being, different",
     "json": "proto3 JSON differs",
-    "source": "code that is compiled against it must be changed",
-    "notice": "nobody breaks",
+    "source": "code that is compiled against it must change",
+    "notice": "breaks nobody",
 }
 _ORDER: dict[str, int] = {name: place for place, name in enumerate([*CLASSES, "compatible"])}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One change, and one sentence on who notices. Each `data` finding has a witness."""
+    """One change, with a sentence on whom it affects. Every `data` finding has a witness."""
 
     cls: FindingClass
     symbol: str
     message: str
     witness: Witness | None = None
-    removal: bool = False  # one side lacks it, and that is all: a matter of age between peers
+    removal: bool = False  # one side simply lacks it, as an older peer does
     package: str = ""
-    place: Place | None = None  # where it is declared, in the new contract if it is there
+    place: Place | None = None  # in the new contract, or in the old one if it was removed
 
     @property
     def witnesses(self) -> tuple[Witness, ...]:
-        """The witness, and that of the other direction if that fails too."""
+        """The witness, and the one of the other direction if that fails too."""
         first = self.witness
         second = first.reverse if first else None
         return tuple(witness for witness in (first, second) if witness)
 
     @property
     def by_name(self) -> bool:
-        """Only names tell that something is wrong: a guess, though a good one."""
+        """Whether only names show that something is wrong: a guess, though a good one."""
         return bool(self.witness) and all(witness.by_name for witness in self.witnesses)
 
     def as_dict(self) -> dict[str, object]:
@@ -68,13 +68,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `diff` found between two contracts, worst first."""
+    """The differences between two contracts, worst first."""
 
     old: str
     new: str
     findings: Sequence[Finding]
-    packages: Sequence[str] = ()  # that were compared
-    accepted: Sequence[Finding] = ()  # findings that somebody reviewed, left out of the verdict
+    packages: Sequence[str] = ()  # the packages that were compared
+    accepted: Sequence[Finding] = ()  # reviewed findings, which do not count for the verdict
 
     @property
     def verdict(self) -> Verdict:
@@ -85,18 +85,18 @@ class Report:
         return "compatible"
 
     def fails(self, level: str = "source") -> bool:
-        """Is there a finding of this class or a worse one?"""
+        """Whether there is a finding of this class or a worse one."""
         return any(at_least(finding.cls, level) for finding in self.findings)
 
     def accept(self, acceptances: "Iterable[Acceptance]") -> "Report":
         """The report without the findings that these accept."""
         keys = {(acceptance.cls, acceptance.symbol) for acceptance in acceptances}
         rest = [finding for finding in self.findings if (finding.cls, finding.symbol) not in keys]
-        taken = [finding for finding in self.findings if (finding.cls, finding.symbol) in keys]
-        return replace(self, findings=tuple(rest), accepted=tuple(taken))
+        accepted = [finding for finding in self.findings if (finding.cls, finding.symbol) in keys]
+        return replace(self, findings=tuple(rest), accepted=tuple(accepted))
 
     def render(self, form: Format, level: str = "source") -> str:
-        """The report in a format; some of them tell failures, from the level on, from the rest."""
+        """The report in a format. Findings of the level or worse are marked as failures."""
         from smg_proto.compat import _formats
 
         match form:
@@ -134,7 +134,7 @@ class Report:
 
 
 def at_least(cls: str, level: str) -> bool:
-    """Is the class as bad as the level, or worse?"""
+    """Whether the class is as bad as the level, or worse."""
     return _ORDER[cls] <= _ORDER[level]
 
 

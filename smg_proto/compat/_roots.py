@@ -1,4 +1,4 @@
-"""Under which name each proto file of a tree is imported."""
+"""Finds the import name of each proto file of a tree."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -8,7 +8,7 @@ from smg_proto.compat import _buf
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._tree import Tree, excluded
 
-# Comments and texts are passed over, so that an import within one is none.
+# Comments and strings are matched too, so that an import inside one does not count.
 _TOKENS = re.compile(
     r"""//[^\n]*
       | /\*(?s:.*?)(?:\*/|\Z)
@@ -17,7 +17,7 @@ _TOKENS = re.compile(
       | '(?:\\.|[^'\\\n])*'""",
     re.VERBOSE,
 )
-_ROUNDS = 20  # of finding roots; each finds one more at least
+_ROUNDS = 20  # each round finds at least one root more
 
 
 def imports(data: bytes) -> Iterator[tuple[str, int]]:
@@ -32,10 +32,10 @@ def imports(data: bytes) -> Iterator[tuple[str, int]]:
 
 
 class Names:
-    """The import name of each proto of a tree, by buf's configuration or by how others import it.
+    """The import name of each proto of a tree, from buf's configuration or from its imports.
 
-    With a configuration, files outside of its modules are left out; without one, and with a folder
-    `proto/`, those outside of that.
+    With a configuration, only the files of its modules count. Without one, and if there is a folder
+    `proto/`, only the files in it count.
     """
 
     def __init__(self, tree: Tree, available: Callable[[str], bool] = lambda name: False) -> None:
@@ -67,8 +67,8 @@ class Names:
     def _inferred(
         self, paths: list[str], roots: list[str], available: Callable[[str], bool]
     ) -> dict[str, str]:
-        """The names that make imports fit: `a/b.proto` is x/a/b.proto, seen from the root x."""
-        asked = {path: [name for name, _ in imports(self._tree.files[path])] for path in paths}
+        """The names that imports use: `a/b.proto` is x/a/b.proto relative to the root x."""
+        imported = {path: [name for name, _ in imports(self._tree.files[path])] for path in paths}
         by_end: dict[str, list[str]] = {}
         for path in paths:
             by_end.setdefault(path.rpartition("/")[2], []).append(path)
@@ -78,13 +78,13 @@ class Names:
             known = set(names.values())
             missing = [
                 (path, name)
-                for path, wanted in asked.items()
+                for path, wanted in imported.items()
                 for name in wanted
                 if name not in known
                 and not name.startswith("google/protobuf/")
                 and not available(name)
             ]
-            again = list(roots), prefix
+            before = list(roots), prefix
             for path, name in missing:
                 same_end = by_end.get(name.rpartition("/")[2], [])
                 below = [other for other in same_end if other.endswith(f"/{name}")]
@@ -93,35 +93,35 @@ class Names:
                     if root not in roots:
                         roots.append(root)
                         break
-                # The tree is the inside of a folder that importers name: seen from above it.
+                # The tree may be the content of a folder that imports name: add it as a prefix.
                 above = [o for o in same_end if "/" in name and f"/{name}".endswith(f"/{o}")]
                 if len(above) == 1 and not prefix:
                     prefix = name[: -len(above[0])]
                     break
-            if again == (roots, prefix):
+            if before == (roots, prefix):
                 break
             names = _relative(paths, roots, prefix)
         return names
 
     def by_name(self) -> Mapping[str, str]:
-        """The path of each name; ContractError: two files want one name."""
-        found: dict[str, str] = {}
+        """The path of each name. ContractError if two files have the same name."""
+        paths: dict[str, str] = {}
         for path, name in self.names.items():
-            if first := found.get(name):
+            if first := paths.get(name):
                 raise ContractError(
                     f"{self._tree.origin}: {first} and {path} are both imported as {name}; "
-                    "name one folder of protos, or exclude one of them"
+                    "give one folder of protos, or exclude one of them"
                 )
-            found[name] = path
-        return found
+            paths[name] = path
+        return paths
 
 
 def _without_copies(tree: Tree, paths: Collection[str]) -> list[str]:
-    """Of files of one content, as after vendoring twice, the one nearest to the top."""
-    found: dict[bytes, str] = {}
+    """The paths without duplicates, as after vendoring twice: the one nearest to the top stays."""
+    by_content: dict[bytes, str] = {}
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
-        found.setdefault(tree.files[path], path)
-    return sorted(found.values())
+        by_content.setdefault(tree.files[path], path)
+    return sorted(by_content.values())
 
 
 def _below(path: str, folders: Collection[str]) -> bool:
@@ -131,28 +131,28 @@ def _below(path: str, folders: Collection[str]) -> bool:
 def _relative(
     paths: Collection[str], roots: Collection[str], prefix: str, strict: bool = False
 ) -> dict[str, str]:
-    """Each path relative to the innermost of the roots that it lies in."""
+    """Each path relative to the innermost root that contains it."""
     ordered = sorted(set(roots), key=len, reverse=True)
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for path in paths:
         for root in ordered:
             if not root or path.startswith(f"{root}/"):
-                found[path] = path[len(root) + 1 :] if root else prefix + path
+                names[path] = path[len(root) + 1 :] if root else prefix + path
                 break
         else:
             if not strict:
-                found[path] = prefix + path
-    return found
+                names[path] = prefix + path
+    return names
 
 
 def _nearest(path: str, candidates: Collection[str]) -> str:
     """The candidate that shares the most folders with the path."""
-    here = PurePosixPath(path).parts
+    parts = PurePosixPath(path).parts
 
     def shared(other: str) -> tuple[int, int]:
         count = 0
-        for one, two in zip(here, PurePosixPath(other).parts, strict=False):
-            if one != two:
+        for ours, theirs in zip(parts, PurePosixPath(other).parts, strict=False):
+            if ours != theirs:
                 break
             count += 1
         return -count, len(other)

@@ -1,6 +1,6 @@
-"""Messages that are likely to be misunderstood: where two contracts differ, what shows it.
+"""Sample messages that are likely to show a difference between two contracts.
 
-A number is one field to both sides, unless the names show that it went to another field.
+Fields of the same number are the same field, unless the names show that the number was reused.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +13,10 @@ from google.protobuf.message import Message as ProtoMessage
 
 from smg_proto.compat._contract import Contract, Field, Message
 
-# What a field is set to: a scalar, a message, a list of these, or a dict.
+# The value of a field: a scalar, a message, a list of these, or a dict.
 Value: TypeAlias = Any
 
-# For each type: an everyday value, then those that a narrower or differently coded type gets wrong.
+# For each type: an ordinary value, then values that a narrower type or another encoding misreads.
 _WIDE = 2**40 + 5
 _SCALARS: Mapping[int, Sequence[Value]] = {
     F.TYPE_INT32: (7, -1),
@@ -33,52 +33,52 @@ _SCALARS: Mapping[int, Sequence[Value]] = {
     F.TYPE_DOUBLE: (1.5,),
     F.TYPE_BOOL: (True,),
     F.TYPE_STRING: ("text",),
-    F.TYPE_BYTES: (b"\xff\x01",),  # neither UTF-8 nor a message, yet a fine list of numbers
+    F.TYPE_BYTES: (b"\xff\x01",),  # neither UTF-8 nor a message, but a valid packed list
 }
-_DEPTH = 2  # of sample messages
+_DEPTH = 2  # of nested sample messages
 
 
 @dataclass(frozen=True)
 class Side:
-    """A message type as one contract has it."""
+    """A message type of one contract."""
 
     contract: Contract
     message: Message
 
     def of(self, field: Field) -> "Side":
-        """The type of one of its message fields."""
+        """The type of one of the message's fields."""
         return Side(self.contract, self.contract.messages[field.type_name])
 
     def empty(self) -> ProtoMessage:
         return self.contract.message_class(self.message.name)()
 
     def build(self, values: Mapping[int, Value]) -> ProtoMessage:
-        made = self.empty()
+        message = self.empty()
         for number, value in values.items():
-            self._put(made, self.message.fields[number], value)
-        return made
+            self._set(message, self.message.fields[number], value)
+        return message
 
     def get(self, message: ProtoMessage, field: Field) -> Value:
-        """What a message of this type has for the field; its default where it is not set."""
+        """The value of a field in a message of this type; its default if it is unset."""
         if field.extension:
             extension: Any = self.contract.pool.FindExtensionByName(field.name)
             return message.Extensions[extension]
         return getattr(message, field.name)
 
-    def _put(self, message: ProtoMessage, field: Field, value: Value) -> None:
+    def _set(self, message: ProtoMessage, field: Field, value: Value) -> None:
         if field.entry:
-            there = self.get(message, field)
+            target = self.get(message, field)
             for key, inner in value.items():
                 if field.value.is_message:
-                    there[key].CopyFrom(inner)
+                    target[key].CopyFrom(inner)
                 else:
-                    there[key] = inner
+                    target[key] = inner
         elif field.repeated:
             self.get(message, field).extend(value)
         elif field.is_message:
-            there = self.get(message, field)
-            there.SetInParent()
-            there.CopyFrom(value)
+            target = self.get(message, field)
+            target.SetInParent()
+            target.CopyFrom(value)
         elif field.extension:
             extension: Any = self.contract.pool.FindExtensionByName(field.name)
             message.Extensions[extension] = value
@@ -87,19 +87,19 @@ class Side:
 
 
 def went_elsewhere(f: Field, g: Field, writer: Message, reader: Message) -> bool:
-    """One number, two fields: either name lives on (or lived before) under another number."""
+    """Whether the number was reused: one of the names has another number on the other side."""
     return f.name != g.name and (f.name in reader.by_name or g.name in writer.by_name)
 
 
 def same_encoding(f: Field, g: Field) -> bool:
-    """Same type on the wire, as far as can be said without a look into messages and enums."""
+    """Whether both have the same type on the wire, not counting what messages and enums hold."""
     return (f.kind, f.repeated, f.entry is None) == (g.kind, g.repeated, g.entry is None)
 
 
 def of_one_field(writer: Side, reader: Side, number: int) -> Iterator[ProtoMessage]:
-    """Messages with this field alone that the reader may get wrong, but for what is inside of it.
+    """Messages with only this field set that the reader may misread.
 
-    None for two messages: their types are looked at for themselves.
+    Yields nothing if both fields are messages, because their types are compared on their own.
     """
     f, g = writer.message.fields.get(number), reader.message.fields.get(number)
     if f is None:
@@ -119,15 +119,15 @@ def of_one_field(writer: Side, reader: Side, number: int) -> Iterator[ProtoMessa
 
 
 def of_two_fields(writer: Side, numbers: Iterable[int]) -> Iterator[ProtoMessage]:
-    there = [writer.message.fields[n] for n in numbers if n in writer.message.fields]
-    for pair in combinations(there, 2):
-        # Of one oneof: only the latter would be set.
+    """Messages with two of these fields set, which must not be in the same oneof."""
+    fields = [writer.message.fields[n] for n in numbers if n in writer.message.fields]
+    for pair in combinations(fields, 2):
         if pair[0].oneof == "" or pair[0].oneof != pair[1].oneof:
             yield writer.build({f.number: next(samples(writer.contract, f, 1)) for f in pair})
 
 
 def _suspect_values(writer: Contract, reader: Contract, f: Field, g: Field) -> Iterator[Value]:
-    """Values of f that g may get wrong; none where both are plainly the same."""
+    """Values of f that g may misread; none if both are plainly the same."""
     if not same_encoding(f, g):
         yield from samples(writer, f, _DEPTH)
     elif f.entry and g.entry:
@@ -139,12 +139,12 @@ def _suspect_values(writer: Contract, reader: Contract, f: Field, g: Field) -> I
         for inner in _suspect_values(writer, reader, key, other):
             yield {inner: value_sample}
     elif f.is_enum:
-        mine, theirs = writer.enums[f.type_name], reader.enums[g.type_name]
-        if f.type_name != g.type_name:  # an enum of the same name is looked at for itself
-            for number in sorted(mine.names):
+        ours, theirs = writer.enums[f.type_name], reader.enums[g.type_name]
+        if f.type_name != g.type_name:  # enums of the same name are compared on their own
+            for number in sorted(ours.names):
                 yield wrapped(f, number)
-        if theirs.closed and not mine.closed:
-            yield wrapped(f, unnamed(mine.numbers.values(), theirs.numbers.values()))
+        if theirs.closed and not ours.closed:
+            yield wrapped(f, unnamed(ours.numbers.values(), theirs.numbers.values()))
 
 
 def unnamed(*numbers: Iterable[int]) -> int:
@@ -153,7 +153,7 @@ def unnamed(*numbers: Iterable[int]) -> int:
 
 
 def samples(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
-    """Values of any field: an everyday one first."""
+    """Values for a field, an ordinary one first."""
     if field.entry:
         first = next(samples(contract, field.entry.fields[1], depth))
         for inner in samples(contract, field.value, depth):
@@ -179,7 +179,7 @@ def _singles(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
     elif field.is_message:
         side = Side(contract, contract.messages[field.type_name])
         inner = list(side.message.fields.values()) if depth else []
-        # All fields at once, of each oneof the first; then each field alone.
+        # All fields at once, with the first of each oneof; then each field alone.
         chosen = {f.oneof or f.number: f for f in reversed(inner)}.values()
         yield side.build({f.number: next(samples(contract, f, depth - 1)) for f in chosen})
         for f in inner:
@@ -190,7 +190,7 @@ def _singles(contract: Contract, field: Field, depth: int) -> Iterator[Value]:
 
 
 def wrapped(field: Field, single: Value) -> Value:
-    """The value, in the list or map that the field is."""
+    """The value, in a list or map if the field is one."""
     if field.entry:
         key = _SCALARS[field.entry.fields[1].kind][0]
         return {key: single}

@@ -1,4 +1,4 @@
-"""The contract of a running server, by reflection, and its health."""
+"""The contract of a running server, read by reflection, and its health."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import grpc
 
+from smg_proto._channel import Address
+from smg_proto._probing._sync.ask import ask
 from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError
@@ -19,8 +21,8 @@ _HealthRequest = message_class("grpc.health.v1.HealthCheckRequest")
 _HealthResponse = message_class("grpc.health.v1.HealthCheckResponse")
 
 T = TypeVar("T")
-# The server was not reached, did not answer in time, or does not let us in.
-_NO_ANSWER = {
+# The server was not reached, did not reply in time, or rejected the credentials.
+_NO_REPLY = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.UNAUTHENTICATED,
@@ -29,7 +31,7 @@ _NO_ANSWER = {
 
 
 class NoReflection(ContractError):
-    """A server that answers, but not about its contract."""
+    """A server that replies, but has no reflection service."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class Access:
         if not (self.tls or self.ca or self.cert or self.key):
             return None
         if (self.cert is None) != (self.key is None):
-            raise ContractError("a client certificate needs both its certificate and its key")
+            raise ContractError("incomplete client certificate: give both --cert and --key")
         ca, key, cert = (_read(path) for path in (self.ca, self.key, self.cert))
         return grpc.ssl_channel_credentials(ca, key, cert)
 
 
 @dataclass
 class Server:
-    """A running server. ContractError: it cannot be reached, or it has no reflection."""
+    """A running server. ContractError if it cannot be reached or has no reflection."""
 
     address: str
     access: Access = field(default_factory=Access)
@@ -62,14 +64,10 @@ class Server:
     def __post_init__(self) -> None:
         host, colon, port = self.address.rpartition(":")
         if not colon or not host or not (port.isascii() and port.isdecimal()):
-            raise ContractError(f"{self.address!r}: write HOST:PORT")
+            raise ContractError(f"invalid address {self.address!r}: use HOST:PORT")
         credentials = self.access.credentials()
-        options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
-        self._channel = (
-            grpc.secure_channel(self.address, credentials, options)
-            if credentials
-            else grpc.insecure_channel(self.address, options)
-        )
+        options = (("grpc.max_receive_message_length", MAX_REPLY_BYTES),)
+        self._channel = Address(self.address, options, credentials).channel()
 
     def __enter__(self) -> "Server":
         return self
@@ -83,93 +81,80 @@ class Server:
         self._channel.close()
 
     def contract(self) -> Contract:
-        """What the server says that it serves."""
+        """The contract that the server's reflection describes."""
 
         def read(conversation: Conversation) -> Contract:
             services = [n for n in conversation.services() if not n.startswith("grpc.")]
             if not services:
-                raise ContractError(f"{self.address}: its reflection lists no services")
+                raise ContractError(f"{self.address}: its reflection service lists no services")
             files = conversation.files(services)
             return Contract(files, f"grpc://{self.address}", partial=True)
 
         return self._reflect(read)
 
     def services(self) -> list[str]:
-        """The names of the services that the server offers, the standard ones among them."""
+        """The names of the services that the server offers, including standard ones."""
         return self._reflect(Conversation.services)
 
     def health(self) -> str | None:
-        """SERVING, NOT_SERVING, …; None where the server has no health service."""
+        """SERVING, NOT_SERVING, …; None if the server has no health service."""
         call = self._channel.unary_unary(
             f"/{_HEALTH}/Check",
             request_serializer=_serialize,
             response_deserializer=_HealthResponse.FromString,
         )
         try:
-            answer: Any = call(_HealthRequest(), **self._call())
+            reply: Any = call(_HealthRequest(), **self._call())
         except grpc.RpcError as error:
             if _code(error) == grpc.StatusCode.UNIMPLEMENTED:
                 return None
             if _code(error) == grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
-            raise self._unreachable(error) from error
+            raise self._unreachable(_code(error)) from error
         states = _HealthResponse.DESCRIPTOR.enum_types_by_name["ServingStatus"].values_by_number
-        return states[answer.status].name if answer.status in states else str(answer.status)
+        return states[reply.status].name if reply.status in states else str(reply.status)
 
-    def call(
-        self, path: str, data: bytes, streaming: bool = False
-    ) -> tuple[grpc.StatusCode, bytes]:
-        """The status of a call with these bytes as its request, and the first message it brings."""
-        kinds: Any = self._channel
-        kind = kinds.unary_stream if streaming else kinds.unary_unary
-        made: Any = kind(path, request_serializer=None, response_deserializer=None)
-        try:
-            if not streaming:
-                return grpc.StatusCode.OK, made(data, **self._call())
-            messages: Any = made(data, **self._call())
-            try:
-                return grpc.StatusCode.OK, next(messages, b"")
-            finally:
-                messages.cancel()
-        except grpc.RpcError as error:
-            code = _code(error) or grpc.StatusCode.UNKNOWN
-            if code in _NO_ANSWER:
-                raise self._unreachable(error) from error
-            return code, b""
+    def call(self, path: str, data: bytes) -> tuple[grpc.StatusCode, bytes]:
+        """Call a method with these bytes as the request; its status and first response."""
+        reply = ask(self._channel, path, data, **self._call())
+        code = grpc.StatusCode[reply.code]
+        if code in _NO_REPLY:
+            raise self._unreachable(code)
+        return code, reply.data
 
     def _reflect(self, read: Callable[[Conversation], T]) -> T:
-        """What is read from whichever reflection the server has; NoReflection: it has none."""
+        """Read from either version of reflection; NoReflection if the server has none."""
         for service in SERVICES:
             conversation = Conversation(self._channel, service, self.address, self._call())
             try:
                 return read(conversation)
             except grpc.RpcError as error:
                 if _code(error) != grpc.StatusCode.UNIMPLEMENTED:
-                    raise self._unreachable(error) from error
+                    raise self._unreachable(_code(error)) from error
             finally:
                 conversation.close()
         raise NoReflection(
-            f"{self.address}: the server has no reflection; switch it on there "
+            f"{self.address}: the server has no reflection; enable it "
             "(grpcio-reflection for a Python server), or compare its protos or wheel instead"
         )
 
     def _call(self) -> dict[str, Any]:
         return {"timeout": self.access.timeout, "metadata": list(self.access.metadata)}
 
-    def _unreachable(self, error: grpc.RpcError) -> ContractError:
-        match _code(error):
+    def _unreachable(self, code: grpc.StatusCode | None) -> ContractError:
+        match code:
             case grpc.StatusCode.UNAVAILABLE:
-                what = "cannot be reached; is it up, and is TLS on or off on both sides?"
-            case grpc.StatusCode.DEADLINE_EXCEEDED:
-                what = f"does not answer within {self.access.timeout:g} s"
-            case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-                what = "refuses us; give credentials with --metadata or --cert and --key"
-            case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 what = (
-                    f"sends a message of more than {size(MAX_REPLY_BYTES)}, or has no room for us"
+                    "cannot be reached; check that it runs, and that TLS is on or off on both sides"
                 )
-            case code:
-                what = f"answers {code.name if code else 'nothing'} to a question about itself"
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                what = f"did not reply within {self.access.timeout:g} s"
+            case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+                what = "denied access; give credentials with --metadata or --cert and --key"
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                what = f"is overloaded, or sent a message of more than {size(MAX_REPLY_BYTES)}"
+            case _:
+                what = f"returned {code.name if code else 'an error'} for reflection or health"
         return ContractError(f"{self.address}: the server {what}")
 
 

@@ -1,4 +1,4 @@
-"""What a server and a client of different ages can not do for each other."""
+"""Differences between a server and a client of different releases."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Kind = Literal["rpc", "field", "value"]
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that one side has and the other has not."""
+    """Something that only one side has."""
 
     kind: Kind
     symbol: str
@@ -22,16 +22,16 @@ class Gap:
 
 @dataclass(frozen=True)
 class Skew:
-    shared: tuple[str, ...]  # services that both know
-    unserved: tuple[str, ...]  # services of the client's contract that the server does not offer
-    unknown: tuple[str, ...]  # services of the server that the client's contract has not
-    conflicts: tuple[Finding, ...]  # both have it, and mean different things
+    shared: tuple[str, ...]  # services of both
+    unserved: tuple[str, ...]  # services of the client's contract that the server lacks
+    unknown: tuple[str, ...]  # services of the server that the client's contract lacks
+    conflicts: tuple[Finding, ...]  # both have it, but read it differently
     server_lacks: tuple[Gap, ...]
     client_lacks: tuple[Gap, ...]
 
 
 def skew(server: Contract, client: Contract) -> Skew:
-    """Compare what the services that both know take and give."""
+    """Compare the requests and responses of the services that both have."""
     shared = sorted(server.services.keys() & client.services.keys())
     reached = {symbol for side in (server, client) for symbol in _reach(side, shared, None)}
     packages = {client.services[name].package for name in shared}
@@ -47,8 +47,8 @@ def skew(server: Contract, client: Contract) -> Skew:
         tuple(sorted(client.services.keys() - server.services.keys())),
         tuple(sorted(_offered(server) - client.services.keys())),
         conflicts,
-        tuple(_gaps(client, server, shared, "the server", "it ignores", "it never sets")),
-        tuple(_gaps(server, client, shared, "this package", "we cannot set", "we ignore")),
+        tuple(_gaps(client, server, shared, "the server", "it ignores it", "it never sets it")),
+        tuple(_gaps(server, client, shared, "this package", "it cannot set it", "it ignores it")),
     )
 
 
@@ -57,7 +57,7 @@ def _offered(server: Contract) -> set[str]:
 
 
 def _reach(side: Contract, services: list[str], role: str | None) -> frozenset[str]:
-    """The messages and enums that the RPCs take (request), give (response), or either (None)."""
+    """The messages and enums that the RPCs take (request), return (response), or either (None)."""
     names: set[str] = set()
     for service in services:
         for rpc in side.services[service].rpcs.values():
@@ -67,16 +67,17 @@ def _reach(side: Contract, services: list[str], role: str | None) -> frozenset[s
 
 
 def _gaps(
-    has: Contract, lacks: Contract, services: list[str], who: str, taken: str, given: str
+    has: Contract, lacks: Contract, services: list[str], who: str, in_request: str, in_response: str
 ) -> Iterator[Gap]:
-    """What `lacks` has not of what `has` has."""
+    """What `has` has and `lacks` does not."""
     for name in services:
         for method, rpc in has.services[name].rpcs.items():
             if method not in lacks.services[name].rpcs:
-                yield Gap("rpc", rpc.name, f"{who} does not have it: UNIMPLEMENTED")
+                yield Gap("rpc", rpc.name, f"{who} lacks it: UNIMPLEMENTED")
     requests, responses = (_reach(has, services, role) for role in ("request", "response"))
     for name in sorted(requests | responses):
-        uses = [word for reach, word in ((requests, taken), (responses, given)) if name in reach]
+        roles = ((requests, in_request), (responses, in_response))
+        uses = [words for reach, words in roles if name in reach]
         if name in has.messages and name in lacks.messages:
             known = lacks.messages[name]
             for number, field in has.messages[name].fields.items():

@@ -1,4 +1,4 @@
-"""Contracts in folders, archives, released packages and git revisions."""
+"""Reads contracts from folders, archives, released packages and git revisions."""
 
 import gzip
 import io
@@ -23,11 +23,11 @@ from smg_proto.compat._tree import (
     zip_members,
 )
 
-_DESCRIPTORS = "smg_proto/descriptors.binpb"  # what a wheel or a revision of ours has
+_DESCRIPTORS = "smg_proto/descriptors.binpb"  # in this project's wheels and revisions
 
 
 class Sources:
-    """One of them, with what load() was told."""
+    """One source, with the options of load()."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class Sources:
                 data = read_member(wheel, member, limits.MAX_DESCRIPTORS_BYTES, self.spec)
                 files = parse(data, f"{self.spec}: {_DESCRIPTORS}")
                 return Contract(files, self.spec, foreign=self.foreign)
-            if found := from_modules(wheel, self.spec):
-                return Contract(found, self.spec, foreign=self.foreign)
+            if generated := from_modules(wheel, self.spec):
+                return Contract(generated, self.spec, foreign=self.foreign)
             tree = from_zip(wheel, self.spec, self.exclude)
         if not tree.protos:
-            raise ContractError(f"{self.spec}: no protos and no generated modules in this wheel")
+            raise ContractError(f"{self.spec}: the wheel has neither protos nor generated modules")
         return self._compiled(tree)
 
     def _revision(self, words: str) -> Contract:
@@ -84,23 +84,23 @@ class Sources:
             raise ContractError(f"{self.spec}: no .proto files in {where}that revision")
         return self._compiled(part, tree)
 
-    def _compiled(self, tree: Tree, whole: Tree | None = None) -> Contract:
-        finders = included(self.include, whole), elsewhere(whole or tree)
-        made = compile_tree(tree, *finders, keep_going=self.keep_going)
+    def _compiled(self, tree: Tree, revision: Tree | None = None) -> Contract:
+        finders = included(self.include, revision), elsewhere(revision or tree)
+        compiled = compile_tree(tree, *finders, keep_going=self.keep_going)
         return Contract(
-            made.files,
+            compiled.files,
             self.spec,
-            own=made.own,
+            own=compiled.own,
             foreign=self.foreign,
-            shown=made.shown,
-            skipped=made.skipped,
+            shown=compiled.shown,
+            skipped=compiled.skipped,
         )
 
 
-def included(include: Sequence[str], whole: Tree | None = None) -> Find:
+def included(include: Sequence[str], revision: Tree | None = None) -> Find:
     """Finds imports in the folders and packages to include.
 
-    whole: the revision that is read, in which folders are looked for first.
+    revision: the git revision that is read, where folders are looked up first.
     """
     packages = {spec: _in_package(spec) for spec in include if _is_package(spec)}
 
@@ -109,31 +109,32 @@ def included(include: Sequence[str], whole: Tree | None = None) -> Find:
             return None
         for spec in include:
             if spec in packages:
-                if found := packages[spec](name):
-                    return found
+                if file := packages[spec](name):
+                    return file
                 continue
             inside = f"{spec.strip('/')}/{name}"
-            if whole and inside in whole.files:
-                return whole.files[inside], whole.shown + inside
-            place = Path(spec, name)
-            if place.is_file():
-                return read_file(place, limits.MAX_PROTO_BYTES, str(place)), str(place)
+            if revision and inside in revision.files:
+                return revision.files[inside], revision.shown + inside
+            path = Path(spec, name)
+            if path.is_file():
+                return read_file(path, limits.MAX_PROTO_BYTES, str(path)), str(path)
         return None
 
     return find
 
 
 def elsewhere(tree: Tree) -> Find:
-    """Finds imports anywhere in the tree, as where third_party/ lies beside proto/."""
-    ends: dict[str, list[str]] = {}
+    """Finds imports anywhere in the tree, such as in third_party/ beside proto/."""
+    by_name: dict[str, list[str]] = {}
     for path in tree.protos:
-        ends.setdefault(path.rpartition("/")[2], []).append(path)
+        by_name.setdefault(path.rpartition("/")[2], []).append(path)
 
     def find(name: str) -> tuple[bytes, str] | None:
-        there = [p for p in ends.get(name.rpartition("/")[2], ()) if f"/{p}".endswith(f"/{name}")]
-        if len({tree.files[path] for path in there}) != 1:
+        same_name = by_name.get(name.rpartition("/")[2], ())
+        paths = [path for path in same_name if f"/{path}".endswith(f"/{name}")]
+        if len({tree.files[path] for path in paths}) != 1:
             return None
-        return tree.files[there[0]], tree.shown + there[0]
+        return tree.files[paths[0]], tree.shown + paths[0]
 
     return find
 
@@ -143,7 +144,7 @@ def _is_package(spec: str) -> bool:
 
 
 def _in_package(spec: str) -> Find:
-    """Finds imports among the protos of a package or revision, in whichever folder they lie."""
+    """Finds imports among the protos of a package or revision, in any folder."""
     kind, _, words = spec.partition(":")
     if kind == "git":
         revision, _, folder = words.partition(":")
@@ -168,7 +169,7 @@ def _zip(path: Path, origin: str) -> zipfile.ZipFile:
     try:
         if path.stat().st_size > limits.MAX_ARCHIVE_BYTES:
             bound = limits.size(limits.MAX_ARCHIVE_BYTES)
-            raise ContractError(f"{origin}: has more than {bound}")
+            raise ContractError(f"{origin}: larger than {bound}")
         return zipfile.ZipFile(path)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ContractError(f"{origin}: not a readable wheel: {error}") from error

@@ -1,4 +1,4 @@
-"""Text of others, made fit for a terminal: no control characters, no line of any length."""
+"""Makes untrusted text safe for a terminal: no control characters, no endless lines."""
 
 import unicodedata
 
@@ -9,7 +9,7 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with each unsafe character as its escape, but for those to keep."""
+    """The text with unsafe characters escaped, except for those to keep."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -21,6 +21,6 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def one_line(text: str, length: int = MAX_ERROR_LENGTH) -> str:
-    """The text on one line, cut where it is longer than that."""
+    """The text on one line, cut to a maximum length."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= length else f"{line[:length]}… ({len(line)} characters)"

@@ -1,6 +1,6 @@
-"""Proto files and buf's configuration in a folder, an archive or a git revision, all in memory.
+"""Reads proto files and buf's configuration from a folder, an archive or a git revision.
 
-Nothing is unpacked, no link is followed out of the tree, and each name is checked.
+Everything stays in memory. No link is followed out of the tree, and every name is checked.
 """
 
 import fnmatch
@@ -21,11 +21,12 @@ from smg_proto.compat._programs import ProgramError, program, run
 
 CONFIGURATIONS = ("buf.yaml", "buf.work.yaml", "buf.lock")
 _READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_BAD_LINK = "the link does not lead to a file of the tree; exclude it"
 
 
 @dataclass
 class Tree:
-    """Files by their path below the top; shown: what stands in front of such a path for people."""
+    """Files by their path below the top. `shown` is the prefix of paths in messages."""
 
     origin: str
     shown: str = ""
@@ -37,27 +38,26 @@ class Tree:
         return sorted(path for path in self.files if path.endswith(".proto"))
 
     def add(self, path: str, data: bytes) -> None:
-        """Take a file in, if its name is fit and there is room for it."""
+        """Add a file after checking its name and size."""
         check_name(path, self.origin)
         if len(data) > limits.MAX_PROTO_BYTES:
             raise ContractError(
-                f"{self.origin}: {path} has more than {size(limits.MAX_PROTO_BYTES)}"
+                f"{self.origin}: {path} is larger than {size(limits.MAX_PROTO_BYTES)}"
             )
         self._bytes += len(data)
         if self._bytes > limits.MAX_PROTOS_BYTES:
             raise ContractError(
                 f"{self.origin}: more than {size(limits.MAX_PROTOS_BYTES)} of protos; "
-                "give a folder further down"
+                "give a subfolder"
             )
         if len(self.files) >= limits.MAX_PROTO_FILES:
             raise ContractError(
-                f"{self.origin}: more than {limits.MAX_PROTO_FILES} proto files; "
-                "give a folder further down"
+                f"{self.origin}: more than {limits.MAX_PROTO_FILES} proto files; give a subfolder"
             )
         self.files[path] = data
 
     def below(self, folder: str) -> "Tree":
-        """The part of it in a folder."""
+        """The part of the tree in a folder."""
         prefix = f"{folder.strip('/')}/" if folder.strip("/.") else ""
         part = Tree(self.origin, self.shown + prefix)
         part.files = {
@@ -69,21 +69,23 @@ class Tree:
 
 
 def check_name(path: str, origin: str) -> None:
-    """Refuse a name that a compiler could take for something else, or that leads elsewhere."""
+    """Reject a name that a compiler could misread or that leaves the tree."""
     parts = PurePosixPath(path).parts
     problem = ""
     if path.startswith(("-", "@")):
-        problem = "a compiler takes it for an option"
+        problem = "a compiler would take it for an option"
     elif path.startswith("/") or ".." in parts or "\\" in path or ":" in path.split("/")[0]:
         problem = "it leads out of the tree"
     elif not path.isprintable():
         problem = "it has control characters"
     if problem:
-        raise ContractError(f"{origin}: refused the name {path!r}: {problem}; rename or exclude it")
+        raise ContractError(
+            f"{origin}: invalid file name {path!r}: {problem}; rename or exclude it"
+        )
 
 
-def wanted(path: str, exclude: Collection[str] = ()) -> bool:
-    """Is this a file for us: a proto or buf's configuration, in no hidden folder?"""
+def is_relevant(path: str, exclude: Collection[str] = ()) -> bool:
+    """Whether the file is a proto or buf's configuration, and in no hidden folder."""
     name = path.rpartition("/")[2]
     if not (name.endswith(".proto") or name in CONFIGURATIONS):
         return False
@@ -93,7 +95,7 @@ def wanted(path: str, exclude: Collection[str] = ()) -> bool:
 
 
 def excluded(path: str, patterns: Collection[str]) -> bool:
-    """Is the path, or a folder on the way to it, one of these patterns?"""
+    """Whether the path, or a folder above it, matches one of these patterns."""
     steps = [path, *map(str, PurePosixPath(path).parents)][:-1]
     return any(
         fnmatch.fnmatchcase(step, pattern.rstrip("/")) for pattern in patterns for step in steps
@@ -107,24 +109,21 @@ def from_folder(folder: Path, origin: str, exclude: Collection[str] = ()) -> Tre
     shown = os.path.normpath(folder)
     tree = Tree(origin, "" if shown == "." else f"{shown}/")
     for path, place in _walk(folder, origin):
-        if not wanted(path, exclude):
+        if not is_relevant(path, exclude):
             continue
         mode = place.lstat().st_mode
         if stat.S_ISLNK(mode):
             target = place.resolve()
             if not target.is_relative_to(folder.resolve()) or not target.is_file():
-                raise ContractError(
-                    f"{origin}: refused {path}: it is a link that leads to no file of the tree; "
-                    "exclude it"
-                )
+                raise ContractError(f"{origin}: {path}: {_BAD_LINK}")
         elif not stat.S_ISREG(mode):
-            raise ContractError(f"{origin}: refused {path}: it is not a regular file; exclude it")
+            raise ContractError(f"{origin}: {path}: not a regular file; exclude it")
         tree.add(path, read_file(place, limits.MAX_PROTO_BYTES, f"{origin}: {path}"))
     return tree
 
 
 def _walk(folder: Path, origin: str) -> Iterator[tuple[str, Path]]:
-    """Every file below the folder, in order; links to folders are not entered."""
+    """Every file below the folder, in order. Links to folders are not followed."""
     seen = 0
     todo: list[tuple[str, int]] = [("", 0)]
     while todo:
@@ -138,20 +137,19 @@ def _walk(folder: Path, origin: str) -> Iterator[tuple[str, Path]]:
         seen += len(listed)
         if seen > limits.MAX_FOLDER_ENTRIES:
             raise ContractError(
-                f"{origin}: more than {limits.MAX_FOLDER_ENTRIES} entries; "
-                "give a folder further down"
+                f"{origin}: more than {limits.MAX_FOLDER_ENTRIES} entries; give a subfolder"
             )
         for entry in listed:
             path = f"{inside}/{entry.name}" if inside else entry.name
             if entry.is_dir(follow_symlinks=False):
                 if depth >= limits.MAX_FOLDER_DEPTH:
                     raise ContractError(
-                        f"{origin}: folders more than {limits.MAX_FOLDER_DEPTH} deep, at {path}"
+                        f"{origin}: folders nested more than {limits.MAX_FOLDER_DEPTH} deep: {path}"
                     )
                 if not entry.name.startswith("."):
                     todo.append((path, depth + 1))
             else:
-                # The name is UTF-8 whatever the locale, as it is in git and in archives.
+                # Names are UTF-8 in any locale, as in git and in archives.
                 yield os.fsencode(path).decode(errors="surrogateescape"), folder / path
 
 
@@ -163,25 +161,25 @@ def zip_members(archive: zipfile.ZipFile, origin: str) -> dict[str, zipfile.ZipI
     listed = archive.infolist()
     if len(listed) > limits.MAX_ARCHIVE_MEMBERS:
         raise ContractError(f"{origin}: more than {limits.MAX_ARCHIVE_MEMBERS} members")
-    found: dict[str, zipfile.ZipInfo] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for member in listed:
         if member.is_dir():
             continue
-        if member.filename in found:
-            raise ContractError(f"{origin}: has two members of the name {member.filename!r}")
-        found[member.filename] = member
-    return found
+        if member.filename in members:
+            raise ContractError(f"{origin}: two members are named {member.filename!r}")
+        members[member.filename] = member
+    return members
 
 
 def read_member(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int, origin: str
 ) -> bytes:
-    """One member of a ZIP, up to a limit, whatever it says of its own size."""
+    """One member of a ZIP, up to a limit that holds whatever size the ZIP states."""
     origin = f"{origin}: {member.filename}"
     if member.flag_bits & 1:
         raise ContractError(f"{origin} is encrypted")
-    if member.compress_type not in _READABLE:  # the other methods unpack without any bound
-        raise ContractError(f"{origin} is not stored or deflated")
+    if member.compress_type not in _READABLE:  # other methods unpack without a limit
+        raise ContractError(f"{origin} is neither stored nor deflated")
     try:
         with archive.open(member) as file:
             data = file.read(limit + 1)
@@ -190,29 +188,29 @@ def read_member(
     except (zipfile.BadZipFile, zlib.error) as error:
         raise ContractError(f"{origin} is damaged: {error}") from error
     if len(data) > limit:
-        raise ContractError(f"{origin} has more than {size(limit)}")
+        raise ContractError(f"{origin} is larger than {size(limit)}")
     return data
 
 
 def from_zip(archive: zipfile.ZipFile, origin: str, exclude: Collection[str] = ()) -> Tree:
     tree = Tree(origin, f"{origin}: ")
     for name, member in sorted(zip_members(archive, origin).items()):
-        if wanted(name, exclude):
+        if is_relevant(name, exclude):
             tree.add(name, read_member(archive, member, limits.MAX_PROTO_BYTES, origin))
     return tree
 
 
 def from_tar(stream: IO[bytes], origin: str, exclude: Collection[str] = ()) -> Tree:
-    """A gzipped tar whose members all lie in one folder, as those of crates and npm packages do."""
+    """Read a gzipped tar whose members are all in one folder, as in crates and npm packages."""
     tree = Tree(origin, f"{origin}: ")
-    bounded: Any = _Bounded(stream, origin)  # it can read, which is all that is asked of it
+    bounded: Any = _Bounded(stream, origin)  # tarfile only needs `read`
     try:
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for count, member in enumerate(archive):
                 if count >= limits.MAX_ARCHIVE_MEMBERS:
                     raise ContractError(f"{origin}: more than {limits.MAX_ARCHIVE_MEMBERS} members")
                 path = member.name.removeprefix("./").partition("/")[2]
-                if not path or not wanted(path, exclude) or not member.isfile():
+                if not path or not is_relevant(path, exclude) or not member.isfile():
                     continue
                 if content := archive.extractfile(member):
                     tree.add(path, content.read(limits.MAX_PROTO_BYTES + 1))
@@ -222,7 +220,7 @@ def from_tar(stream: IO[bytes], origin: str, exclude: Collection[str] = ()) -> T
 
 
 class _Bounded:
-    """A stream that ends with an error where it would be longer than an archive may be."""
+    """A stream that raises ContractError beyond the maximum size of an archive."""
 
     def __init__(self, stream: IO[bytes], origin: str) -> None:
         self._stream, self._origin, self._left = stream, origin, limits.MAX_UNPACKED_BYTES
@@ -239,7 +237,7 @@ class _Bounded:
 
 # --- git -----------------------------------------------------------------------------------------
 
-# Nothing that a repository configures is run, and nothing is fetched.
+# git runs nothing that the repository configures, and fetches nothing.
 _QUIET = {
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_OPTIONAL_LOCKS": "0",
@@ -252,9 +250,9 @@ _QUIET = {
 def from_git(
     revision: str, origin: str, extra: Collection[str] = (), exclude: Collection[str] = ()
 ) -> Tree:
-    """A revision of the repository around the current folder; extra: other files of interest."""
+    """Read a revision of the repository of the current folder. extra: other files to read."""
     if not revision or revision.startswith("-"):
-        raise ContractError(f"{origin}: write git:REVISION or git:REVISION:FOLDER")
+        raise ContractError(f"{origin}: no revision; use git:REVISION or git:REVISION:FOLDER")
     top = _git(origin, "rev-parse", "--show-toplevel").decode(errors="replace").strip()
     within = ("-C", top)
     try:
@@ -268,12 +266,12 @@ def from_git(
     listed = _git(origin, *within, "ls-tree", "-r", "-z", "--full-tree", commit)
     blobs: dict[str, tuple[str, str]] = {}
     for line in listed.split(b"\0"):
-        about, tab, name = line.partition(b"\t")
-        mode, _, blob = about.decode().partition(" ")
+        info, tab, name = line.partition(b"\t")
+        mode, _, blob = info.decode().partition(" ")
         if tab and blob.startswith("blob "):
             blobs[name.decode(errors="surrogateescape")] = mode, blob[5:]
     tree = Tree(origin)
-    chosen = [path for path in sorted(blobs) if path in extra or wanted(path, exclude)]
+    chosen = [path for path in sorted(blobs) if path in extra or is_relevant(path, exclude)]
     if len(chosen) > limits.MAX_PROTO_FILES:
         raise ContractError(f"{origin}: more than {limits.MAX_PROTO_FILES} proto files")
     for path, data in _blobs(origin, within, {path: blobs[path][1] for path in chosen}).items():
@@ -282,10 +280,7 @@ def from_git(
                 f"{PurePosixPath(path).parent}/{data.decode(errors='replace')}"
             )
             if target not in blobs or blobs[target][0] == "120000":
-                raise ContractError(
-                    f"{origin}: refused {path}: it is a link that leads to no file of the tree; "
-                    "exclude it"
-                )
+                raise ContractError(f"{origin}: {path}: {_BAD_LINK}")
             data = next(iter(_blobs(origin, within, {path: blobs[target][1]}).values()))
         if path in extra:
             tree.files[path] = data
@@ -307,9 +302,9 @@ def _git(
 
 
 def _blobs(origin: str, within: Collection[str], ids: dict[str, str]) -> dict[str, bytes]:
-    """The contents of blobs, as they are stored: no filter of the repository touches them."""
-    asked = "".join(f"{blob}\n" for blob in ids.values()).encode()
-    sizes = _git(origin, *within, "cat-file", "--batch-check=%(objectsize)", stdin=asked)
+    """The contents of blobs as stored, without any filter that the repository configures."""
+    request = "".join(f"{blob}\n" for blob in ids.values()).encode()
+    sizes = _git(origin, *within, "cat-file", "--batch-check=%(objectsize)", stdin=request)
     total = 0
     for path, line in zip(ids, sizes.decode().splitlines(), strict=False):
         if not line.isdigit():
@@ -318,14 +313,14 @@ def _blobs(origin: str, within: Collection[str], ids: dict[str, str]) -> dict[st
     bound = limits.MAX_PROTOS_BYTES + limits.MAX_DESCRIPTORS_BYTES
     if total > bound:
         raise ContractError(f"{origin}: more than {size(bound)} of protos")
-    answer = _git(
-        origin, *within, "cat-file", "--batch=%(objectsize)", stdin=asked, limit=bound + 2**24
+    output = _git(
+        origin, *within, "cat-file", "--batch=%(objectsize)", stdin=request, limit=bound + 2**24
     )
-    found: dict[str, bytes] = {}
-    place = 0
+    contents: dict[str, bytes] = {}
+    position = 0
     for path in ids:
-        end = answer.index(b"\n", place)
-        length = int(answer[place:end])
-        found[path] = answer[end + 1 : end + 1 + length]
-        place = end + 2 + length
-    return found
+        end = output.index(b"\n", position)
+        length = int(output[position:end])
+        contents[path] = output[end + 1 : end + 1 + length]
+        position = end + 2 + length
+    return contents

@@ -7,8 +7,9 @@
 In a plain `with`, connect() gives the sync client. The base install has all that it needs.
 """
 
+from smg_proto._channel import MetadataLike as Metadata
+from smg_proto._channel import Pem
 from smg_proto.engine._async.engine import AsyncEngine, AsyncPieceStream
-from smg_proto.engine._config import Metadata, Pem
 from smg_proto.engine._connect import Connection, connect
 from smg_proto.engine._errors import (
     AccessError,

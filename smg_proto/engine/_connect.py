@@ -1,10 +1,10 @@
 """connect(): the way to an engine, for both kinds of program."""
 
-from collections.abc import Mapping
 from types import TracebackType
 
+from smg_proto._channel import ChannelOptions, MetadataLike, Pem
 from smg_proto.engine._async.engine import AsyncEngine, async_open
-from smg_proto.engine._config import Metadata, Pem, Settings, settings
+from smg_proto.engine._config import Settings, settings
 from smg_proto.engine._contracts import CONTRACTS
 from smg_proto.engine._errors import ClosedError, ParameterError
 from smg_proto.engine._sync.engine import Engine
@@ -61,21 +61,22 @@ def connect(
     contract: str | None = None,
     timeout: float | None = 10.0,
     token: str | None = None,
-    metadata: Metadata | None = None,
+    metadata: MetadataLike | None = None,
     secure: bool | None = None,
     ca_certificate: Pem | None = None,
     client_certificate: Pem | None = None,
     client_key: Pem | None = None,
     server_name: str | None = None,
     max_message_bytes: int | None = None,
-    channel_options: Mapping[str, object] | None = None,
+    channel_options: ChannelOptions | None = None,
 ) -> Connection:
     """An engine at HOST:PORT, [IPV6]:PORT or unix:PATH, whichever contract it speaks.
 
     contract: the contract, so that the server is not asked. timeout: seconds for each call that
     generates nothing; generate() and complete() have a limit of their own. token: sent as
-    "authorization: Bearer". secure: use TLS; the certificates, as PEM or files, switch it on too.
-    max_message_bytes: of a request and of a reply; None is no limit.
+    "authorization: Bearer", never in clear text to another machine. secure: use TLS; the
+    certificates, as PEM or files, switch it on too. max_message_bytes: of a request and of a reply;
+    None is no limit.
 
     ParameterError: an argument is wrong. Nothing is called before the `with`.
     """

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from smg_proto.engine._config import Metadata, check_metadata, check_seconds, mapping, sequence
+from smg_proto._channel import MetadataLike, mapping, sequence
+from smg_proto.engine._config import CHECKS
 from smg_proto.engine._errors import ParameterError
 
 MAX_TOKEN_ID = 2**31 - 1
@@ -76,7 +77,7 @@ class GenerateParams(TypedDict, total=False):
     """Names the request, for abort(). Left out: a random one."""
     timeout: float | None
     """Seconds for the whole call. None: no limit."""
-    metadata: Metadata | None
+    metadata: MetadataLike | None
     """gRPC metadata of this call, beside that of the connection."""
 
 
@@ -145,23 +146,13 @@ def _number(what: str, fits: Callable[[float], bool]) -> Callable[[str, Any], fl
     return checked
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ParameterError(name, "must be a string, and not empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ParameterError(name, "has half of a character (a lone surrogate)") from None
-    return value
-
-
 def _texts(name: str, value: Any) -> list[str]:
     items = [value] if isinstance(value, str) else sequence(value)
     if items is None:
         raise ParameterError(name, "must be a list of strings")
     if len(items) > MAX_STOPS:
         raise ParameterError(name, f"has more than {MAX_STOPS} strings")
-    return [_text(name, item) for item in items]
+    return [CHECKS.text(name, item) for item in items]
 
 
 def _choices(name: str, value: Any) -> list[str]:
@@ -172,7 +163,7 @@ def _choices(name: str, value: Any) -> list[str]:
 
 
 def _ids(name: str, value: Any) -> list[int]:
-    given = sequence(value.tolist() if hasattr(value, "tolist") else value)  # an array has that
+    given = sequence(value)
     if given is None:
         raise ParameterError(name, "must be a list of whole numbers")
     ids = list(given)
@@ -189,12 +180,6 @@ def _prompt_ids(name: str, value: Any) -> list[int]:
     return ids
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ParameterError(name, "must be True or False")
-    return value
-
-
 def _bias(name: str, value: Any) -> dict[int, float]:
     pairs = mapping(value)
     if pairs is None:
@@ -206,7 +191,7 @@ def _bias(name: str, value: Any) -> dict[int, float]:
 
 def _schema(name: str, value: Any) -> str:
     if isinstance(value, str):
-        return _text(name, value)
+        return CHECKS.text(name, value)
     if mapping(value) is None:
         raise ParameterError(name, "must be a JSON schema: a mapping, or text")
     try:
@@ -226,7 +211,7 @@ _PENALTY = _number("from -2 to 2", lambda number: -2 <= number <= 2)
 _PART = _number("from 0 to 1", lambda number: 0 <= number <= 1)
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "prompt": _text,
+    "prompt": CHECKS.text,
     "token_ids": _prompt_ids,
     "max_tokens": _whole(1, MAX_COUNT),
     "min_tokens": _whole(0, MAX_COUNT),
@@ -242,17 +227,17 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "n": _whole(1, 1_000),
     "stop": _texts,
     "stop_token_ids": _ids,
-    "ignore_eos": _flag,
+    "ignore_eos": CHECKS.flag,
     "logprobs": _whole(0, MAX_COUNT),
     "json_schema": _schema,
-    "json_object": _flag,
-    "regex": _text,
-    "grammar": _text,
+    "json_object": CHECKS.flag,
+    "regex": CHECKS.text,
+    "grammar": CHECKS.text,
     "choice": _choices,
-    "structural_tag": _text,
-    "lora": _text,
-    "model": _text,
+    "structural_tag": CHECKS.text,
+    "lora": CHECKS.text,
+    "model": CHECKS.text,
     "request_id": check_request_id,
-    "timeout": check_seconds,
-    "metadata": lambda _, value: check_metadata(value),
+    "timeout": CHECKS.seconds,
+    "metadata": lambda _, value: CHECKS.metadata(value),
 }

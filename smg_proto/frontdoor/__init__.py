@@ -1,4 +1,4 @@
-"""The front door: every service of smg.v1, served from a gateway's HTTP API.
+"""The front door: a gRPC server for every service of smg.v1, in front of a gateway's HTTP API.
 
     from smg_proto.frontdoor import FrontDoor, Options
 
@@ -6,7 +6,7 @@
         print(door.port)
         await door.wait()
 
-`smg-proto serve` is this as a command. Needs the extra `serve`.
+`smg-proto serve` runs it as a command. Requires the extra `serve`.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""What there is: models, the gateway, its workers, their engines, and its tokenizers."""
+"""Administration: models, the gateway, its workers, their engines, and its tokenizers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -8,17 +8,17 @@ from urllib.parse import quote
 from smg_proto import __version__
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import reading
-from smg_proto._http.fields import Table, read_reply, read_whole, write_request
+from smg_proto._http.fields import Table, read_reply, read_reply_with, write_request
 from smg_proto._http.mapping import others
 from smg_proto._http.shapes import as_object, is_object, parse, to_text
 from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
-from smg_proto.frontdoor._calls import Call, path_of, read_answer
+from smg_proto.frontdoor._calls import Call, path_of, read_response
 from smg_proto.frontdoor._routes import Streaming, Unary
 
-# Full names of all services of the front door; the table of operations fills it.
+# Full names of all services of the front door; filled by _operations.
 SERVICES: list[str] = []
-# What the front door can do beyond the least that the contract asks for.
+# Optional features of the contract that the front door supports.
 FEATURES = (
     "chat.token_ids",
     "complete.choices",
@@ -36,15 +36,15 @@ _WATCH_SECONDS = 1.0
 
 async def list_models(call: Call, request: smg.ListModelsRequest) -> smg.ListModelsResponse:
     try:
-        answer = await call.ask("GET", "/v1/models")
+        response = await call.fetch("GET", "/v1/models")
     except SmgError as error:
         if error.metadata.get("http_status") != "503":
             raise
-        found = smg.ListModelsResponse()  # the gateway is there, and has no model yet
+        listed = smg.ListModelsResponse()  # the gateway runs, but has no model yet
     else:
-        found = read_answer(others.MODEL_LIST, answer, "/v1/models")
-    models, following = page(found.models, request.page_size, request.page_token)
-    reply = smg.ListModelsResponse(models=models, next_page_token=following)
+        listed = read_response(others.MODEL_LIST, response, "/v1/models")
+    models, next_token = page(listed.models, request.page_size, request.page_token)
+    reply = smg.ListModelsResponse(models=models, next_page_token=next_token)
     if models:
         served = await _served(call)
         for model in reply.models:
@@ -54,13 +54,13 @@ async def list_models(call: Call, request: smg.ListModelsRequest) -> smg.ListMod
 
 async def get_model(call: Call, request: smg.GetModelRequest) -> smg.Model:
     path = path_of("/v1/models", request.id)
-    found: smg.Model = read_answer(others.LISTED_MODEL, await call.ask("GET", path), path)
-    found.MergeFrom((await _served(call)).get(found.id, smg.Model()))
-    return found
+    model: smg.Model = read_response(others.LISTED_MODEL, await call.fetch("GET", path), path)
+    model.MergeFrom((await _served(call)).get(model.id, smg.Model()))
+    return model
 
 
 async def _served(call: Call) -> Mapping[str, smg.Model]:
-    """What the workers say of their models; nothing where the caller may not ask."""
+    """The models as their workers describe them; empty if the caller may not list workers."""
     try:
         workers = await _workers(call)
     except SmgError:
@@ -77,16 +77,16 @@ async def get_gateway_info(call: Call, _: smg.GetGatewayInfoRequest) -> smg.Gate
         max_active_requests=call.limits.max_active,
     )
     try:
-        loads = (await call.ask("GET", "/loads")).json("the answer to /loads")
+        loads = (await call.fetch("GET", "/loads")).json("response to /loads")
         info.version = version_of(loads)
     except SmgError:
-        pass  # not for this caller, or not a gateway
+        pass  # the caller may not read it, or the upstream is not a gateway
     return info
 
 
 def version_of(loads: Any) -> str:
-    """The gateway's version, as it says beside the loads."""
-    return reading("its version", _version, loads)
+    """The gateway's version, which is part of the loads."""
+    return reading("version", _version, loads)
 
 
 def _version(loads: Any) -> str:
@@ -101,8 +101,8 @@ async def create_worker(call: Call, request: smg.CreateWorkerRequest) -> smg.Wor
     body = write_request(others.CREATE_WORKER, request)
 
     async def create() -> str:
-        accepted = (await call.ask("POST", "/workers", body)).json("the answer to /workers")
-        return read_whole(others.accepted_worker, accepted, "the answer to /workers")
+        accepted = (await call.fetch("POST", "/workers", body)).json("response to /workers")
+        return read_reply_with(others.accepted_worker, accepted, "response to /workers")
 
     return await _worker(call, await call.once(request.idempotency_key, create))
 
@@ -114,8 +114,8 @@ async def get_worker(call: Call, request: smg.GetWorkerRequest) -> smg.Worker:
 async def update_worker(call: Call, request: smg.UpdateWorkerRequest) -> smg.Worker:
     body = write_request(others.UPDATE_WORKER, request)
     path = path_of("/workers", request.id)
-    if request.remove_labels:  # a change only adds, so the worker gets all its settings anew
-        if not request.HasField("api_key"):  # which no gateway tells
+    if request.remove_labels:  # PATCH only adds labels, so replace all settings with PUT
+        if not request.HasField("api_key"):  # gateways never return it
             why = "is required with remove_labels: the worker's key, or empty if it has none"
             raise invalid(FieldViolation("api_key", why))
         spec = (await _worker(call, request.id)).spec
@@ -124,27 +124,27 @@ async def update_worker(call: Call, request: smg.UpdateWorkerRequest) -> smg.Wor
         replaced = smg.ReplaceWorkerRequest(id=request.id, spec=spec)
         settings = write_request(others.REPLACE_WORKER, replaced)
         labels = {**settings.get("labels", {}), **body.pop("labels", {})}
-        await call.ask("PUT", path, {**settings, **body, "labels": labels})
+        await call.fetch("PUT", path, {**settings, **body, "labels": labels})
     else:
-        await call.ask("PATCH", path, body)
+        await call.fetch("PATCH", path, body)
     return await _worker(call, request.id)
 
 
 async def replace_worker(call: Call, request: smg.ReplaceWorkerRequest) -> smg.Worker:
     body = write_request(others.REPLACE_WORKER, request)
-    await call.ask("PUT", path_of("/workers", request.id), body)
+    await call.fetch("PUT", path_of("/workers", request.id), body)
     return await _worker(call, request.id)
 
 
 async def delete_worker(call: Call, request: smg.DeleteWorkerRequest) -> smg.DeleteWorkerResponse:
-    await call.ask("DELETE", path_of("/workers", request.id))
+    await call.fetch("DELETE", path_of("/workers", request.id))
     return smg.DeleteWorkerResponse()
 
 
 async def list_workers(call: Call, request: smg.ListWorkersRequest) -> smg.ListWorkersResponse:
-    found = await _workers(call, request.model)
-    workers, following = page(found, request.page_size, request.page_token)
-    return smg.ListWorkersResponse(workers=workers, next_page_token=following)
+    listed = await _workers(call, request.model)
+    workers, next_token = page(listed, request.page_size, request.page_token)
+    return smg.ListWorkersResponse(workers=workers, next_page_token=next_token)
 
 
 async def watch_workers(
@@ -166,7 +166,7 @@ async def watch_workers(
 
 
 def _changed(before: smg.Worker | None, now: smg.Worker) -> bool:
-    """Whether a worker is another than it was, other than in how busy it is."""
+    """Whether anything but the number of active requests has changed."""
     if before is None:
         return True
     same = smg.Worker()
@@ -176,19 +176,19 @@ def _changed(before: smg.Worker | None, now: smg.Worker) -> bool:
 
 
 async def get_loads(call: Call, _: smg.GetWorkerLoadsRequest) -> smg.GetWorkerLoadsResponse:
-    found = read_answer(others.LOADS, await call.ask("GET", "/loads"), "/loads")
-    await _name_workers(call, found.loads)
-    return found
+    reply = read_response(others.LOADS, await call.fetch("GET", "/loads"), "/loads")
+    await _add_worker_ids(call, reply.loads)
+    return reply
 
 
 async def flush_cache(call: Call, _: smg.FlushCacheRequest) -> smg.FlushCacheResponse:
-    found = read_answer(others.FLUSHED, await call.ask("POST", "/flush_cache"), "/flush_cache")
-    await _name_workers(call, found.failures)
-    return found
+    reply = read_response(others.FLUSHED, await call.fetch("POST", "/flush_cache"), "/flush_cache")
+    await _add_worker_ids(call, reply.failures)
+    return reply
 
 
-async def _name_workers(call: Call, entries: Any) -> None:
-    """Ids for entries that name workers by URL, where the caller may ask for them."""
+async def _add_worker_ids(call: Call, entries: Any) -> None:
+    """Add ids to entries that name workers by URL, if the caller may list workers."""
     if entries:
         try:
             ids = {worker.spec.url: worker.id for worker in await _workers(call)}
@@ -200,13 +200,14 @@ async def _name_workers(call: Call, entries: Any) -> None:
 
 async def _workers(call: Call, model: str = "") -> list[smg.Worker]:
     path = f"/workers?model={quote(model, safe='')}" if model else "/workers"
-    return list(read_answer(others.WORKER_LIST, await call.ask("GET", path), "/workers").workers)
+    response = await call.fetch("GET", path)
+    return list(read_response(others.WORKER_LIST, response, "/workers").workers)
 
 
 async def _worker(call: Call, id: str) -> smg.Worker:
     path = path_of("/workers", id)
-    data = (await call.ask("GET", path)).json("the worker")
-    return read_whole(others.read_worker, data, "the worker")
+    data = (await call.fetch("GET", path)).json("worker")
+    return read_reply_with(others.read_worker, data, "worker")
 
 
 # --- Tokenizers ---
@@ -217,33 +218,33 @@ _TOKENIZERS = "/v1/tokenizers"
 async def list_tokenizers(
     call: Call, request: smg.ListTokenizersRequest
 ) -> smg.ListTokenizersResponse:
-    found = read_answer(others.TOKENIZER_LIST, await call.ask("GET", _TOKENIZERS), _TOKENIZERS)
-    tokenizers, following = page(found.tokenizers, request.page_size, request.page_token)
-    return smg.ListTokenizersResponse(tokenizers=tokenizers, next_page_token=following)
+    listed = read_response(others.TOKENIZER_LIST, await call.fetch("GET", _TOKENIZERS), _TOKENIZERS)
+    tokenizers, next_token = page(listed.tokenizers, request.page_size, request.page_token)
+    return smg.ListTokenizersResponse(tokenizers=tokenizers, next_page_token=next_token)
 
 
 async def get_tokenizer(call: Call, request: smg.GetTokenizerRequest) -> smg.Tokenizer:
     path = path_of(_TOKENIZERS, request.id)
-    return read_answer(others.TOKENIZER, await call.ask("GET", path), path)
+    return read_response(others.TOKENIZER, await call.fetch("GET", path), path)
 
 
 async def get_tokenizer_status(
     call: Call, request: smg.GetTokenizerStatusRequest
 ) -> smg.TokenizerStatus:
     path = path_of(_TOKENIZERS, request.id, "/status")
-    return read_answer(others.TOKENIZER_STATUS, await call.ask("GET", path), path)
+    return read_response(others.TOKENIZER_STATUS, await call.fetch("GET", path), path)
 
 
 async def create_tokenizer(call: Call, request: smg.CreateTokenizerRequest) -> smg.TokenizerStatus:
     body = write_request(others.CREATE_TOKENIZER, request)
-    answer = await call.ask("POST", _TOKENIZERS, body)
-    return read_answer(others.TOKENIZER_STATUS, answer, _TOKENIZERS)
+    response = await call.fetch("POST", _TOKENIZERS, body)
+    return read_response(others.TOKENIZER_STATUS, response, _TOKENIZERS)
 
 
 async def delete_tokenizer(
     call: Call, request: smg.DeleteTokenizerRequest
 ) -> smg.DeleteTokenizerResponse:
-    await call.ask("DELETE", path_of(_TOKENIZERS, request.id))
+    await call.fetch("DELETE", path_of(_TOKENIZERS, request.id))
     return smg.DeleteTokenizerResponse()
 
 
@@ -251,49 +252,49 @@ async def delete_tokenizer(
 
 
 async def get_server_info(call: Call, _: smg.GetServerInfoRequest) -> smg.ServerInfo:
-    found: smg.ServerInfo = await _info(call, "/get_server_info", others.SERVER_INFO)
-    return found
+    info: smg.ServerInfo = await _info(call, "/get_server_info", others.SERVER_INFO)
+    return info
 
 
 async def get_model_info(call: Call, _: smg.GetModelInfoRequest) -> smg.ModelInfo:
-    found: smg.ModelInfo = await _info(call, "/get_model_info", others.MODEL_INFO)
-    return found
+    info: smg.ModelInfo = await _info(call, "/get_model_info", others.MODEL_INFO)
+    return info
 
 
 async def _info(call: Call, path: str, table: Table[Any]) -> Any:
-    data = (await call.ask("GET", path)).json(f"the answer to {path}")
-    found = read_reply(table, data, f"the answer to {path}")
-    found.json = to_text(data)
-    return found
+    data = (await call.fetch("GET", path)).json(f"response to {path}")
+    info = read_reply(table, data, f"response to {path}")
+    info.json = to_text(data)
+    return info
 
 
 async def check_generation(
     call: Call, _: smg.CheckGenerationRequest
 ) -> smg.CheckGenerationResponse:
-    answer = await call.ask("GET", "/health_generate")
-    return smg.CheckGenerationResponse(message=_message(answer.body))
+    response = await call.fetch("GET", "/health_generate")
+    return smg.CheckGenerationResponse(message=_message(response.body))
 
 
 async def get_engine_metrics(call: Call, _: smg.GetEngineMetricsRequest) -> smg.EngineMetrics:
-    answer = await call.ask("GET", "/engine_metrics")
-    return smg.EngineMetrics(text=answer.body.decode(errors="replace"))
+    response = await call.fetch("GET", "/engine_metrics")
+    return smg.EngineMetrics(text=response.body.decode(errors="replace"))
 
 
 async def start_profile(call: Call, _: smg.StartProfileRequest) -> smg.ProfileResponse:
-    answer = await call.ask("POST", "/start_profile", {})
-    return smg.ProfileResponse(message=_message(answer.body))
+    response = await call.fetch("POST", "/start_profile", {})
+    return smg.ProfileResponse(message=_message(response.body))
 
 
 async def stop_profile(call: Call, _: smg.StopProfileRequest) -> smg.ProfileResponse:
-    answer = await call.ask("POST", "/stop_profile", {})
-    return smg.ProfileResponse(message=_message(answer.body))
+    response = await call.fetch("POST", "/stop_profile", {})
+    return smg.ProfileResponse(message=_message(response.body))
 
 
 def _message(body: bytes) -> str:
-    """What the gateway says for people: a text, or the message of an object."""
+    """The gateway's message: the body, or `message` of a JSON object."""
     text = body.decode(errors="replace").strip()
     try:
-        data = reading("a message", parse, text)
+        data = reading("message", parse, text)
     except SmgError:
         return text
     message = as_object(data).get("message") if is_object(data) else None

@@ -1,4 +1,4 @@
-"""One RPC in flight: what it may send to the gateway, what it got, and how long it took."""
+"""One RPC in flight: its requests to the gateway, its metadata and its report."""
 
 import asyncio
 import time
@@ -13,14 +13,14 @@ from google.protobuf.duration_pb2 import Duration
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import M, Table, read_reply
 from smg_proto._http.headers import header, is_printable
-from smg_proto._http.upstream import Answer, Stream, Upstream
+from smg_proto._http.upstream import Response, Stream, Upstream
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.frontdoor._ignored import Gateway, ignored_fields
 from smg_proto.frontdoor._once import MAX_KEY_LENGTH, Once
 from smg_proto.frontdoor._pace import Pace
 from smg_proto.frontdoor._telemetry import NO_SPAN, Span
 
-# Metadata that travels on as HTTP headers of the same name. Nothing else does.
+# Metadata that is forwarded as HTTP headers of the same name. Nothing else is forwarded.
 HEADERS_IN = (
     "authorization",
     "x-request-id",
@@ -36,14 +36,14 @@ HEADERS_IN = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes, as GatewayInfo tells it."""
+    """The limits that GatewayInfo returns."""
 
     max_request: int
     max_active: int
 
 
 class Call:
-    """What an operation works with."""
+    """The context of an operation."""
 
     def __init__(
         self,
@@ -65,33 +65,33 @@ class Call:
         self.method: str = ""
         self.request: Any = None
         self._sent = 0.0
-        self._answered = False
+        self._responded = False
         self._metadata: asyncio.Future[None] | None = None
         self.first_token: float | None = None
         self.request_id: str = ""
         self._worker = self._parser = ""
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
+    async def fetch(self, method: str, path: str, body: Any = None) -> Response:
         self._sent = self._sent or time.monotonic()
-        answer = await self._upstream.ask(method, path, body, self._headers)
-        await self._use_headers(answer.headers)
-        return answer
+        response = await self._upstream.fetch(method, path, body, self._headers)
+        await self._use_headers(response.headers)
+        return response
 
     async def once(self, key: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        """The reply of the work; with a key, that of the caller's first request with it."""
+        """The result of the work. With a key, that of the caller's first request with this key."""
         if not key:
             return await work()
         if len(key) > MAX_KEY_LENGTH:
-            most = f"must have at most {MAX_KEY_LENGTH} characters"
-            raise invalid(FieldViolation("idempotency_key", most))
-        whose = (self._headers.get("authorization"), self._headers.get("x-smg-tenant-id"))
-        return await self._once.run((self.method, whose, key), work)
+            why = f"must have at most {MAX_KEY_LENGTH} characters"
+            raise invalid(FieldViolation("idempotency_key", why))
+        caller = (self._headers.get("authorization"), self._headers.get("x-smg-tenant-id"))
+        return await self._once.run((self.method, caller, key), work)
 
     @asynccontextmanager
-    async def converse(self, path: str) -> AsyncGenerator[Any, None]:
+    async def websocket(self, path: str) -> AsyncGenerator[Any, None]:
         """A WebSocket to the gateway."""
         self._sent = self._sent or time.monotonic()
-        async with self._upstream.converse(path, self._headers) as socket:
+        async with self._upstream.websocket(path, self._headers) as socket:
             await self._use_headers({})
             yield socket
 
@@ -100,9 +100,9 @@ class Call:
         return self._context
 
     @asynccontextmanager
-    async def listen(self, path: str, body: Any) -> AsyncGenerator[Stream, None]:
+    async def stream(self, path: str, body: Any) -> AsyncGenerator[Stream, None]:
         self._sent = self._sent or time.monotonic()
-        async with self._upstream.listen(path, body, self._headers) as stream:
+        async with self._upstream.stream(path, body, self._headers) as stream:
             await self._use_headers(stream.headers)
             yield stream
 
@@ -123,37 +123,37 @@ class Call:
     async def _use_headers(self, headers: Mapping[str, str]) -> None:
         self._worker = header(headers, "x-smg-routed-worker-id")
         self._parser = header(headers, "x-smg-parser")
-        if not self._answered:
-            self._answered = True
+        if not self._responded:
+            self._responded = True
             self.request_id = header(headers, "x-request-id")
-            returned = (("x-request-id", self.request_id),) if self.request_id else ()
-            # A request that is cancelled among several must not cancel this: gRPC takes no status
-            # while metadata is under way.
-            sent = asyncio.ensure_future(self._context.send_initial_metadata(returned))
-            self._metadata = sent
-            await asyncio.shield(sent)
+            metadata = (("x-request-id", self.request_id),) if self.request_id else ()
+            # Shielded, because cancelling one of several requests must not cancel this: gRPC
+            # accepts no status while it sends metadata.
+            sending = asyncio.ensure_future(self._context.send_initial_metadata(metadata))
+            self._metadata = sending
+            await asyncio.shield(sending)
 
     async def settle(self) -> None:
-        """Wait until metadata that is under way has been sent, or has failed."""
+        """Wait until metadata that is being sent has been sent or has failed."""
         if self._metadata is not None:
             await asyncio.wait([self._metadata])
 
 
-def read_answer(table: Table[M], answer: Answer, path: str) -> M:
-    return read_reply(table, answer.json(f"the answer to {path}"), f"the answer to {path}")
+def read_response(table: Table[M], response: Response, path: str) -> M:
+    return read_reply(table, response.json(f"response to {path}"), f"response to {path}")
 
 
 def path_of(folder: str, id: str, rest: str = "") -> str:
-    """The path of one thing; its id may be any text that is a segment of a path."""
+    """The path of a resource. Its id may be any text that is a path segment."""
     if not id:
         raise invalid(FieldViolation("id", "is required"))
-    if id in (".", ".."):  # a proxy on the way would resolve them to another path
+    if id in (".", ".."):  # a proxy would resolve them to another path
         raise invalid(FieldViolation("id", 'must not be "." or ".."'))
     return f"{folder}/{quote(id, safe='')}{rest}"
 
 
 def inner_path(path: str, name: str, id: str) -> str:
-    """The path of one thing within another; `name` is the field that has its id."""
+    """The path of a resource within another. `name` is the field with its id."""
     try:
         return path_of(path, id)
     except SmgError as error:
@@ -162,12 +162,12 @@ def inner_path(path: str, name: str, id: str) -> str:
 
 
 def _headers_of(metadata: Any) -> dict[str, str]:
-    """The HTTP headers of a call's metadata; of a key that came twice the first value."""
+    """The HTTP headers for a call's metadata. The first value counts if a key is repeated."""
     headers: dict[str, str] = {}
     for name, value in metadata:
         if name in HEADERS_IN and name not in headers:
             if not (isinstance(value, str) and is_printable(value)):
-                raise invalid(FieldViolation(f"metadata.{name}", "must be visible ASCII"))
+                raise invalid(FieldViolation(f"metadata.{name}", "must be printable ASCII"))
             headers[name] = value
     return headers
 

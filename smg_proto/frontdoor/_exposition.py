@@ -1,4 +1,4 @@
-"""Metrics over HTTP, and the metrics of several processes as one text."""
+"""Serves metrics over HTTP, and sums the metrics of several processes."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
@@ -13,7 +13,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 async def serve_metrics(
     stack: AsyncExitStack, address: Address, text: Callable[[], Awaitable[str]]
 ) -> Address:
-    """Serve GET /metrics until the stack is closed; the address with its port, or OSError."""
+    """Serve GET /metrics until the stack is closed. Returns the address with its port."""
 
     async def show(_: web.Request) -> web.Response:
         body = (await text()).encode()
@@ -43,7 +43,7 @@ class Merged:
             self.add(text)
 
     def add(self, text: str, *, gauges: bool = True) -> None:
-        """Add a text; without gauges what a process did, and not what it was doing."""
+        """Add a text. Leave out the gauges of a process that has ended."""
         family = ""
         for line in text.splitlines():
             if line.startswith("# "):

@@ -1,4 +1,4 @@
-"""Request fields that a gateway is known to ignore, so that a reply can say so."""
+"""Request fields that a gateway is known to ignore, for PipelineReport.ignored_fields."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Field = tuple[str, Callable[[Any], bool]]
 
 @dataclass
 class Gateway:
-    """What is known of the gateway behind a front door. The version is empty if it did not say."""
+    """What is known about the gateway. The version is empty if the gateway does not report it."""
 
     version: str = ""
 
@@ -28,8 +28,8 @@ def _set(path: str) -> Field:
     return path, matters
 
 
-# What gateway 1.13 was seen to ignore with workers that speak gRPC, by service. Notes that change
-# no text (user, metadata) are none.
+# What gateway 1.13 was observed to ignore with gRPC workers, by service. Fields that never change
+# the text (user, metadata) are not listed.
 _OVER_GRPC: dict[str, tuple[Field, ...]] = {
     "CompletionService": (_set("logprobs"), _set("return_token_ids")),
     "ChatService": (
@@ -49,7 +49,7 @@ def _is_off(sampling: Any) -> bool:
 
 
 def ignored_fields(gateway: Gateway, worker_url: str, method: str, request: Any) -> Iterator[str]:
-    """The paths of fields that the request has set in vain."""
+    """The paths of fields that the request sets and the gateway ignores."""
     release = ".".join(gateway.version.split(".")[:2])
     service = method.partition(".")[0]
     known = _KNOWN.get((release, urlsplit(worker_url).scheme), {})

@@ -1,4 +1,4 @@
-"""The front door's log. What an exception says may quote a request, so only its type is written."""
+"""The front door's log. It never holds exception messages, which may quote a request."""
 
 import logging
 import traceback
@@ -6,14 +6,14 @@ import traceback
 log: logging.Logger = logging.getLogger("smg_proto.frontdoor")
 
 
-def log_defect(where: str, error: BaseException) -> None:
-    """One entry for an exception that nothing expected: its type and where it was raised."""
+def log_unexpected_error(where: str, error: BaseException) -> None:
+    """Log an unexpected exception: its type and traceback, without its message."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s failed error=%s\n%s", where, type(error).__name__, frames)
 
 
 class _WithoutMetadata(logging.Filter):
-    """gRPC logs a metadata value that is not UTF-8 as it came, and it may be a key."""
+    """Removes metadata values, which may be keys: gRPC logs those that are not UTF-8."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if str(record.msg).startswith("Invalid encoding on"):
@@ -25,5 +25,5 @@ _FILTER = _WithoutMetadata()
 
 
 def keep_metadata_out_of_logs() -> None:
-    """Once or more often: a logger takes the same filter once."""
+    """Install the filter. Calling this again has no effect."""
     logging.getLogger("grpc._cython.cygrpc").addFilter(_FILTER)

@@ -1,4 +1,4 @@
-"""AudioService, RealtimeService and DecisionService: bytes, WebSockets, and questions."""
+"""AudioService, RealtimeService and DecisionService."""
 
 import asyncio
 import base64
@@ -16,13 +16,13 @@ from smg_proto._http.fields import (
     Table,
     object_of_text,
     read_reply,
-    read_whole,
+    read_reply_with,
     write_request,
 )
 from smg_proto._http.mapping import media
 from smg_proto._http.shapes import JsonObject, is_object, parse, to_text
 from smg_proto.errors import FieldViolation, SmgError, invalid
-from smg_proto.frontdoor._calls import Call, read_answer
+from smg_proto.frontdoor._calls import Call, read_response
 from smg_proto.frontdoor._routes import Streaming, Unary, relay
 
 _TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -53,18 +53,19 @@ def transcription_form(request: smg.TranscribeRequest, *, stream: bool) -> aioht
 async def transcribe(call: Call, request: smg.TranscribeRequest) -> smg.Transcription:
     form = transcription_form(request, stream=False)
     with _audio_at_fault():
-        answer = await call.ask("POST", _TRANSCRIPTIONS, form)
-    return read_answer(media.TRANSCRIPTION, answer, _TRANSCRIPTIONS)
+        response = await call.fetch("POST", _TRANSCRIPTIONS, form)
+    return read_response(media.TRANSCRIPTION, response, _TRANSCRIPTIONS)
 
 
 @contextmanager
 def _audio_at_fault() -> Generator[None, None, None]:
-    """Names the audio where a request is too large: nothing else in it can be."""
+    """Names the audio if a request is too large: no other field can be."""
     try:
         yield
     except SmgError as error:
         if error.reason == "REQUEST_TOO_LARGE":
-            error.field_violations = (FieldViolation("audio", "is larger than the gateway takes"),)
+            why = "is larger than the gateway accepts"
+            error.field_violations = (FieldViolation("audio", why),)
         raise
 
 
@@ -73,8 +74,9 @@ async def stream_transcribe(
 ) -> AsyncGenerator[smg.TranscriptionEvent, None]:
     form: Any = transcription_form(request, stream=True)
     with _audio_at_fault():
-        async with aclosing(relay(call, _TRANSCRIPTIONS, form, media.TranscriptionEvents())) as all:
-            async for event in all:
+        reader = media.TranscriptionEvents()
+        async with aclosing(relay(call, _TRANSCRIPTIONS, form, reader)) as events:
+            async for event in events:
                 yield event
 
 
@@ -84,8 +86,8 @@ async def stream_transcribe(
 def create_session(path: str, table: Table[Any]) -> Unary:
     async def run(call: Call, request: Any) -> smg.RealtimeSession:
         body = write_request(table, request)
-        data = (await call.ask("POST", path, body)).json(f"the answer to {path}")
-        return read_whole(media.read_session, data, f"the answer to {path}")
+        data = (await call.fetch("POST", path, body)).json(f"response to {path}")
+        return read_reply_with(media.read_session, data, f"response to {path}")
 
     return run
 
@@ -93,26 +95,26 @@ def create_session(path: str, table: Table[Any]) -> Unary:
 async def converse(
     call: Call, requests: AsyncIterator[smg.RealtimeClientEvent]
 ) -> AsyncGenerator[smg.RealtimeServerEvent, None]:
-    """A session: the events of both sides, until one of them ends it."""
+    """Relay the events of both sides until one of them ends the session."""
     first = await anext(requests, None)
     if first is None or not first.HasField("connect"):
         raise invalid(FieldViolation("connect", "must be the first event"))
     if not first.connect.model:
         raise invalid(FieldViolation("connect.model", "is required"))
     path = f"/v1/realtime?model={quote(first.connect.model, safe='')}"
-    async with call.converse(path) as socket:
+    async with call.websocket(path) as socket:
         sending = asyncio.create_task(_send(requests, socket))
         try:
             while (frame := await _receive(socket, sending)) is not None:
                 call.got_token()
-                yield reading("an event", _server_event, frame)
+                yield reading("event", _server_event, frame)
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
 
 async def _send(requests: AsyncIterator[smg.RealtimeClientEvent], socket: Any) -> None:
-    """The client's events, until it sends no more; then the session is closed."""
+    """Send the client's events, then close the session."""
     number = 1
     async for event in requests:
         await socket.send_str(to_text(_client_event(event, number)))
@@ -121,7 +123,7 @@ async def _send(requests: AsyncIterator[smg.RealtimeClientEvent], socket: Any) -
 
 
 async def _receive(socket: Any, sending: "asyncio.Task[None]") -> str | None:
-    """The next event of the gateway; None at the regular end of the session."""
+    """The gateway's next event; None at the normal end of the session."""
     receiving = asyncio.ensure_future(socket.receive())
     try:
         waiting = {receiving} if sending.done() else {receiving, sending}
@@ -138,28 +140,26 @@ async def _receive(socket: Any, sending: "asyncio.Task[None]") -> str | None:
         case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
             if socket.close_code in (1000, 1001, 1005, None):
                 return None
-            raise truncated(f"the session was closed with code {socket.close_code}")
+            raise truncated(f"the gateway closed the session with code {socket.close_code}")
         case aiohttp.WSMsgType.BINARY:
-            raise unreadable("a binary event")
+            raise unreadable("event: it is binary")
         case _:
-            raise truncated("the session broke off")
+            raise truncated("the session ended unexpectedly")
 
 
 def _client_event(event: smg.RealtimeClientEvent, number: int) -> JsonObject:
     where = f"event[{number}]"
     match event.WhichOneof("event"):
         case "audio":
-            sound = base64.b64encode(event.audio).decode()
-            return {"type": "input_audio_buffer.append", "audio": sound}
+            audio = base64.b64encode(event.audio).decode()
+            return {"type": "input_audio_buffer.append", "audio": audio}
         case "event_json":
-            found: list[FieldViolation] = []
-            data: JsonObject = object_of_text(
-                event.event_json, Cursor(found, f"{where}.event_json")
-            )
-            if not found and not isinstance(data.get("type"), str):
-                found.append(FieldViolation(f"{where}.event_json", "must have a type"))
-            if found:
-                raise invalid(*found)
+            cursor = Cursor([], f"{where}.event_json")
+            data: JsonObject = object_of_text(event.event_json, cursor)
+            if not cursor.violations and not isinstance(data.get("type"), str):
+                cursor.reject("must have a type")
+            if cursor.violations:
+                raise invalid(*cursor.violations)
             return data
         case "connect":
             raise invalid(FieldViolation(f"{where}.connect", "can only be the first event"))
@@ -171,11 +171,11 @@ def _server_event(text: str) -> smg.RealtimeServerEvent:
     data = parse(text)
     if not (is_object(data) and isinstance(data.get("type"), str)):
         raise TypeError("not an event")
-    found = smg.RealtimeServerEvent(type=data["type"])
+    event = smg.RealtimeServerEvent(type=data["type"])
     if data["type"].endswith("audio.delta") and isinstance(data.get("delta"), str):
-        found.audio = base64.b64decode(data.pop("delta"), validate=True)
-    found.event_json = to_text(data)
-    return found
+        event.audio = base64.b64decode(data.pop("delta"), validate=True)
+    event.event_json = to_text(data)
+    return event
 
 
 # --- Decisions ---
@@ -185,8 +185,8 @@ async def decide(call: Call, request: smg.DecideRequest) -> smg.DecideResponse:
     body = write_request(media.DECIDE_REQUEST, request)
     if request.parts:
         body["input"] = [{"type": "message", "role": "user", "content": body["input"]}]
-    data = (await call.ask("POST", "/v1/decisions", body)).json("the answer to /v1/decisions")
-    return read_reply(media.DECIDE_REPLY, data, "the answer to /v1/decisions")
+    data = (await call.fetch("POST", "/v1/decisions", body)).json("response to /v1/decisions")
+    return read_reply(media.DECIDE_REPLY, data, "response to /v1/decisions")
 
 
 UNARY: dict[str, Unary] = {

@@ -1,4 +1,4 @@
-"""What the front door counts, in the text format that Prometheus reads."""
+"""The front door's metrics, in Prometheus' text format."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -21,7 +21,7 @@ class _Histogram:
 
 
 class Metrics:
-    """Counters of one server. Every RPC that is started is counted again when it ends."""
+    """The metrics of one server. Every RPC is counted when it starts and when it ends."""
 
     def __init__(self) -> None:
         self._started: dict[Labels, int] = defaultdict(int)
@@ -48,7 +48,7 @@ class Metrics:
         self._first[method,].observe(seconds)
 
     def upstream_error(self, kind: str) -> None:
-        """timeout, unreachable, cut, or the HTTP status."""
+        """Count a failed request. kind: timeout, unreachable, cut, …, or the HTTP status."""
         self._upstream[kind,] += 1
 
     def text(self) -> str:
@@ -56,9 +56,9 @@ class Metrics:
 
     def _lines(self) -> Iterator[str]:
         for name, kind, what, labels, series in (
-            ("requests_started_total", "counter", "RPCs begun.", ("method",), self._started),
-            ("requests_total", "counter", "RPCs ended.", ("method", "code"), self._ended),
-            ("active_requests", "gauge", "RPCs at work.", ("method",), self._active),
+            ("requests_started_total", "counter", "RPCs started.", ("method",), self._started),
+            ("requests_total", "counter", "RPCs finished.", ("method", "code"), self._ended),
+            ("active_requests", "gauge", "RPCs in flight.", ("method",), self._active),
             ("stream_events_total", "counter", "Events sent.", ("method",), self._events),
             ("upstream_errors_total", "counter", "Failed requests.", ("kind",), self._upstream),
         ):
@@ -66,8 +66,8 @@ class Metrics:
             for values, number in sorted(series.items()):
                 yield f"smg_proto_{name}{_labels(labels, values)} {number}"
         for name, what, histograms in (
-            ("request_duration_seconds", "Whole RPCs.", self._duration),
-            ("time_to_first_token_seconds", "Streams, to their first delta.", self._first),
+            ("request_duration_seconds", "Duration of RPCs.", self._duration),
+            ("time_to_first_token_seconds", "Time to a stream's first delta.", self._first),
         ):
             yield from _head(name, "histogram", what)
             for values, histogram in sorted(histograms.items()):
@@ -80,12 +80,12 @@ def _head(name: str, kind: str, what: str) -> Iterator[str]:
 
 
 def _histogram(name: str, values: Labels, histogram: _Histogram) -> Iterator[str]:
-    so_far = 0
+    total = 0
     for bound, count in zip((*map(str, BUCKETS), "+Inf"), histogram.buckets, strict=True):
-        so_far += count
-        yield f"{name}_bucket{_labels(('method', 'le'), (*values, bound))} {so_far}"
+        total += count
+        yield f"{name}_bucket{_labels(('method', 'le'), (*values, bound))} {total}"
     yield f"{name}_sum{_labels(('method',), values)} {histogram.total:.6f}"
-    yield f"{name}_count{_labels(('method',), values)} {so_far}"
+    yield f"{name}_count{_labels(('method',), values)} {total}"
 
 
 def _labels(names: Labels, values: Labels) -> str:

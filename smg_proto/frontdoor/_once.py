@@ -1,4 +1,4 @@
-"""Requests with an idempotency key: a repeated one gets the reply of the first."""
+"""Idempotency keys: a repeated request gets the reply of the first."""
 
 import asyncio
 import time
@@ -12,13 +12,13 @@ REMEMBERED_SECONDS = 600.0
 
 
 class Once:
-    """What requests with a key have led to, for some minutes. A failure is not remembered."""
+    """Remembers the replies to requests with a key for some minutes, but not failures."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, tuple[float, asyncio.Future[Any]]] = OrderedDict()
 
     async def run(self, key: Hashable, work: Callable[[], Awaitable[Any]]) -> Any:
-        """The reply of the work, done by the first caller with this key."""
+        """The result of the work, which only the first caller with this key runs."""
         self._forget()
         while key in self._known:
             _, future = self._known[key]
@@ -26,13 +26,13 @@ class Once:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
                 if not future.cancelled():
-                    raise  # this caller has left
+                    raise  # this call was cancelled
             except Exception:
-                pass  # the first caller has had the failure; this one tries for itself
+                pass  # the first caller gets the error; this one tries again
             if self._known.get(key, (0.0, None))[1] is future:
                 del self._known[key]
         future = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_seen)
+        future.add_done_callback(_retrieve_exception)
         self._known[key] = time.monotonic(), future
         try:
             reply = await work()
@@ -57,7 +57,7 @@ class Once:
             del self._known[key]
 
 
-def _seen(future: "asyncio.Future[Any]") -> None:
-    """Nobody has to wait for a failure that its caller has had."""
+def _retrieve_exception(future: "asyncio.Future[Any]") -> None:
+    """Keeps asyncio from logging an exception that nobody waits for: its caller gets it."""
     if not future.cancelled():
         future.exception()

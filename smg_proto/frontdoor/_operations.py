@@ -1,4 +1,4 @@
-"""What each RPC of smg.v1 does at the gateway: a line of UNARY or STREAMS, some with a function."""
+"""What each RPC of smg.v1 does: an entry of UNARY, STREAMS or CONVERSATIONS."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -11,10 +11,10 @@ from smg_proto._http.mapping import chat, completion, message, others
 from smg_proto._http.shapes import JsonObject, is_list
 from smg_proto.errors import SmgError
 from smg_proto.frontdoor import _admin, _media, _stored
-from smg_proto.frontdoor._calls import Call, read_answer
+from smg_proto.frontdoor._calls import Call, read_response
 from smg_proto.frontdoor._routes import Conversing, Streaming, Unary, relay, simple, simple_stream
 
-# Requests that one RPC of many inputs has in flight at a time.
+# Requests that one RPC with many inputs has in flight.
 INPUTS_IN_FLIGHT = 8
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def generate_route(request: Any) -> tuple[str, Table[Any], Table[smg.CompletionResponse]]:
-    """Completions of token ids have a route of their own."""
+    """The route of a completion: token ids have one of their own."""
     if request.HasField("prompt_token_ids"):
         return "/generate", completion.GENERATE_REQUEST, completion.GENERATE_REPLY
     return "/v1/completions", completion.REQUEST, completion.REPLY
@@ -31,28 +31,28 @@ def generate_route(request: Any) -> tuple[str, Table[Any], Table[smg.CompletionR
 
 async def complete(call: Call, request: smg.CompletionRequest) -> smg.CompletionResponse:
     path, table, reply = generate_route(request)
-    answer = await call.ask("POST", path, write_request(table, request))
-    data: Any = answer.json(f"the answer to {path}")
+    response = await call.fetch("POST", path, write_request(table, request))
+    data: Any = response.json(f"response to {path}")
     if several(request):
-        reading("the choices", _in_order, data)
-    one: Any = data[0] if is_list(data) and data else data  # of /generate a list of one
-    found = read_reply(reply, one, f"the answer to {path}")
-    found.model = found.model or request.model
+        reading("choices", _sort_choices, data)
+    one: Any = data[0] if is_list(data) and data else data  # /generate returns a list of one
+    completed = read_reply(reply, one, f"response to {path}")
+    completed.model = completed.model or request.model
     if several(request):
         choices: list[Any] = cast("dict[str, Any]", data)["choices"]
         read = completion.CHOICE.read
-        found.choices.extend(reading("a choice", read, choice) for choice in choices)
-    return found
+        completed.choices.extend(reading("choice", read, choice) for choice in choices)
+    return completed
 
 
-def _in_order(data: Any) -> None:
-    """The choices by their indexes: the first one is the reply's own text."""
+def _sort_choices(data: Any) -> None:
+    """Sort the choices by index: the first one is the reply's own text."""
     choices: list[JsonObject] = data["choices"]
     choices.sort(key=lambda choice: choice.get("index", 0))
 
 
 def several(request: smg.CompletionRequest) -> bool:
-    """Whether the reply has several texts, or the form of it."""
+    """Whether the reply has a list of choices."""
     return request.n > 1 or bool(request.prompts)
 
 
@@ -79,8 +79,8 @@ async def embed(call: Call, request: smg.EmbedRequest) -> smg.EmbedResponse:
     def of(reply: smg.EmbedResponse) -> smg.Embedding:
         (embedding,) = reply.embeddings
         if size is not None and len(embedding.values) != size:
-            found = len(embedding.values)
-            raise unsupported(f"dimensions: the worker ignores it, and answers with {found}")
+            returned = len(embedding.values)
+            raise unsupported(f"dimensions: the worker ignores it and returned {returned}")
         return embedding
 
     replies = await _each(
@@ -116,15 +116,15 @@ async def _each(
     *,
     partial: bool,
 ) -> list[M | SmgError]:
-    """One request for each input: the gateway would join an array into one text."""
+    """Send one request per input: the gateway would join an array into one text."""
 
     async def one(content: Any) -> M | SmgError:
         try:
-            answer = await call.ask("POST", path, body | {"input": content})
-            data = answer.json(f"the answer to {path}")
-            reply = read_reply(table, data, f"the answer to {path}")
+            response = await call.fetch("POST", path, body | {"input": content})
+            data = response.json(f"response to {path}")
+            reply = read_reply(table, data, f"response to {path}")
             if len(data["data"]) != 1:
-                raise unreadable(f"the answer to {path}")
+                raise unreadable(f"response to {path}")
             of(reply)
         except SmgError as error:
             if not partial:
@@ -140,14 +140,14 @@ async def _each(
 
 
 def _part_of(kind: Callable[..., T], reply: Any, of: Callable[[Any], T]) -> T:
-    """What one input has led to."""
+    """The result of one input, or its error."""
     if isinstance(reply, SmgError):
         return kind(error=smg.Failure(reason=reply.reason, message=reply.message))
     return of(reply)
 
 
 async def _bounded(run: Callable[[Any], Awaitable[T]], inputs: list[Any]) -> list[T]:
-    """The results in the order of the inputs, of which a few are in flight at a time."""
+    """The results in the order of the inputs, with a limited number in flight."""
     results: dict[int, T] = {}
     numbered = iter(enumerate(inputs))
 
@@ -166,10 +166,10 @@ async def _bounded(run: Callable[[Any], Awaitable[T]], inputs: list[Any]) -> lis
 
 
 def _sum(total: Any, replies: Iterable[Any]) -> None:
-    """A reply with the usage of all, and what the first one has beside its result."""
-    good = [reply for reply in replies if not isinstance(reply, SmgError)]
-    total.model, total.extra_json = good[0].model, good[0].extra_json
-    reading("the usage", _add_usage, total, good)
+    """Add the usage of all replies, and the other members of the first one."""
+    succeeded = [reply for reply in replies if not isinstance(reply, SmgError)]
+    total.model, total.extra_json = succeeded[0].model, succeeded[0].extra_json
+    reading("usage", _add_usage, total, succeeded)
 
 
 def _add_usage(total: Any, replies: Iterable[Any]) -> None:
@@ -180,31 +180,31 @@ def _add_usage(total: Any, replies: Iterable[Any]) -> None:
             setattr(total.usage, field.name, getattr(total.usage, field.name) + number)
 
 
-# --- Tokens, with the text of each ---
+# --- Tokens ---
 
 
 async def tokenize(call: Call, request: smg.TokenizeRequest) -> smg.TokenizeResponse:
     body = write_request(others.TOKENIZE_REQUEST, request)
-    found = read_answer(
-        others.TOKENIZE_REPLY, await call.ask("POST", "/v1/tokenize", body), "/v1/tokenize"
+    reply = read_response(
+        others.TOKENIZE_REPLY, await call.fetch("POST", "/v1/tokenize", body), "/v1/tokenize"
     )
     if request.return_pieces:
-        every = [[token] for sequence in found.sequences for token in sequence.ids]
-        texts = iter(await _texts(call, request.model, every))
-        for sequence in found.sequences:
-            found.pieces.add(texts=[next(texts) for _ in sequence.ids])
-    return found
+        tokens = [[token] for sequence in reply.sequences for token in sequence.ids]
+        texts = iter(await _texts(call, request.model, tokens))
+        for sequence in reply.sequences:
+            reply.pieces.add(texts=[next(texts) for _ in sequence.ids])
+    return reply
 
 
 async def _texts(call: Call, model: str, tokens: list[list[int]]) -> list[str]:
-    """The text of each token, special ones written out."""
+    """The text of each token, including special tokens."""
     if not tokens:
         return []
     body = {"model": model, "tokens": tokens, "skip_special_tokens": False}
-    answer = await call.ask("POST", "/v1/detokenize", body)
-    texts = list(read_answer(others.DETOKENIZE_REPLY, answer, "/v1/detokenize").texts)
+    response = await call.fetch("POST", "/v1/detokenize", body)
+    texts = list(read_response(others.DETOKENIZE_REPLY, response, "/v1/detokenize").texts)
     if len(texts) != len(tokens):
-        raise unreadable("the answer to /v1/detokenize")
+        raise unreadable("response to /v1/detokenize")
     return texts
 
 
@@ -250,7 +250,7 @@ STREAMS: dict[str, Streaming] = {
     **_admin.STREAMS,
     **_media.STREAMS,
 }
-# RPCs in which both sides stream.
+# RPCs that stream in both directions.
 CONVERSATIONS: dict[str, Conversing] = {"RealtimeService.Converse": _media.converse}
 SERVICES = tuple(sorted({f"smg.v1.{name.partition('.')[0]}" for name in UNARY}))
 _admin.SERVICES.extend(SERVICES)

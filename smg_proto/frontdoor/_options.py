@@ -1,4 +1,4 @@
-"""How a front door is set up, and whether that can work: all that can be said before serving."""
+"""The options of a front door, and the checks that need no connection."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from smg_proto._http.upstream import Timeouts
 
 
 class OptionsError(Exception):
-    """Something that keeps the front door from serving: one line for the person who starts it."""
+    """Invalid configuration. The message is one line, fit for a terminal."""
 
 
 @dataclass(frozen=True)
 class Tls:
-    """The front door's own certificate; with `client_ca` only clients that it signed may call."""
+    """The front door's certificate. With `client_ca`, clients need a certificate that it signed."""
 
     certificate: Path
     key: Path
@@ -28,7 +28,7 @@ class Tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         encrypted = False
 
-        def password() -> str:  # or OpenSSL would ask at the terminal
+        def password() -> str:  # otherwise OpenSSL prompts at the terminal
             nonlocal encrypted
             encrypted = True
             return ""
@@ -38,7 +38,7 @@ class Tls:
         except (OSError, ValueError) as error:
             both = f"{self.certificate} and {self.key}"
             why = "the key is encrypted; decrypt it" if encrypted else _why(error)
-            raise OptionsError(f"{both} are no certificate and its key: {why}") from error
+            raise OptionsError(f"{both} are not a matching certificate and key: {why}") from error
         ca = None
         if self.client_ca:
             _check_ca(context, self.client_ca)
@@ -54,50 +54,50 @@ class Tls:
 class Options:
     """All settings of a front door."""
 
-    # Base URL of the gateway, "http://127.0.0.1:30000".
+    # Base URL of the gateway, such as "http://127.0.0.1:30000".
     upstream: str
-    # Where to serve, "HOST:PORT" or "unix:PATH"; port 0 takes a free one.
+    # Where to listen: "HOST:PORT" or "unix:PATH". Port 0 selects a free port.
     listen: str = "127.0.0.1:50051"
-    # Seconds that the upstream may take to come up before it is an error; None: do not look.
+    # Seconds to wait for the gateway to start. None: start without checking it.
     wait: float | None = 0.0
     tls: Tls | None = None
-    # The CA of an https upstream that the system does not know.
+    # The CA of an https gateway, if the system does not trust it.
     upstream_ca: Path | None = None
-    # The key that the front door itself shows to the upstream, for its own look at the models and
-    # at readiness; never for a client's request.
+    # The key for the front door's own requests for models and readiness. It is never used for
+    # a client's request.
     upstream_key: str = field(default="", repr=False)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    # Largest request taken from a client, in bytes; a larger one gets RESOURCE_EXHAUSTED.
+    # Maximum size of a request in bytes. Larger requests get RESOURCE_EXHAUSTED.
     max_request: int = 32 << 20
-    # RPCs at work at the same time; the next one gets RESOURCE_EXHAUSTED with a RetryInfo.
+    # Maximum number of RPCs in flight. Further RPCs get RESOURCE_EXHAUSTED with a RetryInfo.
     max_active: int = 2000
-    # Seconds between two looks at the upstream's readiness.
+    # Seconds between readiness checks of the gateway.
     health_interval: float = 2.0
-    # Seconds that RPCs at work are given when the server is told to stop.
+    # Seconds that RPCs in flight have to finish when the server stops.
     drain: float = 30.0
-    # Seconds that a connection may live; its RPCs may end within the grace, and new ones go over a
-    # new connection, so that they spread over the servers of today. None: without limit.
+    # Maximum age of a connection in seconds. Its RPCs may finish within the grace; new ones use a
+    # new connection, which spreads clients over all servers. None: no limit.
     max_connection_age: float | None = None
     max_connection_age_grace: float | None = None
-    # Where to serve the metrics over HTTP, "HOST:PORT"; empty: nowhere.
+    # Where to serve metrics over HTTP: "HOST:PORT". Empty: nowhere.
     metrics: str = ""
-    # A second address for grpc.health.v1 alone, in plaintext; empty: none.
+    # A second address that serves only grpc.health.v1, in plaintext. Empty: none.
     probes: str = ""
-    # Write requests and replies to the log, prompts and texts included.
+    # Log requests and replies, including prompts and texts.
     log_content: bool = False
 
     @property
     def descriptors(self) -> int:
-        """Files that may be open at a time: each RPC may hold a connection on either side."""
+        """The file descriptors needed: each RPC may hold a connection on either side."""
         return 2 * self.max_active + 256
 
     @property
     def server_options(self) -> dict[str, int]:
-        """What gRPC is told."""
+        """The channel arguments of the gRPC server."""
         options = {
             "grpc.max_receive_message_length": self.max_request,
             "grpc.max_send_message_length": -1,
-            # A long unary call is silent for minutes; its client may ping meanwhile.
+            # Let clients send pings during a long unary call, which sends nothing for minutes.
             "grpc.http2.min_ping_interval_without_data_ms": 10_000,
             "grpc.keepalive_permit_without_calls": 1,
         }
@@ -110,14 +110,14 @@ class Options:
         return options
 
     def check(self) -> None:
-        """Everything that can be seen to be wrong without a connection."""
+        """Raise OptionsError for options that are invalid whatever the gateway is."""
         _check_url(self.upstream)
         if self.max_request < 1 or self.max_active < 1:
-            raise OptionsError("limits must be 1 or more")
+            raise OptionsError("invalid limit: max_request and max_active must be at least 1")
         if not self.health_interval > 0:
-            raise OptionsError("the health interval must be more than 0 seconds")
+            raise OptionsError("invalid health_interval: must be more than 0 seconds")
         if not self.drain >= 0 or (self.wait is not None and not self.wait >= 0):
-            raise OptionsError("seconds to wait must be 0 or more")
+            raise OptionsError("invalid drain or wait: must be at least 0 seconds")
 
     def upstream_tls(self) -> ssl.SSLContext | None:
         if not self.upstream_ca:
@@ -128,14 +128,14 @@ class Options:
 
 
 def _check_url(url: str) -> None:
-    shown = "with credentials in it" if "@" in url else f'"{ascii(url)[1:-1]}"'
+    shown = "URL with credentials" if "@" in url else f'URL "{ascii(url)[1:-1]}"'
     hint = "use http://HOST:PORT or https://HOST:PORT"
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OptionsError(f"upstream {shown} is not an http:// or https:// URL; {hint}")
+            raise OptionsError(f"invalid upstream {shown}: not http:// or https://; {hint}")
         if parts.username is not None or parts.password is not None:
-            raise OptionsError("the upstream URL has a password in it; give it as a key instead")
+            raise OptionsError(f"invalid upstream {shown}: give the password as a key instead")
         if parts.query or parts.fragment:
             raise OptionsError(f"invalid upstream {shown}: more than a host and a path; {hint}")
         if parts.port == 0 or not is_printable(url) or " " in url:

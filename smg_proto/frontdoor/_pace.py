@@ -1,35 +1,35 @@
-"""How long a stream waits for more text before it sends the next message."""
+"""Decides how long a stream waits for more text before it sends the next message."""
 
 import time
 
 from smg_proto._http.upstream import Stream
 
-# Seconds. Text that comes faster than this is sent in larger pieces: nobody reads 200 deltas a
-# second, and each one costs a message.
-SHORTEST = 0.005
-# A person still takes this for a steady flow.
-LONGEST = 0.1
-# What a timer may be late without the machine being busy.
-_USUAL = 0.002
+# In seconds. Text that arrives faster is sent in larger deltas: nobody reads 200 deltas a second,
+# and each one costs a message.
+MIN_PAUSE = 0.005
+# Still looks like a steady stream to a person.
+MAX_PAUSE = 0.1
+# How late timers fire on a machine that is not busy.
+_USUAL_DELAY = 0.002
 
 
 class Pace:
-    """The pause of all streams of a server: longer, the later its timers fire.
+    """The pause between messages for all streams of a server. It grows as timers fire later.
 
-    Late timers are what a full processor looks like from the inside, whoever fills it. Larger
-    pieces then are less work for everyone, and each token still waits for less than LONGEST.
+    Late timers show that the processor is busy, whatever keeps it busy. Larger deltas then reduce
+    the work, and no token waits longer than MAX_PAUSE.
     """
 
     def __init__(self) -> None:
-        self._late = 0.0  # seconds, a moving average
+        self._delay = 0.0  # of timers: seconds, a moving average
 
     @property
     def pause(self) -> float:
-        return min(LONGEST, SHORTEST + 8 * max(0.0, self._late - _USUAL))
+        return min(MAX_PAUSE, MIN_PAUSE + 8 * max(0.0, self._delay - _USUAL_DELAY))
 
-    async def rest(self, stream: Stream) -> None:
+    async def wait(self, stream: Stream) -> None:
         pause = self.pause
         due = time.monotonic() + pause
-        if await stream.rest(pause):
-            late = max(0.0, time.monotonic() - due)
-            self._late += (late - self._late) / 16
+        if await stream.wait(pause):
+            delay = max(0.0, time.monotonic() - due)
+            self._delay += (delay - self._delay) / 16

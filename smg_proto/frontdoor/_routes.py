@@ -1,4 +1,4 @@
-"""RPCs that are one route: a request to one path, its reply or its events."""
+"""RPCs that map to one route: one request, and its reply or its events."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -10,7 +10,7 @@ from smg_proto._http.failures import truncated
 from smg_proto._http.fields import Table, write_request
 from smg_proto._http.mapping.streams import StreamReader
 from smg_proto._http.shapes import JsonObject
-from smg_proto.frontdoor._calls import Call, read_answer
+from smg_proto.frontdoor._calls import Call, read_response
 
 Unary = Callable[[Call, Any], Awaitable[Any]]
 Streaming = Callable[[Call, Any], AsyncGenerator[Any, None]]
@@ -18,11 +18,11 @@ Conversing = Callable[[Call, AsyncIterator[Any]], AsyncGenerator[Any, None]]
 
 
 def simple(path: str, table: Table[Any], reply: Table[Any]) -> Unary:
-    """An RPC of one route."""
+    """A unary RPC of one route."""
 
     async def run(call: Call, request: Message) -> Any:
-        answer = await call.ask("POST", path, write_request(table, request))
-        return read_answer(reply, answer, path)
+        response = await call.fetch("POST", path, write_request(table, request))
+        return read_response(reply, response, path)
 
     return run
 
@@ -30,11 +30,11 @@ def simple(path: str, table: Table[Any], reply: Table[Any]) -> Unary:
 async def relay(
     call: Call, path: str, body: JsonObject, reader: StreamReader[Any]
 ) -> AsyncGenerator[Any, None]:
-    """The events of a stream, as its reader returns them; one without an end is a failure."""
-    async with call.listen(path, body) as stream:
-        asked = time.monotonic()
+    """The events of a stream, as its reader returns them. A stream without an end is an error."""
+    async with call.stream(path, body) as stream:
+        last_read = time.monotonic()
         while (batch := await stream.read()) is not None:
-            fast = time.monotonic() - asked < call.pace.pause
+            fast = time.monotonic() - last_read < call.pace.pause
             for event in reader.read(batch):
                 if event.HasField("delta"):
                     call.got_token()
@@ -45,15 +45,15 @@ async def relay(
                 stream.finish()
                 return
             if fast:
-                await call.pace.rest(stream)
-            asked = time.monotonic()
-    raise truncated("the gateway's stream stopped before its end")
+                await call.pace.wait(stream)
+            last_read = time.monotonic()
+    raise truncated("the gateway's stream ended early")
 
 
 def simple_stream(
     path: str, table: Table[Any], reader: Callable[[], StreamReader[Any]], **more: Any
 ) -> Streaming:
-    """A stream of one route."""
+    """A streaming RPC of one route."""
 
     def run(call: Call, request: Message) -> AsyncGenerator[Any, None]:
         body = write_request(table, request) | {"stream": True} | more

@@ -1,4 +1,4 @@
-"""Runs operations as RPCs: each that is begun ends with a status, a line in the log and a count."""
+"""Runs operations as RPCs. Every RPC ends with a status, a log line and a count."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from smg_proto._http.upstream import Upstream
 from smg_proto.errors import FieldViolation, SmgError, abort, invalid
 from smg_proto.frontdoor._calls import Call, Limits
 from smg_proto.frontdoor._ignored import Gateway
-from smg_proto.frontdoor._log import keep_metadata_out_of_logs, log, log_defect
+from smg_proto.frontdoor._log import keep_metadata_out_of_logs, log, log_unexpected_error
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._once import Once
 from smg_proto.frontdoor._operations import CONVERSATIONS, SERVICES, STREAMS, UNARY
@@ -27,12 +27,12 @@ from smg_proto.frontdoor._telemetry import Telemetry
 
 RETRY_AFTER = timedelta(seconds=1)
 
-# What is done for a decoded request; its result is the reply, of a stream None.
+# Handles a decoded request. Returns the reply, or None for a stream.
 Work = Callable[[Call, Message], Awaitable[Any]]
 
 
 class Rpcs:
-    """All RPCs of smg.v1 over one upstream."""
+    """All RPCs of smg.v1, in front of one gateway."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Rpcs:
             if method.server_streaming
             else (grpc.unary_unary_rpc_method_handler, self._unary)
         )
-        # Requests come as bytes: one that is no message is then counted and logged like any other.
+        # No deserializer, so that a request that cannot be parsed is counted and logged too.
         return make(serve(name, kind), None, reply.SerializeToString)
 
     def _unary(self, name: str, kind: type[Message]) -> Callable[[bytes, Any], Awaitable[Any]]:
@@ -99,7 +99,7 @@ class Rpcs:
                 events: AsyncGenerator[Any, None]
                 async with aclosing(run(call, request)) as events:
                     async for event in events:
-                        # Waits while the client reads slowly; then nothing is read upstream.
+                        # Waits while the client reads slowly, and reads nothing from the gateway.
                         await context.write(event)
                         self._metrics.event(name)
                         call.span.reply(event)
@@ -134,7 +134,7 @@ class Rpcs:
     async def _account(
         self, name: str, kind: type[Message], data: bytes, context: Any, work: Work
     ) -> Any:
-        """Run one RPC. Whatever happens, it ends with a status, is counted and is logged."""
+        """Run one RPC. It ends with a status, a count and a log line, whatever happens."""
         started, allowed = time.monotonic(), context.time_remaining()
         call: Call | None = None
         code, failure = grpc.StatusCode.OK, None
@@ -143,8 +143,8 @@ class Rpcs:
         self._active += 1
         try:
             if self._active > self._limits.max_active:
-                most = self._limits.max_active
-                raise overloaded(f"{most} requests are in flight already", RETRY_AFTER)
+                limit = self._limits.max_active
+                raise overloaded(f"too many requests in flight: the limit is {limit}", RETRY_AFTER)
             call = Call(
                 self._upstream,
                 self._pace,
@@ -162,18 +162,18 @@ class Rpcs:
         except SmgError as error:
             code, failure = error.code, error
         except asyncio.CancelledError:
-            code = _left(context, allowed)
+            code = _cancelled_code(context, allowed)
             raise
-        except grpc.aio.InternalError:  # the client left while gRPC was writing to it
-            code = _left(context, allowed)
+        except grpc.aio.InternalError:  # the client cancelled while gRPC was writing to it
+            code = _cancelled_code(context, allowed)
         except Exception as error:
-            log_defect(name, error)
+            log_unexpected_error(name, error)
             code = grpc.StatusCode.INTERNAL
-            failure = SmgError(code, "a defect of the front door; see its log")
+            failure = SmgError(code, "internal error in the front door; see its log")
         finally:
-            took = time.monotonic() - started
+            duration = time.monotonic() - started
             self._active -= 1
-            self._metrics.ended(name, code.name, took)
+            self._metrics.ended(name, code.name, duration)
             span.end(code, failure.reason if failure else "")
             if call and call.first_token is not None:
                 self._metrics.first_token(name, call.first_token)
@@ -182,10 +182,10 @@ class Rpcs:
                 name,
                 code.name,
                 (failure and failure.reason) or "-",
-                took,
+                duration,
                 (call and call.request_id) or "-",
             )
-        # Out of the except clause: what grpc logs of an abort must not bring the failure's text.
+        # Outside the except clause, so that what grpc logs for an abort does not hold the message.
         if failure is None:
             return None
         if call:
@@ -201,13 +201,14 @@ def _decoded(kind: type[Message], data: bytes) -> Message:
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise invalid(FieldViolation(kind.DESCRIPTOR.full_name, "cannot be decoded")) from None
+        raise invalid(FieldViolation(kind.DESCRIPTOR.full_name, "cannot be parsed")) from None
 
 
-def _left(context: Any, allowed: float | None) -> grpc.StatusCode:
-    """Why a client has left: its deadline, of so many seconds from the start, or its own wish.
+def _cancelled_code(context: Any, allowed: float | None) -> grpc.StatusCode:
+    """The code of a cancelled RPC: the client's deadline or its cancellation.
 
-    A client's clock began a little earlier, and what is on the wire is rounded up.
+    allowed: seconds to the deadline at the start. The client's clock started a little earlier, and
+    the deadline is rounded up on the wire.
     """
     remaining = context.time_remaining()
     if allowed is None or remaining is None or remaining > 0.05 + 0.02 * allowed:

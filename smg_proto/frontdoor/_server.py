@@ -1,4 +1,4 @@
-"""The gRPC server around the RPCs: where it listens, how healthy it says it is, how it ends."""
+"""The gRPC server around the RPCs: startup, health and shutdown."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from smg_proto.frontdoor._admin import version_of
 from smg_proto.frontdoor._calls import Limits
 from smg_proto.frontdoor._exposition import serve_metrics
 from smg_proto.frontdoor._ignored import Gateway
-from smg_proto.frontdoor._log import log_defect
+from smg_proto.frontdoor._log import log_unexpected_error
 from smg_proto.frontdoor._metrics import Metrics
 from smg_proto.frontdoor._operations import SERVICES
 from smg_proto.frontdoor._options import Options, OptionsError
@@ -25,7 +25,7 @@ from smg_proto.frontdoor._rpcs import Rpcs
 
 
 class FrontDoor:
-    """One server over one gateway. Open it with `async with`; then it serves on `port`."""
+    """One server in front of one gateway. Open it with `async with`; it then serves on `port`."""
 
     def __init__(self, options: Options, *, reuse_port: bool = False) -> None:
         """`reuse_port` lets other front doors listen on the same port."""
@@ -51,7 +51,7 @@ class FrontDoor:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; 0 for a Unix socket."""
+        """The port that the server listens on; 0 for a Unix socket."""
         return self._address.port
 
     @property
@@ -60,7 +60,7 @@ class FrontDoor:
         return self._metrics_address.port if self._metrics_address else 0
 
     async def start(self) -> None:
-        """Find the upstream and serve; OptionsError if that cannot be."""
+        """Connect to the gateway and serve. OptionsError if either is not possible."""
         try:
             await self._start()
         except OSError as error:
@@ -75,9 +75,9 @@ class FrontDoor:
         await self._stopped.wait()
 
     async def stop(self, grace: float | None = None) -> None:
-        """Accept no new RPCs, let those in flight end within the grace, then cancel them.
+        """Accept no new RPCs, let those in flight finish within the grace, then cancel them.
 
-        Without a grace it is the drain of the options. A second call may shorten the first.
+        The grace defaults to `drain` of the options. A second call may shorten the first.
         """
         grace = self.options.drain if grace is None else grace
         first, self._stopping = not self._stopping, True
@@ -100,12 +100,12 @@ class FrontDoor:
         await self.stop(grace=0)
 
     def banner(self) -> str:
-        """What is served, where, in front of what: one line."""
+        """One line: the services, the address and the gateway."""
         tls = self.options.tls
-        how = "plaintext" if not tls else "mutual TLS" if tls.client_ca else "TLS"
+        security = "plaintext" if not tls else "mutual TLS" if tls.client_ca else "TLS"
         return (
-            f"smg.v1 ({len(SERVICES)} services, health, reflection) on {self._address}, {how}, "
-            f"in front of {self.options.upstream}"
+            f"smg.v1 ({len(SERVICES)} services, health, reflection) on {self._address}, "
+            f"{security}, in front of {self.options.upstream}"
             + (f"; probes on port {self._probes.port}" if self._probes else "")
             + (f"; metrics on port {self.metrics_port}" if self._metrics_address else "")
         )
@@ -114,14 +114,14 @@ class FrontDoor:
 
     async def _start(self) -> None:
         if not self._reuse_port:
-            check_free(self._address)  # before the upstream is waited for
+            check_free(self._address)  # before waiting for the gateway
         await self._stack.enter_async_context(self._upstream)
         if self._metrics_address:
             self._metrics_address = await serve_metrics(
                 self._stack, self._metrics_address, self._metrics_text
             )
         if self.options.wait is not None:
-            await self._find(self.options.wait)
+            await self._await_upstream(self.options.wait)
         self._server = server = Server(
             self._address,
             SERVICES,
@@ -138,7 +138,7 @@ class FrontDoor:
             log_content=self.options.log_content,
         )
         server.grpc.add_generic_rpc_handlers(tuple(rpcs.handlers()))
-        await server.start(ready=await self._look())
+        await server.start(ready=await self._check_upstream())
         self._address, self._probes = server.address, server.probes
         watcher = asyncio.create_task(self._watch(server))
         self._stack.callback(watcher.cancel)
@@ -146,27 +146,28 @@ class FrontDoor:
     async def _metrics_text(self) -> str:
         return self.metrics.text()
 
-    async def _find(self, wait: float) -> None:
-        """See that the upstream is there and OpenAI-compatible; it may have to come up."""
-        until = time.monotonic() + wait
-        while why := await self._wrong_with_upstream():
-            if time.monotonic() >= until:
-                raise OptionsError(f"upstream {self.options.upstream} {why}")
+    async def _await_upstream(self, wait: float) -> None:
+        """Wait for the gateway to start, and check that it is OpenAI-compatible."""
+        deadline = time.monotonic() + wait
+        while problem := await self._upstream_problem():
+            if time.monotonic() >= deadline:
+                raise OptionsError(f"upstream {self.options.upstream} {problem}")
             await asyncio.sleep(0.25)
 
-    async def _wrong_with_upstream(self) -> str:
-        incompatible = "is not OpenAI-compatible: no list of models at GET /v1/models"
+    async def _upstream_problem(self) -> str:
+        incompatible = "is not OpenAI-compatible: GET /v1/models does not return a list of models"
         try:
-            answer = await self._upstream.ask("GET", "/v1/models", None, self._own_headers(), 10)
-            listed = answer.json("the list of models")
+            headers = self._own_headers()
+            response = await self._upstream.fetch("GET", "/v1/models", None, headers, 10)
+            listed = response.json("list of models")
         except SmgError as error:
             match error.code:
                 case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-                    return "wants another key for its models; see --upstream-key-file"
+                    return "rejected the key for /v1/models; set --upstream-key-file"
                 case grpc.StatusCode.UNAVAILABLE if "http_status" in error.metadata:
-                    return ""  # it is there, and has no model yet
+                    return ""  # it runs, but has no model yet
                 case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
-                    return "does not answer"
+                    return "does not respond; check that it runs at this address"
                 case _:
                     return incompatible
         return "" if isinstance(dig(listed, "data"), list) else incompatible
@@ -176,25 +177,25 @@ class FrontDoor:
     async def _watch(self, server: Server) -> None:
         while True:
             await asyncio.sleep(self.options.health_interval)
-            server.health.set_ready(await self._look())
+            server.health.set_ready(await self._check_upstream())
 
-    async def _look(self) -> bool:
-        """Whether the upstream is ready. A look that fails is logged, and is not ready."""
+    async def _check_upstream(self) -> bool:
+        """Whether the gateway is ready. An unexpected error is logged and means that it is not."""
         try:
             ready = await self._ready()
-            if ready and not self._was_ready:  # it may be another one now
+            if ready and not self._was_ready:  # it may have been replaced
                 self._gateway.version = await self._version()
             self._was_ready = ready
             return ready
         except Exception as error:
-            log_defect("health check", error)
+            log_unexpected_error("health check", error)
             return False
 
     async def _ready(self) -> bool:
-        """What /readiness says; where there is no such path, whether models are listed."""
+        """Whether /readiness succeeds; if there is no such path, whether /v1/models does."""
         for path in ("/readiness", "/v1/models"):
             try:
-                await self._upstream.ask("GET", path, headers=self._own_headers(), timeout=5)
+                await self._upstream.fetch("GET", path, headers=self._own_headers(), timeout=5)
             except SmgError as error:
                 if error.metadata.get("http_status") == "404":
                     continue
@@ -203,10 +204,10 @@ class FrontDoor:
         return False
 
     async def _version(self) -> str:
-        """The gateway's version; empty where the upstream does not say."""
+        """The gateway's version; empty if it does not report one."""
         try:
-            answer = await self._upstream.ask("GET", "/loads", None, self._own_headers(), 5)
-            return version_of(answer.json("the answer to /loads"))
+            response = await self._upstream.fetch("GET", "/loads", None, self._own_headers(), 5)
+            return version_of(response.json("response to /loads"))
         except SmgError:
             return ""
 
@@ -216,7 +217,7 @@ class FrontDoor:
 
 
 def address_of(text: str) -> Address:
-    """An address in the options."""
+    """Parse an address of the options."""
     try:
         return Address.parse(text)
     except AddressError as error:
@@ -228,5 +229,7 @@ def metrics_address(options: Options) -> Address | None:
         return None
     address = address_of(options.metrics)
     if address.path:
-        raise OptionsError(f'invalid address "{options.metrics}": metrics need HOST:PORT')
+        raise OptionsError(
+            f'invalid address "{options.metrics}": metrics cannot use a Unix socket; use HOST:PORT'
+        )
     return address

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of RPCs, where opentelemetry-api is installed and someone has set it up.
+"""OpenTelemetry spans of RPCs, if opentelemetry-api is installed and an SDK is configured.
 
-Names and attributes are those of the semantic conventions for RPC and for generative AI. A span
-never holds a prompt, a reply or a header other than the trace context.
+Names and attributes follow the semantic conventions for RPC and generative AI. A span never holds
+a prompt, a reply or any header except the trace context.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ _USAGE = {
     "prompt_tokens": "gen_ai.usage.input_tokens",
     "completion_tokens": "gen_ai.usage.output_tokens",
 }
-# Names come from clients and upstreams; a span is no place for long ones.
+# Names come from clients and workers; longer ones are cut.
 MAX_NAME_CHARACTERS = 256
 
 
@@ -52,19 +52,19 @@ _SERVER_ERRORS = frozenset(
 
 
 class Span:
-    """The span of one RPC; this one goes nowhere."""
+    """The span of one RPC. This base class records nothing."""
 
-    # What makes the upstream's span a child of this one.
+    # Headers that make the gateway's span a child of this one.
     headers: Mapping[str, str] = MappingProxyType({})
 
     def request(self, message: Message) -> None:
-        """Note what a request asks for, but its content."""
+        """Record the attributes of a request, without its content."""
 
     def reply(self, message: Message) -> None:
-        """Note what a reply, or the end of a stream, says about itself."""
+        """Record the attributes of a reply or of the end of a stream."""
 
     def end(self, code: grpc.StatusCode, reason: str) -> None:
-        """The RPC has ended."""
+        """End the span."""
 
 
 NO_SPAN = Span()
@@ -98,14 +98,14 @@ class _Recorded(Span):
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
         if code is not grpc.StatusCode.OK:
             self._span.set_attribute("error.type", reason or code.name)
-        # By the conventions a server is not at fault for what its client did wrong.
+        # By the conventions, a client's mistake is not an error of the server's span.
         if code.name in _SERVER_ERRORS:
             self._span.set_status(Status(StatusCode.ERROR, reason or code.name))
         self._span.end()
 
 
 class Telemetry:
-    """Makes a span for each RPC, while an OpenTelemetry SDK is set up."""
+    """Creates a span for each RPC if an OpenTelemetry SDK is configured."""
 
     def __init__(self) -> None:
         self._tracer: Any = None
@@ -116,14 +116,14 @@ class Telemetry:
             self._idle = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
     def start(self, method: str, context: Any) -> Span:
-        """The span of an RPC with a name like "ChatService.Chat"."""
+        """Start the span of an RPC. `method` is a name like "ChatService.Chat"."""
         if self._tracer is None:
             return NO_SPAN
         from opentelemetry import propagate, trace
         from opentelemetry.context import Context
 
         if isinstance(trace.get_tracer_provider(), self._idle):
-            return NO_SPAN  # nobody collects any
+            return NO_SPAN  # no SDK is configured
         service, _, rpc = method.partition(".")
         attributes: dict[str, Any] = {
             "rpc.system": "grpc",
@@ -144,13 +144,13 @@ class Telemetry:
             attributes=attributes,
         )
         headers: dict[str, str] = {}
-        # Of the client's context only the trace goes on, and no baggage.
+        # Forward only the trace of the client's context, no baggage.
         propagate.inject(headers, context=trace.set_span_in_context(span, Context()))
         return _Recorded(span, headers)
 
 
 def _set(span: Any, message: Message, names: Mapping[str, str]) -> None:
-    """Attributes from the fields of a message that are set."""
+    """Set attributes from the set fields of a message."""
     for field, value in message.ListFields():
         if name := names.get(field.name):
             is_text = isinstance(value, str)

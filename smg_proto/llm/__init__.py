@@ -1,4 +1,4 @@
-"""LLMService of `entity.grpc` over a backend of your choice.
+"""LLMService of `entity.grpc`, with a backend of your choice.
 
     from smg_proto import llm_pb2_grpc
     from smg_proto.llm import LLMService
@@ -6,11 +6,11 @@
     server = grpc.aio.server()
     llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(), server)
 
-`LLMService()` echoes. Give it an async function that yields text, or one of the backends:
+`LLMService()` echoes the prompt. Pass an async function that yields text, or one of the backends:
 `EngineBackend`, `OpenAIBackend` (extra `serve`), `VLLMBackend` (extras `client` and `decode`),
 `Failover`.
-`LLMService` is for `grpc.aio.server`, `SyncLLMService` for `grpc.server`; `LLMGRPCAdapter` is a
-whole server.
+`LLMService` is for `grpc.aio.server` and `SyncLLMService` for `grpc.server`; `LLMGRPCAdapter` is a
+complete server.
 """
 
 from smg_proto.llm._adapter import AdapterConfig, LLMGRPCAdapter

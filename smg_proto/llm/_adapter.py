@@ -1,4 +1,4 @@
-"""LLMGRPCAdapter: LLMService as a whole server, from a configuration."""
+"""LLMGRPCAdapter: a complete server of LLMService."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ import grpc
 from smg_proto import llm_pb2_grpc
 from smg_proto._serving.address import Address
 from smg_proto._serving.loop import LoopThread
-from smg_proto._serving.process import orders_by_signal, serve_until_told
+from smg_proto._serving.process import serve_until_shutdown, shutdown_by_signal
 from smg_proto._serving.server import Server
 from smg_proto.llm._service import LLMService, Source
 
@@ -23,31 +23,31 @@ SERVICE = "entity.grpc.LLMService"
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """How an adapter serves."""
+    """The settings of an adapter."""
 
     backend: Source | None = None
-    """An async function that yields text, or a Backend. Without one the adapter echoes."""
+    """An async function that yields text, or a Backend. Default: echo the prompt."""
     host: str = "127.0.0.1"
-    """The host to listen on; "0.0.0.0" or "[::]" admits other machines. Or "unix:PATH"."""
+    """The host to listen on, or "unix:PATH". "0.0.0.0" or "[::]" admits other machines."""
     port: int = 50051
-    """The port to listen on; 0 takes a free one."""
+    """The port to listen on. 0 selects a free port."""
     allow_empty_prompt: bool = False
+    """Whether to accept requests without a prompt."""
     grace: float = 5.0
-    """Seconds that calls in flight have to end when the server stops."""
+    """Seconds that calls in flight have to finish when the server stops."""
     max_request: int = 4 << 20
-    """Largest request, in bytes."""
+    """Maximum size of a request, in bytes."""
     credentials: grpc.ServerCredentials | None = None
-    """The server's certificate; without it the connection is plaintext."""
+    """The server's certificate. Default: plaintext."""
 
 
 class LLMGRPCAdapter:
-    """A server of LLMService, with health and reflection, in a thread of its own.
+    """A server of LLMService, with health and reflection, in its own thread.
 
         with LLMGRPCAdapter({"port": 0}) as adapter:
             print(adapter.address)
 
-    `serve()` returns when calls can be made, so nobody has to sleep; `wait()` blocks until the
-    server has stopped.
+    `serve()` returns when the server accepts calls. `wait()` blocks until the server has stopped.
     """
 
     def __init__(self, config: AdapterConfig | Mapping[str, Any] | None = None) -> None:
@@ -65,7 +65,7 @@ class LLMGRPCAdapter:
 
     @property
     def address(self) -> str:
-        """Where it listens, as a client's target; with the real port while it serves."""
+        """The address as a client's target, with the actual port once it serves."""
         return str(self._address)
 
     @property
@@ -73,9 +73,9 @@ class LLMGRPCAdapter:
         return self._address.port
 
     def serve(self) -> "LLMGRPCAdapter":
-        """Start serving; OSError if the address cannot be had."""
+        """Start serving. OSError if the address is not available."""
         if self._server is not None:
-            raise RuntimeError("the adapter has been started already")
+            raise RuntimeError("adapter already started: create a new one")
         self._loop = LoopThread("smg-proto-llm")
         try:
             self._loop.run(self._start())
@@ -85,13 +85,13 @@ class LLMGRPCAdapter:
         return self
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM, in the main thread. A second signal ends the drain."""
+        """Serve until SIGINT or SIGTERM, in the main thread. A second signal stops the drain."""
         if self._server is not None:
-            raise RuntimeError("the adapter has been started already")
+            raise RuntimeError("adapter already started: create a new one")
         asyncio.run(self._run())
 
     def shutdown(self) -> None:
-        """Accept no new calls, let those in flight end within the grace, then cancel them."""
+        """Accept no new calls, let those in flight finish within the grace, then cancel them."""
         with self._lock:
             if self._loop is None or self._server is None or self._stopped.is_set():
                 return
@@ -101,7 +101,7 @@ class LLMGRPCAdapter:
                 self._loop.close()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the server has stopped; False if it has not within the timeout."""
+        """Block until the server has stopped. False on timeout."""
         return self._stopped.wait(timeout)
 
     def __enter__(self) -> "LLMGRPCAdapter":
@@ -111,11 +111,11 @@ class LLMGRPCAdapter:
         self.shutdown()
 
     async def _run(self) -> None:
-        async with orders_by_signal() as orders:
-            await serve_until_told(
+        async with shutdown_by_signal() as shutdown:
+            await serve_until_shutdown(
                 self._start,
                 self._stop,
-                orders,
+                shutdown,
                 started=lambda: print(f"LLMService on {self.address}", flush=True),
                 stopping=lambda: log.info("stopping drain=%gs", self.config.grace),
             )
@@ -140,12 +140,12 @@ class LLMGRPCAdapter:
             self._stopped.set()
 
 
-def _config(given: Mapping[str, Any]) -> AdapterConfig:
+def _config(settings: Mapping[str, Any]) -> AdapterConfig:
     known = {field.name for field in fields(AdapterConfig)}
-    if unknown := given.keys() - known:
+    if unknown := settings.keys() - known:
         names = ", ".join(sorted(known))
-        raise ValueError(f"unknown setting {min(unknown)!r}; there are {names}")
-    return AdapterConfig(**given)
+        raise ValueError(f"unknown setting {min(unknown)!r}; choose from {names}")
+    return AdapterConfig(**settings)
 
 
 def _address(config: AdapterConfig) -> Address:

@@ -1,4 +1,4 @@
-"""What generates the text: the protocol of a backend, and those that need nothing else."""
+"""Backends generate the text: their protocol, and the backends without dependencies."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ from smg_proto.llm_pb2 import GenerateRequest
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of text; the last one may say why the text ended and what it cost."""
+    """A piece of text. The last one may hold the finish reason and the token counts."""
 
     text: str = ""
     finish_reason: str | None = None
@@ -24,9 +24,9 @@ class Piece:
 
 
 class Backend(Protocol):
-    """Generates text. `generate` is closed when the caller leaves: stop the work then.
+    """Generates text. `generate` is closed when the caller cancels: stop the work then.
 
-    Raise an SmgError to choose the status; anything else becomes INTERNAL without its text.
+    Raise an SmgError to choose the status. Any other exception becomes INTERNAL, without its text.
     """
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]: ...
@@ -39,34 +39,34 @@ class EchoBackend:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         words = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", request.prompt)
-        most = request.max_tokens if request.HasField("max_tokens") else len(words)
-        said = words[:most]
-        text = "".join(said)
-        found = [place for stop in request.stop if (place := text.find(stop)) >= 0]
-        left = min(found, default=len(text))
-        for word in said:
-            if left <= 0:
+        limit = request.max_tokens if request.HasField("max_tokens") else len(words)
+        output = words[:limit]
+        text = "".join(output)
+        stops = [index for stop in request.stop if (index := text.find(stop)) >= 0]
+        remaining = min(stops, default=len(text))
+        for word in output:
+            if remaining <= 0:
                 break
-            yield Piece(word[:left])
-            left -= len(word)
-        reason = "length" if most < len(words) and not found else "stop"
-        yield Piece(finish_reason=reason, prompt_tokens=len(words), completion_tokens=len(said))
+            yield Piece(word[:remaining])
+            remaining -= len(word)
+        reason = "length" if limit < len(words) and not stops else "stop"
+        yield Piece(finish_reason=reason, prompt_tokens=len(words), completion_tokens=len(output))
 
     async def aclose(self) -> None:
         pass
 
 
-# Fields of the request that a function may have parameters for, and those that it may ignore.
+# Fields of the request that a function may have parameters for, and those that it may lack.
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "model", "request_id")
-_FREE = ("model", "request_id")
+_OPTIONAL = ("model", "request_id")
 
 
 class FunctionBackend:
-    """Any async function that takes a prompt and yields text (or Pieces).
+    """An async function that takes a prompt and yields text or Pieces.
 
-    Fields of the request reach it as the parameters of these names that it has: `max_tokens`,
-    `temperature`, `top_p`, `stop`, `seed`, `model`, `request_id`. A field that is set and that it
-    has no parameter for is rejected.
+    Its parameters of these names receive the fields of the request: `max_tokens`, `temperature`,
+    `top_p`, `stop`, `seed`, `model`, `request_id`. Requests that set a field without a parameter
+    are rejected, except for `model` and `request_id`.
     """
 
     def __init__(self, function: Callable[..., AsyncIterator[str | Piece]]) -> None:
@@ -76,15 +76,15 @@ class FunctionBackend:
         self._names = {p.name for p in parameters}
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for field, value in request.ListFields():
             if field.name not in _PARAMETERS:
                 continue
             if self._all or field.name in self._names:
-                given[field.name] = list(value) if field.name == "stop" else value
-            elif field.name not in _FREE:
-                raise invalid(FieldViolation(field.name, "this backend does not support it"))
-        pieces = self._function(request.prompt, **given)
+                arguments[field.name] = list(value) if field.name == "stop" else value
+            elif field.name not in _OPTIONAL:
+                raise invalid(FieldViolation(field.name, "is not supported by this backend"))
+        pieces = self._function(request.prompt, **arguments)
         try:
             async for piece in pieces:
                 yield piece if isinstance(piece, Piece) else Piece(piece)
@@ -101,30 +101,30 @@ _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 class Failover:
-    """Several backends: the next one is tried when one cannot be reached or is full.
+    """Several backends. If one is unavailable or full, tries the next.
 
-    Only before the first piece: no text is sent twice.
+    It does so only before the first piece, so that no text is sent twice.
     """
 
     def __init__(self, *backends: Backend) -> None:
         if not backends:
-            raise ValueError("Failover needs at least one backend")
+            raise ValueError("Failover requires at least one backend")
         self._backends: Sequence[Backend] = backends
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         for number, backend in enumerate(self._backends, 1):
-            begun = False
+            started = False
             try:
                 async with aclosing(backend.generate(request)) as pieces:
                     async for piece in pieces:
-                        begun = True
+                        started = True
                         yield piece
                 return
             except SmgError as error:
-                if begun or number == len(self._backends) or error.code not in _TRANSIENT:
+                if started or number == len(self._backends) or error.code not in _TRANSIENT:
                     raise
 
     async def aclose(self) -> None:
-        async with AsyncExitStack() as stack:  # all of them, whichever fails
+        async with AsyncExitStack() as stack:  # closes all, even if one fails
             for backend in self._backends:
                 stack.push_async_callback(backend.aclose)

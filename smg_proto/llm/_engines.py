@@ -1,4 +1,4 @@
-"""Backends over the network: an OpenAI-compatible server, an engine over gRPC."""
+"""Backends over the network: OpenAI-compatible servers, and engines over gRPC."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Opened(Generic[T]):
-    """What a backend holds open: opened by the first request, once, however many come at a time."""
+class _Lazy(Generic[T]):
+    """A resource that the first request opens. Concurrent requests open it only once."""
 
     def __init__(self, open_: Callable[[AsyncExitStack], Awaitable[T]]) -> None:
         self._open = open_
         self._lock = asyncio.Lock()
         self._stack = AsyncExitStack()
-        self._held: list[T] = []
+        self._resource: list[T] = []  # empty or one
 
     async def get(self) -> T:
         async with self._lock:
-            if not self._held:
+            if not self._resource:
                 async with AsyncExitStack() as stack:
-                    self._held.append(await self._open(stack))
+                    self._resource.append(await self._open(stack))
                     self._stack = stack.pop_all()
-            return self._held[0]
+            return self._resource[0]
 
     async def aclose(self) -> None:
         async with self._lock:
-            self._held.clear()
+            self._resource.clear()
             await self._stack.aclose()
 
 
 class OpenAIBackend:
-    """POST /v1/completions of an OpenAI-compatible server. Needs the extra `serve`.
+    """POST /v1/completions of an OpenAI-compatible server. Requires the extra `serve`.
 
-    `url` is the server's, with or without /v1; `model` is for requests that name none.
+    `url` is the server's, with or without /v1. `model` is for requests without a model.
     """
 
     def __init__(self, url: str, *, model: str = "", api_key: str = "") -> None:
-        import_module("smg_proto._http.upstream")  # a missing extra shows now, not at a request
+        import_module("smg_proto._http.upstream")  # report a missing extra now, not per request
         self._url, self._model = url.removesuffix("/").removesuffix("/v1"), model
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._upstream = _Opened(self._open)
+        self._upstream = _Lazy(self._open)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         from smg_proto import smg_pb2
@@ -62,15 +62,15 @@ class OpenAIBackend:
         from smg_proto._http.fields import write_request
         from smg_proto._http.mapping import completion
 
-        asked = smg_pb2.CompletionRequest(prompt=request.prompt, stop=request.stop)
-        asked.model = request.model or self._model
+        converted = smg_pb2.CompletionRequest(prompt=request.prompt, stop=request.stop)
+        converted.model = request.model or self._model
         for name in ("max_tokens", "temperature", "top_p", "seed"):
             if request.HasField(name):
-                setattr(asked, name, getattr(request, name))
-        body = write_request(completion.REQUEST, asked)
+                setattr(converted, name, getattr(request, name))
+        body = write_request(completion.REQUEST, converted)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         upstream, reader = await self._upstream.get(), completion.CompletionChunks()
-        async with upstream.listen("/v1/completions", body, self._headers) as stream:
+        async with upstream.stream("/v1/completions", body, self._headers) as stream:
             while (batch := await stream.read()) is not None:
                 for event in reader.read(batch):
                     if event.HasField("delta"):
@@ -81,7 +81,7 @@ class OpenAIBackend:
                 if reader.done:
                     stream.finish()
                     return
-        raise truncated("the server's stream stopped before its end")
+        raise truncated("the server's stream ended early")
 
     async def _open(self, stack: AsyncExitStack) -> "Upstream":
         from smg_proto._http.upstream import Upstream
@@ -93,15 +93,15 @@ class OpenAIBackend:
 
 
 class VLLMBackend:
-    """A vLLM gRPC engine, with its own tokenizer. Needs the extras `client` and `decode`.
+    """A vLLM gRPC engine, with its own tokenizer. Requires the extras `client` and `decode`.
 
     `options` are those of AsyncVLLMGrpcClient.
     """
 
     def __init__(self, target: str, **options: Any) -> None:
-        import_module("smg_proto.vllm")  # a missing extra shows now, not at a request
+        import_module("smg_proto.vllm")  # report a missing extra now, not per request
         self._target, self._options = target, options
-        self._client = _Opened(self._open)
+        self._client = _Lazy(self._open)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         from smg_proto.vllm import VLLMGrpcError
@@ -140,16 +140,16 @@ class VLLMBackend:
 
 
 class EngineBackend:
-    """An engine of any contract that has text: `vllm`, `sglang.runtime.v1`, `openengine.v1`.
+    """An engine of any contract with text: `vllm`, `sglang.runtime.v1`, `openengine.v1`.
 
     `options` are those of smg_proto.engine.connect.
     """
 
     def __init__(self, target: str, **options: Any) -> None:
         engine = import_module("smg_proto.engine")
-        engine.connect(target, **options)  # a wrong option shows now, not at a request
+        engine.connect(target, **options)  # report an invalid option now, not per request
         self._target, self._options = target, options
-        self._engine = _Opened(self._open)
+        self._engine = _Lazy(self._open)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         from smg_proto.engine import EngineError
@@ -157,8 +157,8 @@ class EngineBackend:
         try:
             engine = await self._engine.get()
             if not engine.has_text:
-                what = f"the engine speaks {engine.contract}, which carries token ids alone"
-                raise SmgError(grpc.StatusCode.FAILED_PRECONDITION, what, reason="WORKER_ERROR")
+                why = f"the engine's contract {engine.contract} has no text, only token ids"
+                raise SmgError(grpc.StatusCode.FAILED_PRECONDITION, why, reason="WORKER_ERROR")
             given: dict[str, Any] = {
                 name: getattr(request, name)
                 for name in ("max_tokens", "temperature", "top_p", "seed", "request_id")
@@ -188,17 +188,17 @@ def _from_any_engine(error: "EngineError") -> SmgError:
     """The engine's status without its text."""
     from smg_proto.engine import ParameterError, RequestError, UnsupportedError
 
-    at_fault = ""
+    field = ""
     if isinstance(error, ParameterError):
-        at_fault = error.parameter
+        field = error.parameter
     elif isinstance(error, UnsupportedError):
-        at_fault = error.what
-    code = "INVALID_ARGUMENT" if at_fault else error.code or "INTERNAL"
+        field = error.what
+    code = "INVALID_ARGUMENT" if field else error.code or "INTERNAL"
     return SmgError(
         getattr(grpc.StatusCode, code),
         "the engine failed",
-        reason="INVALID_REQUEST" if isinstance(error, RequestError) or at_fault else "WORKER_ERROR",
-        field_violations=[FieldViolation(at_fault, "the engine rejects it")] if at_fault else (),
+        reason="INVALID_REQUEST" if isinstance(error, RequestError) or field else "WORKER_ERROR",
+        field_violations=[FieldViolation(field, "the engine rejects it")] if field else (),
     )
 
 
@@ -207,11 +207,11 @@ def _from_engine(error: "VLLMGrpcError") -> SmgError:
     from smg_proto.vllm import VLLMGrpcValidationError
 
     wait = error.pushback
-    at_fault = [error.param] if isinstance(error, VLLMGrpcValidationError) else []
+    params = [error.param] if isinstance(error, VLLMGrpcValidationError) else []
     return SmgError(
         getattr(grpc.StatusCode, error.code or "", grpc.StatusCode.INTERNAL),
         "the engine failed",
-        reason="INVALID_REQUEST" if at_fault else "WORKER_ERROR",
-        field_violations=[FieldViolation(param, "the engine rejects it") for param in at_fault],
+        reason="INVALID_REQUEST" if params else "WORKER_ERROR",
+        field_violations=[FieldViolation(param, "the engine rejects it") for param in params],
         retry_after=timedelta(seconds=wait) if wait and wait > 0 else None,
     )

@@ -1,4 +1,4 @@
-"""The servicers: one for grpc.aio.server, one for grpc.server, over the same core."""
+"""The servicers: one for grpc.aio.server and one for grpc.server, with a shared core."""
 
 import asyncio
 import functools
@@ -23,12 +23,12 @@ log: logging.Logger = logging.getLogger("smg_proto.llm")
 Source = Backend | Callable[..., AsyncIterator[str | Piece]]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# Pieces that a backend may be ahead of a slow reader in a grpc.server.
+# How many pieces a backend may be ahead of a slow reader in a grpc.server.
 MAX_PIECES_AHEAD = 16
 
 
 class _Core:
-    """Checks a request, runs the backend, and turns each failure into a status in our own words."""
+    """Checks a request, runs the backend, and turns each failure into a status."""
 
     def __init__(self, backend: Source | None, allow_empty_prompt: bool) -> None:
         source = EchoBackend() if backend is None else backend
@@ -51,28 +51,28 @@ class _Core:
         except SmgError as error:
             raise _plain(error) from None
         except Exception as error:
-            # Only its kind: the text may quote the prompt.
+            # Only its type, because the text may quote the prompt.
             log.error("backend failed error=%s", type(error).__name__)
             raise SmgError(grpc.StatusCode.INTERNAL, _FAILED, reason="WORKER_ERROR") from None
 
     def _check(self, request: GenerateRequest) -> None:
-        found: list[FieldViolation] = []
+        violations: list[FieldViolation] = []
 
-        def check(good: bool, field: str, why: str) -> None:
-            if not good:
-                found.append(FieldViolation(field, why))
+        def check(valid: bool, field: str, why: str) -> None:
+            if not valid:
+                violations.append(FieldViolation(field, why))
 
-        given = {field.name for field, _ in request.ListFields()}
+        present = {field.name for field, _ in request.ListFields()}
         check(bool(request.prompt) or self._allow_empty_prompt, "prompt", "is required")
-        for field, good, why in (
+        for field, valid, why in (
             ("max_tokens", request.max_tokens >= 1, "must be at least 1"),
             ("temperature", 0 <= request.temperature <= 2, "must be from 0 to 2"),
             ("top_p", 0 < request.top_p <= 1, "must be above 0 and at most 1"),
         ):
-            check(good or field not in given, field, why)
+            check(valid or field not in present, field, why)
         check(all(request.stop), "stop", "must not have an empty string")
-        if found:
-            raise invalid(*found)
+        if violations:
+            raise invalid(*violations)
 
 
 _FAILED = "the backend failed"
@@ -89,10 +89,10 @@ _MESSAGES = {
 
 
 def _plain(error: SmgError) -> SmgError:
-    """The same status in our own words: a backend's may quote the prompt or reveal its address."""
+    """The same status with a fixed message: a backend's may quote the prompt or its address."""
     fields = [FieldViolation(v.field, "the backend rejects it") for v in error.field_violations]
     if error.reason == "INVALID_REQUEST" and not error.metadata:
-        fields = list(error.field_violations)  # made in this process
+        fields = list(error.field_violations)  # created in this process
     return SmgError(
         error.code,
         _MESSAGES.get(error.code, _FAILED),
@@ -103,9 +103,9 @@ def _plain(error: SmgError) -> SmgError:
 
 
 def _for_aio(method: _F) -> _F:
-    """Let an async method say so when a grpc.server calls it.
+    """Report an error if a grpc.server calls an async method.
 
-    The body of an async generator never runs there, so the method itself looks at its context.
+    The body of an async generator never runs there, so the method itself checks its context.
     """
     return cast(_F, _AioMethod(method))
 
@@ -121,7 +121,7 @@ class _AioMethod:
 class _AioCall(functools.partial[Any]):  # grpc.aio looks through a partial
     def __call__(self, request: Any, context: Any) -> Any:
         if isinstance(context, grpc.ServicerContext):
-            _wrong_server(context, "LLMService is for grpc.aio.server: use SyncLLMService here")
+            _wrong_server(context, "LLMService is for grpc.aio.server; use SyncLLMService here")
         return super().__call__(request, context)
 
 
@@ -133,7 +133,7 @@ def _wrong_server(context: Any, message: str) -> None:
 class LLMService(llm_pb2_grpc.LLMServiceServicer):
     """LLMService for `grpc.aio.server`; SyncLLMService is for `grpc.server`.
 
-    `backend` is an async function that yields text, or a Backend. Without one it echoes.
+    `backend` is an async function that yields text, or a Backend. Default: echo the prompt.
     """
 
     def __init__(self, backend: Source | None = None, *, allow_empty_prompt: bool = False) -> None:
@@ -154,14 +154,14 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
             await abort(context, failure)
 
     async def aclose(self) -> None:
-        """Close what the backend holds open."""
+        """Close the backend."""
         await self._core.backend.aclose()
 
 
 class SyncLLMService(llm_pb2_grpc.LLMServiceServicer):
     """LLMService for `grpc.server`; LLMService is for `grpc.aio.server`.
 
-    The backend runs in an event loop of its own, in one thread for all calls. `close()` ends it.
+    The backend runs in its own event loop, in one thread for all calls. `close()` ends it.
     """
 
     def __init__(self, backend: Source | None = None, *, allow_empty_prompt: bool = False) -> None:
@@ -174,31 +174,31 @@ class SyncLLMService(llm_pb2_grpc.LLMServiceServicer):
     def Generate(
         self, request: GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[GenerateResponse]:
-        given: Any = context  # of grpc.aio, if it is the wrong server
-        if not isinstance(given, grpc.ServicerContext):
-            _wrong_server(given, "SyncLLMService is for grpc.server: use LLMService here")
-        handed: queue.SimpleQueue[GenerateResponse | None] = queue.SimpleQueue()
+        untyped: Any = context  # of grpc.aio, if it is the wrong server
+        if not isinstance(untyped, grpc.ServicerContext):
+            _wrong_server(untyped, "SyncLLMService is for grpc.server; use LLMService here")
+        ready: queue.SimpleQueue[GenerateResponse | None] = queue.SimpleQueue()
         room = asyncio.Semaphore(MAX_PIECES_AHEAD)
 
         async def work() -> None:
             async with aclosing(self._core.generate(request)) as replies:
                 async for reply in replies:
                     await room.acquire()
-                    handed.put(reply)
+                    ready.put(reply)
 
         failure: SmgError | None = _closed()
         if started := self._start(work):
             loop, call = started
-            call.add_done_callback(lambda _: handed.put(None))  # however it ends
+            call.add_done_callback(lambda _: ready.put(None))  # however it ends
 
-            def leave() -> None:
+            def cancel() -> None:
                 call.cancel()
 
-            # The client may leave while the backend is silent, or may have left already.
-            if not context.add_callback(leave):
-                leave()
+            # The client may cancel while the backend produces nothing, or may already have done so.
+            if not context.add_callback(cancel):
+                cancel()
             try:
-                while (reply := handed.get()) is not None:
+                while (reply := ready.get()) is not None:
                     yield reply
                     with suppress(RuntimeError):  # the loop may be closed by now
                         loop.call_soon_threadsafe(room.release)
@@ -233,7 +233,7 @@ class SyncLLMService(llm_pb2_grpc.LLMServiceServicer):
     def _start(
         self, work: Callable[[], Any]
     ) -> "tuple[asyncio.AbstractEventLoop, Future[None]] | None":
-        """Run a call in the loop, which the first one starts; None after close()."""
+        """Run a call in the event loop, which the first call starts. None after close()."""
         with self._lock:
             if self._closed:
                 return None
@@ -244,7 +244,7 @@ class SyncLLMService(llm_pb2_grpc.LLMServiceServicer):
             return self._loop.loop, call
 
     async def _close_backend(self) -> None:
-        # The generators of the calls that were cancelled are closed first.
+        # The generators of cancelled calls are closed first.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
         await self._core.backend.aclose()

@@ -261,7 +261,7 @@ class SamplingParams(_message.Message):
     temperature: _builtins.float
     """Sampling temperature, at least 0. 0 selects the most likely token at each step."""
     top_p: _builtins.float
-    """Sample among the most likely tokens whose probabilities add up to this, above 0 and up to 1."""
+    """Sample among the most likely tokens whose probabilities add up to this, above 0 and at most 1."""
     top_k: _builtins.int
     """Sample among this many most likely tokens."""
     min_p: _builtins.float
@@ -795,7 +795,7 @@ class TokenInfo(_message.Message):
     token: _builtins.str
     """The token's own text."""
     logprob: _builtins.float
-    """Natural logarithm of its probability. Unset: not asked for, or not known."""
+    """Natural logarithm of its probability. Unset: not requested, or not known."""
     rank: _builtins.int
     """Rank among all tokens, 1 for the most likely. Unset: not known."""
     @_builtins.property

@@ -207,14 +207,14 @@ Global___KvConnectorInfo: _TypeAlias = KvConnectorInfo  # noqa: Y015
 
 @_typing.final
 class GetKvEventSourcesRequest(_message.Message):
-    """Asks where KV cache events are published."""
+    """Requests where KV cache events are published."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_PARALLEL_RANKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def data_parallel_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Data-parallel ranks to tell of. Empty: all."""
+        """Data-parallel ranks to report. Empty: all."""
 
     def __init__(
         self,

@@ -94,11 +94,11 @@ class ControlStub:
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelInfoRequest, _model_pb2.ModelInfo]
     """Describes a model: its names, its limits and what it can do."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_server_pb2.GetLoadRequest, _server_pb2.LoadInfo]
-    """Reports the present load."""
+    """Reports the current load."""
     Health: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.HealthRequest, _lifecycle_pb2.HealthResponse]
-    """Reports the state of the engine, by a small inference if that is asked for."""
+    """Reports the state of the engine, by a small inference if requested."""
     Abort: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.AbortRequest, _lifecycle_pb2.AbortResponse]
-    """Ends requests from outside their calls. Whoever holds a call cancels the call instead."""
+    """Ends requests from outside their calls. The owner of a call should cancel it instead."""
     LoadLora: _grpc.UnaryUnaryMultiCallable[_lora_pb2.LoadLoraRequest, _lora_pb2.LoadLoraResponse]
     """Loads a LoRA adapter."""
     UnloadLora: _grpc.UnaryUnaryMultiCallable[_lora_pb2.UnloadLoraRequest, _lora_pb2.UnloadLoraResponse]
@@ -120,11 +120,11 @@ class ControlAsyncStub(ControlStub):
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelInfoRequest, _model_pb2.ModelInfo]  # type: ignore[assignment]
     """Describes a model: its names, its limits and what it can do."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_server_pb2.GetLoadRequest, _server_pb2.LoadInfo]  # type: ignore[assignment]
-    """Reports the present load."""
+    """Reports the current load."""
     Health: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.HealthRequest, _lifecycle_pb2.HealthResponse]  # type: ignore[assignment]
-    """Reports the state of the engine, by a small inference if that is asked for."""
+    """Reports the state of the engine, by a small inference if requested."""
     Abort: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.AbortRequest, _lifecycle_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends requests from outside their calls. Whoever holds a call cancels the call instead."""
+    """Ends requests from outside their calls. The owner of a call should cancel it instead."""
     LoadLora: _aio.UnaryUnaryMultiCallable[_lora_pb2.LoadLoraRequest, _lora_pb2.LoadLoraResponse]  # type: ignore[assignment]
     """Loads a LoRA adapter."""
     UnloadLora: _aio.UnaryUnaryMultiCallable[_lora_pb2.UnloadLoraRequest, _lora_pb2.UnloadLoraResponse]  # type: ignore[assignment]
@@ -158,21 +158,21 @@ class ControlServicer:
         request: _server_pb2.GetLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_server_pb2.LoadInfo, _abc.Awaitable[_server_pb2.LoadInfo]]:
-        """Reports the present load."""
+        """Reports the current load."""
 
     def Health(
         self,
         request: _lifecycle_pb2.HealthRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lifecycle_pb2.HealthResponse, _abc.Awaitable[_lifecycle_pb2.HealthResponse]]:
-        """Reports the state of the engine, by a small inference if that is asked for."""
+        """Reports the state of the engine, by a small inference if requested."""
 
     def Abort(
         self,
         request: _lifecycle_pb2.AbortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lifecycle_pb2.AbortResponse, _abc.Awaitable[_lifecycle_pb2.AbortResponse]]:
-        """Ends requests from outside their calls. Whoever holds a call cancels the call instead."""
+        """Ends requests from outside their calls. The owner of a call should cancel it instead."""
 
     def LoadLora(
         self,

@@ -161,11 +161,11 @@ class DeploymentCapacity(_message.Message):
     total_kv_blocks: _builtins.int
     """Blocks of the KV cache."""
     max_running_requests: _builtins.int
-    """Most requests that run at a time."""
+    """Maximum number of requests running concurrently."""
     max_batched_tokens: _builtins.int
-    """Most tokens that one step of the engine computes."""
+    """Maximum number of tokens that one step of the engine computes."""
     max_loras: _builtins.int
-    """Most LoRA adapters loaded at a time."""
+    """Maximum number of loaded LoRA adapters."""
     def __init__(
         self,
         *,
@@ -269,7 +269,7 @@ Global___ParallelismInfo: _TypeAlias = ParallelismInfo  # noqa: Y015
 
 @_typing.final
 class GetLoadRequest(_message.Message):
-    """Asks for the present load."""
+    """Requests the current load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -291,7 +291,7 @@ Global___GetLoadRequest: _TypeAlias = GetLoadRequest  # noqa: Y015
 
 @_typing.final
 class LoadInfo(_message.Message):
-    """The present load. Unset: not known."""
+    """The current load. Unset: not known."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -327,16 +327,16 @@ class LoadInfo(_message.Message):
     waiting_tokens: _builtins.int
     """Tokens of the requests that wait."""
     prefill_batch_size: _builtins.int
-    """Requests in the present prefill batch."""
+    """Requests in the current prefill batch."""
     decode_batch_size: _builtins.int
-    """Requests in the present decode batch."""
+    """Requests in the current decode batch."""
     @_builtins.property
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankLoadInfo]:
-        """The load of each data-parallel rank, if that was asked for."""
+        """The load of each data-parallel rank, if requested."""
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """What one engine says beside, as JSON values."""
+        """Additional values from the engine, as JSON values."""
 
     def __init__(
         self,
@@ -404,7 +404,7 @@ Global___LoadInfo: _TypeAlias = LoadInfo  # noqa: Y015
 
 @_typing.final
 class RankLoadInfo(_message.Message):
-    """The present load of one data-parallel rank. Unset: not known."""
+    """The current load of one data-parallel rank. Unset: not known."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -3,7 +3,7 @@
 from smg_proto import llm_pb2_grpc
 from smg_proto._serving import health, reflection
 from smg_proto._serving.address import Address
-from smg_proto._serving.process import orders_by_signal, serve_until_told
+from smg_proto._serving.process import serve_until_shutdown, shutdown_by_signal
 from smg_proto._serving.server import Server
 from smg_proto.llm import LLMService
 from smg_proto.testing import FakeGateway, FakeVllmEngine
@@ -34,11 +34,11 @@ async def serve(address: Address, token_delay: float, *, engine_only: bool) -> N
         gateway.add_to_server(server.grpc)
         service = LLMService(ModelBackend(token_delay=token_delay))
         llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server.grpc)
-    async with orders_by_signal() as orders:
-        await serve_until_told(
+    async with shutdown_by_signal() as shutdown:
+        await serve_until_shutdown(
             server.start,
             lambda grace: server.stop(_DRAIN_SECONDS if grace is None else grace),
-            orders,
+            shutdown,
             started=lambda: _announce(server, services, _TRY_ENGINE if engine_only else _TRY),
             stopping=lambda: print("smg-proto demo: stopping", flush=True),
         )

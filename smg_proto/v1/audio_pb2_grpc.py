@@ -32,15 +32,15 @@ class AudioServiceServicer(object):
     """
 
     def Transcribe(self, request, context):
-        """Transcribes a recording and returns the text whole. Errors: the model errors.
+        """Transcribes a recording and returns the text in one reply. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamTranscribe(self, request, context):
-        """Transcribes a recording and streams the text as it grows: one `start`, deltas, one `end`. Errors:
-        the model errors.
+        """Transcribes a recording and streams the text as it is generated: one `start`, deltas, one
+        `end`. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

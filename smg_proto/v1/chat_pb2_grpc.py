@@ -36,16 +36,16 @@ class ChatServiceServicer(object):
     """
 
     def Chat(self, request, context):
-        """Generates the next message, or `n` alternatives of it, and returns it whole. Errors: the model
-        errors.
+        """Generates the next message, or `n` choices for it, and returns it in one reply. Errors: the
+        model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamChat(self, request, context):
-        """Generates the next message and streams it as it grows: one `start`, deltas, one `end`. Errors:
-        the model errors.
+        """Generates the next message and streams it as it is generated: one `start`, deltas, one `end`.
+        Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

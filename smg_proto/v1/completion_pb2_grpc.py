@@ -32,15 +32,15 @@ class CompletionServiceServicer(object):
     """
 
     def Complete(self, request, context):
-        """Generates a text and returns it whole. Errors: the model errors.
+        """Generates text and returns it in one reply. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamComplete(self, request, context):
-        """Generates a text and streams it as it grows: one `start`, deltas, one `end`. Errors: the model
-        errors.
+        """Generates text and streams it as it is generated: one `start`, deltas, one `end`. Errors: the
+        model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

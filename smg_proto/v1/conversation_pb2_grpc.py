@@ -7,7 +7,7 @@ from smg_proto.v1 import response_pb2 as smg_dot_v1_dot_response__pb2
 
 
 class ConversationServiceStub(object):
-    """Stores conversations. CreateResponseRequest.conversation_id uses one. HTTP: /v1/conversations.
+    """Stores conversations for use in CreateResponseRequest.conversation_id. HTTP: /v1/conversations.
 
     Conversations belong to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
@@ -61,7 +61,7 @@ class ConversationServiceStub(object):
 
 
 class ConversationServiceServicer(object):
-    """Stores conversations. CreateResponseRequest.conversation_id uses one. HTTP: /v1/conversations.
+    """Stores conversations for use in CreateResponseRequest.conversation_id. HTTP: /v1/conversations.
 
     Conversations belong to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
@@ -180,7 +180,7 @@ def add_ConversationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConversationService(object):
-    """Stores conversations. CreateResponseRequest.conversation_id uses one. HTTP: /v1/conversations.
+    """Stores conversations for use in CreateResponseRequest.conversation_id. HTTP: /v1/conversations.
 
     Conversations belong to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """

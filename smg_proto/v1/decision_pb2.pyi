@@ -39,18 +39,18 @@ class DecideRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     EXTRA_BODY_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model, as ModelService lists it. Required."""
+    """Name of the model, as listed by ModelService. Required."""
     input: _builtins.str
-    """The input, as text. Exactly one of input and parts is required."""
+    """The input as text. Exactly one of input and parts is required."""
     user: _builtins.str
-    """Your id of the end user. HTTP: safety_identifier. Empty: none."""
+    """Your id for the end user. HTTP: safety_identifier. Empty: none."""
     extra_body_json: _builtins.str
-    """Members to add to the HTTP request's body, a JSON object as text: for settings that this contract
-    has no field for. A member that this contract has a field for is rejected. Empty: none.
-    """
+    """Additional members for the body of the HTTP request, a JSON object as text. Empty: none."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
-        """The input, as text and images in order. Images must be bytes or data URLs. Not with input."""
+        """The input as text and images, in order. Images must be bytes or data URLs. Cannot be combined
+        with input.
+        """
 
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionQuestion]:
@@ -86,20 +86,20 @@ class DecisionQuestion(_message.Message):
     CHOICE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Your name for the question; it comes back with the answer. Empty: none."""
+    """Your name for the question, returned with the answer. Empty: none."""
     instructions: _builtins.str
     """What to decide. Required."""
     @_builtins.property
     def predicate(self) -> Global___DecisionPredicate:
-        """Whether the statement in the instructions holds."""
+        """Whether the statement in the instructions is true."""
 
     @_builtins.property
     def choice(self) -> Global___DecisionChoice:
-        """Which of several choices fits."""
+        """Which of several options fits best."""
 
     @_builtins.property
     def score(self) -> Global___DecisionScore:
-        """Which level of a scale fits."""
+        """Which level of a scale fits best."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ Global___DecisionQuestion: _TypeAlias = DecisionQuestion  # noqa: Y015
 
 @_typing.final
 class DecisionPredicate(_message.Message):
-    """A question that is answered with the probability that it holds. It has no fields."""
+    """A question answered with the probability that a statement is true. It has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -139,14 +139,14 @@ Global___DecisionPredicate: _TypeAlias = DecisionPredicate  # noqa: Y015
 
 @_typing.final
 class DecisionChoice(_message.Message):
-    """A question that is answered with one of several choices."""
+    """A question answered with one of several options."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionOption]:
-        """The choices, at least two."""
+        """The options, at least two."""
 
     def __init__(
         self,
@@ -163,16 +163,16 @@ Global___DecisionChoice: _TypeAlias = DecisionChoice  # noqa: Y015
 
 @_typing.final
 class DecisionOption(_message.Message):
-    """One choice."""
+    """One option."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     value: _builtins.str
-    """Its value, as it comes back in the answer. Required."""
+    """Value of the option, returned in the answer. Required."""
     description: _builtins.str
-    """What it means, for the model to read. Empty: the value says it."""
+    """Meaning of the option, for the model to read. Empty: the value is self-explanatory."""
     def __init__(
         self,
         *,
@@ -189,14 +189,14 @@ Global___DecisionOption: _TypeAlias = DecisionOption  # noqa: Y015
 
 @_typing.final
 class DecisionScore(_message.Message):
-    """A question that is answered with a level of a scale."""
+    """A question answered with a level of a scale."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEVELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionOption]:
-        """The levels, lowest first. At least two. The value is the label."""
+        """The levels, lowest first, at least two. The value of each is its label."""
 
     def __init__(
         self,
@@ -223,12 +223,12 @@ class DecideResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
-    """Members of the HTTP reply that this contract has no field for, a JSON object as text. Empty: none."""
+    """Members of the HTTP reply without a field here, a JSON object as text. Empty: none."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionAnswer]:
-        """One for each question, in their order."""
+        """One answer for each question, in the order of the questions."""
 
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
@@ -269,17 +269,17 @@ class DecisionAnswer(_message.Message):
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the question. Empty: it has none."""
+    """Name of the question. Empty: the question has none."""
     probability: _builtins.float
-    """Predicate: probability that the statement holds, from 0 to 1. Unset for other kinds."""
+    """Predicate: probability that the statement is true, from 0 to 1. Unset for other kinds."""
     choice: _builtins.str
-    """Choice: the value that fits best. Empty for other kinds."""
+    """Choice: value of the best option. Empty for other kinds."""
     score: _builtins.float
     """Score: the expected level, from 0. Unset for other kinds."""
     confidence: _builtins.float
-    """Choice and score: how certain the answer is, from 0 to 1. Unset for a predicate."""
+    """Choice and score: confidence in the answer, from 0 to 1. Unset for a predicate."""
     refused: _builtins.bool
-    """Whether the model declined to answer. The other fields are then unset."""
+    """Whether the model declined to answer. If true, the other fields are unset."""
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionProbability]:
         """Choice and score: probability of each option."""
@@ -324,7 +324,7 @@ class DecisionProbability(_message.Message):
     PROBABILITY_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     value: _builtins.str
-    """Value of the choice, or label of the level."""
+    """Value of the option, or label of the level."""
     probability: _builtins.float
     """Its probability, from 0 to 1."""
     level: _builtins.int

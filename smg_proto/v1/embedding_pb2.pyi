@@ -70,24 +70,22 @@ class EmbedRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     EXTRA_BODY_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of an embedding model, as ModelService lists it. Required."""
+    """Name of an embedding model, as listed by ModelService. Required."""
     dimensions: _builtins.int
-    """Length of the vectors, at least 1, for models that can shorten them. A worker that ignores it
-    returns UNIMPLEMENTED. Unset: the model's own.
+    """Length of the vectors, at least 1, for models that can shorten them. If the worker ignores it,
+    the RPC returns UNIMPLEMENTED. Unset: the model's default.
     """
     allow_partial: _builtins.bool
-    """Whether an input that fails has Embedding.error while the others are returned. False: the first
-    failure fails the call. If all inputs fail, the call fails.
+    """Whether to report the failure of an input in Embedding.error and return the other vectors.
+    False: the first failure fails the call. If all inputs fail, the call fails.
     """
     user: _builtins.str
-    """Your id of the end user. It does not change the vectors. Empty: none."""
+    """Your id for the end user. Does not affect the vectors. Empty: none."""
     extra_body_json: _builtins.str
-    """Members to add to the HTTP request's body, a JSON object as text: for settings that this contract
-    has no field for. A member that this contract has a field for is rejected. Empty: none.
-    """
+    """Additional members for the body of the HTTP request, a JSON object as text. Empty: none."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
-        """The inputs, at least one. Each gets its own vector. HTTP: input."""
+        """The inputs, at least one. The reply has one vector for each. HTTP: input."""
 
     def __init__(
         self,
@@ -121,22 +119,24 @@ class EmbedResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
-    """Members of the HTTP reply that this contract has no field for, a JSON object as text. Of the
-    first input, if there are several. Empty: none.
+    """Members of the HTTP reply without a field here, a JSON object as text; with several inputs,
+    those of the first. Empty: none.
     """
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """One for each input, in their order."""
+        """One vector for each input, in the order of the inputs."""
 
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
-        """Tokens of all inputs together. Nothing is generated, so completion_tokens is 0."""
+        """Tokens used by all inputs together. Nothing is generated, so completion_tokens is 0."""
 
     @_builtins.property
     def pipeline(self) -> _pipeline_pb2.PipelineReport:
-        """What the gateway did. For several inputs it does not say which worker had which."""
+        """What the gateway did with the request. With several inputs, it does not show which worker
+        processed which input.
+        """
 
     def __init__(
         self,
@@ -165,13 +165,13 @@ class Embedding(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The components. All vectors of a model have the same length. Whether they are normalized depends
-        on the model. Empty if error is set.
+        """The components. All vectors of a model have the same length; whether they are normalized
+        depends on the model. Empty if error is set.
         """
 
     @_builtins.property
     def error(self) -> _error_pb2.Failure:
-        """Why this input failed. Only with allow_partial. Unset: it did not fail."""
+        """Why the input failed. Only with allow_partial. Unset: it did not fail."""
 
     def __init__(
         self,
@@ -199,20 +199,18 @@ class ClassifyRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     EXTRA_BODY_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a classification model, as ModelService lists it. Required."""
+    """Name of a classification model, as listed by ModelService. Required."""
     allow_partial: _builtins.bool
-    """Whether an input that fails has Classification.error while the others are returned. False: the
-    first failure fails the call. If all inputs fail, the call fails.
+    """Whether to report the failure of an input in Classification.error and return the other classes.
+    False: the first failure fails the call. If all inputs fail, the call fails.
     """
     user: _builtins.str
-    """Your id of the end user. It does not change the classes. Empty: none."""
+    """Your id for the end user. Does not affect the classes. Empty: none."""
     extra_body_json: _builtins.str
-    """Members to add to the HTTP request's body, a JSON object as text: for settings that this contract
-    has no field for. A member that this contract has a field for is rejected. Empty: none.
-    """
+    """Additional members for the body of the HTTP request, a JSON object as text. Empty: none."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
-        """The inputs, at least one. Each gets its own class. HTTP: input."""
+        """The inputs, at least one. The reply has one class for each. HTTP: input."""
 
     def __init__(
         self,
@@ -243,22 +241,24 @@ class ClassifyResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
-    """Members of the HTTP reply that this contract has no field for, a JSON object as text. Of the
-    first input, if there are several. Empty: none.
+    """Members of the HTTP reply without a field here, a JSON object as text; with several inputs,
+    those of the first. Empty: none.
     """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Classification]:
-        """One for each input, in their order."""
+        """One class for each input, in the order of the inputs."""
 
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
-        """Tokens of all inputs together. Nothing is generated, so completion_tokens is 0."""
+        """Tokens used by all inputs together. Nothing is generated, so completion_tokens is 0."""
 
     @_builtins.property
     def pipeline(self) -> _pipeline_pb2.PipelineReport:
-        """What the gateway did. For several inputs it does not say which worker had which."""
+        """What the gateway did with the request. With several inputs, it does not show which worker
+        processed which input.
+        """
 
     def __init__(
         self,
@@ -287,16 +287,16 @@ class Classification(_message.Message):
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     label: _builtins.str
-    """Name of the likeliest class: the model's own, or "LABEL_4" if it has no names. Empty if error is
-    set.
+    """Name of the most likely class, or "LABEL_4" if the model's classes have no names. Empty if
+    error is set.
     """
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Probability of each class, from 0 to 1, in the model's order; together 1. HTTP: probs."""
+        """Probability of each class, from 0 to 1, in the model's order. They add up to 1. HTTP: probs."""
 
     @_builtins.property
     def error(self) -> _error_pb2.Failure:
-        """Why this input failed. Only with allow_partial. Unset: it did not fail."""
+        """Why the input failed. Only with allow_partial. Unset: it did not fail."""
 
     def __init__(
         self,
@@ -326,17 +326,15 @@ class RerankRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     EXTRA_BODY_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a reranking model, as ModelService lists it. Required."""
+    """Name of a reranking model, as listed by ModelService. Required."""
     query: _builtins.str
-    """What the documents should answer. Required."""
+    """The query that the documents are compared with. Required."""
     top_n: _builtins.int
-    """Returns this many of the best, at least 1. HTTP: top_k. Unset: all."""
+    """Number of best documents to return, at least 1. HTTP: top_k. Unset: all."""
     user: _builtins.str
-    """Your id of the end user. It does not change the order. Empty: none."""
+    """Your id for the end user. Does not affect the order. Empty: none."""
     extra_body_json: _builtins.str
-    """Members to add to the HTTP request's body, a JSON object as text: for settings that this contract
-    has no field for. A member that this contract has a field for is rejected. Empty: none.
-    """
+    """Additional members for the body of the HTTP request, a JSON object as text. Empty: none."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankDocument]:
         """The documents, at least one."""
@@ -363,7 +361,7 @@ Global___RerankRequest: _TypeAlias = RerankRequest  # noqa: Y015
 
 @_typing.final
 class RerankDocument(_message.Message):
-    """One document to sort."""
+    """One document to rank."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -387,7 +385,7 @@ Global___RerankDocument: _TypeAlias = RerankDocument  # noqa: Y015
 
 @_typing.final
 class RerankResponse(_message.Message):
-    """The order of the documents. Their texts are not repeated."""
+    """The ranking of the documents, without their texts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -397,18 +395,16 @@ class RerankResponse(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model that answered."""
+    """Name of the model that served the request."""
     extra_json: _builtins.str
-    """Members of the HTTP reply that this contract has no field for, a JSON object as text. Empty:
-    none.
-    """
+    """Members of the HTTP reply without a field here, a JSON object as text. Empty: none."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankResult]:
-        """Best first: all documents, or the top_n best."""
+        """The documents, best first: all of them, or the top_n best."""
 
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
-        """Tokens used. Unset: the worker did not say."""
+        """Tokens used. Unset: the worker did not report it."""
 
     @_builtins.property
     def pipeline(self) -> _pipeline_pb2.PipelineReport:
@@ -433,16 +429,16 @@ Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
 
 @_typing.final
 class RerankResult(_message.Message):
-    """One document's place."""
+    """The rank of one document."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Which document: its position in the request's documents, from 0."""
+    """Position of the document in the request, from 0."""
     score: _builtins.float
-    """How well it answers the query; higher is better. The scale is the model's own."""
+    """How well the document answers the query; higher is better. The scale depends on the model."""
     def __init__(
         self,
         *,

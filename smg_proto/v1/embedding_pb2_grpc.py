@@ -6,11 +6,11 @@ from smg_proto.v1 import embedding_pb2 as smg_dot_v1_dot_embedding__pb2
 
 
 class EmbeddingServiceStub(object):
-    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
-    /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify,
+    POST /rerank.
 
-    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
-    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
+    Each RPC needs a model of the corresponding kind. A worker that does not support the RPC returns
+    UNIMPLEMENTED (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     def __init__(self, channel):
@@ -37,11 +37,11 @@ class EmbeddingServiceStub(object):
 
 
 class EmbeddingServiceServicer(object):
-    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
-    /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify,
+    POST /rerank.
 
-    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
-    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
+    Each RPC needs a model of the corresponding kind. A worker that does not support the RPC returns
+    UNIMPLEMENTED (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     def Embed(self, request, context):
@@ -59,7 +59,7 @@ class EmbeddingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Rerank(self, request, context):
-        """Sorts documents by how well they answer a query. Errors: the model errors.
+        """Orders documents by how well they answer a query. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,11 +91,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService(object):
-    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
-    /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify,
+    POST /rerank.
 
-    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
-    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
+    Each RPC needs a model of the corresponding kind. A worker that does not support the RPC returns
+    UNIMPLEMENTED (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     @staticmethod

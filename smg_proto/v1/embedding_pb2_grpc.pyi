@@ -32,11 +32,11 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext[_typing.Any, 
 
 
 class EmbeddingServiceStub:
-    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
-    /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify,
+    POST /rerank.
 
-    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
-    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
+    Each RPC needs a model of the corresponding kind. A worker that does not support the RPC returns
+    UNIMPLEMENTED (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     @_typing.overload
@@ -48,15 +48,15 @@ class EmbeddingServiceStub:
     Classify: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ClassifyRequest, _embedding_pb2.ClassifyResponse]
     """Returns the class of each input, with the probabilities of all classes. Errors: the model errors."""
     Rerank: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.RerankRequest, _embedding_pb2.RerankResponse]
-    """Sorts documents by how well they answer a query. Errors: the model errors."""
+    """Orders documents by how well they answer a query. Errors: the model errors."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
-    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
-    /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify,
+    POST /rerank.
 
-    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
-    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
+    Each RPC needs a model of the corresponding kind. A worker that does not support the RPC returns
+    UNIMPLEMENTED (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,14 +65,14 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     Classify: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ClassifyRequest, _embedding_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Returns the class of each input, with the probabilities of all classes. Errors: the model errors."""
     Rerank: _aio.UnaryUnaryMultiCallable[_embedding_pb2.RerankRequest, _embedding_pb2.RerankResponse]  # type: ignore[assignment]
-    """Sorts documents by how well they answer a query. Errors: the model errors."""
+    """Orders documents by how well they answer a query. Errors: the model errors."""
 
 class EmbeddingServiceServicer:
-    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify, POST
-    /rerank.
+    """Computes vectors, classes and scores for texts. HTTP: POST /v1/embeddings, POST /v1/classify,
+    POST /rerank.
 
-    Each RPC needs a model of its kind. A worker that does not support it returns UNIMPLEMENTED
-    (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
+    Each RPC needs a model of the corresponding kind. A worker that does not support the RPC returns
+    UNIMPLEMENTED (UNSUPPORTED_BY_BACKEND). Replies can be larger than gRPC's default limit of 4 MiB.
     """
 
     def Embed(
@@ -94,6 +94,6 @@ class EmbeddingServiceServicer:
         request: _embedding_pb2.RerankRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.RerankResponse, _abc.Awaitable[_embedding_pb2.RerankResponse]]:
-        """Sorts documents by how well they answer a query. Errors: the model errors."""
+        """Orders documents by how well they answer a query. Errors: the model errors."""
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

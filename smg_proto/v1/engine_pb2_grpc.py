@@ -6,8 +6,8 @@ from smg_proto.v1 import engine_pb2 as smg_dot_v1_dot_engine__pb2
 
 
 class EngineServiceStub(object):
-    """Admin: needs a control-plane key if the gateway requires one. What the engines return is passed
-    through as JSON or text, because each engine has its own form.
+    """Admin API: needs a control-plane key if the gateway requires one. The replies contain what the
+    engines return, as JSON or text, because each engine has its own format.
     """
 
     def __init__(self, channel):
@@ -49,36 +49,36 @@ class EngineServiceStub(object):
 
 
 class EngineServiceServicer(object):
-    """Admin: needs a control-plane key if the gateway requires one. What the engines return is passed
-    through as JSON or text, because each engine has its own form.
+    """Admin API: needs a control-plane key if the gateway requires one. The replies contain what the
+    engines return, as JSON or text, because each engine has its own format.
     """
 
     def GetServerInfo(self, request, context):
-        """Returns the settings of one engine that the gateway picks. HTTP: GET /get_server_info. Errors:
-        the model errors.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetModelInfo(self, request, context):
-        """Returns what one engine that the gateway picks says about its model. HTTP: GET /get_model_info.
+        """Returns the configuration of one engine, chosen by the gateway. HTTP: GET /get_server_info.
         Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModelInfo(self, request, context):
+        """Returns information about the model of one engine, chosen by the gateway. HTTP: GET
+        /get_model_info. Errors: the model errors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckGeneration(self, request, context):
-        """Checks that an engine can generate, with one token. HTTP: GET /health_generate. Errors: the model
-        errors.
+        """Checks that an engine can generate, by generating one token. HTTP: GET /health_generate.
+        Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEngineMetrics(self, request, context):
-        """Returns the metrics of all engines, in the Prometheus text format. HTTP: GET /engine_metrics.
+        """Returns the metrics of all engines in the Prometheus text format. HTTP: GET /engine_metrics.
         Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -140,8 +140,8 @@ def add_EngineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EngineService(object):
-    """Admin: needs a control-plane key if the gateway requires one. What the engines return is passed
-    through as JSON or text, because each engine has its own form.
+    """Admin API: needs a control-plane key if the gateway requires one. The replies contain what the
+    engines return, as JSON or text, because each engine has its own format.
     """
 
     @staticmethod

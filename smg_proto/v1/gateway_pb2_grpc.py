@@ -6,7 +6,7 @@ from smg_proto.v1 import gateway_pb2 as smg_dot_v1_dot_gateway__pb2
 
 
 class GatewayServiceStub(object):
-    """Facts about the server that a client has reached. It has no HTTP route of its own.
+    """Information about the server that answers the call. Has no HTTP route of its own.
     """
 
     def __init__(self, channel):
@@ -23,11 +23,11 @@ class GatewayServiceStub(object):
 
 
 class GatewayServiceServicer(object):
-    """Facts about the server that a client has reached. It has no HTTP route of its own.
+    """Information about the server that answers the call. Has no HTTP route of its own.
     """
 
     def GetGatewayInfo(self, request, context):
-        """Returns the version, features and limits of the server. It needs no key; without one the
+        """Returns the version, features and limits of the server. Needs no key, but without one the
         gateway may withhold its version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -50,7 +50,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GatewayService(object):
-    """Facts about the server that a client has reached. It has no HTTP route of its own.
+    """Information about the server that answers the call. Has no HTTP route of its own.
     """
 
     @staticmethod

@@ -41,23 +41,23 @@ class MessageServiceServicer(object):
     """
 
     def CreateMessage(self, request, context):
-        """Generates the assistant's next turn and returns it whole. Errors: the model errors.
+        """Generates the assistant's next turn and returns it in one reply. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamMessage(self, request, context):
-        """Generates the assistant's next turn and streams it as it grows: one `start`, then for each block
-        a `block_start`, deltas and a `block_end`, then one `end`. Errors: the model errors.
+        """Generates the assistant's next turn and streams it as it is generated: one `start`, then for
+        each block a `block_start`, deltas and a `block_end`, then one `end`. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountMessageTokens(self, request, context):
-        """Returns what CreateMessage would count as prompt tokens. Nothing is generated. HTTP: POST
-        /v1/messages/count_tokens.
+        """Returns the number of prompt tokens that CreateMessage would count, without generating
+        anything. HTTP: POST /v1/messages/count_tokens.
 
         Only model, turns, system, tools, tool_choice and reasoning_effort affect the count; max_tokens
         is not required. Errors: the model errors.

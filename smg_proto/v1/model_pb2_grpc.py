@@ -8,8 +8,8 @@ from smg_proto.v1 import model_pb2 as smg_dot_v1_dot_model__pb2
 class ModelServiceStub(object):
     """The models that the gateway's workers serve. HTTP: GET /v1/models.
 
-    Details of a model come from the gateway's list of workers, which may require a control-plane key.
-    Without it they are unset.
+    Model details come from the gateway's list of workers, which may require a control-plane key.
+    Without a key they are unset.
     """
 
     def __init__(self, channel):
@@ -33,12 +33,12 @@ class ModelServiceStub(object):
 class ModelServiceServicer(object):
     """The models that the gateway's workers serve. HTTP: GET /v1/models.
 
-    Details of a model come from the gateway's list of workers, which may require a control-plane key.
-    Without it they are unset.
+    Model details come from the gateway's list of workers, which may require a control-plane key.
+    Without a key they are unset.
     """
 
     def ListModels(self, request, context):
-        """Returns the models that are available now. The list is empty before the first worker is ready.
+        """Returns the currently available models. The list is empty until the first worker is ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,8 +74,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 class ModelService(object):
     """The models that the gateway's workers serve. HTTP: GET /v1/models.
 
-    Details of a model come from the gateway's list of workers, which may require a control-plane key.
-    Without it they are unset.
+    Model details come from the gateway's list of workers, which may require a control-plane key.
+    Without a key they are unset.
     """
 
     @staticmethod

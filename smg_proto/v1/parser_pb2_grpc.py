@@ -6,11 +6,12 @@ from smg_proto.v1 import parser_pb2 as smg_dot_v1_dot_parser__pb2
 
 
 class ParserServiceStub(object):
-    """Admin: needs a control-plane key if the gateway requires one. Applies to a given text what the
-    gateway does to every chat: shows how a model's output is read, or which parser fits. HTTP: POST
-    /parse/reasoning, POST /parse/function_call.
+    """Admin API: needs a control-plane key if the gateway requires one. Parses a given text as the
+    gateway parses the output of every chat, for example to find the parser that fits a model. HTTP:
+    POST /parse/reasoning, POST /parse/function_call.
 
-    In chats the gateway picks the parsers by its configuration, or else by the model's name.
+    For chats, the gateway selects the parsers by its configuration, or else by the name of the
+    model.
     """
 
     def __init__(self, channel):
@@ -32,24 +33,26 @@ class ParserServiceStub(object):
 
 
 class ParserServiceServicer(object):
-    """Admin: needs a control-plane key if the gateway requires one. Applies to a given text what the
-    gateway does to every chat: shows how a model's output is read, or which parser fits. HTTP: POST
-    /parse/reasoning, POST /parse/function_call.
+    """Admin API: needs a control-plane key if the gateway requires one. Parses a given text as the
+    gateway parses the output of every chat, for example to find the parser that fits a model. HTTP:
+    POST /parse/reasoning, POST /parse/function_call.
 
-    In chats the gateway picks the parsers by its configuration, or else by the model's name.
+    For chats, the gateway selects the parsers by its configuration, or else by the name of the
+    model.
     """
 
     def ParseReasoning(self, request, context):
-        """Separates reasoning from the answer. No model is called. Errors: NOT_FOUND (PARSER_NOT_FOUND).
+        """Separates reasoning from the answer, without calling a model. Errors: NOT_FOUND
+        (PARSER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ParseToolCalls(self, request, context):
-        """Extracts tool calls from a text. No model is called, and no tool is run.
+        """Extracts tool calls from a text, without calling a model or running a tool.
 
-        A text without calls, or with malformed ones, is returned as content. Errors: NOT_FOUND
+        Text without calls, or with malformed ones, is returned as content. Errors: NOT_FOUND
         (PARSER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -77,11 +80,12 @@ def add_ParserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ParserService(object):
-    """Admin: needs a control-plane key if the gateway requires one. Applies to a given text what the
-    gateway does to every chat: shows how a model's output is read, or which parser fits. HTTP: POST
-    /parse/reasoning, POST /parse/function_call.
+    """Admin API: needs a control-plane key if the gateway requires one. Parses a given text as the
+    gateway parses the output of every chat, for example to find the parser that fits a model. HTTP:
+    POST /parse/reasoning, POST /parse/function_call.
 
-    In chats the gateway picks the parsers by its configuration, or else by the model's name.
+    For chats, the gateway selects the parsers by its configuration, or else by the name of the
+    model.
     """
 
     @staticmethod

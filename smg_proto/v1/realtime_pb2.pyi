@@ -32,12 +32,12 @@ class RealtimeClientEvent(_message.Message):
     AUDIO_FIELD_NUMBER: _builtins.int
     EVENT_JSON_FIELD_NUMBER: _builtins.int
     audio: _builtins.bytes
-    """Sound to append to the input, in the format of the session. HTTP: input_audio_buffer.append."""
+    """Audio to append to the input, in the session's audio format. HTTP: input_audio_buffer.append."""
     event_json: _builtins.str
-    """Any other event, a JSON object as text with a member `type`: '{"type":"response.create"}'."""
+    """Any other event, a JSON object as text with the member `type`: '{"type":"response.create"}'."""
     @_builtins.property
     def connect(self) -> Global___RealtimeConnect:
-        """Opens the session. First, and only once."""
+        """Opens the session. Must be the first event, and sent only once."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RealtimeConnect(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a realtime model, as ModelService lists it. Required."""
+    """Name of a realtime model, as listed by ModelService. Required."""
     def __init__(
         self,
         *,
@@ -88,11 +88,11 @@ class RealtimeServerEvent(_message.Message):
     EVENT_JSON_FIELD_NUMBER: _builtins.int
     AUDIO_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Kind of the event: "response.output_text.delta". An open set."""
+    """Type of the event: "response.output_text.delta". An open set."""
     event_json: _builtins.str
-    """The event, a JSON object as text. Without its `delta` if audio is set."""
+    """The event, a JSON object as text. If audio is set, `delta` is left out."""
     audio: _builtins.bytes
-    """Sound of the event, in the format of the session. Empty: the event has none."""
+    """Audio of the event, in the session's audio format. Empty: the event has none."""
     def __init__(
         self,
         *,
@@ -117,7 +117,7 @@ class CreateRealtimeSessionRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SESSION_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a realtime model, as ModelService lists it. Required."""
+    """Name of a realtime model, as listed by ModelService. Required."""
     session_json: _builtins.str
     """Settings of the session, a JSON object as text. Empty: the worker's defaults."""
     def __init__(
@@ -143,7 +143,7 @@ class CreateTranscriptionSessionRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SESSION_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a transcription model, as ModelService lists it. Required."""
+    """Name of a transcription model, as listed by ModelService. Required."""
     session_json: _builtins.str
     """Settings of the session, a JSON object as text. Empty: the worker's defaults."""
     def __init__(
@@ -169,7 +169,7 @@ class CreateClientSecretRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SESSION_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of a realtime model, as ModelService lists it. Required."""
+    """Name of a realtime model, as listed by ModelService. Required."""
     session_json: _builtins.str
     """Settings of the session, a JSON object as text. Empty: the worker's defaults. HTTP: session."""
     def __init__(
@@ -188,7 +188,7 @@ Global___CreateClientSecretRequest: _TypeAlias = CreateClientSecretRequest  # no
 
 @_typing.final
 class RealtimeSession(_message.Message):
-    """A session, and the key to it."""
+    """A session and its key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -201,7 +201,7 @@ class RealtimeSession(_message.Message):
     client_secret: _builtins.str
     """Short-lived key for a client program."""
     session_json: _builtins.str
-    """The session as the worker returned it, a JSON object as text, without the key."""
+    """The session as the worker returned it, a JSON object as text without the key."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the key expires. Unset: not given."""

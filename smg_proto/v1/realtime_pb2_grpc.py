@@ -9,9 +9,9 @@ class RealtimeServiceStub(object):
     """Relays realtime sessions. HTTP: WebSocket /v1/realtime, POST /v1/realtime/sessions,
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
-    The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
-    on to the worker.
+    The events of a session are those of the worker's realtime API, as JSON, but audio travels as
+    bytes instead of base64. The gateway may require `authorization` even if it does not check keys,
+    because it forwards the key to the worker.
     """
 
     def __init__(self, channel):
@@ -46,15 +46,15 @@ class RealtimeServiceServicer(object):
     """Relays realtime sessions. HTTP: WebSocket /v1/realtime, POST /v1/realtime/sessions,
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
-    The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
-    on to the worker.
+    The events of a session are those of the worker's realtime API, as JSON, but audio travels as
+    bytes instead of base64. The gateway may require `authorization` even if it does not check keys,
+    because it forwards the key to the worker.
     """
 
     def Converse(self, request_iterator, context):
-        """Opens a session and relays its events both ways until either side ends it.
+        """Opens a session and relays its events in both directions until either side ends it.
 
-        The first event of the client is `connect`. The status is OK if the session ended regularly.
+        The client's first event must be `connect`. The status is OK if the session ended normally.
         Errors: the model errors; UNAVAILABLE (STREAM_TRUNCATED) if the session broke off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -62,16 +62,16 @@ class RealtimeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateRealtimeSession(self, request, context):
-        """Creates a session whose settings and short-lived key a client program can use. HTTP: POST
-        /v1/realtime/sessions. Errors: the model errors.
+        """Creates a session with given settings and returns a short-lived key for a client program. HTTP:
+        POST /v1/realtime/sessions. Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateTranscriptionSession(self, request, context):
-        """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions. Errors:
-        the model errors.
+        """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions.
+        Errors: the model errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,9 +119,9 @@ class RealtimeService(object):
     """Relays realtime sessions. HTTP: WebSocket /v1/realtime, POST /v1/realtime/sessions,
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
-    The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
-    on to the worker.
+    The events of a session are those of the worker's realtime API, as JSON, but audio travels as
+    bytes instead of base64. The gateway may require `authorization` even if it does not check keys,
+    because it forwards the key to the worker.
     """
 
     @staticmethod

@@ -35,9 +35,9 @@ class RealtimeServiceStub:
     """Relays realtime sessions. HTTP: WebSocket /v1/realtime, POST /v1/realtime/sessions,
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
-    The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
-    on to the worker.
+    The events of a session are those of the worker's realtime API, as JSON, but audio travels as
+    bytes instead of base64. The gateway may require `authorization` even if it does not check keys,
+    because it forwards the key to the worker.
     """
 
     @_typing.overload
@@ -45,18 +45,18 @@ class RealtimeServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RealtimeServiceAsyncStub: ...
     Converse: _grpc.StreamStreamMultiCallable[_realtime_pb2.RealtimeClientEvent, _realtime_pb2.RealtimeServerEvent]
-    """Opens a session and relays its events both ways until either side ends it.
+    """Opens a session and relays its events in both directions until either side ends it.
 
-    The first event of the client is `connect`. The status is OK if the session ended regularly.
+    The client's first event must be `connect`. The status is OK if the session ended normally.
     Errors: the model errors; UNAVAILABLE (STREAM_TRUNCATED) if the session broke off.
     """
     CreateRealtimeSession: _grpc.UnaryUnaryMultiCallable[_realtime_pb2.CreateRealtimeSessionRequest, _realtime_pb2.RealtimeSession]
-    """Creates a session whose settings and short-lived key a client program can use. HTTP: POST
-    /v1/realtime/sessions. Errors: the model errors.
+    """Creates a session with given settings and returns a short-lived key for a client program. HTTP:
+    POST /v1/realtime/sessions. Errors: the model errors.
     """
     CreateTranscriptionSession: _grpc.UnaryUnaryMultiCallable[_realtime_pb2.CreateTranscriptionSessionRequest, _realtime_pb2.RealtimeSession]
-    """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions. Errors:
-    the model errors.
+    """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions.
+    Errors: the model errors.
     """
     CreateClientSecret: _grpc.UnaryUnaryMultiCallable[_realtime_pb2.CreateClientSecretRequest, _realtime_pb2.RealtimeSession]
     """Creates a short-lived key for a session. HTTP: POST /v1/realtime/client_secrets. Errors: the model
@@ -68,25 +68,25 @@ class RealtimeServiceAsyncStub(RealtimeServiceStub):
     """Relays realtime sessions. HTTP: WebSocket /v1/realtime, POST /v1/realtime/sessions,
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
-    The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
-    on to the worker.
+    The events of a session are those of the worker's realtime API, as JSON, but audio travels as
+    bytes instead of base64. The gateway may require `authorization` even if it does not check keys,
+    because it forwards the key to the worker.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Converse: _aio.StreamStreamMultiCallable[_realtime_pb2.RealtimeClientEvent, _realtime_pb2.RealtimeServerEvent]  # type: ignore[assignment]
-    """Opens a session and relays its events both ways until either side ends it.
+    """Opens a session and relays its events in both directions until either side ends it.
 
-    The first event of the client is `connect`. The status is OK if the session ended regularly.
+    The client's first event must be `connect`. The status is OK if the session ended normally.
     Errors: the model errors; UNAVAILABLE (STREAM_TRUNCATED) if the session broke off.
     """
     CreateRealtimeSession: _aio.UnaryUnaryMultiCallable[_realtime_pb2.CreateRealtimeSessionRequest, _realtime_pb2.RealtimeSession]  # type: ignore[assignment]
-    """Creates a session whose settings and short-lived key a client program can use. HTTP: POST
-    /v1/realtime/sessions. Errors: the model errors.
+    """Creates a session with given settings and returns a short-lived key for a client program. HTTP:
+    POST /v1/realtime/sessions. Errors: the model errors.
     """
     CreateTranscriptionSession: _aio.UnaryUnaryMultiCallable[_realtime_pb2.CreateTranscriptionSessionRequest, _realtime_pb2.RealtimeSession]  # type: ignore[assignment]
-    """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions. Errors:
-    the model errors.
+    """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions.
+    Errors: the model errors.
     """
     CreateClientSecret: _aio.UnaryUnaryMultiCallable[_realtime_pb2.CreateClientSecretRequest, _realtime_pb2.RealtimeSession]  # type: ignore[assignment]
     """Creates a short-lived key for a session. HTTP: POST /v1/realtime/client_secrets. Errors: the model
@@ -97,9 +97,9 @@ class RealtimeServiceServicer:
     """Relays realtime sessions. HTTP: WebSocket /v1/realtime, POST /v1/realtime/sessions,
     /v1/realtime/transcription_sessions, /v1/realtime/client_secrets.
 
-    The events of a session are those of the worker's realtime API, as JSON. Audio travels as bytes
-    instead of base64. The gateway may want `authorization` even if it checks no keys: it passes the key
-    on to the worker.
+    The events of a session are those of the worker's realtime API, as JSON, but audio travels as
+    bytes instead of base64. The gateway may require `authorization` even if it does not check keys,
+    because it forwards the key to the worker.
     """
 
     def Converse(
@@ -107,9 +107,9 @@ class RealtimeServiceServicer:
         request_iterator: _MaybeAsyncIterator[_realtime_pb2.RealtimeClientEvent],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_realtime_pb2.RealtimeServerEvent], _abc.AsyncIterator[_realtime_pb2.RealtimeServerEvent]]:
-        """Opens a session and relays its events both ways until either side ends it.
+        """Opens a session and relays its events in both directions until either side ends it.
 
-        The first event of the client is `connect`. The status is OK if the session ended regularly.
+        The client's first event must be `connect`. The status is OK if the session ended normally.
         Errors: the model errors; UNAVAILABLE (STREAM_TRUNCATED) if the session broke off.
         """
 
@@ -118,8 +118,8 @@ class RealtimeServiceServicer:
         request: _realtime_pb2.CreateRealtimeSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_realtime_pb2.RealtimeSession, _abc.Awaitable[_realtime_pb2.RealtimeSession]]:
-        """Creates a session whose settings and short-lived key a client program can use. HTTP: POST
-        /v1/realtime/sessions. Errors: the model errors.
+        """Creates a session with given settings and returns a short-lived key for a client program. HTTP:
+        POST /v1/realtime/sessions. Errors: the model errors.
         """
 
     def CreateTranscriptionSession(
@@ -127,8 +127,8 @@ class RealtimeServiceServicer:
         request: _realtime_pb2.CreateTranscriptionSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_realtime_pb2.RealtimeSession, _abc.Awaitable[_realtime_pb2.RealtimeSession]]:
-        """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions. Errors:
-        the model errors.
+        """Creates a session that only transcribes. HTTP: POST /v1/realtime/transcription_sessions.
+        Errors: the model errors.
         """
 
     def CreateClientSecret(

@@ -8,9 +8,9 @@ from smg_proto.v1 import response_pb2 as smg_dot_v1_dot_response__pb2
 class ResponseServiceStub(object):
     """Generates responses, stores them, and runs MCP tools. HTTP: /v1/responses.
 
-    Storage, background and MCP need workers that the gateway drives itself. With workers that only
-    relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored responses belong
-    to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
+    Storage, background responses and MCP need workers that the gateway drives itself. With workers
+    that only relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored
+    responses belong to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
 
     def __init__(self, channel):
@@ -59,17 +59,18 @@ class ResponseServiceStub(object):
 class ResponseServiceServicer(object):
     """Generates responses, stores them, and runs MCP tools. HTTP: /v1/responses.
 
-    Storage, background and MCP need workers that the gateway drives itself. With workers that only
-    relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored responses belong
-    to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
+    Storage, background responses and MCP need workers that the gateway drives itself. With workers
+    that only relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored
+    responses belong to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
 
     def CreateResponse(self, request, context):
-        """Generates a response and returns it whole. With `background` it returns a QUEUED response at
-        once.
+        """Generates a response and returns it in one reply. With `background` it immediately returns a
+        QUEUED response.
 
-        The gateway does not repeat the call on another worker if one fails. Once a background response
-        is QUEUED, its failure is Response.error and not a status. Errors: the model errors, and
+        If a worker fails, the gateway does not repeat the call on another one. Once a background
+        response is QUEUED, a failure is reported in Response.error, not as a status. Errors: the model
+        errors, and
         - NOT_FOUND: RESPONSE_NOT_FOUND, CONVERSATION_NOT_FOUND
         - FAILED_PRECONDITION: MCP_SERVER_UNAVAILABLE
         """
@@ -78,30 +79,31 @@ class ResponseServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StreamResponse(self, request, context):
-        """Generates a response and streams it as it grows: one `start`, then items, each an `item_start`,
-        deltas and an `item_end`, then one `end`.
+        """Generates a response and streams it as it is generated: one `start`, then for each item an
+        `item_start`, deltas and an `item_end`, then one `end`.
 
-        Items may overlap: use output_index. Ids of items may differ in form from those of
-        CreateResponse. Errors: those of CreateResponse. If the ErrorInfo's metadata has response_id,
-        GetResponse can read what was stored.
+        Items may overlap; output_index tells which one an event belongs to. Item ids may have another
+        form than those of CreateResponse. Errors: those of CreateResponse. If the metadata of the
+        ErrorInfo has response_id, GetResponse returns what was stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchResponse(self, request, context):
-        """Streams the events of a stored response, from the beginning or after an event that was already
-        received, until the response has ended.
+        """Streams the events of a stored response until it has ended, either from the beginning or after
+        the last event that you received.
 
-        It resumes a background response after a lost connection. A server whose gateway cannot replay
-        events sends each item once it is complete. Errors: NOT_FOUND (RESPONSE_NOT_FOUND).
+        Use it to resume a background response after a lost connection. If the gateway cannot replay
+        events, the server sends each item once the item is complete. Errors: NOT_FOUND
+        (RESPONSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetResponse(self, request, context):
-        """Returns a stored response as it is now. HTTP: GET /v1/responses/{id}.
+        """Returns the current state of a stored response. HTTP: GET /v1/responses/{id}.
 
         A background response has ended when its status is neither QUEUED nor IN_PROGRESS. Errors:
         NOT_FOUND (RESPONSE_NOT_FOUND).
@@ -111,7 +113,7 @@ class ResponseServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelResponse(self, request, context):
-        """Ends a background response and returns it with status CANCELLED. HTTP: POST
+        """Stops a background response and returns it with status CANCELLED. HTTP: POST
         /v1/responses/{id}/cancel.
 
         Errors: FAILED_PRECONDITION (RESPONSE_NOT_CANCELLABLE) if it has already ended; NOT_FOUND
@@ -130,8 +132,8 @@ class ResponseServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListResponseInputItems(self, request, context):
-        """Returns the input that a stored response was made from, as items. HTTP: GET
-        /v1/responses/{id}/input_items. Errors: NOT_FOUND (RESPONSE_NOT_FOUND).
+        """Returns the input of a stored response, as items. HTTP: GET /v1/responses/{id}/input_items.
+        Errors: NOT_FOUND (RESPONSE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,9 +187,9 @@ def add_ResponseServiceServicer_to_server(servicer, server):
 class ResponseService(object):
     """Generates responses, stores them, and runs MCP tools. HTTP: /v1/responses.
 
-    Storage, background and MCP need workers that the gateway drives itself. With workers that only
-    relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored responses belong
-    to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
+    Storage, background responses and MCP need workers that the gateway drives itself. With workers
+    that only relay the HTTP API nothing is stored, and GetResponse returns NOT_FOUND. Stored
+    responses belong to the tenant of `x-smg-tenant-id`, if the gateway trusts it.
     """
 
     @staticmethod

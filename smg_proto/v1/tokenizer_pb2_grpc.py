@@ -6,8 +6,8 @@ from smg_proto.v1 import tokenizer_pb2 as smg_dot_v1_dot_tokenizer__pb2
 
 
 class TokenizerServiceStub(object):
-    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST /v1/tokenize,
-    POST /v1/detokenize.
+    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST
+    /v1/tokenize, POST /v1/detokenize.
 
     The RPCs that manage tokenizers need a control-plane key if the gateway requires one. HTTP:
     /v1/tokenizers.
@@ -57,8 +57,8 @@ class TokenizerServiceStub(object):
 
 
 class TokenizerServiceServicer(object):
-    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST /v1/tokenize,
-    POST /v1/detokenize.
+    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST
+    /v1/tokenize, POST /v1/detokenize.
 
     The RPCs that manage tokenizers need a control-plane key if the gateway requires one. HTTP:
     /v1/tokenizers.
@@ -94,7 +94,7 @@ class TokenizerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizerStatus(self, request, context):
-        """Returns how far the loading of a tokenizer is. HTTP: GET /v1/tokenizers/{id}/status. Errors:
+        """Returns the loading status of a tokenizer. HTTP: GET /v1/tokenizers/{id}/status. Errors:
         NOT_FOUND (TOKENIZER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -104,8 +104,8 @@ class TokenizerServiceServicer(object):
     def CreateTokenizer(self, request, context):
         """Adds a tokenizer. HTTP: POST /v1/tokenizers.
 
-        It returns once the gateway has accepted the order; GetTokenizerStatus tells when it is loaded.
-        Errors: ALREADY_EXISTS (TOKENIZER_ALREADY_EXISTS).
+        Returns once the gateway has accepted the request; GetTokenizerStatus shows when the tokenizer
+        is loaded. Errors: ALREADY_EXISTS (TOKENIZER_ALREADY_EXISTS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,8 +164,8 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenizerService(object):
-    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST /v1/tokenize,
-    POST /v1/detokenize.
+    """Converts text to token ids and back, in the gateway and without a worker. HTTP: POST
+    /v1/tokenize, POST /v1/detokenize.
 
     The RPCs that manage tokenizers need a control-plane key if the gateway requires one. HTTP:
     /v1/tokenizers.

@@ -34,9 +34,9 @@ class _WorkerRole:
 class _WorkerRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerRole.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_ROLE_UNSPECIFIED: _WorkerRole.ValueType  # 0
-    """Not set: REGULAR."""
+    """Unset: REGULAR."""
     WORKER_ROLE_REGULAR: _WorkerRole.ValueType  # 1
-    """All of it."""
+    """The whole request."""
     WORKER_ROLE_PREFILL: _WorkerRole.ValueType  # 2
     """Reads the prompt and fills the KV cache."""
     WORKER_ROLE_DECODE: _WorkerRole.ValueType  # 3
@@ -45,14 +45,14 @@ class _WorkerRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerRole
     """Turns images and other media into embeddings."""
 
 class WorkerRole(_WorkerRole, metaclass=_WorkerRoleEnumTypeWrapper):
-    """Which part of a request a worker handles. All but REGULAR are for disaggregated serving, where
-    workers of different roles share the work on one request.
+    """Which part of a request a worker handles. All roles except REGULAR are for disaggregated serving,
+    in which workers of different roles share the work on one request.
     """
 
 WORKER_ROLE_UNSPECIFIED: WorkerRole.ValueType  # 0
-"""Not set: REGULAR."""
+"""Unset: REGULAR."""
 WORKER_ROLE_REGULAR: WorkerRole.ValueType  # 1
-"""All of it."""
+"""The whole request."""
 WORKER_ROLE_PREFILL: WorkerRole.ValueType  # 2
 """Reads the prompt and fills the KV cache."""
 WORKER_ROLE_DECODE: WorkerRole.ValueType  # 3
@@ -68,33 +68,33 @@ class _WorkerState:
 class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
-    """Not given, or a state that this contract does not know."""
+    """Not given, or a state unknown to this contract."""
     WORKER_STATE_PENDING: _WorkerState.ValueType  # 1
-    """The gateway is trying to reach the worker for the first time."""
+    """The gateway is connecting to the worker for the first time."""
     WORKER_STATE_READY: _WorkerState.ValueType  # 2
-    """Healthy and in use."""
+    """Healthy and accepting requests."""
     WORKER_STATE_NOT_READY: _WorkerState.ValueType  # 3
-    """Its health checks fail, or have not passed yet. It returns by itself when they pass."""
+    """Health checks fail, or have not passed yet. The worker becomes READY when they pass."""
     WORKER_STATE_FAILED: _WorkerState.ValueType  # 4
-    """The gateway could not reach the worker, or has given it up; Worker.error says why."""
+    """The gateway could not connect to the worker, or gave up on it; Worker.error has the reason."""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 5
-    """Being removed: the worker finishes its requests and gets no new ones."""
+    """Being removed: the worker finishes its requests and receives no new ones."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
-    """Whether a worker takes requests. Only READY does."""
+    """Whether a worker accepts requests. Only READY workers do."""
 
 WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
-"""Not given, or a state that this contract does not know."""
+"""Not given, or a state unknown to this contract."""
 WORKER_STATE_PENDING: WorkerState.ValueType  # 1
-"""The gateway is trying to reach the worker for the first time."""
+"""The gateway is connecting to the worker for the first time."""
 WORKER_STATE_READY: WorkerState.ValueType  # 2
-"""Healthy and in use."""
+"""Healthy and accepting requests."""
 WORKER_STATE_NOT_READY: WorkerState.ValueType  # 3
-"""Its health checks fail, or have not passed yet. It returns by itself when they pass."""
+"""Health checks fail, or have not passed yet. The worker becomes READY when they pass."""
 WORKER_STATE_FAILED: WorkerState.ValueType  # 4
-"""The gateway could not reach the worker, or has given it up; Worker.error says why."""
+"""The gateway could not connect to the worker, or gave up on it; Worker.error has the reason."""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 5
-"""Being removed: the worker finishes its requests and gets no new ones."""
+"""Being removed: the worker finishes its requests and receives no new ones."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -115,38 +115,40 @@ class Worker(_message.Message):
     STATE_TIME_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id of the worker, a UUID given by the gateway."""
+    """Id of the worker, a UUID assigned by the gateway."""
     state: Global___WorkerState.ValueType
-    """Whether the worker takes requests. HTTP: status."""
+    """Whether the worker accepts requests. HTTP: status."""
     connection_mode: _builtins.str
-    """How the gateway connects to it, "http", "grpc", "zmq"; an open set. Empty while PENDING."""
+    """How the gateway connects to the worker: "http", "grpc", "zmq"; an open set. Empty while
+    PENDING.
+    """
     runtime: _builtins.str
-    """Engine of the worker, "vllm", "sglang"; an open set. Empty while PENDING. HTTP: runtime_type."""
+    """Engine of the worker: "vllm", "sglang"; an open set. Empty while PENDING. HTTP: runtime_type."""
     active_requests: _builtins.int
-    """Requests that the gateway has given to the worker and that have not ended. HTTP: load."""
+    """Requests that the gateway has in flight to the worker. HTTP: load."""
     @_builtins.property
     def spec(self) -> Global___WorkerSpec:
-        """The settings of the worker, except api_key. priority and cost are always set."""
+        """Settings of the worker, except api_key. priority and cost are always set."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
-        """The models that the worker serves. Empty while PENDING."""
+        """Models that the worker serves. Empty while PENDING."""
 
     @_builtins.property
     def error(self) -> _error_pb2.Failure:
-        """Why the worker is FAILED. Unset: it is not, or the gateway did not say."""
+        """Why the worker is FAILED. Unset: it is not, or the gateway did not report it."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server of smg.v1 first saw the worker. Unset: not known."""
+        """When the server of smg.v1 first saw the worker. Unset: unknown."""
 
     @_builtins.property
     def state_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server of smg.v1 saw the worker enter its state. Unset: not known."""
+        """When the server of smg.v1 saw the worker enter its state. Unset: unknown."""
 
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerCondition]:
-        """Individual facts behind the state. Empty: none is known."""
+        """Individual facts behind the state. Empty: none are known."""
 
     def __init__(
         self,
@@ -173,7 +175,7 @@ Global___Worker: _TypeAlias = Worker  # noqa: Y015
 
 @_typing.final
 class WorkerCondition(_message.Message):
-    """One fact about a worker that is either true or not."""
+    """One fact about a worker that is either true or false."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -182,13 +184,13 @@ class WorkerCondition(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """What the condition is about, an open set: "Healthy", "Registered"."""
+    """Type of the condition, an open set: "Healthy", "Registered"."""
     met: _builtins.bool
-    """Whether it is true. Unset: not known."""
+    """Whether the condition is true. Unset: unknown."""
     reason: _builtins.str
-    """Why, as one word for programs: "ConnectFailed". Empty: not given."""
+    """Reason as one word, for programs: "ConnectFailed". Empty: not given."""
     message: _builtins.str
-    """Why, for people. Empty: not given."""
+    """Reason in plain text, for people. Empty: not given."""
     def __init__(
         self,
         *,
@@ -209,7 +211,7 @@ Global___WorkerCondition: _TypeAlias = WorkerCondition  # noqa: Y015
 
 @_typing.final
 class WorkerSpec(_message.Message):
-    """The settings of a worker."""
+    """Settings of a worker."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -240,26 +242,24 @@ class WorkerSpec(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Address of the worker: http, https, grpc, grpcs or ipc, as in "grpc://worker:50051". Required;
-    unique among workers.
+    """Address of the worker, with scheme http, https, grpc, grpcs or ipc: "grpc://worker:50051".
+    Required; unique among workers.
     """
     role: Global___WorkerRole.ValueType
-    """What the worker does. Unset: REGULAR. HTTP: worker_type."""
+    """Which part of a request the worker handles. Unset: REGULAR. HTTP: worker_type."""
     priority: _builtins.int
-    """Routing preference, at least 0. Higher is preferred, if the gateway's routing policy considers
-    it. Unset: 50.
+    """Routing preference, at least 0; higher is preferred. Has an effect only if the gateway's
+    routing policy considers it. Unset: 50.
     """
     cost: _builtins.float
-    """Cost of a request relative to other workers, if the gateway's routing policy considers it. Unset:
-    1.
+    """Cost of a request relative to other workers. Has an effect only if the gateway's routing policy
+    considers it. Unset: 1.
     """
     api_key: _builtins.str
-    """Key that the gateway presents to the worker. Requests only: never returned. Empty: none."""
+    """Key that the gateway sends to the worker. Requests only; never returned. Empty: none."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Names and values of your own. Replies also have some that the gateway adds, such as
-        "model_path".
-        """
+        """Labels of your own. Replies also have labels that the gateway adds, such as "model_path"."""
 
     def __init__(
         self,
@@ -295,9 +295,9 @@ class CreateWorkerRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
-    """Your key for this request, unique among your requests. A repeated call with the same key returns
-    the worker of the first one instead of failing. Servers remember keys for some minutes. Empty: a
-    repeated call fails with ALREADY_EXISTS.
+    """A key of your choice, unique among your requests. A repeated call with the same key returns the
+    first worker instead of failing. Servers remember keys for some minutes. Empty: a repeated call
+    fails with ALREADY_EXISTS.
     """
     @_builtins.property
     def spec(self) -> Global___WorkerSpec:
@@ -351,9 +351,9 @@ class ListWorkersRequest(_message.Message):
     model: _builtins.str
     """Only workers that serve this model. Empty: all."""
     page_size: _builtins.int
-    """Most workers to return, at least 0. 0: as many as the server likes to return."""
+    """Maximum number of workers to return. 0: the server decides."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty: the first page."""
+    """next_page_token of the previous page. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -378,7 +378,7 @@ class ListWorkersResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """page_token of the next page. Empty: this is the last."""
+    """page_token for the next page. Empty: this is the last page."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """The workers, in the gateway's order."""
@@ -421,7 +421,7 @@ Global___WatchWorkersRequest: _TypeAlias = WatchWorkersRequest  # noqa: Y015
 
 @_typing.final
 class WorkerEvent(_message.Message):
-    """One event of WatchWorkers. Between events of one kind nothing is promised about their order."""
+    """One event of WatchWorkers. The order of events of the same kind is not defined."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -429,10 +429,10 @@ class WorkerEvent(_message.Message):
     REMOVED_ID_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     removed_id: _builtins.str
-    """Worker.id of a worker that is gone."""
+    """Worker.id of a worker that was removed."""
     @_builtins.property
     def worker(self) -> Global___Worker:
-        """A worker as it is: one that existed when the watch began, is new, or has changed."""
+        """A worker in its current state: it existed when the watch began, is new, or has changed."""
 
     @_builtins.property
     def ready(self) -> Global___WatchReady:
@@ -457,7 +457,7 @@ Global___WorkerEvent: _TypeAlias = WorkerEvent  # noqa: Y015
 
 @_typing.final
 class WatchReady(_message.Message):
-    """The mark between what existed and what happens. It has no fields."""
+    """Separates workers that already existed from later changes. It has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -474,7 +474,7 @@ Global___WatchReady: _TypeAlias = WatchReady  # noqa: Y015
 
 @_typing.final
 class UpdateWorkerRequest(_message.Message):
-    """Request for WorkerService.UpdateWorker. Unset fields stay as they are."""
+    """Request for WorkerService.UpdateWorker. Unset fields keep their values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -514,12 +514,12 @@ class UpdateWorkerRequest(_message.Message):
     """The new WorkerSpec.api_key. Unset: unchanged."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Labels to add or to give a new value."""
+        """Labels to add or change."""
 
     @_builtins.property
     def remove_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of labels to remove. A name that the worker does not have is ignored. Not empty: api_key is
-        required, as all settings are sent anew and the key is not known to the server.
+        """Names of labels to remove. Names that the worker does not have are ignored. If this field is
+        not empty, api_key is required: the server sends all settings again and does not know the key.
         """
 
     def __init__(
@@ -563,7 +563,7 @@ class ReplaceWorkerRequest(_message.Message):
     """Worker.id. Required."""
     @_builtins.property
     def spec(self) -> Global___WorkerSpec:
-        """The new settings. What is unset gets its default. Required."""
+        """The new settings. Unset settings get their defaults. Required."""
 
     def __init__(
         self,
@@ -645,13 +645,15 @@ class GetWorkerLoadsResponse(_message.Message):
     LOADS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
-        """When the gateway made this report. A load in it can be older by the gateway's polling interval.
-        HTTP: timestamp.
+        """When the gateway made this report. Individual loads can be older, by up to the gateway's
+        polling interval. HTTP: timestamp.
         """
 
     @_builtins.property
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerLoad]:
-        """One for each worker and data-parallel rank. A worker that was not read yet is missing."""
+        """One entry for each worker and data-parallel rank. Workers that the gateway has not polled yet
+        are missing.
+        """
 
     def __init__(
         self,
@@ -669,7 +671,7 @@ Global___GetWorkerLoadsResponse: _TypeAlias = GetWorkerLoadsResponse  # noqa: Y0
 
 @_typing.final
 class WorkerLoad(_message.Message):
-    """The load of one engine. An unset figure is not known, which is not the same as zero."""
+    """The load of one engine. Unset figures are unknown."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -686,7 +688,7 @@ class WorkerLoad(_message.Message):
     GENERATION_THROUGHPUT_FIELD_NUMBER: _builtins.int
     UTILIZATION_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
-    """Worker.id. Empty: not known."""
+    """Worker.id. Empty: unknown."""
     worker_url: _builtins.str
     """WorkerSpec.url. HTTP: worker."""
     dp_rank: _builtins.int
@@ -696,19 +698,19 @@ class WorkerLoad(_message.Message):
     waiting_requests: _builtins.int
     """Requests in the engine's queue. HTTP: num_waiting_reqs."""
     max_running_requests: _builtins.int
-    """Most requests that the engine processes at once."""
+    """Maximum number of requests that the engine processes concurrently."""
     kv_used_tokens: _builtins.int
     """Tokens in the KV cache. HTTP: num_used_tokens."""
     kv_capacity_tokens: _builtins.int
     """Tokens that the KV cache can hold. HTTP: max_total_num_tokens."""
     kv_usage: _builtins.float
-    """Share of the KV cache in use, from 0 to 1, as the engine reports it. HTTP: token_usage."""
+    """Share of the KV cache in use, from 0 to 1, as reported by the engine. HTTP: token_usage."""
     kv_hit_rate: _builtins.float
-    """Share of prompt tokens found in the prefix cache, from 0 to 1, over a period that the engine
-    chooses. HTTP: cache_hit_rate.
+    """Share of prompt tokens found in the prefix cache, from 0 to 1, over a period chosen by the
+    engine. HTTP: cache_hit_rate.
     """
     generation_throughput: _builtins.float
-    """Generated tokens per second, over all requests. HTTP: gen_throughput."""
+    """Tokens generated per second, over all requests. HTTP: gen_throughput."""
     utilization: _builtins.float
     """How busy the engine is, from 0 (idle) to 1 (full), by its own measure."""
     def __init__(
@@ -821,7 +823,7 @@ Global___FlushCacheResponse: _TypeAlias = FlushCacheResponse  # noqa: Y015
 
 @_typing.final
 class WorkerFailure(_message.Message):
-    """A worker whose cache could not be emptied."""
+    """A worker whose cache was not emptied."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -829,7 +831,7 @@ class WorkerFailure(_message.Message):
     WORKER_URL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
-    """Worker.id. Empty: not known."""
+    """Worker.id. Empty: unknown."""
     worker_url: _builtins.str
     """WorkerSpec.url. HTTP: worker."""
     @_builtins.property

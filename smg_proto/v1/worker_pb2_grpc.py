@@ -6,11 +6,11 @@ from smg_proto.v1 import worker_pb2 as smg_dot_v1_dot_worker__pb2
 
 
 class WorkerServiceStub(object):
-    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
-    read. HTTP: /workers, /loads, /flush_cache.
+    """Admin API: needs a control-plane key if the gateway requires one; role admin to write, any role
+    to read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
-    WatchWorkers or GetWorker show what becomes of it.
+    The gateway queues additions, changes and removals: the RPC returns once the gateway has accepted
+    the request. WatchWorkers and GetWorker show the outcome.
     """
 
     def __init__(self, channel):
@@ -67,17 +67,17 @@ class WorkerServiceStub(object):
 
 
 class WorkerServiceServicer(object):
-    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
-    read. HTTP: /workers, /loads, /flush_cache.
+    """Admin API: needs a control-plane key if the gateway requires one; role admin to write, any role
+    to read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
-    WatchWorkers or GetWorker show what becomes of it.
+    The gateway queues additions, changes and removals: the RPC returns once the gateway has accepted
+    the request. WatchWorkers and GetWorker show the outcome.
     """
 
     def CreateWorker(self, request, context):
         """Adds a worker. HTTP: POST /workers.
 
-        It returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
+        Returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
         error. Errors: ALREADY_EXISTS (WORKER_ALREADY_EXISTS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -85,7 +85,7 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetWorker(self, request, context):
-        """Returns one worker by its id, also while it is PENDING. HTTP: GET /workers/{id}. Errors:
+        """Returns one worker by its id, even while it is PENDING. HTTP: GET /workers/{id}. Errors:
         NOT_FOUND (WORKER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -93,15 +93,15 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkers(self, request, context):
-        """Returns the workers that the gateway has reached. HTTP: GET /workers.
+        """Returns the workers that the gateway has connected to. HTTP: GET /workers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchWorkers(self, request, context):
-        """Streams the workers: first all as they are, then each one that appears, changes or goes. The
-        stream runs until the client ends it.
+        """Streams the workers: first all existing workers, then each worker that is added, changes or is
+        removed. The stream runs until the client ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +110,7 @@ class WorkerServiceServicer(object):
     def UpdateWorker(self, request, context):
         """Changes some settings of a worker. HTTP: PATCH /workers/{id}.
 
-        It returns before the worker has changed, so the reply may show the old settings. Errors:
+        Returns before the change takes effect, so the reply may show the old settings. Errors:
         NOT_FOUND (WORKER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -118,8 +118,8 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceWorker(self, request, context):
-        """Replaces all settings of a worker and reaches it anew. HTTP: PUT /workers/{id}. Errors: NOT_FOUND
-        (WORKER_NOT_FOUND).
+        """Replaces all settings of a worker and reconnects to it. HTTP: PUT /workers/{id}. Errors:
+        NOT_FOUND (WORKER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +128,7 @@ class WorkerServiceServicer(object):
     def DeleteWorker(self, request, context):
         """Removes a worker from the gateway; the worker itself keeps running. HTTP: DELETE /workers/{id}.
 
-        It returns before the worker is gone: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
+        Returns before the worker is removed: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
         (WORKER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -136,7 +136,7 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkerLoads(self, request, context):
-        """Returns the load of the workers' engines, as the engines report it. HTTP: GET /loads.
+        """Returns the load that the workers' engines report. HTTP: GET /loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,7 +145,7 @@ class WorkerServiceServicer(object):
     def FlushCache(self, request, context):
         """Empties the prefix caches of the workers. HTTP: POST /flush_cache.
 
-        The status is OK even if some or all of them failed: read the failures.
+        The status is OK even if some or all workers failed; check the failures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,11 +207,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService(object):
-    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
-    read. HTTP: /workers, /loads, /flush_cache.
+    """Admin API: needs a control-plane key if the gateway requires one; role admin to write, any role
+    to read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
-    WatchWorkers or GetWorker show what becomes of it.
+    The gateway queues additions, changes and removals: the RPC returns once the gateway has accepted
+    the request. WatchWorkers and GetWorker show the outcome.
     """
 
     @staticmethod

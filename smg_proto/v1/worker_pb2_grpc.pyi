@@ -32,11 +32,11 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext[_typing.Any, 
 
 
 class WorkerServiceStub:
-    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
-    read. HTTP: /workers, /loads, /flush_cache.
+    """Admin API: needs a control-plane key if the gateway requires one; role admin to write, any role
+    to read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
-    WatchWorkers or GetWorker show what becomes of it.
+    The gateway queues additions, changes and removals: the RPC returns once the gateway has accepted
+    the request. WatchWorkers and GetWorker show the outcome.
     """
 
     @_typing.overload
@@ -46,99 +46,99 @@ class WorkerServiceStub:
     CreateWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.CreateWorkerRequest, _worker_pb2.Worker]
     """Adds a worker. HTTP: POST /workers.
 
-    It returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
+    Returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
     error. Errors: ALREADY_EXISTS (WORKER_ALREADY_EXISTS).
     """
     GetWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerRequest, _worker_pb2.Worker]
-    """Returns one worker by its id, also while it is PENDING. HTTP: GET /workers/{id}. Errors:
+    """Returns one worker by its id, even while it is PENDING. HTTP: GET /workers/{id}. Errors:
     NOT_FOUND (WORKER_NOT_FOUND).
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ListWorkersRequest, _worker_pb2.ListWorkersResponse]
-    """Returns the workers that the gateway has reached. HTTP: GET /workers."""
+    """Returns the workers that the gateway has connected to. HTTP: GET /workers."""
     WatchWorkers: _grpc.UnaryStreamMultiCallable[_worker_pb2.WatchWorkersRequest, _worker_pb2.WorkerEvent]
-    """Streams the workers: first all as they are, then each one that appears, changes or goes. The
-    stream runs until the client ends it.
+    """Streams the workers: first all existing workers, then each worker that is added, changes or is
+    removed. The stream runs until the client ends it.
     """
     UpdateWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.UpdateWorkerRequest, _worker_pb2.Worker]
     """Changes some settings of a worker. HTTP: PATCH /workers/{id}.
 
-    It returns before the worker has changed, so the reply may show the old settings. Errors:
+    Returns before the change takes effect, so the reply may show the old settings. Errors:
     NOT_FOUND (WORKER_NOT_FOUND).
     """
     ReplaceWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReplaceWorkerRequest, _worker_pb2.Worker]
-    """Replaces all settings of a worker and reaches it anew. HTTP: PUT /workers/{id}. Errors: NOT_FOUND
-    (WORKER_NOT_FOUND).
+    """Replaces all settings of a worker and reconnects to it. HTTP: PUT /workers/{id}. Errors:
+    NOT_FOUND (WORKER_NOT_FOUND).
     """
     DeleteWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DeleteWorkerRequest, _worker_pb2.DeleteWorkerResponse]
     """Removes a worker from the gateway; the worker itself keeps running. HTTP: DELETE /workers/{id}.
 
-    It returns before the worker is gone: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
+    Returns before the worker is removed: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
     (WORKER_NOT_FOUND).
     """
     GetWorkerLoads: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerLoadsRequest, _worker_pb2.GetWorkerLoadsResponse]
-    """Returns the load of the workers' engines, as the engines report it. HTTP: GET /loads."""
+    """Returns the load that the workers' engines report. HTTP: GET /loads."""
     FlushCache: _grpc.UnaryUnaryMultiCallable[_worker_pb2.FlushCacheRequest, _worker_pb2.FlushCacheResponse]
     """Empties the prefix caches of the workers. HTTP: POST /flush_cache.
 
-    The status is OK even if some or all of them failed: read the failures.
+    The status is OK even if some or all workers failed; check the failures.
     """
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
-    read. HTTP: /workers, /loads, /flush_cache.
+    """Admin API: needs a control-plane key if the gateway requires one; role admin to write, any role
+    to read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
-    WatchWorkers or GetWorker show what becomes of it.
+    The gateway queues additions, changes and removals: the RPC returns once the gateway has accepted
+    the request. WatchWorkers and GetWorker show the outcome.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.CreateWorkerRequest, _worker_pb2.Worker]  # type: ignore[assignment]
     """Adds a worker. HTTP: POST /workers.
 
-    It returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
+    Returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
     error. Errors: ALREADY_EXISTS (WORKER_ALREADY_EXISTS).
     """
     GetWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerRequest, _worker_pb2.Worker]  # type: ignore[assignment]
-    """Returns one worker by its id, also while it is PENDING. HTTP: GET /workers/{id}. Errors:
+    """Returns one worker by its id, even while it is PENDING. HTTP: GET /workers/{id}. Errors:
     NOT_FOUND (WORKER_NOT_FOUND).
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_worker_pb2.ListWorkersRequest, _worker_pb2.ListWorkersResponse]  # type: ignore[assignment]
-    """Returns the workers that the gateway has reached. HTTP: GET /workers."""
+    """Returns the workers that the gateway has connected to. HTTP: GET /workers."""
     WatchWorkers: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchWorkersRequest, _worker_pb2.WorkerEvent]  # type: ignore[assignment]
-    """Streams the workers: first all as they are, then each one that appears, changes or goes. The
-    stream runs until the client ends it.
+    """Streams the workers: first all existing workers, then each worker that is added, changes or is
+    removed. The stream runs until the client ends it.
     """
     UpdateWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.UpdateWorkerRequest, _worker_pb2.Worker]  # type: ignore[assignment]
     """Changes some settings of a worker. HTTP: PATCH /workers/{id}.
 
-    It returns before the worker has changed, so the reply may show the old settings. Errors:
+    Returns before the change takes effect, so the reply may show the old settings. Errors:
     NOT_FOUND (WORKER_NOT_FOUND).
     """
     ReplaceWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReplaceWorkerRequest, _worker_pb2.Worker]  # type: ignore[assignment]
-    """Replaces all settings of a worker and reaches it anew. HTTP: PUT /workers/{id}. Errors: NOT_FOUND
-    (WORKER_NOT_FOUND).
+    """Replaces all settings of a worker and reconnects to it. HTTP: PUT /workers/{id}. Errors:
+    NOT_FOUND (WORKER_NOT_FOUND).
     """
     DeleteWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.DeleteWorkerRequest, _worker_pb2.DeleteWorkerResponse]  # type: ignore[assignment]
     """Removes a worker from the gateway; the worker itself keeps running. HTTP: DELETE /workers/{id}.
 
-    It returns before the worker is gone: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
+    Returns before the worker is removed: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
     (WORKER_NOT_FOUND).
     """
     GetWorkerLoads: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerLoadsRequest, _worker_pb2.GetWorkerLoadsResponse]  # type: ignore[assignment]
-    """Returns the load of the workers' engines, as the engines report it. HTTP: GET /loads."""
+    """Returns the load that the workers' engines report. HTTP: GET /loads."""
     FlushCache: _aio.UnaryUnaryMultiCallable[_worker_pb2.FlushCacheRequest, _worker_pb2.FlushCacheResponse]  # type: ignore[assignment]
     """Empties the prefix caches of the workers. HTTP: POST /flush_cache.
 
-    The status is OK even if some or all of them failed: read the failures.
+    The status is OK even if some or all workers failed; check the failures.
     """
 
 class WorkerServiceServicer:
-    """Admin: needs a control-plane key if the gateway requires one; role admin to write, any role to
-    read. HTTP: /workers, /loads, /flush_cache.
+    """Admin API: needs a control-plane key if the gateway requires one; role admin to write, any role
+    to read. HTTP: /workers, /loads, /flush_cache.
 
-    Adding, changing and removing are queued: the RPC returns once the gateway has accepted the order.
-    WatchWorkers or GetWorker show what becomes of it.
+    The gateway queues additions, changes and removals: the RPC returns once the gateway has accepted
+    the request. WatchWorkers and GetWorker show the outcome.
     """
 
     def CreateWorker(
@@ -148,7 +148,7 @@ class WorkerServiceServicer:
     ) -> _typing.Union[_worker_pb2.Worker, _abc.Awaitable[_worker_pb2.Worker]]:
         """Adds a worker. HTTP: POST /workers.
 
-        It returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
+        Returns before the worker is usable: the worker is PENDING, then READY, or FAILED with an
         error. Errors: ALREADY_EXISTS (WORKER_ALREADY_EXISTS).
         """
 
@@ -157,7 +157,7 @@ class WorkerServiceServicer:
         request: _worker_pb2.GetWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.Worker, _abc.Awaitable[_worker_pb2.Worker]]:
-        """Returns one worker by its id, also while it is PENDING. HTTP: GET /workers/{id}. Errors:
+        """Returns one worker by its id, even while it is PENDING. HTTP: GET /workers/{id}. Errors:
         NOT_FOUND (WORKER_NOT_FOUND).
         """
 
@@ -166,15 +166,15 @@ class WorkerServiceServicer:
         request: _worker_pb2.ListWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.ListWorkersResponse, _abc.Awaitable[_worker_pb2.ListWorkersResponse]]:
-        """Returns the workers that the gateway has reached. HTTP: GET /workers."""
+        """Returns the workers that the gateway has connected to. HTTP: GET /workers."""
 
     def WatchWorkers(
         self,
         request: _worker_pb2.WatchWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.WorkerEvent], _abc.AsyncIterator[_worker_pb2.WorkerEvent]]:
-        """Streams the workers: first all as they are, then each one that appears, changes or goes. The
-        stream runs until the client ends it.
+        """Streams the workers: first all existing workers, then each worker that is added, changes or is
+        removed. The stream runs until the client ends it.
         """
 
     def UpdateWorker(
@@ -184,7 +184,7 @@ class WorkerServiceServicer:
     ) -> _typing.Union[_worker_pb2.Worker, _abc.Awaitable[_worker_pb2.Worker]]:
         """Changes some settings of a worker. HTTP: PATCH /workers/{id}.
 
-        It returns before the worker has changed, so the reply may show the old settings. Errors:
+        Returns before the change takes effect, so the reply may show the old settings. Errors:
         NOT_FOUND (WORKER_NOT_FOUND).
         """
 
@@ -193,8 +193,8 @@ class WorkerServiceServicer:
         request: _worker_pb2.ReplaceWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.Worker, _abc.Awaitable[_worker_pb2.Worker]]:
-        """Replaces all settings of a worker and reaches it anew. HTTP: PUT /workers/{id}. Errors: NOT_FOUND
-        (WORKER_NOT_FOUND).
+        """Replaces all settings of a worker and reconnects to it. HTTP: PUT /workers/{id}. Errors:
+        NOT_FOUND (WORKER_NOT_FOUND).
         """
 
     def DeleteWorker(
@@ -204,7 +204,7 @@ class WorkerServiceServicer:
     ) -> _typing.Union[_worker_pb2.DeleteWorkerResponse, _abc.Awaitable[_worker_pb2.DeleteWorkerResponse]]:
         """Removes a worker from the gateway; the worker itself keeps running. HTTP: DELETE /workers/{id}.
 
-        It returns before the worker is gone: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
+        Returns before the worker is removed: the worker is DRAINING, then NOT_FOUND. Errors: NOT_FOUND
         (WORKER_NOT_FOUND).
         """
 
@@ -213,7 +213,7 @@ class WorkerServiceServicer:
         request: _worker_pb2.GetWorkerLoadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.GetWorkerLoadsResponse, _abc.Awaitable[_worker_pb2.GetWorkerLoadsResponse]]:
-        """Returns the load of the workers' engines, as the engines report it. HTTP: GET /loads."""
+        """Returns the load that the workers' engines report. HTTP: GET /loads."""
 
     def FlushCache(
         self,
@@ -222,7 +222,7 @@ class WorkerServiceServicer:
     ) -> _typing.Union[_worker_pb2.FlushCacheResponse, _abc.Awaitable[_worker_pb2.FlushCacheResponse]]:
         """Empties the prefix caches of the workers. HTTP: POST /flush_cache.
 
-        The status is OK even if some or all of them failed: read the failures.
+        The status is OK even if some or all workers failed; check the failures.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,8 +15,12 @@ from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_inference_pb2 as inference
+from smg_proto._channel import Metadata
 from smg_proto.vllm._config import Options, json_object, json_text, text
-from smg_proto.vllm._errors import Metadata, VLLMGrpcInternalError, VLLMGrpcValidationError
+from smg_proto.vllm._errors import (
+    VLLMGrpcInternalError,
+    VLLMGrpcValidationError,
+)
 from smg_proto.vllm._inference import engine_messages
 from smg_proto.vllm._params import CompletionRequest, Input, parse_prompts
 from smg_proto.vllm._telemetry import Span
@@ -42,6 +46,7 @@ Delta: TypeAlias = dict[str, Any]
 ResultT = TypeVar("ResultT")
 ChunkT = TypeVar("ChunkT")
 
+_NO_PROMPT: Final = inference.PromptInfo()
 _BEFORE: Final = 8  # tokens of the prompt that decide how the text after it begins
 
 
@@ -203,7 +208,7 @@ class Answer:
         self._offset = offset  # index of this prompt's first choice among those of all prompts
         self._plan = plan
         self._choices: dict[int, _Choice] = {}
-        self._prompt = inference.PromptInfo()
+        self._prompt = _NO_PROMPT  # of vLLM's own protocol
         self.decoder: TokenDecoder | None = None
         self.served: ServedText | None = None
         self.counts = Counts()

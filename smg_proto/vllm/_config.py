@@ -6,27 +6,33 @@ import math
 import operator
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
-import grpc
 from typing_extensions import TypedDict
 
-from smg_proto import __version__
-from smg_proto._target import is_loopback
-from smg_proto.vllm._errors import Metadata, VLLMGrpcValidationError
+from smg_proto import _channel
+from smg_proto._channel import (
+    IN_CLEAR_TEXT,
+    MAX_SECONDS,
+    ChannelOptions,
+    Checks,
+    Metadata,
+    MetadataLike,
+    Pem,
+    mapping,
+    sequence,
+)
+from smg_proto.vllm._errors import VLLMGrpcValidationError
 
 T = TypeVar("T")
 TokenT = TypeVar("TokenT", bound="AsyncToken")
 
-MAX_SECONDS: Final = 1e9  # some 31 years; beyond it, clocks and gRPC's own arithmetic give out
 MAX_RETRIES: Final = 999
 MAX_PUSHBACK: Final = 120.0  # seconds; a server that asks for a longer wait is not waited for
 _DEFAULT_PORT: Final = 9000
-_LISTS: Final = (list, tuple)
 _PLAIN: Final = (str, int, float, list)
 
 
@@ -46,29 +52,15 @@ NOT_GIVEN: Final = NotGiven.NOT_GIVEN
 Given: TypeAlias = T | NotGiven | None
 """A parameter that may be left out, or be None or NOT_GIVEN, which is the same."""
 
-MetadataLike: TypeAlias = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
 Token: TypeAlias = str | Callable[[], str]
 AsyncToken: TypeAlias = Token | Callable[[], Awaitable[str]]
-Pem: TypeAlias = bytes | str | os.PathLike[str]
-ChannelOptions: TypeAlias = Mapping[str, object] | Sequence[tuple[str, object]]
 
 
 # Checks of what callers pass, whatever the annotations promise.
 
-
-def sequence(value: object) -> Sequence[Any] | None:
-    """The value, if it is a sequence of things: text and bytes are one thing."""
-    if isinstance(value, _LISTS):  # nearly always, and quickly told
-        return cast("Sequence[Any]", value)
-    if isinstance(value, str | bytes | bytearray):
-        return None
-    if not isinstance(value, Sequence) and hasattr(value, "tolist"):  # an array
-        value = cast(Any, value).tolist()
-    return cast(Any, value) if isinstance(value, Sequence) else None
-
-
-def mapping(value: object) -> Mapping[Any, Any] | None:
-    return cast(Any, value) if isinstance(value, Mapping) else None
+_CHECKS: Final = Checks(VLLMGrpcValidationError)
+text, flag, seconds = _CHECKS.text, _CHECKS.flag, _CHECKS.seconds
+check_metadata, check_secret = _CHECKS.metadata, _CHECKS.secret
 
 
 def plain(value: object) -> Any:
@@ -102,25 +94,6 @@ def json_text(param: str, value: object) -> str:
         raise VLLMGrpcValidationError(param, "cannot be written as JSON") from None
 
 
-def text(param: str, value: object) -> str:
-    """A string with something in it that can be sent."""
-    if not isinstance(value, str) or not value:
-        raise VLLMGrpcValidationError(param, "must be a string and not empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise VLLMGrpcValidationError(
-            param, "has half of a character (a lone surrogate), which cannot be sent"
-        ) from None
-    return value
-
-
-def flag(param: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise VLLMGrpcValidationError(param, "must be True or False")
-    return value
-
-
 def whole(param: str, value: object, low: int, high: int) -> int:
     """A whole number from low to high, both included."""
     value = plain(value)
@@ -137,20 +110,6 @@ def number(value: object) -> float | None:
         return float(value)
     except OverflowError:
         return math.inf
-
-
-def seconds(param: str, value: object) -> float | None:
-    """A time limit: a number of seconds above 0, or None."""
-    if value is None:
-        return None
-    limit = number(value)
-    if limit is None:
-        raise VLLMGrpcValidationError(param, f"must be seconds or None, not {type(value).__name__}")
-    if not 0 < limit <= MAX_SECONDS:
-        raise VLLMGrpcValidationError(
-            param, f"must be above 0 s and at most {MAX_SECONDS:g} s; None means no limit"
-        )
-    return limit
 
 
 def duration(param: str, value: object) -> float:
@@ -247,12 +206,13 @@ class Options:
 
 def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of any call, and the others that are given."""
-    call = {name: params[name] for name in CALL_PARAMS & params.keys()}
-    rest = {
-        name: value
-        for name, value in params.items()
-        if name not in CALL_PARAMS and value is not None and value is not NOT_GIVEN
-    }
+    call: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in params.items():
+        if name in CALL_PARAMS:
+            call[name] = value
+        elif value is not None and value is not NOT_GIVEN:
+            rest[name] = value
     return call, rest
 
 
@@ -262,34 +222,6 @@ def check_traceparent(value: object) -> str:
     ):
         raise VLLMGrpcValidationError("traceparent", "must look like 00-<32 hex>-<16 hex>-01")
     return value
-
-
-def check_metadata(value: object, param: str = "metadata") -> Metadata:
-    if not value and value in ((), [], {}, None):
-        return ()
-    by_name = mapping(value)
-    items = list(by_name.items()) if by_name is not None else sequence(value)
-    if items is None:
-        raise VLLMGrpcValidationError(param, "must be a mapping or a list of pairs")
-    checked: list[tuple[str, str | bytes]] = []
-    for item in items:
-        pair = sequence(item)
-        if pair is None or len(pair) != 2 or not isinstance(pair[0], str):
-            raise VLLMGrpcValidationError(param, "must be a mapping or a list of pairs")
-        key, content = pair[0].lower(), pair[1]
-        if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
-            raise VLLMGrpcValidationError(
-                param, f"{key!r} cannot be a name: letters, digits, _ . - and not grpc-…"
-            )
-        # The value is not shown: it may be a secret.
-        if key.endswith("-bin") != isinstance(content, bytes):
-            raise VLLMGrpcValidationError(param, f"{key}: bytes if, and only if, it ends -bin")
-        if isinstance(content, str) and not re.fullmatch(r"[ -~]*", content):
-            raise VLLMGrpcValidationError(param, f"{key}: only printable ASCII can be sent")
-        if not isinstance(content, str | bytes):
-            raise VLLMGrpcValidationError(param, f"{key}: must be a string")
-        checked.append((key, content))
-    return tuple(checked)
 
 
 def merge_metadata(base: Metadata, added: Metadata) -> Metadata:
@@ -304,25 +236,10 @@ def merge_metadata(base: Metadata, added: Metadata) -> Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """A target that is ready to be connected to. Its repr shows no secret."""
+class Address(_channel.Address):
+    """A target that is ready to be connected to, and what to look at when nothing listens there."""
 
-    target: str
-    secure: bool
     hint: str = ""
-    """What to look at when nothing listens there."""
-    options: tuple[tuple[str, object], ...] = field(default=(), repr=False)
-    credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
-
-    def channel(self) -> grpc.Channel:
-        if self.credentials is None:
-            return grpc.insecure_channel(self.target, self.options)
-        return grpc.secure_channel(self.target, self.credentials, self.options)
-
-    def async_channel(self) -> grpc.aio.Channel:
-        if self.credentials is None:
-            return grpc.aio.insecure_channel(self.target, self.options)
-        return grpc.aio.secure_channel(self.target, self.credentials, self.options)
 
 
 def address(
@@ -341,43 +258,28 @@ def address(
 ) -> Address:
     """Arguments first, then the environment, then the defaults."""
     where, hint = _target(host, port, target)
-    tls = {
+    tls: dict[str, Any] = {
         "ca_certificate": ca_certificate,
         "client_certificate": client_certificate,
         "client_key": client_key,
         "server_name": server_name,
     }
-    given = [name for name, value in tls.items() if value is not None]
-    if secure is None:
-        secure = bool(given) or _env_secure(where.endswith(":443"))
-    elif not flag("secure", secure) and given:
-        raise VLLMGrpcValidationError(given[0], "has no use with secure=False")
-    if (client_certificate is None) != (client_key is None):
-        raise VLLMGrpcValidationError("client_certificate", "needs client_key, and the reverse")
+    if secure is None and all(value is None for value in tls.values()):
+        secure = _env_secure(where.endswith(":443"))
     # No keepalive: some servers end calls of clients that ping more often than every 300 s.
     options: dict[str, object] = {
         "grpc.max_send_message_length": _size("max_send_message_length", max_send_message_length),
         "grpc.max_receive_message_length": _size(
             "max_receive_message_length", max_receive_message_length
         ),
-        "grpc.primary_user_agent": f"smg-proto/{__version__}",
         # gRPC's own wait of up to two minutes would outlast our retries.
         "grpc.initial_reconnect_backoff_ms": 250,
         "grpc.max_reconnect_backoff_ms": 8000,
     }
-    if is_loopback(where):
-        options["grpc.enable_http_proxy"] = 0  # no other machine can reach what is meant
-    credentials = None
-    if secure:
-        credentials = grpc.ssl_channel_credentials(
-            _pem("ca_certificate", ca_certificate),
-            _pem("client_key", client_key),
-            _pem("client_certificate", client_certificate),
-        )
-        if server_name is not None:
-            options["grpc.ssl_target_name_override"] = text("server_name", server_name)
-    options.update(_channel_options(channel_options))
-    return Address(where, secure, hint, tuple(options.items()), credentials)
+    credentials = _CHECKS.credentials(secure, options, **tls)
+    given = _CHECKS.channel_options(channel_options)
+    found = _channel.address(where, credentials, options, given)
+    return Address(found.target, found.options, found.credentials, hint)
 
 
 def _target(host: object, port: object, target: object) -> tuple[str, str]:
@@ -418,19 +320,11 @@ def async_check_token(token: object, where: Address | None) -> None:
     if token is None:
         return
     if isinstance(token, str):
-        check_token_value(token)
+        check_secret("token", token)
     elif not callable(token):
         raise VLLMGrpcValidationError("token", "must be a string or a function that returns one")
-    if where is not None and not where.secure and not is_loopback(where.target):
-        raise VLLMGrpcValidationError(
-            "token", "would be sent in clear text; use secure=True (metadata= sends it regardless)"
-        )
-
-
-def check_token_value(token: object) -> str:
-    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
-        raise VLLMGrpcValidationError("token", "must be printable ASCII and not empty")
-    return token
+    if where is not None and not where.is_private:
+        raise VLLMGrpcValidationError("token", IN_CLEAR_TEXT)
 
 
 def default_timeout(given: float | Timeout | NotGiven | None) -> tuple[Timeout, bool]:
@@ -461,33 +355,3 @@ def _env_secure(default: bool) -> bool:
 
 def _size(param: str, value: object) -> int:
     return whole(param, value, -1, 2**31 - 1)
-
-
-def _channel_options(given: object) -> dict[str, object]:
-    """gRPC's channel options by name."""
-    by_name = mapping(given)
-    items = list(by_name.items()) if by_name is not None else sequence(given or ())
-    options: dict[Any, object] = {}
-    try:
-        options.update(items or ())
-    except (TypeError, ValueError):
-        items = None
-    if items is None or not all(isinstance(name, str) for name in options):
-        raise VLLMGrpcValidationError("channel_options", "must be a mapping or a list of pairs")
-    return options
-
-
-def _pem(name: str, value: Pem | None) -> bytes | None:
-    """The content of a certificate or key, given as such or as a file."""
-    if value is None:
-        return None
-    if not isinstance(value, bytes):
-        try:
-            value = Path(value).read_bytes()
-        except OSError as error:
-            raise VLLMGrpcValidationError(name, f"cannot be read: {error.strerror}") from None
-        except (TypeError, ValueError):
-            raise VLLMGrpcValidationError(name, "must be PEM bytes or a path") from None
-    if b"-----BEGIN " not in value:
-        raise VLLMGrpcValidationError(name, "is not in PEM form")
-    return value

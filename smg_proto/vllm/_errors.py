@@ -7,11 +7,12 @@ server said, word for word.
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 
-Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+from smg_proto._channel import Metadata
+
 RETRYABLE: Final = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 PUSHBACK: Final = "grpc-retry-pushback-ms"
 
@@ -105,7 +106,7 @@ class BadRequestError(APIStatusError):
 
 
 class ConflictError(APIStatusError):
-    """The request is at odds with what the server is doing."""
+    """The request conflicts with what the server is doing."""
 
 
 class InternalServerError(APIStatusError):
@@ -252,7 +253,7 @@ _TOO_LARGE: Final = re.compile(r"\b(received|sent) message larger than max \(\d+
 
 def pairs(metadata: Iterable[Sequence[str | bytes]] | None) -> Metadata:
     """gRPC's metadata, of either of its types, as plain pairs."""
-    return tuple((str(key), value) for key, value in metadata or ())
+    return tuple([(str(key), value) for key, value in metadata]) if metadata else ()
 
 
 def from_status(

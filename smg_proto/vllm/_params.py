@@ -14,6 +14,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import mapping, sequence
 from smg_proto.vllm._config import (
     AsyncToken,
     CallParams,
@@ -21,9 +22,7 @@ from smg_proto.vllm._config import (
     Token,
     json_object,
     json_text,
-    mapping,
     plain,
-    sequence,
     text,
 )
 from smg_proto.vllm._errors import VLLMGrpcValidationError
@@ -97,11 +96,10 @@ _NOTHING: Final[dict[str, tuple[object, ...]]] = {
 
 def without_nothing(params: dict[str, Any]) -> dict[str, Any]:
     """Leave out what asks for nothing: `echo=False`, or `user`, which vLLM does not send on."""
-    names = _NOTHING.keys() & params.keys()
-    if not names:
+    if _NOTHING.keys().isdisjoint(params):
         return params
     left = dict(params)
-    for name in names:
+    for name in _NOTHING.keys() & params.keys():
         value = left[name]
         if name == "user":
             text(name, value)

@@ -1,4 +1,4 @@
-"""What the client tells of itself: log lines and OpenTelemetry spans. Never prompts, completions,
+"""What the client reports of itself: log lines and OpenTelemetry spans. Never prompts, completions,
 tokens or metadata values."""
 
 import logging
@@ -8,7 +8,10 @@ from typing import Any, Final
 
 from smg_proto import __version__
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.vllm._errors import Metadata, VLLMGrpcError
+from smg_proto._channel import Metadata
+from smg_proto.vllm._errors import (
+    VLLMGrpcError,
+)
 
 LOGGER: Final = logging.getLogger("smg_proto.vllm")
 
@@ -23,8 +26,10 @@ def set_up_logging() -> None:
         LOGGER.setLevel(level)
 
 
-def log_generate(request: pb.GenerateRequest) -> None:
-    if LOGGER.isEnabledFor(logging.DEBUG):
+def log_generate(requests: Sequence[pb.GenerateRequest]) -> None:
+    if not LOGGER.isEnabledFor(logging.DEBUG):
+        return
+    for request in requests:
         LOGGER.debug(
             "call begins rpc=Generate request_id=%s prompt=%s stream=%s n=%d",
             request.request_id,

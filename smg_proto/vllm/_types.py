@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import Metadata
 from smg_proto.vllm._config import json_object
-from smg_proto.vllm._errors import Metadata
 
 
 def new_request_id(prefix: str) -> str:
@@ -40,12 +40,17 @@ def assembled(kind: type[ResultT], values: dict[str, Any]) -> ResultT:
     model_construct() without its look at every field.
     """
     made = object.__new__(kind)
-    put = object.__setattr__
-    put(made, "__dict__", values)
-    put(made, "__pydantic_fields_set__", _all_fields(kind))
-    put(made, "__pydantic_extra__", None)
-    put(made, "__pydantic_private__", None)
+    _SET_VALUES(made, values)
+    _SET_FIELDS(made, _all_fields(kind))
+    _SET_EXTRA(made, None)
+    _SET_PRIVATE(made, None)
     return made
+
+
+_SET_VALUES, _SET_FIELDS, _SET_EXTRA, _SET_PRIVATE = (
+    vars(BaseModel)[f"__{name}__"].__set__
+    for name in ("dict", "pydantic_fields_set", "pydantic_extra", "pydantic_private")
+)
 
 
 @cache
@@ -379,7 +384,7 @@ _ACTIVITY = (
 class ServerInfo(Result):
     """The server's configuration. None, 0 or empty: not reported, or not in use.
 
-    Current servers do not fill the first five; `loads.retrieve()` tells of activity.
+    Current servers do not fill the first five; `loads.retrieve()` reports activity.
     """
 
     active_requests: int | None = None

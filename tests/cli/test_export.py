@@ -81,7 +81,7 @@ def test_the_check_names_modified_and_missing_files(
     (vendored / COMMON).unlink()
     assert main(["export", "--check", str(vendored)]) == 1
     shown = capsys.readouterr().out
-    assert f"modified since it was exported: {VLLM}" in shown
+    assert f"modified since the export: {VLLM}" in shown
     assert f"missing: {COMMON}" in shown
 
 
@@ -91,7 +91,7 @@ def test_the_check_says_by_what_a_copy_is_behind(
     before = contents(older)
     assert main(["export", "--check", str(older)]) == 1
     shown = capsys.readouterr().out
-    assert f"exported from smg-proto 0.0.1; in {__version__}:" in shown
+    assert f"exported from smg-proto 0.0.1; changes in {__version__}:" in shown
     assert f"  {VLLM} has changed" in shown
     assert "notice: vllm.grpc.engine.SamplingParams.grammar_from_first_token: " in shown
     assert "modified" not in shown
@@ -131,7 +131,7 @@ def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("vllm.grpc.engin", "there is vllm.grpc.engine"), ("nothing", "there is entity.grpc, ")],
+    [("vllm.grpc.engin", "choose from vllm.grpc.engine"), ("nothing", "choose from entity.grpc, ")],
 )
 def test_an_unknown_package_is_answered_with_the_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, hint: str
@@ -146,7 +146,7 @@ def test_a_folder_of_other_things_is_left_alone(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     assert main(["export", str(tmp_path)]) == 2
-    assert "not empty, and not written by smg-proto" in capsys.readouterr().err
+    assert "not empty and not written by smg-proto" in capsys.readouterr().err
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
 
 
@@ -188,7 +188,7 @@ def test_a_broken_manifest_is_named(vendored: Path, capsys: pytest.CaptureFixtur
     (vendored / _tree.MANIFEST).write_text("{", encoding="utf-8")
     assert main(["export", str(vendored)]) == 2
     assert main(["export", "--check", str(vendored)]) == 2
-    assert "not a manifest of smg-proto" in capsys.readouterr().err
+    assert "smg-proto.json: invalid manifest" in capsys.readouterr().err
 
 
 def test_a_manifest_cannot_reach_outside_of_its_folder(vendored: Path) -> None:
@@ -205,7 +205,7 @@ def test_the_check_of_something_else_is_bad_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "--check", str(tmp_path)]) == 2
-    assert "no export of smg-proto" in capsys.readouterr().err
+    assert "not written by smg-proto export" in capsys.readouterr().err
 
 
 def test_a_destination_that_cannot_be_written_is_named(

@@ -58,12 +58,12 @@ def test_imports_of_the_contracts_alone_are_moved(line: str, expected: str) -> N
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--lang", "python"], "--proto DIR names your own protos"),
+        (["--lang", "python"], "missing --proto DIR"),
         (["--lang", "python", "--proto", "nowhere"], "nowhere: not a folder of .proto files"),
         (["--lang", "python", "--proto", ".", "-I", "no"], "no: not a folder of .proto files"),
-        (["--lang", "python", "--proto", "."], ".: no .proto files of your own in it"),
-        (["--lang", "python", "--proto", ".", "--only", "smg.v1"], "alone"),
-        (["--lang", "python", "--proto", ".", "--crate", "x"], "alone"),
+        (["--lang", "python", "--proto", "."], ".: no .proto files of your own"),
+        (["--lang", "python", "--proto", ".", "--only", "smg.v1"], "takes only --proto"),
+        (["--lang", "python", "--proto", ".", "--crate", "x"], "takes only --proto"),
         (["--lang", "go", "--proto", "."], "--proto and -I are for python, not for go"),
     ],
 )
@@ -120,7 +120,7 @@ class TestCopies:
         more = ["-I", str(copy)] if place == "other" else []
         assert generate(team, tmp_path / "gen", *more) == 2
         shown = capsys.readouterr().err
-        assert f"{chat}: not as in smg-proto {smg_proto.__version__}" in shown
+        assert f"{chat}: differs from smg-proto {smg_proto.__version__}" in shown
         assert not (tmp_path / "gen").exists()
 
     def test_a_copy_under_another_name_is_refused_by_name(

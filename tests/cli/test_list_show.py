@@ -88,7 +88,7 @@ def test_show_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["show", "VllmEngne"], "vllm.grpc.engine.VllmEngine"),
         (["show", "vllm.grpc.engine.GenerateReqest"], "vllm.grpc.engine.GenerateRequest"),
-        (["show", "GenerateRequest"], "several symbols"),
+        (["show", "GenerateRequest"], "ambiguous name"),
         (["list", "smg.v2"], "smg.v1"),
     ],
 )

@@ -143,8 +143,9 @@ def test_a_server_of_the_same_contract_is_fine(capsys: pytest.CaptureFixture[str
         said = check(capsys, 0, address)
         assert diff(load(f"grpc://{address}"), load("self")).verdict == "compatible"
     assert "health: SERVING" in said
-    assert f"served, and known here: {ENGINE}" in said
-    assert "trtllm.TrtllmService" in said.splitlines()[2]  # known here, but not served
+    assert f"services of both: {ENGINE}" in said
+    assert said.splitlines()[2].startswith("services of this package only: ")
+    assert "trtllm.TrtllmService" in said.splitlines()[2]
     assert said.endswith("fine\n")
 
 
@@ -153,9 +154,9 @@ def test_what_an_older_server_lacks_is_listed(capsys: pytest.CaptureFixture[str]
         said = check(capsys, 1, address)
         assert check(capsys, 0, address, "--allow-older").endswith("\nfine\n")
         told = json.loads(check(capsys, 1, address, "--format", "json"))
-    assert f"{ENGINE}.Abort: the server does not have it: UNIMPLEMENTED" in said
-    assert said.count("the server does not know it: it ignores") == 1
-    assert said.count("the server does not know it: it never sets") == 1
+    assert f"{ENGINE}.Abort: the server lacks it: UNIMPLEMENTED" in said
+    assert said.count("the server does not know it: it ignores it") == 1
+    assert said.count("the server does not know it: it never sets it") == 1
     assert told["fine"] is False
     assert [gap["kind"] for gap in told["server_lacks"]] == ["rpc", "field", "field"]
     assert told["conflicts"] == []
@@ -182,7 +183,7 @@ def test_what_a_newer_server_has_is_listed_and_no_failure(
         said = check(capsys, 0, address)
     assert "this package lacks" in said
     assert f"rpc   {ENGINE}.Newcomer" in said
-    assert "GenerateRequest.newcomer: this package does not know it: we cannot set" in said
+    assert "GenerateRequest.newcomer: this package does not know it: it cannot set it" in said
 
 
 @pytest.mark.parametrize(
@@ -214,10 +215,10 @@ def test_the_contract_that_the_engine_client_speaks_is_named(
 ) -> None:
     with serving() as address:
         said = check(capsys, 0, address)
-    assert "\nsmg_proto.engine speaks vllm.grpc.engine to it\n" in said
+    assert "\nsmg_proto.engine uses vllm.grpc.engine\n" in said
     with serving(services=["vllm.grpc.engine.VllmEngine", "vllm.Inference"]) as address:
         said = check(capsys, 0, address)
-        assert "speaks vllm to it; it also has vllm.grpc.engine\n" in said
+        assert "uses vllm; the server also has vllm.grpc.engine\n" in said
         told = json.loads(check(capsys, 0, address, "--format", "json"))
     assert told["engines"] == ["vllm", "vllm.grpc.engine"]
 
@@ -237,7 +238,7 @@ def test_a_server_that_offers_nothing_known_is_not_fine(
 
     with serving(edit, services=["shop.Shop"]) as address:
         said = check(capsys, 1, address)
-    assert "served, but not known here: shop.Shop" in said
+    assert "services of the server only: shop.Shop" in said
 
 
 def test_a_server_that_cannot_be_reached_or_stays_silent_is_named(

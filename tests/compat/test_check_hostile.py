@@ -69,7 +69,7 @@ def test_a_server_that_answers_with_one_file_is_asked_for_the_imports(
 ) -> None:
     with answering(one_file_each) as address:
         assert main(["check", address]) == 0
-        assert f"served, and known here: {ENGINE}" in capsys.readouterr().out
+        assert f"services of both: {ENGINE}" in capsys.readouterr().out
         # Compared is what the server serves, not all that this package has besides.
         report = diff(load("self"), load(f"grpc://{address}"))
     assert report.findings == (), report.text()
@@ -106,17 +106,17 @@ ERROR = pb.ServerReflectionResponse(
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"list_services": []}, "does not answer|ended without an answer"),
-        ({"list_services": [b""]}, "answers something else than the list"),
+        ({"list_services": []}, "did not reply|ended without a reply"),
+        ({"list_services": [b""]}, "does not send the list"),
         ({"list_services": [GARBAGE]}, "cannot be parsed"),
         ({"list_services": [listing()]}, "lists no services"),
         ({"list_services": [listing("grpc.health.v1.Health")]}, "lists no services"),
-        ({"list_services": [listing(EVIL)]}, "lists a service of the name"),
+        ({"list_services": [listing(EVIL)]}, "lists a service with an invalid name"),
         ({"list_services": [listing(*(f"s{n}.S" for n in range(3000)))]}, "than 2000 services"),
         ({"file_containing_symbol": [files()]}, f"do not declare {ENGINE}"),
         ({"file_containing_symbol": [files(GARBAGE)]}, "cannot be parsed"),
         ({"file_containing_symbol": [files(OTHER)]}, f"do not declare {ENGINE}"),
-        ({"file_containing_symbol": [listing(ENGINE)]}, f"else than the file of {ENGINE}"),
+        ({"file_containing_symbol": [listing(ENGINE)]}, f"does not send the file of {ENGINE}"),
         ({"file_containing_symbol": [files(OTHER, OTHER, WRONG, OTHER)]}, "do not declare"),
         ({"file_containing_symbol": [ERROR]}, f"failed for {ENGINE}"),
         ({"list_services": [files(*[b"x" * 2**20] * 20)]}, "16 MiB"),
@@ -232,9 +232,9 @@ def test_the_contract_of_a_server_without_reflection_is_named(
         said = capsys.readouterr().out
         assert main(["check", address, "--format", "json"]) == 0
         told = json.loads(capsys.readouterr().out)
-    assert "served, and known here: vllm.grpc.engine.VllmEngine" in said
+    assert "services of both: vllm.grpc.engine.VllmEngine" in said
     assert "reflection: none" in said
-    assert "not tried, since a call could change something:" in said
+    assert "not tried, because a call could change something:" in said
     assert told["reflection"] is False
     (spoken,) = told["spoken"]
     assert spoken["service"] == SERVICES[0]
@@ -275,7 +275,7 @@ def test_every_rpc_of_every_contract_is_judged_safe_only_if_it_is() -> None:
             probe = probe_of(rpc)
             if name.startswith(forbidden) and name not in ("CreateMessage", "Detokenize"):
                 assert probe is None, rpc.name
-            if probe and probe.way == "works":
+            if probe and probe.effect == "works":
                 assert probe.data, rpc.name  # never a request that can be read
 
 
@@ -290,7 +290,7 @@ def test_versions_and_unknown_fields_of_replies_are_told(
         assert main(["check", address]) == 0
     said = capsys.readouterr().out
     assert text
-    assert "newer than this package: it sets unknown fields (vllm.grpc.engine." in said
+    assert "newer than this package: sets unknown fields (vllm.grpc.engine." in said
 
 
 def test_a_server_that_answers_to_everything_is_not_taken_for_one_that_has_everything(
@@ -298,7 +298,7 @@ def test_a_server_that_answers_to_everything_is_not_taken_for_one_that_has_every
 ) -> None:
     with silent(ALL, all_paths=True) as (address, _):
         assert main(["check", address]) == 2
-    assert "cannot be told apart" in capsys.readouterr().err
+    assert "cannot detect its services" in capsys.readouterr().err
 
 
 def test_a_server_that_has_nothing_known_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,4 +322,4 @@ def test_metadata_that_cannot_be_sent_is_refused_and_not_shown(
 
 def test_a_port_that_was_not_given_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", "no-such-host.invalid", "--timeout", "2"])
-    assert "no port was given" in capsys.readouterr().err
+    assert "the port defaults to 50051" in capsys.readouterr().err

@@ -182,7 +182,7 @@ def test_what_breaks_without_a_byte_is_named_too(release: str) -> None:
 
 
 def test_a_type_that_no_rpc_used_is_said_to_be_such() -> None:
-    assert all("No RPC reached it" in finding.message for finding in breaking("0.4.14"))
+    assert all("No RPC used it" in finding.message for finding in breaking("0.4.14"))
 
 
 def test_releases_far_apart_that_agree_in_all_they_share_have_no_data_finding() -> None:

@@ -306,7 +306,7 @@ def test_accepted_findings_pass_and_each_line_is_needed(
         ("data shop.Order.count", [], "write CLASS SYMBOL: REASON"),
         ("data shop.Order.count:", [], "write CLASS SYMBOL: REASON"),
         ("dat shop.Order.count: why", [], "write CLASS SYMBOL: REASON"),
-        ("data a.B: x\ndata a.B: y", [], "says again what line 1 says"),
+        ("data a.B: x\ndata a.B: y", [], "duplicate of line 1"),
         ("\udcff", [], "not UTF-8"),
     ],
 )  # fmt: skip
@@ -413,7 +413,7 @@ def test_a_comment_is_never_longer_than_it_may_be_and_says_what_it_leaves_out(
     told = capsys.readouterr().out
     assert 60_000 < len(told.encode()) <= 65_536
     shown = sum(line.startswith("- ") for line in told.splitlines())
-    assert f"\n{599 * 3 - shown} more findings are left out" in told
+    assert f"\n{599 * 3 - shown} more findings are omitted" in told
 
 
 def test_findings_are_grouped_by_package(

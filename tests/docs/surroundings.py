@@ -25,8 +25,8 @@ ENGINE = {"50051": "{engine_port}"}
 GATEWAY = {"localhost:50051": "{gateway}"}
 
 SURROUNDINGS = {
-    "README.md": Surroundings(prints="finish reason: "),
-    "README.md#a-vllm-client": Surroundings(instead=ENGINE),
+    "README.md": Surroundings(instead={"localhost:8000": "{gateway}"}, prints="\n"),
+    "README.md.2": Surroundings(instead=ENGINE, prints="\n"),
     "docs/vllm-client.md": Surroundings(instead=ENGINE),
     "docs/vllm-client.md#chat": Surroundings(instead=ENGINE),
     "docs/diff.md#smg-proto-diff-old-new": Surroundings(
@@ -116,11 +116,28 @@ open("cat.png", "wb").write(b"\\x89PNG\\r\\n\\x1a\\n")
         instead=GATEWAY,
         prints="\n",
     ),
+    "docs/clients.md#tls-and-keys": Surroundings(
+        before="""
+import os, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, "{root}/tests")
+from secure_gateway import secure_gateway
+os.chdir(tempfile.mkdtemp())
+running = secure_gateway(Path())
+secure, fake = running.__enter__()
+""",
+        instead={'"front-door.example:443"': "secure"},
+        after="""
+assert dict(fake.record.received[0].metadata)["authorization"] == "Bearer my-key"
+running.__exit__(None, None, None)
+""",
+        prints="demo-model",
+    ),
     "docs/llm.md": Surroundings(prints=" world!"),
     "docs/llm.md#a-whole-server": Surroundings(
         instead={"http://127.0.0.1:30000": "{upstream}"}, prints="127.0.0.1:"
     ),
-    "docs/sagellm.md#what-is-refused": Surroundings(
+    "docs/sagellm.md#what-is-rejected": Surroundings(
         before="""
 from smg_proto.sagellm import Request
 data = {"request_id": "r", "trace_id": "t", "prompt": "p", "max_tokens": 8}
@@ -147,7 +164,7 @@ with grpc.insecure_channel("127.0.0.1:{port}") as channel:
 assert len(reply.output_tokens) == 2, reply
 """,
     ),
-    "docs/testing.md#say-what-is-to-happen": Surroundings(
+    "docs/testing.md#script-answers-and-faults": Surroundings(
         before="""
 import grpc
 from smg_proto.testing import run_gateway

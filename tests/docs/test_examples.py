@@ -74,11 +74,6 @@ def test_what_one_does_with_the_contract_is_short(name: str) -> None:
     assert len([*code]) <= SHORT
 
 
-def test_readme_shows_the_quickstart() -> None:
-    quickstart, readme = FOLDER / "quickstart.py", ROOT / "README.md"
-    assert quickstart.read_text(encoding="utf-8") in readme.read_text(encoding="utf-8")
-
-
 def test_quickstart_says_what_is_wrong_in_one_line() -> None:
     command = [sys.executable, str(FOLDER / "quickstart.py"), "127.0.0.1:1"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from certificates import Authority
+from targets import ELSEWHERE, LOOPBACK
 
 from engine.kit import Client, serving
 from smg_proto.engine import (
@@ -20,6 +21,7 @@ from smg_proto.engine import (
     connect,
 )
 from smg_proto.engine._request import check
+from smg_proto.vllm import VLLMGrpcClient, VLLMGrpcValidationError
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,10 @@ def test_targets_that_are_fine(target: str) -> None:
         ({"max_message_bytes": -2}, "max_message_bytes"),
         ({"max_message_bytes": 1.5}, "max_message_bytes"),
         ({"contract": "nothing"}, "contract"),
+        ({"secure": "yes"}, "secure"),
+        ({"server_name": ""}, "server_name"),
+        ({"ca_certificate": b"no certificate"}, "ca_certificate"),
+        ({"channel_options": "x"}, "channel_options"),
     ],
 )
 def test_settings(how: dict[str, Any], parameter: str) -> None:
@@ -96,6 +102,34 @@ def test_settings(how: dict[str, Any], parameter: str) -> None:
     assert caught.value.parameter == parameter
     assert "sesame" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", LOOPBACK)
+def test_a_token_may_go_to_this_machine_in_clear_text(target: str) -> None:
+    connect(target, token="sesame")
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+def test_a_token_goes_nowhere_else_in_clear_text(target: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        connect(target, token="sesame")
+    with pytest.raises(VLLMGrpcValidationError) as of_vllm:
+        VLLMGrpcClient(target=target, token="sesame")
+    assert caught.value.parameter == "token"
+    assert str(caught.value) == f"invalid {of_vllm.value.message}"
+    assert "sesame" not in str(caught.value)
+    connect(target, token="sesame", secure=True)
+    connect(target, metadata={"authorization": "sesame"})
+
+
+def test_what_stays_on_this_machine_passes_no_proxy() -> None:
+    def proxy(target: str) -> object:
+        return dict(vars(connect(target))["_settings"].address.options).get(
+            "grpc.enable_http_proxy"
+        )
+
+    assert proxy("dns:localhost:1") == proxy("ipv4:127.0.0.1:1") == 0
+    assert proxy("example.com:1") is None
 
 
 IDS: dict[str, Any] = {"token_ids": [1]}

@@ -11,7 +11,7 @@ from aiohttp import web
 from frontdoor.calls import REQUESTS, STREAMS, call, failure, stub
 from frontdoor.replay import EXCHANGES, Upstream, sse
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.failures import from_answer, reason_of
+from smg_proto._http.failures import from_response, reason_of
 from smg_proto._http.upstream import Upstream as HttpUpstream
 from smg_proto.errors import SmgError
 
@@ -61,7 +61,7 @@ GENERATIONS = [
         ({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}, "busy"),
         ({"detail": "Not authenticated"}, "Not authenticated"),
         ({"object": "error", "message": "no such thing", "code": None}, "no such thing"),
-        ({}, "cannot be read"),
+        ({}, "could not read the gateway's"),
     ],
 )
 async def test_an_error_with_http_200_is_no_reply(
@@ -156,8 +156,8 @@ async def test_arguments_of_a_function_without_any_go_back(
         ),
         ({"error": "in words", "code": "X"}, "in words", []),
         ({"error": {"message": "m", "param": "n"}}, "m", ["n"]),
-        ({"detail": [7, None, {"loc": 5, "msg": 6}]}, "the gateway answered with HTTP 400", []),
-        ({"error": {"message": ["m"]}}, "the gateway answered with HTTP 400", []),
+        ({"detail": [7, None, {"loc": 5, "msg": 6}]}, "the gateway returned HTTP 400", []),
+        ({"error": {"message": ["m"]}}, "the gateway returned HTTP 400", []),
         ("plain words", "plain words", []),
         ("[" * 100_000, "[" * 1000, []),
     ],
@@ -200,12 +200,14 @@ async def test_an_event_named_error_is_a_failure(
     [("0", 0), ("7", 7), ("1.5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)],
 )
 def test_a_retry_after_is_told(value: str, seconds: float) -> None:
-    found = from_answer(503, {"retry-after": value}, b"", "").retry_after
+    found = from_response(503, {"retry-after": value}, b"", "").retry_after
     assert found is not None and found.total_seconds() == seconds
 
 
 def test_a_retry_after_in_the_future_is_the_time_until_then() -> None:
-    found = from_answer(503, {"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}, b"", "").retry_after
+    found = from_response(
+        503, {"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}, b"", ""
+    ).retry_after
     assert found is not None and found.days > 1000
 
 
@@ -213,7 +215,7 @@ def test_a_retry_after_in_the_future_is_the_time_until_then() -> None:
     "value", ["", "soon", "-1", "nan", "inf", "1e9", "²", "9" * 14, "9" * 5000]
 )
 def test_a_retry_after_that_is_none_is_left_out(value: str) -> None:
-    error = from_answer(429, {"retry-after": value}, b"", "")
+    error = from_response(429, {"retry-after": value}, b"", "")
     assert (error.code, error.retry_after) == (Code.RESOURCE_EXHAUSTED, None)
 
 
@@ -389,17 +391,17 @@ async def test_a_failed_input_ends_the_others(
 
 
 async def test_an_answer_that_is_too_large_is_a_failure(upstream: Upstream) -> None:
-    async with HttpUpstream(upstream.url, max_answer=1000) as http:
+    async with HttpUpstream(upstream.url, max_response=1000) as http:
         upstream.answer(200, b"x" * 1000)
-        assert len((await http.ask("GET", "/a")).body) == 1000
+        assert len((await http.fetch("GET", "/a")).body) == 1000
         upstream.forget()
         upstream.answer(200, b"x" * 1001)
-        with pytest.raises(SmgError, match="an answer of more than 1000 bytes"):
-            await http.ask("GET", "/a")
+        with pytest.raises(SmgError, match="response: more than 1000 bytes"):
+            await http.fetch("GET", "/a")
         upstream.forget()
         upstream.stream(b"data: " + b"x" * 1001)
         with pytest.raises(SmgError, match="an event of the gateway cannot be read"):
-            async with http.listen("/a", {}) as stream:
+            async with http.stream("/a", {}) as stream:
                 await stream.read()
 
 
@@ -448,5 +450,5 @@ async def test_garbage_is_not_taken_for_an_absent_gateway(
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, HttpUpstream(url) as http:
         with pytest.raises(SmgError) as caught:
-            await http.ask("POST", "/a", {})
+            await http.fetch("POST", "/a", {})
         assert (caught.value.code, caught.value.reason) == (code, reason)

@@ -19,7 +19,7 @@ from frontdoor.golden import CASES, request_of
 from frontdoor.replay import EXCHANGES, sse
 from frontdoor.tables import REPLY_TABLES, REQUEST_TABLES
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.failures import from_answer, reading
+from smg_proto._http.failures import from_response, reading
 from smg_proto._http.fields import (
     MAX_ITEMS_IN_A_LIST,
     MAX_JSON_TEXT_BYTES,
@@ -136,7 +136,7 @@ def size(data: Json) -> int:
 @settings(FUZZ, max_examples=700)
 def test_any_answer_is_a_reply_or_an_error(data: Json, name: str) -> None:
     try:
-        reply = read_reply(REPLY_TABLES[name], data, "the answer")
+        reply = read_reply(REPLY_TABLES[name], data, "response")
     except SmgError as error:
         assert error.reason
         assert from_status_bytes(to_status_bytes(error)).code is error.code
@@ -179,7 +179,7 @@ BODIES = (
 def test_any_failure_of_the_gateway_is_a_status(
     http: int, headers: dict[str, str], body: bytes, path: str
 ) -> None:
-    error = from_answer(http, headers, body, path)
+    error = from_response(http, headers, body, path)
     assert error.code is not Code.OK and error.reason
     read = from_status_bytes(to_status_bytes(error))
     assert (read.code, read.reason) == (error.code, error.reason)
@@ -193,10 +193,10 @@ def test_any_failure_of_the_gateway_is_a_status(
 )
 @settings(FUZZ, max_examples=200)
 def test_any_body_is_json_or_an_error(raw: bytes) -> None:
-    from smg_proto._http.upstream import Answer
+    from smg_proto._http.upstream import Response
 
     try:
-        Answer(200, {}, raw).json("the answer")
+        Response(200, {}, raw).json("response")
     except SmgError as error:
         assert (error.code, error.reason) == (Code.INTERNAL, "WORKER_ERROR")
 
@@ -207,8 +207,8 @@ def test_json_as_deep_as_can_be_read_is_a_reply_or_an_error(depth: int) -> None:
     block = '{"content":[{"type":"tool_use","id":"a","name":"f","input":%s}]}'
     text = block % nested(depth, '{"a":', "}").replace(":}", ":1}")
     try:
-        data = reading("the answer", parse, text)
-        reply = read_reply(message.REPLY, data, "the answer")
+        data = reading("response", parse, text)
+        reply = read_reply(message.REPLY, data, "response")
         assert json.loads(reply.blocks[0].tool_call.arguments)
     except SmgError as error:
         assert error.reason == "WORKER_ERROR"
@@ -443,7 +443,9 @@ def growing(number: int) -> dict[str, Callable[[], Any]]:
         "many choices in a reply": lambda: attempt(
             read_reply, chat.REPLY, {"choices": [choice] * number}, "it"
         ),
-        "many violations": lambda: attempt(from_answer, 422, {}, json.dumps(details).encode(), ""),
+        "many violations": lambda: attempt(
+            from_response, 422, {}, json.dumps(details).encode(), ""
+        ),
         "many lines": lambda: Decoder().feed(lines),
         "single bytes": lambda: [Decoder().feed(b"x") for _ in range(number)],
     }

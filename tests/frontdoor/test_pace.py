@@ -10,7 +10,7 @@ from frontdoor.replay import sse
 from smg_proto._http.mapping.chat import ChatChunks
 from smg_proto._http.sse import Decoder, ServerSentEvent
 from smg_proto.frontdoor import _pace, _routes
-from smg_proto.frontdoor._pace import LONGEST, SHORTEST, Pace
+from smg_proto.frontdoor._pace import MAX_PAUSE, MIN_PAUSE, Pace
 from smg_proto.frontdoor._routes import relay
 
 
@@ -46,7 +46,7 @@ class Tokens:
         begin = clock.now + 1
         self._coming = [(begin + n * apart, text) for n, text in enumerate(texts)]
         self._decoder = Decoder()
-        self.rests = 0
+        self.waits = 0
 
     async def read(self) -> list[ServerSentEvent]:
         self._clock.now = max(self._clock.now, self._coming[0][0])
@@ -54,8 +54,8 @@ class Tokens:
         del self._coming[: len(there)]
         return self._decoder.feed(b"".join(there))
 
-    async def rest(self, seconds: float) -> bool:
-        self.rests += 1
+    async def wait(self, seconds: float) -> bool:
+        self.waits += 1
         self._clock.now += seconds + self._late
         return self._late >= 0
 
@@ -68,7 +68,7 @@ class Call:
         self._stream, self.pace = stream, pace
 
     @asynccontextmanager
-    async def listen(self, path: str, body: Any) -> AsyncIterator[Tokens]:
+    async def stream(self, path: str, body: Any) -> AsyncIterator[Tokens]:
         yield self._stream
 
     def got_token(self) -> None:
@@ -90,13 +90,13 @@ async def deltas(stream: Tokens, pace: Pace | None = None) -> list[str]:
 async def test_text_at_a_model_s_pace_is_sent_as_it_comes(clock: Clock) -> None:
     stream = Tokens(clock, 50, apart=0.02)
     assert await deltas(stream) == ["x"] * 50
-    assert stream.rests == 0
+    assert stream.waits == 0
 
 
 async def test_text_that_comes_faster_is_sent_in_larger_pieces(clock: Clock) -> None:
     found = await deltas(Tokens(clock, 1000, apart=0.001))
     assert "".join(found) == "x" * 1000
-    assert len(found) <= 1000 * 0.001 / SHORTEST + 3
+    assert len(found) <= 1000 * 0.001 / MIN_PAUSE + 3
     assert found[0] == "x"  # the first token waits for nothing
 
 
@@ -104,24 +104,24 @@ async def test_a_busy_machine_gets_larger_pieces_and_an_idle_one_no_longer(clock
     pace = Pace()
     busy = await deltas(Tokens(clock, 500, apart=0.02, late=0.01), pace)
     fast = await deltas(Tokens(clock, 2000, apart=0.001, late=0.01), pace)
-    assert busy == ["x"] * 500  # nothing is late that does not rest
+    assert busy == ["x"] * 500  # no timer is late without a wait
     assert pace.pause > 0.05
     assert len(fast) < 60
     busy = await deltas(Tokens(clock, 500, apart=0.02, late=0.01), pace)
     assert "".join(busy) == "x" * 500 and len(busy) < 170
     await deltas(Tokens(clock, 2000, apart=0.001), pace)
-    assert pace.pause < SHORTEST * 1.1
+    assert pace.pause < MIN_PAUSE * 1.1
     assert await deltas(Tokens(clock, 50, apart=0.02), pace) == ["x"] * 50
 
 
 async def test_no_token_waits_for_long_however_busy_the_machine_is(clock: Clock) -> None:
     pace = Pace()
     await deltas(Tokens(clock, 2000, apart=0.001, late=5), pace)
-    assert pace.pause == LONGEST
+    assert pace.pause == MAX_PAUSE
 
 
-async def test_the_end_of_a_stream_ends_the_rest(clock: Clock) -> None:
-    """A rest that is cut short says nothing about the machine."""
+async def test_the_end_of_a_stream_ends_the_wait(clock: Clock) -> None:
+    """A wait that is cut short says nothing about the machine."""
     pace = Pace()
     await deltas(Tokens(clock, 2000, apart=0.001, late=-0.004), pace)
-    assert pace.pause == SHORTEST
+    assert pace.pause == MIN_PAUSE

@@ -225,7 +225,9 @@ async def test_what_keeps_processes_from_serving_is_one_line(
     two = ("--processes", "2")
     assert "is not OpenAI-compatible" in await refused(upstream.url, *two)
     path = f"unix:{tmp_path}/x.sock"
-    assert "cannot be shared by processes" in await refused(upstream.url, *two, "--listen", path)
+    assert "processes cannot share a Unix socket" in await refused(
+        upstream.url, *two, "--listen", path
+    )
     upstream.forget()
     upstream.answer(200, MODELS)
     with socket.socket() as taken:

@@ -105,7 +105,7 @@ def test_a_service_in_the_wrong_kind_of_server_names_the_right_one(
         failure = fails(channel)
     server.stop(0).wait()
     assert failure.code is grpc.StatusCode.UNIMPLEMENTED
-    assert failure.message == "LLMService is for grpc.aio.server: use SyncLLMService here"
+    assert failure.message == "LLMService is for grpc.aio.server; use SyncLLMService here"
     assert [record.getMessage() for record in caplog.records] == [failure.message]
     caplog.clear()
 
@@ -122,7 +122,7 @@ def test_a_service_in_the_wrong_kind_of_server_names_the_right_one(
 
     failure = asyncio.run(in_aio())
     assert failure.code is grpc.StatusCode.UNIMPLEMENTED
-    assert failure.message == "SyncLLMService is for grpc.server: use LLMService here"
+    assert failure.message == "SyncLLMService is for grpc.server; use LLMService here"
     assert [record.getMessage() for record in caplog.records] == [failure.message]
 
 
@@ -571,7 +571,7 @@ def test_an_adapter_listens_on_a_unix_socket(tmp_path: Path) -> None:
 
 
 def test_an_unknown_setting_is_named() -> None:
-    with pytest.raises(ValueError, match=r"unknown setting 'prot'; there are .*port"):
+    with pytest.raises(ValueError, match=r"unknown setting 'prot'; choose from .*port"):
         LLMGRPCAdapter({"prot": 1})
 
 

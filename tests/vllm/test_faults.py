@@ -24,7 +24,6 @@ from smg_proto.vllm import (
     Timeout,
     VLLMGrpcClient,
     VLLMGrpcConnectionError,
-    VLLMGrpcError,
     VLLMGrpcTimeoutError,
 )
 
@@ -226,24 +225,6 @@ async def test_cancelling_a_task_cancels_its_request(
                 await asyncio.sleep(0.01)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(client.completions.create(prompt="x", max_tokens=2000), 0.2)
-
-
-def test_one_failing_prompt_ends_the_others(
-    both: Both, client: Any, engine: FakeVllmEngine
-) -> None:
-    import grpc
-
-    from smg_proto.testing import Fault
-
-    engine.token_delay = 0.02
-    engine.script.add(
-        Fault(grpc.StatusCode.INTERNAL),
-        rpc="Generate",
-        when=lambda r: str(getattr(r, "request_id", "")).endswith("-0"),
-    )
-    with pytest.raises(VLLMGrpcError):
-        both.create(client, prompt=["a", "b", "c"], max_tokens=2000)  # 40 s, left alone
-    eventually(lambda: engine.record.counters.running == 0)
 
 
 def descriptors() -> int:

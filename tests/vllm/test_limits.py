@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -265,6 +266,21 @@ def test_the_limits_of_others_go_on_when_one_fails(monkeypatch: pytest.MonkeyPat
         timer.stop()
 
 
+@pytest.mark.parametrize("end", ["read", "close"])
+def test_a_stream_that_has_ended_leaves_no_timer(end: str, both: Both, client: Any) -> None:
+    """A timer would hold on to its call, and wake up for it again and again."""
+    stream: Any = both.stream(client, prompt="x", max_tokens=3, timeout=3600)
+    call = weakref.ref(stream._run.first)
+    both.run(stream.get_final_completion() if end == "read" else stream.close())
+    del stream
+
+    def gone() -> bool:
+        gc.collect()
+        return call() is None
+
+    both.eventually(gone)
+
+
 # Ends that are not lost.
 
 
@@ -304,7 +320,7 @@ def test_a_close_in_the_moment_of_a_retry_is_kept(
     both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine, on_retry: Any
 ) -> None:
     engine.script.add(Fault(Code.UNAVAILABLE), rpc="Generate")
-    client = both.make(address, initial_backoff=0.01)
+    client = both.make(address, initial_backoff=3600.0, max_backoff=3600.0, timeout=None)
     stream: Any = both.stream(client, prompt="x", max_tokens=2000)
 
     def close() -> None:
@@ -319,6 +335,30 @@ def test_a_close_in_the_moment_of_a_retry_is_kept(
     with pytest.raises(VLLMGrpcClosedError):
         both.next(stream)
     assert generated(engine) == 1 and engine.record.counters.running == 0
+
+
+def test_a_close_while_the_call_is_made_is_kept(
+    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    client = both.make(address, decoder=None)
+    both.run(client.models.retrieve())
+    engine.token_delay = 3600.0
+    connection = client._connection
+    make = connection._methods["Generate"]
+
+    def make_and_close(*args: Any, **named: Any) -> Any:
+        replies = make(*args, **named)
+        if not both.asynchronous:
+            both.eventually(lambda: generated(engine) == 1)
+        for call in list(connection.calls):
+            call.close()  # as another thread might
+        return replies
+
+    connection._methods["Generate"] = make_and_close
+    stream: Any = both.stream(client, prompt="x")
+    both.eventually(lambda: engine.record.counters.running == 0)
+    with pytest.raises(VLLMGrpcClosedError):
+        both.next(stream)
 
 
 async def test_a_cancel_while_the_token_is_renewed_is_kept(

@@ -124,6 +124,28 @@ def test_a_failing_input_ends_the_other_embeddings(
     assert client._connection.calls == set()
 
 
+@pytest.mark.parametrize("what", ["completions", "embeddings"])
+def test_a_call_that_cannot_be_begun_ends_the_others(
+    what: str, both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    asked = 0
+
+    def token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise RuntimeError("no more tokens")
+        return "t"
+
+    client = both.make(address, token=token, decoder=None)
+    engine.token_delay = 3600.0
+    engine.script.add(Fault(delay=3600.0), rpc="Embed", times=None)
+    inputs = {"prompt" if what == "completions" else "input": [[1], [2], [3]]}
+    with pytest.raises(RuntimeError, match="no more"):
+        both.run(getattr(client, what).create(model="m", **inputs))
+    assert client._connection.calls == set()
+
+
 def test_a_busy_server_is_asked_again_for_each_prompt(
     both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
 ) -> None:

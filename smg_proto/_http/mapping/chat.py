@@ -54,7 +54,7 @@ PART = Variants(
 
 
 def read_audio(data: Any) -> Any:
-    """Sound that the model made; the route does not say of which kind it is."""
+    """Audio that the model generated. The route does not report its media type."""
     audio = as_object(data.get("audio"))
     return smg.Media(data=base64.b64decode(audio["data"])) if audio.get("data") else None
 
@@ -63,7 +63,7 @@ def read_annotations(data: Any) -> Any:
     return map(read_annotation, as_list(data.get("annotations") or []))
 
 
-# Engines leave the arguments of a function that takes none empty; the gateway demands JSON.
+# Engines send empty arguments for a function without parameters; the gateway requires JSON.
 TOOL_CALL = Table(
     smg.ToolCall,
     {"id": "id", "name": "function.name", "arguments": "function.arguments"},
@@ -78,7 +78,7 @@ _MESSAGE = Table(
         "parts": parts("content", PART),
         "tool_calls": nested("tool_calls", TOOL_CALL),
         "refusal": Row("refusal"),
-        # Replies only: a message that goes back leaves them out.
+        # Only in replies: messages of a request leave them out.
         "annotations": Row("", unsent, read_annotations, whole=True),
         "audio": Row("", unsent, read_audio),
     },
@@ -98,7 +98,7 @@ _KNOWN_MESSAGE: Known = {
 
 
 def chat_message(value: Any, cursor: Cursor) -> JsonObject:
-    """A message. Without content it has none at all, or the empty text."""
+    """A message. If it has no content, the member is null (assistant) or an empty text."""
     out = _MESSAGE.write(value, cursor)
     if not (value.content or value.parts):
         out["content"] = None if value.role == smg.ROLE_ASSISTANT else ""
@@ -109,7 +109,7 @@ def chat_message(value: Any, cursor: Cursor) -> JsonObject:
 
 
 def logprobs(value: Any, cursor: Cursor) -> JsonObject:
-    """A number of alternatives: a flag and the number."""
+    """The number of alternatives, as a flag and the number."""
     return {"logprobs": True, "top_logprobs": value}
 
 
@@ -187,7 +187,7 @@ REPLY = Table(
     expected=["choices.0.message"],
     known={**_KNOWN, "choices": ({**_KNOWN_CHOICE, "message": _KNOWN_MESSAGE},)},
 )
-# Of a chunk: what is there once, the end of a choice, and a delta with more than text.
+# Parts of a chunk: the head, the end of a choice, and a delta with more than text.
 _CHUNK_HEAD = Table(smg.ChatResponse, _HEAD)
 _CHUNK_END = Table(smg.ChatChoice, _FINISH)
 _CHUNK_DELTA = Table(
@@ -217,7 +217,7 @@ _CHUNK_DELTA = Table(
 
 
 class ChatChunks(ChunkReader[smg.ChatEvent]):
-    """The stream of a chat."""
+    """Reads the stream of a chat."""
 
     KNOWN: ClassVar[Known] = {**_KNOWN, "choices": ({**_KNOWN_CHOICE, "delta": _KNOWN_MESSAGE},)}
 
@@ -225,7 +225,7 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
         super().__init__()
         self._end = smg.ChatResponse()
         self._open: set[int] = set()
-        self._call: dict[int, int] = {}  # of each choice, the tool call that grows
+        self._call: dict[int, int] = {}  # the incomplete tool call of each choice
         self._ended: dict[int, smg.ChatChoice] = {}
         self._sound: dict[int, bytes] = {}  # of each choice, which no delta can carry
 
@@ -264,13 +264,13 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
             or delta.get("annotations")
             or (content and reasoning)
         ):
-            found = _CHUNK_DELTA.read(choice)
-            for piece in found.tool_calls:
-                if index in self._call and self._call[index] != piece.index:
+            event = smg.ChatEvent(delta=_CHUNK_DELTA.read(choice))
+            for call in event.delta.tool_calls:
+                if index in self._call and self._call[index] != call.index:
                     self._end_call(index)
-                self._call[index] = piece.index
-            if len(found.ListFields()) > bool(found.index):
-                self._emit(smg.ChatEvent(delta=found))
+                self._call[index] = call.index
+            if len(event.delta.ListFields()) > bool(event.delta.index):
+                self._emit(event)
         elif content:
             self._emit_text(index, "content", content)
         elif reasoning:
@@ -284,7 +284,7 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
             self._emit(smg.ChatEvent(choice_end=self._ended[index]))
 
     def _end_call(self, index: int) -> None:
-        """Say that the tool call that grows is complete, if one does."""
+        """Emit the end of the incomplete tool call, if there is one."""
         if index in self._call:
             last = smg.ToolCallDelta(index=self._call.pop(index), complete=True)
             self._emit(smg.ChatEvent(delta=smg.ChatDelta(index=index, tool_calls=[last])))

@@ -1,4 +1,4 @@
-"""Types that several APIs share, in the form that each route has for them."""
+"""Types that several APIs share, in the form that each route uses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ from smg_proto._http.shapes import JsonObject, is_object, to_text
 
 
 def unsent(value: Any, cursor: Cursor) -> JsonObject:
-    """For fields that are no part of the body: in the path, or without bearing on the answer."""
+    """For fields that are not sent in the body: they are elsewhere, or the route needs none."""
     return {}
 
 
@@ -37,9 +37,9 @@ ROLE = Names(
 )
 
 
-# --- Why a text ended ---
+# --- Finish reasons ---
 
-# What routes say, in the words of smg.v1. A reason that is not here is passed on as it came.
+# The finish reasons of routes in the vocabulary of smg.v1. Others are returned unchanged.
 _FINISH_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -71,15 +71,15 @@ SAMPLING_ROWS = same(
 def _schema(value: Any, cursor: Cursor) -> Any:
     here = cursor.field("schema_json")
     if not value.schema_json:
-        here.refuse("is required; json_object is for any object")
+        here.reject("is required; for any object, use json_object")
         return None
     return object_of_text(value.schema_json, here)
 
 
 def schema_as_text(value: Any, cursor: Cursor) -> Any:
-    """A JSON Schema as one string."""
+    """A JSON Schema as a string."""
     if value.name:
-        cursor.field("name").refuse()
+        cursor.field("name").reject()
     _schema(value, cursor)
     return value.schema_json
 
@@ -93,7 +93,7 @@ def any_object(value: Any, cursor: Cursor) -> JsonObject:
 
 
 def schema_format(*, in_an_object: bool) -> Callable[[Any, Cursor], Any]:
-    """A JSON Schema with a type: in an object of its own, or beside the type."""
+    """A JSON Schema with a type. The schema is in an object of its own, or beside the type."""
 
     def write(value: Any, cursor: Cursor) -> Any:
         schema = _schema(value, cursor)
@@ -175,14 +175,14 @@ _MODES = {
 
 
 def _mode(value: Any, cursor: Cursor) -> str:
-    """A rule for all tools."""
+    """The rule for all tools."""
     if value.mode not in _MODES:
-        cursor.field("mode").refuse("is no mode that this contract knows")
+        cursor.field("mode").reject("is not a known mode")
     return _MODES.get(value.mode, "")
 
 
 def chat_choice(value: Any, cursor: Cursor) -> Any:
-    """Which tools the model may, or must, call: a rule for all, or one function."""
+    """Which tools the model may or must call: a rule for all, or one function."""
     if value.WhichOneof("choice") == "function":
         return {"type": "function", "function": {"name": value.function}}
     return _mode(value, cursor)
@@ -205,28 +205,28 @@ def message_choice(value: Any, cursor: Cursor) -> Any:
 
 
 def media_url(value: Any, cursor: Cursor) -> Any:
-    """A medium as one URL: its own, or one that holds the data."""
+    """Media as one URL: its own, or a data URL."""
     match value.WhichOneof("source"):
         case "url":
             if value.media_type:
-                cursor.field("media_type").refuse("goes with data, not with url")
+                cursor.field("media_type").reject("can only be combined with data")
             return value.url
         case "data":
             if not value.media_type:
-                cursor.field("media_type").refuse("is required with data")
+                cursor.field("media_type").reject("is required with data")
             return f"data:{value.media_type};base64,{base64_of(value.data)}"
         case _:
-            cursor.refuse("needs url or data")
+            cursor.reject("must have url or data")
             return None
 
 
 def _no_detail(value: Any, cursor: Cursor) -> None:
     if value.detail:
-        cursor.field("detail").refuse()
+        cursor.field("detail").reject()
 
 
 def _image(value: Any, cursor: Cursor, url_member: str) -> JsonObject:
-    """An image: where it is, and how closely to look."""
+    """An image: its URL and its detail."""
     detail = {"detail": value.detail} if value.detail else {}
     return {url_member: media_url(value, cursor)} | detail
 
@@ -249,12 +249,12 @@ def read_response_image(data: Any) -> Any:
 
 
 def chat_audio(value: Any, cursor: Cursor) -> Any:
-    """Audio: a URL, or data and its format."""
+    """Audio: a URL, or data with its format."""
     _no_detail(value, cursor)
     if value.WhichOneof("source") != "data":
         return {"type": "audio_url", "audio_url": {"url": media_url(value, cursor)}}
     if not value.media_type.startswith("audio/"):
-        cursor.field("media_type").refuse('must be "audio/…" with data')
+        cursor.field("media_type").reject('must be "audio/…" with data')
     format = value.media_type.partition("/")[2]
     audio = {"data": base64_of(value.data), "format": format}
     return {"type": "input_audio", "input_audio": audio}
@@ -266,12 +266,12 @@ def chat_video(value: Any, cursor: Cursor) -> Any:
 
 
 def message_image(value: Any, cursor: Cursor) -> Any:
-    """An image with its source, as /v1/messages has it."""
+    """An image in the form of /v1/messages."""
     _no_detail(value, cursor)
     if value.WhichOneof("source") != "data":
         return {"type": "url", "url": media_url(value, cursor)}
     if not value.media_type:
-        cursor.field("media_type").refuse("is required with data")
+        cursor.field("media_type").reject("is required with data")
     return {"type": "base64", "media_type": value.media_type, "data": base64_of(value.data)}
 
 
@@ -279,17 +279,17 @@ def message_image(value: Any, cursor: Cursor) -> Any:
 
 
 def write_annotation(value: Any, cursor: Cursor) -> Any:
-    """An annotation as it came."""
+    """An annotation, unchanged."""
     return object_of_text(value.json, cursor.field("json"))
 
 
 def read_annotation(data: Any) -> Any:
-    """A source or citation. Some routes have what is said of it in an object of its own."""
+    """A source or citation. Some routes have its members in an object of its own."""
     kind = data.get("type") or ""
-    said: JsonObject = data[kind] if is_object(data.get(kind)) else data
+    members: JsonObject = data[kind] if is_object(data.get(kind)) else data
 
     def first(*names: str) -> Any:
-        return next((said[name] for name in names if said.get(name) is not None), None)
+        return next((members[name] for name in names if members.get(name) is not None), None)
 
     return smg.Annotation(
         type=kind,
@@ -302,16 +302,16 @@ def read_annotation(data: Any) -> Any:
     )
 
 
-# --- What comes back ---
+# --- Replies ---
 
 
 def matched_stop(data: Any) -> Any:
-    """The stop that ended a text: a string, or the number of a token."""
+    """The stop that ended a text: a string or a token id."""
     return smg.MatchedStop(text=data) if isinstance(data, str) else smg.MatchedStop(token_id=data)
 
 
 def counts(**paths: str) -> dict[str, Row]:
-    """Fields that count, and where each is."""
+    """Fields that are counts, with the path of each."""
     return {name: Row(path, read=count) for name, path in paths.items()}
 
 

@@ -13,6 +13,7 @@ from smg_proto._http.mapping.common import (
     counts,
     finish_reason,
     matched_stop,
+    unsent,
 )
 from smg_proto._http.mapping.streams import ChunkReader, Place
 from smg_proto._http.shapes import JsonObject, as_list, is_object
@@ -21,9 +22,9 @@ from smg_proto._http.shapes import JsonObject, as_list, is_object
 
 
 def text_of_prompt(value: Any, cursor: Cursor) -> Any:
-    """One prompt of several, as the route has them."""
+    """One of several prompts. The route supports only texts."""
     if value.WhichOneof("input") != "text":
-        cursor.field("token_ids").refuse()
+        cursor.field("token_ids").reject()
     return value.text
 
 
@@ -45,18 +46,13 @@ REQUEST = Table(
 _PARAMS = "sampling_params"
 
 
-def always_so(value: Any, cursor: Cursor) -> JsonObject:
-    """A setting that the route has without being asked."""
-    return {}
-
-
 GENERATE_REQUEST = Table(
     smg.CompletionRequest,
     {name: row.under(_PARAMS) for name, row in _SHARED.items()}
     | {
         "model": Row("model"),
         "prompt_token_ids": ids("input_ids"),
-        "return_token_ids": Row("", always_so),
+        "return_token_ids": Row("", unsent),  # the route always returns them
         "max_tokens": Row("max_new_tokens").under(_PARAMS),
         "seed": Row("sampling_seed").under(_PARAMS),
         "sampling": nested(
@@ -76,19 +72,19 @@ def logprobs_of_arrays(data: Any) -> Iterator[smg.TokenLogprob]:
     logprobs = as_list(data.get("token_logprobs") or [])
     tops = as_list(data.get("top_logprobs") or [])
     for number, token in enumerate(tokens):
-        # None stays unset.
-        found = smg.TokenLogprob(
+        # None leaves the field unset.
+        entry = smg.TokenLogprob(
             token=token, logprob=logprobs[number] if number < len(logprobs) else None
         )
         top: Any = tops[number] if number < len(tops) else None
         if is_object(top):
             for text, logprob in top.items():
-                found.top.add(token=text, logprob=logprob)
-        yield found
+                entry.top.add(token=text, logprob=logprob)
+        yield entry
 
 
 def finish_of_generate(data: Any) -> Any:
-    """Of /generate: a text, or an object that has it as its type."""
+    """The finish reason of /generate: a text, or the `type` of an object."""
     return finish_reason(data["type"] if is_object(data) else data)
 
 
@@ -126,9 +122,9 @@ REPLY = Table(
     expected=["choices.0"],
     known=_KNOWN,
 )
-# One text of several.
+# One of several texts.
 CHOICE = Table(smg.CompletionChoice, _INDEX | _CHOICE | _FINISH)
-# Of a chunk: what is there once, the end of a choice, the counts, and a delta with more than text.
+# Parts of a chunk: the head, the end of a choice, the counts, and a delta with more than text.
 _CHUNK_HEAD = Table(smg.CompletionResponse, _HEAD)
 _CHUNK_END = Table(smg.CompletionChoice, _INDEX | _FINISH)
 _CHUNK_USAGE = Table(smg.CompletionResponse, _USAGE)
@@ -184,7 +180,7 @@ class _CompletionReader(ChunkReader[smg.CompletionEvent]):
 
 
 class CompletionChunks(_CompletionReader):
-    """The stream of /v1/completions, of one text or of several."""
+    """Reads the stream of /v1/completions, with one text or several."""
 
     KNOWN: ClassVar[Known] = _KNOWN
 
@@ -232,7 +228,7 @@ class CompletionChunks(_CompletionReader):
 
 
 class GenerateChunks(_CompletionReader):
-    """The stream of /generate: the text grows, and the last event repeats the last token."""
+    """Reads the stream of /generate: texts are cumulative, and the last event repeats a token."""
 
     def __init__(self, model: str) -> None:
         super().__init__(model)
@@ -242,7 +238,7 @@ class GenerateChunks(_CompletionReader):
         meta = data["meta_info"]
         if not self._begun:
             self._begun = True
-            # The gateway appends the number of the choice to the id.
+            # The gateway appends the index of the choice to the id.
             numbered = meta.get("id") or ""
             self._end.id = numbered.rpartition("-")[0] or numbered
             self._emit(smg.CompletionEvent(start=self._end))

@@ -16,7 +16,7 @@ from smg_proto._http.fields import (
     same,
     timestamp,
 )
-from smg_proto._http.mapping.common import RESPONSE_USAGE
+from smg_proto._http.mapping.common import RESPONSE_USAGE, unsent
 from smg_proto._http.mapping.response import INPUT_PART
 from smg_proto._http.mapping.streams import FAILED, Extras, Place, StreamReader, object_of
 from smg_proto._http.shapes import JsonObject, as_object, to_text
@@ -25,18 +25,14 @@ from smg_proto._http.sse import ServerSentEvent
 # --- Transcription: a form, not JSON ---
 
 
-def beside(value: Any, cursor: Cursor) -> JsonObject:
-    """What is in the form's file, not in its fields."""
-    return {}
-
-
 TRANSCRIBE_REQUEST = Table(
     smg.TranscribeRequest,
     same("model", "language", "prompt", "temperature")
     | {
-        "audio": Row("", beside, members=("file",)),
-        "media_type": Row("", beside),
-        "file_name": Row("", beside),
+        # These are in the form's file, not in its fields.
+        "audio": Row("", unsent, members=("file",)),
+        "media_type": Row("", unsent),
+        "file_name": Row("", unsent),
         "timestamp_granularities": Row("timestamp_granularities"),
     },
     required=["model", "audio"],
@@ -44,7 +40,7 @@ TRANSCRIBE_REQUEST = Table(
 
 
 def usage(data: Any) -> Any:
-    """Tokens; a worker that counts seconds has none to tell."""
+    """The tokens used; None if the worker counts seconds instead."""
     return RESPONSE_USAGE.read(data) if data.get("type") != "duration" else None
 
 
@@ -69,11 +65,11 @@ _END = Table(smg.Transcription, _REST)
 
 
 class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
-    """The stream of a transcription."""
+    """Reads the stream of a transcription."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._begun = self._heard = False
+        self._begun = self._has_text = False
         self._extras = Extras()
 
     def _text_delta(self, place: Place, field: str, text: str) -> smg.TranscriptionEvent:
@@ -94,9 +90,9 @@ class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
         match data.get("type"):
             case "transcript.text.delta":
                 self._emit_text(0, "text", data["delta"])
-                self._heard = True
+                self._has_text = True
             case "transcript.text.done":
-                if not self._heard:  # a worker that says it all at once
+                if not self._has_text:  # a worker that sends the text at once
                     self._emit_text(0, "text", data.get("text") or "")
                 end = _END.read(data)
                 end.extra_json = self._extras.text()
@@ -110,7 +106,7 @@ class TranscriptionEvents(StreamReader[smg.TranscriptionEvent]):
 
 
 def session_settings(*, inner: str) -> dict[str, Row]:
-    """The model and the settings of a session: in an object of their own, or outermost."""
+    """The model and the settings of a session: at the top level, or in an object `inner`."""
     return {
         "model": Row(f"{inner}model"),
         "session_json": json_text(inner.removesuffix(".")),
@@ -138,10 +134,10 @@ CLIENT_SECRET = Table(
 
 
 def read_session(data: Any) -> smg.RealtimeSession:
-    """A session and the key to it, which stands in one of two places."""
+    """A session and its key, which is in one of two places."""
     secret = as_object(data.get("client_secret")) or data
     session = as_object(data.get("session")) or data
-    kept = {
+    settings = {
         name: value
         for name, value in session.items()
         if name not in ("client_secret", "value", "expires_at")
@@ -150,7 +146,7 @@ def read_session(data: Any) -> smg.RealtimeSession:
         id=session.get("id") or "",
         client_secret=secret["value"],
         expire_time=timestamp(secret.get("expires_at")),
-        session_json=to_text(kept),
+        session_json=to_text(settings),
     )
 
 
@@ -160,14 +156,14 @@ def read_session(data: Any) -> smg.RealtimeSession:
 def decision_part(value: Any, cursor: Cursor) -> Any:
     kind = value.WhichOneof("part")
     if kind not in ("text", "image", None):
-        cursor.field(kind).refuse()
+        cursor.field(kind).reject()
         return None
     return INPUT_PART.write(value, cursor)
 
 
 def option(value: Any, cursor: Cursor, label: str) -> JsonObject:
     if not value.value:
-        cursor.field("value").refuse("is required")
+        cursor.field("value").reject("is required")
     described = {"description": value.description} if value.description else {}
     return {label: value.value} | described
 
@@ -178,7 +174,7 @@ def question(value: Any, cursor: Cursor) -> JsonObject:
     if value.name:
         out["name"] = value.name
     if not value.instructions:
-        cursor.field("instructions").refuse("is required")
+        cursor.field("instructions").reject("is required")
     match value.WhichOneof("kind"):
         case "predicate":
             return out | {"type": "predicate"}
@@ -197,7 +193,7 @@ def question(value: Any, cursor: Cursor) -> JsonObject:
             ]
             return out | {"type": "score", "levels": levels}
         case _:
-            cursor.field("kind").refuse("is required")
+            cursor.field("kind").reject("is required")
             return out
 
 
@@ -215,7 +211,7 @@ DECIDE_REQUEST = Table(
 
 
 def value_text(data: Any) -> str:
-    """A value that is a text, or true or false."""
+    """A value as text: it is a text, true or false."""
     return data if isinstance(data, str) else to_text(data)
 
 

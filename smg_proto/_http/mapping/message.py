@@ -53,7 +53,7 @@ def write_reasoning(value: Any, cursor: Cursor) -> JsonObject:
     if not value.encrypted_content:
         return _REASONING.write(value, cursor)
     if value.text or value.signature:
-        cursor.field("encrypted_content").refuse("cannot go with text on this route")
+        cursor.field("encrypted_content").reject("cannot be combined with text on this route")
     return {"type": "redacted_thinking", "data": value.encrypted_content}
 
 
@@ -116,7 +116,7 @@ _TURN = Table(
 
 
 def effort(value: Any, cursor: Cursor) -> JsonObject:
-    """How much to think: off, or a kind of thinking and an effort."""
+    """Reasoning effort: disabled thinking, or adaptive thinking with an effort."""
     if value == "none":
         return {"thinking": {"type": "disabled"}}
     return {"thinking": {"type": "adaptive"}, "output_config": {"effort": value}}
@@ -127,23 +127,23 @@ def budget(value: Any, cursor: Cursor) -> JsonObject:
 
 
 def json_format(value: Any, cursor: Cursor) -> Any:
-    """The form of the text: a JSON Schema."""
+    """The output format, which must be a JSON Schema."""
     kind = value.WhichOneof("format")
     if kind != "json_schema":
-        cursor.field(kind or "format").refuse()
+        cursor.field(kind or "format").reject()
         return None
     schema, here = value.json_schema, cursor.field("json_schema")
     if schema.name:
-        here.field("name").refuse()
+        here.field("name").reject()
     if not schema.schema_json:
-        here.field("schema_json").refuse("is required")
+        here.field("schema_json").reject("is required")
         return None
     body = object_of_text(schema.schema_json, here.field("schema_json"))
     return {"type": "json_schema", "schema": body}
 
 
 def parallel(value: Any, cursor: Cursor) -> JsonObject:
-    """A member of the tool choice, which then has to be there."""
+    """A member of the tool choice, which must then exist."""
     return {"tool_choice": {"type": "auto", "disable_parallel_tool_use": not value}}
 
 
@@ -182,13 +182,13 @@ COUNT_REPLY = Table(
 
 
 def tokens_in(data: Any) -> int:
-    """Tokens of the input; the route counts those of the cache beside them."""
+    """Tokens of the input. The route counts cached tokens separately."""
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     return sum(count(data.get(name) or 0) for name in names)
 
 
 def total(data: Any) -> int:
-    """Tokens in and out."""
+    """Tokens of the input and the output."""
     return tokens_in(data) + count(data.get("output_tokens") or 0)
 
 
@@ -229,7 +229,7 @@ REPLY = Table(
 )
 _START = Table(smg.MessageResponse, _HEAD)
 _END = Table(smg.MessageResponse, _FINISH)
-# Which member of which kind of delta brings which field.
+# The member and the field of each kind of delta.
 _DELTAS = {
     "text_delta": ("text", "text"),
     "thinking_delta": ("thinking", "reasoning"),
@@ -239,14 +239,14 @@ _DELTAS = {
 
 
 class MessageEvents(StreamReader[smg.MessageEvent]):
-    """The stream of a message."""
+    """Reads the stream of a message."""
 
     def __init__(self) -> None:
         super().__init__()
         self._end = smg.MessageResponse()
         self._usage: JsonObject = {}
         self._extras = Extras()
-        # Blocks of unknown kinds, until they are complete, and what their input is so far.
+        # Incomplete blocks of unknown kinds, and their input so far.
         self._opaque: dict[int, JsonObject] = {}
         self._input: dict[int, str] = {}
 
@@ -284,7 +284,7 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
                 pass
 
     def _add(self, message: JsonObject) -> None:
-        """Counts come with the first and with the last event; the later ones hold."""
+        """Record usage and unknown members. Later counts replace earlier ones."""
         usage = as_object(message.get("usage"))
         self._usage.update((name, value) for name, value in usage.items() if value is not None)
         self._extras.add(leftover(message, _KNOWN))
@@ -298,8 +298,8 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
                 self._opaque[index].setdefault("deltas", []).append(delta)
         elif kind == "citations_delta":
             annotation = read_annotation(delta["citation"])
-            found = smg.MessageDelta(index=index, annotation=annotation)
-            self._emit(smg.MessageEvent(delta=found))
+            cited = smg.MessageDelta(index=index, annotation=annotation)
+            self._emit(smg.MessageEvent(delta=cited))
         elif kind in _DELTAS:
             member, field = _DELTAS[kind]
             if text := delta.get(member):
@@ -310,7 +310,7 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
             self._emit(smg.MessageEvent(delta=smg.MessageDelta(index=index, opaque=opaque)))
 
     def _add_block(self, index: int, rest: JsonObject) -> None:
-        """What a block has that the contract has no field for."""
+        """Record the members of a block that the contract has no field for."""
         if any(rest.values()):
             self._extras.add({"content": [{"index": index, **rest}]})
 
@@ -318,19 +318,19 @@ class MessageEvents(StreamReader[smg.MessageEvent]):
         block: smg.MessageBlock | None = BLOCK.read(data)
         if block is None:
             raise TypeError("a block without a type")
-        if block.HasField("opaque"):  # told whole, once it is complete
+        if block.HasField("opaque"):  # emitted when it is complete
             self._opaque[index] = dict(data)
             return
         if block.HasField("tool_call"):
-            block.tool_call.ClearField("arguments")  # they come with deltas
+            block.tool_call.ClearField("arguments")  # deltas bring them
         self._add_block(index, leftover(data, BLOCK.known(data)))
         self._emit(smg.MessageEvent(block_start=smg.BlockStart(index=index, block=block)))
 
     def _end_block(self, index: int) -> None:
         if index in self._opaque:
             data = self._opaque.pop(index)
-            if pieces := self._input.pop(index, ""):
-                data["input"] = parse(pieces)
+            if text := self._input.pop(index, ""):
+                data["input"] = parse(text)
             start = smg.BlockStart(index=index, block=BLOCK.read(data))
             self._emit(smg.MessageEvent(block_start=start))
         self._emit(smg.MessageEvent(block_end=smg.BlockEnd(index=index)))

@@ -1,4 +1,4 @@
-"""The services that generate nothing: embeddings, tokenizers, parsers, models, workers."""
+"""The services without generation: embeddings, tokenizers, parsers, models, workers."""
 
 from typing import Any
 
@@ -19,24 +19,24 @@ from smg_proto._http.fields import (
 from smg_proto._http.mapping.common import CHAT_TOOL, KNOWN_USAGE, USAGE, unsent
 from smg_proto._http.shapes import as_list, as_object
 
-# --- EmbeddingService: one request for each input ---
+# --- EmbeddingService: one request per input ---
 
 
 def embed_input(value: Any, cursor: Cursor) -> Any:
-    """One input: a text, or token ids."""
+    """One input: a text or token ids."""
     match value.WhichOneof("input"):
         case "text":
             return value.text
         case "token_ids":
             return list(value.token_ids.ids)
         case _:
-            cursor.refuse("is empty")
+            cursor.reject("is empty")
             return None
 
 
 def document(value: Any, cursor: Cursor) -> Any:
     if value.WhichOneof("document") != "text":
-        cursor.refuse("is empty")
+        cursor.reject("is empty")
     return value.text
 
 
@@ -204,14 +204,14 @@ REPLACE_WORKER = Table(
 
 
 def job_failure(data: Any) -> Any:
-    """Why the work on a worker failed; None while it has not."""
+    """Why adding a worker failed; None if it has not failed."""
     if data.get("status") != "failed":
         return None
     return smg.Failure(reason="WORKER_ERROR", message=data.get("message") or "")
 
 
 def conditions(data: Any) -> Any:
-    """What is behind the state of a worker."""
+    """The conditions that explain a worker's state."""
     job = as_object(data.get("job_status"))
     if "is_healthy" in data:
         yield smg.WorkerCondition(type="Healthy", met=data["is_healthy"])
@@ -225,7 +225,7 @@ def conditions(data: Any) -> Any:
         yield smg.WorkerCondition(type="Stalled", met=True, message=data["stalled"])
 
 
-# While a worker is pending, what is said of its kind is a placeholder.
+# While a worker is pending, the gateway returns placeholders for its mode, runtime and models.
 _WORKER_ROWS = {
     "id": Row("id"),
     "spec": nested("", Table(smg.WorkerSpec, _SPEC)),
@@ -248,7 +248,7 @@ WORKER = Table(
 
 
 def read_worker(data: Any) -> smg.Worker:
-    """A worker, which has to have an id."""
+    """A worker. It must have an id."""
     worker = (PENDING_WORKER if data.get("status") == "pending" else WORKER).read(data)
     if not worker.id:
         raise LookupError("a worker without an id")
@@ -258,11 +258,11 @@ def read_worker(data: Any) -> smg.Worker:
 
 
 def accepted_worker(data: Any) -> str:
-    """The id of a worker that is to be added."""
-    found = data["worker_id"]
-    if not (isinstance(found, str) and found):
+    """The id of a worker that the gateway accepted and will add."""
+    id = data["worker_id"]
+    if not (isinstance(id, str) and id):
         raise TypeError("not an id")
-    return found
+    return id
 
 
 WORKER_LIST = Table(
@@ -305,7 +305,7 @@ FLUSHED = Table(
     expected=["workers_flushed"],
 )
 
-# --- Tokenizers that the gateway has ---
+# --- Tokenizers of the gateway ---
 
 _TOKENIZER_STATE = Names(
     {
@@ -332,11 +332,11 @@ TOKENIZER_STATUS = Table(
     expected=["id", "status"],
 )
 
-# --- What engines say of themselves ---
+# --- EngineService ---
 
 
 def first_text(*names: str) -> Read:
-    """The first of some members that is a text."""
+    """Reads the first of these members that is a text."""
 
     def read(data: Any) -> Any:
         return next((data[name] for name in names if isinstance(data.get(name), str)), None)

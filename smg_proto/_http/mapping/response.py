@@ -1,4 +1,4 @@
-"""ResponseService: POST /v1/responses, and what is stored of it."""
+"""ResponseService: POST /v1/responses, and stored responses."""
 
 from typing import Any, cast
 
@@ -59,7 +59,7 @@ _TEXT_PART = Variants(smg.ContentPart, {"text": ("input_text", {"text": "text"})
 
 
 def output_part(value: Any, cursor: Cursor) -> Any:
-    """A part that the model wrote; the route demands annotations of a text."""
+    """A part that the model wrote. The route requires annotations for a text."""
     part = OUTPUT_PART.write(value, cursor)
     if is_object(part) and part.get("type") == "output_text":
         part.setdefault("annotations", [])
@@ -67,7 +67,7 @@ def output_part(value: Any, cursor: Cursor) -> Any:
 
 
 def text_as_part(value: Any, cursor: Cursor) -> Any:
-    """Plain text as the one part that the model's own messages have."""
+    """Plain text as the single part of a message that the model wrote."""
     return [{"type": "output_text", "text": value, "annotations": []}]
 
 
@@ -96,17 +96,17 @@ _MODELS_MESSAGE = Table(
 
 
 def item_message(value: Any, cursor: Cursor) -> JsonObject:
-    """A message: the model's own has another kind of part than the others."""
+    """A message. Messages that the model wrote have another kind of part than others."""
     table = _MODELS_MESSAGE if value.role == smg.ROLE_ASSISTANT else _MESSAGE
     return table.write(value, cursor)
 
 
 def reasoning(value: Any, cursor: Cursor) -> JsonObject:
-    """Reasoning: an array of texts."""
+    """Reasoning as an array of texts."""
     if value.signature:
-        cursor.field("signature").refuse()
+        cursor.field("signature").reject()
     summary = [{"type": "summary_text", "text": text} for text in value.summary]
-    out: JsonObject = {"id": "", "summary": summary}  # the route demands an id, any
+    out: JsonObject = {"id": "", "summary": summary}  # the route requires an id, even an empty one
     if value.text or not value.encrypted_content:
         out["content"] = [{"type": "reasoning_text", "text": value.text}]
     if value.encrypted_content:
@@ -125,20 +125,20 @@ def read_reasoning(data: Any) -> Any:
 
 
 def mcp_error(data: Any) -> Any:
-    """How an MCP call failed: a string, or a kind and its content."""
+    """The error of an MCP call: a string, or an object with type and content."""
     message = data if isinstance(data, str) else data.get("content") or data.get("type")
     text = message if isinstance(message, str) else str(message)
     return smg.Failure(reason="MCP_TOOL_FAILED", message=text)
 
 
 def mcp_output(data: Any) -> Any:
-    """What an MCP call returned: a text, or the texts of several parts."""
+    """The output of an MCP call: a text, or the texts of several parts."""
     if not is_list(data):
         return data
     return "".join(part.get("text") or "" for part in data)
 
 
-# The content of MCP, whose images are not those of a route.
+# MCP content, whose images have another form than those of routes.
 _MCP_PART = Variants(smg.ContentPart, {"text": ("text", {"text": "text"})})
 
 
@@ -149,7 +149,7 @@ def mcp_parts(data: Any) -> Any:
 _CALL = Table(
     smg.ToolCall,
     {"id": "call_id", "name": "name", "arguments": "arguments"},
-    # Engines leave the arguments of a function that takes none empty; the gateway demands JSON.
+    # Engines send empty arguments for a function without parameters; the gateway requires JSON.
     always={"arguments": "{}"},
 )
 _MCP_CALL = Table(
@@ -199,8 +199,8 @@ _KINDS: dict[str, tuple[str, Rows]] = {
     "tool_result": ("function_call_output", {"tool_result": nested("", _RESULT)}),
 }
 ITEM = Variants(smg.ResponseItem, _KINDS, common=_COMMON)
-# An item that the gateway made.
-MADE_ITEM = Variants(
+# An item that the gateway returned.
+OUTPUT_ITEM = Variants(
     smg.ResponseItem,
     _KINDS,
     read_also={
@@ -262,7 +262,7 @@ _ERROR = Table(smg.Failure, {"reason": Row("code", read=reason_of), "message": R
 
 
 def response_finish(data: Any) -> Any:
-    """Why generation ended: said of a response that was cut, and seen in one that was not."""
+    """The finish reason: reported if the response is incomplete, else derived from its output."""
     if data.get("status") == "incomplete":
         return finish_reason(dig(data, "incomplete_details.reason"))
     if data.get("status") != "completed":
@@ -280,7 +280,7 @@ _HEAD = same("id", "model", "previous_response_id", "metadata", "background") | 
     "usage": nested("usage", RESPONSE_USAGE),
     "error": nested("error", _ERROR),
 }
-# Beside what is read, the settings of the request, which the gateway repeats.
+# The members that are read, and the request's settings, which the gateway repeats.
 _KNOWN_USAGE: Known = {
     **dict.fromkeys(["input_tokens", "output_tokens", "total_tokens"]),
     "input_tokens_details": dict.fromkeys(["cached_tokens", "cache_write_tokens"]),
@@ -288,7 +288,7 @@ _KNOWN_USAGE: Known = {
 }
 _KNOWN: Known = {
     "usage": _KNOWN_USAGE,
-    "output": (MADE_ITEM.known,),
+    "output": (OUTPUT_ITEM.known,),
     **dict.fromkeys(
         [
             *("id", "object", "model", "previous_response_id", "metadata", "background", "status"),
@@ -302,15 +302,15 @@ _KNOWN: Known = {
 HEAD = Table(smg.Response, _HEAD, known=_KNOWN)
 REPLY = Table(
     smg.Response,
-    _HEAD | {"output": nested("output", MADE_ITEM)},
+    _HEAD | {"output": nested("output", OUTPUT_ITEM)},
     expected=["id", "status"],
     known=_KNOWN,
 )
 STORED_ITEMS = Table(
-    smg.ListResponseInputItemsResponse, {"items": nested("data", MADE_ITEM)}, expected=["data"]
+    smg.ListResponseInputItemsResponse, {"items": nested("data", OUTPUT_ITEM)}, expected=["data"]
 )
 
-# Which field a delta event brings, and which member has the number of the part.
+# The field of each delta event, and the member with the index of the part.
 _DELTAS = {
     "response.output_text.delta": ("text", "content_index"),
     "response.refusal.delta": ("refusal", "content_index"),
@@ -321,25 +321,25 @@ _DELTAS = {
 }
 
 
-# Events that say what others have said: that something begins, goes on, or is complete.
+# Events that only repeat others: that something starts, continues or is complete.
 _REPEATED = (".added", ".done", ".queued", ".in_progress", ".completed", ".failed")
 
 
 class ResponseEvents(StreamReader[smg.ResponseEvent]):
-    """The stream of a response."""
+    """Reads the stream of a response."""
 
     def __init__(self) -> None:
         super().__init__()
         self.id: str = ""
         self._start = smg.Response()
         self._calls = False
-        self._place = -1  # of the item that began last
-        # Of the event that is read, and of the last one whose text waits.
+        self._place = -1  # index of the item that started last
+        # The sequence numbers of the current event, and of the last one with pending text.
         self._number: int | None = None
         self._number_of_text: int | None = None
 
     def end_of(self, response: Any) -> smg.ResponseEvent:
-        """The end: the response without its output. The final event leaves out what start told."""
+        """The end event: the response without its output, merged with what the start reported."""
         end = smg.Response()
         end.CopyFrom(self._start)
         end.MergeFrom(HEAD.read(response))
@@ -379,7 +379,7 @@ class ResponseEvents(StreamReader[smg.ResponseEvent]):
                 self._emit(smg.ResponseEvent(start=self._start))
             case "response.output_item.added" | "response.output_item.done":
                 index = count(data["output_index"])
-                item: smg.ResponseItem | None = MADE_ITEM.read(data["item"])
+                item: smg.ResponseItem | None = OUTPUT_ITEM.read(data["item"])
                 if item is None:
                     raise TypeError("an item without a type")
                 if kind == "response.output_item.added":
@@ -427,7 +427,7 @@ def _item_event(index: int, item: smg.ResponseItem) -> smg.ItemEvent:
 
 
 def _empty(item: smg.ResponseItem) -> None:
-    """Make it an item as it starts: what it holds comes with deltas."""
+    """Clear the content of an item that starts: deltas bring it."""
     match item.WhichOneof("item"):
         case "message":
             del item.message.parts[:]

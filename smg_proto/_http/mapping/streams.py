@@ -1,4 +1,4 @@
-"""How the events of a route's stream become events of smg.v1: one small state machine per route."""
+"""Turns the events of a route's stream into events of smg.v1, with one state machine per route."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,51 +12,52 @@ from smg_proto._http.sse import ServerSentEvent
 from smg_proto.errors import SmgError
 
 Event = TypeVar("Event")
-# Which choice, block or item a delta belongs to; with its part, if it has parts.
+# The choice, block or item of a delta, with its part if it has parts.
 Place = int | tuple[int, int]
 
 MAX_EXTRA_CHARACTERS = 1 << 20
-FAILED = "the worker failed in the middle of the stream"
+FAILED = "the worker failed during the stream"
 
 
 class StreamReader(Generic[Event]):
-    """Reads one stream. `done` once `end` has been returned; a stream that stops earlier is cut.
+    """Reads one stream. `done` is true once `end` was returned; a stream that ends earlier is cut.
 
-    Deltas that come together and continue one another become one: fewer messages under load.
+    Consecutive deltas of the same text that arrive together are merged, which saves messages under
+    load.
     """
 
     def __init__(self) -> None:
         self.done: bool = False
         self._emitted: list[Event] = []
-        # Text that is to become one delta, and of what: a place and a field.
+        # Text that will become one delta, with its place and field.
         self._text: list[str] = []
         self._text_of: tuple[Place, str] = (0, "")
 
     def read(self, events: Iterable[ServerSentEvent]) -> Iterator[Event]:
-        """What a batch of events says. What came before a failure is still returned."""
+        """The events of a batch. Those before an error are still returned."""
         try:
             for event in events:
                 if self.done:
                     break
-                reading("an event", self._event, event)
+                reading("event", self._event, event)
         except SmgError:
-            yield from self._take()
+            yield from self._flush()
             raise
-        yield from self._take()
+        yield from self._flush()
 
-    # --- For the route ---
+    # --- For subclasses ---
 
     def _event(self, event: ServerSentEvent) -> None:
-        """Read one event, and `_emit` or `_emit_text` what it says."""
+        """Read one event, and call `_emit` or `_emit_text` for what it holds."""
         raise NotImplementedError
 
     def _text_delta(self, place: Place, field: str, text: str) -> Event:
-        """A delta that is only text."""
+        """An event with a delta of only text."""
         raise NotImplementedError
 
     def _emit(self, event: Event) -> None:
         self._end_of_text()
-        if not (self._emitted and _joined(self._emitted[-1], event)):
+        if not (self._emitted and _merge_delta(self._emitted[-1], event)):
             self._emitted.append(event)
 
     def _emit_text(self, place: Place, field: str, text: str) -> None:
@@ -67,7 +68,7 @@ class StreamReader(Generic[Event]):
             self._text_of = (place, field)
         self._text.append(text)
 
-    # --- Inside ---
+    # --- Internals ---
 
     def _end_of_text(self) -> None:
         if self._text:
@@ -75,16 +76,16 @@ class StreamReader(Generic[Event]):
             self._text.clear()
             self._emitted.append(self._text_delta(*self._text_of, text))
 
-    def _take(self) -> list[Event]:
-        reading("an event", self._end_of_text)
+    def _flush(self) -> list[Event]:
+        reading("event", self._end_of_text)
         emitted, self._emitted = self._emitted, []
         return emitted
 
 
-def _joined(last: Any, event: Any) -> bool:
-    """Append the delta of an event to that of the last one, if it continues it.
+def _merge_delta(last: Any, event: Any) -> bool:
+    """Append the delta of an event to the last one if it continues it. Returns whether it did.
 
-    It does if it is of the same place and has the same fields, none of them pieces of tool calls.
+    It does if both have the same place and the same fields, and no tool calls.
     """
     if not (last.HasField("delta") and event.HasField("delta")):
         return False
@@ -107,7 +108,7 @@ def _joined(last: Any, event: Any) -> bool:
 
 
 def object_of(event: ServerSentEvent) -> JsonObject:
-    """The JSON object that an event brings."""
+    """The JSON object in an event."""
     data = parse(event.data.decode())
     if not is_object(data):
         raise TypeError("not a JSON object")
@@ -115,79 +116,80 @@ def object_of(event: ServerSentEvent) -> JsonObject:
 
 
 class Extras:
-    """What the events of a stream had that the contract has no field for, put together.
+    """Collects the members of a stream's events that the contract has no field for.
 
-    Objects join member by member, entries of lists by their `index`, and texts within a `delta` are
-    pieces of one. Of anything else that comes again, the last one holds.
+    Objects are merged by member and list entries by `index`. Texts inside a `delta` are
+    concatenated. Any other value replaces the previous one.
     """
 
     def __init__(self) -> None:
-        self._found: JsonObject = {}
+        self._members: JsonObject = {}
         self._size = 0
 
     def add(self, more: JsonObject) -> None:
         if more:
             self._size += len(to_text(more))
             if self._size > MAX_EXTRA_CHARACTERS:
-                raise unreadable(f"over {MAX_EXTRA_CHARACTERS} characters of unknown members")
-            _join(self._found, more, pieces=False)
+                limit = f"{MAX_EXTRA_CHARACTERS} characters of unknown members"
+                raise unreadable(f"stream: more than {limit}")
+            _merge(self._members, more, in_delta=False)
 
     def text(self) -> str:
-        """All of it, as JSON text. Empty: there was nothing."""
-        return to_text(_whole(self._found)) if self._found else ""
+        """All members as JSON text; empty if there are none."""
+        return to_text(_concatenated(self._members)) if self._members else ""
 
 
-class _Pieces(list[str]):
-    """A text that comes in pieces."""
+class _Fragments(list[str]):
+    """The fragments of one text."""
 
 
-def _join(into: JsonObject, more: JsonObject, *, pieces: bool) -> None:
+def _merge(into: JsonObject, more: JsonObject, *, in_delta: bool) -> None:
     for name, value in more.items():
         old = into.get(name)
         if is_object(value):
             if not is_object(old):
                 into[name] = old = {}
-            _join(old, value, pieces=pieces or name == "delta")
+            _merge(old, value, in_delta=in_delta or name == "delta")
         elif is_list(value):
-            if not is_list(old) or isinstance(old, _Pieces):
+            if not is_list(old) or isinstance(old, _Fragments):
                 into[name] = old = []
-            _join_lists(old, value, pieces=pieces)
-        elif pieces and isinstance(value, str):
-            if not isinstance(old, _Pieces):
-                into[name] = old = _Pieces()
+            _merge_lists(old, value, in_delta=in_delta)
+        elif in_delta and isinstance(value, str):
+            if not isinstance(old, _Fragments):
+                into[name] = old = _Fragments()
             old.append(value)
         else:
             into[name] = value
 
 
-def _join_lists(into: list[Any], more: list[Any], *, pieces: bool) -> None:
+def _merge_lists(into: list[Any], more: list[Any], *, in_delta: bool) -> None:
     for value in more:
         if not is_object(value):
             into.append(value)
             continue
-        if not value:  # of this entry, there is nothing
+        if not value:  # nothing unknown in this entry
             continue
         same = (old for old in into if is_object(old) and old.get("index") == value.get("index"))
         entry = next(same, None) if "index" in value else None
         if entry is None:
             entry = {}
             into.append(entry)
-        _join(entry, value, pieces=pieces)
+        _merge(entry, value, in_delta=in_delta)
 
 
-def _whole(found: Any) -> Any:
-    """The same, with the pieces of texts put together."""
-    if isinstance(found, _Pieces):
-        return "".join(found)
-    if is_object(found):
-        return {name: _whole(value) for name, value in found.items()}
-    return [_whole(value) for value in found] if is_list(found) else found
+def _concatenated(data: Any) -> Any:
+    """The data with the fragments of texts concatenated."""
+    if isinstance(data, _Fragments):
+        return "".join(data)
+    if is_object(data):
+        return {name: _concatenated(value) for name, value in data.items()}
+    return [_concatenated(value) for value in data] if is_list(data) else data
 
 
 class ChunkReader(StreamReader[Event]):
-    """A stream of chunks that ends with [DONE]: completions, chat, generate."""
+    """Reads a stream of chunks that ends with [DONE]: completions, chat, generate."""
 
-    # The members of a chunk that are read, or of no interest.
+    # The members of a chunk that are read or ignored.
     KNOWN: ClassVar[Known] = {}
 
     def __init__(self) -> None:

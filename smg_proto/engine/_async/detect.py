@@ -6,6 +6,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from smg_proto._probing import NOBODY_HAS_THIS, Answer
+from smg_proto._probing._async.ask import async_ask
 from smg_proto._standard import message_class
 from smg_proto.engine._config import Settings
 from smg_proto.engine._contracts import CONTRACTS, served
@@ -15,7 +17,6 @@ REFLECTION = (
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
-NOBODY_HAS_THIS = "/smg_proto.engine.Nothing/Nothing"
 MAX_NAMES = 20  # of services, in an error
 MAX_NAME = 100  # characters
 _NO_SERVER = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
@@ -53,9 +54,10 @@ async def _reflect(channel: Any, settings: Settings, tried: list[Tried]) -> list
                 names = _names(data)
                 break
         except grpc.RpcError as error:
-            code = _code(error)
+            failed: Any = error
+            code = failed.code().name
             if code in _NO_SERVER:
-                raise _failure(error, settings) from error
+                raise from_status(code, failed.details() or "", settings.target) from error
             tried.append(Tried("reflection", path, code))
             continue
         finally:
@@ -71,31 +73,27 @@ async def _reflect(channel: Any, settings: Settings, tried: list[Tried]) -> list
 
 async def _probe(channel: Any, settings: Settings, tried: list[Tried]) -> tuple[str, ...]:
     """The contracts whose RPCs the server has. Nothing is generated or changed by asking."""
-    code = await _ask(channel, NOBODY_HAS_THIS, settings)
-    if code != "UNIMPLEMENTED":
-        tried.append(Tried("none", NOBODY_HAS_THIS, code))
+    answer = await _ask(channel, NOBODY_HAS_THIS, settings)
+    if answer.has_rpc:
+        tried.append(Tried("none", NOBODY_HAS_THIS, answer.code))
         problem = "the server knows every method, so they cannot be told apart; give contract="
         raise NoContractError(settings.target, problem, tuple(tried))
     found: list[str] = []
     for name, entry in CONTRACTS.items():
-        code = await _ask(channel, entry.probe, settings)
-        tried.append(Tried(name, entry.probe, code))
-        if code != "UNIMPLEMENTED":
+        answer = await _ask(channel, entry.probe, settings)
+        tried.append(Tried(name, entry.probe, answer.code))
+        if answer.has_rpc:
             found.append(name)
     return tuple(found)
 
 
-async def _ask(channel: Any, path: str, settings: Settings) -> str:
+async def _ask(channel: Any, path: str, settings: Settings) -> Answer:
     """How the server answers an empty request."""
-    call = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
-    try:
-        await call(b"", timeout=settings.timeout, metadata=settings.metadata)
-    except grpc.RpcError as error:
-        code = _code(error)
-        if code in _NO_SERVER or (code in _NO_ACCESS and path == NOBODY_HAS_THIS):
-            raise _failure(error, settings) from error
-        return code
-    return "OK"
+    how = {"timeout": settings.timeout, "metadata": settings.metadata}
+    answer = await async_ask(channel, path, b"", **how)
+    if answer.code in _NO_SERVER or (answer.code in _NO_ACCESS and path == NOBODY_HAS_THIS):
+        raise from_status(answer.code, answer.details, settings.target)
+    return answer
 
 
 def _question() -> bytes:
@@ -113,12 +111,3 @@ def _names(data: bytes) -> list[str] | None:
     if not answer.HasField("list_services_response"):
         return None
     return [str(service.name) for service in answer.list_services_response.service]
-
-
-def _code(error: Any) -> str:
-    name: str = error.code().name
-    return name
-
-
-def _failure(error: Any, settings: Settings) -> Exception:
-    return from_status(_code(error), error.details() or "", settings.target)

@@ -121,7 +121,7 @@ class AsyncPieceStream:
 
 async def async_open(settings: Settings) -> AsyncEngine:
     """Connect, and find out what has to be known before the first request."""
-    channel = settings.async_channel()
+    channel = settings.address.async_channel()
     caller = AsyncCaller(settings, channel)
     try:
         if settings.contract is not None:

@@ -14,59 +14,28 @@ class Entry:
     name: str
     module: str
     services: tuple[str, ...]
-    """The first one generates."""
-    probe: str
-    """An RPC that only reads, takes an empty request, and that every server of it has."""
+    """The first one generates, and the last one describes the server."""
+
+    @property
+    def probe(self) -> str:
+        """An RPC that only reads, takes an empty request, and that every server of it has."""
+        return f"/{self.services[-1]}/GetModelInfo"
 
 
-# Newest first, by the release that published each.
+# Newest first, by the release that published each: the services of a contract.
+_SERVICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("vllm", "vllm"): ("Inference", "Control"),
+    ("openengine.v1", "openengine"): ("Inference", "Control"),
+    ("sglang.runtime.v1", "sglang_runtime"): ("SglangService",),
+    ("tokenspeed.grpc.scheduler", "tokenspeed"): ("TokenSpeedScheduler",),
+    ("mlx.grpc.engine", "mlx"): ("MlxEngine",),
+    ("trtllm", "trtllm"): ("TrtllmService",),
+    ("vllm.grpc.engine", "vllm_engine"): ("VllmEngine",),
+    ("sglang.grpc.scheduler", "sglang_scheduler"): ("SglangScheduler",),
+}
 CONTRACTS: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry("vllm", "vllm", ("vllm.Inference", "vllm.Control"), "/vllm.Control/GetServerInfo"),
-        Entry(
-            "openengine.v1",
-            "openengine",
-            ("openengine.v1.Inference", "openengine.v1.Control"),
-            "/openengine.v1.Control/GetServerInfo",
-        ),
-        Entry(
-            "sglang.runtime.v1",
-            "sglang_runtime",
-            ("sglang.runtime.v1.SglangService",),
-            "/sglang.runtime.v1.SglangService/GetModelInfo",
-        ),
-        Entry(
-            "tokenspeed.grpc.scheduler",
-            "tokenspeed",
-            ("tokenspeed.grpc.scheduler.TokenSpeedScheduler",),
-            "/tokenspeed.grpc.scheduler.TokenSpeedScheduler/GetModelInfo",
-        ),
-        Entry(
-            "mlx.grpc.engine",
-            "mlx",
-            ("mlx.grpc.engine.MlxEngine",),
-            "/mlx.grpc.engine.MlxEngine/GetModelInfo",
-        ),
-        Entry(
-            "trtllm",
-            "trtllm",
-            ("trtllm.TrtllmService",),
-            "/trtllm.TrtllmService/GetModelInfo",
-        ),
-        Entry(
-            "vllm.grpc.engine",
-            "vllm_engine",
-            ("vllm.grpc.engine.VllmEngine",),
-            "/vllm.grpc.engine.VllmEngine/GetModelInfo",
-        ),
-        Entry(
-            "sglang.grpc.scheduler",
-            "sglang_scheduler",
-            ("sglang.grpc.scheduler.SglangScheduler",),
-            "/sglang.grpc.scheduler.SglangScheduler/GetModelInfo",
-        ),
-    )
+    name: Entry(name, module, tuple(f"{name}.{service}" for service in services))
+    for (name, module), services in _SERVICES.items()
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from smg_proto import sglang_runtime_pb2 as pb
-from smg_proto.engine._config import mapping, sequence
+from smg_proto._channel import mapping, sequence
 from smg_proto.engine._contracts.base import Call, Contract, Reader, under
 from smg_proto.engine._errors import FailedError
 from smg_proto.engine._request import Asked

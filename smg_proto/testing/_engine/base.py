@@ -1,4 +1,4 @@
-"""What the fakes of engines share: the model, the script, the record, and the requests at work."""
+"""What the fake engines share: the model, the script, the record and the requests in flight."""
 
 import asyncio
 import time
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from smg_proto.testing._engine.checks import Refused
 from smg_proto.testing._engine.load import LoadMeter, Running
-from smg_proto.testing._engine.requests import Refused
 from smg_proto.testing._generation import Piece, Sampling, generate
 from smg_proto.testing._kv_cache import KvCache
 from smg_proto.testing._model import Model, model

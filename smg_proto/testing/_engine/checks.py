@@ -3,31 +3,49 @@
 import math
 from collections.abc import Sequence
 
-from smg_proto.testing._engine.requests import Refused, unsupported
+import grpc
+
 from smg_proto.testing._generation import Sampling
 from smg_proto.testing._json_schema import Unsupported, smallest_text
 from smg_proto.testing._model import Model
 
 
+class Refused(Exception):
+    """A request that ends with a status."""
+
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT):
+        super().__init__(message)
+        self.code = code
+
+
+def unsupported(message: str) -> Refused:
+    return Refused(message, grpc.StatusCode.UNIMPLEMENTED)
+
+
+def check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Refused(otherwise)
+
+
 def check_prompt(prompt: Sequence[int], model: Model) -> None:
-    _check(bool(prompt), "the prompt is empty")
+    check(bool(prompt), "the prompt is empty")
     known = all(0 <= token < model.tokenizer.vocab_size for token in prompt)
-    _check(known, "the prompt has a token id outside the vocabulary")
-    _check(
+    check(known, "the prompt has a token id outside the vocabulary")
+    check(
         len(prompt) < model.context_length,
         f"the prompt of {len(prompt)} tokens does not fit the context of {model.context_length}",
     )
 
 
 def check_sampling(sampling: Sampling) -> None:
-    _check(0 <= sampling.temperature <= 2, "temperature must be from 0 to 2")
-    _check(0 < sampling.top_p <= 1, "top_p must be above 0 and at most 1")
-    _check(0 <= sampling.min_p <= 1, "min_p must be from 0 to 1")
-    _check(sampling.repetition_penalty > 0, "repetition_penalty must be above 0")
+    check(0 <= sampling.temperature <= 2, "temperature must be from 0 to 2")
+    check(0 < sampling.top_p <= 1, "top_p must be above 0 and at most 1")
+    check(0 <= sampling.min_p <= 1, "min_p must be from 0 to 1")
+    check(0 < sampling.repetition_penalty < math.inf, "repetition_penalty must be above 0")
     most = math.inf if sampling.max_tokens is None else sampling.max_tokens
-    _check(most >= 1, "max_tokens must be at least 1")
-    _check(sampling.min_tokens <= most, "min_tokens must not be above max_tokens")
-    _check("" not in sampling.stop, "a stop string must not be empty")
+    check(most >= 1, "max_tokens must be at least 1")
+    check(sampling.min_tokens <= most, "min_tokens must not be above max_tokens")
+    check("" not in sampling.stop, "a stop string must not be empty")
 
 
 def fitting_json(schema: str) -> str:
@@ -42,8 +60,3 @@ def fitting_json(schema: str) -> str:
 
 def grammar(kind: str) -> Refused:
     return unsupported(f"the built-in model cannot keep to a constraint of kind {kind}")
-
-
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Refused(otherwise)

@@ -13,9 +13,15 @@ import grpc
 from smg_proto import __version__, openengine_pb2_grpc
 from smg_proto import openengine_pb2 as pb
 from smg_proto.testing._engine.base import Context, FakeEngine
-from smg_proto.testing._engine.checks import check_prompt, check_sampling, fitting_json, grammar
+from smg_proto.testing._engine.checks import (
+    Refused,
+    check_prompt,
+    check_sampling,
+    fitting_json,
+    grammar,
+)
 from smg_proto.testing._engine.load import MAX_RUNNING, Running
-from smg_proto.testing._engine.requests import MAX_LOGPROBS, Refused
+from smg_proto.testing._engine.requests import MAX_LOGPROBS
 from smg_proto.testing._generation import Piece, Sampling, Step, score
 from smg_proto.testing._kv_cache import BLOCK_SIZE
 from smg_proto.testing._model import EOS

@@ -11,8 +11,8 @@ from google.protobuf.json_format import MessageToDict
 from smg_proto import sglang_runtime_pb2 as pb
 from smg_proto import sglang_runtime_pb2_grpc
 from smg_proto.testing._engine.base import Context, FakeEngine
+from smg_proto.testing._engine.checks import Refused
 from smg_proto.testing._engine.load import MAX_RUNNING, Running
-from smg_proto.testing._engine.requests import Refused
 from smg_proto.testing._engine.sglang_runtime import (
     Asked,
     Choice,

@@ -8,9 +8,15 @@ from smg_proto import vllm_control_pb2 as control
 from smg_proto import vllm_control_pb2_grpc, vllm_inference_pb2_grpc
 from smg_proto import vllm_inference_pb2 as pb
 from smg_proto.testing._engine.base import Context, FakeEngine
-from smg_proto.testing._engine.checks import check_prompt, check_sampling, fitting_json, grammar
+from smg_proto.testing._engine.checks import (
+    Refused,
+    check_prompt,
+    check_sampling,
+    fitting_json,
+    grammar,
+)
 from smg_proto.testing._engine.load import MAX_RUNNING, Running
-from smg_proto.testing._engine.requests import MAX_LOGPROBS, Refused
+from smg_proto.testing._engine.requests import MAX_LOGPROBS
 from smg_proto.testing._generation import Piece, Sampling, Step, score
 from smg_proto.testing._kv_cache import BLOCK_SIZE
 from smg_proto.testing._model import EOS

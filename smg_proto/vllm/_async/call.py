@@ -8,17 +8,17 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 
+from smg_proto._channel import Metadata
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._config import (
     MAX_PUSHBACK,
     AsyncToken,
     Options,
-    check_token_value,
+    check_secret,
     merge_metadata,
 )
 from smg_proto.vllm._errors import (
     RETRYABLE,
-    Metadata,
     VLLMGrpcClosedError,
     VLLMGrpcError,
     VLLMGrpcTimeoutError,
@@ -160,8 +160,8 @@ class AsyncCall(Generic[M]):
             except Late:
                 left = 0.0
             if left <= 0 or time.monotonic() >= until:
-                raise self._too_late("while the token function was at work")
-        header = ("authorization", f"Bearer {check_token_value(token)}")
+                raise self._too_late("while the token function was running")
+        header = ("authorization", f"Bearer {check_secret('token', token)}")
         return merge_metadata((header,), metadata)
 
     def __aiter__(self) -> "AsyncCall[M]":
@@ -223,7 +223,7 @@ class AsyncCall(Generic[M]):
                     error = self._unknown
                 elif not self._inference and self._connection.may_switch(self._rpc):
                     self._unknown, delay = error, 0.0
-            if delay is not None and self._cut is None:
+            if delay is not None:
                 log_retry(error, delay)
                 return delay
             error = self._cut or error

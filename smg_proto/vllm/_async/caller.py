@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import Metadata
 from smg_proto.vllm._async.call import AsyncCall, Limits, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._async.stream import AsyncRun
@@ -26,7 +27,6 @@ from smg_proto.vllm._config import (
     split,
 )
 from smg_proto.vllm._errors import (
-    Metadata,
     VLLMGrpcCancelledError,
     VLLMGrpcClosedError,
     VLLMGrpcConnectionError,
@@ -39,7 +39,7 @@ from smg_proto.vllm._errors import (
 )
 from smg_proto.vllm._inference import engine_reply
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
-from smg_proto.vllm._tokenizer import TokenDecoder, local_decoder, share_decoder, shared_decoder
+from smg_proto.vllm._tokenizer import BY_SERVER, TokenDecoder, local_decoder
 from smg_proto.vllm._types import ModelInfo
 from smg_proto.vllm._wait import AsyncOnce, Late, async_aside
 
@@ -115,7 +115,6 @@ class AsyncCaller:
         request: Message,
         options: Options,
         limits: Limits,
-        *,
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> AsyncCall[Any]:
@@ -190,19 +189,12 @@ class AsyncCaller:
                 job.metadata = merge_metadata(span.metadata(), job.metadata)
         of_kind = Limits.of_stream if stream else Limits.of_call
         limits = of_kind(options, began)
+        requests = [part.request for part in job.parts]
+        log_generate(requests)
         calls = [
-            self.call(
-                "Generate",
-                part.request,
-                options,
-                limits,
-                metadata=job.metadata,
-                request_id=part.request.request_id,
-            )
-            for part in job.parts
+            self.call("Generate", request, options, limits, job.metadata, request.request_id)
+            for request in requests
         ]
-        for part in job.parts:
-            log_generate(part.request)
         words = None
         if decoder == "server":
             found = self._tokenizer.value()
@@ -291,7 +283,7 @@ class AsyncCaller:
         if isinstance(info, ModelInfo) and info.raw is not None and self.connection.given is None:
             told = info.raw.SerializeToString(deterministic=True)
             server = (self.connection.address.target, told)
-        decoder = shared_decoder(server)
+        decoder = BY_SERVER.get(server) if server is not None else None
         if decoder is None:
             try:
                 bundle = await self.download({})
@@ -302,7 +294,8 @@ class AsyncCaller:
                 decoder = await async_aside(local_decoder, path)
             else:
                 decoder = await async_aside(TokenDecoder.from_bundle, bundle)
-            share_decoder(server, decoder)
+            if server is not None:
+                BY_SERVER[server] = decoder
         return decoder
 
     async def server_decoder(self, seconds: float | None) -> TokenDecoder | None:

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import sequence
 from smg_proto.vllm._async.call import AsyncCall, Limits
 from smg_proto.vllm._async.caller import AsyncCaller, check_decoder
 from smg_proto.vllm._async.stream import AsyncChatStream, AsyncGenerateStream, AsyncKvEventStream
@@ -18,7 +19,6 @@ from smg_proto.vllm._config import (
     CallParams,
     duration,
     flag,
-    sequence,
     split,
     text,
     whole,
@@ -328,7 +328,7 @@ class AsyncLoadsResource(AsyncResource):
         include: Sequence[str] = (),
         **params: Unpack[CallParams],
     ) -> Loads:
-        """The present load of each data-parallel rank."""
+        """The current load of each data-parallel rank."""
         if dp_rank is not None:
             dp_rank = whole("dp_rank", dp_rank, 0, 2**31 - 1)
         sections = sequence(include)

@@ -9,11 +9,11 @@ from typing_extensions import Self
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto._channel import Metadata
 from smg_proto.vllm._async.call import AsyncCall, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._completion import ChunkT, Delta, Job, Reply, ResultT
 from smg_proto.vllm._errors import (
-    Metadata,
     VLLMGrpcClosedError,
     VLLMGrpcFailedPreconditionError,
 )
@@ -121,7 +121,6 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         self._merged = merged  # messages are wanted as they come
         self._merge: AsyncMerge[int, Reply] | None = None
         self._settled = False
-        self._read_all = False
         self._whole = False  # everything has come, and it is complete
         self.ended: bool = False
         self.error: Exception | None = None
@@ -147,11 +146,24 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         """What the next message adds. None: everything has come."""
         job = self.job
         try:
-            while (found := await self._take()) is not None:
-                number, message = found
+            while True:
+                number: int = 0
+                message: Reply | None
+                if self._merge is not None:
+                    found = await self._merge.next()
+                    if found is None:
+                        break
+                    number, message = found
+                else:
+                    try:
+                        message = await self.first.__anext__()
+                    except StopAsyncIteration:
+                        message = None
                 answer = job.parts[number].answer
                 if message is None:
                     answer.check_complete()
+                    if self._merge is None:
+                        break
                     continue
                 if not self._settled:
                     await self._settle(self._calls[number].left(), message)
@@ -179,17 +191,6 @@ class AsyncRun(Generic[ResultT, ChunkT]):
             job.model = self._connection.model.id
         self._settled = bool(job.model)
 
-    async def _take(self) -> tuple[int, Reply | None] | None:
-        if self._merge is not None:
-            return await self._merge.next()
-        if self._read_all:
-            return None
-        try:
-            return 0, await self.first.__anext__()
-        except StopAsyncIteration:
-            self._read_all = True
-            return 0, None
-
     def _fail(self, error: BaseException) -> None:
         if not self.ended:
             if isinstance(error, Exception):
@@ -215,7 +216,27 @@ class AsyncRun(Generic[ResultT, ChunkT]):
 
     async def collect(self) -> ResultT:
         """Read everything."""
-        job, calls = self.job, self._calls
+        job = self.job
+        try:
+            if len(self._calls) == 1:
+                while await self.next() is not None:
+                    pass
+            else:
+                await self._gather()
+            if not job.model:
+                job.model = await self._label(self.first.left())
+            self._whole = True
+            job.initial_metadata = await self.first.initial_metadata()
+            job.trailing_metadata = await self.first.trailing_metadata()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self.end()
+        return job.result()
+
+    async def _gather(self) -> None:
+        """Read several calls, none of which has to wait for another."""
+        calls, parts = self._calls, self.job.parts
         found: list[list[Reply]] = [[] for _ in calls]
 
         async def begin(number: int) -> None:
@@ -226,28 +247,13 @@ class AsyncRun(Generic[ResultT, ChunkT]):
             async for message in calls[number]:
                 found[number].append(message)
 
-        try:
-            if len(calls) == 1:
-                await read(0)
-            else:
-                await async_gather_calls(calls, begin, read)
-            left = self.first.left()
-            if found[0]:
-                await self._settle(left, found[0][0])
-            if not job.model:
-                job.model = await self._label(left)
-            for part, messages in zip(job.parts, found, strict=True):
-                for message in messages:
-                    part.answer.add(message)
-                part.answer.check_complete()
-            self._whole = True
-            job.initial_metadata = await self.first.initial_metadata()
-            job.trailing_metadata = await self.first.trailing_metadata()
-        except BaseException as error:
-            self._fail(error)
-            raise
-        self.end()
-        return job.result()
+        await async_gather_calls(calls, begin, read)
+        if found[0]:
+            await self._settle(self.first.left(), found[0][0])
+        for part, messages in zip(parts, found, strict=True):
+            for message in messages:
+                part.answer.add(message)
+            part.answer.check_complete()
 
 
 class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):

@@ -1,0 +1,1 @@
+"""The async calls; scripts/build.py makes the sync ones of them."""
