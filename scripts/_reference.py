@@ -29,7 +29,7 @@ class Pages:
         }
 
     def link(self, name: str, here: str) -> str:
-        """A type name as a link to where it is described."""
+        """A type name as a link to its description."""
         package = self.home.get(name, "")
         if package not in self.packages:
             return f"`{name}`"
@@ -44,7 +44,7 @@ class Pages:
         return re.sub(r"[^a-z0-9_]", "", title.lower())
 
     def type(self, spelled: str, here: str) -> str:
-        """A field's type or an RPC's side, with links for the names in it."""
+        """The type of a field, request or reply, with links for the names in it."""
         if inner := re.fullmatch(r"map<(\S+), (\S+)>", spelled):
             return f"map of {inner[1]} to {self.link(inner[2], here)}"
         stream, _, name = spelled.rpartition(" ")
@@ -107,8 +107,10 @@ class Pages:
             )
         lines += [
             "",
-            "Presence: *optional* tells unset from zero; an empty cell means that zero and unset",
-            "are the same; *repeated* and *map* are empty when unset.",
+            "Presence: *optional* tells unset from zero; without a word, zero and unset are the",
+            "same; *repeated* and *map* are empty when unset. `HTTP:` says what a service, an RPC",
+            "or a field of `smg.v1` is called in the gateway's HTTP API, a field only where its",
+            "name differs.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -131,6 +133,7 @@ def paragraphs(symbol: Symbol) -> str:
     """A comment as paragraphs; indented lines stay as they are, as code."""
     text = re.sub(r"(?<=\S)\n(?=[^\s\-*\d|])", " ", symbol.comment)
     text = re.sub(r"^(?! {4}).+", lambda line: escaped(line[0]), text, flags=re.MULTILINE)
+    text = re.sub(r"^(?![-\s]).+\n(?=- )", r"\g<0>\n", text, flags=re.MULTILINE)
     return ("**Deprecated.** " if symbol.deprecated else "") + text
 
 
