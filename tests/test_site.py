@@ -215,7 +215,7 @@ def test_what_is_not_the_site_is_left_alone(
     name: str, status: int, why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    command = [sys.executable, ROOT / "scripts" / "build.py", "--site", tmp_path / name]
+    command = [sys.executable, f"{ROOT}/scripts/build.py", "--site", f"{tmp_path / name}"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == status
     assert re.fullmatch(rf"build: {tmp_path / name} {why}.*\n", done.stderr)
