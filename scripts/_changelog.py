@@ -1,4 +1,4 @@
-"""The changelog against the contracts: what a release has to name, how big a step it has to be."""
+"""Checks the changelog and the version of a release against the contracts."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ def section(changelog: str, title: str) -> str:
 
 
 def released_section(changelog: str, version: str, date: str) -> str:
-    """The changelog with what was unreleased under the heading of a version, and its link."""
+    """The changelog with the unreleased section under the heading of a version, and its link."""
     if section(changelog, version):
         return changelog
     heading = f"## [{UNRELEASED}]"
@@ -38,7 +38,7 @@ def released_section(changelog: str, version: str, date: str) -> str:
 
 
 def step(old: str, new: str) -> str:
-    """How big a step it is from one version to the next, as one of STEPS."""
+    """The size of the step between two versions, as one of STEPS."""
     before, after = numbers(old), numbers(new)
     for name, was, now in zip(("major", "minor", "patch"), before, after, strict=True):
         if was != now:
@@ -47,20 +47,21 @@ def step(old: str, new: str) -> str:
 
 
 def names(symbol: str, packages: Iterable[str]) -> list[str]:
-    """How a changelog may call a symbol: in full, or within its package."""
+    """The names of a symbol that a changelog may use: in full, or within its package."""
     return [symbol, *(symbol.removeprefix(f"{p}.") for p in packages if symbol.startswith(f"{p}."))]
 
 
 def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) -> Iterator[str]:
-    """What keeps these contracts from being released as this version with this section."""
+    """Why these contracts cannot be released as this version with this section."""
     last = frozen.last.removeprefix("published-")
     old, new = frozen.contracts[frozen.last], contract(files)
     packages = {line.package for line in old | new}
     symbols = changed(old, new)
     for symbol in symbols:
-        called = names(symbol, packages)
-        if not any(re.search(rf"(?<![\w.]){re.escape(n)}(?!\.?\w)", text) for n in called):
-            yield f"CHANGELOG.md does not name {called[-1]} ({symbol}), which {last} has otherwise"
+        accepted = names(symbol, packages)
+        if not any(re.search(rf"(?<![\w.]){re.escape(n)}(?!\.?\w)", text) for n in accepted):
+            name = accepted[-1]
+            yield f"CHANGELOG.md does not mention {name} ({symbol}), which changed since {last}"
     yield from misdated(frozen, new, version)
     before = Contract(promised(frozen.descriptors(frozen.last)), last)
     verdict = diff(before, Contract(promised(files), "proto/")).verdict
@@ -71,21 +72,21 @@ def problems(frozen: Frozen, files: FileDescriptorSet, text: str, version: str) 
     else:
         needed, why = "patch", "a release needs a version of its own"
     if STEPS.index(step(last, version)) < STEPS.index(needed):
-        yield f"{last} to {version} is too small a step: {why}, so it has to be a {needed} one"
+        yield f"{last} to {version} is too small a step: {why}; make it a {needed} release"
 
 
 def misdated(frozen: Frozen, new: set[Symbol], version: str) -> Iterator[str]:
-    """New symbols whose comment claims another release.
+    """New symbols whose comment names the wrong release.
 
-    A mirrored one may also name the published release that has it, one after the last frozen. One
-    of an experimental contract, new or not, names the first of its engine's releases that has it.
+    A mirrored symbol may also name a published release after the last frozen one. A symbol of an
+    experimental contract, new or not, names the first of its engine's releases that has it.
     """
     yield from misdated_upstream(frozen, new)
-    there = {line.name for line in frozen.contracts[frozen.last]}
+    released = {line.name for line in frozen.contracts[frozen.last]}
     mirrored = {line.package for line in frozen.contracts[frozen.old[-1]]}
     release = ".".join(str(number) for number in numbers(version))
     wrong: dict[str, list[str]] = {}
-    ours = (line for line in new if line.package not in EXPERIMENTAL and line.name not in there)
+    ours = (line for line in new if line.package not in EXPERIMENTAL and line.name not in released)
     for line in sorted(ours, key=as_line):
         upstream = line.package in mirrored and line.since
         if line.since != release and not (
@@ -106,5 +107,5 @@ def misdated_upstream(frozen: Frozen, new: set[Symbol]) -> Iterator[str]:
         mirror = (line for line in new if line.package == upstream.package)
         for line in sorted(mirror, key=as_line):
             if line.since != first.get(line.name):
-                brought = first.get(line.name, "no release")
-                yield f"{line.name}: the comment says since {line.since}, but {brought} brought it"
+                actual = first.get(line.name, "no release")
+                yield f"{line.name}: the comment says since {line.since}, but {actual} added it"

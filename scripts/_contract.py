@@ -1,10 +1,10 @@
-"""contract.txt: a contract as sorted lines, one for each symbol, and what two of them differ in.
+"""contract.txt: a contract as sorted lines, one per symbol, and the differences between two.
 
 Columns, tab separated, `-` for nothing: package, kind, symbol (within its package), number, type,
 presence, oneof, release that introduced it, `deprecated`, start of the SHA-256 of its comment.
-The facts are all columns but the last: a comment may be rewritten, a fact may not.
+All columns but the last are facts: a comment may be rewritten, a fact may not.
 
-What is read from such a file are symbols with that hash for a comment, and of no file.
+Symbols that are read from such a file have that hash as their comment, and no file.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from smg_proto._descriptors import Symbol, symbols
 
 
 def contract(files: FileDescriptorSet) -> set[Symbol]:
-    """The symbols of all contracts of a descriptor set; files and google.* are none."""
+    """The symbols of all contracts of a descriptor set, without files and google.*."""
     return {
         replace(symbol, file="", comment=_hash(symbol.comment))
         for symbol in symbols(files)
@@ -32,7 +32,7 @@ def _hash(comment: str) -> str:
 
 
 def as_line(symbol: Symbol) -> str:
-    """A symbol as it stands in contract.txt; symbols are sorted by this."""
+    """A symbol as a line of contract.txt, which is also the sort key."""
     columns = (
         symbol.package,
         symbol.kind,
@@ -57,14 +57,14 @@ def dump(contract: Iterable[Symbol]) -> str:
 
 
 def parse(text: str) -> set[Symbol]:
-    """The symbols of a contract.txt; ValueError names a line that is none."""
-    found: set[Symbol] = set()
+    """The symbols of a contract.txt. ValueError names the line that is invalid."""
+    symbols: set[Symbol] = set()
     for number, row in enumerate(text.splitlines(), 1):
         columns = ["" if column == "-" else column for column in row.split("\t")]
         if len(columns) != 10:
             raise ValueError(f"line {number} has {len(columns)} columns, not 10: {row!r}")
         package, kind, name, tag, type_, presence, oneof, since, deprecated, comment = columns
-        facts: dict[str, Any] = {"kind": kind, "presence": presence}  # of the words that there are
+        facts: dict[str, Any] = {"kind": kind, "presence": presence}  # untyped: literal types
         symbol = Symbol(
             **facts,
             name=f"{package}.{name}",
@@ -78,34 +78,34 @@ def parse(text: str) -> set[Symbol]:
             deprecated=deprecated == "deprecated",
         )
         if as_line(symbol) != row:
-            raise ValueError(f"line {number} is not as it is written: {row!r}")
-        found.add(symbol)
-    return found
+            raise ValueError(f"line {number} is not in canonical form: {row!r}")
+        symbols.add(symbol)
+    return symbols
 
 
 def wire(symbol: Symbol) -> Symbol:
-    """What of a released symbol can never change."""
+    """The parts of a released symbol that must never change."""
     return replace(symbol, deprecated=False, comment="")
 
 
 def place(symbol: Symbol) -> tuple[str, int | None]:
-    """What a number is unique in, and the number."""
+    """The scope in which a number is unique, and the number."""
     return symbol.name.rpartition(".")[0], symbol.number if _numbered(symbol) else None
 
 
 def facts(contract: Iterable[Symbol]) -> set[Symbol]:
-    """Without comments and all that comments say: what a wheel's descriptors tell."""
+    """The symbols without comments and releases, as in the descriptors of a wheel."""
     return {replace(symbol, since="", comment="") for symbol in contract}
 
 
 def broken(old: Iterable[Symbol], now: Iterable[Symbol]) -> list[Symbol]:
-    """What was released and a contract lacks: what was removed, renumbered, retyped, moved."""
-    there = {wire(symbol) for symbol in now}
-    return sorted((symbol for symbol in old if wire(symbol) not in there), key=as_line)
+    """Released symbols that a contract lacks: removed, renumbered, retyped or moved ones."""
+    present = {wire(symbol) for symbol in now}
+    return sorted((symbol for symbol in old if wire(symbol) not in present), key=as_line)
 
 
 def reused(old: Iterable[Symbol], now: Iterable[Symbol]) -> list[Symbol]:
-    """Fields with a number that was released in the same message for another type."""
+    """Fields whose number was released with another type in the same message."""
     types: dict[object, set[str]] = {}
     for symbol in old:
         if symbol.kind == "field":
@@ -115,9 +115,9 @@ def reused(old: Iterable[Symbol], now: Iterable[Symbol]) -> list[Symbol]:
 
 
 def changed(old: Iterable[Symbol], new: Iterable[Symbol]) -> list[str]:
-    """The full names of what differs in more than comments, outermost names only.
+    """The full names of symbols that differ in more than comments, outermost names only.
 
-    A new message stands for its fields, a new package for its messages.
+    A new message stands for its fields, and a new package for its messages.
     """
     before, after = facts(old), facts(new)
     names = {symbol.name for symbol in before ^ after if symbol.kind != "reserved"}

@@ -1,10 +1,9 @@
-"""The tables of docs/engines.md, from docs/engines.json: which server speaks which contract.
+"""The tables of docs/engines.md, from docs/engines.json: which server has which contract.
 
-A cell says what a server can do and how that is known (`by`): `test`, tests of this repository
-that run the server show it, and `shown` names them, scenarios or FILE::TEST of tests/engines, for
-the `engine` that the server is called there; `run`, somebody ran it and looked; `source`, the
-source of that release says so; `contract`, the contract does. `rpcs` names the RPCs for it. What
-has no cell was not checked.
+A cell says what a server supports, and `by` says how that is known: `test` (tests of this
+repository run the server; `shown` lists scenarios or FILE::TEST of tests/engines, for the server's
+name `engine` there), `run` (it was tried by hand), `source` (the source of that release) or
+`contract` (the contract). `rpcs` lists the RPCs. Features without a cell were not checked.
 """
 
 import json
@@ -22,7 +21,7 @@ Table = Mapping[str, Any]
 
 
 def page(text: str, table: str, protos: Protos) -> str:
-    """The page with its tables made anew; all else on it is written by hand."""
+    """The page with its tables regenerated. The rest of the page is written by hand."""
     known: Table = json.loads(table)
     for name, rows in (
         ("servers", _servers(known, protos)),
@@ -31,9 +30,9 @@ def page(text: str, table: str, protos: Protos) -> str:
     ):
         place = re.search(rf"<!-- {name}, .*? -->\n.*?<!-- end -->", text, re.DOTALL)
         if place is None:
-            raise Stop(1, f"docs/engines.md has no place for the table {name!r}; put it back")
-        made = _BLOCK.format(name=name, rows="".join(_row(cells) for cells in rows))
-        text = text[: place.start()] + made + text[place.end() :]
+            raise Stop(1, f"docs/engines.md: missing markers of the table {name!r}; restore them")
+        block = _BLOCK.format(name=name, rows="".join(_row(cells) for cells in rows))
+        text = text[: place.start()] + block + text[place.end() :]
     return text
 
 
@@ -60,7 +59,7 @@ def _servers(known: Table, protos: Protos) -> Iterable[Sequence[str]]:
 
 
 def modules(package: str, protos: Protos) -> list[str]:
-    """The modules that a program imports for a package: those of its services."""
+    """The modules that a program imports for a package: those with its services."""
     from _modules import FACADES
 
     served = [file for file in protos.own if file.package == package and file.service]

@@ -1,4 +1,4 @@
-"""One module with every name of a package of generated modules: smg_pb2 for smg_proto.v1."""
+"""Modules that export every name of a package of generated modules: smg_pb2 for smg_proto.v1."""
 
 from collections.abc import Iterator, Sequence
 
@@ -37,16 +37,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 
 def facade(name: str, files: Sequence[FileDescriptorProto], protos: Protos) -> dict[str, str]:
-    """The modules that have all that some files declare: each file's path, and its text."""
+    """The modules that export everything that some files declare: path to text."""
     (package,) = {file.package for file in files}
     start = f'"""All of {package} in one module; the very same objects. {MADE_BY}"""\n\n'
     messages = {protos.modules[file.name]: list(_messages(file)) for file in files}
-    # A file of services alone has to be loaded, but there is nothing in it for a type checker.
+    # A file with only services must be loaded, but has nothing for a type checker.
     declared = {module: names for module, names in messages.items() if names}
     services = {
         f"{protos.modules[file.name]}_grpc": list(_services(file)) for file in files if file.service
     }
-    # The async stubs are types only: there is one stub class at run time.
+    # Async stubs exist only as types: at run time there is one stub class.
     at_run_time = {
         module: [name for name in names if not name.endswith("AsyncStub")]
         for module, names in services.items()
@@ -82,7 +82,7 @@ def _services(file: FileDescriptorProto) -> Iterator[str]:
 
 
 def _imports(modules: dict[str, list[str]]) -> str:
-    """The statements that import these names, and a module that has none so that it is loaded."""
+    """The statements that import these names, and modules without names so that they load."""
     text = ""
     for module, names in sorted(modules.items()):
         package, _, short = module.rpartition(".")

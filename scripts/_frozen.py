@@ -1,13 +1,14 @@
-"""The frozen releases: where they lie, and whether they are whole and proto/ keeps them.
+"""The frozen releases: where they are, and checks that they are intact and that proto/ keeps them.
 
     tests/compat/releases/RELEASE/contract.txt        every symbol, a line each
     tests/compat/releases/RELEASE/descriptors.binpb   its FileDescriptorSet, without comments
     tests/compat/vectors/RELEASE/PACKAGE.jsonl        golden vectors
     tests/compat/SHA256SUMS                           all of the above
 
-RELEASE is a version of ours; or `published-X` for what others published under this name until
-0.4.28, and NAME-X for what engines publish themselves (_upstream.py): facts about the mirrored
-contracts, comments left out, and of published-X descriptors and vectors for some.
+RELEASE is a version of this project, `published-X` for a release that others published under this
+name until 0.4.28, or NAME-X for one that an engine publishes itself (_upstream.py). The last two
+hold facts about the mirrored contracts, without comments; only some published-X have descriptors
+and vectors.
 """
 
 import hashlib
@@ -30,28 +31,28 @@ ROOT = Path(__file__).resolve().parents[1]
 COMPAT = ROOT / "tests" / "compat"
 PUBLISHED = [f"0.4.{patch}" for patch in range(6, 29)]
 WITH_VECTORS = ["0.4.6", "0.4.14", "0.4.20", "0.4.28"]
-# The one reset of a contract that promises to have none, before its first published release: the
-# release of ours and the packages that it took leave of. accepted/RELEASE.txt names each finding.
+# The one break of a stable contract, before its first published release: the release that it breaks
+# with, and the packages. accepted/RELEASE.txt lists each finding.
 RESET = {"0.5.0": frozenset({"smg.v1"})}
 _HEADING = re.compile(r"^## \[(\d+\.\d+\.\d+)\]", re.MULTILINE)
 
 
 def released(changelog: str) -> list[str]:
-    """Our own releases, oldest first: the versions that have a section in the changelog."""
-    found = sorted(_HEADING.findall(changelog), key=numbers)
-    return [version for version in found if numbers(version) > numbers(PUBLISHED[-1])]
+    """This project's releases, oldest first: the versions with a section in the changelog."""
+    versions = sorted(_HEADING.findall(changelog), key=numbers)
+    return [version for version in versions if numbers(version) > numbers(PUBLISHED[-1])]
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """1.20.3 as (1, 20, 3); of a development version, those of the release that it leads to."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)(\.dev\d+)?$", version)
-    if not found:
+    """1.20.3 as (1, 20, 3). A development version has the numbers of the release it leads to."""
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)(\.dev\d+)?$", version)
+    if not match:
         raise ValueError(f"{version!r} is not a version such as 1.2.3")
-    return tuple(int(part) for part in found.groups()[:3])
+    return tuple(int(part) for part in match.groups()[:3])
 
 
 class Frozen:
-    """The frozen files below one folder, and which releases there must be."""
+    """The frozen files below a folder, and the releases that it must have."""
 
     def __init__(self, home: Path, own: list[str]) -> None:
         self.home = home
@@ -70,22 +71,22 @@ class Frozen:
 
     @property
     def last(self) -> str:
-        """What the next release is compared with."""
+        """The release that the next one is compared with."""
         return (self.old + self.own)[-1]
 
     @cached_property
     def contracts(self) -> dict[str, set[Symbol]]:
-        """What the contract.txt files say; one that cannot be read says nothing."""
-        found: dict[str, set[Symbol]] = {}
+        """The contracts of the releases, from contract.txt; empty for an invalid file."""
+        contracts: dict[str, set[Symbol]] = {}
         for path in self.home.glob("releases/*/contract.txt"):
             try:
-                found[path.parent.name] = parse(path.read_text(encoding="utf-8"))
-            except ValueError:  # then its checksum is wrong as well, and says so
-                found[path.parent.name] = set()
-        return found
+                contracts[path.parent.name] = parse(path.read_text(encoding="utf-8"))
+            except ValueError:  # its checksum is wrong too, and is reported
+                contracts[path.parent.name] = set()
+        return contracts
 
     def newest(self, release: str, package: str) -> str | None:
-        """The last release that says what this package of a release is today; None: all do."""
+        """The release that defines this package today, if a newer one replaces this release."""
         for upstream in UPSTREAMS:
             if package == upstream.package:
                 return upstream.frozen[-1]
@@ -101,16 +102,16 @@ class Frozen:
         return self.home / "vectors" / release
 
     def fixtures(self) -> list[Path]:
-        """Every file of vectors that is there, whether or not somebody asks for it."""
+        """All files of vectors, including unused ones."""
         return sorted(self.home.glob("vectors/*/*"))
 
     def files(self) -> list[Path]:
-        """All frozen files, relative."""
-        found = [*self.home.glob("releases/*/*"), *self.home.glob("vectors/*/*")]
-        return sorted(path.relative_to(self.home) for path in found)
+        """All frozen files, as relative paths."""
+        paths = [*self.home.glob("releases/*/*"), *self.home.glob("vectors/*/*")]
+        return sorted(path.relative_to(self.home) for path in paths)
 
     def expected(self) -> set[Path]:
-        """The frozen files that there must be."""
+        """The frozen files that must exist."""
         every = [*self.old, *self.upstream, *self.own]
         wanted = {Path("releases", name, "contract.txt") for name in every}
         wanted |= {Path("releases", name, "descriptors.binpb") for name in self.readable}
@@ -121,7 +122,7 @@ class Frozen:
         return wanted
 
     def sums(self) -> str:
-        """What SHA256SUMS has to say; `sha256sum -c` understands it."""
+        """The content of SHA256SUMS, in the format of `sha256sum -c`."""
         digests = (
             (hashlib.sha256((self.home / f).read_bytes()).hexdigest(), f) for f in self.files()
         )
@@ -130,14 +131,14 @@ class Frozen:
     def write(
         self, release: str, lines: set[Symbol], files: FileDescriptorSet, vectors: Path | None
     ) -> None:
-        """Freeze one release; without vectors, its contract lines alone."""
+        """Freeze a release; without vectors, only its contract lines."""
         home = self.home / "releases" / release
         home.mkdir(parents=True, exist_ok=True)
         (home / "contract.txt").write_text(dump(lines), encoding="utf-8")
         if vectors is not None:
             bare = FileDescriptorSet.FromString(files.SerializeToString())
             for file in bare.file:
-                file.ClearField("source_code_info")  # half of it; contract.txt has their hashes
+                file.ClearField("source_code_info")  # half the size; contract.txt hashes comments
             (home / "descriptors.binpb").write_bytes(bare.SerializeToString(deterministic=True))
             shutil.rmtree(self.vectors(release), ignore_errors=True)
             self.vectors(release).mkdir(parents=True)
@@ -145,13 +146,13 @@ class Frozen:
                 shutil.copy(path, self.vectors(release))
         (self.home / "SHA256SUMS").write_text(self.sums(), encoding="utf-8")
 
-    def unsound(self) -> Iterator[str]:
-        """What is missing, superfluous, edited or at odds with itself."""
-        there, wanted = set(self.files()), self.expected()
-        for path in sorted(wanted - there):
+    def defects(self) -> Iterator[str]:
+        """Frozen files that are missing, superfluous, edited or inconsistent."""
+        present, wanted = set(self.files()), self.expected()
+        for path in sorted(wanted - present):
             yield f"{path}: missing; every release has one"
-        for path in sorted(there - wanted):
-            yield f"{path}: belongs to no release that CHANGELOG.md or the published list names"
+        for path in sorted(present - wanted):
+            yield f"{path}: belongs to no release of CHANGELOG.md or of the published list"
         listed = self.home / "SHA256SUMS"
         old = (
             set(listed.read_text(encoding="utf-8").splitlines()) if listed.exists() else set[str]()
@@ -159,55 +160,56 @@ class Frozen:
         for line in sorted(old ^ set(self.sums().splitlines())):
             yield f"SHA256SUMS: a frozen file was edited, added or dropped: {line.split()[-1]}"
         for release in self.readable:
-            yield from self._at_odds(release)
+            yield from self._mismatches(release)
 
-    def _at_odds(self, release: str) -> Iterator[str]:
-        """Where the two forms of one freeze do not say the same."""
+    def _mismatches(self, release: str) -> Iterator[str]:
+        """Differences between the contract lines and the descriptors of a release."""
         where = f"releases/{release}/contract.txt"
         if not self.image(release).exists() or release not in self.contracts:
-            return  # missing; said already
+            return  # missing, and reported as such
         try:
-            meant = facts(contract(self.descriptors(release)))
+            expected = facts(contract(self.descriptors(release)))
         except DecodeError:
             yield f"releases/{release}/descriptors.binpb: not a FileDescriptorSet"
             return
-        if odd := sorted(facts(self.contracts[release]) ^ meant, key=as_line):
-            yield f"{where}: not that of descriptors.binpb beside it: {odd[0].name}"
+        if different := sorted(facts(self.contracts[release]) ^ expected, key=as_line):
+            yield f"{where}: differs from descriptors.binpb beside it: {different[0].name}"
 
-    def unkept(self, now: set[Symbol], version: str) -> Iterator[str]:
-        """What of the released contracts the contract of today breaks.
+    def broken_promises(self, now: set[Symbol], version: str) -> Iterator[str]:
+        """Where today's contract breaks a released one.
 
-        A mirror of an experimental contract promises no more than to be what was published last.
+        A mirror of an experimental contract must only equal the last published release.
         """
         for release in self.own:
             frozen = self.contracts.get(release, set())
             free = EXPERIMENTAL | RESET.get(release, frozenset[str]())
             kept = (symbol for symbol in frozen if symbol.package not in free)
             for lost in broken(kept, now):
-                yield f"{lost.name}: not as released in {release}: {as_line(wire(lost))}"
+                yield f"{lost.name}: differs from {release}: {as_line(wire(lost))}"
             if release == version and (stale := sorted(frozen ^ now, key=as_line)):
-                yield f"releases/{release}: stale, proto/ has moved on: {stale[0].name}"
+                yield f"releases/{release}: stale: proto/ has changed: {stale[0].name}"
         bare, last = facts(now), self.old[-1]
         for upstream in UPSTREAMS:
             published = self.contracts.get(upstream.frozen[-1], set())
-            here = {symbol for symbol in bare if symbol.package == upstream.package}
-            for odd in sorted(published ^ here, key=as_line):
-                yield f"{odd.name}: not as published in {upstream.frozen[-1]}: {as_line(odd)}"
+            mirror = {symbol for symbol in bare if symbol.package == upstream.package}
+            for different in sorted(published ^ mirror, key=as_line):
+                line = as_line(different)
+                yield f"{different.name}: differs from {upstream.frozen[-1]}: {line}"
         mirrored = self.contracts.get(last, set())
         for lost in broken(mirrored, bare):
-            yield f"{lost.name}: not as published in {last}: {as_line(wire(lost))}"
+            yield f"{lost.name}: differs from {last}: {as_line(wire(lost))}"
         packages = {symbol.package for symbol in mirrored}
         taken = {place(symbol) for symbol in mirrored}
         for release in self.old[:-1]:
             released_then = self.contracts.get(release, set())
-            gone = {symbol for symbol in released_then if place(symbol) not in taken}
-            for field in reused(gone, {field for field in bare if field.package in packages}):
+            removed = {symbol for symbol in released_then if place(symbol) not in taken}
+            for field in reused(removed, {field for field in bare if field.package in packages}):
                 yield f"{field.name}: {field.number} had another type in {release}"
 
     def unaccepted(self, files: FileDescriptorSet, version: str) -> Iterator[str]:
-        """Where today's contract is not what was released plus additions, unless by the lists.
+        """Findings against the released contracts that accepted/RELEASE.txt does not accept.
 
-        accepted/RELEASE.txt holds what was reviewed; an entry that accepts nothing is found too.
+        Entries that accept nothing are reported too.
         """
         for release in (self.old[-1], *self.own):
             then = Contract(promised(self.descriptors(release)), release)

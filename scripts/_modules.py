@@ -1,17 +1,17 @@
-"""Which Python module a proto file becomes, and the modules that only pass others on."""
+"""The Python module of each proto file, and modules that only re-export others."""
 
 import re
 from collections.abc import Iterable
 
-# Folder of protos: the module of a file in it. For a folder that is not here: smg_proto.FILE_pb2.
+# Folder of protos to the module of a file in it. Other folders: smg_proto.FILE_pb2.
 PLACES = {
     "openengine/v1": "smg_proto.openengine.{}_pb2",
     "sglang/runtime/v1": "smg_proto.{}_runtime_pb2",
     "smg/v1": "smg_proto.v1.{}_pb2",
     "vllm": "smg_proto.vllm_{}_pb2",
 }
-# Packages of such modules, and NAME for smg_proto.NAME_pb2 and smg_proto.NAME_pb2_grpc, which have
-# everything that is in them.
+# Packages of such modules, and NAME of smg_proto.NAME_pb2 and smg_proto.NAME_pb2_grpc, which export
+# everything in them.
 FACADES = {"smg_proto.openengine": "openengine", "smg_proto.v1": "smg"}
 # The modules of smg_grpc_proto, the old import path, as it was last published.
 OLD_PATH = (
@@ -40,7 +40,7 @@ sys.modules[__name__] = _module
 
 
 def module_of(file: str) -> str:
-    """The full name of the module that a proto file becomes."""
+    """The full name of the module of a proto file."""
     folder, _, name = file.removesuffix(".proto").replace("-", "_").rpartition("/")
     if folder == "google/protobuf":
         return f"google.protobuf.{name}_pb2"  # protobuf's own
@@ -48,7 +48,7 @@ def module_of(file: str) -> str:
 
 
 def old_path() -> dict[str, str]:
-    """The modules of the old import path; each puts the new one in its own place."""
+    """The modules of the old import path. Each replaces itself with the new module."""
     names = [f"{name}_pb2{suffix}" for name in OLD_PATH for suffix in ("", "_grpc")]
     return {
         f"{folder}/{name}.py": _OLD_MODULE.format(name=name, made_by=MADE_BY)
@@ -58,7 +58,7 @@ def old_path() -> dict[str, str]:
 
 
 def with_names(init: str, modules: Iterable[str]) -> str:
-    """The text of smg_proto/__init__.py with these modules as those that type checkers know."""
+    """The text of smg_proto/__init__.py with imports of these modules for type checkers."""
     block = re.compile(r"(?<=# Written by scripts/build.py:\n)(    from smg_proto import .*\n)*")
     imports = "".join(f"    from smg_proto import {name} as {name}\n" for name in modules)
     return block.sub(imports, init, count=1)

@@ -1,4 +1,4 @@
-"""The protos, compiled by buf, and the Python modules that they become."""
+"""The protos, compiled by buf, and their Python modules."""
 
 import json
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from smg_proto._descriptors import declarations
 
 @dataclass(frozen=True)
 class Protos:
-    """All files with their comments, each after those that it imports, Google's own among them."""
+    """All files with their comments, each after its imports, including Google's own."""
 
     files: list[FileDescriptorProto]
 
     @cached_property
     def own(self) -> list[FileDescriptorProto]:
-        """The files that modules are made of; protobuf itself brings the others."""
+        """The files to generate modules for; protobuf itself has the others."""
         return [file for file in self.files if not file.name.startswith("google/")]
 
     @cached_property
@@ -31,19 +31,19 @@ class Protos:
             module = module_of(file.name)
             for other, taken in modules.items():
                 if taken == module:
-                    what = f"{other} and {file.name} would both be {module}"
-                    raise Stop(1, f"{what}; give one another place in scripts/_modules.py")
+                    what = f"{other} and {file.name} would both become {module}"
+                    raise Stop(1, f"{what}; give one of them another name in scripts/_modules.py")
             modules[file.name] = module
         return modules
 
     @cached_property
     def types(self) -> dict[str, str]:
-        """The full name of each message, as fields and RPCs spell it, and the file that has it."""
+        """The full name of each message, as in fields and RPCs, and its file."""
         declared = (d for file in self.files for d in declarations(file))
         return {f".{d.name}": d.file.name for d in declared if d.kind == "message"}
 
     def image(self) -> FileDescriptorSet:
-        """What the package ships: of the places in the source, those with a comment of ours."""
+        """The descriptor set that the package ships, with only this project's comments."""
         image = FileDescriptorSet(file=self.files)
         for file in image.file:
             if file.name.startswith("google/"):
@@ -63,13 +63,13 @@ class Protos:
         return f"from {package} import {name} as {_imported(file)}\n"
 
     def python_name(self, message: str) -> str:
-        """What generated code calls a message of a module that it has imported."""
+        """The name of a message of an imported module in generated code."""
         (file,) = (file for file in self.files if file.name == self.types[message])
         return f"{_imported(file.name)}.{message.lstrip('.').removeprefix(f'{file.package}.')}"
 
 
 def plain_module(file: str) -> str:
-    """The module that generators make of a file which stays where its name says."""
+    """The module that generators derive from a file name."""
     return file.removesuffix(".proto").replace("-", "_").replace("/", ".") + "_pb2"
 
 
@@ -78,11 +78,11 @@ def _imported(file: str) -> str:
 
 
 def compile_protos(root: Path, *folders: str) -> Protos:
-    """What buf makes of all protos in some folders, from each of which they import one another."""
+    """Compile all protos in some folders with buf. Each folder is a root of imports."""
     config = {"version": "v2", "modules": [{"path": folder} for folder in folders]}
     options = ["--config", json.dumps(config), "--as-file-descriptor-set", "-o", "-"]
     done = run("buf", "build", *options, cwd=root)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip()
-        raise Stop(1, f"buf refused the protos; nothing was changed\n{reason}")
+        raise Stop(1, f"buf rejected the protos; nothing was changed\n{reason}")
     return Protos(list(FileDescriptorSet.FromString(done.stdout).file))

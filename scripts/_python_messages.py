@@ -1,7 +1,7 @@
-"""The text of a `_pb2.py` module: what protoc 25.1 writes, byte for byte but for the module names.
+"""Writes `_pb2.py` modules: the output of protoc 25.1, byte for byte except for module names.
 
-Every runtime in our range imports such code without a warning, and protobuf promises that it will
-until 8.x at least; each newer protoc loses the older runtimes.
+All supported runtimes import such code without a warning, and protobuf promises to support it until
+at least 8.x. Code of newer protocs does not run on older runtimes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -57,7 +57,7 @@ _PLACE = """\
 def pb2(file: FileDescriptorProto, protos: Protos, *, json_names: bool = False) -> str:
     """The module with the messages and enums of one file.
 
-    json_names: embed the names for JSON, as the code has them that buf generates.
+    json_names: embed the JSON names, as in code generated with buf.
     """
     _check(file)
     bare = _bare(file, json_names)
@@ -80,17 +80,17 @@ def pb2(file: FileDescriptorProto, protos: Protos, *, json_names: bool = False) 
 
 
 def literal(files: Iterable[FileDescriptorProto]) -> str:
-    """A module that is nothing but descriptors: FILES, serialized, each after those it imports."""
+    """A module with only descriptors: FILES, serialized, each after its imports."""
     return _FILES.format(files="".join(f"    b'{_hex(_bytes(_bare(f)))}',\n" for f in files))
 
 
 def added(file: FileDescriptorProto) -> str:
-    """The expression that hands a file to the pool and gives its descriptor."""
+    """The expression that adds a file to the pool and returns its descriptor."""
     return f"_descriptor_pool.Default().AddSerializedFile(b'{_hex(_bytes(file))}')"
 
 
 def _check(file: FileDescriptorProto) -> None:
-    """Stop at what no proto of ours uses: the code below does not write it."""
+    """Stop if the file uses a feature that this module does not support."""
     messages = (d.proto for d in declarations(file) if d.kind == "message")
     extended = file.extension or any(message.extension for message in messages)
     for used, what in (
@@ -103,7 +103,7 @@ def _check(file: FileDescriptorProto) -> None:
 
 
 def _bare(file: FileDescriptorProto, json_names: bool = False) -> FileDescriptorProto:
-    """A file without comments, and with JSON names only if asked or where they are unusual."""
+    """A file without comments, and without default JSON names unless requested."""
     bare = FileDescriptorProto()
     bare.CopyFrom(file)
     bare.ClearField("source_code_info")
@@ -119,12 +119,12 @@ def _bytes(message: Message) -> bytes:
 
 
 def _thing(path: Iterable[str]) -> str:
-    """How the module finds the descriptor of a message, enum or service."""
+    """The expression for the descriptor of a message, enum or service."""
     return f"_globals['_{'_'.join(path).upper()}']"
 
 
 def _options(file: FileDescriptorProto) -> Iterator[tuple[str, Message]]:
-    """The options of everything that has some."""
+    """Every descriptor that has options, with its options."""
     if file.options.ByteSize():
         yield "_globals['DESCRIPTOR']", file.options
     for enum in file.enum_type:
@@ -160,7 +160,7 @@ def _enum_options(enum: EnumDescriptorProto, path: list[str]) -> Iterator[tuple[
 
 
 def _parts(file: FileDescriptorProto) -> Iterator[tuple[str, Message]]:
-    """All that the module says the place of within the serialized file."""
+    """Every descriptor whose position in the serialized file the module states."""
     for enum in file.enum_type:
         yield _thing([enum.name]), enum
     for message in file.message_type:
@@ -187,7 +187,7 @@ def _octal(data: bytes) -> str:
 
 
 def _hex(data: bytes) -> str:
-    """As C reads it: a digit after a hexadecimal escape would be part of that, so it is one too."""
+    """The data as a C string. A hex digit after a hex escape is escaped too: it would join it."""
     written: list[str] = []
     open_ended = False
     for byte in data:

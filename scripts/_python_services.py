@@ -1,6 +1,6 @@
-"""The text of a `_pb2_grpc.py` module: what grpcio-tools 1.62.3 writes, but for the module names.
+"""Writes `_pb2_grpc.py` modules: the output of grpcio-tools 1.62.3 except for module names.
 
-It asks nothing of the version of grpcio, unlike that of any newer generator.
+Unlike code of newer generators, it does not require a version of grpcio.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The texts of the `.pyi` files: what mypy-protobuf writes, and what pyright strict wants."""
+"""Writes the `.pyi` files: mypy-protobuf's output, adapted to pyright's strict mode."""
 
 from collections.abc import Mapping
 
@@ -8,30 +8,30 @@ from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGenera
 
 from smg_proto.cli._stubs import STUB_OPTIONS, stub
 
-# In newer modules, but not in ours.
+# Only newer modules have these.
 _NEWER = ("GRPC_GENERATED_VERSION: str\n", "GRPC_VERSION: str\n")
 
 
 def stubs(protos: Protos) -> dict[str, str]:
-    """The full name of each module, and its stub; for every file a `_pb2_grpc` as well."""
+    """The full name of each module with its stub, including a `_pb2_grpc` for every file."""
     request = CodeGeneratorRequest(
         proto_file=protos.files, file_to_generate=[file.name for file in protos.own]
     )
     modules = {plain_module(name): module for name, module in protos.modules.items()}
-    made: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, parameter in STUB_OPTIONS.items():
         request.parameter = parameter
         done = run(f"protoc-gen-{name}", given=request.SerializeToString())
         if done.returncode:
             raise Stop(2, f"protoc-gen-{name} failed: {last_line(done.stderr)}")
-        answer = CodeGeneratorResponse.FromString(done.stdout)
-        if answer.error:
-            raise Stop(1, f"protoc-gen-{name} refused the protos: {answer.error}")
-        for file in answer.file:
+        response = CodeGeneratorResponse.FromString(done.stdout)
+        if response.error:
+            raise Stop(1, f"protoc-gen-{name} rejected the protos: {response.error}")
+        for file in response.file:
             stem, pb2, rest = file.name.replace("/", ".").rpartition("_pb2")
             module = modules[stem + pb2] + rest.removesuffix(".pyi")
-            made[module] = _corrected(file.content, modules)
-    return made
+            texts[module] = _corrected(file.content, modules)
+    return texts
 
 
 def _corrected(text: str, modules: Mapping[str, str]) -> str:

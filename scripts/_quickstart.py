@@ -1,7 +1,7 @@
-"""From a fresh checkout to a completion, token by token.
+"""Runs the first example of README from a fresh checkout: a completion, token by token.
 
-Makes .venv with the package, runs `smg-proto demo` on a free port, runs examples/quickstart.py
-against it, and stops the demo. Exit: 0 all went well.
+Creates .venv with the package, runs `smg-proto demo` on a free port, runs examples/quickstart.py
+against it, and stops the demo. Exit status: 0 success.
 """
 
 import subprocess
@@ -10,7 +10,7 @@ import threading
 
 import _venv
 
-_PATIENCE = 60  # seconds for the demo to begin, for the client, and for the demo to end
+_TIMEOUT = 60  # seconds for each of: start of the demo, the client, end of the demo
 
 
 def main() -> int:
@@ -20,17 +20,17 @@ def main() -> int:
     with subprocess.Popen(
         demo, stdout=subprocess.PIPE, text=True, env=_venv.environment()
     ) as server:
-        giving_up = threading.Timer(2 * _PATIENCE, server.kill)
-        giving_up.start()
+        timer = threading.Timer(2 * _TIMEOUT, server.kill)
+        timer.start()
         try:
             target = _address(server)
             client = [str(python), str(_venv.ROOT / "examples" / "quickstart.py"), target]
             print("+", *client, flush=True)
-            done = subprocess.run(client, env=_venv.environment(), timeout=_PATIENCE)
+            done = subprocess.run(client, env=_venv.environment(), timeout=_TIMEOUT)
             server.terminate()
-            server.communicate(timeout=_PATIENCE)
+            server.communicate(timeout=_TIMEOUT)
         finally:
-            giving_up.cancel()
+            timer.cancel()
             server.kill()
     if done.returncode or server.returncode:
         print(f"quickstart: client {done.returncode}, demo {server.returncode}", file=sys.stderr)
@@ -40,10 +40,10 @@ def main() -> int:
 
 
 def _address(server: "subprocess.Popen[str]") -> str:
-    """The demo's address, from what it prints."""
+    """The demo's address, from its output."""
     assert server.stdout is not None
     for line in server.stdout:
         _, found, rest = line.partition("listening on ")
         if found:
             return rest.partition(",")[0]
-    sys.exit("quickstart: the demo did not begin to listen")
+    sys.exit("quickstart: the demo did not start")

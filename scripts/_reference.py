@@ -29,7 +29,7 @@ class Pages:
         }
 
     def link(self, name: str, here: str) -> str:
-        """A type name as a link to where it is described."""
+        """A type name as a link to its description."""
         package = self.home.get(name, "")
         if package not in self.packages:
             return f"`{name}`"
@@ -44,7 +44,7 @@ class Pages:
         return re.sub(r"[^a-z0-9_]", "", title.lower())
 
     def type(self, spelled: str, here: str) -> str:
-        """A field's type or an RPC's side, with links for the names in it."""
+        """The type of a field, request or reply, with links for the names in it."""
         if inner := re.fullmatch(r"map<(\S+), (\S+)>", spelled):
             return f"map of {inner[1]} to {self.link(inner[2], here)}"
         stream, _, name = spelled.rpartition(" ")

@@ -1,6 +1,6 @@
-"""Ends a script with one line if its Python is too old. Any Python since 2.7 can read this file.
+"""Ends a script with one line if its Python is too old. Python 2.7 can still read this file.
 
-A script imports it before everything else of its own:
+Scripts import it first:
 
     import _require_python  # noqa: F401
 """
@@ -10,8 +10,8 @@ import sys
 
 if sys.version_info < (3, 10):
     sys.stderr.write(
-        "{}: Python {}.{} is too old: this project needs 3.10 or newer; "
-        "name a newer one, as in: python3.12 {}\n".format(
+        "{}: Python {}.{} is too old: this project requires 3.10 or newer; "
+        "use a newer one, such as: python3.12 {}\n".format(
             sys.argv[0], sys.version_info[0], sys.version_info[1], " ".join(sys.argv)
         )
     )

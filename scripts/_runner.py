@@ -15,30 +15,30 @@ import _venv
 ROOT = _venv.ROOT
 RESULTS = ROOT / ".cache" / "test"
 GATE = {
-    "generated code is what proto/ gives": ["python", "scripts/build.py", "--check"],
+    "generated code is up to date": ["python", "scripts/build.py", "--check"],
     "protos are clean": ["buf", "lint"],
     "protos are formatted": ["buf", "format", "--diff", "--exit-code"],
-    "protos keep what was released": ["python", "scripts/freeze.py", "check"],
+    "protos keep released contracts": ["python", "scripts/freeze.py", "check"],
     "code style": ["ruff", "check", "."],
     "code format": ["ruff", "format", "--check", "."],
-    "links lead somewhere": ["python", "scripts/links.py"],
+    "links are valid": ["python", "scripts/links.py"],
     "workflows are safe": ["zizmor", "--offline", "--quiet", "--persona=pedantic", ".github"],
 }
-BY_NAME_ONLY = {"vllm-cpu"}  # groups that neither a run of all nor "slow" includes
-# Groups whose tests share nothing, and how many run at once: those of core mostly wait.
+BY_NAME_ONLY = {"vllm-cpu"}  # groups that run only if named
+# Groups whose tests are independent, and how many run in parallel: those of core mostly wait.
 PARALLEL = {"core": 4, "typing": 2, "packaging": 3, "matrix": 2}
 
 
 @dataclass
 class Result:
-    """What became of a group."""
+    """The result of a group."""
 
     passed: int = 0
     failed: int = 0
-    skipped: dict[str, int] = field(default_factory=dict[str, int])  # how many, by reason
+    skipped: dict[str, int] = field(default_factory=dict[str, int])  # counts by reason
     slowest: tuple[str, float] | None = None
     seconds: float = 0.0
-    unable: int = 0  # failed because something that it needs is missing or damaged
+    unable: int = 0  # failed because a requirement is missing or damaged
 
     def __str__(self) -> str:
         words = f"{counts(self.passed, self.failed, sum(self.skipped.values()))}"
@@ -54,12 +54,12 @@ def counts(passed: int, failed: int, skipped: int) -> str:
 
 
 def groups() -> dict[str, str]:
-    """Every group with what it does. Beyond the first two: the markers of pyproject.toml."""
+    """Every group with its description. All but the first two are markers in pyproject.toml."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     block = text.partition("markers = [")[2].partition("\n]")[0]
     return {
-        "gate": "generated code, protos and style are as they should be",
-        "core": "behaviour, over loopback; needs Python and git alone",
+        "gate": "check generated code, protos and style",
+        "core": "test behaviour over loopback; needs only Python and git",
         **{
             marker.replace("_", "-"): what
             for marker, what in re.findall(r'^\s*"(\w+): (.+)"', block, re.MULTILINE)
@@ -81,14 +81,14 @@ def gate() -> Result:
                 _, status = _venv.watch(process)
         except OSError as error:
             print(
-                f"gate: cannot run {command[0]}: {error.strerror}; "
-                f"delete {_venv.VENV} and run again",
+                f"gate: could not run {command[0]}: {error.strerror}; "
+                f"delete {_venv.VENV} and run this again",
                 file=sys.stderr,
             )
             status = 2
-        took = time.monotonic() - started
-        if result.slowest is None or took > result.slowest[1]:
-            result.slowest = (" ".join(command), took)
+        seconds = time.monotonic() - started
+        if result.slowest is None or seconds > result.slowest[1]:
+            result.slowest = (" ".join(command), seconds)
         result.passed += not status
         result.failed += bool(status)
         result.unable += status == 2
@@ -96,7 +96,7 @@ def gate() -> Result:
 
 
 def marked(group: str) -> list[str]:
-    """The files that have tests of a group: the others need not be read."""
+    """The files with tests of a group, so that pytest need not collect the others."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [
         str(file) for file in files if f"mark.{marker(group)}" in file.read_text(encoding="utf-8")
@@ -115,8 +115,8 @@ def pytest(group: str, slow: list[str], extra: list[str]) -> Result:
     status = subprocess.run([*command, *extra], cwd=ROOT, env=_venv.environment()).returncode
     if not report.exists():
         return Result(failed=1)
-    told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-    result = Result(told["passed"], told["failed"], told["skipped"], told["slowest"])
+    counted: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    result = Result(*(counted[name] for name in ("passed", "failed", "skipped", "slowest")))
     if status not in (0, 5) and not result.failed:  # 5: the group has no tests
         result.failed = 1
     return result
@@ -136,15 +136,15 @@ def main(words: list[str]) -> int:
         print("\n".join(f"{name:10} {what}" for name, what in known.items()))
         return 0
     if wrong := [name for name in named if name not in known]:
-        _venv.stop(f"no group {wrong[0]!r}; there are {', '.join(known)}")
+        _venv.stop(f"no group {wrong[0]!r}; choose from {', '.join(known)}")
     if not shutil.which("git"):
-        _venv.stop("git is not on PATH: the checks read the repository; install it")
+        _venv.stop("git is not on PATH, but the checks read the repository; install it")
     os.chdir(ROOT)
     _venv.ensure("dev")
     try:
         RESULTS.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _venv.stop(f"cannot write {RESULTS}: {error.strerror}; make it a writable directory")
+        _venv.stop(f"could not write {RESULTS}: {error.strerror}; make it a writable directory")
     results: dict[str, Result] = {}
     for group in dict.fromkeys(named):
         print(f"\n== {group}: {known[group]}", flush=True)

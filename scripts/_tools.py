@@ -1,4 +1,4 @@
-"""The pinned tools that generate code, in the environment that runs the script."""
+"""The pinned tools that generate code, from the environment that runs the script."""
 
 import re
 import subprocess
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import _venv
 
-# Another release of these may write other text; scripts/constraints.txt says which.
+# Other releases of these may produce other output; scripts/constraints.txt pins them.
 PINNED = ("buf-bin", "mypy-protobuf", "ruff")
-_AGAIN = f"delete {_venv.VENV} and run again"
+_AGAIN = f"delete {_venv.VENV} and run this again"
 
 
 class Stop(Exception):
-    """Ends a script with a message and an exit code: 1 the answer is no, 2 a tool is missing."""
+    """Ends a script with a message and an exit status: 1 check failed, 2 a tool is missing."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -23,42 +23,42 @@ class Stop(Exception):
 
 
 def enter() -> None:
-    """Go on in a Python that has the tools: this one, or else the repository's own."""
-    if _wrong() and Path(sys.prefix).resolve() != _venv.VENV.resolve():
-        _venv.enter()  # does not come back
-    if wrong := _wrong():
-        raise Stop(2, f"{wrong}; {_AGAIN}")
+    """Continue in a Python with the tools: this one, or else the repository's own."""
+    if _problem() and Path(sys.prefix).resolve() != _venv.VENV.resolve():
+        _venv.enter()  # does not return
+    if problem := _problem():
+        raise Stop(2, f"{problem}; {_AGAIN}")
 
 
 def program(name: str) -> str:
-    """A program of this environment, whether or not the environment is on PATH."""
+    """The path of a program of this environment, which need not be on PATH."""
     return str(Path(sysconfig.get_path("scripts"), name))
 
 
 def run(
     name: str, *options: str, cwd: Path | None = None, given: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a program of this environment: what it prints is in the result."""
+    """Run a program of this environment and capture its output."""
     command = [program(name), *options]
     try:
         return subprocess.run(command, cwd=cwd, input=given, capture_output=True)
     except OSError as error:
-        raise Stop(2, f"{command[0]} does not run: {error.strerror}; {_AGAIN}") from error
+        raise Stop(2, f"could not run {command[0]}: {error.strerror}; {_AGAIN}") from error
 
 
 def last_line(output: bytes) -> str:
     return (output.decode(errors="replace").strip() or "no output").splitlines()[-1]
 
 
-def _wrong() -> str:
-    """What this environment lacks, or nothing."""
+def _problem() -> str:
+    """A tool that is missing or of the wrong version; "" if there is none."""
     pins = _venv.CONSTRAINTS.read_text(encoding="utf-8")
     for name in PINNED:
         (wanted,) = re.findall(rf"^{name}==([\w.]+)", pins, re.MULTILINE)
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            found = "missing"
-        if found != wanted:
-            return f"{name} is {found}, needed is {wanted}"
+            installed = "missing"
+        if installed != wanted:
+            return f"{name} is {installed}, but must be {wanted}"
     return ""

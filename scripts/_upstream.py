@@ -1,7 +1,8 @@
-"""The contracts that engines publish themselves, still experimental, and that proto/ mirrors.
+"""The experimental contracts that engines publish themselves, and that proto/ mirrors.
 
-A mirror is the published text, descriptor for descriptor, under file names that say the package;
-its comments and its options for other languages are ours. Releases are frozen as NAME-VERSION.
+A mirror has the same descriptors as the published text, under file names that match the package.
+Its comments and its options for other languages are this project's. Releases are frozen as
+NAME-VERSION.
 """
 
 import os
@@ -20,27 +21,27 @@ if TYPE_CHECKING:
 
 
 class Unreachable(Exception):
-    """A published text cannot be had here; the message says why."""
+    """A published text is not available here. The message says why."""
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """One contract, its frozen releases, and the crate that carries its text."""
+    """One contract, its frozen releases, and the crate with its text."""
 
     name: str
     package: str
     releases: tuple[str, ...]  # oldest first
     crate: str
-    crate_version: str = ""  # where it is not the release's own
+    crate_version: str = ""  # if it differs from the release's version
     folder: str = "."  # of the protos in the crate
-    names: Mapping[str, str] = field(default_factory=dict[str, str])  # published file to ours
-    # Whether the Python code that others have of it comes from buf, which has the plugin embed the
-    # names for JSON; protoc leaves them to the runtime.
+    names: Mapping[str, str] = field(default_factory=dict[str, str])  # published file to proto/'s
+    # Whether others generate their Python code with buf, which embeds the JSON names; protoc does
+    # not.
     json_names: bool = False
 
     @property
     def frozen(self) -> list[str]:
-        """What the freezes of the releases are called, oldest first."""
+        """The names of the frozen releases, oldest first."""
         return [f"{self.name}-{version}" for version in self.releases]
 
     def published(self, version: str) -> "FileDescriptorSet":
@@ -53,7 +54,7 @@ class Upstream:
             options = ["--exclude-source-info", "--as-file-descriptor-set", "-o", str(image)]
             done = run("buf", "build", str(protos), *options, cwd=Path(scratch))
             if done.returncode:
-                raise Unreachable(f"buf refused {protos}: {last_line(done.stderr)}")
+                raise Unreachable(f"buf rejected {protos}: {last_line(done.stderr)}")
             return FileDescriptorSet.FromString(image.read_bytes())
 
 
@@ -91,7 +92,7 @@ EXPERIMENTAL = frozenset(upstream.package for upstream in UPSTREAMS)
 
 
 def mirrored(file: PurePath) -> Upstream | None:
-    """Which of these contracts a file of proto/ mirrors; its folder says its package."""
+    """The contract that a file of proto/ mirrors, if any. Its folder is its package."""
     package = ".".join(file.parent.parts)
     return next((upstream for upstream in UPSTREAMS if upstream.package == package), None)
 
@@ -99,9 +100,9 @@ def mirrored(file: PurePath) -> Upstream | None:
 def plain(file: "FileDescriptorProto") -> "FileDescriptorProto":
     """A mirror as it was published, for Python modules to embed.
 
-    Whoever generates code from the published text registers its descriptors under the same file
-    names, and one process can import both if they are equal. So our options for other languages,
-    which mean nothing to Python, stay out.
+    Code that others generate from the published text registers descriptors under the same file
+    names. One process can import both only if they are equal, so this drops the options for other
+    languages, which mean nothing to Python.
     """
     published = type(file).FromString(file.SerializeToString())
     published.ClearField("options")
@@ -109,21 +110,21 @@ def plain(file: "FileDescriptorProto") -> "FileDescriptorProto":
 
 
 def promised(files: "FileDescriptorSet") -> "FileDescriptorSet":
-    """A descriptor set without these contracts: what our own promise covers."""
+    """A descriptor set without these contracts: what this project's promise covers."""
     return type(files)(file=[file for file in files.file if file.package not in EXPERIMENTAL])
 
 
 def _crate(name: str, version: str) -> Path:
-    """The unpacked crate, by cargo: it verifies what it downloads, and keeps it."""
-    for found in _unpacked(name, version):
-        return found
+    """The unpacked crate. cargo downloads, verifies and caches it."""
+    for folder in _unpacked(name, version):
+        return folder
     if not shutil.which("cargo"):
-        raise Unreachable("cargo is not on PATH, and the published text is in a crate")
-    with tempfile.TemporaryDirectory() as nowhere:  # where no Cargo.toml speaks into it
+        raise Unreachable("cargo is not on PATH, but the published text is in a crate")
+    with tempfile.TemporaryDirectory() as empty:  # so that no Cargo.toml has an effect
         command = ["cargo", "info", "--quiet", f"{name}@{version}"]
-        done = subprocess.run(command, cwd=nowhere, capture_output=True, text=True)
-    for found in _unpacked(name, version):
-        return found
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True)
+    for folder in _unpacked(name, version):
+        return folder
     reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
     raise Unreachable(f"cargo info {name}@{version}: {reason}")
 

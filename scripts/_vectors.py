@@ -1,11 +1,11 @@
-"""Golden vectors: what every message of an installed package writes for its full and edge values.
+"""Golden vectors: the bytes of every message of a package, for full values and edge cases.
 
     python _vectors.py PACKAGE OUT       OUT/descriptors.binpb and OUT/<proto package>.jsonl
     python _vectors.py FILE.binpb OUT    the same from a descriptor set, with no generated code
 
 One line is one value: {"message", "case", "json", "hex"}, the same value in proto JSON and on the
-wire. Needs protobuf and PACKAGE (smg_proto, or smg_grpc_proto of a published release), nothing
-else, so that it runs inside any release's own environment.
+wire. Requires only protobuf and PACKAGE (smg_proto, or smg_grpc_proto of a published release), so
+that it runs in the environment of any release.
 """
 
 import importlib
@@ -24,10 +24,10 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 F = FieldDescriptor
-Descriptor: TypeAlias = Any  # upb's and pure Python's have no type in common
+Descriptor: TypeAlias = Any  # upb's and pure Python's have no common type
 Field: TypeAlias = Any
-DEPTH = 3  # a full value is filled this many messages deep
-LARGE = 150  # elements: more than 127 bytes even of the smallest, so that lengths take two bytes
+DEPTH = 3  # nesting of messages in a full value
+LARGE = 150  # elements: over 127 bytes even of the smallest, so that lengths take two bytes
 LARGE_BYTES = 5000
 UNKNOWN_ENUM = 2**31 - 1
 FLOATS = (F.CPPTYPE_FLOAT, F.CPPTYPE_DOUBLE)
@@ -37,7 +37,7 @@ INTEGERS = {
     F.CPPTYPE_UINT32: (0, 2**32 - 1),
     F.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
-# The float is the largest but one: JSON readers refuse what the largest is rounded to in writing.
+# The second largest float: JSON readers reject the rounded text of the largest one.
 LARGEST = {F.CPPTYPE_FLOAT: float.fromhex("0x1.fffffcp+127"), F.CPPTYPE_DOUBLE: sys.float_info.max}
 WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Struct": {
@@ -69,7 +69,7 @@ UNKNOWN = b"".join(
 
 
 def singular(field: Field, case: str, index: int = 0) -> Any:
-    """The scalar that a field holds in a case; index tells apart the elements of a repeated one."""
+    """The scalar of a field in a case. `index` makes the elements of a repeated field differ."""
     kind = field.cpp_type
     if case == "zero":
         empty = "" if kind == F.CPPTYPE_STRING else False if kind == F.CPPTYPE_BOOL else 0
@@ -98,7 +98,7 @@ def count(case: str) -> int:
 
 
 def put(message: Message, field: Field, case: str, depth: int) -> None:
-    """Set one field as the case wants it; repeated fields and maps get count(case) elements."""
+    """Set one field for a case. Repeated fields and maps get count(case) elements."""
     entry = field.message_type if is_repeated(field) and field.message_type else None
     if entry and entry.GetOptions().map_entry:
         target = getattr(message, field.name)
@@ -127,12 +127,12 @@ def put(message: Message, field: Field, case: str, depth: int) -> None:
 
 
 def fill(message: Message, case: str, depth: int = DEPTH, member: str = "") -> None:
-    """Set every field; of each oneof its last member, or the one that is named."""
+    """Set every field, and of each oneof the last member or `member`."""
     message.SetInParent()
     if depth == 0:
         return
     descriptor: Descriptor = message.DESCRIPTOR
-    if known := WELL_KNOWN.get(descriptor.full_name):  # not every content of theirs has a JSON form
+    if known := WELL_KNOWN.get(descriptor.full_name):  # not every value of these has a JSON form
         if value := known.get(case):
             json_format.ParseDict(value, message)
         return
@@ -147,12 +147,12 @@ def fill(message: Message, case: str, depth: int = DEPTH, member: str = "") -> N
 
 
 def is_repeated(field: Field) -> bool:
-    newer: bool | None = getattr(field, "is_repeated", None)  # label is on its way out
+    newer: bool | None = getattr(field, "is_repeated", None)  # label is deprecated
     return newer if newer is not None else field.label == F.LABEL_REPEATED
 
 
 def oneofs(descriptor: Descriptor) -> list[Any]:
-    """The oneofs that a proto file declares; an optional field's own one is none."""
+    """The oneofs that a proto file declares, without those of `optional` fields."""
     return [o for o in descriptor.oneofs if o.name != "_" + o.fields[0].name]
 
 
@@ -187,7 +187,7 @@ def cases(descriptor: Descriptor) -> Iterator[tuple[str, bytes]]:
     if any(is_repeated(field) or field.type == F.TYPE_BYTES for field in descriptor.fields):
         yield "large", written("large")
     if lists := packed(descriptor):
-        # On the wire, but of no elements: a reader must take it for an unset one.
+        # On the wire but without elements: readers must treat it as unset.
         yield "empty_repeated", b"".join(varint(f.number << 3 | 2) + b"\0" for f in lists)
         yield "unpacked", b"".join(map(unpacked, lists))
     for oneof in oneofs(descriptor):
@@ -197,7 +197,7 @@ def cases(descriptor: Descriptor) -> Iterator[tuple[str, bytes]]:
 
 
 def unpacked(field: Field) -> bytes:
-    """Two elements of a packed field, each with a tag of its own, as older writers do it."""
+    """Two elements of a packed field, each with its own tag, as older writers encode them."""
     wire: dict[int, tuple[int, Callable[[Any], bytes]]] = {
         F.CPPTYPE_FLOAT: (5, lambda value: struct.pack("<f", value)),
         F.CPPTYPE_DOUBLE: (1, lambda value: struct.pack("<d", value)),
@@ -208,25 +208,25 @@ def unpacked(field: Field) -> bytes:
 
 
 def files_of(package: str) -> list[FileDescriptor]:
-    """The files of all generated modules of a package with what they import, imports first."""
-    there: dict[str, FileDescriptor] = {}
+    """The files of all generated modules of a package and their imports, imports first."""
+    files: dict[str, FileDescriptor] = {}
 
-    def take(file: FileDescriptor) -> None:
+    def add(file: FileDescriptor) -> None:
         for imported in file.dependencies:
-            take(imported)
-        there.setdefault(file.name, file)
+            add(imported)
+        files.setdefault(file.name, file)
 
     root = importlib.import_module(package)
     for module in sorted(m.name for m in pkgutil.walk_packages(root.__path__, package + ".")):
         if module.endswith("_pb2"):
-            found = importlib.import_module(module).DESCRIPTOR
-            if isinstance(found, FileDescriptor):  # the facade smg_pb2 has no file of its own
-                take(found)
-    return list(there.values())
+            descriptor = importlib.import_module(module).DESCRIPTOR
+            if isinstance(descriptor, FileDescriptor):  # the facade smg_pb2 has no file of its own
+                add(descriptor)
+    return list(files.values())
 
 
 def files_in(image: Path) -> list[FileDescriptor]:
-    """The files of a descriptor set, imports first as it has them, in a pool of their own."""
+    """The files of a descriptor set, imports first, in a pool of their own."""
     pool = DescriptorPool()
     protos = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes()).file
     return [pool.AddSerializedFile(proto.SerializeToString()) for proto in protos]
@@ -240,7 +240,7 @@ def descriptor_set(files: list[FileDescriptor]) -> bytes:
 
 
 def messages(files: list[FileDescriptor]) -> list[Descriptor]:
-    """Every message of the contracts by full name, map entries and google.* left out."""
+    """Every message of the contracts, sorted by name, without map entries and google.*."""
     found: list[Descriptor] = []
 
     def walk(descriptor: Descriptor) -> None:
@@ -266,7 +266,7 @@ def lines(descriptor: Descriptor) -> Iterator[str]:
 
 
 def write(source: str, out: Path) -> None:
-    """The vectors of a package, or of a descriptor set if that is what the name says."""
+    """Write the vectors of a package, or of a descriptor set if the name ends in .binpb."""
     files = files_in(Path(source)) if source.endswith(".binpb") else files_of(source)
     out.mkdir(parents=True, exist_ok=True)
     (out / "descriptors.binpb").write_bytes(descriptor_set(files))

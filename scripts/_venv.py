@@ -1,4 +1,4 @@
-"""The repository's own virtual environment: made once, renewed when what it installs changes."""
+"""The repository's own virtual environment: created once, updated when its requirements change."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
-HEARTBEAT = 30  # seconds between two signs of life of a command that prints nothing
+HEARTBEAT = 30  # seconds between messages while a command prints nothing
 
-# For each purpose: what uv installs, a module that shows it is there, and the size on Linux.
+# For each purpose: what uv installs, a module that shows it is installed, and the size on Linux.
 _PURPOSES = {
     "dev": (
         ["-e", str(ROOT), "-r", "pyproject.toml", "--all-extras", "--group", "dev"],
@@ -36,45 +36,45 @@ def stop(problem: str) -> NoReturn:
 
 
 def ensure(purpose: str) -> Path:
-    """Make .venv with the package (editable) and what the purpose needs, unless it is there."""
+    """Create .venv with the package (editable) and its requirements, unless it is up to date."""
     what, module, size = _PURPOSES[purpose]
     stamp = VENV / f"ready-{purpose}"
     try:
         if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted():
-            _assert_whole(module)
+            _check(module)
             return PYTHON
         if not PYTHON.exists():
             download, disk = size.split(", ")
-            print(f"First run: makes {VENV}; downloads about {download}, takes {disk} of disk.")
-            _run("make a virtual environment", [sys.executable, "-m", "venv", str(VENV)])
-        # uv installs in seconds what takes pip a minute.
+            print(f"First run: creates {VENV}; downloads about {download}, takes {disk} of disk.")
+            _run("create a virtual environment", [sys.executable, "-m", "venv", str(VENV)])
+        # uv takes seconds where pip takes a minute.
         pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
         _run("install uv", [*pip, _pinned("uv")])
         uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
         _run("install the packages", [*uv, "-c", str(CONSTRAINTS), *what])
         stamp.write_text(wanted(), encoding="utf-8")
     except OSError as error:
-        stop(f"cannot write {VENV}: {error.strerror}; make it writable, or delete it")
-    _assert_whole(module)
+        stop(f"could not write {VENV}: {error.strerror}; make it writable, or delete it")
+    _check(module)
     return PYTHON
 
 
 def wanted() -> str:
-    """What .venv is made from, as a digest: it is made anew when this changes."""
+    """A digest of the requirements of .venv, which is updated when the digest changes."""
     parts = [str(ROOT).encode(), (ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def environment() -> dict[str, str]:
-    """For commands in .venv: its programs first, nothing of the caller's own Python set-up."""
+    """The environment of commands in .venv: its programs first, without the caller's Python."""
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     path = f"{VENV / 'bin'}{os.pathsep}{clean.get('PATH', '')}"
-    # The certificates that pip and git trust here, for uv too.
+    # uv uses the certificates that pip and git trust here.
     return {"UV_SYSTEM_CERTS": "1"} | clean | {"PATH": path, "VIRTUAL_ENV": str(VENV)}
 
 
 def enter() -> None:
-    """Go on in .venv's Python, if the script was started with another."""
+    """Continue in .venv's Python if the script was started with another one."""
     if Path(sys.prefix).resolve() != VENV.resolve():
         words = [str(ensure("dev")), *sys.argv]
         sys.stdout.flush()
@@ -82,14 +82,14 @@ def enter() -> None:
 
 
 def watch(process: "subprocess.Popen[str]") -> tuple[str, int]:
-    """Wait for a command and show that time passes: what it printed, and its status."""
+    """Wait for a command, with a message now and then. Returns its output and exit status."""
     started = time.monotonic()
     while True:
         try:
             printed, _ = process.communicate(timeout=HEARTBEAT)
             return printed or "", process.returncode
         except subprocess.TimeoutExpired:
-            print(f"  still at it after {time.monotonic() - started:.0f} s", flush=True)
+            print(f"  still running after {time.monotonic() - started:.0f} s", flush=True)
 
 
 def _pinned(name: str) -> str:
@@ -97,7 +97,8 @@ def _pinned(name: str) -> str:
     return next(line for line in lines if line.startswith(f"{name}=="))
 
 
-def _assert_whole(module: str) -> None:
+def _check(module: str) -> None:
+    """Stop if .venv cannot import the module."""
     probe = f"import sys, {module}; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run(
@@ -106,10 +107,10 @@ def _assert_whole(module: str) -> None:
     except OSError:
         done = None
     if done is None or done.returncode:
-        stop(f"{VENV} is damaged: its Python cannot import {module}; delete it and run again")
-    asked = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if done.stdout.strip() != asked:
-        print(f"{VENV} has Python {done.stdout.strip()}; delete it to use {asked}", flush=True)
+        stop(f"{VENV} is damaged: its Python cannot import {module}; delete it and run this again")
+    current = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if done.stdout.strip() != current:
+        print(f"{VENV} has Python {done.stdout.strip()}; delete it to use {current}", flush=True)
 
 
 def _run(what: str, words: Sequence[str]) -> None:
@@ -126,30 +127,33 @@ def _run(what: str, words: Sequence[str]) -> None:
         ) as process:
             printed, status = watch(process)
     except OSError as error:
-        stop(f"cannot {what}: {words[0]} does not run ({error.strerror}); delete {VENV}, run again")
+        stop(
+            f"could not {what}: {words[0]} does not run ({error.strerror}); "
+            f"delete {VENV} and run this again"
+        )
     if status:
-        stop(f"cannot {what}: {_reason(printed)}; {_advice(printed)}")
+        stop(f"could not {what}: {_reason(printed)}; {_advice(printed)}")
 
 
 def _reason(printed: str) -> str:
-    """What a failed command gives as its reason: an error and, from uv, its innermost cause."""
+    """The reason in the output of a failed command: an error and, from uv, its innermost cause."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["no output"]
     errors = [line for line in lines if line.lower().startswith("error:")]
     causes = [line.removeprefix("cause: ") for line in lines if line.startswith("cause: ")]
-    said = [(errors or lines)[-1], *causes[-1:]]
-    return ": ".join(re.sub("^error: ", "", line, flags=re.IGNORECASE) for line in said)
+    reasons = [(errors or lines)[-1], *causes[-1:]]
+    return ": ".join(re.sub("^error: ", "", line, flags=re.IGNORECASE) for line in reasons)
 
 
-# What to do, by what a failed command printed.
+# What to do, by a text in the output of a failed command.
 _ADVICE = {
     "ensurepip": "install your system's package for it, such as python3-venv",
-    "No space left": "make room there",
-    "Permission denied": "make that place writable",
-    "Read-only file system": "make that place writable",
-    "directory": "make that place a writable directory",
-    "Connect": "is a Python package index within reach?",
-    "Failed to fetch": "is a Python package index within reach?",
-    "from versions: none": "is a Python package index within reach?",
+    "No space left": "free some disk space",
+    "Permission denied": "make it writable",
+    "Read-only file system": "make it writable",
+    "directory": "make it a writable directory",
+    "Connect": "check that a Python package index can be reached",
+    "Failed to fetch": "check that a Python package index can be reached",
+    "from versions: none": "check that a Python package index can be reached",
 }
 
 
@@ -157,4 +161,4 @@ def _advice(printed: str) -> str:
     for sign, advice in _ADVICE.items():
         if sign in printed:
             return advice
-    return f"run the command for its full output; if it helps, delete {VENV} and start over"
+    return f"run the command to see its full output, or delete {VENV} and run this again"

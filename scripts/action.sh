@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The step of action.yml: installs smg-proto beside the job, compares, and tells the job what is found.
+# The step of action.yml: installs smg-proto, compares, and reports the findings to the job.
 # Reads OLD, NEW, LEVEL, ARGUMENTS, ACCEPT, SARIF, VERSION and BASE.
 set -euo pipefail
 work=${RUNNER_TEMP:-$(mktemp -d)}/smg-proto
@@ -9,7 +9,7 @@ if [ ! -x "$work/bin/smg-proto" ]; then
 fi
 if [ -z "$OLD" ]; then
     if ! [[ $BASE =~ ^[0-9a-f]{7,64}$ ]] || [ -z "${BASE//0/}" ]; then
-        echo "::error::smg-proto diff: no base to compare with: give the input old" >&2
+        echo "::error::smg-proto diff: no base to compare with; set the input old" >&2
         exit 2
     fi
     git cat-file -e "$BASE^{commit}" 2>/dev/null || git fetch --quiet --depth=1 origin "$BASE"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Regenerate all that is made from proto/: modules, stubs, facade, descriptor set, reference.
+"""Regenerate all that is made from proto/: modules, stubs, descriptor set, reference, two pages.
 
-    scripts/build.py            generate, then replace what differs
-    scripts/build.py --check    generate, then list what differs (exit 1); change nothing
-    scripts/build.py --site DIR write the documentation as a site into a folder that is empty or new
+    scripts/build.py            generate, then replace files that differ
+    scripts/build.py --check    generate, then list files that differ (exit 1); change nothing
+    scripts/build.py --site DIR write the documentation as a site to an empty or new folder
 
-Exit: 0 fine, 1 the answer is no (a proto does not compile, a file differs), 2 a tool is missing.
+Exit status: 0 success, 1 a proto does not compile or a file differs, 2 a tool is missing.
 """
 
 import argparse
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 ROOT = _venv.ROOT
 sys.path.insert(0, str(ROOT))
 INIT = Path("smg_proto/__init__.py")
-# Descriptions of messages that are not ours to define; smg_proto needs a few of each.
+# Standard messages of other projects; smg_proto needs some of each.
 STANDARD = ["scripts/standard", "templates/google_rpc"]
 ENGINES, ENGINES_TABLE = "docs/engines.md", "docs/engines.json"
-# What this script owns, besides parts of INIT and ENGINES. What matches and is not generated is
-# stale.
+SUPPORT, SUPPORT_RECORD = "docs/support.md", "tests/e2e/support.json"
+# The files that this script owns, besides parts of INIT and ENGINES. A match that is not generated
+# is stale.
 OWNED = [
     "smg_proto/*_pb2*.py*",
     *(f"{package.replace('.', '/')}/*.py*" for package in FACADES),
@@ -44,25 +45,30 @@ OWNED = [
 
 
 def generate() -> dict[Path, bytes]:
-    """Everything that this script owns: path below ROOT to content."""
+    """All generated files: path below ROOT to content."""
     from _engines import page
     from _protos import compile_protos
     from _python_messages import literal
     from _reference import pages
+    from _support import page as support
 
     protos = compile_protos(ROOT, "proto")
     image = protos.image()
     made = python(protos)
     made["smg_proto/_standard_files.py"] = literal(compile_protos(ROOT, *STANDARD).files)
     made |= {f"docs/reference/{name}": text for name, text in pages(image).items()}
-    text, table = ((ROOT / path).read_text(encoding="utf-8") for path in (ENGINES, ENGINES_TABLE))
+    text, table, record = (
+        (ROOT / path).read_text(encoding="utf-8")
+        for path in (ENGINES, ENGINES_TABLE, SUPPORT_RECORD)
+    )
     made[ENGINES] = page(text, table, protos)
+    made[SUPPORT] = support(SUPPORT_RECORD, record)
     made |= sync_folders(ROOT)
-    found = {Path(path): text.encode() for path, text in made.items()}
-    found[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)
+    generated = {Path(path): text.encode() for path, text in made.items()}
+    generated[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)
     init = (ROOT / INIT).read_text(encoding="utf-8")
-    found[INIT] = with_names(init, public(found)).encode()
-    return found
+    generated[INIT] = with_names(init, public(generated)).encode()
+    return generated
 
 
 def site(out: Path) -> None:
@@ -109,7 +115,7 @@ def path_of(module: str, suffix: str) -> str:
 
 
 def public(made: Iterable[Path]) -> list[str]:
-    """The public modules and packages of smg_proto: generated ones, and those written by hand."""
+    """The public modules and packages of smg_proto, generated or written by hand."""
     patterns = ("smg_proto/*.py", "smg_proto/*/__init__.py")
     by_hand = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern)}
     modules = {*by_hand - owned(), *made}
@@ -119,14 +125,14 @@ def public(made: Iterable[Path]) -> list[str]:
 
 
 def owned() -> set[Path]:
-    """What is there of what this script owns."""
+    """The existing files that this script owns."""
     return {path.relative_to(ROOT) for pattern in OWNED for path in ROOT.glob(pattern)}
 
 
 def differences(made: dict[Path, bytes]) -> list[Path]:
-    """Paths below ROOT that are missing, other than generated, or stale."""
-    wrong = {path for path, content in made.items() if content != read(path)}
-    return sorted(wrong | (owned() - made.keys()))
+    """Paths below ROOT that are missing, out of date or stale."""
+    outdated = {path for path, content in made.items() if content != read(path)}
+    return sorted(outdated | (owned() - made.keys()))
 
 
 def read(path: Path) -> bytes | None:
@@ -134,20 +140,20 @@ def read(path: Path) -> bytes | None:
 
 
 def replace(path: Path, content: bytes | None) -> None:
-    """Swap one file for its new content; None: it is stale and goes."""
-    there, fresh = ROOT / path, ROOT / path.with_name(path.name + ".new")
+    """Replace a file with its new content; None deletes a stale file."""
+    target, fresh = ROOT / path, ROOT / path.with_name(path.name + ".new")
     try:
         if content is None:
-            there.unlink()
+            target.unlink()
             return
-        there.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         fresh.write_bytes(content)
-        fresh.replace(there)
+        fresh.replace(target)
     except OSError as error:
         with suppress(OSError):
             fresh.unlink()
         raise Stop(
-            2, f"{path} cannot be written: {error.strerror}; mend that, run again"
+            2, f"could not write {path}: {error.strerror}; fix that and run this again"
         ) from error
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The frozen releases in tests/compat: check them, write one.
+"""Check the frozen releases in tests/compat, or write one.
 
-    scripts/freeze.py check                   are they whole, and does proto/ keep them?
-    scripts/freeze.py published VERSION ...   write what the wheels on the package index say
-    scripts/freeze.py upstream NAME ...       write what engines publish themselves (_upstream.py)
+    scripts/freeze.py check                   check that they are intact and that proto/ keeps them
+    scripts/freeze.py published VERSION ...   freeze wheels of the package index
+    scripts/freeze.py upstream NAME ...       freeze what engines publish themselves (_upstream.py)
 
-`check` also asks `buf breaking` to compare proto/ with our last release, file by file. Our own
-releases are frozen by scripts/release.py. Exit: 0 fine, 1 the answer is no, 2 bad usage.
+`check` also compares proto/ with this project's last release by `buf breaking`. scripts/release.py
+freezes this project's releases. Exit status: 0 success, 1 check failed, 2 usage error.
 """
 
 import argparse
@@ -31,22 +31,22 @@ def check() -> int:
     import smg_proto
 
     frozen, files, version = Frozen.here(), smg_proto.descriptor_set(), smg_proto.__version__
-    found = [
-        *frozen.unsound(),
-        *frozen.unkept(contract(files), version),
+    problems = [
+        *frozen.defects(),
+        *frozen.broken_promises(contract(files), version),
         *frozen.unaccepted(files, version),
     ]
-    for problem in found:
+    for problem in problems:
         print(f"freeze: {problem}", file=sys.stderr)
     if frozen.own and not _unbroken(frozen, frozen.own[-1]):
-        found.append("buf breaking")
+        problems.append("buf breaking")
     if not frozen.own:
-        print("freeze: no release of ours yet; nothing for buf breaking to compare with")
-    return 1 if found else 0
+        print("freeze: no release of this project yet; buf breaking has nothing to compare with")
+    return 1 if problems else 0
 
 
 def _unbroken(frozen: "Frozen", release: str) -> bool:
-    """Does `buf breaking` find nothing between a release and proto/, less what was reset since?"""
+    """Whether `buf breaking` accepts proto/ against a release, without packages reset since."""
     from _frozen import RESET
     from _tools import program
 
@@ -60,7 +60,7 @@ def _unbroken(frozen: "Frozen", release: str) -> bool:
 
 
 def published(version: str) -> None:
-    """Freeze a release that others published, as its wheel says in an environment of its own."""
+    """Freeze a release that others published, from its wheel in an environment of its own."""
     from _contract import contract, facts
     from _frozen import WITH_VECTORS, Frozen
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -86,9 +86,9 @@ def upstream(name: str) -> None:
     from _frozen import Frozen
     from _upstream import UPSTREAMS
 
-    (found,) = (upstream for upstream in UPSTREAMS if upstream.name == name)
-    for version, release in zip(found.releases, found.frozen, strict=True):
-        files = found.published(version)
+    (contract_of,) = (upstream for upstream in UPSTREAMS if upstream.name == name)
+    for version, release in zip(contract_of.releases, contract_of.frozen, strict=True):
+        files = contract_of.published(version)
         with tempfile.TemporaryDirectory() as scratch:
             image, made = Path(scratch, "image.binpb"), Path(scratch, "made")
             image.write_bytes(files.SerializeToString(deterministic=True))
@@ -101,7 +101,7 @@ def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="are they whole, and does proto/ keep them?")
+    commands.add_parser("check", help="check that they are intact and that proto/ keeps them")
     publish = commands.add_parser("published", help="freeze wheels of the package index")
     publish.add_argument("versions", nargs="+", metavar="VERSION")
     engines = commands.add_parser("upstream", help="freeze what engines publish themselves")

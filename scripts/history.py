@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write docs/history.md: every release against the one before, judged by smg-proto diff and buf.
+"""Write docs/history.md: every release compared with the one before by smg-proto diff and buf.
 
-Those of the package that bore this name before, and those of the engines' own contracts.
+It covers the package that had this name before, and the engines' own contracts.
 
-    scripts/history.py            write it
-    scripts/history.py --check    only say whether it is as it should be
+    scripts/history.py            write the page
+    scripts/history.py --check    only check that it is up to date
 
-Exit: 0 fine, 1 the answer is no, 2 a release cannot be had.
+Exit status: 0 success, 1 check failed, 2 a release is not available.
 """
 
 import argparse
@@ -35,23 +35,24 @@ INTRO = """\
 
 ## smg-grpc-proto
 
-Every release of `smg-grpc-proto` before this repository's first, against the one before it: what
-`smg-proto diff` finds, by class, and how many errors `buf breaking` reports for the same pair at
-three of its levels. Made by `scripts/history.py`. The findings of a pair, with their witnesses:
+Each release of `smg-grpc-proto` before this repository's first is compared with the one before it.
+The table has the number of findings of `smg-proto diff` by class, and the number of errors of
+`buf breaking` at three of its levels. `scripts/history.py` writes this page. To see the findings of
+a pair with their witnesses:
 
     smg-proto diff pypi:smg-grpc-proto==0.4.10 pypi:smg-grpc-proto==0.4.11
 
-buf's WIRE level is silent where data behind a `reserved` number is lost (0.4.2 in part, 0.4.6
-wholly), and it reports errors where not a byte differs (0.4.13: messages that moved, a field that
-became the first member of a oneof).
+buf's WIRE level does not report data loss behind a `reserved` number (part of 0.4.2, all of 0.4.6).
+It reports errors although no byte differs in 0.4.13: messages that moved, and a field that became
+the first member of a oneof.
 
 """
 UPSTREAM = """\
 
 ## {name}
 
-The releases of `{name}`, whose package `{package}` is a mirror that is experimental upstream
-([stability.md](stability.md)).{note} The findings of a pair:
+The releases of `{name}`, whose package `{package}` is a mirror of an experimental contract
+([stability.md](stability.md)).{note} To see the findings of a pair:
 
     cd tests/compat/releases
     smg-proto diff {old}/descriptors.binpb {new}/descriptors.binpb
@@ -59,22 +60,22 @@ The releases of `{name}`, whose package `{package}` is a mirror that is experime
 """
 NOTES = {
     "vllm-proto": """ 0.5.0 gave presence to `RandomSampling.top_k`, `top_p` and `min_p`: a zero
-that an older peer sends reads as unset, and an explicit zero is lost on its way through an older
-peer. `buf breaking` reports that at its level FILE alone.""",
+from an older peer reads as unset, and an older peer loses an explicit zero. `buf breaking` reports
+this only at its level FILE.""",
 }
 WITNESSES = """
-What arrives otherwise than it was sent, in bytes that one release wrote and the other read:
+Messages that one release wrote and the other read differently, as bytes:
 
 """
 SPEAKERS = """
-## Which release speaks what
+## Compatible releases
 
-Each contract of this package that others publish: what carries it, the first release there that has
-it, and from which release on its peers and this package understand each other. *Whole*: no data is
-lost or misread, and no call fails, in either direction. *Exact*: besides, unset and zero are told
-apart by both or by neither. For a running server, `smg-proto check` says it.
+For each contract that others publish: the package that has it, the first release with it, and the
+first releases that are compatible with this package. *Compatible*: no data is lost or misread and
+no call fails, in either direction. *Exact*: in addition, both sides agree on whether unset and zero
+differ. `smg-proto check` shows the same for a running server.
 
-| contract | carried by | first in | whole from | exact from |
+| contract | package | first in | compatible from | exact from |
 | --- | --- | --- | --- | --- |
 """
 HEADER = ["release", "verdict", "data", "rpc", "presence", "json", "source"]
@@ -90,7 +91,7 @@ def reports(contracts: "Sequence[Contract]") -> "list[Report]":
 def rows(
     versions: Sequence[str], contracts: "Sequence[Contract]", found: "Sequence[Report]"
 ) -> Iterator[list[str]]:
-    """One for each release but the first."""
+    """One row for each release except the first."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     from smg_proto._descriptors import declarations, usual_json_name
@@ -101,25 +102,25 @@ def rows(
         for contract, image in zip(contracts, images, strict=True):
             files = FileDescriptorSet(file=contract.files)
             for declared in (d for file in files.file for d in declarations(file)):
-                # Generated modules leave the usual names out, and buf reads no other sign of them.
+                # Generated modules leave out default names, but buf needs them.
                 if declared.kind == "field" and not declared.proto.json_name:
                     declared.proto.json_name = usual_json_name(declared.proto.name)
             image.write_bytes(files.SerializeToString())
         for place, report in enumerate(found, 1):
             classes = [finding.cls for finding in report.findings]
             counts = [classes.count(name) for name in CLASSES if name != "notice"]
-            said = [buf_errors(images[place - 1], images[place], level) for level in BUF_LEVELS]
-            yield [versions[place], report.verdict, *(str(n or "") for n in [*counts, *said])]
+            errors = [buf_errors(images[place - 1], images[place], level) for level in BUF_LEVELS]
+            yield [versions[place], report.verdict, *(str(n or "") for n in [*counts, *errors])]
 
 
 def since(found: "Sequence[tuple[str, Report]]", level: str) -> str:
-    """The first release from which on none fails at the level."""
-    good = takewhile(lambda one: not one[1].fails(level), reversed(found))
-    return next((version for version, _ in reversed(list(good))), "none")
+    """The first release since which none fails at the level."""
+    passing = takewhile(lambda one: not one[1].fails(level), reversed(found))
+    return next((version for version, _ in reversed(list(passing))), "none")
 
 
 def buf_errors(old: Path, new: Path, level: str) -> int:
-    """How many errors buf breaking reports at this level."""
+    """The number of errors that buf breaking reports at a level."""
     config = f'{{"version":"v2","breaking":{{"use":["{level}"]}}}}'
     command = [program("buf"), "breaking", str(new), "--against", str(old), "--config", config]
     done = subprocess.run([*command, "--error-format", "json"], capture_output=True, text=True)
@@ -150,7 +151,7 @@ def witnesses(versions: Sequence[str], found: "Sequence[Report]") -> Iterator[st
 
 
 def speakers(carriers: "Mapping[str, tuple[Sequence[str], Sequence[Contract]]]") -> Iterator[str]:
-    """A row for each contract that one of these packages carries."""
+    """A row for each contract in these packages."""
     from smg_proto.compat import diff, load
 
     ours = load("self")
@@ -160,8 +161,8 @@ def speakers(carriers: "Mapping[str, tuple[Sequence[str], Sequence[Contract]]]")
                 (v, c) for v, c in zip(versions, contracts, strict=True) if package in c.packages
             ]
             found = [(version, diff(contract, ours, [package])) for version, contract in has]
-            whole, exact = (since(found, level) for level in ("rpc", "presence"))
-            yield f"| `{package}` | `{carrier}` | {has[0][0]} | {whole} | {exact} |\n"
+            compatible, exact = (since(found, level) for level in ("rpc", "presence"))
+            yield f"| `{package}` | `{carrier}` | {has[0][0]} | {compatible} | {exact} |\n"
 
 
 def page() -> str:

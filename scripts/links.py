@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Check that the relative links of every Markdown file lead to a file and a heading that exist.
+"""Check that the relative links of Markdown files lead to files and headings that exist.
 
-    scripts/links.py            all Markdown of the repository
-    scripts/links.py FILE...    these files only
+    scripts/links.py            check all Markdown files of the repository
+    scripts/links.py FILE...    check only these files
 
-A target has to be part of the repository: tracked, or new and not ignored. Links to other sites
-are not followed. Exit: 0 all lead somewhere, 1 a list of those that do not, 2 no repository here.
+A target must be part of the repository: tracked, or new and not ignored. Links to other sites are
+not followed. Exit status: 0 all links are valid, 1 a list of invalid ones, 2 no repository.
 """
 
 import re
@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
-# The text of a link may hold one more pair of brackets (an image, a subscript); its target either
-# stands in angle brackets or has no blanks.
+# The text of a link may hold another pair of brackets (an image, a subscript). Its target is in
+# angle brackets or has no spaces.
 TEXT = r"\[(?:[^\[\]]|\[[^\]]*\])*\]"
 TARGET = r"\(\s*(?:<([^<>]*)>|([^\s()<>]*(?:\([^\s()]*\)[^\s()<>]*)*))(?:\s+[\"'(].*?[\"')])?\s*\)"
-INLINE = re.compile(rf"(?={TEXT}{TARGET})")  # ahead: a link's text may hold another link
+INLINE = re.compile(rf"(?={TEXT}{TARGET})")  # lookahead: a link's text may hold another link
 DEFINITION = re.compile(r"^ {0,3}\[([^\]^][^\]]*)\]:\s*(?:<([^<>]*)>|(\S+))")
 REFERENCE = re.compile(rf"{TEXT}\[([^\]]+)\]")
 TAG = re.compile(r"<(?:a|img)\b[^>]*?\b(?:href|src)\s*=\s*[\"']([^\"']*)[\"']", re.IGNORECASE)
@@ -34,7 +34,7 @@ ELSEWHERE = re.compile(r"^(?:[a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not code, numbered; a heading keeps its code spans."""
+    """The lines that are not code, with their numbers. Headings keep their code spans."""
     fence = ""
     for number, line in enumerate(text.splitlines(), 1):
         mark = FENCE.match(line)
@@ -48,29 +48,29 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def slug(heading: str) -> str:
-    """The anchor that a forge gives to a heading."""
+    """The anchor of a heading, as on GitHub."""
     plain = re.sub(rf"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]{TARGET}", r"\1", heading)
     plain = re.sub(r"[^\w\- ]", "", plain.replace("`", "").lower())
     return plain.strip().replace(" ", "-")
 
 
 def anchors(text: str) -> set[str]:
-    """All that `#...` can name in a Markdown file."""
-    found: set[str] = set()
+    """All anchors of a Markdown file."""
+    names: set[str] = set()
     for _, line in prose(text):
-        found.update(ANCHOR.findall(line))
+        names.update(ANCHOR.findall(line))
         if heading := HEADING.match(line):
             first = name = slug(heading[1])
             number = 0
-            while name in found:
+            while name in names:
                 number += 1
                 name = f"{first}-{number}"
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 def links(text: str) -> Iterator[tuple[int, str]]:
-    """Every target in a Markdown file, with its line; `[text][name]` without a definition too."""
+    """Every target in a Markdown file, with its line, including undefined `[text][name]`."""
     lines = list(prose(text))
     names = {" ".join(d[1].lower().split()) for _, line in lines if (d := DEFINITION.match(line))}
     for number, line in lines:
@@ -88,7 +88,7 @@ def links(text: str) -> Iterator[tuple[int, str]]:
 
 
 class Repository:
-    """The files that belong to a repository, and what can be linked to in them."""
+    """The files of a repository, and their anchors."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -110,7 +110,7 @@ class Repository:
         return self._anchors[name]
 
     def fault(self, page: str, target: str) -> str | None:
-        """Why a link of a page leads nowhere; None if it leads somewhere, or to another site."""
+        """Why a link of a page is invalid; None if it is valid or leads to another site."""
         if ELSEWHERE.match(target):
             return None
         if not target:
@@ -120,7 +120,7 @@ class Repository:
         path, _, anchor = target.partition("#")
         path = unquote(path.partition("?")[0])
         if path.startswith("/"):
-            return f"{target}: starts at the root of a site; write it relative to this page"
+            return f"{target}: relative to the root of a site; make it relative to this page"
         name = normpath(PurePosixPath(page).parent / path) if path else page
         if name in self.folders:
             if not anchor:
@@ -143,13 +143,13 @@ def main() -> int:
         repository = Repository(ROOT)
         named = [Path(word).resolve().relative_to(ROOT).as_posix() for word in sys.argv[1:]]
         pages = named or sorted(name for name in repository.files if name.endswith(".md"))
-        found = [fault for page in pages for fault in repository.faults(page)]
+        faults = [fault for page in pages for fault in repository.faults(page)]
     except (OSError, ValueError) as error:
         print(f"links: {error}", file=sys.stderr)
         return 2
-    for fault in found:
+    for fault in faults:
         print(f"links: {fault}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

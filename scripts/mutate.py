@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Put small bugs into modules, one at a time, and list those that no test notices.
+"""Put small bugs (mutants) into modules, one at a time, and list those that no test notices.
 
     scripts/mutate.py smg_proto/errors.py               every mutant of a module
-    scripts/mutate.py smg_proto.compat --sample 40      forty of a package, always the same ones
+    scripts/mutate.py smg_proto.compat --sample 40      forty of a package, always the same
     scripts/mutate.py smg_proto/errors.py --tests tests/test_errors.py --jobs 2
 
-Each mutant runs in a copy of the repository, until a test fails: those tests of the module (TESTS
-below) that run its line, or all of them if none does in this process. Exit status: 0 all were
-noticed, 1 some survived, 2 bad usage, or the tests fail without any mutant.
+Each mutant runs in a copy of the repository until a test fails. The tests are those of the module
+(TESTS below) that run its line, or all of them if none does in this process. Exit status: 0 all
+mutants were noticed, 1 some survived, 2 usage error, or the tests fail without a mutant.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import _runner
 import _venv
 import coverage
 
-# The tests of a module, by the longest prefix of its path. Elsewhere tests/ mirrors smg_proto/.
+# The tests of a module, by the longest prefix of its path. Otherwise, tests/ mirrors smg_proto/.
 TESTS = {
     "smg_proto/__init__.py": ["tests/test_package.py"],
     "smg_proto/__main__.py": ["tests/cli"],
@@ -78,10 +78,10 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Mult: ast.FloorDiv,
     ast.FloorDiv: ast.Mult,
 }
-# A mutant is taken for endless, and so for noticed, after so many seconds, and so many times what
-# the tests take without one.
-LEAST, TIMES = 60, 10
-MOST = 500  # tests that are named one by one; more are as good as all
+# A mutant counts as endless, and therefore as noticed, after this many seconds plus this many times
+# the duration of the tests without one.
+MIN_SECONDS, TIMES = 60, 10
+MAX_NAMED_TESTS = 500  # run all tests instead of more than this many by name
 
 
 @dataclass(frozen=True)
@@ -92,37 +92,37 @@ class Mutant:
     end: int
     before: str
     after: str
-    left_out: str = ""  # of a call or a dictionary
+    omitted: str = ""  # the argument or entry that is left out
 
     def source(self, original: bytes) -> bytes:
         return original[: self.start] + self.after.encode() + original[self.end :]
 
     def __str__(self) -> str:
         before, after = (" ".join(text.split())[:100] for text in (self.before, self.after))
-        what = f"{before}  ->  {after}" if not self.left_out else f"{self.left_out} left out"
+        what = f"{before}  ->  {after}" if not self.omitted else f"{self.omitted} left out"
         return f"{self.path}:{self.line}: {what}"
 
 
 def mutants(path: Path, source: bytes) -> list[Mutant]:
-    """Every small bug that this file can have, in its order."""
+    """Every mutant of a file, in order."""
     starts = [0]
     for text in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(text))
-    found: list[Mutant] = []
+    mutants: list[Mutant] = []
     for node in _code(ast.parse(source)):
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
         before = source[start:end].decode()
-        for after, left_out in dict(_changes(node)).items():
-            found.append(Mutant(path, node.lineno, start, end, before, after, left_out))
-    return sorted(found, key=lambda mutant: (mutant.start, mutant.after))
+        for after, omitted in dict(_changes(node)).items():
+            mutants.append(Mutant(path, node.lineno, start, end, before, after, omitted))
+    return sorted(mutants, key=lambda mutant: (mutant.start, mutant.after))
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
-    """What runs and has a place in the source: no annotations, imports, nor parts of f-strings."""
+    """The nodes that run and have a source position: no annotations, imports, f-string parts."""
     types = [getattr(node, name, None) for name in ("annotation", "returns")]
     for child in ast.iter_child_nodes(node):
-        if child in types or _is_for_readers(child):
+        if child in types or _has_no_effect(child):
             continue
         if isinstance(child, ast.expr | ast.stmt):
             yield child
@@ -130,7 +130,7 @@ def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
             yield from _code(child)
 
 
-def _is_for_readers(node: ast.AST) -> bool:
+def _has_no_effect(node: ast.AST) -> bool:
     match node:
         case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
             return True
@@ -141,20 +141,20 @@ def _is_for_readers(node: ast.AST) -> bool:
 
 
 def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
-    """The text of a node with one thing wrong, for each that can be, and what is left out of it."""
+    """The mutated texts of a node, each with the argument or entry that it leaves out."""
 
-    def again(**changed: object) -> str:
+    def changed(**changes: object) -> str:
         other = copy.copy(node)
-        for name, value in changed.items():
+        for name, value in changes.items():
             setattr(other, name, value)
         text = ast.unparse(ast.fix_missing_locations(other))
         return f"({text})" if isinstance(node, ast.expr) else text
 
     match node:
         case ast.Compare(ops=[op]) if type(op) in SWAPS:
-            yield again(ops=[SWAPS[type(op)]()]), ""
+            yield changed(ops=[SWAPS[type(op)]()]), ""
         case ast.BoolOp(op=op) | ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in SWAPS:
-            yield again(op=SWAPS[type(op)]()), ""
+            yield changed(op=SWAPS[type(op)]()), ""
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             yield f"({ast.unparse(operand)})", ""
         case ast.Constant(value=bool(value)):
@@ -163,15 +163,15 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
             yield str(value + 1), ""
         case ast.Call(keywords=keywords):
             for number, keyword in enumerate(keywords):
-                text = again(keywords=keywords[:number] + keywords[number + 1 :])
+                text = changed(keywords=keywords[:number] + keywords[number + 1 :])
                 yield text, ast.unparse(keyword)
         case ast.Dict(keys=keys, values=values):
             for number, (key, value) in enumerate(zip(keys, values, strict=True)):
                 rest = values[:number] + values[number + 1 :]
-                text = again(keys=keys[:number] + keys[number + 1 :], values=rest)
+                text = changed(keys=keys[:number] + keys[number + 1 :], values=rest)
                 yield text, ast.unparse(key or value)
         case ast.IfExp(test=test):
-            yield again(test=ast.UnaryOp(ast.Not(), test)), ""
+            yield changed(test=ast.UnaryOp(ast.Not(), test)), ""
         case ast.Return(value=ast.expr() as value) if ast.unparse(value) != "None":
             yield "return None", ""
         case ast.Break():
@@ -181,13 +181,13 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
         case _:
             pass
     if isinstance(node, ast.If | ast.While) and not isinstance(node.test, ast.Compare):
-        yield again(test=ast.UnaryOp(ast.Not(), node.test)), ""
+        yield changed(test=ast.UnaryOp(ast.Not(), node.test)), ""
     if isinstance(node, ast.Expr | ast.AugAssign | ast.Raise | ast.Delete):
         yield "pass", ""
 
 
 class Copy:
-    """A copy of the repository with an environment of its own, for one mutant after another."""
+    """A copy of the repository with its own environment, which runs one mutant at a time."""
 
     def __init__(self, root: Path, home: Path) -> None:
         listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -199,7 +199,7 @@ class Copy:
         self._home = home
         self._python = home / ".venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / ".venv"], check=True)
-        # The copy, and then the packages of this environment, without its own link to `root`.
+        # First the copy, then the packages of this environment, without its own link to `root`.
         (packages,) = (home / ".venv").glob("lib/python*/site-packages")
         ours = next(path for path in sys.path if path.endswith("site-packages"))
         for program in Path(sys.executable).parent.iterdir():  # buf and the like
@@ -209,19 +209,19 @@ class Copy:
         (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
 
     def measure(self, tests: Sequence[str], package: str) -> bool:
-        """Whether the tests pass; which lines of the package they run is noted."""
+        """Whether the tests pass. Records which lines of the package they run."""
         return self.passes(
             [f"--cov={package}", "--cov-context=test", "--cov-report=", *tests], 1800
         )
 
     def tests_by_line(self, path: Path) -> dict[int, list[str]]:
-        """Which tests ran each line of a module."""
+        """The tests that ran each line of a module."""
         data = coverage.CoverageData(str(self._home / ".coverage"))
         data.read()
-        found = data.contexts_by_lineno(str(self._home / path))
+        contexts = data.contexts_by_lineno(str(self._home / path))
         return {
             line: sorted({name.rpartition("|")[0] for name in names} - {""})
-            for line, names in found.items()
+            for line, names in contexts.items()
         }
 
     def survives(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
@@ -236,7 +236,7 @@ class Copy:
             path.write_bytes(original)
 
     def passes(self, tests: Sequence[str], seconds: float, **env: str) -> bool:
-        """Whether the tests pass, those that failed last before the others."""
+        """Whether the tests pass. Those that failed last run first."""
         chosen = " and ".join(f"not {_runner.marker(name)}" for name in [*_runner.groups()][2:])
         command = [str(self._python), "-m", "pytest", "-q", "-x", "--ff", "-m", chosen, *tests]
         path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])
@@ -254,27 +254,27 @@ class Copy:
             except subprocess.TimeoutExpired:
                 return False
             finally:
-                with suppress(ProcessLookupError):  # what the tests have started goes as well
+                with suppress(ProcessLookupError):  # stop what the tests have started too
                     os.killpg(process.pid, signal.SIGKILL)
 
 
 def files(name: str, root: Path) -> list[Path]:
-    """The hand-written modules that a path or a dotted name means, below the root."""
+    """The hand-written modules of a path or a dotted name below the root."""
     path = Path(name if "/" in name or name.endswith(".py") else name.replace(".", "/"))
     path = path.relative_to(root) if path.is_absolute() else path
     if (root / path).is_dir():
-        found = sorted((root / path).rglob("*.py"))
+        files = sorted((root / path).rglob("*.py"))
     else:
-        found = [file for file in (root / path, root / f"{path}.py") if file.is_file()]
+        files = [file for file in (root / path, root / f"{path}.py") if file.is_file()]
     return [
         file.relative_to(root)
-        for file in found
+        for file in files
         if "_pb2" not in file.name and file.parent.name != "_sync"  # generated
     ]
 
 
 def tests_of(path: Path, root: Path) -> list[str]:
-    """The tests that know a module: of TESTS, or else what lies where the module lies."""
+    """The tests of a module: from TESTS, or else those at the same place as the module."""
     prefixes = [path.as_posix(), *(parent.as_posix() for parent in path.parents)]
     if known := next((TESTS[prefix] for prefix in prefixes if prefix in TESTS), None):
         return known
@@ -286,16 +286,16 @@ def tests_of(path: Path, root: Path) -> list[str]:
 def survivors(
     chosen: Sequence[Mutant], tests: Sequence[str], root: Path, jobs: int
 ) -> list[Mutant] | None:
-    """Those of these mutants that the tests do not notice; None if they fail without any."""
+    """The mutants that the tests do not notice; None if the tests fail without a mutant."""
     with tempfile.TemporaryDirectory() as folder:
         copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
         for number in range(min(jobs, max(1, len(chosen)))):
             copies.put(Copy(root, Path(folder).resolve() / str(number)))
         first = copies.get()
-        began = time.monotonic()
+        started = time.monotonic()
         if not first.measure(tests, chosen[0].path.parts[0]):
             return None
-        limit = LEAST + TIMES * (time.monotonic() - began)
+        limit = MIN_SECONDS + TIMES * (time.monotonic() - started)
         paths = {mutant.path for mutant in chosen}
         by_line = {path: first.tests_by_line(path) for path in paths}
         copies.put(first)
@@ -303,18 +303,19 @@ def survivors(
         def survives(mutant: Mutant) -> bool:
             lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
             near = {test for line in lines for test in by_line[mutant.path].get(line, [])}
-            place = copies.get()
+            free_copy = copies.get()
             try:
-                fit = sorted(near) if 0 < len(near) <= MOST else tests
-                found = place.survives(mutant, fit, limit)
+                selected = sorted(near) if 0 < len(near) <= MAX_NAMED_TESTS else tests
+                survived = free_copy.survives(mutant, selected, limit)
             finally:
-                copies.put(place)
-            if found:
+                copies.put(free_copy)
+            if survived:
                 print(mutant, flush=True)
-            return found
+            return survived
 
         with ThreadPoolExecutor(jobs) as pool:
-            return [m for m, found in zip(chosen, pool.map(survives, chosen), strict=True) if found]
+            results = zip(chosen, pool.map(survives, chosen), strict=True)
+            return [mutant for mutant, survived in results if survived]
 
 
 def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
@@ -323,36 +324,38 @@ def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
     )
     parser.add_argument("modules", nargs="+", metavar="MODULE")
     parser.add_argument("--tests", nargs="+", help="run these instead of the tests of the module")
-    parser.add_argument("--sample", type=int, metavar="N", help="at most N mutants of each MODULE")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at the same time")
+    parser.add_argument("--sample", type=int, metavar="N", help="try at most N mutants per MODULE")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="run N mutants in parallel"
+    )
     args = parser.parse_args(words)
     if args.jobs < 1 or (args.sample is not None and args.sample < 1):
-        parser.error("--jobs and --sample take a number of 1 or more")
+        parser.error("--jobs and --sample must be 1 or more")
     rows: list[str] = []
-    left = 0
+    total = 0
     for name in args.modules:
-        found = files(name, root)
-        if not found:
+        paths = files(name, root)
+        if not paths:
             parser.error(f"no hand-written module {name!r} below {root}")
-        chosen = [m for path in found for m in mutants(path, (root / path).read_bytes())]
+        chosen = [m for path in paths for m in mutants(path, (root / path).read_bytes())]
         if args.sample is not None and args.sample < len(chosen):
             chosen = random.Random(0).sample(chosen, args.sample)
-        alive = 0
+        survived = 0
         groups: dict[tuple[str, ...], list[Mutant]] = {}
         for mutant in sorted(chosen, key=lambda mutant: (mutant.path, mutant.start)):
             tests = tuple(args.tests or tests_of(mutant.path, root))
             if not tests:
-                parser.error(f"no tests known for {mutant.path}; name them with --tests")
+                parser.error(f"no tests known for {mutant.path}; give them with --tests")
             groups.setdefault(tests, []).append(mutant)
         for tests, own in groups.items():
             result = survivors(own, tests, root, args.jobs)
             if result is None:
-                parser.error(f"{' '.join(tests)} fail without a mutant; mend them before")
-            alive += len(result)
-        left += alive
-        rows.append(f"| `{name}` | {len(chosen)} | {len(chosen) - alive} | {alive} |")
+                parser.error(f"{' '.join(tests)} fail without a mutant; fix them first")
+            survived += len(result)
+        total += survived
+        rows.append(f"| `{name}` | {len(chosen)} | {len(chosen) - survived} | {survived} |")
     print("\n| module | mutants | noticed | survive |\n|---|---:|---:|---:|", *rows, sep="\n")
-    return 1 if left else 0
+    return 1 if total else 0
 
 
 if __name__ == "__main__":

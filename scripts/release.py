@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Cut a release: check, freeze, build, commit, tag. Nothing is pushed and nothing uploaded.
+"""Cut a release: check, freeze, build, commit, tag. It pushes and uploads nothing.
 
-    scripts/release.py 0.6.0 --dry-run       only the checks, and what would be done
-    scripts/release.py 0.6.0                 all of it; runs the whole of scripts/test before
-    scripts/release.py 0.6.0 --rebuild       build what is tagged into dist/, if that comes out with
-                                             the checksums in the tag
+    scripts/release.py 0.6.0 --dry-run       run only the checks
+    scripts/release.py 0.6.0                 do all of it, after all of scripts/test
+    scripts/release.py 0.6.0 --rebuild       build the tagged release into dist/, and compare it
+                                             with the checksums in the tag
 
-The checks: a clean tree, a free version, a changelog that names every changed symbol, a step of
-version that is big enough for the change, comments that date new symbols rightly. Then it writes
-the version, the changelog's heading, the freeze and the golden vectors, runs the tests with them,
-builds sdist and wheel twice from what is to be committed, compares them, commits, tags with their
-checksums, and sets the next development version. If anything fails, the tree is as it was.
-Exit: 0 done, 1 the answer is no, 2 bad usage.
+The checks: a clean tree, a new version, a changelog that mentions every changed symbol, a version
+step that is large enough for the change, and comments with the right release for new symbols. Then
+it writes the version, the changelog's heading, the freeze and the golden vectors, runs the tests,
+builds sdist and wheel twice from the staged tree, compares them, commits, tags with the checksums,
+and sets the next development version. If anything fails, it restores the tree.
+Exit status: 0 success, 1 check failed, 2 usage error.
 """
 
 import argparse
@@ -34,17 +34,17 @@ CHANGELOG = ROOT / "CHANGELOG.md"
 
 
 class Refused(Exception):
-    """The release is not made; one reason a line."""
+    """The release is not possible. The message has one reason per line."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT, capture: bool = False) -> str:
-    """Run a command in the repository's environment; a failure ends the release."""
-    # A caller's SOURCE_DATE_EPOCH would change the files; without one the builder takes a constant.
+    """Run a command in the repository's environment. A failure ends the release."""
+    # SOURCE_DATE_EPOCH would change the files; without it, the builder uses a constant.
     clean = {k: v for k, v in _venv.environment().items() if k != "SOURCE_DATE_EPOCH"}
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=cwd, env=clean, stdout=subprocess.PIPE if capture else None)
     if done.returncode:
-        raise Refused(f"{' '.join(words)}: exit {done.returncode}")
+        raise Refused(f"{' '.join(words)}: exit status {done.returncode}")
     return done.stdout.decode().strip() if capture else ""
 
 
@@ -59,19 +59,19 @@ def objections(version: str) -> list[str]:
 
     import smg_proto
 
-    frozen, found = Frozen.here(), list[str]()
+    frozen, reasons = Frozen.here(), list[str]()
     if changed := git("status", "--porcelain"):
-        found.append(f"the tree is not clean: {changed.splitlines()[0].strip()}, ...")
+        reasons.append(f"the tree is not clean: {changed.splitlines()[0].strip()}, ...")
     if git("tag", "--list", f"v{version}"):
-        found.append(f"the tag v{version} is there already")
+        reasons.append(f"the tag v{version} already exists")
     if version in frozen.own:
-        found.append(f"{version} is frozen already; a release is never made again")
-        return found
+        reasons.append(f"{version} is already frozen: a release is never made again")
+        return reasons
     changelog = CHANGELOG.read_text(encoding="utf-8")
     text = section(changelog, version) or section(changelog, UNRELEASED)
     if not text:
-        found.append(f"CHANGELOG.md says nothing under [{UNRELEASED}] nor under [{version}]")
-    return [*found, *problems(frozen, smg_proto.descriptor_set(), text, version)]
+        reasons.append(f"CHANGELOG.md has no text under [{UNRELEASED}] or [{version}]")
+    return [*reasons, *problems(frozen, smg_proto.descriptor_set(), text, version)]
 
 
 def set_version(version: str) -> None:
@@ -82,12 +82,12 @@ def set_version(version: str) -> None:
         flags=re.MULTILINE,
     )
     if count != 1:
-        raise Refused(f"{INIT}: not exactly one line sets __version__")
+        raise Refused(f"{INIT}: {count} lines set __version__, not 1")
     INIT.write_text(text, encoding="utf-8")
 
 
 def write_release(version: str) -> None:
-    """The version, the changelog's heading, the freeze and the vectors."""
+    """Write the version, the changelog's heading, the freeze and the vectors."""
     from _changelog import released_section
     from _contract import contract
     from _frozen import Frozen
@@ -106,7 +106,7 @@ def write_release(version: str) -> None:
 
 
 def build(out: Path, tree: str) -> str:
-    """sdist and wheel of a tree of git's, as SHA256SUMS has them."""
+    """Build sdist and wheel of a git tree. Returns the content of SHA256SUMS."""
     with tempfile.TemporaryDirectory() as scratch:
         archive, source = Path(scratch, "tree.tar"), Path(scratch, "source")
         git("archive", f"--output={archive}", tree)
@@ -117,7 +117,7 @@ def build(out: Path, tree: str) -> str:
 
 
 def build_twice(out: Path) -> str:
-    """The checksums of a build of what is staged, after a second one that came out the same."""
+    """Build the staged tree twice. Returns the checksums, which must be the same."""
     tree = git("write-tree")
     sums = build(out, tree)
     with tempfile.TemporaryDirectory() as again:
@@ -133,7 +133,7 @@ def next_version(version: str) -> str:
 
 
 def release(version: str, groups: list[str]) -> None:
-    """Make the release, or leave the tree as it was."""
+    """Make the release, or restore the tree."""
     head = git("rev-parse", "HEAD")
     built = Path(tempfile.mkdtemp(dir=ROOT / ".venv"))
     try:
@@ -144,31 +144,34 @@ def release(version: str, groups: list[str]) -> None:
         git("commit", "--quiet", f"--message=Release {version}")
         git("tag", "--annotate", f"v{version}", f"--message=Release {version}\n\n{sums}")
         set_version(next_version(version))
-        git("commit", "--quiet", "--all", f"--message=Develop on towards {next_version(version)}")
+        git("commit", "--quiet", "--all", f"--message=Start development of {next_version(version)}")
         shutil.rmtree(DIST, ignore_errors=True)
         shutil.move(built, DIST)
     except BaseException:
-        git("add", "--all")  # what is new goes with the reset
+        git("add", "--all")  # so that the reset removes new files too
         git("reset", "--quiet", "--hard", head)
         subprocess.run(["git", "tag", "--delete", f"v{version}"], cwd=ROOT, capture_output=True)
         raise
     finally:
         shutil.rmtree(built, ignore_errors=True)
     print(f"release: {version} is v{version}; {DIST}:\n{sums}")
-    print("release: next: git push --follow-tags; the workflow `release` uploads what is tagged")
+    print(
+        "release: next: git push --follow-tags; the workflow `release` uploads the tagged release"
+    )
 
 
 def rebuild(version: str) -> None:
-    """Build what a tag names into dist/, unless it comes out otherwise than its message says."""
+    """Build a tagged release into dist/, if the build has the checksums in the tag's message."""
     tag = f"v{version}"
-    said = git("tag", "--list", "--format=%(contents)", tag)
-    wanted = "".join(f"{line}\n" for line in re.findall(r"^[0-9a-f]{64}  \S+$", said, re.MULTILINE))
+    message = git("tag", "--list", "--format=%(contents)", tag)
+    checksums = re.findall(r"^[0-9a-f]{64}  \S+$", message, re.MULTILINE)
+    wanted = "".join(f"{line}\n" for line in checksums)
     if not wanted:
-        raise Refused(f"no tag {tag} with checksums: git fetch --force origin tag {tag}")
+        raise Refused(f"no tag {tag} with checksums; run git fetch --force origin tag {tag}")
     built = Path(tempfile.mkdtemp(dir=ROOT / ".venv"))
     try:
         if (sums := build(built, tag)) != wanted:
-            why = "another version of the build backend writes other files"
+            why = "another version of the build backend writes different files"
             raise Refused(
                 f"{tag} was built as\n{wanted}and is now\n{sums}{why}; make a new release"
             )
@@ -184,9 +187,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("version", metavar="VERSION", help="such as 0.6.0")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry-run", action="store_true", help="check, write nothing")
-    what.add_argument("--rebuild", action="store_true", help="build again what is tagged")
-    parser.add_argument("--groups", nargs="*", default=[], help="of scripts/test; none: all")
+    what.add_argument("--dry-run", action="store_true", help="check, and write nothing")
+    what.add_argument("--rebuild", action="store_true", help="build the tagged release again")
+    parser.add_argument(
+        "--groups", nargs="*", default=[], help="run these test groups (default: all)"
+    )
     args = parser.parse_args()
     if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", args.version):
         parser.error(f"{args.version!r} is not a version such as 1.2.3")
@@ -202,7 +207,8 @@ def main() -> int:
         if args.dry_run:
             run(ROOT / "scripts" / "test", "gate")
             print(
-                f"release: {args.version} could be made; next would be {next_version(args.version)}"
+                f"release: {args.version} is possible; the next version is "
+                f"{next_version(args.version)}"
             )
         else:
             release(args.version, args.groups)

@@ -12,7 +12,7 @@ from support import ROOT, find_python, make_environment
 
 pytestmark = pytest.mark.packaging
 
-PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates"]
+PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates", "tests/e2e"]
 CHAT = Path("proto/smg/v1/chat.proto")
 # Those that must be there, and the newer ones that are.
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
@@ -160,7 +160,7 @@ def test_a_tool_of_another_version_is_refused(copy: Path) -> None:
     done = build(copy, python=copy / ".venv/bin/python")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "mypy-protobuf is missing, needed is 5.1.0; delete" in line
+    assert "mypy-protobuf is missing, but must be 5.1.0; delete" in line
     assert content(copy) == before
 
 
@@ -172,7 +172,7 @@ def test_a_tool_that_does_not_run_is_named(copy: Path) -> None:
     done = build(copy, python=python)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"{python.parent / 'buf'} does not run" in line and "delete" in line
+    assert f"could not run {python.parent / 'buf'}: " in line and "delete" in line
     assert content(copy) == before
 
 
@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_written_is_named(copy: Path) -> None:
     done = build(copy)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "smg_proto/v1/chat_pb2.py cannot be written" in line
+    assert "could not write smg_proto/v1/chat_pb2.py" in line
     assert content(copy) == before
 
 

@@ -62,7 +62,7 @@ def test_links_to_files_folders_and_headings_are_fine(repository: Path) -> None:
         ("[x](docs/page.md#again-2)", "docs/page.md#again-2: no heading #again-2 in docs/page.md"),
         ("[x](docs#again)", "docs#again: no heading #again in docs/README.md"),
         ("[x](docs/a%20b.png#x)", "docs/a%20b.png#x: no heading #x in docs/a b.png"),
-        ("[x](/docs/page.md)", "/docs/page.md: starts at the root of a site; write it relative"),
+        ("[x](/docs/page.md)", "/docs/page.md: relative to the root of a site; make it relative"),
         ("[x]()", "a link without a target"),
         ("[![x](none.png)](docs)", "none.png: no file none.png in the repository"),
         ("[x][none]", "[none] is not defined on this page"),

@@ -149,7 +149,7 @@ def test_a_mutant_that_never_ends_is_ended_and_noticed(
     (project / "tests" / "test_m.py").write_text(
         "from pkg import m\ndef test_count(): assert m.count(5) == 10\n", encoding="utf-8"
     )
-    monkeypatch.setattr(mutate, "LEAST", 1)
+    monkeypatch.setattr(mutate, "MIN_SECONDS", 1)
     monkeypatch.setattr(mutate, "TIMES", 2)
     one = [m for m in mutate.mutants(HERE, ENDLESS.encode()) if m.before == "break"]
     endless = [replace(mutant, path=Path("pkg/m.py")) for mutant in one]

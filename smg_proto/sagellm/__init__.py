@@ -1,14 +1,14 @@
-"""sageLLM's Protocol 0.1: its models, validated, and carried by the messages of sagellm.v1.
+"""Validated models of sageLLM's Protocol 0.1, which convert to the messages of sagellm.v1.
 
     from smg_proto.sagellm import Request
 
     message = Request(request_id="r", trace_id="t", prompt="Hi", max_tokens=8).to_proto()
     request = Request.from_proto(message)
 
-Names, fields and constraints are the protocol's own. Functions carry requests to vLLM's gRPC
-server (`create_arguments`, `to_generate_request`) and to the gateway (`to_completion_request`), and
-make events from a vLLM stream (`stream_events`); `GenerateServicer` answers GenerateService with an
-engine. Needs the extra `client`.
+Names, fields and constraints are the protocol's own. Functions convert requests for vLLM's gRPC
+server (`create_arguments`, `to_generate_request`) and the gateway (`to_completion_request`), and
+turn a vLLM stream into events (`stream_events`). `GenerateServicer` serves GenerateService with a
+vLLM engine. Requires the extra `client`.
 """
 
 try:

@@ -1,10 +1,10 @@
-"""The ranges of fields; a test holds the comments of sagellm.proto to this table."""
+"""The ranges of fields. A test compares the comments of sagellm.proto with this table."""
 
 from typing import Any
 
 from pydantic import Field
 
-# Message.field to its bounds, named as pydantic names them.
+# Message.field to its bounds, by pydantic's names.
 BOUNDS: dict[str, dict[str, float]] = {
     "Request.max_tokens": {"gt": 0},
     "Request.temperature": {"ge": 0, "le": 2},
@@ -57,6 +57,6 @@ BOUNDS: dict[str, dict[str, float]] = {
 
 
 def in_range(field: str) -> Any:
-    """What `Annotated` takes to hold a field to its range."""
+    """The annotation that limits a field to its range."""
     bounds: dict[str, Any] = {**BOUNDS[field]}
     return Field(**bounds)

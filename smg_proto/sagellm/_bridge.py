@@ -1,4 +1,4 @@
-"""What the bridges share: which settings a request comes down to, and what has no place."""
+"""Shared parts of the conversions: effective settings, and fields without a counterpart."""
 
 import struct
 from collections.abc import Collection, Iterable, Iterator
@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 from smg_proto.sagellm._models import DecodingStrategy, Request, SamplingParams
 from smg_proto.sagellm._unknown import Unknown
 
-# Fields of Request that neither vLLM's nor the gateway's API can carry.
-_NOWHERE = (
+# Fields of Request without a counterpart in vLLM's and the gateway's API.
+_WITHOUT_COUNTERPART = (
     "kv_budget_tokens",
     "metadata",
     "phase",
@@ -22,7 +22,7 @@ _NOWHERE = (
     "tp_size",
     "pp_size",
 )
-# Fields of SamplingParams that neither greedy nor sampling reads.
+# Fields of SamplingParams that the strategies greedy and sampling do not use.
 _OTHER_STRATEGIES = (
     "beam_size",
     "length_penalty",
@@ -31,7 +31,8 @@ _OTHER_STRATEGIES = (
     "penalty_alpha",
     "n_speculative_tokens",
 )
-# The fields that the contract itself lets have no effect, beside others that win or by strategy.
+# Fields that have no effect by the contract, because of the strategy or because others override
+# them.
 WITHOUT_EFFECT = frozenset(
     {
         "temperature",
@@ -43,72 +44,72 @@ WITHOUT_EFFECT = frozenset(
 
 
 class BridgeError(ValueError):
-    """A request says what the other API cannot say; the text names the field and the way out."""
+    """A request cannot be converted. The message names the field and what to do."""
 
 
 def prompt_of(request: Request, target: str, drop: Collection[str]) -> str:
-    """The prompt, once it is sure that nothing of the request would be lost unnoticed."""
-    for name in _NOWHERE:
+    """The prompt. BridgeError if the conversion would silently lose another field."""
+    for name in _WITHOUT_COUNTERPART:
         if getattr(request, name) is not None and name not in drop:
             raise BridgeError(
-                f"Request.{name} has no place in {target}: leave it unset, or name it in drop"
+                f"Request.{name} has no counterpart in {target}; leave it unset, or name it in drop"
             )
     if request.messages and not request.prompt:
         raise BridgeError(
-            f"Request.messages has no place in {target}, which takes a prompt: render them with "
-            "the model's chat template, or use an API for chats"
+            f"Request.messages has no counterpart in {target}, which takes a prompt; render them "
+            "with the model's chat template, or use a chat API"
         )
     if request.messages and "messages" not in drop:
         raise BridgeError(
-            f"Request.messages has no place in {target} beside the prompt: leave one of them "
-            "unset, or name messages in drop"
+            f"Request.messages cannot be sent with a prompt in {target}; leave one of them unset, "
+            "or name messages in drop"
         )
     return request.prompt
 
 
 def sampling_of(request: Request, target: str, drop: Collection[str]) -> SamplingParams | None:
-    """The sampling parameters that hold, with temperature 0 for greedy. None: the engine's own.
+    """The effective sampling parameters, with temperature 0 for greedy. None: the engine's own.
 
-    BridgeError if that would lose a value unnoticed: one that another wins over, or one that only
-    another strategy reads.
+    BridgeError if a value would be lost silently, because another overrides it or because only
+    another strategy uses it.
     """
-    given = request.sampling_params
-    if given is None:
+    original = request.sampling_params
+    if original is None:
         return None
-    match given.strategy:
+    match original.strategy:
         case DecodingStrategy.SAMPLING:
-            params = given
+            params = original
         case DecodingStrategy.GREEDY:
-            params = given.model_copy(update={"temperature": 0.0})
+            params = original.model_copy(update={"temperature": 0.0})
         case Unknown() | DecodingStrategy():
-            name = given.strategy.value
-            raise BridgeError(f"strategy {name} cannot be asked for here: greedy and sampling can")
-    for name, why in _lost(request, given, params):
+            name = original.strategy.value
+            raise BridgeError(f"strategy {name} is not supported; use greedy or sampling")
+    for name, why in _lost(request, original, params):
         if name not in drop:
             raise BridgeError(
-                f"Request.{name} has no place in {target}, because {why}: leave it unset, or name "
-                "it in drop"
+                f"Request.{name} cannot be sent to {target}: {why}; leave it unset, or name it in "
+                "drop"
             )
     return params
 
 
 def _lost(
-    request: Request, given: SamplingParams, sent: SamplingParams
+    request: Request, original: SamplingParams, sent: SamplingParams
 ) -> Iterator[tuple[str, str]]:
     """The fields whose values would not be sent, and why."""
-    if request.temperature not in (None, given.temperature, sent.temperature):
-        yield "temperature", "sampling_params has another one, which wins"
-    if request.top_p not in (None, given.top_p):
-        yield "top_p", "sampling_params has another one, which wins"
-    if given.max_tokens not in (None, request.max_tokens):
-        yield "sampling_params.max_tokens", "Request.max_tokens is another one, which wins"
+    if request.temperature not in (None, original.temperature, sent.temperature):
+        yield "temperature", "sampling_params overrides it"
+    if request.top_p not in (None, original.top_p):
+        yield "top_p", "sampling_params overrides it"
+    if original.max_tokens not in (None, request.max_tokens):
+        yield "sampling_params.max_tokens", "Request.max_tokens overrides it"
     for name in _OTHER_STRATEGIES:
-        if getattr(given, name) != SamplingParams.model_fields[name].default:
-            yield f"sampling_params.{name}", f"strategy {given.strategy.value} does not read it"
+        if getattr(original, name) != SamplingParams.model_fields[name].default:
+            yield f"sampling_params.{name}", f"strategy {original.strategy.value} does not use it"
 
 
-def put(message: Any, name: str, value: Any) -> None:
-    """Set a field; a number that it cannot hold is refused by the field's name."""
+def set_field(message: Any, name: str, value: Any) -> None:
+    """Set a field. BridgeError names the field if it cannot hold the number."""
     try:
         setattr(message, name, value)
     except ValueError:
@@ -116,36 +117,36 @@ def put(message: Any, name: str, value: Any) -> None:
         raise BridgeError(f"{kind}.{name} cannot hold this value: it is too large") from None
 
 
-def put_plain_sampling(message: Any, request: Request) -> None:
-    """Set what a request without sampling parameters says of sampling itself."""
+def set_plain_sampling(message: Any, request: Request) -> None:
+    """Set temperature and top_p of a request without sampling parameters."""
     if request.temperature is not None:
         message.temperature = request.temperature
     if request.top_p is not None:
         message.top_p = request.top_p
 
 
-def refuse_the_rest(message: Message, *handled: str) -> None:
-    """BridgeError if a field is set that was not handled."""
+def reject_other_fields(message: Message, *handled: str) -> None:
+    """BridgeError if any other field is set."""
     for field, _ in message.ListFields():
         if field.name not in handled:
             name = field.full_name
-            raise BridgeError(f"{name} has no place in a sageLLM request: leave it unset")
+            raise BridgeError(f"{name} has no counterpart in a sageLLM request; leave it unset")
 
 
 def values_set(message: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Those of the named fields that are set."""
+    """The values of the named fields that are set."""
     return {name: getattr(message, name) for name in names if message.HasField(name)}
 
 
-def max_tokens_of(given: int | None, otherwise: int | None) -> int:
-    tokens = otherwise if given is None else given
+def max_tokens_of(requested: int | None, default: int | None) -> int:
+    tokens = default if requested is None else requested
     if tokens is None:
-        raise BridgeError("sageLLM requires max_tokens: it is not in the request, so give it")
+        raise BridgeError("missing max_tokens: sageLLM requires it; pass max_tokens")
     return tokens
 
 
 def shortest(value: float) -> float:
-    """The decimal number that was meant by a float of 32 bits: 0.7, not 0.699999988."""
+    """The shortest decimal number with the same 32-bit float: 0.7, not 0.699999988."""
     for digits in range(6, 9):
         number = float(f"{value:.{digits}g}")
         if struct.pack("f", number) == struct.pack("f", value):

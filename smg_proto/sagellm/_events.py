@@ -1,4 +1,4 @@
-"""Stream events: three kinds in one message, and a fourth for what a newer peer adds."""
+"""Stream events: three kinds in one message, and a fourth for kinds of newer peers."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,14 +10,14 @@ from smg_proto.sagellm._models import Error, FinishReason, Metrics
 from smg_proto.sagellm._unknown import Unknown
 from smg_proto.sagellm._wire import Wire, WireError, decode, encode, rest, unknown_numbers
 
-# Protocol packages before 0.4.1.0 have other names for three fields.
+# Packages of the protocol before 0.4.1.0 use other names for three fields.
 _CONTENT = Field(validation_alias=AliasChoices("content", "chunk"))
 _CONTENT_TOKENS = Field(validation_alias=AliasChoices("content_tokens", "chunk_tokens"))
 _WHOLE_CONTENT = Field(validation_alias=AliasChoices("content", "output_text"))
 
 
 class _Event(Wire[pb.StreamEvent]):
-    """The ids are in StreamEvent itself, the other fields in the member that `event` names."""
+    """The ids are in StreamEvent itself, and the other fields in the member named by `event`."""
 
     def _encode(self, message: Any) -> None:
         encode(self, message)
@@ -29,22 +29,22 @@ class _Event(Wire[pb.StreamEvent]):
     def _decode(cls, message: Any) -> dict[str, Any]:
         kind = message.WhichOneof("event")
         if kind != cls._kind():
-            found = f"has {kind}" if kind else "has no event that this release knows"
-            raise WireError(f"{cls.__name__}.from_proto: the StreamEvent {found}")
+            problem = f"has {kind}" if kind else "has no event that this release knows"
+            raise WireError(f"{cls.__name__}.from_proto: the StreamEvent {problem}")
         values = decode(message)
         inner: dict[str, Any] = values.pop(kind)
         return values | inner
 
-    def _adopt(self, message: Any) -> None:
+    def _keep_unknown(self, message: Any) -> None:
         inner = getattr(message, self._kind())
         if below := rest(inner):
-            kept = pb.StreamEvent()
-            getattr(kept, self._kind()).MergeFromString(below)
-            below = kept.SerializeToString()
+            envelope = pb.StreamEvent()
+            getattr(envelope, self._kind()).MergeFromString(below)
+            below = envelope.SerializeToString()
         self._unknown = rest(message) + below
-        self._adopt_below(inner)
+        self._keep_unknown_inside(inner)
 
-    def _kept(self) -> list[Message]:
+    def _unknown_messages(self) -> list[Message]:
         if not self._unknown:
             return []
         envelope = pb.StreamEvent.FromString(self._unknown)
@@ -57,7 +57,7 @@ class _Event(Wire[pb.StreamEvent]):
 
 
 class StreamEventStart(_Event):
-    """First event: the engine has taken the request."""
+    """First event: the engine has accepted the request."""
 
     event: Literal["start"] = "start"
     request_id: str
@@ -67,7 +67,7 @@ class StreamEventStart(_Event):
 
 
 class StreamEventDelta(_Event):
-    """The next piece of the output. `chunk` and `chunk_tokens` are accepted on input."""
+    """The next part of the output. `chunk` and `chunk_tokens` are accepted on input."""
 
     event: Literal["delta"] = "delta"
     request_id: str
@@ -78,7 +78,7 @@ class StreamEventDelta(_Event):
 
 
 class StreamEventEnd(_Event):
-    """Last event: the whole output. `output_text` is accepted on input for `content`."""
+    """Last event: the complete output. `output_text` is accepted on input for `content`."""
 
     event: Literal["end"] = "end"
     request_id: str
@@ -93,9 +93,9 @@ class StreamEventEnd(_Event):
 
 
 class StreamEventUnknown(Wire[pb.StreamEvent]):
-    """An event of a kind that only a newer peer knows: kept, and the same again on the wire.
+    """An event of a kind that only a newer peer knows. It is kept and written unchanged.
 
-    `event` is unknown_N, N being the field number of the kind in StreamEvent.
+    `event` is unknown_N, where N is the field number of the kind in StreamEvent.
     """
 
     event: Unknown
@@ -125,7 +125,7 @@ _MESSAGE = 2  # the wire type of messages
 def stream_event_from_proto(
     message: pb.StreamEvent, *, strict: bool = False, warn: bool = True
 ) -> AnyStreamEvent:
-    """The model of whichever event it is; of a kind that is not known here, StreamEventUnknown."""
+    """The model of the event; StreamEventUnknown for an unknown kind."""
     match message.WhichOneof("event"):
         case "start":
             return StreamEventStart.from_proto(message, strict=strict, warn=warn)

@@ -1,4 +1,4 @@
-"""Requests of sageLLM and of the gateway's completion API (smg.v1.CompletionService).
+"""Converts requests between sageLLM and the gateway's completion API (smg.v1.CompletionService).
 
 call = stub.Complete(to_completion_request(request), metadata=completion_metadata(request))
 """
@@ -10,10 +10,10 @@ from smg_proto.sagellm._bridge import (
     BridgeError,
     max_tokens_of,
     prompt_of,
-    put,
-    put_plain_sampling,
-    refuse_the_rest,
+    reject_other_fields,
     sampling_of,
+    set_field,
+    set_plain_sampling,
     values_set,
 )
 from smg_proto.sagellm._models import Request, SamplingParams
@@ -24,23 +24,23 @@ _LESS_COMMON = ("repetition_penalty", "skip_special_tokens")
 
 
 def to_completion_request(request: Request, *, drop: Collection[str] = ()) -> smg.CompletionRequest:
-    """The same request for the gateway. Its ids are metadata; `stream` is which RPC is called.
+    """The same request for the gateway. Send its ids as metadata; `stream` selects the RPC.
 
-    Other fields that the gateway cannot be told raise BridgeError, except those named in drop.
+    Other fields without a counterpart raise BridgeError, except those named in drop.
     """
     prompt = prompt_of(request, _TARGET, drop)
     if not request.model:
-        raise BridgeError("Request.model is empty, and the gateway requires one: name a model")
+        raise BridgeError("Request.model is empty: the gateway requires it; set a model")
     message = smg.CompletionRequest(model=request.model, prompt=prompt)
-    put(message, "max_tokens", request.max_tokens)
+    set_field(message, "max_tokens", request.max_tokens)
     params = sampling_of(request, _TARGET, drop)
     if params is None:
-        put_plain_sampling(message, request)
+        set_plain_sampling(message, request)
         return message
     for name in _COMMON:
         if (value := getattr(params, name)) is not None:
-            put(message, name, value)
-    message.top_k = params.top_k or -1  # here 0 is refused, and -1 keeps all
+            set_field(message, name, value)
+    message.top_k = params.top_k or -1  # the gateway rejects 0; -1 means all
     message.stop.extend(params.stop_sequences or ())
     for name in _LESS_COMMON:
         setattr(message.sampling, name, getattr(params, name))
@@ -48,7 +48,7 @@ def to_completion_request(request: Request, *, drop: Collection[str] = ()) -> sm
 
 
 def completion_metadata(request: Request) -> tuple[tuple[str, str], ...]:
-    """gRPC metadata that carries the id of the request, where it has one."""
+    """gRPC metadata with the id of the request, if it has one."""
     return (("x-request-id", request.request_id),) if request.request_id else ()
 
 
@@ -60,19 +60,18 @@ def from_completion_request(
     stream: bool = False,
     max_tokens: int | None = None,
 ) -> Request:
-    """A request for the gateway as one of sageLLM; max_tokens is for requests that leave it open.
+    """A gateway request as a sageLLM request. max_tokens is used if the request does not set it.
 
-    When more than temperature and top_p is set, sageLLM has a value for every setting: what is
-    unset then takes its default there, not the model's own. BridgeError names a field that
-    sageLLM does not have.
+    If more than temperature and top_p is set, every unset setting takes sageLLM's default, not the
+    model's. BridgeError names a field that sageLLM does not have.
     """
     handled = ("model", "prompt", "max_tokens", "stop", "sampling", *_COMMON)
-    refuse_the_rest(message, *handled)
-    refuse_the_rest(message.sampling, *_LESS_COMMON)
-    given = values_set(message, _COMMON) | values_set(message.sampling, _LESS_COMMON)
+    reject_other_fields(message, *handled)
+    reject_other_fields(message.sampling, *_LESS_COMMON)
+    values = values_set(message, _COMMON) | values_set(message.sampling, _LESS_COMMON)
     if message.stop:
-        given["stop_sequences"] = list(message.stop)
-    simple = given.keys() <= {"temperature", "top_p"}
+        values["stop_sequences"] = list(message.stop)
+    simple = values.keys() <= {"temperature", "top_p"}
     limit = message.max_tokens if message.HasField("max_tokens") else None
     return Request(
         request_id=request_id,
@@ -81,7 +80,7 @@ def from_completion_request(
         prompt=message.prompt,
         max_tokens=max_tokens_of(limit, max_tokens),
         stream=stream,
-        sampling_params=None if simple else SamplingParams(**given),
-        temperature=given.get("temperature") if simple else None,
-        top_p=given.get("top_p") if simple else None,
+        sampling_params=None if simple else SamplingParams(**values),
+        temperature=values.get("temperature") if simple else None,
+        top_p=values.get("top_p") if simple else None,
     )

@@ -1,4 +1,4 @@
-"""The KV cache's lifecycle: allocate, free, evict, migrate, prefetch, and its hooks."""
+"""The life cycle of KV cache: allocate, free, evict, migrate, prefetch, and hooks."""
 
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ _EvictReason = Annotated[KVEvictReason | Unknown, OR_UNKNOWN]
 
 
 class KVHandle(Wire[pb.KVHandle]):
-    """KV cache that was allocated."""
+    """Allocated KV cache."""
 
     handle_id: str
     request_id: str
@@ -28,7 +28,7 @@ class KVHandle(Wire[pb.KVHandle]):
 
 
 class KVAllocateParams(Wire[pb.KVAllocateParams]):
-    """Asks for KV cache."""
+    """Requests KV cache."""
 
     request_id: str
     num_tokens: Annotated[int, in_range("KVAllocateParams.num_tokens")]
@@ -42,7 +42,7 @@ class KVAllocateParams(Wire[pb.KVAllocateParams]):
 
 
 class KVMigrateParams(Wire[pb.KVMigrateParams]):
-    """Asks to move KV cache to another device."""
+    """Moves KV cache to another device."""
 
     kv_handle: KVHandle
     target_device: str
@@ -52,7 +52,7 @@ class KVMigrateParams(Wire[pb.KVMigrateParams]):
 
 
 class KVFreeParams(Wire[pb.KVFreeParams]):
-    """Gives KV cache back."""
+    """Frees KV cache."""
 
     kv_handle: KVHandle
     force: bool = False
@@ -72,7 +72,7 @@ class KVEvictParams(Wire[pb.KVEvictParams]):
 
 
 class KVPrefetchParams(Wire[pb.KVPrefetchParams]):
-    """Fetches KV cache ahead of its use."""
+    """Fetches KV cache before it is used."""
 
     request_id: str
     kv_handle: KVHandle
@@ -86,7 +86,7 @@ class KVPrefetchParams(Wire[pb.KVPrefetchParams]):
 
 
 class KVHookPayload(Wire[pb.KVHookPayload]):
-    """What a hook is told."""
+    """The argument of a hook."""
 
     event: Annotated[KVHookEvent | Unknown, OR_UNKNOWN]
     request_id: str

@@ -1,4 +1,4 @@
-"""The closed sets of the protocol; its requests, responses, metrics and errors."""
+"""The enums of the protocol, and its requests, responses, metrics and errors."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -13,11 +13,11 @@ from smg_proto.sagellm._bounds import in_range
 from smg_proto.sagellm._unknown import OR_UNKNOWN, Unknown
 from smg_proto.sagellm._wire import Wire
 
-GREEDY_BELOW = 1e-5  # a temperature under this is greedy
+GREEDY_BELOW = 1e-5  # temperatures below this mean greedy
 
 
 class ErrorCode(str, Enum):
-    """What kind of error."""
+    """The kind of an error."""
 
     INVALID_ARGUMENT = "invalid_argument"
     RESOURCE_EXHAUSTED = "resource_exhausted"
@@ -79,7 +79,7 @@ class KVEvictReason(str, Enum):
 
 
 class KVHookEvent(str, Enum):
-    """When a hook of the KV cache's lifecycle is called."""
+    """When a hook of the KV cache is called."""
 
     ALLOCATE_BEFORE = "allocate_before"
     ALLOCATE_AFTER = "allocate_after"
@@ -94,7 +94,7 @@ class KVHookEvent(str, Enum):
 
 
 class KVPriority(str, Enum):
-    """Named priorities. Not on the wire: the parameters carry a number."""
+    """Named priorities. Not on the wire: the parameters have a number."""
 
     CRITICAL = "critical"
     HIGH = "high"
@@ -109,7 +109,7 @@ Role = Annotated[Literal["system", "user", "assistant", "function", "tool"] | Un
 
 
 class ChatMessage(Wire[pb.ChatMessage]):
-    """One turn of a conversation; text only."""
+    """One message of a conversation. Text only."""
 
     role: Role
     content: str
@@ -117,7 +117,7 @@ class ChatMessage(Wire[pb.ChatMessage]):
 
 
 class SamplingParams(Wire[pb.SamplingParams]):
-    """All settings of sampling."""
+    """All sampling settings."""
 
     strategy: Annotated[DecodingStrategy | Unknown, OR_UNKNOWN] = DecodingStrategy.GREEDY
     temperature: Annotated[float, in_range("SamplingParams.temperature")] = 1.0
@@ -138,14 +138,14 @@ class SamplingParams(Wire[pb.SamplingParams]):
     skip_special_tokens: bool = True
 
     @model_validator(mode="after")
-    def _work_out_strategy(self) -> Self:
+    def _derive_strategy(self) -> Self:
         if "strategy" not in self.model_fields_set:
             greedy = self.temperature < GREEDY_BELOW
             self.strategy = DecodingStrategy.GREEDY if greedy else DecodingStrategy.SAMPLING
         return self
 
     def validate_strategy_params(self) -> None:
-        """Raise ValueError when the strategy contradicts another field."""
+        """Raise ValueError if the strategy contradicts another field."""
         for field, problem in self._contradictions():
             raise ValueError(f"{field} {problem}")
 
@@ -155,7 +155,7 @@ class SamplingParams(Wire[pb.SamplingParams]):
                 yield "temperature", f"must be at least {GREEDY_BELOW:g} with strategy sampling"
             case DecodingStrategy.BEAM_SEARCH if self.beam_size <= 1:
                 yield "beam_size", "must be above 1 with strategy beam_search"
-            # The last two cannot come from validation, but from an assignment.
+            # Validation excludes the last two, but an assignment does not.
             case DecodingStrategy.CONTRASTIVE:
                 if not 0 <= self.alpha <= 1:
                     yield "alpha", "must be from 0 to 1 with strategy contrastive"
@@ -180,7 +180,7 @@ class SamplingPreset(str, Enum):
 
     @classmethod
     def get_params(cls, preset: "SamplingPreset") -> SamplingParams:
-        """The parameters behind a name, in an object of your own."""
+        """The parameters of a preset, as a new object."""
         match cls(preset):
             case SamplingPreset.DETERMINISTIC:
                 return SamplingParams(strategy=DecodingStrategy.GREEDY, temperature=0.0)
@@ -224,15 +224,15 @@ class Request(Wire[pb.Request]):
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if not self.prompt and not self.messages:
-            yield "prompt", "or messages must be given"
+            yield "prompt", "or messages must be set"
         for rank, size in (("rank", "world_size"), ("tp_rank", "tp_size"), ("pp_rank", "pp_size")):
-            have, limit = getattr(self, rank), getattr(self, size)
-            if have is not None and limit is not None and have >= limit:
+            value, limit = getattr(self, rank), getattr(self, size)
+            if value is not None and limit is not None and value >= limit:
                 yield rank, f"must be below {size}, which is {limit}"
 
 
 class Timestamps(Wire[pb.Timestamps]):
-    """When a request passed each stage, in Unix seconds."""
+    """When a request reached each stage, in Unix seconds."""
 
     queued_at: float
     scheduled_at: float
@@ -247,7 +247,7 @@ class Timestamps(Wire[pb.Timestamps]):
 
 
 class Metrics(Wire[pb.Metrics]):
-    """Performance figures of one request; times in milliseconds."""
+    """Performance figures of one request, with times in milliseconds."""
 
     ttft_ms: Annotated[float, in_range("Metrics.ttft_ms")]
     tbt_ms: Annotated[float, in_range("Metrics.tbt_ms")] = 0.0
@@ -275,7 +275,7 @@ class Metrics(Wire[pb.Metrics]):
 
 
 class Error(Wire[pb.Error]):
-    """What went wrong."""
+    """An error of a request."""
 
     code: Annotated[ErrorCode | Unknown, OR_UNKNOWN]
     message: str
@@ -283,7 +283,7 @@ class Error(Wire[pb.Error]):
 
 
 class Response(Wire[pb.Response]):
-    """The whole answer."""
+    """The complete reply."""
 
     request_id: str
     trace_id: str

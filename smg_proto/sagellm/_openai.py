@@ -1,4 +1,4 @@
-"""The bodies of OpenAI's HTTP API, as the protocol has them. On gRPC, smg.v1 is their like."""
+"""The protocol's models of OpenAI's HTTP bodies. On gRPC, smg.v1 has the equivalent messages."""
 
 import time
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from smg_proto.sagellm._bounds import in_range
 from smg_proto.sagellm._models import ChatMessage
 from smg_proto.sagellm._wire import Model
 
-# The same ranges as in the protocol's own sampling parameters.
+# The ranges of the protocol's own sampling parameters.
 _Temperature = Annotated[float, in_range("SamplingParams.temperature")]
 _TopP = Annotated[float | None, in_range("Request.top_p")]
 _Penalty = Annotated[float, in_range("SamplingParams.presence_penalty")]
@@ -40,7 +40,7 @@ class ChatCompletionRequest(Model):
 
 
 class ChatCompletionChoice(Model):
-    """One answer of a chat."""
+    """One choice of a chat."""
 
     index: int
     message: ChatMessage
@@ -56,7 +56,7 @@ class ChatCompletionUsage(Model):
 
 
 class ChatCompletionResponse(Model):
-    """The answer to ChatCompletionRequest."""
+    """The reply to ChatCompletionRequest."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -68,14 +68,14 @@ class ChatCompletionResponse(Model):
 
 
 class ChatCompletionStreamDelta(Model):
-    """What a chunk adds."""
+    """The new text of a chunk."""
 
     role: str | None = None
     content: str | None = None
 
 
 class ChatCompletionStreamChoice(Model):
-    """A chunk's part of one answer."""
+    """A chunk's part of one choice."""
 
     index: int
     delta: ChatCompletionStreamDelta
@@ -124,7 +124,7 @@ class CompletionUsage(Model):
 
 
 class CompletionResponse(Model):
-    """The answer to CompletionRequest."""
+    """The reply to CompletionRequest."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -161,7 +161,7 @@ class EmbeddingUsage(Model):
 
 
 class EmbeddingResponse(Model):
-    """The answer to EmbeddingRequest."""
+    """The reply to EmbeddingRequest."""
 
     object: Literal["list"] = "list"
     data: list[EmbeddingData]
@@ -170,7 +170,7 @@ class EmbeddingResponse(Model):
 
 
 class ModelInfo(Model):
-    """A model that can be asked."""
+    """An available model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -186,7 +186,7 @@ class ModelListResponse(Model):
 
 
 class OpenAIError(Model):
-    """What went wrong, in OpenAI's form."""
+    """An error in OpenAI's form."""
 
     message: str
     type: str
@@ -195,6 +195,6 @@ class OpenAIError(Model):
 
 
 class OpenAIErrorResponse(Model):
-    """The body of a failure."""
+    """The body of an error response."""
 
     error: OpenAIError

@@ -1,4 +1,4 @@
-"""GenerateService of sagellm.v1, answered by a vLLM engine through smg_proto.vllm.
+"""GenerateService of sagellm.v1, served by a vLLM engine through smg_proto.vllm.
 
 async with AsyncVLLMGrpcClient("localhost", 50051) as client:
     servicer = GenerateServicer(client, await TokenDecoder.afrom_client(client))
@@ -29,10 +29,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
-    """Turns requests into vLLM's, and its chunks into events with measured metrics.
+    """Converts requests for vLLM, and its chunks into events with measured metrics.
 
-    models: names that it answers to besides none at all; empty: to any. drop: fields of a request
-    that vLLM cannot be told and that may be ignored.
+    models: the model names to accept; empty accepts any. Requests without a model are always
+    accepted. drop: fields of a request without a counterpart in vLLM to ignore.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
         self._decoder = decoder
         self._engine_id = engine_id
         self._models = models
-        self._drop = WITHOUT_EFFECT.union(drop)  # the contract says that they have none
+        self._drop = WITHOUT_EFFECT.union(drop)  # the former have no effect by the contract
 
     async def Generate(self, request: pb.Request, context: Context) -> pb.Response:
         events = [event async for event in self._events(request, context)]
@@ -63,7 +63,7 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
             await _fail_if_failed(event, context)
 
     async def _events(self, message: pb.Request, context: Context) -> AsyncIterator[StreamEvent]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         request, arguments = await self._read(message, context)
         try:
             chunks = await self._client.completions.create(
@@ -71,14 +71,14 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
             )
             async with chunks:
                 async for event in astream_events(
-                    chunks, request, engine_id=self._engine_id, started=began
+                    chunks, request, engine_id=self._engine_id, started=started
                 ):
                     yield event
         except VLLMGrpcError as error:
             await _abort(context, error.code or "UNKNOWN", error.details or error.message)
 
     async def _read(self, message: pb.Request, context: Context) -> tuple[Request, dict[str, Any]]:
-        """The request, and what to ask the client for; otherwise the call is over."""
+        """The request, and the client's arguments. Ends the call if the request is invalid."""
         try:
             request = Request.from_proto(message, warn=False)
             arguments = create_arguments(
@@ -92,9 +92,9 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
         except BridgeError as error:
             await _abort(context, "UNIMPLEMENTED", str(error))
         if unknown := request.unknown():
-            log.info("a request has what this release does not know: %s", "; ".join(unknown[:10]))
+            log.info("unknown fields kept fields=%s", "; ".join(unknown[:10]))
         if self._models and request.model and request.model not in self._models:
-            await _abort(context, "NOT_FOUND", "model: this server does not answer for it")
+            await _abort(context, "NOT_FOUND", "model: not served here")
         return request, arguments
 
 
@@ -103,7 +103,7 @@ def _place(place: tuple[int | str, ...]) -> str:
 
 
 async def _fail_if_failed(event: StreamEvent, context: Context) -> None:
-    """End the call with the status of an `end` that has an error."""
+    """End the call with the status of an `end` event that has an error."""
     if isinstance(event, StreamEventEnd) and event.error is not None:
         name = event.error.code.name
         name = "UNIMPLEMENTED" if name == "NOT_IMPLEMENTED" else name

@@ -1,4 +1,4 @@
-"""What stands in a closed set for a value that only a newer peer knows."""
+"""Values of enums that only a newer peer knows."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -9,18 +9,18 @@ from pydantic_core import core_schema
 
 
 class Unknown(str):
-    """A value of a closed set that this release does not know: `unknown_77`, number 77 on the wire.
+    """An enum value that this release does not know: `unknown_77`, number 77 on the wire.
 
-    It stands where a member of the set would, goes back to the wire as the same number and, like
-    a member, has `name` and `value`. Only a message brings one in: the text "unknown_77", from a
-    caller or from JSON, is refused like any other value outside the set.
+    It takes the place of a member, is written with the same number and, like a member, has `name`
+    and `value`. It can only come from a message: the text "unknown_77" from a caller or from JSON
+    is rejected like any other invalid value.
     """
 
     number: int
 
     def __new__(cls, number: int) -> "Unknown":
         if not number or not -(2**31) <= number < 2**31:
-            raise ValueError("the number of an enum value has 32 bits, and 0 stands for unset")
+            raise ValueError("invalid enum number: must have 32 bits and not be 0, which is unset")
         self = super().__new__(cls, f"unknown_{number}")
         self.number = number
         return self
@@ -47,7 +47,7 @@ class Unknown(str):
 
 
 class _OrUnknown:
-    """Validates `Closed | Unknown` as the closed set alone; only an object of Unknown passes."""
+    """Validates `Closed | Unknown` like the enum alone, except that Unknown objects pass."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -58,7 +58,7 @@ class _OrUnknown:
         def validate(value: Any, inner: Callable[[Any], Any]) -> Any:
             if isinstance(value, Unknown):
                 return value
-            # The value counts as the member also where pydantic is strict.
+            # Accept a member's value even if pydantic is strict.
             known = members.get(value, value) if isinstance(value, str) else value
             return inner(known)
 

@@ -1,4 +1,4 @@
-"""Requests of sageLLM and of vLLM's gRPC server.
+"""Converts requests between sageLLM and vLLM's gRPC server.
 
     stream = client.completions.create(stream=True, **create_arguments(request))
     for event in stream_events(stream, request, engine_id="vllm-0"):
@@ -15,16 +15,16 @@ from smg_proto.sagellm._bridge import (
     BridgeError,
     max_tokens_of,
     prompt_of,
-    put,
-    put_plain_sampling,
-    refuse_the_rest,
+    reject_other_fields,
     sampling_of,
+    set_field,
+    set_plain_sampling,
     shortest,
 )
 from smg_proto.sagellm._models import Request, SamplingParams
 
 _TARGET = "vLLM's GenerateRequest"
-# Fields of vLLM's SamplingParams that sageLLM can say, or that have no effect on the answer.
+# Fields of vLLM's SamplingParams that sageLLM has, or that do not affect the reply.
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -44,30 +44,30 @@ _SAMPLING = (
 def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm.GenerateRequest:
     """The same request for vLLM.
 
-    `trace_id` and `model` are not in it: vLLM serves one model. Other fields that vLLM cannot be
-    told raise BridgeError, except those named in drop.
+    It lacks `trace_id` and `model`: vLLM serves one model. Other fields without a counterpart raise
+    BridgeError, except those named in drop.
     """
     message = vllm.GenerateRequest(
         request_id=request.request_id,
         text=prompt_of(request, _TARGET, drop),
         stream=request.stream,
     )
-    # vLLM reads unset as false; what is meant is its own default, as the gateway sends it.
+    # vLLM reads unset as false, so send its default, as the gateway does.
     out = message.sampling_params
     out.skip_special_tokens = out.spaces_between_special_tokens = True
-    out.top_p = out.repetition_penalty = 1.0  # not every server takes 0 for off
-    put(out, "max_tokens", request.max_tokens)
+    out.top_p = out.repetition_penalty = 1.0  # not every server reads 0 as off
+    set_field(out, "max_tokens", request.max_tokens)
     params = sampling_of(request, _TARGET, drop)
     if params is None:
-        put_plain_sampling(out, request)
+        set_plain_sampling(out, request)
         return message
     out.temperature, out.top_p = params.temperature, params.top_p
-    put(out, "top_k", max(params.top_k, 0))
+    set_field(out, "top_k", max(params.top_k, 0))
     out.repetition_penalty = params.repetition_penalty
     out.presence_penalty, out.frequency_penalty = params.presence_penalty, params.frequency_penalty
     out.stop.extend(params.stop_sequences or ())
     if params.seed is not None:
-        put(out, "seed", params.seed)
+        set_field(out, "seed", params.seed)
     out.skip_special_tokens = params.skip_special_tokens
     return message
 
@@ -75,8 +75,8 @@ def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm
 def create_arguments(request: Request, *, drop: Collection[str] = ()) -> dict[str, Any]:
     """The same request as arguments of `client.completions.create` of smg_proto.vllm.
 
-    `stream` is not among them: the call says it. A request for a stream also asks for the counts
-    of tokens at its end.
+    They lack `stream`, which the caller passes. For a streaming request, they include the token
+    counts at the end of the stream.
     """
     message = to_generate_request(request, drop=drop)
     params = message.sampling_params
@@ -104,28 +104,29 @@ def from_generate_request(
     model: str = "",
     max_tokens: int | None = None,
 ) -> Request:
-    """A request for vLLM as one of sageLLM; max_tokens is for requests that leave it open.
+    """A vLLM request as a sageLLM request. max_tokens is used if the request does not set it.
 
-    BridgeError names a field that sageLLM does not have; pydantic's ValidationError a value that
-    it does not allow, such as a repetition_penalty below 1.
+    BridgeError names a field that sageLLM does not have. pydantic's ValidationError reports a value
+    that sageLLM does not allow, such as a repetition_penalty below 1.
     """
-    refuse_the_rest(message, "request_id", "text", "sampling_params", "stream")
-    given = message.sampling_params
-    refuse_the_rest(given, *_SAMPLING)
-    if given.n > 1:
-        raise BridgeError("SamplingParams.n above 1 has no place in a sageLLM request")
+    reject_other_fields(message, "request_id", "text", "sampling_params", "stream")
+    sampling = message.sampling_params
+    reject_other_fields(sampling, *_SAMPLING)
+    if sampling.n > 1:
+        raise BridgeError("SamplingParams.n above 1 has no counterpart in sageLLM; set n to 1")
+    has_seed = sampling.HasField("seed") and sampling.seed != -1
     params: dict[str, Any] = {
-        "temperature": shortest(given.temperature) if given.HasField("temperature") else 1.0,
-        "top_p": shortest(given.top_p) or 1.0,
-        "top_k": given.top_k,
-        "frequency_penalty": shortest(given.frequency_penalty),
-        "presence_penalty": shortest(given.presence_penalty),
-        "repetition_penalty": shortest(given.repetition_penalty) or 1.0,
-        "stop_sequences": list(given.stop) or None,
-        "seed": given.seed if given.HasField("seed") and given.seed != -1 else None,
-        "skip_special_tokens": given.skip_special_tokens,
+        "temperature": shortest(sampling.temperature) if sampling.HasField("temperature") else 1.0,
+        "top_p": shortest(sampling.top_p) or 1.0,
+        "top_k": sampling.top_k,
+        "frequency_penalty": shortest(sampling.frequency_penalty),
+        "presence_penalty": shortest(sampling.presence_penalty),
+        "repetition_penalty": shortest(sampling.repetition_penalty) or 1.0,
+        "stop_sequences": list(sampling.stop) or None,
+        "seed": sampling.seed if has_seed else None,
+        "skip_special_tokens": sampling.skip_special_tokens,
     }
-    limit = given.max_tokens if given.HasField("max_tokens") else None
+    limit = sampling.max_tokens if sampling.HasField("max_tokens") else None
     return Request(
         request_id=message.request_id,
         trace_id=trace_id,

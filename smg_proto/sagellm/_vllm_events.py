@@ -1,8 +1,8 @@
-"""Stream events and metrics from the chunks of a smg_proto.vllm stream.
+"""Converts the chunks of a smg_proto.vllm stream to stream events with metrics.
 
-The figures are measured with a clock on this side, from the call of `stream_events` on: make the
-call before or right after the request is sent, or say when that was (`started`). A chunk counts
-when it is taken from the stream, so a reader that is slower than the engine measures itself.
+Metrics are measured on the client, from the call of `stream_events` on. Make that call before or
+right after sending the request, or pass the time as `started`. A chunk's time is when it is read
+from the stream, so a reader that is slower than the engine measures its own speed.
 """
 
 import time
@@ -21,7 +21,7 @@ from smg_proto.sagellm._models import Error, ErrorCode, FinishReason, Metrics, R
 
 Clock = Callable[[], float]
 
-# gRPC's status names that the protocol has a code for, and whether to try again.
+# gRPC status names with a code in the protocol, and whether a retry may help.
 _CODES: dict[str, tuple[ErrorCode, bool | None]] = {
     "INVALID_ARGUMENT": (ErrorCode.INVALID_ARGUMENT, False),
     "RESOURCE_EXHAUSTED": (ErrorCode.RESOURCE_EXHAUSTED, True),
@@ -29,12 +29,12 @@ _CODES: dict[str, tuple[ErrorCode, bool | None]] = {
     "DEADLINE_EXCEEDED": (ErrorCode.DEADLINE_EXCEEDED, None),
     "UNIMPLEMENTED": (ErrorCode.NOT_IMPLEMENTED, False),
 }
-# vLLM's other reasons, such as "abort", have no counterpart but "error".
+# vLLM's other reasons, such as "abort", become "error".
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
 class EngineChoice(Protocol):
-    """What is read of a chunk's choice."""
+    """The attributes of a chunk's choice that are used."""
 
     @property
     def index(self) -> int: ...
@@ -47,7 +47,7 @@ class EngineChoice(Protocol):
 
 
 class EngineUsage(Protocol):
-    """What is read of a chunk's usage."""
+    """The attributes of a chunk's usage that are used."""
 
     @property
     def prompt_tokens(self) -> int: ...
@@ -56,7 +56,7 @@ class EngineUsage(Protocol):
 
 
 class EngineChunk(Protocol):
-    """What is read of a chunk; smg_proto.vllm.CompletionChunk is one."""
+    """The attributes of a chunk that are used. smg_proto.vllm.CompletionChunk has them."""
 
     @property
     def choices(self) -> Sequence[EngineChoice]: ...
@@ -72,11 +72,11 @@ def stream_events(
     started: float | None = None,
     clock: Clock = time.perf_counter,
 ) -> Iterator[StreamEvent]:
-    """One start, a delta for each chunk with output, one end with metrics.
+    """Yield one start, a delta for each chunk with output, and one end with metrics.
 
-    A gRPC failure that the protocol has a code for becomes an end with `error`; every other
-    exception passes through. A stream that stops without a reason is UNAVAILABLE. Tokens that
-    nobody decoded have empty text.
+    A gRPC error that has a code in the protocol becomes an end with `error`. Other exceptions pass
+    through. A stream that ends without a reason becomes UNAVAILABLE. Without a decoder, tokens have
+    empty text.
     """
     meter = _Meter(request, engine_id, clock, started)
 
@@ -120,7 +120,7 @@ def astream_events(
 
 
 def response_from_events(events: Iterable[Any]) -> Response:
-    """The whole answer out of a stream's events; it is in the last one."""
+    """The complete reply from a stream's events, which the last event holds."""
     for event in events:
         if isinstance(event, StreamEventEnd):
             return Response(
@@ -133,11 +133,11 @@ def response_from_events(events: Iterable[Any]) -> Response:
                 metrics=event.metrics,
                 error=event.error,
             )
-    raise BridgeError("the events have no end, so there is no answer")
+    raise BridgeError("incomplete events: there is no end event")
 
 
 class _Meter:
-    """Times chunks and keeps what they brought."""
+    """Records the chunks of a stream and the times of their arrival."""
 
     def __init__(
         self, request: Request, engine_id: str, clock: Clock, started: float | None
@@ -159,13 +159,13 @@ class _Meter:
         return StreamEventStart(**self._ids)
 
     def add(self, chunk: EngineChunk) -> StreamEventDelta | None:
-        """The delta of a chunk; None: it brings no output."""
+        """The delta of a chunk; None if it has no output."""
         now = self._clock()
         self._usage = chunk.usage or self._usage
         text, tokens = "", list[int]()
         for choice in chunk.choices:
             if choice.index:
-                raise BridgeError("the stream has several choices, and sageLLM has one: set n to 1")
+                raise BridgeError("the stream has several choices, but sageLLM has one; set n to 1")
             text += choice.delta_text or ""
             tokens += choice.delta_token_ids
             self._reason = choice.finish_reason or self._reason
@@ -178,12 +178,12 @@ class _Meter:
 
     def end(self) -> StreamEventEnd:
         if self._reason is None:
-            text = "the stream stopped before the engine said why"
+            text = "the stream ended without a finish reason"
             return self._end("error", Error(code=ErrorCode.UNAVAILABLE, message=text))
         return self._end(_REASONS.get(self._reason, "error"), None)
 
     def fail(self, error: Exception) -> StreamEventEnd:
-        """The end for a gRPC failure; any other error is raised again."""
+        """The end event for a gRPC error. Raises any other error again."""
         status: Any = getattr(error, "code", None)
         status = status() if callable(status) else status
         name = str(getattr(status, "name", status))
@@ -205,8 +205,8 @@ class _Meter:
         )
 
     def _metrics(self, *, failed: bool) -> Metrics:
-        """What can be seen from this side; the engine's memory, cache and phases cannot."""
-        took = self._clock() - self._started
+        """What a client can measure, without the engine's memory, cache and phases."""
+        duration = self._clock() - self._started
         arrivals, count = self._arrivals, len(self._tokens)
         gaps = [1000 * (b - a) for a, b in pairwise(arrivals)]
         usage = self._usage
@@ -214,7 +214,7 @@ class _Meter:
             ttft_ms=1000 * (arrivals[0] - self._started) if arrivals else 0.0,
             tbt_ms=sum(gaps) / len(gaps) if gaps else 0.0,
             tpot_ms=sum(gaps) / (count - 1) if count > 1 else 0.0,
-            throughput_tps=count / took if took > 0 else 0.0,
+            throughput_tps=count / duration if duration > 0 else 0.0,
             peak_mem_mb=0,
             error_rate=float(failed),
             prefix_hit_rate=(

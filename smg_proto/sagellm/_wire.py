@@ -1,4 +1,4 @@
-"""The base of the models: to the wire and back, strict validation, what a newer peer added."""
+"""The base of the models: conversion to and from messages, strict validation, unknown fields."""
 
 import json
 import math
@@ -18,13 +18,13 @@ from typing_extensions import Self
 from smg_proto.sagellm._unknown import Unknown
 
 M = TypeVar("M", bound=Message)
-_JSON = "_json"  # what a field's name in the contract ends with that carries JSON as text
+_JSON = "_json"  # the suffix of contract fields that hold JSON as text
 _KINDS = {1: "double", 3: "int64, -2^63 to 2^63-1", 5: "int32", 8: "bool", 9: "UTF-8 text"}
-_KINDS[14] = "its set: a member, or Unknown with a number that no member has"
+_KINDS[14] = "its enum: a member, or Unknown with a number that no member has"
 
 
 class WireError(ValueError):
-    """A value cannot be carried: the text names the field and why, never the value."""
+    """A value does not fit its message. The message names the field and why, never the value."""
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
@@ -32,11 +32,11 @@ def is_list(value: object) -> TypeGuard[list[Any]]:
 
 
 class UnknownWarning(UserWarning):
-    """A newer peer sent what this release does not know. It was kept."""
+    """A newer peer sent fields or values that this release does not know. They were kept."""
 
 
 def _has_lone_surrogate(value: object) -> bool:
-    """Whether text, or text anywhere in lists and objects, cannot be encoded."""
+    """Whether a text, or a text inside lists and objects, cannot be encoded as UTF-8."""
     todo, seen = [value], set[int]()
     while todo:
         match todo.pop():
@@ -52,7 +52,7 @@ def _has_lone_surrogate(value: object) -> bool:
 
 
 def _items_of(value: object) -> list[Any]:
-    """The items of a list; the keys and the values of an object."""
+    """The items of a list, or the keys and values of an object."""
     if is_list(value):
         return value
     return [*value, *value.values()] if _is_dict(value) else []
@@ -65,35 +65,35 @@ def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
 class Model(BaseModel):
     """A model of the protocol.
 
-    `strict=True` refuses contradictions that the protocol itself lets pass, and like everywhere
-    in pydantic it also switches off conversions such as "8" to 8.
+    `strict=True` rejects contradictions that the protocol itself allows. As always in pydantic, it
+    also disables conversions such as "8" to 8.
     """
 
-    # An error names the field and the bound; the input may hold somebody's prompt.
+    # Errors name the field and the bound, but not the input, which may hold a prompt.
     model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     @field_validator("*")
     @classmethod
-    def _has_only_characters(cls, value: Any) -> Any:
-        """JSON and messages are UTF-8, which has no half of a surrogate pair."""
+    def _reject_lone_surrogates(cls, value: Any) -> Any:
+        """JSON and messages are UTF-8, which cannot encode half of a surrogate pair."""
         if _has_lone_surrogate(value):
             raise PydanticCustomError("string_unicode", "Text has a lone surrogate, not UTF-8")
         return value
 
     @classmethod
     def model_validate(cls, obj: Any, *, strict: bool | None = None, **options: Any) -> Self:
-        made = super().model_validate(obj, strict=strict, **options)
-        return made.check() if strict else made
+        model = super().model_validate(obj, strict=strict, **options)
+        return model.check() if strict else model
 
     @classmethod
     def model_validate_json(
         cls, json_data: str | bytes | bytearray, *, strict: bool | None = None, **options: Any
     ) -> Self:
-        made = super().model_validate_json(json_data, strict=strict, **options)
-        return made.check() if strict else made
+        model = super().model_validate_json(json_data, strict=strict, **options)
+        return model.check() if strict else model
 
     def check(self) -> Self:
-        """Itself, or pydantic's ValidationError with every contradiction in it and below it."""
+        """Return the model, or raise ValidationError with every contradiction in it."""
         errors = [
             InitErrorDetails(
                 type=PydanticCustomError("contradiction", "{problem}", {"problem": problem}),
@@ -107,7 +107,7 @@ class Model(BaseModel):
         return self
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
-        """Field and problem, for what a strict reader refuses in this model alone."""
+        """The contradictions in this model alone, as field and problem."""
         yield from ()
 
     def _walk(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -123,7 +123,7 @@ class Model(BaseModel):
                     pass
 
     def _values(self) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-        """Every field, and every item of every list."""
+        """Every field, and every item of a list."""
         for name, value in self:
             if is_list(value):
                 yield from (((name, index), item) for index, item in enumerate(value))
@@ -132,9 +132,9 @@ class Model(BaseModel):
 
 
 class Wire(Model, Generic[M]):
-    """A model that has a message in sagellm.v1."""
+    """A model with a message in sagellm.v1."""
 
-    _unknown: bytes = PrivateAttr(default=b"")  # fields of a newer peer, as they came
+    _unknown: bytes = PrivateAttr(default=b"")  # unknown fields, serialized
     _message: ClassVar[type[Message]]
 
     @classmethod
@@ -146,7 +146,7 @@ class Wire(Model, Generic[M]):
                 return
 
     def to_proto(self) -> M:
-        """The message. WireError: a value has no place in it, such as an int beyond 64 bits."""
+        """The message. WireError if a value does not fit, such as an int beyond 64 bits."""
         message = self._message()
         self._encode(message)
         if self._unknown:
@@ -155,39 +155,39 @@ class Wire(Model, Generic[M]):
 
     @classmethod
     def from_proto(cls, message: M, *, strict: bool = False, warn: bool = True) -> Self:
-        """The model of a message. What a newer peer added is kept, and warned of by name.
+        """The model of a message. Unknown fields are kept, with a warning that names them.
 
-        warn=False is for servers, where a peer must not cause warnings: `unknown()` has the names.
-        Raises pydantic's ValidationError for what the protocol does not allow, WireError for text
-        that is not JSON.
+        warn=False is for servers, where peers must not cause warnings; use `unknown()` instead.
+        Raises pydantic's ValidationError for values that the protocol does not allow, and WireError
+        for text that is not JSON.
         """
         if not isinstance(message, cls._message):  # pyright: ignore[reportUnnecessaryIsInstance]
             wanted = cls._message.DESCRIPTOR.full_name
             raise TypeError(f"{cls.__name__}.from_proto takes a {wanted}, not {type(message)}")
-        made = cls.model_validate(cls._decode(message))
-        made._adopt(message)
-        if warn and (unknown := made.unknown()):
-            text = f"kept, but not known to this release: {'; '.join(unknown)}"
+        model = cls.model_validate(cls._decode(message))
+        model._keep_unknown(message)
+        if warn and (unknown := model.unknown()):
+            text = f"unknown to this release, but kept: {'; '.join(unknown)}"
             warnings.warn(text, UnknownWarning, stacklevel=2)
-        return made.check() if strict else made
+        return model.check() if strict else model
 
     def unknown(self) -> list[str]:
-        """What a newer peer sent and this release does not know, by name; without the contents."""
-        found = [
+        """The names of the fields and values that this release does not know, without content."""
+        names = [
             f"field {number} of {message.DESCRIPTOR.full_name}"
-            for message in self._kept()
+            for message in self._unknown_messages()
             for number in sorted(set(unknown_numbers(message)))
         ]
         for name, value in self:
             if isinstance(value, Unknown):
-                found.append(f"{type(self).__name__}.{name}: value {value.number}")
+                names.append(f"{type(self).__name__}.{name}: value {value.number}")
             for index, model in _models(value):
                 place = name if index is None else f"{name}.{index}"
-                found += [f"{place}: {text}" for text in model.unknown()]
-        return found
+                names += [f"{place}: {text}" for text in model.unknown()]
+        return names
 
-    def _kept(self) -> list[Message]:
-        """Messages that consist of what this release does not know."""
+    def _unknown_messages(self) -> list[Message]:
+        """Messages with only the unknown fields."""
         return [self._message.FromString(self._unknown)] if self._unknown else []
 
     def _encode(self, message: Message) -> None:
@@ -197,16 +197,16 @@ class Wire(Model, Generic[M]):
     def _decode(cls, message: Message) -> dict[str, Any]:
         return decode(message)
 
-    def _adopt(self, message: Any) -> None:
-        """Keep the fields that this release does not know, here and in the models below."""
+    def _keep_unknown(self, message: Any) -> None:
+        """Keep the unknown fields of a message, in this model and the models inside it."""
         self._unknown = rest(message)
-        self._adopt_below(message)
+        self._keep_unknown_inside(message)
 
-    def _adopt_below(self, message: Any) -> None:
+    def _keep_unknown_inside(self, message: Any) -> None:
         for name, value in self:
             for index, model in _models(value):
                 part = getattr(message, name)
-                model._adopt(part if index is None else part.items[index])
+                model._keep_unknown(part if index is None else part.items[index])
 
 
 def _is_wire(value: object) -> TypeGuard[Wire[Any]]:
@@ -214,19 +214,19 @@ def _is_wire(value: object) -> TypeGuard[Wire[Any]]:
 
 
 def _models(value: object) -> Iterator[tuple[int | None, Wire[Any]]]:
-    """The models in the value of a field: itself, or a list's items with their index."""
+    """The models in the value of a field: the value, or a list's items with their index."""
     if _is_wire(value):
         yield None, value
     elif is_list(value) and value and _is_wire(value[0]):
         yield from enumerate(value)
 
 
-# Models to messages and back, field by field; what a message has beyond its type.
+# --- conversion, field by field ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Field:
-    """How a field of a message stands to the field of a model."""
+    """How a field of a message maps to the field of a model."""
 
     field: str
     name: str  # in the model
@@ -254,7 +254,7 @@ def _fields(descriptor: Any) -> list[_Field]:
 
 
 def encode(model: BaseModel, message: Any) -> None:
-    """Write the fields of a model that the message has into the message."""
+    """Write the fields of a model to a message."""
     for field in _fields(message.DESCRIPTOR):
         value = getattr(model, field.name, None)
         if value is None:
@@ -292,7 +292,7 @@ def _set(message: Any, field: _Field, value: Any) -> None:
 
 
 def decode(message: Any) -> dict[str, Any]:
-    """The fields of a message as the models spell them; what is unset is left out."""
+    """The set fields of a message, by their names in the models."""
     values: dict[str, Any] = {}
     for field in _fields(message.DESCRIPTOR):
         if field.has_presence and not message.HasField(field.field):
@@ -341,17 +341,17 @@ def _json_text(value: Any) -> str:
 
 
 def _json_object(text: str, where: str) -> Any:
-    def refuse(_: str) -> Any:
+    def reject(_: str) -> Any:
         raise ValueError
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=reject)
     except (ValueError, RecursionError):
-        raise WireError(f"{where} is not the text of a JSON object") from None
+        raise WireError(f"{where}: not a JSON object") from None
 
 
 def rest(message: Message) -> bytes:
-    """The fields that the message's type does not have, as bytes; not those of messages in it."""
+    """The unknown fields of a message, as bytes, without those of messages inside it."""
     if not unknown_numbers(message):
         return b""
     rest = type(message)()
@@ -362,6 +362,6 @@ def rest(message: Message) -> bytes:
 
 
 def unknown_numbers(message: Message, wire_type: int | None = None) -> list[int]:
-    """Numbers of the fields that the message's type does not have, in the order they came."""
+    """The numbers of a message's unknown fields, in their order on the wire."""
     fields = cast("Iterable[Any]", UnknownFieldSet(message))
     return [f.field_number for f in fields if wire_type in (None, f.wire_type)]

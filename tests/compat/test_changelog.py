@@ -52,10 +52,10 @@ def test_a_new_symbol_has_to_be_named_in_a_minor_release(
 ) -> None:
     add_rpc(released)
     assert list(problems(FROZEN, released, "", "0.4.29")) == [
-        "CHANGELOG.md does not name VllmEngine.New (vllm.grpc.engine.VllmEngine.New), which 0.4.28 "
-        "has otherwise",
+        "CHANGELOG.md does not mention VllmEngine.New (vllm.grpc.engine.VllmEngine.New), which "
+        "changed since 0.4.28",
         "vllm.grpc.engine.VllmEngine.New: new, but the comment says since -, not 0.4.29",
-        "0.4.28 to 0.4.29 is too small a step: contracts have changed, so it has to be a minor one",
+        "0.4.28 to 0.4.29 is too small a step: contracts have changed; make it a minor release",
     ]
     (only,) = problems(FROZEN, released, f"- {name}", "0.5.0")
     assert "says since" in only
@@ -66,14 +66,14 @@ def test_a_name_that_only_looks_like_the_symbol_does_not_count(
     released: FileDescriptorSet, name: str
 ) -> None:
     add_rpc(released)
-    assert [p for p in problems(FROZEN, released, name, "0.5.0") if "does not name" in p]
+    assert [p for p in problems(FROZEN, released, name, "0.5.0") if "does not mention" in p]
 
 
 def test_a_break_needs_a_major_release(released: FileDescriptorSet) -> None:
     drop_field(released)
     text = "AbortRequest.request_id"
     (only,) = problems(FROZEN, released, text, "0.5.0")
-    why = "the change is of class data, so it has to be a major one"
+    why = "the change is of class data; make it a major release"
     assert only == f"0.4.28 to 0.5.0 is too small a step: {why}"
     assert list(problems(FROZEN, released, text, "1.0.0")) == []
 
@@ -98,12 +98,12 @@ def test_a_break_by_an_engine_takes_a_minor_release_and_an_entry(
     request.field[0].number = 99
     found = list(problems(frozen, files, "", "9.1.0"))
     assert found == [
-        "CHANGELOG.md does not name EngineError.code (openengine.v1.EngineError.code), which 9.0.0 "
-        "has otherwise"
+        "CHANGELOG.md does not mention EngineError.code (openengine.v1.EngineError.code), which "
+        "changed since 9.0.0"
     ]
     assert list(problems(frozen, files, "- `EngineError.code`", "9.1.0")) == []
     (too_small,) = problems(frozen, files, "- `EngineError.code`", "9.0.1")
-    assert "it has to be a minor one" in too_small
+    assert "make it a minor release" in too_small
 
 
 def test_since_of_an_engines_contract_is_the_release_of_its_own_that_brought_it() -> None:
@@ -111,7 +111,7 @@ def test_since_of_an_engines_contract_is_the_release_of_its_own_that_brought_it(
     assert list(misdated_upstream(FROZEN, now)) == []
     (line,) = (x for x in now if x.name == "vllm.ServerInfo.proto_version")
     (problem,) = misdated_upstream(FROZEN, now - {line} | {replace(line, since="0.1.0")})
-    assert problem == f"{line.name}: the comment says since 0.1.0, but 0.6.0 brought it"
+    assert problem == f"{line.name}: the comment says since 0.1.0, but 0.6.0 added it"
 
 
 def test_without_changes_a_patch_release_will_do(released: FileDescriptorSet) -> None:

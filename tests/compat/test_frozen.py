@@ -16,12 +16,12 @@ GOLDEN = Golden(FROZEN)
 
 
 def test_every_release_is_frozen_and_no_frozen_file_was_edited() -> None:
-    assert list(FROZEN.unsound()) == []
+    assert list(FROZEN.defects()) == []
 
 
 def test_the_contract_of_today_keeps_all_that_was_released() -> None:
     now = contract(smg_proto.descriptor_set())
-    assert list(FROZEN.unkept(now, smg_proto.__version__)) == []
+    assert list(FROZEN.broken_promises(now, smg_proto.__version__)) == []
 
 
 def test_between_a_release_and_today_there_are_only_additions_and_what_was_reviewed() -> None:

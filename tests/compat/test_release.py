@@ -71,7 +71,7 @@ def test_a_dry_run_checks_and_writes_nothing(repository: Path) -> None:
     before = state(repository)
     done = attempt(repository, VERSION, "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{VERSION} could be made" in done.stdout
+    assert f"{VERSION} is possible" in done.stdout
     assert state(repository) == before
 
 
@@ -96,7 +96,7 @@ def test_a_version_that_cannot_be_is_refused(
     ("path", "old", "new", "reason"),
     [
         ("README.md", "#", "##", "the tree is not clean"),
-        ("CHANGELOG.md", "## [Unreleased]", "## [Done]", "says nothing under [Unreleased]"),
+        ("CHANGELOG.md", "## [Unreleased]", "## [Done]", "has no text under [Unreleased]"),
     ],
 )
 def test_a_tree_that_is_not_ready_is_refused(
@@ -133,7 +133,7 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
     # Two commits: the release, and what follows.
     subjects = git(repository, "log", "--format=%s", "-2").splitlines()
     later = f"{VERSION.split('.')[0]}.{int(VERSION.split('.')[1]) + 1}.0.dev0"
-    assert subjects == [f"Develop on towards {later}", f"Release {VERSION}"]
+    assert subjects == [f"Start development of {later}", f"Release {VERSION}"]
     assert git(repository, "status", "--porcelain") == ""
     assert git(repository, "rev-parse", f"v{VERSION}^{{commit}}", "HEAD~1").split()[0] == git(
         repository, "rev-parse", "HEAD~1"
@@ -155,7 +155,7 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
 
     # Frozen whole, found again by the suite, and built again from its commit to the same bytes.
     frozen = Frozen(repository / "tests" / "compat", [*FROZEN.own, VERSION])
-    assert list(frozen.unsound()) == []
+    assert list(frozen.defects()) == []
     wheel = release_wheel(VERSION, Path("unused"), tmp_path / "again", frozen)
     assert wheel.read_bytes() == (repository / "dist" / names[0]).read_bytes()
     run("python3", "scripts/test", "gate", cwd=repository)
@@ -175,7 +175,7 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
     assert not (repository / "dist").exists()
 
     # Never made again, and nothing that it has can be taken away.
-    assert f"{VERSION} is frozen already" in attempt(repository, VERSION).stderr
+    assert f"{VERSION} is already frozen" in attempt(repository, VERSION).stderr
     commit(repository, "proto/smg/v1/chat.proto", "string model = 1;", "string model = 77;")
     run("python3", "scripts/build.py", cwd=repository)
     gate = subprocess.run(

@@ -52,7 +52,7 @@ def frozen(pristine: Path, tmp_path: Path) -> Frozen:
 
 def all_problems(frozen: Frozen) -> list[str]:
     golden_vectors = Golden(frozen)
-    found = [*frozen.unsound(), *frozen.unkept(NOW, OURS)]
+    found = [*frozen.defects(), *frozen.broken_promises(NOW, OURS)]
     for path in frozen.fixtures():
         found += golden_vectors.problems(path)
     return found
@@ -71,7 +71,7 @@ def test_untouched_it_finds_nothing(frozen: Frozen) -> None:
 def test_a_dropped_freeze_is_missed(frozen: Frozen, release: str, name: str) -> None:
     (frozen.home / "releases" / release / name).unlink()
     refresh_sums(frozen)
-    assert f"releases/{release}/{name}: missing; every release has one" in list(frozen.unsound())
+    assert f"releases/{release}/{name}: missing; every release has one" in list(frozen.defects())
 
 
 def test_each_dropped_file_of_vectors_is_missed(frozen: Frozen) -> None:
@@ -79,13 +79,13 @@ def test_each_dropped_file_of_vectors_is_missed(frozen: Frozen) -> None:
     for path in dropped:
         path.unlink()
     refresh_sums(frozen)
-    found = set(frozen.unsound())
+    found = set(frozen.defects())
     for path in dropped:
         assert f"{path.relative_to(frozen.home)}: missing; every release has one" in found
 
 
 def test_a_release_without_a_snapshot_is_missed(frozen: Frozen) -> None:
-    found = list(Frozen(frozen.home, [*frozen.own, "10.0.0"]).unsound())
+    found = list(Frozen(frozen.home, [*frozen.own, "10.0.0"]).defects())
     assert "releases/10.0.0/contract.txt: missing; every release has one" in found
 
 
@@ -94,14 +94,14 @@ def test_a_file_that_nothing_uses_is_found(frozen: Frozen, path: str) -> None:
     (frozen.home / path).parent.mkdir(exist_ok=True)
     (frozen.home / path).write_text("", encoding="utf-8")
     refresh_sums(frozen)
-    assert [p for p in frozen.unsound() if p.startswith(path)]
+    assert [p for p in frozen.defects() if p.startswith(path)]
 
 
 def test_any_edit_of_a_frozen_file_is_found_by_its_checksum(frozen: Frozen) -> None:
     for path in frozen.files():
         with (frozen.home / path).open("ab") as file:
             file.write(b"\n")
-    found = "\n".join(frozen.unsound())
+    found = "\n".join(frozen.defects())
     assert all(path.as_posix() in found for path in frozen.files())
 
 
@@ -192,15 +192,17 @@ def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
         path.write_text(f"{first}\n{rest}", encoding="utf-8")
         refresh_sums(frozen)
         (dropped,) = parse(second)
-        found = list(Frozen(frozen.home, frozen.own).unsound())
+        found = list(Frozen(frozen.home, frozen.own).defects())
         assert [p for p in found if release in p and p.endswith(dropped.name)]
 
 
 def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
     some = min(NOW, key=as_line)
     moved_on = NOW - {some} | {replace(some, comment="00000000")}
-    assert list(frozen.unkept(moved_on, "9.9.10.dev0")) == [], "comments may be rewritten later"
-    (problem,) = frozen.unkept(moved_on, OURS)
+    assert list(frozen.broken_promises(moved_on, "9.9.10.dev0")) == [], (
+        "comments may be rewritten later"
+    )
+    (problem,) = frozen.broken_promises(moved_on, OURS)
     assert "stale" in problem
     assert some.name in problem
 
@@ -215,8 +217,8 @@ def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, Any] | N
     for package, release in (("smg.v1", OURS), ("vllm.grpc.engine", f"published-{PUBLISHED[-1]}")):
         victim = first_field(package)
         now = NOW - {victim} | ({replace(victim, **change)} if change else set())
-        found = list(frozen.unkept(now, "10.0.0.dev0"))
-        assert [p for p in found if p.startswith(f"{victim.name}: not as") and f"in {release}" in p]
+        found = list(frozen.broken_promises(now, "10.0.0.dev0"))
+        assert [p for p in found if p.startswith(f"{victim.name}: differs from {release}: ")]
 
 
 @pytest.mark.parametrize("package", sorted(EXPERIMENTAL))
@@ -226,9 +228,9 @@ def test_a_mirror_that_is_not_what_its_engine_published_last_is_named(
     victim = first_field(package)
     of_ours = replace(victim, name=f"{victim.name}_of_ours", number=1000)
     for now in (NOW - {victim}, NOW - {victim} | {replace(victim, number=77)}, NOW | {of_ours}):
-        found = list(frozen.unkept(now, "10.0.0.dev0"))
+        found = list(frozen.broken_promises(now, "10.0.0.dev0"))
         assert found
-        assert all("not as published in" in problem for problem in found)
+        assert all(": differs from " in problem for problem in found)
 
 
 def test_a_break_by_the_engine_is_followed(frozen: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,8 +246,8 @@ def test_a_break_by_the_engine_is_followed(frozen: Frozen, monkeypatch: pytest.M
     frozen_then = Frozen(frozen.home, frozen.own)
     write_release(frozen_then, "vllm-proto-0.7.0", files)
     now = {x for x in NOW if x.package != "vllm"} | contract(files)
-    assert list(frozen_then.unkept(now, "10.0.0.dev0")) == []
-    assert list(frozen_then.unsound()) == []
+    assert list(frozen_then.broken_promises(now, "10.0.0.dev0")) == []
+    assert list(frozen_then.defects()) == []
 
     vectors = Golden(frozen_then)
     today = vectors.readers["vllm-proto-0.7.0"]
@@ -265,7 +267,7 @@ def write_release(frozen: Frozen, release: str, files: FileDescriptorSet) -> Non
 def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: Frozen) -> None:
     like = first_field("tokenspeed.grpc.scheduler")
     back = replace(like, name=f"{like.package}.MultimodalInputs.back", number=3, type="string")
-    (problem,) = {p for p in frozen.unkept(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
+    (problem,) = {p for p in frozen.broken_promises(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
     assert problem == f"{back.name}: 3 had another type in published-0.4.8"
 
 

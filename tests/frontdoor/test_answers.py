@@ -156,8 +156,8 @@ async def test_arguments_of_a_function_without_any_go_back(
         ),
         ({"error": "in words", "code": "X"}, "in words", []),
         ({"error": {"message": "m", "param": "n"}}, "m", ["n"]),
-        ({"detail": [7, None, {"loc": 5, "msg": 6}]}, "the gateway answered with HTTP 400", []),
-        ({"error": {"message": ["m"]}}, "the gateway answered with HTTP 400", []),
+        ({"detail": [7, None, {"loc": 5, "msg": 6}]}, "the gateway returned HTTP 400", []),
+        ({"error": {"message": ["m"]}}, "the gateway returned HTTP 400", []),
         ("plain words", "plain words", []),
         ("[" * 100_000, "[" * 1000, []),
     ],
@@ -396,7 +396,7 @@ async def test_an_answer_that_is_too_large_is_a_failure(upstream: Upstream) -> N
         assert len((await http.fetch("GET", "/a")).body) == 1000
         upstream.forget()
         upstream.answer(200, b"x" * 1001)
-        with pytest.raises(SmgError, match="an answer of more than 1000 bytes"):
+        with pytest.raises(SmgError, match="response: more than 1000 bytes"):
             await http.fetch("GET", "/a")
         upstream.forget()
         upstream.stream(b"data: " + b"x" * 1001)

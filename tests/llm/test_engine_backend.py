@@ -81,7 +81,7 @@ async def test_a_contract_without_text_is_no_backend() -> None:
         error = await failure(address, "vllm.grpc.engine")
         assert error.code is grpc.StatusCode.FAILED_PRECONDITION
         backend = EngineBackend(address)
-        with pytest.raises(SmgError, match=r"vllm\.grpc\.engine, which carries token ids alone"):
+        with pytest.raises(SmgError, match=r"contract vllm\.grpc\.engine has no text"):
             await backend.generate(llm_pb2.GenerateRequest(prompt="Once")).__anext__()
         await backend.aclose()
 

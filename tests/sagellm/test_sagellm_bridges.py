@@ -143,7 +143,7 @@ def test_what_cannot_be_told_is_refused_by_name_unless_it_may_be_dropped(
 ) -> None:
     values: dict[str, Any] = {"metadata": {}, "phase": "decode", "group_id": "g"}
     value = values.get(name, 1)
-    with pytest.raises(BridgeError, match=rf"Request\.{name} has no place.*drop"):
+    with pytest.raises(BridgeError, match=rf"Request\.{name} has no counterpart.*drop"):
         bridge(_with(**{name: value}))
     assert bridge(_with(**{name: value}), drop=[name]) == bridge(REQUEST)
 

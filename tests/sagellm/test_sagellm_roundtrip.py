@@ -254,7 +254,7 @@ def test_what_has_no_place_on_the_wire_is_refused_by_name(
 
 @pytest.mark.parametrize("text", ["{", "nope", '{"a": NaN}', "[" * 100_000])
 def test_metadata_that_is_not_json_is_refused(text: str) -> None:
-    with pytest.raises(WireError, match=r"sagellm\.v1\.Request\.metadata_json is not"):
+    with pytest.raises(WireError, match=r"sagellm\.v1\.Request\.metadata_json: not a JSON object"):
         Request.from_proto(pb.Request(max_tokens=1, metadata_json=text))
 
 

@@ -188,10 +188,10 @@ def test_versions_are_ordered_and_compatible_upwards() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ("0.2", r"asks for protocol 0\.2, this server speaks 0\.1"),
-        ("1.0", r"same major number"),
-        ("0.1.5", r"'0\.1\.5' is not a protocol version: write MAJOR\.MINOR"),
-        ("", r"'' is not a protocol version"),
+        ("0.2", r"incompatible protocol version 0\.2: this server has 0\.1"),
+        ("1.0", r"same major version"),
+        ("0.1.5", r"invalid protocol version '0\.1\.5': use MAJOR\.MINOR"),
+        ("", r"invalid protocol version ''"),
     ],
 )
 def test_a_version_that_cannot_be_served_is_refused_with_the_reason(asked: str, words: str) -> None:
