@@ -129,8 +129,9 @@ class Call:
             metadata = (("x-request-id", self.request_id),) if self.request_id else ()
             # Shielded, because cancelling one of several requests must not cancel this: gRPC
             # accepts no status while it sends metadata.
-            self._metadata = asyncio.ensure_future(self._context.send_initial_metadata(metadata))
-            await asyncio.shield(self._metadata)
+            sending = asyncio.ensure_future(self._context.send_initial_metadata(metadata))
+            self._metadata = sending
+            await asyncio.shield(sending)
 
     async def settle(self) -> None:
         """Wait until metadata that is being sent has been sent or has failed."""
