@@ -107,8 +107,10 @@ class Pages:
             )
         lines += [
             "",
-            "Presence: *optional* tells unset from zero; an empty cell means that zero and unset",
-            "are the same; *repeated* and *map* are empty when unset.",
+            "Presence: *optional* tells unset from zero; without a word, zero and unset are the",
+            "same; *repeated* and *map* are empty when unset. `HTTP:` says what a service, an RPC",
+            "or a field of `smg.v1` is called in the gateway's HTTP API, a field only where its",
+            "name differs.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -131,6 +133,7 @@ def paragraphs(symbol: Symbol) -> str:
     """A comment as paragraphs; indented lines stay as they are, as code."""
     text = re.sub(r"(?<=\S)\n(?=[^\s\-*\d|])", " ", symbol.comment)
     text = re.sub(r"^(?! {4}).+", lambda line: escaped(line[0]), text, flags=re.MULTILINE)
+    text = re.sub(r"^(?![-\s]).+\n(?=- )", r"\g<0>\n", text, flags=re.MULTILINE)
     return ("**Deprecated.** " if symbol.deprecated else "") + text
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from posixpath import dirname, normpath, relpath
+from textwrap import indent
 from typing import Any
 
 import _tools
@@ -36,6 +37,10 @@ PLACES = {
 }
 MAX_REPORT_BYTES = 10_000_000
 _HTTP = re.compile(r"\s*\bHTTP: (.+?)\.(?=\s|$)", re.DOTALL)
+# A fence, which stays as it is, or what goes on in a list's item, by a fence or a paragraph.
+_IN_ITEM = re.compile(
+    r"^(`{3,}).*\n(?s:.*?)^\1|(?<=\n\n) {2,3}(?:(`{3,})(?s:.*?)\n *\2|\S)", re.MULTILINE
+)
 _ROUTES = re.compile(r"^\| (\w+\.\w+) \| (.+) \|$", re.MULTILINE)
 
 _CHANGES = """\
@@ -131,12 +136,13 @@ def place(name: str) -> str:
 
 
 def relocated(text: str, source: str) -> str:
-    """A page with links to where their targets are: in the site, or in the repository."""
+    """A page as the generator wants it: links lead to where their targets are, in the site or in
+    the repository, and what goes on in a list's item is four blanks in."""
     lines = text.splitlines(keepends=True)
     for number, target in links(text):
         moved = f"]({_moved(target, source)})"
         lines[number - 1] = lines[number - 1].replace(f"]({target})", moved)
-    return "".join(lines)
+    return _IN_ITEM.sub(lambda part: part[0] if part[1] else indent(part[0], "  "), "".join(lines))
 
 
 def _moved(target: str, source: str) -> str:
@@ -249,10 +255,11 @@ def reports(files: FileDescriptorSet) -> Iterator[tuple[str, Report]]:
 
 
 def _linked(text: str, known: dict[str, str]) -> str:
-    """A report whose symbols lead to the reference, if they are still there."""
+    """A report whose symbols lead to the reference, if they are still there; lists in it are four
+    blanks in."""
 
     def link(found: re.Match[str]) -> str:
         package = known.get(found[1])
         return f"[{found[0]}](../reference/{package}.md#{found[1]})" if package else found[0]
 
-    return re.sub(r"`([\w.]+)`", link, text)
+    return re.sub(r"^  - ", "    - ", re.sub(r"`([\w.]+)`", link, text), flags=re.MULTILINE)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerate everything made from proto/: modules, stubs, facades, descriptor set, reference.
+"""Regenerate all that is made from proto/: modules, stubs, descriptor set, reference, two pages.
 
     scripts/build.py            generate, then replace files that differ
     scripts/build.py --check    generate, then list files that differ (exit 1); change nothing
@@ -30,6 +30,7 @@ INIT = Path("smg_proto/__init__.py")
 # Standard messages of other projects; smg_proto needs some of each.
 STANDARD = ["scripts/standard", "templates/google_rpc"]
 ENGINES, ENGINES_TABLE = "docs/engines.md", "docs/engines.json"
+SUPPORT, SUPPORT_RECORD = "docs/support.md", "tests/e2e/support.json"
 # The files that this script owns, besides parts of INIT and ENGINES. A match that is not generated
 # is stale.
 OWNED = [
@@ -49,14 +50,19 @@ def generate() -> dict[Path, bytes]:
     from _protos import compile_protos
     from _python_messages import literal
     from _reference import pages
+    from _support import page as support
 
     protos = compile_protos(ROOT, "proto")
     image = protos.image()
     made = python(protos)
     made["smg_proto/_standard_files.py"] = literal(compile_protos(ROOT, *STANDARD).files)
     made |= {f"docs/reference/{name}": text for name, text in pages(image).items()}
-    text, table = ((ROOT / path).read_text(encoding="utf-8") for path in (ENGINES, ENGINES_TABLE))
+    text, table, record = (
+        (ROOT / path).read_text(encoding="utf-8")
+        for path in (ENGINES, ENGINES_TABLE, SUPPORT_RECORD)
+    )
     made[ENGINES] = page(text, table, protos)
+    made[SUPPORT] = support(SUPPORT_RECORD, record)
     made |= sync_folders(ROOT)
     generated = {Path(path): text.encode() for path, text in made.items()}
     generated[Path("smg_proto/descriptors.binpb")] = image.SerializeToString(deterministic=True)

@@ -11,9 +11,18 @@ same with the stubs of grpc.aio.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from itertools import chain
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from smg_proto import smg_pb2 as pb
 
@@ -36,12 +45,8 @@ class StreamError(ValueError):
         return f"event {self.event}: {self.what}"
 
 
-class _Piece(NamedTuple):
-    """What an event between start and end brings."""
-
-    event: int
-    kind: str
-    content: Any
+# What an event between start and end brings: the number of the event, its kind, and the content.
+_Piece = tuple[int, str, Any]
 
 
 # --- Reading ---
@@ -65,26 +70,27 @@ class _Events(Generic[E, R]):
         _JOIN[type(self._end)](reply, self._start, self._end, self._between)
         return reply
 
-    def _take(self, event: Any) -> str:
-        """The text that an event brings for whoever reads along."""
+    def _take(self, event: Any) -> Any:
+        """Keep an event. The delta, if it is one."""
         self._count += 1
         kind = event.WhichOneof("event")
         if kind is None:  # of a newer kind
-            return ""
+            return None
         if self._end is not None:
             raise self._error(f"{kind} after end")
         if kind == "start":
             if self._start is not None:
                 raise self._error("a second start")
             self._start = event.start
-            return ""
+            return None
         if self._start is None:
             raise self._error(f"{kind} before start")
         if kind == "end":
             self._end = event.end
-            return ""
-        self._between.append(_Piece(self._count, kind, getattr(event, kind)))
-        return _text(event.delta) if kind == "delta" else ""
+            return None
+        content = getattr(event, kind)
+        self._between.append((self._count, kind, content))
+        return content if kind == "delta" else None
 
     def _finished(self) -> None:
         if self._end is None:
@@ -126,22 +132,24 @@ class Stream(_Events[E, R]):
     def __init__(self, events: Iterable[Any]) -> None:
         super().__init__()
         self._events = events
-        self._pairs: Generator[tuple[E, str], None, None] = self._read()
-
-    def _read(self) -> Generator[tuple[E, str], None, None]:
-        take = self._take
-        for event in self._events:
-            yield event, take(event)
-        self._finished()
+        self._left = iter(events)
 
     def __iter__(self) -> Generator[E, None, None]:
         """The events. A loop that was left goes on with the next one."""
-        return (event for event, _ in self._pairs)
+        for event in self._left:
+            self._take(event)
+            yield event
+        self._finished()
 
     @property
     def text_deltas(self) -> Generator[str, None, None]:
         """The text of the reply as it grows: of the first choice, and without reasoning."""
-        return (text for _, text in self._pairs if text)
+        take = self._take
+        for event in self._left:
+            delta = take(event)
+            if delta is not None and (text := _text(delta)):
+                yield text
+        self._finished()
 
     def cancel(self) -> None:
         """End the call. The reply is only there if the stream has ended before."""
@@ -181,22 +189,24 @@ class AsyncStream(_Events[E, R]):
     def __init__(self, events: AsyncIterable[Any]) -> None:
         super().__init__()
         self._events = events
-        self._pairs: AsyncGenerator[tuple[E, str], None] = self._read()
+        self._left = aiter(events)
 
-    async def _read(self) -> AsyncGenerator[tuple[E, str], None]:
-        take = self._take
-        async for event in self._events:
-            yield event, take(event)
+    async def __aiter__(self) -> AsyncGenerator[E, None]:
+        """The events. A loop that was left goes on with the next one."""
+        async for event in self._left:
+            self._take(event)
+            yield event
         self._finished()
 
-    def __aiter__(self) -> AsyncGenerator[E, None]:
-        """The events. A loop that was left goes on with the next one."""
-        return (event async for event, _ in self._pairs)
-
     @property
-    def text_deltas(self) -> AsyncGenerator[str, None]:
+    async def text_deltas(self) -> AsyncGenerator[str, None]:
         """The text of the reply as it grows: of the first choice, and without reasoning."""
-        return (text async for _, text in self._pairs if text)
+        take = self._take
+        async for event in self._left:
+            delta = take(event)
+            if delta is not None and (text := _text(delta)):
+                yield text
+        self._finished()
 
     def cancel(self) -> None:
         """End the call. The reply is only there if the stream has ended before."""
@@ -257,19 +267,18 @@ def _chat(
     reply: pb.ChatResponse, start: pb.ChatResponse, end: pb.ChatResponse, pieces: Sequence[_Piece]
 ) -> None:
     _merge(reply, start, end, "choices")
-    for choice, deltas in _choices(pieces, end.choices, pb.ChatChoice):
+    for choice, brought in _choices(pieces, end.choices, pb.ChatChoice):
         message = choice.message
         message.role = pb.ROLE_ASSISTANT
         for name in ("content", "reasoning_content", "refusal"):
-            if text := "".join(getattr(delta, name) for delta in deltas):
-                setattr(message, name, text + getattr(message, name))
+            if text := "".join(brought[name]):
+                setattr(message, name, getattr(message, name) + text)
+        message.annotations.extend(chain(*brought["annotations"]))
+        choice.logprobs.extend(chain(*brought["logprobs"]))
+        choice.token_ids.extend(chain(*brought["token_ids"]))
         calls: defaultdict[int, list[pb.ToolCallDelta]] = defaultdict(list)
-        for delta in deltas:
-            message.annotations.extend(delta.annotations)
-            choice.logprobs.extend(delta.logprobs)
-            choice.token_ids.extend(delta.token_ids)
-            for piece in delta.tool_calls:
-                calls[piece.index].append(piece)
+        for piece in chain(*brought["tool_calls"]):
+            calls[piece.index].append(piece)
         for _, call in sorted(calls.items()):
             message.tool_calls.add(
                 id=next((piece.id for piece in call if piece.id), ""),
@@ -287,48 +296,42 @@ def _completion(
 ) -> None:
     _merge(reply, start, end, "choices")
     choices = _choices(pieces, end.choices, pb.CompletionChoice)
-    for choice, deltas in choices:
-        choice.text = "".join(delta.text for delta in deltas) + choice.text
-        for delta in deltas:
-            choice.logprobs.extend(delta.logprobs)
-            choice.token_ids.extend(delta.token_ids)
+    for choice, brought in choices:
+        choice.text += "".join(brought["text"])
+        choice.logprobs.extend(chain(*brought["logprobs"]))
+        choice.token_ids.extend(chain(*brought["token_ids"]))
     if choices:
         first = choices[0][0]
         reply.text = first.text
         for name in ("logprobs", "token_ids"):
             reply.ClearField(name)
             getattr(reply, name).extend(getattr(first, name))
-    if end.choices or any(piece.kind == "choice_end" for piece in pieces):
+    if end.choices or any(kind == "choice_end" for _, kind, _ in pieces):
         reply.choices.extend(choice for choice, _ in choices)
 
 
 def _choices(
     pieces: Sequence[_Piece], ends: Iterable[Any], new: Callable[..., Any]
-) -> list[tuple[Any, list[Any]]]:
-    """Of each choice, in order, what its end says, and its deltas."""
-    deltas: defaultdict[int, list[Any]] = defaultdict(list)
+) -> list[tuple[Any, defaultdict[str, list[Any]]]]:
+    """Of each choice, in order, what its end says, and what its deltas bring, field by field."""
+    brought: defaultdict[int, defaultdict[str, list[Any]]]
+    brought = defaultdict(lambda: defaultdict(list))
     said: dict[int, Any] = {}
-    for piece in pieces:
-        if piece.kind == "delta":
-            deltas[piece.content.index].append(piece.content)
+    for _, kind, content in pieces:
+        if kind == "delta":
+            fields = brought[content.index]
+            for field, value in content.ListFields():
+                fields[field.name].append(value)
         else:
-            said[piece.content.index] = piece.content
+            said[content.index] = content
     said |= {choice.index: choice for choice in ends}  # what choice_end said, and perhaps more
-    found: list[tuple[Any, list[Any]]] = []
-    for index in sorted({*said, *deltas}):
+    found: list[tuple[Any, defaultdict[str, list[Any]]]] = []
+    for index in sorted({*said, *brought}):
         choice = new(index=index)
         if index in said:
             choice.CopyFrom(said[index])
-        found.append((choice, deltas[index]))
+        found.append((choice, brought[index]))
     return found
-
-
-# Of a delta's member, the member of its block, and the field in that.
-_MEMBERS = {
-    "reasoning": ("reasoning", "text"),
-    "signature": ("reasoning", "signature"),
-    "arguments": ("tool_call", "arguments"),
-}
 
 
 def _message(
@@ -338,88 +341,112 @@ def _message(
     pieces: Sequence[_Piece],
 ) -> None:
     _merge(reply, start, end, "blocks")
-    blocks: dict[int, pb.MessageBlock] = {}
-    ended: set[int] = set()
-    texts: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
-    for event, kind, content in pieces:
-        index = content.index
-        if kind == "block_start":
-            if index in blocks:
-                raise StreamError(f"block {index} starts twice", event)
-            blocks[index] = pb.MessageBlock()
-            blocks[index].CopyFrom(content.block)
-            continue
-        if index not in blocks or index in ended:
-            what = "ended" if index in ended else "not started"
-            raise StreamError(f"{kind} of block {index}, which has {what}", event)
-        if kind == "block_end":
-            ended.add(index)
-            continue
-        name = content.WhichOneof("delta")
-        if name == "annotation":
-            blocks[index].annotations.append(content.annotation)
-        elif name:  # else of a newer kind
-            member = _MEMBERS.get(name, (name,))[0]
-            if (of := blocks[index].WhichOneof("block")) not in (member, None):
-                raise StreamError(f"{name} of block {index}, which is {of}", event)
-            texts[index, name].append(getattr(content, name))
-    for (index, name), joined in texts.items():
-        member, *field = _MEMBERS.get(name, (name,))
-        target = getattr(blocks[index], member) if field else blocks[index]
-        last = field[0] if field else member
-        setattr(target, last, getattr(target, last) + "".join(joined))
-    reply.blocks.extend(block for _, block in sorted(blocks.items()))
+    for content, deltas in _parts("block", _BLOCKS, pieces):
+        block = reply.blocks.add()
+        block.CopyFrom(content)
+        texts: defaultdict[str, list[str]] = defaultdict(list)
+        for name, delta in deltas:
+            if name == "annotation":
+                block.annotations.append(delta.annotation)
+            else:
+                texts[name].append(getattr(delta, name))
+        for name, joined in texts.items():
+            text = "".join(joined)
+            if name == "text":
+                block.text += text
+            elif name == "arguments":
+                block.tool_call.arguments += text
+            elif name == "reasoning":
+                block.reasoning.text += text
+            else:
+                block.reasoning.signature += text
 
 
 def _response(
     reply: pb.Response, start: pb.Response, end: pb.Response, pieces: Sequence[_Piece]
 ) -> None:
     _merge(reply, start, end, "output")
-    items: dict[int, pb.ResponseItem] = {}
-    growing: dict[int, list[pb.ResponseDelta]] = {}
+    for content, deltas in _parts("item", _ITEMS, pieces):
+        item = reply.output.add()
+        item.CopyFrom(content)
+        parts: defaultdict[int, pb.ContentPart] = defaultdict(pb.ContentPart)
+        summaries: defaultdict[int, str] = defaultdict(str)
+        for name, delta in deltas:
+            match name:
+                case "text":
+                    parts[delta.content_index].text += delta.text
+                case "refusal":
+                    parts[delta.content_index].refusal += delta.refusal
+                case "annotation":
+                    parts[delta.content_index].annotations.append(delta.annotation)
+                case "reasoning":
+                    item.reasoning.text += delta.reasoning
+                case "reasoning_summary":
+                    summaries[delta.content_index] += delta.reasoning_summary
+                case _:
+                    item.tool_call.arguments += delta.arguments
+        if parts:
+            item.message.parts.extend(part for _, part in sorted(parts.items()))
+        if summaries:
+            item.reasoning.summary.extend(text for _, text in sorted(summaries.items()))
+
+
+def _parts(
+    what: str, kinds: Mapping[str, str], pieces: Sequence[_Piece]
+) -> list[tuple[Any, list[tuple[str, Any]]]]:
+    """The blocks or items, in order: what is known of each as a whole, and the deltas to append."""
+    known: dict[int, Any] = {}
+    deltas: defaultdict[int, list[tuple[int, Any]]] = defaultdict(list)
+    ended: set[int] = set()
     for event, kind, content in pieces:
-        index = content.output_index
+        index = content.index if what == "block" else content.output_index
+        if kind == f"{what}_start":
+            if index in known:
+                raise StreamError(f"{what} {index} starts twice", event)
+            known[index] = getattr(content, what)
+            continue
         if kind == "item_end":  # all of the item; resumed streams may lack its start
-            items[index] = content.item
-            growing.pop(index, None)
-        elif kind == "item_start":
-            if index in items:
-                raise StreamError(f"item {index} starts twice", event)
-            items[index], growing[index] = content.item, []
-        elif index in growing:
-            growing[index].append(content)
+            known[index] = content.item
+            deltas[index].clear()
+        elif index not in known or index in ended:
+            state = "ended" if index in ended else "not started"
+            raise StreamError(f"{kind} of {what} {index}, which has {state}", event)
+        if kind == "delta":
+            deltas[index].append((event, content))
         else:
-            what = "ended" if index in items else "not started"
-            raise StreamError(f"{kind} of item {index}, which has {what}", event)
-    for index, item in sorted(items.items()):
-        reply.output.append(item)
-        _grow(reply.output[-1], growing.get(index, ()))
+            ended.add(index)
+    found: list[tuple[Any, list[tuple[str, Any]]]] = []
+    for index, content in sorted(known.items()):
+        is_now = content.WhichOneof(what)
+        fitting: list[tuple[str, Any]] = []
+        for event, delta in deltas[index]:
+            name = delta.WhichOneof("delta")
+            if name not in kinds:  # opaque, or of a newer kind
+                continue
+            is_now = is_now or kinds[name]
+            if kinds[name] not in (is_now, ""):
+                raise StreamError(f"{name} of {what} {index}, which is {is_now}", event)
+            fitting.append((name, delta))
+        found.append((content, fitting))
+    return found
 
 
-def _grow(item: pb.ResponseItem, deltas: Iterable[pb.ResponseDelta]) -> None:
-    """An item that the response ended in the middle of."""
-    parts: defaultdict[int, pb.ContentPart] = defaultdict(pb.ContentPart)
-    summaries: defaultdict[int, str] = defaultdict(str)
-    for delta in deltas:
-        match delta.WhichOneof("delta"):
-            case "text":
-                parts[delta.content_index].text += delta.text
-            case "refusal":
-                parts[delta.content_index].refusal += delta.refusal
-            case "annotation":
-                parts[delta.content_index].annotations.append(delta.annotation)
-            case "reasoning":
-                item.reasoning.text += delta.reasoning
-            case "reasoning_summary":
-                summaries[delta.content_index] += delta.reasoning_summary
-            case "arguments":
-                item.tool_call.arguments += delta.arguments
-            case _:  # of a newer kind
-                pass
-    if parts:
-        item.message.parts.extend(part for _, part in sorted(parts.items()))
-    if summaries:
-        item.reasoning.summary.extend(text for _, text in sorted(summaries.items()))
+# The kind of block or item that each kind of delta is for; annotations are for blocks of any kind.
+_BLOCKS = {
+    "text": "text",
+    "reasoning": "reasoning",
+    "signature": "reasoning",
+    "arguments": "tool_call",
+    "annotation": "",
+}
+_ITEMS = {
+    "text": "message",
+    "refusal": "message",
+    "annotation": "message",
+    "reasoning": "reasoning",
+    "reasoning_summary": "reasoning",
+    "arguments": "tool_call",
+}
 
 
 def _merge(reply: Any, start: Any, end: Any, without: str) -> None:

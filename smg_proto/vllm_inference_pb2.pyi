@@ -453,7 +453,7 @@ class DecodingParameters(_message.Message):
     grammar: _builtins.str
     """A context-free grammar, in the form that the engine's grammar backend reads."""
     json_object: _builtins.bool
-    """True: any JSON object. Observed in vllm-rs 0.33.0: false is no constraint."""
+    """True: any JSON object. Observed in vllm-rs 0.33.0: false is not a constraint."""
     structural_tag: _builtins.str
     """Structure between given tags and free text elsewhere, as JSON that the grammar backend reads.
     Observed in vllm-rs 0.33.0: INVALID_ARGUMENT when it is not such JSON.

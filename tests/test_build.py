@@ -12,7 +12,7 @@ from support import ROOT, find_python, make_environment
 
 pytestmark = pytest.mark.packaging
 
-PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates"]
+PARTS = ["proto", "scripts", "smg_proto", "smg_grpc_proto", "docs", "templates", "tests/e2e"]
 CHAT = Path("proto/smg/v1/chat.proto")
 # Those that must be there, and the newer ones that are.
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.site
 REFERENCE = "reference/smg.v1.html"
 MAX_TOKENS = f"{REFERENCE}#smg.v1.ChatRequest.max_tokens"
 CHANGES = f"changes/smg-grpc-proto-{smg_proto.__version__}.html"
+NO_PROSE = ("code", "pre", "script", "style")
 SHOWN = ["index.html", "guide.html", "engines.html", REFERENCE, CHANGES]
 
 
@@ -39,14 +40,16 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
 
 
 class Content(HTMLParser):
-    """What a page refers to, what can be referred to in it, and its text by heading."""
+    """What a page refers to, what can be referred to in it, its text by heading, and its prose."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.targets: list[str] = []
         self.anchors: set[str] = {""}
         self.sections: dict[str, str] = {}
+        self.prose = ""
         self._heading = ""
+        self._open: list[str] = []  # code, scripts and the like
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -56,8 +59,16 @@ class Content(HTMLParser):
             self.anchors.add(name)
             if tag in ("h1", "h2", "h3", "h4"):
                 self._heading = name
+        if tag in NO_PROSE:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open and self._open[-1] == tag:
+            self._open.pop()
 
     def handle_data(self, data: str) -> None:
+        if not self._open:
+            self.prose += data
         self.sections[self._heading] = self.sections.get(self._heading, "") + data
 
 
@@ -92,7 +103,7 @@ def test_each_symbol_has_its_comment_and_release_at_its_name(
         sections = files[(site / "reference" / f"{symbol.package}.html").as_uri()].sections
         text = sections.get(symbol.name, "")
         words = symbol.comment.partition("HTTP: ")[0].replace("`", "").split()
-        if f"since {symbol.since}" not in text or not {*words} <= {*text.split()}:
+        if f"since {symbol.since}" not in text or not {*words} - {"-"} <= {*text.split()}:
             wrong.append(symbol.name)
     assert wrong == []
     text = files[(site / REFERENCE).as_uri()].sections["smg.v1.ChatRequest.max_tokens"]
@@ -105,6 +116,16 @@ def test_a_page_of_changes_shows_witnesses(site: Path, files: dict[str, Content]
     text = " ".join("".join(files[(site / CHANGES).as_uri()].sections.values()).split())
     assert "smg.v1.CompletionRequest.echo" in text
     assert "old to new, lost: smg.v1." in text and "as bytes" in text
+    html = (site / CHANGES).read_text(encoding="utf-8")
+    assert re.search(r"ChatMessage\.parts</code></a> [^\n]*<ul>\n<li>old to new, misread: ", html)
+
+
+def test_no_markup_is_left_in_the_text(site: Path, files: dict[str, Content]) -> None:
+    markup = re.compile(r"```|\]\(|\*\*|\{ [.#:]|^ *[-*|] .*$|^#+ .*$", re.MULTILINE)
+    left = {address: markup.findall(content.prose) for address, content in files.items()}
+    assert {address: found for address, found in left.items() if found} == {}
+    for path in site.rglob("*.html"):  # a fence that was not understood is a span of code
+        assert not re.search(r"<code>\w+\n", path.read_text(encoding="utf-8")), path.name
 
 
 @pytest.mark.parametrize(
@@ -196,7 +217,7 @@ def test_what_is_not_the_site_is_left_alone(
     name: str, status: int, why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    command = [sys.executable, ROOT / "scripts" / "build.py", "--site", tmp_path / name]
+    command = [sys.executable, str(ROOT / "scripts" / "build.py"), "--site", str(tmp_path / name)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == status
     assert re.fullmatch(rf"build: {tmp_path / name} {why}.*\n", done.stderr)

@@ -17,6 +17,7 @@ from smg_proto.cli._languages import BUF, GOOGLE_RPC, LANGUAGES, Language, searc
 from smg_proto.cli._tree import licence, put, read_tree, write
 
 TEMPLATE = "buf.gen.yaml"
+STREAMS = "smg/v1/"  # files of a template that go with this package alone
 PYTHON = "python"
 
 
@@ -126,6 +127,8 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
     """The generated code of these packages, with the files that turn it into a package."""
     buf = BUF.find()
     assert buf is not None  # require_tools has checked
+    sources = protos(packages)
+    has_streams = any(path.startswith(STREAMS) for path in sources)
     before, after = (language.named.format(n).encode() for n in (language.package, name))
     with tempfile.TemporaryDirectory() as scratch:
         source, out, template = (
@@ -133,7 +136,7 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
             Path(scratch, "out"),
             Path(scratch, TEMPLATE),
         )
-        for path, data in protos(packages).items():
+        for path, data in sources.items():
             put(source / path, data.replace(before, after))
         if language.needs_google_rpc:
             shutil.copytree(GOOGLE_RPC, source, dirs_exist_ok=True)
@@ -151,7 +154,7 @@ def generated(language: Language, packages: Iterable[str], name: str) -> dict[st
         files = {**licence(), **dict(read_tree(out))}
     generated_paths = sorted(files)
     for path, data in read_tree(language.folder):
-        if path != TEMPLATE:
+        if path != TEMPLATE and (has_streams or not path.startswith(STREAMS)):
             data = data.replace(b"0.0.0-version", semantic_version().encode())
             files[path] = data.replace(before, after)
     if language.name == "rust":

@@ -35,12 +35,11 @@ _OVER_GRPC: dict[str, tuple[Field, ...]] = {
     "ChatService": (
         _set("reasoning_budget_tokens"),
         _set("return_token_ids"),
-        _set("sampling.include_stop_in_output"),
         _set("sampling.min_tokens"),
         ("sampling.skip_special_tokens", lambda request: _is_off(request.sampling)),
     ),
     "MessageService": (_set("reasoning_budget_tokens"),),
-    "ResponseService": (_set("include"), _set("reasoning_effort"), _set("reasoning_summary")),
+    "ResponseService": (_set("include"), _set("reasoning_summary")),
 }
 _KNOWN = {("1.13", "grpc"): _OVER_GRPC, ("1.13", "grpcs"): _OVER_GRPC}
 

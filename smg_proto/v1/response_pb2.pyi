@@ -353,8 +353,9 @@ class CreateResponseRequest(_message.Message):
     store: _builtins.bool
     """Whether the gateway stores the response for GetResponse and previous_response_id. Unset: true."""
     background: _builtins.bool
-    """Whether to return a QUEUED response immediately and generate it after the call has ended.
-    Follow it with WatchResponse or GetResponse, and stop it with CancelResponse.
+    """Whether to return a QUEUED response immediately and generate it in the background, even after
+    the call has ended. Follow it with WatchResponse or GetResponse, and stop it with
+    CancelResponse.
     """
     max_tool_calls: _builtins.int
     """Maximum number of MCP tool calls that the gateway runs for the response. Function calls do not

@@ -106,7 +106,7 @@ class BadRequestError(APIStatusError):
 
 
 class ConflictError(APIStatusError):
-    """The request is at odds with what the server is doing."""
+    """The request conflicts with what the server is doing."""
 
 
 class InternalServerError(APIStatusError):

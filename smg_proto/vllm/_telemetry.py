@@ -1,4 +1,4 @@
-"""What the client tells of itself: log lines and OpenTelemetry spans. Never prompts, completions,
+"""What the client reports of itself: log lines and OpenTelemetry spans. Never prompts, completions,
 tokens or metadata values."""
 
 import logging

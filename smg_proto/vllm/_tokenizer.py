@@ -277,18 +277,9 @@ def _text(content: bytes | None) -> str:
     return (content or b"").decode(errors="replace")
 
 
-# Decoders by the server that they came from: clients of the same server share one.
-_BY_SERVER: Final = WeakValueDictionary[tuple[str, bytes], TokenDecoder]()
-
-
-def shared_decoder(server: tuple[str, bytes] | None) -> TokenDecoder | None:
-    """The decoder that somebody in this process has got from the same server and model."""
-    return _BY_SERVER.get(server) if server is not None else None
-
-
-def share_decoder(server: tuple[str, bytes] | None, decoder: TokenDecoder) -> None:
-    if server is not None:
-        _BY_SERVER[server] = decoder
+# Decoders by the server that they came from, its address and what it says of its model: clients of
+# the same server share one.
+BY_SERVER: Final = WeakValueDictionary[tuple[str, bytes], TokenDecoder]()
 
 
 def local_decoder(path: str) -> TokenDecoder:

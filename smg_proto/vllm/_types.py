@@ -384,7 +384,7 @@ _ACTIVITY = (
 class ServerInfo(Result):
     """The server's configuration. None, 0 or empty: not reported, or not in use.
 
-    Current servers do not fill the first five; `loads.retrieve()` tells of activity.
+    Current servers do not fill the first five; `loads.retrieve()` reports activity.
     """
 
     active_requests: int | None = None

@@ -22,8 +22,9 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import grpc
 
@@ -100,26 +101,33 @@ class _Watchdog:
         self._timers.discard(timer)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                now = time.monotonic()
-                timers = list(self._timers)  # a copy: destructors take timers out
-                late = [timer for timer in timers if timer.until <= now]
-                for timer in late:
-                    self._timers.discard(timer)
-                if not late:
-                    # A wait that begins after this moment cannot end before `shortest` is over.
-                    ends = [min(timer.until, now + timer.shortest) for timer in timers]
-                    self._wakes = min(ends, default=now + _LINGER)
-                    pause = min(self._wakes - now, threading.TIMEOUT_MAX)
-                    if not self._changed.wait(pause) and not ends and not self._timers:
-                        self._thread = None
-                        return
-            for timer in late:
-                try:
-                    timer.late()
-                except Exception:  # the others' limits must go on
-                    logging.getLogger("smg_proto.vllm").exception("time limit failed")
+        while self._look():
+            pass
+
+    def _look(self) -> bool:
+        """End what is late, or wait until something may be. False: there are no timers.
+
+        While it waits, it holds none of them: they hold their calls.
+        """
+        with self._changed:
+            now = time.monotonic()
+            # Copies: destructors take timers out.
+            late = [timer for timer in list(self._timers) if timer.until <= now]
+            self._timers.difference_update(late)
+            if not late:
+                # A wait that begins after this moment cannot end before `shortest` is over.
+                ends = [min(timer.until, now + timer.shortest) for timer in list(self._timers)]
+                self._wakes = min(ends, default=now + _LINGER)
+                pause = min(self._wakes - now, threading.TIMEOUT_MAX)
+                if not self._changed.wait(pause) and not ends and not self._timers:
+                    self._thread = None
+                    return False
+        for timer in late:
+            try:
+                timer.late()
+            except Exception:  # the others' limits must go on
+                logging.getLogger("smg_proto.vllm").exception("time limit failed")
+        return True
 
 
 _WATCHDOG: Final = _Watchdog()
@@ -148,14 +156,6 @@ class AsyncTimer(Timer):
 
 
 # Sleeping.
-
-
-def sleep(seconds: float) -> None:
-    time.sleep(seconds)
-
-
-async def async_sleep(seconds: float) -> None:
-    await asyncio.sleep(seconds)
 
 
 class Pause:
@@ -382,31 +382,30 @@ class Once(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._run: _Run[T] | None = None
+        self._run: Future[T] | None = None
 
     def begin(self, work: Callable[[], T]) -> None:
         """Begin, unless it is under way or done."""
         with self._lock:
-            if self._run is None or self._run.error is not None:
-                self._run = run = _Run[T]()
+            run = self._run
+            if run is None or (run.done() and run.exception() is not None):
+                self._run = run = Future[T]()
                 name = "smg_proto.vllm background"
-                threading.Thread(target=run.do, args=(work,), name=name, daemon=True).start()
+                threading.Thread(target=_do, args=(run, work), name=name, daemon=True).start()
 
     def value(self) -> T | None:
         """The result, if it is there."""
         run = self._run
-        return run.value if run is not None else None
+        return run.result() if run is not None and run.done() and not run.exception() else None
 
     def get(self, work: Callable[[], T], seconds: float | None) -> T:
         """Wait for the result. Late: it has not come in time."""
         self.begin(work)
         run = self._run
         assert run is not None
-        if not run.done.wait(seconds):
+        if not wait([run], seconds).done:
             raise Late
-        if run.error is not None:
-            raise run.error
-        return cast(T, run.value)
+        return run.result()
 
     def forget(self) -> None:
         """Let the next who asks begin anew."""
@@ -416,18 +415,11 @@ class Once(Generic[T]):
         """Nobody will ask any more. Calls that it makes are ended by the client's close()."""
 
 
-class _Run(Generic[T]):
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.value: T | None = None
-        self.error: BaseException | None = None
-
-    def do(self, work: Callable[[], T]) -> None:
-        try:
-            self.value = work()
-        except BaseException as error:
-            self.error = error
-        self.done.set()
+def _do(run: Future[T], work: Callable[[], T]) -> None:
+    try:
+        run.set_result(work())
+    except BaseException as error:
+        run.set_exception(error)
 
 
 class AsyncOnce(Generic[T]):

@@ -153,6 +153,22 @@ def test_only_takes_a_package_with_its_imports_and_a_new_run_keeps_them(
     assert "exclude each other" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("language", "file"),
+    [("go", "smg/v1/smgstreams/streams.go"), ("typescript", "smg/v1/streams.js")],
+)
+def test_the_accumulator_of_streams_goes_with_their_contract(
+    language: str, file: str, tmp_path: Path, programs: Path
+) -> None:
+    for name in ("es", "go", "go-grpc"):
+        writer(programs, f"protoc-gen-{name}")
+    engine, all_of_it = tmp_path / "engine", tmp_path / "all"
+    assert generate(language, engine, "--only", "vllm.grpc.engine") == 0
+    assert not (engine / "smg" / "v1").exists()
+    assert generate(language, all_of_it) == 0
+    assert (all_of_it / file).is_file()
+
+
 def test_a_package_gets_the_name_that_its_owner_gives_it(
     tmp_path: Path, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +182,9 @@ def test_a_package_gets_the_name_that_its_owner_gives_it(
     assert (go / "go.mod").read_text(encoding="utf-8").startswith("module acme.example/llm\n")
     written = (go / "smg/v1/chat.proto.go").read_text(encoding="utf-8")
     assert written == "acme.example/llm/smg/v1;smgv1module=acme.example/llm"
+    streams = (go / "smg/v1/smgstreams/streams.go").read_text(encoding="utf-8")
+    assert 'smgv1 "acme.example/llm/smg/v1"' in streams
+    assert "smg-grpc-proto" not in streams
     assert generate("rust", rust, "--crate", "acme-llm") == 0
     assert '\nname = "acme-llm"\n' in (rust / "Cargo.toml").read_text(encoding="utf-8")
     capsys.readouterr()

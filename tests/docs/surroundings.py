@@ -116,6 +116,23 @@ open("cat.png", "wb").write(b"\\x89PNG\\r\\n\\x1a\\n")
         instead=GATEWAY,
         prints="\n",
     ),
+    "docs/clients.md#tls-and-keys": Surroundings(
+        before="""
+import os, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, "{root}/tests")
+from secure_gateway import secure_gateway
+os.chdir(tempfile.mkdtemp())
+running = secure_gateway(Path())
+secure, fake = running.__enter__()
+""",
+        instead={'"front-door.example:443"': "secure"},
+        after="""
+assert dict(fake.record.received[0].metadata)["authorization"] == "Bearer my-key"
+running.__exit__(None, None, None)
+""",
+        prints="demo-model",
+    ),
     "docs/llm.md": Surroundings(prints=" world!"),
     "docs/llm.md#a-whole-server": Surroundings(
         instead={"http://127.0.0.1:30000": "{upstream}"}, prints="127.0.0.1:"

@@ -19,6 +19,8 @@ from docs.surroundings import ELSEWHERE, SURROUNDINGS, Surroundings
 
 BLOCKS = list(blocks())
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.id not in ELSEWHERE]
+# Go and TypeScript are run by tests/languages/.
+PROGRAMS = ("python", "go", "typescript")
 RUN_BLOCK = Path(__file__).with_name("run_block.py")
 
 
@@ -107,8 +109,15 @@ def test_a_block_that_is_run_elsewhere_is_named_there() -> None:
         assert Path(page).name in code and heading.replace("-", " ") in code.lower()
 
 
+def test_programs_of_the_guide_are_short() -> None:
+    guide = [b for b in BLOCKS if b.page.stem.startswith("guide") and b.language in PROGRAMS]
+    lines = {b.id: sum(bool(line.strip()) for line in b.text.splitlines()) for b in guide}
+    assert len(guide) >= 19
+    assert {name: count for name, count in lines.items() if count > 30} == {}
+
+
 def test_blocks_say_what_they_are() -> None:
     # A block of another name, or of none, would not be run.
-    assert {block.language for block in BLOCKS} <= {"python", "sh", "json", "yaml", ""}
+    assert {block.language for block in BLOCKS} <= {*PROGRAMS, "sh", "json", "yaml", ""}
     plain = [block for block in BLOCKS if block.language == ""]
     assert [b.id for b in plain if re.search(r"^(import|from) |^\w[\w.]* = ", b.text, re.M)] == []

@@ -87,6 +87,17 @@ ANSWERS: dict[str, Any] = {
         ],
         "usage": {"input_tokens": 3, "output_tokens": 3, "total_tokens": 6},
     },
+    "/generate": {
+        "text": "so it is",
+        "output_ids": [1, 2, 3],
+        "meta_info": {
+            "id": "gnt-1",
+            "finish_reason": {"type": "stop"},
+            "prompt_tokens": 2,
+            "completion_tokens": 3,
+            "cached_tokens": 0,
+        },
+    },
     "/v1/audio/transcriptions": {"text": "hello there", "language": "en", "duration": 1.5},
     "/v1/decisions": {
         "id": "dec_1",

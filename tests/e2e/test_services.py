@@ -1,16 +1,19 @@
 """The services that generate nothing answer as the gateway's HTTP API does."""
 
 import math
+from typing import Any
 
 import grpc
 import pytest
+from frontdoor.replay import EXCHANGES
 from support import eventually
 
 from e2e.house import House
-from smg_proto import __version__
+from smg_proto import __version__, wait_ready
 from smg_proto import smg_pb2 as smg
 from smg_proto.errors import SmgError, from_rpc_error
-from smg_proto.testing import run_vllm_engine
+from smg_proto.streams import collect
+from smg_proto.testing import FakeVllmEngine, run_vllm_engine
 
 pytestmark = pytest.mark.e2e
 
@@ -137,6 +140,15 @@ def test_loads_equal(house: House) -> None:
     assert one.max_running_requests == other["max_running_requests"] > 0
     assert one.kv_capacity_tokens == other["max_total_num_tokens"]
     assert found.read_time.seconds > 0
+    recorded = EXCHANGES["loads"]["response"]["body"]
+    assert members(there) == members(recorded)
+
+
+def members(data: Any) -> Any:
+    """The names of what an object has, inside of objects and of the first of a list too."""
+    if isinstance(data, dict):
+        return {name: members(value) for name, value in data.items()}
+    return [members(data[0])] if isinstance(data, list) and data else None
 
 
 def test_the_cache_is_flushed(house: House) -> None:
@@ -146,8 +158,6 @@ def test_the_cache_is_flushed(house: House) -> None:
 
 def test_a_worker_comes_changes_and_goes(house: House) -> None:
     """Its model has another name, so nothing of the other tests goes there."""
-    from smg_proto.testing import FakeVllmEngine
-
     workers = house.door.workers
     with run_vllm_engine(FakeVllmEngine(name="guest")) as address:
         spec = smg.WorkerSpec(url=f"grpc://{address}", priority=7, labels={"team": "a"})
@@ -238,6 +248,39 @@ def test_a_background_response_is_polled_and_cannot_be_cancelled_late(house: Hou
     failure = _failure(responses.CancelResponse, smg.CancelResponseRequest(id=made.id))
     assert failure.reason == "RESPONSE_NOT_CANCELLABLE"
     assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_background_response_is_watched_to_its_end(house: House) -> None:
+    responses = house.door.responses
+    request = smg.CreateResponseRequest(model=house.model, input="a", background=True, max_tokens=4)
+    made = responses.CreateResponse(request)
+    watched = collect(responses.WatchResponse(smg.WatchResponseRequest(id=made.id), timeout=60))
+    stored = responses.GetResponse(smg.GetResponseRequest(id=made.id))
+    assert watched.id == made.id and watched.output
+    assert list(watched.output) == list(stored.output)
+    assert (watched.status, watched.usage) == (stored.status, stored.usage)
+    unknown = smg.WatchResponseRequest(id="resp_none")
+    failure = _failure(lambda request: list(responses.WatchResponse(request)), unknown)
+    assert failure.reason == "RESPONSE_NOT_FOUND"
+
+
+def test_a_key_does_the_work_once(house: House) -> None:
+    responses, workers = house.door.responses, house.door.workers
+    request = smg.CreateResponseRequest(
+        model=house.model, input="a", max_tokens=2, idempotency_key=house.model
+    )
+    first = responses.CreateResponse(request)
+    assert responses.CreateResponse(request).id == first.id
+    request.idempotency_key += "2"
+    assert responses.CreateResponse(request).id != first.id
+    with run_vllm_engine(FakeVllmEngine(name="once")) as address:
+        spec = smg.WorkerSpec(url=f"grpc://{address}")
+        create = smg.CreateWorkerRequest(spec=spec, idempotency_key=address)
+        made = workers.CreateWorker(create)
+        assert workers.CreateWorker(create).id == made.id
+        wait_ready(workers, made, timeout=60)
+        workers.DeleteWorker(smg.DeleteWorkerRequest(id=made.id))
+        eventually(lambda: not _there(house, made.id), "the worker is gone")
 
 
 def test_the_request_id_comes_back_and_is_in_the_reply(house: House) -> None:

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from frontdoor.tables import REQUEST_TABLES
 from smg_proto import smg_pb2 as smg
-from smg_proto._http.fields import NOT_CARRIED, Cursor, Table, write_request
+from smg_proto._http.fields import NOT_SUPPORTED, Cursor, Table, write_request
 from smg_proto._http.mapping import (
     chat,
     completion,
@@ -143,7 +143,9 @@ def test_a_field_is_carried_or_refused(name: str, way: list[FieldDescriptor]) ->
         return
     for violation in cursor.violations:
         found = re.sub(r"\[\d+\]", "", violation.field).split(".")
-        if found == path or (violation.description == NOT_CARRIED and found == path[: len(found)]):
+        if found == path or (
+            violation.description == NOT_SUPPORTED and found == path[: len(found)]
+        ):
             return
     holder = way[-1].containing_type
     if holder and path[-1] in IN_THE_JSON.get(holder.name, ()):

@@ -1,10 +1,12 @@
 """What the contract has no field for comes through, also in pieces; what is ignored is named."""
 
 import json
+import re
 from typing import Any
 
 import grpc
 import pytest
+from support import ROOT
 
 from frontdoor.calls import REQUESTS, STREAMS, call
 from frontdoor.replay import EXCHANGES, Upstream, front_door, sse
@@ -12,6 +14,7 @@ from smg_proto import smg_pb2 as smg
 from smg_proto._http.mapping import streams
 from smg_proto._http.mapping.streams import Extras
 from smg_proto.errors import SmgError
+from smg_proto.frontdoor._admin import FEATURES
 from smg_proto.frontdoor._ignored import Gateway, ignored_fields
 
 
@@ -103,6 +106,12 @@ async def test_events_of_unknown_items_come_through(
     found = await call(channel, "ResponseService.StreamResponse")
     (opaque,) = [event.delta.opaque for event in found if event.HasField("delta")]
     assert opaque.type == image["type"] and json.loads(opaque.json) == image
+
+
+def test_the_page_of_support_names_the_features() -> None:
+    page = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([\w.]+)` \|", page.partition("## Features")[2], re.MULTILINE)
+    assert listed == list(FEATURES)
 
 
 # --- What is ignored ---

@@ -6,6 +6,8 @@ The program reads requests and writes replies, a line of JSON each, in order:
     {"json": {"reason": "A"}, "hex": "0a0141"}
     {"message": "smg.v1.Failure", "json": {"reason": "A"}}   encode
     {"hex": "0a0141"}
+    {"message": "smg.v1.ChatEvent", "events": ["0a00", "1a00"]}   what a stream adds up to
+    {"hex": ""}                                                   and "text", its text deltas
 
 or {"error": "what was wrong"}. It ends when its input ends.
 """

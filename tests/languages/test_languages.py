@@ -1,13 +1,18 @@
 """Each language generates its code, reads every golden vector, and talks to Python."""
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 from executor import Executor, Vector, every_vector, unexpected
-from support import ROOT, eventually
+from secure_gateway import secure_gateway
+from stream_vectors import random_streams, stream_vectors
+from support import ROOT, eventually, run
+from test_clients_page import copy_service_config
 from toolchains import TOOLCHAINS, Command
 
 from smg_proto import llm_pb2, llm_pb2_grpc, smg_pb2, smg_pb2_grpc, vllm_engine_pb2
@@ -24,11 +29,18 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> list[Vector]:
 
 
 @pytest.mark.parametrize("language", TOOLCHAINS)
-def test_language(language: str, vectors: list[Vector]) -> None:
+def test_language(language: str, vectors: list[Vector], tmp_path: Path) -> None:
     programs = TOOLCHAINS[language](language).prepare()
     reads_every_golden_vector(Executor(programs.executor), language, vectors)
     rejects_invalid_utf8(Executor(programs.executor))
+    if language in ("go", "typescript"):
+        adds_up_the_events_of_streams(Executor(programs.executor))
     calls_gateway_and_engine(programs.client)
+    for name, program in programs.guide.items():
+        if name in GUIDE:
+            runs_the_program_of_the_guide(name, program)
+        else:
+            calls_with_tls_and_a_key(program, tmp_path)
     if programs.server:
         serves_the_python_client(programs.server)
 
@@ -43,6 +55,22 @@ def rejects_invalid_utf8(executor: Executor) -> None:
     refused, fine = executor.ask([NOT_UTF8, {**NOT_UTF8, "hex": "0a0141"}])
     assert "error" in refused
     assert fine == {"json": {"reason": "A"}, "hex": "0a0141"}
+
+
+def adds_up_the_events_of_streams(executor: Executor) -> None:
+    vectors = [*stream_vectors(), *random_streams(30)]
+    requests = [
+        {"message": v.message, "events": [event.SerializeToString().hex() for event in v.events]}
+        for v in vectors
+    ]
+    for vector, said in zip(vectors, executor.ask(requests), strict=True):
+        if vector.error:
+            assert said["error"] == vector.error, vector.name
+        else:
+            assert said.get("text", "") == vector.text, vector.name
+            # Bytes as Python writes them: each language has an order of its own.
+            reply = type(vector.reply).FromString(bytes.fromhex(said["hex"]))
+            assert reply.SerializeToString() == vector.reply.SerializeToString(), vector.name
 
 
 def calls_gateway_and_engine(client: Command) -> None:
@@ -64,6 +92,32 @@ def calls_gateway_and_engine(client: Command) -> None:
             "deadline: deadlineexceeded",
             "error: notfound modelnotfound",
         ]
+
+
+# A part of what each program of the guide prints.
+GUIDE = {
+    "1-chat": r"\S.* stop \d+\n",
+    "2-stream": r"\S.*\n\d+ tokens\n",
+    "3-tools": r"\S.*\n",
+    "4-json": r"(Paris|Oslo)\n",
+}
+
+
+def runs_the_program_of_the_guide(name: str, program: Command) -> None:
+    with run_gateway() as gateway:
+        printed = run(*program, gateway if program[0] != "node" else f"http://{gateway}")
+        assert re.fullmatch(GUIDE[name], printed, re.DOTALL), printed
+        calls = [received.rpc for received in gateway.servicer.record.received]
+        assert len(calls) == (2 if name == "3-tools" else 1)
+
+
+def calls_with_tls_and_a_key(program: Command, folder: Path) -> None:
+    copy_service_config(folder)
+    with secure_gateway(folder) as (address, fake):
+        scheme = "" if program[0] != "node" else "https://"
+        assert run(*program, f"{scheme}{address}", cwd=folder) == "demo-model\n"
+        (received,) = fake.record.received
+        assert dict(received.metadata)["authorization"] == "Bearer my-key"
 
 
 def plain(line: str) -> str:

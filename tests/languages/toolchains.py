@@ -3,19 +3,23 @@
 Everything is in .cache/languages/<language>/, and is reused by the next run:
 
     client/         clients/<language>, with what `smg-proto generate` writes in client/gen
+                    and, in Go and TypeScript, the programs of docs/guide-<language>.md
     executor/       tests/languages/<language>
     plugins/        the plugins of the generation, with the versions that generate recommends
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from docs.pages import blocks
 from support import ROOT, missing, need, run
 
 from smg_proto.cli._languages import LANGUAGES
@@ -23,11 +27,30 @@ from smg_proto.cli._languages import LANGUAGES
 Command = list[str | Path]
 
 
+def guide(language: str) -> dict[str, str]:
+    """The programs of the guide in a language by their section; "" has what the others share."""
+    pages = (f"guide-{language}.md", "clients.md")
+    return {
+        block.id.partition("#")[2]: block.text
+        for block in blocks()
+        if block.page.name in pages and block.language == language
+    }
+
+
+def with_target(program: str, expression: str) -> str:
+    """A program that goes to another address than the one on the page."""
+    address = r'"(https?://)?(localhost:50051|front-door\.example:443)"'
+    changed, count = re.subn(address, lambda _: expression, program)
+    assert count == 1, program
+    return changed
+
+
 @dataclass(frozen=True)
 class Programs:
     executor: Command
     client: Command  # takes the addresses of a gateway and of an engine
     server: Command | None = None  # serves entity.grpc.LLMService, prints its address
+    guide: dict[str, Command] = field(default_factory=dict[str, Command], kw_only=True)
 
 
 class Toolchain(ABC):
@@ -57,9 +80,16 @@ class Toolchain(ABC):
         ):
             made = shutil.ignore_patterns("gen", "node_modules", "dist", "target", "build")
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=made)
+        for path, code in self.files_of_the_guide(guide(self.name)).items():
+            (self.client / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.client / path).write_text(code, encoding="utf-8")
         generate: Command = ["generate", "--lang", self.name, "--out", self.client / "gen"]
         self.run("smg-proto", *generate, "--force", cwd=self.home)
         return self.build()
+
+    def files_of_the_guide(self, programs: Mapping[str, str]) -> dict[str, str]:
+        """Where the programs of the guide stand in the client's folder; they take the address."""
+        return {}
 
     def install_plugins(self, **env: str) -> None:
         """Run what `smg-proto generate` says when a plugin is missing."""
@@ -75,6 +105,18 @@ class Toolchain(ABC):
 
 
 class Go(Toolchain):
+    def files_of_the_guide(self, programs: Mapping[str, str]) -> dict[str, str]:
+        files: dict[str, str] = {}
+        for name in programs.keys() - {""}:
+            shared = "connect()" in programs[name]
+            connect = programs["" if shared else name]
+            files[f"guide/{name}/target.go"] = TARGET
+            files[f"guide/{name}/main.go"] = programs[name]
+            files[f"guide/{name}/{'connect' if shared else 'main'}.go"] = with_target(
+                connect, "target"
+            )
+        return files
+
     def install(self) -> None:
         need("go")
         self.install_plugins(GOBIN=str(self.plugins / "bin"))
@@ -88,10 +130,23 @@ class Go(Toolchain):
             [self.executor / "bin" / "executor"],
             [self.client / "bin" / "example"],
             [self.client / "bin" / "llmserver"],
+            guide={name: [self.client / "bin" / name] for name in guide("go") if name},
         )
 
 
+TARGET = """package main
+
+import "os"
+
+var target = os.Args[1]
+"""
+
+
 class TypeScript(Toolchain):
+    def files_of_the_guide(self, programs: Mapping[str, str]) -> dict[str, str]:
+        address = "process.argv[2] as string"
+        return {f"src/guide/{name}.ts": with_target(t, address) for name, t in programs.items()}
+
     npm = ("--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
 
     def install(self) -> None:
@@ -108,8 +163,11 @@ class TypeScript(Toolchain):
             shutil.rmtree(folder / "node_modules" / "smg-grpc-proto", ignore_errors=True)
             self.run("npm", "install", *self.npm, cwd=folder)
             self.run("npm", "run", "--silent", "build", cwd=folder)
+        dist = self.client / "dist"
         return Programs(
-            ["node", self.executor / "dist" / "main.js"], ["node", self.client / "dist" / "main.js"]
+            ["node", self.executor / "dist" / "main.js"],
+            ["node", dist / "main.js"],
+            guide={name: ["node", dist / "guide" / f"{name}.js"] for name in guide("typescript")},
         )
 
 

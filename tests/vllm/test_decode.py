@@ -290,7 +290,8 @@ def test_text_by_hand_is_the_text_of_the_client(
     for index in range(2):
         mine = [c for c in chunks if c.choices[0].index == index]
         assert all(c.choices[0].text is None for c in mine)
-        assert "".join(decoder.decode_chunk(c) for c in mine) == expected
+        for _ in range(2):  # from the beginning again
+            assert "".join(decoder.decode_chunk(c) for c in mine) == expected
     final = both.final(client, **params)
     assert decoder.decode_completions(final) == [expected] * 2
 

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -263,6 +264,21 @@ def test_the_limits_of_others_go_on_when_one_fails(monkeypatch: pytest.MonkeyPat
     assert struck.wait(20)
     for timer in (broken, sound):
         timer.stop()
+
+
+@pytest.mark.parametrize("end", ["read", "close"])
+def test_a_stream_that_has_ended_leaves_no_timer(end: str, both: Both, client: Any) -> None:
+    """A timer would hold on to its call, and wake up for it again and again."""
+    stream: Any = both.stream(client, prompt="x", max_tokens=3, timeout=3600)
+    call = weakref.ref(stream._run.first)
+    both.run(stream.get_final_completion() if end == "read" else stream.close())
+    del stream
+
+    def gone() -> bool:
+        gc.collect()
+        return call() is None
+
+    both.eventually(gone)
 
 
 # Ends that are not lost.

@@ -225,6 +225,15 @@ def test_an_engine_is_asked_once_only(
     assert len(requests(engine)) == 2
 
 
+def test_a_protocol_that_was_named_is_kept_to(
+    both: Both, inference: Address[FakeVllmEngine], server: InferenceEngine
+) -> None:
+    client = both.make(inference, protocol="engine")
+    with pytest.raises(VLLMGrpcUnimplementedError):
+        both.create(client, prompt=PROMPT)
+    assert not server.taken
+
+
 def test_a_server_of_neither_says_so(both: Both) -> None:
     class Other(FakeVllmEngine):
         def add_to_server(self, server: Any) -> None:

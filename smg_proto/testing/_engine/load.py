@@ -15,7 +15,7 @@ _WINDOW = 2.0  # seconds over which the generation rate is measured
 
 @dataclass(eq=False)
 class Running:
-    """A request at work, and whether someone has aborted it."""
+    """A request in flight, and whether someone has aborted it."""
 
     request_id: str
     aborted: bool = False
@@ -23,7 +23,7 @@ class Running:
 
 @dataclass
 class LoadMeter:
-    """What is at work, and what happened lately."""
+    """What is in flight, and what happened lately."""
 
     cache: KvCache
     running: set[Running] = field(default_factory=set[Running])

@@ -135,7 +135,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             if stored.job is None or stored.job.done():
                 raise SmgError(
                     grpc.StatusCode.FAILED_PRECONDITION,
-                    "the response is not at work in the background",
+                    "the response is not running in the background",
                     reason="RESPONSE_NOT_CANCELLABLE",
                 )
             stored.response.status = pb.RESPONSE_STATUS_CANCELLED

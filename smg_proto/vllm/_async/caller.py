@@ -39,7 +39,7 @@ from smg_proto.vllm._errors import (
 )
 from smg_proto.vllm._inference import engine_reply
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
-from smg_proto.vllm._tokenizer import TokenDecoder, local_decoder, share_decoder, shared_decoder
+from smg_proto.vllm._tokenizer import BY_SERVER, TokenDecoder, local_decoder
 from smg_proto.vllm._types import ModelInfo
 from smg_proto.vllm._wait import AsyncOnce, Late, async_aside
 
@@ -283,7 +283,7 @@ class AsyncCaller:
         if isinstance(info, ModelInfo) and info.raw is not None and self.connection.given is None:
             told = info.raw.SerializeToString(deterministic=True)
             server = (self.connection.address.target, told)
-        decoder = shared_decoder(server)
+        decoder = BY_SERVER.get(server) if server is not None else None
         if decoder is None:
             try:
                 bundle = await self.download({})
@@ -294,7 +294,8 @@ class AsyncCaller:
                 decoder = await async_aside(local_decoder, path)
             else:
                 decoder = await async_aside(TokenDecoder.from_bundle, bundle)
-            share_decoder(server, decoder)
+            if server is not None:
+                BY_SERVER[server] = decoder
         return decoder
 
     async def server_decoder(self, seconds: float | None) -> TokenDecoder | None:

@@ -49,7 +49,7 @@ from smg_proto.vllm._errors import (
 from smg_proto.vllm._params import AsyncClientParams
 from smg_proto.vllm._telemetry import set_up_logging
 from smg_proto.vllm._tokenizer import TokenDecoder
-from smg_proto.vllm._wait import async_sleep
+from smg_proto.vllm._wait import AsyncPause
 
 
 class AsyncVLLMGrpcClient:
@@ -69,7 +69,7 @@ class AsyncVLLMGrpcClient:
     wait_for_ready: let calls wait for the connection instead of failing.
     decoder: fills in text. "server": the server's own tokenizer, fetched once, beside the first
         request. None: results have no text.
-    channel: a channel of yours, which stays open. channel_options replace defaults by name.
+    channel: your own channel, which stays open. channel_options replace defaults by name.
     max_send_message_length, max_receive_message_length: bytes; -1 is no limit.
     telemetry: make spans, where OpenTelemetry is installed and set up.
     protocol: "engine" is vllm.grpc.engine (vllm serve --grpc), "inference" is vLLM's own,
@@ -219,7 +219,7 @@ class AsyncVLLMGrpcClient:
         while (left := ends - time.monotonic()) > 0:
             if await self.is_healthy(timeout=min(left, max(pause, 1.0)), max_retries=0):
                 return True
-            await async_sleep(max(min(pause, ends - time.monotonic()), 0))
+            await AsyncPause().sleep(max(min(pause, ends - time.monotonic()), 0))
         return False
 
     async def close(self) -> None:

@@ -328,7 +328,7 @@ class AsyncLoadsResource(AsyncResource):
         include: Sequence[str] = (),
         **params: Unpack[CallParams],
     ) -> Loads:
-        """The present load of each data-parallel rank."""
+        """The current load of each data-parallel rank."""
         if dp_rank is not None:
             dp_rank = whole("dp_rank", dp_rank, 0, 2**31 - 1)
         sections = sequence(include)

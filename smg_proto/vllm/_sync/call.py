@@ -161,7 +161,7 @@ class Call(Generic[M]):
             except Late:
                 left = 0.0
             if left <= 0 or time.monotonic() >= until:
-                raise self._too_late("while the token function was at work")
+                raise self._too_late("while the token function was running")
         header = ("authorization", f"Bearer {check_secret('token', token)}")
         return merge_metadata((header,), metadata)
 

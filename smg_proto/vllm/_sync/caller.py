@@ -40,7 +40,7 @@ from smg_proto.vllm._sync.call import Call, Limits, gather_calls
 from smg_proto.vllm._sync.connection import Connection
 from smg_proto.vllm._sync.stream import Run
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
-from smg_proto.vllm._tokenizer import TokenDecoder, local_decoder, share_decoder, shared_decoder
+from smg_proto.vllm._tokenizer import BY_SERVER, TokenDecoder, local_decoder
 from smg_proto.vllm._types import ModelInfo
 from smg_proto.vllm._wait import Late, Once, aside
 
@@ -284,7 +284,7 @@ class Caller:
         if isinstance(info, ModelInfo) and info.raw is not None and self.connection.given is None:
             told = info.raw.SerializeToString(deterministic=True)
             server = (self.connection.address.target, told)
-        decoder = shared_decoder(server)
+        decoder = BY_SERVER.get(server) if server is not None else None
         if decoder is None:
             try:
                 bundle = self.download({})
@@ -295,7 +295,8 @@ class Caller:
                 decoder = aside(local_decoder, path)
             else:
                 decoder = aside(TokenDecoder.from_bundle, bundle)
-            share_decoder(server, decoder)
+            if server is not None:
+                BY_SERVER[server] = decoder
         return decoder
 
     def server_decoder(self, seconds: float | None) -> TokenDecoder | None:

@@ -50,7 +50,7 @@ from smg_proto.vllm._sync.resources import (
 )
 from smg_proto.vllm._telemetry import set_up_logging
 from smg_proto.vllm._tokenizer import TokenDecoder
-from smg_proto.vllm._wait import sleep
+from smg_proto.vllm._wait import Pause
 
 
 class VLLMGrpcClient:
@@ -70,7 +70,7 @@ class VLLMGrpcClient:
     wait_for_ready: let calls wait for the connection instead of failing.
     decoder: fills in text. "server": the server's own tokenizer, fetched once, beside the first
         request. None: results have no text.
-    channel: a channel of yours, which stays open. channel_options replace defaults by name.
+    channel: your own channel, which stays open. channel_options replace defaults by name.
     max_send_message_length, max_receive_message_length: bytes; -1 is no limit.
     telemetry: make spans, where OpenTelemetry is installed and set up.
     protocol: "engine" is vllm.grpc.engine (vllm serve --grpc), "inference" is vLLM's own,
@@ -220,7 +220,7 @@ class VLLMGrpcClient:
         while (left := ends - time.monotonic()) > 0:
             if self.is_healthy(timeout=min(left, max(pause, 1.0)), max_retries=0):
                 return True
-            sleep(max(min(pause, ends - time.monotonic()), 0))
+            Pause().sleep(max(min(pause, ends - time.monotonic()), 0))
         return False
 
     def close(self) -> None:

@@ -6,14 +6,18 @@ import { fileURLToPath } from "node:url";
 import {
   createRegistry,
   type DescFile,
+  type DescMessage,
   fromBinary,
   fromJson,
   type JsonValue,
+  type Message,
   toBinary,
   toJson,
 } from "@bufbuild/protobuf";
+import { type ChatEvent } from "smg-grpc-proto/smg/v1/chat";
+import { collect } from "smg-grpc-proto/smg/v1/streams";
 
-type Request = { message: string; hex?: string; json: JsonValue };
+type Request = { message: string; hex?: string; events?: string[]; json: JsonValue };
 
 /** Every generated file of the installed package. */
 async function files(): Promise<DescFile[]> {
@@ -32,26 +36,48 @@ async function files(): Promise<DescFile[]> {
 
 const registry = createRegistry(...(await files()));
 
-function answer(request: Request): object {
+function hexOf(schema: DescMessage, message: Message): string {
+  return Buffer.from(toBinary(schema, message)).toString("hex");
+}
+
+/** What the events of a stream add up to: of any type, though the types speak of chats. */
+async function add(schema: DescMessage, events: string[]): Promise<object> {
+  const read = events.map((event) => fromBinary(schema, Buffer.from(event, "hex")) as ChatEvent);
+  const stream = collect(read);
+  let text = "";
+  for await (const delta of stream.textDeltas) {
+    text += delta;
+    break; // the next loop goes on
+  }
+  for await (const delta of stream.textDeltas) {
+    text += delta;
+  }
+  const reply = await stream.reply();
+  const kind = registry.getMessage(reply.$typeName);
+  return kind === undefined ? { error: `no message ${reply.$typeName}` } : { text, hex: hexOf(kind, reply) };
+}
+
+async function answer(request: Request): Promise<object> {
   const schema = registry.getMessage(request.message);
   if (schema === undefined) {
     return { error: `no message ${request.message}` };
   }
+  if (request.events !== undefined) {
+    return add(schema, request.events);
+  }
   if (request.hex === undefined) {
-    const message = fromJson(schema, request.json);
-    return { hex: Buffer.from(toBinary(schema, message)).toString("hex") };
+    return { hex: hexOf(schema, fromJson(schema, request.json)) };
   }
   const message = fromBinary(schema, Buffer.from(request.hex, "hex"));
-  const hex = Buffer.from(toBinary(schema, message)).toString("hex");
-  return { json: toJson(schema, message), hex };
+  return { json: toJson(schema, message), hex: hexOf(schema, message) };
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
   let reply: object;
   try {
-    reply = answer(JSON.parse(line) as Request);
+    reply = await answer(JSON.parse(line) as Request);
   } catch (error) {
-    reply = { error: String(error) };
+    reply = { error: error instanceof Error ? error.message : String(error) };
   }
   process.stdout.write(`${JSON.stringify(reply)}\n`);
 }
