@@ -309,7 +309,7 @@ def test_where_folders_cannot_be_swapped_in_one_step_the_next_run_mends_what_a_k
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", killed)
-        patched.setattr(_tree, "_put_back", lambda *_: None)  # a killed process runs no finally
+        patched.setattr(_tree, "_restore", lambda *_: None)  # a killed process runs no finally
         patched.setattr(shutil, "rmtree", lambda *_, **__: None)
         assert main(["export", str(older)]) == 130
     assert not older.exists()
