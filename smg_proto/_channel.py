@@ -1,5 +1,6 @@
 """How every client here reaches a server: checks of what its caller gives, and its channel."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +80,15 @@ def sequence(value: object) -> Sequence[Any] | None:
     if not isinstance(value, Sequence) and hasattr(value, "tolist"):  # an array
         value = cast(Any, value).tolist()
     return cast(Any, value) if isinstance(value, Sequence) else None
+
+
+def json_object(content: str) -> dict[str, Any] | None:
+    """The JSON object of a text, if it is one."""
+    try:
+        found = mapping(json.loads(content))
+    except (ValueError, RecursionError):
+        return None
+    return None if found is None else dict(found)
 
 
 class Checks:

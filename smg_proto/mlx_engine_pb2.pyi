@@ -156,11 +156,13 @@ class SamplingParams(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Sampling temperature, at least 0. 0 selects the most likely token at each step and turns
-    `top_p`, `top_k` and `min_p` off. Unset: 1.0, although mlx-lm's own default is greedy.
+    `top_p`, `top_k` and `min_p` off. Unset: 1.0, although mlx-lm's own default is greedy. Observed
+    in smg-grpc-servicer 0.14.1: accepts a negative value.
     """
     top_p: _builtins.float
     """Nucleus sampling: samples from the most likely tokens whose probabilities add up to this value,
-    above 0 and below 1. 0, unset, or at least 1: off.
+    above 0 and below 1. 0, unset, or at least 1: off. Observed in smg-grpc-servicer 0.14.1:
+    accepts 1.5.
     """
     top_k: _builtins.int
     """Samples from this many of the most likely tokens. 0 or unset: all."""
@@ -170,7 +172,8 @@ class SamplingParams(_message.Message):
     """
     repetition_penalty: _builtins.float
     """Penalty on tokens that already occur, above 0: values above 1 discourage repetition, values
-    below 1 encourage it. 0, unset or 1: off. mlx-lm considers the last 20 tokens.
+    below 1 encourage it. 0, unset or 1: off. mlx-lm considers the last 20 tokens. Observed in
+    smg-grpc-servicer 0.14.1: INVALID_ARGUMENT below 0, the only range that the server checks.
     """
     frequency_penalty: _builtins.float
     """Amount subtracted from a token's logit for each time that it occurred; negative values

@@ -66,7 +66,8 @@ class MlxEngineStub:
     """
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_mlx_engine_pb2.HealthCheckRequest, _mlx_engine_pb2.HealthCheckResponse]
     """Reports whether the generation thread is running, without generating a token. The status is OK
-    in either case; check `healthy`. The server also provides grpc.health.v1.Health.
+    in either case; check `healthy`. The server also provides grpc.health.v1.Health. Observed in
+    smg-grpc-servicer 0.14.1: reports healthy even while every request hangs after an invalid one.
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_mlx_engine_pb2.GetModelInfoRequest, _mlx_engine_pb2.GetModelInfoResponse]
     """Describes the model. The reply does not change while the server is running."""
@@ -101,7 +102,8 @@ class MlxEngineAsyncStub(MlxEngineStub):
     """
     HealthCheck: _aio.UnaryUnaryMultiCallable[_mlx_engine_pb2.HealthCheckRequest, _mlx_engine_pb2.HealthCheckResponse]  # type: ignore[assignment]
     """Reports whether the generation thread is running, without generating a token. The status is OK
-    in either case; check `healthy`. The server also provides grpc.health.v1.Health.
+    in either case; check `healthy`. The server also provides grpc.health.v1.Health. Observed in
+    smg-grpc-servicer 0.14.1: reports healthy even while every request hangs after an invalid one.
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_mlx_engine_pb2.GetModelInfoRequest, _mlx_engine_pb2.GetModelInfoResponse]  # type: ignore[assignment]
     """Describes the model. The reply does not change while the server is running."""
@@ -148,7 +150,8 @@ class MlxEngineServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_mlx_engine_pb2.HealthCheckResponse, _abc.Awaitable[_mlx_engine_pb2.HealthCheckResponse]]:
         """Reports whether the generation thread is running, without generating a token. The status is OK
-        in either case; check `healthy`. The server also provides grpc.health.v1.Health.
+        in either case; check `healthy`. The server also provides grpc.health.v1.Health. Observed in
+        smg-grpc-servicer 0.14.1: reports healthy even while every request hangs after an invalid one.
         """
 
     def GetModelInfo(

@@ -101,7 +101,9 @@ class SamplingParams(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     GUIDED_DECODING_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Sampling temperature, at least 0. 0 selects the most likely token at each step. Default: 1."""
+    """Sampling temperature, at least 0. 0 selects the most likely token at each step. Default: 1.
+    Observed in SGLang 0.5.23: INTERNAL below 0.
+    """
     top_p: _builtins.float
     """Sample among the most likely tokens whose probabilities add up to this, above 0 and at most 1.
     Default: 1.
@@ -124,7 +126,8 @@ class SamplingParams(_message.Message):
     """Generate on after the model's end token. Default: false."""
     n: _builtins.int
     """Sequences to generate for the prompt. Default: 1. The messages of several sequences have no
-    index; meta_info["id"] tells the sequences apart.
+    index; meta_info["id"] tells the sequences apart. Observed in SGLang 0.5.23: without `stream`,
+    each sequence is one message, and only the last of these is `finished`.
     """
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
@@ -369,7 +372,9 @@ class TextGenerateRequest(_message.Message):
     MAX_THINKING_TOKENS_FIELD_NUMBER: _builtins.int
     KV_HINTS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Required. The prompt. No chat template is applied."""
+    """Required. The prompt. No chat template is applied. Observed in SGLang 0.5.23: INTERNAL if it is
+    longer than the context; requests above 4 MiB are accepted.
+    """
     stream: _builtins.bool
     """Send each piece as soon as it is there. Default: false, which sends one message for each
     sequence, at its end.
@@ -387,7 +392,9 @@ class TextGenerateRequest(_message.Message):
     rid: _builtins.str
     """Names the request in logs and in AbortRequest. Default: the server makes one."""
     lora_path: _builtins.str
-    """The LoRA adapter to apply. Unset: the base model."""
+    """The LoRA adapter to apply. Unset: the base model. Observed in SGLang 0.5.23: INTERNAL if LoRA
+    is off.
+    """
     routing_key: _builtins.str
     """Requests of the same key are scheduled together, if the engine's policy is routing by key."""
     routed_dp_rank: _builtins.int
@@ -629,7 +636,9 @@ class GenerateRequest(_message.Message):
     rid: _builtins.str
     """Names the request in logs and in AbortRequest. Default: the server makes one."""
     lora_path: _builtins.str
-    """The LoRA adapter to apply. Unset: the base model."""
+    """The LoRA adapter to apply. Unset: the base model. Observed in SGLang 0.5.23: INTERNAL if LoRA
+    is off.
+    """
     routing_key: _builtins.str
     """Requests of the same key are scheduled together, if the engine's policy is routing by key."""
     routed_dp_rank: _builtins.int
@@ -646,7 +655,9 @@ class GenerateRequest(_message.Message):
     """Upper limit of tokens spent on reasoning, for an engine that enforces one. Unset: none."""
     @_builtins.property
     def input_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Required. The prompt."""
+        """Required. The prompt. Observed in SGLang 0.5.23: INTERNAL if it is longer than the context, or
+        has an id outside the vocabulary.
+        """
 
     @_builtins.property
     def sampling_params(self) -> Global___SamplingParams:

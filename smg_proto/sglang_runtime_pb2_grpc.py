@@ -246,7 +246,9 @@ class SglangServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends requests from outside their calls. The owner of a call should cancel it instead.
+        """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
+        in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
+        without a last message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

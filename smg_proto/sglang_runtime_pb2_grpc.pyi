@@ -85,7 +85,10 @@ class SglangServiceStub:
     GetLoad: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.GetLoadRequest, _sglang_pb2.GetLoadResponse]
     """Reports the current load of each data-parallel rank."""
     Abort: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.AbortRequest, _sglang_pb2.AbortResponse]
-    """Ends requests from outside their calls. The owner of a call should cancel it instead."""
+    """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
+    in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
+    without a last message.
+    """
     FlushCache: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.FlushCacheRequest, _sglang_pb2.FlushCacheResponse]
     """Empties the prefix cache. A refusal is OK with `success` false."""
     PauseGeneration: _grpc.UnaryUnaryMultiCallable[_sglang_pb2.PauseGenerationRequest, _sglang_pb2.PauseGenerationResponse]
@@ -151,7 +154,10 @@ class SglangServiceAsyncStub(SglangServiceStub):
     GetLoad: _aio.UnaryUnaryMultiCallable[_sglang_pb2.GetLoadRequest, _sglang_pb2.GetLoadResponse]  # type: ignore[assignment]
     """Reports the current load of each data-parallel rank."""
     Abort: _aio.UnaryUnaryMultiCallable[_sglang_pb2.AbortRequest, _sglang_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends requests from outside their calls. The owner of a call should cancel it instead."""
+    """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
+    in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
+    without a last message.
+    """
     FlushCache: _aio.UnaryUnaryMultiCallable[_sglang_pb2.FlushCacheRequest, _sglang_pb2.FlushCacheResponse]  # type: ignore[assignment]
     """Empties the prefix cache. A refusal is OK with `success` false."""
     PauseGeneration: _aio.UnaryUnaryMultiCallable[_sglang_pb2.PauseGenerationRequest, _sglang_pb2.PauseGenerationResponse]  # type: ignore[assignment]
@@ -284,7 +290,10 @@ class SglangServiceServicer:
         request: _sglang_pb2.AbortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sglang_pb2.AbortResponse, _abc.Awaitable[_sglang_pb2.AbortResponse]]:
-        """Ends requests from outside their calls. The owner of a call should cancel it instead."""
+        """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
+        in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
+        without a last message.
+        """
 
     def FlushCache(
         self,

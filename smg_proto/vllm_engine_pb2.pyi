@@ -167,7 +167,9 @@ class TokenizedInput(_message.Message):
     def input_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids, including special tokens, fewer than the model's context length. With media in
         `mm_inputs`, the placeholders are already expanded; with `media_refs`, each item has a single
-        placeholder, not expanded.
+        placeholder, not expanded. Observed in vLLM 0.32.0: INVALID_ARGUMENT for an id outside the
+        vocabulary and for a prompt as long as the context; a prompt that is one token shorter can
+        generate one token.
         """
 
     def __init__(
@@ -254,7 +256,8 @@ class SamplingParams(_message.Message):
     """
     top_k: _builtins.int
     """Samples from this many of the most likely tokens. vLLM's -1 for "off" cannot be sent. Zero or
-    unset: off (all tokens).
+    unset: off (all tokens). Observed in vLLM 0.32.0: accepts a number above the size of the
+    vocabulary.
     """
     min_p: _builtins.float
     """Excludes tokens that are less likely than this share of the most likely token's probability,
@@ -274,7 +277,8 @@ class SamplingParams(_message.Message):
     """
     max_tokens: _builtins.int
     """Maximum number of tokens to generate per choice, at least 1; 0 is INVALID_ARGUMENT. Unset: the
-    rest of the context (context length minus prompt), not the 16 of OpenAI's API.
+    rest of the context (context length minus prompt), not the 16 of OpenAI's API. Observed in vLLM
+    0.32.0: accepts more than fits into the context, and generation ends at the end of the context.
     """
     min_tokens: _builtins.int
     """Number of tokens to generate before a stop or end token may end the choice, at most
@@ -296,7 +300,9 @@ class SamplingParams(_message.Message):
     """
     json_schema: _builtins.str
     """JSON that matches this JSON schema, given as text. The gateway also sends {"type":"object"}
-    here for "any JSON object", and the schema of the arguments for a forced tool call.
+    here for "any JSON object", and the schema of the arguments for a forced tool call. Observed
+    in vLLM 0.32.0: with the guidance backend and a maxLength, strings can contain control
+    characters, which JSON parsers reject.
     """
     regex: _builtins.str
     """Text that matches this regular expression completely."""
@@ -313,7 +319,8 @@ class SamplingParams(_message.Message):
     token's, without candidates. See OutputLogProbs for the result. Above the server's
     `--max-logprobs` (vLLM's default is 20) or below -1: INVALID_ARGUMENT. -1 counts as the size of
     the vocabulary, so it is INVALID_ARGUMENT too unless `--max-logprobs` allows that many. Unset:
-    no logprobs.
+    no logprobs. Observed in vLLM 0.32.0: vLLM's HTTP server lists the chosen token in addition to
+    the k most likely ones, so one candidate more than this field.
     """
     prompt_logprobs: _builtins.int
     """The same for the tokens of the prompt, returned as InputLogProbs. 0: only the prompt's own
@@ -805,7 +812,8 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 @_typing.final
 class GenerateStreamChunk(_message.Message):
     """New tokens of one choice. For a slow reader, one chunk combines several steps. A chunk can be
-    empty, for example after an abort.
+    empty, for example after an abort. Observed in vLLM 0.32.0: a slow reader receives up to 11
+    tokens in one chunk, with their logprobs.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -9,7 +9,8 @@ from smg_proto import vllm_engine_pb2 as vllm_dot_grpc_dot_engine_dot_vllm__engi
 class VllmEngineStub(object):
     """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
-    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional. Observed in
+    vLLM 0.32.0: a client may send keepalive pings every 10 s, even while a call returns nothing.
     """
 
     def __init__(self, channel):
@@ -83,7 +84,8 @@ class VllmEngineStub(object):
 class VllmEngineServicer(object):
     """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
-    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional. Observed in
+    vLLM 0.32.0: a client may send keepalive pings every 10 s, even while a call returns nothing.
     """
 
     def Generate(self, request, context):
@@ -109,7 +111,8 @@ class VllmEngineServicer(object):
     def Abort(self, request, context):
         """Ends requests from outside their call. Returns OK and empty, even for unknown ids. The Generate
         call of such a request ends with status OK and `finish_reason` "abort": after an empty chunk if
-        it streams, otherwise with the tokens generated so far.
+        it streams, otherwise with the tokens generated so far. Observed in vLLM 0.32.0: the request
+        leaves the engine within a second, and so does a request whose call was cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +143,8 @@ class VllmEngineServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """Returns the current load, one entry per data-parallel rank. Since 0.4.10.
+        """Returns the current load, one entry per data-parallel rank. Observed in vLLM 0.32.0: after the
+        engine has died, the last load is returned forever. Since 0.4.10.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,7 +274,8 @@ def add_VllmEngineServicer_to_server(servicer, server):
 class VllmEngine(object):
     """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
-    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional. Observed in
+    vLLM 0.32.0: a client may send keepalive pings every 10 s, even while a call returns nothing.
     """
 
     @staticmethod

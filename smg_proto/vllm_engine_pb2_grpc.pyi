@@ -54,7 +54,8 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext[_typing.Any, 
 class VllmEngineStub:
     """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
-    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional. Observed in
+    vLLM 0.32.0: a client may send keepalive pings every 10 s, even while a call returns nothing.
     """
 
     @_typing.overload
@@ -76,7 +77,8 @@ class VllmEngineStub:
     Abort: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.AbortRequest, _vllm_engine_pb2.AbortResponse]
     """Ends requests from outside their call. Returns OK and empty, even for unknown ids. The Generate
     call of such a request ends with status OK and `finish_reason` "abort": after an empty chunk if
-    it streams, otherwise with the tokens generated so far.
+    it streams, otherwise with the tokens generated so far. Observed in vLLM 0.32.0: the request
+    leaves the engine within a second, and so does a request whose call was cancelled.
     """
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.HealthCheckRequest, _vllm_engine_pb2.HealthCheckResponse]
     """Reports whether the engine is alive. The status is OK in either case; check `healthy`. The
@@ -89,7 +91,9 @@ class VllmEngineStub:
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetServerInfoRequest, _vllm_engine_pb2.GetServerInfoResponse]
     """Describes the server: its configuration, and what a gateway may send to it."""
     GetLoads: _grpc.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetLoadsRequest, _vllm_engine_pb2.GetLoadsResponse]
-    """Returns the current load, one entry per data-parallel rank. Since 0.4.10."""
+    """Returns the current load, one entry per data-parallel rank. Observed in vLLM 0.32.0: after the
+    engine has died, the last load is returned forever. Since 0.4.10.
+    """
     GetTokenizer: _grpc.UnaryStreamMultiCallable[_common_pb2.GetTokenizerRequest, _common_pb2.GetTokenizerChunk]
     """Streams the tokenizer files as one ZIP archive in chunks, so that a client can tokenize and
     decode without downloading anything else. FAILED_PRECONDITION: the server has no tokenizer
@@ -126,7 +130,8 @@ class VllmEngineStub:
 class VllmEngineAsyncStub(VllmEngineStub):
     """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
-    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional. Observed in
+    vLLM 0.32.0: a client may send keepalive pings every 10 s, even while a call returns nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -145,7 +150,8 @@ class VllmEngineAsyncStub(VllmEngineStub):
     Abort: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.AbortRequest, _vllm_engine_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends requests from outside their call. Returns OK and empty, even for unknown ids. The Generate
     call of such a request ends with status OK and `finish_reason` "abort": after an empty chunk if
-    it streams, otherwise with the tokens generated so far.
+    it streams, otherwise with the tokens generated so far. Observed in vLLM 0.32.0: the request
+    leaves the engine within a second, and so does a request whose call was cancelled.
     """
     HealthCheck: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.HealthCheckRequest, _vllm_engine_pb2.HealthCheckResponse]  # type: ignore[assignment]
     """Reports whether the engine is alive. The status is OK in either case; check `healthy`. The
@@ -158,7 +164,9 @@ class VllmEngineAsyncStub(VllmEngineStub):
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetServerInfoRequest, _vllm_engine_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Describes the server: its configuration, and what a gateway may send to it."""
     GetLoads: _aio.UnaryUnaryMultiCallable[_vllm_engine_pb2.GetLoadsRequest, _vllm_engine_pb2.GetLoadsResponse]  # type: ignore[assignment]
-    """Returns the current load, one entry per data-parallel rank. Since 0.4.10."""
+    """Returns the current load, one entry per data-parallel rank. Observed in vLLM 0.32.0: after the
+    engine has died, the last load is returned forever. Since 0.4.10.
+    """
     GetTokenizer: _aio.UnaryStreamMultiCallable[_common_pb2.GetTokenizerRequest, _common_pb2.GetTokenizerChunk]  # type: ignore[assignment]
     """Streams the tokenizer files as one ZIP archive in chunks, so that a client can tokenize and
     decode without downloading anything else. FAILED_PRECONDITION: the server has no tokenizer
@@ -194,7 +202,8 @@ class VllmEngineAsyncStub(VllmEngineStub):
 class VllmEngineServicer:
     """A vLLM engine. To serve behind the gateway, a worker needs HealthCheck and Generate. Without
     GetModelInfo its model is called "unknown", and without Embed embeddings fail. GetTokenizer is
-    needed if the gateway does not have its own tokenizer. All other RPCs are optional.
+    needed if the gateway does not have its own tokenizer. All other RPCs are optional. Observed in
+    vLLM 0.32.0: a client may send keepalive pings every 10 s, even while a call returns nothing.
     """
 
     def Generate(
@@ -226,7 +235,8 @@ class VllmEngineServicer:
     ) -> _typing.Union[_vllm_engine_pb2.AbortResponse, _abc.Awaitable[_vllm_engine_pb2.AbortResponse]]:
         """Ends requests from outside their call. Returns OK and empty, even for unknown ids. The Generate
         call of such a request ends with status OK and `finish_reason` "abort": after an empty chunk if
-        it streams, otherwise with the tokens generated so far.
+        it streams, otherwise with the tokens generated so far. Observed in vLLM 0.32.0: the request
+        leaves the engine within a second, and so does a request whose call was cancelled.
         """
 
     def HealthCheck(
@@ -259,7 +269,9 @@ class VllmEngineServicer:
         request: _vllm_engine_pb2.GetLoadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vllm_engine_pb2.GetLoadsResponse, _abc.Awaitable[_vllm_engine_pb2.GetLoadsResponse]]:
-        """Returns the current load, one entry per data-parallel rank. Since 0.4.10."""
+        """Returns the current load, one entry per data-parallel rank. Observed in vLLM 0.32.0: after the
+        engine has died, the last load is returned forever. Since 0.4.10.
+        """
 
     def GetTokenizer(
         self,

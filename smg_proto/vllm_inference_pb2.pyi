@@ -840,7 +840,9 @@ class PromptInfo(_message.Message):
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Log probability of each token, if ResponseOptions.prompt_logprobs is set."""
+        """Log probability of each token, if ResponseOptions.prompt_logprobs is set. Observed in vllm-rs
+        0.33.0: 0 for the first token, before which nothing comes; its rank is 0 too.
+        """
 
     @_builtins.property
     def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from smg_proto._probing import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
+from smg_proto._probe import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
 from smg_proto.compat._contract import Contract, Rpc, Service
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._server import Server
@@ -43,7 +43,7 @@ class Spoken:
 
     service: str
     has: tuple[str, ...]  # RPCs
-    lacks: tuple[str, ...]  # RPCs that it answers with UNIMPLEMENTED
+    lacks: tuple[str, ...]  # RPCs for which it returns UNIMPLEMENTED
     untried: tuple[str, ...]  # RPCs that are not safe to call
     versions: tuple[tuple[str, str], ...] = ()  # fields of its replies that name a version
     newer: tuple[str, ...] = ()  # messages and field numbers that this package does not know

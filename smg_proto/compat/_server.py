@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from smg_proto._channel import Address
-from smg_proto._probing._sync.ask import ask
+from smg_proto._probe._sync.ask import ask
 from smg_proto._standard import message_class
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from smg_proto._channel import (
     IN_CLEAR_TEXT,
@@ -16,6 +16,9 @@ from smg_proto._channel import (
 )
 from smg_proto.engine._errors import ParameterError
 
+if TYPE_CHECKING:
+    from smg_proto._tokens.decoder import TokenDecoder
+
 CHECKS = Checks(ParameterError)
 
 
@@ -27,6 +30,7 @@ class Settings:
     contract: str | None
     timeout: float | None
     metadata: Metadata = field(repr=False)
+    decoder: "TokenDecoder | Literal['server'] | None" = None
 
     @property
     def target(self) -> str:
@@ -47,6 +51,7 @@ def settings(
     server_name: str | None,
     max_message_bytes: int | None,
     channel_options: ChannelOptions | None,
+    decoder: "TokenDecoder | Literal['server'] | None",
 ) -> Settings:
     """Check what connect() was given. ParameterError: it cannot be."""
     target = check_target(target)
@@ -76,7 +81,9 @@ def settings(
             *(pair for pair in pairs if pair[0] != "authorization"),
             ("authorization", f"Bearer {token}"),
         )
-    return Settings(where, contract, CHECKS.seconds("timeout", timeout), pairs)
+    if decoder not in ("server", None) and not hasattr(decoder, "decode"):
+        raise ParameterError("decoder", 'must be a TokenDecoder, "server" or None')
+    return Settings(where, contract, CHECKS.seconds("timeout", timeout), pairs, decoder)
 
 
 def check_target(target: object) -> str:

@@ -1,6 +1,7 @@
 """connect(): the way to an engine, for both kinds of program."""
 
 from types import TracebackType
+from typing import TYPE_CHECKING, Literal
 
 from smg_proto._channel import ChannelOptions, MetadataLike, Pem
 from smg_proto.engine._async.engine import AsyncEngine, async_open
@@ -9,6 +10,9 @@ from smg_proto.engine._contracts import CONTRACTS
 from smg_proto.engine._errors import ClosedError, ParameterError
 from smg_proto.engine._sync.engine import Engine
 from smg_proto.engine._sync.engine import open as open_engine
+
+if TYPE_CHECKING:
+    from smg_proto._tokens.decoder import TokenDecoder
 
 
 class Connection:
@@ -69,6 +73,7 @@ def connect(
     server_name: str | None = None,
     max_message_bytes: int | None = None,
     channel_options: ChannelOptions | None = None,
+    decoder: "TokenDecoder | Literal['server'] | None" = None,
 ) -> Connection:
     """An engine at HOST:PORT, [IPV6]:PORT or unix:PATH, whichever contract it speaks.
 
@@ -76,7 +81,8 @@ def connect(
     generates nothing; generate() and complete() have a limit of their own. token: sent as
     "authorization: Bearer", never in clear text to another machine. secure: use TLS; the
     certificates, as PEM or files, switch it on too. max_message_bytes: of a request and of a reply;
-    None is no limit.
+    None is no limit. decoder: gives text where the contract carries token ids alone: "server"
+    fetches the server's own tokenizer, which needs the extra `decode`. None: no text there.
 
     ParameterError: an argument is wrong. Nothing is called before the `with`.
     """
@@ -96,5 +102,6 @@ def connect(
             server_name=server_name,
             max_message_bytes=max_message_bytes,
             channel_options=channel_options,
+            decoder=decoder,
         )
     )

@@ -17,6 +17,7 @@ class Fold:
 
     def completion(self) -> Completion:
         choices = tuple(_choice(index, self._parts[index]) for index in sorted(self._parts))
+        scored = (part.prompt_logprobs for parts in self._parts.values() for part in parts)
         usages = [part.usage for parts in self._parts.values() for part in parts if part.usage]
         return Completion(
             self._request_id,
@@ -26,6 +27,7 @@ class Fold:
                 sum(usage.completion_tokens for usage in usages),
                 _first(usage.cached_tokens for usage in usages),
             ),
+            next(filter(None, scored), ()),
         )
 
 
@@ -36,7 +38,8 @@ def _choice(index: int, parts: list[Piece]) -> Choice:
         ids += part.token_ids
         logprobs += part.logprobs
     last = parts[-1]
-    text = "".join([part.text for part in parts])
+    known = [part.text for part in parts if part.text is not None]
+    text = "".join(known) if known else None
     reason = last.finish_reason or ""
     return Choice(index, text, tuple(ids), tuple(logprobs), reason, last.matched_stop)
 

@@ -57,6 +57,8 @@ class GenerateParams(TypedDict, total=False):
     """Generate on after the model's end token."""
     logprobs: int | None
     """Return the log probability of each token, and of this many likeliest ones."""
+    prompt_logprobs: int | None
+    """Return the log probability of each token of the prompt, and of this many likeliest ones."""
     json_schema: str | Mapping[str, Any] | None
     """The output is JSON of this schema. Of this and the five below, one at most."""
     json_object: bool | None
@@ -229,6 +231,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "stop_token_ids": _ids,
     "ignore_eos": CHECKS.flag,
     "logprobs": _whole(0, MAX_COUNT),
+    "prompt_logprobs": _whole(0, MAX_COUNT),
     "json_schema": _schema,
     "json_object": CHECKS.flag,
     "regex": CHECKS.text,

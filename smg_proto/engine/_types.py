@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """The log probability of a generated token."""
+    """The log probability of a token."""
 
     token_id: int
     logprob: float
@@ -32,8 +32,8 @@ class Piece:
 
     index: int = 0
     """Which of `n` sequences, from 0."""
-    text: str = ""
-    """Empty also where the contract carries token ids alone."""
+    text: str | None = ""
+    """None: the contract carries token ids alone, and no `decoder` was given to connect()."""
     token_ids: tuple[int, ...] = ()
     """Empty also where the contract carries text alone."""
     logprobs: tuple[Logprob, ...] = ()
@@ -44,6 +44,8 @@ class Piece:
     """The stop string or the token id that ended the sequence, where the engine names it."""
     usage: Usage | None = None
     """Set in the last piece of a sequence."""
+    prompt_logprobs: tuple[Logprob | None, ...] = ()
+    """Of the prompt's tokens, once in a request. The first is None: nothing comes before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Choice:
     """One sequence, whole."""
 
     index: int
-    text: str
+    text: str | None
+    """None: as of a Piece."""
     token_ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...]
     finish_reason: str
@@ -65,9 +68,11 @@ class Completion:
     request_id: str
     choices: tuple[Choice, ...]
     usage: Usage
+    prompt_logprobs: tuple[Logprob | None, ...] = ()
+    """As in a Piece."""
 
     @property
-    def text(self) -> str:
+    def text(self) -> str | None:
         """The text of the first sequence."""
         return self.choices[0].text
 

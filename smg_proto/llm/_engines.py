@@ -142,7 +142,8 @@ class VLLMBackend:
 class EngineBackend:
     """An engine of any contract with text: `vllm`, `sglang.runtime.v1`, `openengine.v1`.
 
-    `options` are those of smg_proto.engine.connect.
+    `options` are those of smg_proto.engine.connect: with `decoder="server"` any other contract of
+    an engine will do.
     """
 
     def __init__(self, target: str, **options: Any) -> None:

@@ -12,6 +12,8 @@ except ImportError:
     ) from None
 
 from smg_proto import __version__
+from smg_proto._tokens.decoder import Tokenizer
+from smg_proto._tokens.text import Decodes, IncrementalDecoder
 from smg_proto.vllm._async.client import AsyncVLLMGrpcClient
 from smg_proto.vllm._async.resources import (
     AsyncAdmin,
@@ -94,14 +96,12 @@ from smg_proto.vllm._sync.resources import (
     TokenizerResource,
 )
 from smg_proto.vllm._sync.stream import ChatStream, GenerateStream, KvEventStream, Stream
-from smg_proto.vllm._text import Decodes, IncrementalDecoder
 from smg_proto.vllm._tokenizer import (
     AsyncHasTokenizer,
     AsyncSendsTokenizer,
     HasTokenizer,
     SendsTokenizer,
     TokenDecoder,
-    Tokenizer,
 )
 from smg_proto.vllm._types import (
     ChatCompletion,

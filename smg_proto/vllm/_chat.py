@@ -7,12 +7,11 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto._channel import mapping, sequence
+from smg_proto._channel import json_object, mapping, sequence
 from smg_proto.vllm._completion import Delta, Job, Shape, job, text_plans
 from smg_proto.vllm._config import (
     Options,
     flag,
-    json_object,
     text,
     whole,
 )

@@ -15,8 +15,13 @@ from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_inference_pb2 as inference
-from smg_proto._channel import Metadata
-from smg_proto.vllm._config import Options, json_object, json_text, text
+from smg_proto._channel import Metadata, json_object
+from smg_proto._tokens.text import ByHand, ChoiceText, ServedText, TextPlan, drops_last
+from smg_proto.vllm._config import (
+    Options,
+    json_text,
+    text,
+)
 from smg_proto.vllm._errors import (
     VLLMGrpcInternalError,
     VLLMGrpcValidationError,
@@ -24,7 +29,6 @@ from smg_proto.vllm._errors import (
 from smg_proto.vllm._inference import engine_messages
 from smg_proto.vllm._params import CompletionRequest, Input, parse_prompts
 from smg_proto.vllm._telemetry import Span
-from smg_proto.vllm._text import ByHand, ChoiceText, ServedText, TextPlan, drops_last
 from smg_proto.vllm._tokenizer import TokenDecoder
 from smg_proto.vllm._types import (
     Completion,

@@ -77,15 +77,6 @@ def plain(value: object) -> Any:
         return value
 
 
-def json_object(content: str) -> dict[str, Any] | None:
-    """The JSON object of a text, if it is one."""
-    try:
-        found = mapping(json.loads(content))
-    except (ValueError, RecursionError):
-        return None
-    return None if found is None else dict(found)
-
-
 def json_text(param: str, value: object) -> str:
     """The JSON text for an object."""
     try:

@@ -14,13 +14,12 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto._channel import mapping, sequence
+from smg_proto._channel import json_object, mapping, sequence
 from smg_proto.vllm._config import (
     AsyncToken,
     CallParams,
     Given,
     Token,
-    json_object,
     json_text,
     plain,
     text,

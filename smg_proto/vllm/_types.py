@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto._channel import Metadata
-from smg_proto.vllm._config import json_object
+from smg_proto._channel import Metadata, json_object
 
 
 def new_request_id(prefix: str) -> str:

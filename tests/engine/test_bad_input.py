@@ -94,6 +94,7 @@ def test_targets_that_are_fine(target: str) -> None:
         ({"server_name": ""}, "server_name"),
         ({"ca_certificate": b"no certificate"}, "ca_certificate"),
         ({"channel_options": "x"}, "channel_options"),
+        ({"decoder": "gpt2"}, "decoder"),
     ],
 )
 def test_settings(how: dict[str, Any], parameter: str) -> None:
@@ -186,6 +187,7 @@ IDS: dict[str, Any] = {"token_ids": [1]}
         (IDS | {"ignore_eos": 1}, "ignore_eos"),
         (IDS | {"logprobs": -1}, "logprobs"),
         (IDS | {"logprobs": True}, "logprobs"),
+        (IDS | {"prompt_logprobs": -1}, "prompt_logprobs"),
         (IDS | {"json_schema": []}, "json_schema"),
         (IDS | {"json_schema": {"a": math.nan}}, "json_schema"),
         (IDS | {"json_schema": {"a": object()}}, "json_schema"),

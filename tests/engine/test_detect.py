@@ -10,7 +10,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from engine.kit import Client, fails, hangs, serving
-from smg_proto._probing import NOBODY_HAS_THIS, READS
+from smg_proto._probe import NOBODY_HAS_THIS, READS
 from smg_proto.engine import (
     AccessError,
     DeadlineError,

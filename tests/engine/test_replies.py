@@ -50,9 +50,9 @@ def test_what_complete_repeats_is_not_taken_twice() -> None:
     last = engine.GenerateStreamChunk(token_ids=[3], completion_tokens=1)
     messages = [engine.GenerateResponse(chunk=one) for one in (chunk, last)]
     assert read("vllm.grpc.engine", *messages, engine.GenerateResponse(complete=end)) == [
-        Piece(0, "", (1, 2)),
-        Piece(0, "", (3,)),
-        Piece(finish_reason="stop", matched_stop="x", usage=Usage(4, 3, 2)),
+        Piece(0, None, (1, 2)),
+        Piece(0, None, (3,)),
+        Piece(0, None, finish_reason="stop", matched_stop="x", usage=Usage(4, 3, 2)),
     ]
 
 
@@ -274,7 +274,7 @@ def test_text_that_is_whole_or_new(facts: bool | None) -> None:
     new = [text("On", 1), text("ce", 2), text("", 3), text(" upon", 4, END)]
     for messages in (whole, new) if facts is None else ((new,) if facts else (whole,)):
         told = read("sglang.runtime.v1", *messages, facts=facts, prompt="Long ago")
-        assert "".join(piece.text for piece in told) == "Once upon"
+        assert "".join(piece.text or "" for piece in told) == "Once upon"
         assert told[-1].usage == Usage(4, 4, None)
 
 
@@ -297,7 +297,7 @@ def test_the_server_is_asked_how_it_streams(client: Client, told: Any) -> None:
         pieces = client.pieces(
             server.target, {"prompt": "Laugh", "max_tokens": 4}, contract="sglang.runtime.v1"
         )
-    assert "".join(piece.text for piece in pieces) == ("hahaha" if told is True else "haha")
+    assert "".join(piece.text or "" for piece in pieces) == ("hahaha" if told is True else "haha")
 
 
 def test_sequences_are_told_apart_by_their_ids() -> None:

@@ -33,6 +33,7 @@ VALUES: dict[str, Any] = {
     "stop_token_ids": [13],
     "ignore_eos": True,
     "logprobs": 4,
+    "prompt_logprobs": 4,
     "json_schema": '{"type":"object"}',
     "json_object": True,
     "regex": "a+",
@@ -50,8 +51,12 @@ REFUSED = {
     "vllm": {},
     "openengine.v1": {"logit_bias"},
     "sglang.runtime.v1": {"logit_bias", "json_object", "model"},
-    "tokenspeed.grpc.scheduler": {"prompt", "json_object", "choice", "lora", "model"},
-    "mlx.grpc.engine": {"min_tokens", "n", "stop", "lora", "model", *CONSTRAINTS},
+    "tokenspeed.grpc.scheduler": {
+        *("prompt", "prompt_logprobs", "json_object", "choice", "lora", "model")
+    },
+    "mlx.grpc.engine": {
+        *("min_tokens", "n", "stop", "prompt_logprobs", "lora", "model", *CONSTRAINTS)
+    },
     "trtllm": {"prompt", "logit_bias", "choice", "lora", "model"},
     "vllm.grpc.engine": {"lora", "model"},
     "sglang.grpc.scheduler": {"prompt", "seed", "json_object", "choice", "model"},
@@ -62,12 +67,12 @@ WHOLE = {
 request_id: "r" stream: true tokenized { input_ids: 5 input_ids: 6 }
 sampling_params { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_penalty: -1.5
   presence_penalty: 1.5 repetition_penalty: 1.25 max_tokens: 7 min_tokens: 2 stop: "end"
-  stop_token_ids: 13 ignore_eos: true n: 2 logprobs: 4 seed: 11
+  stop_token_ids: 13 ignore_eos: true n: 2 logprobs: 4 prompt_logprobs: 4 seed: 11
   logit_bias { key: 9 value: -2.5 } regex: "a+" }
 """,
     "sglang.grpc.scheduler": """
 request_id: "r" stream: true tokenized { input_ids: 5 input_ids: 6 } lora_id: "adapter"
-return_logprob: true logprob_start_len: -1 top_logprobs_num: 4
+return_logprob: true logprob_start_len: 0 top_logprobs_num: 4
 sampling_params { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_penalty: -1.5
   presence_penalty: 1.5 repetition_penalty: 1.25 max_new_tokens: 7 min_new_tokens: 2 stop: "end"
   stop_token_ids: 13 ignore_eos: true n: 2 logit_bias { key: "9" value: -2.5 } regex: "a+" }
@@ -84,7 +89,7 @@ sampling_params { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_p
 request_id: "r" streaming: true tokenized { input_token_ids: 5 input_token_ids: 6 } max_tokens: 7
 sampling_config { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_penalty: -1.5
   presence_penalty: 1.5 repetition_penalty: 1.25 min_tokens: 2 seed: 11 num_return_sequences: 2 }
-output_config { logprobs: 4 } stop: "end" stop_token_ids: 13 ignore_eos: true
+output_config { logprobs: 4 prompt_logprobs: 4 } stop: "end" stop_token_ids: 13 ignore_eos: true
 guided_decoding { guide_type: GUIDE_TYPE_REGEX guide: "a+" }
 """,
     "mlx.grpc.engine": """
@@ -100,7 +105,8 @@ decoding { presence_penalty: 1.5 frequency_penalty: -1.5 repetition_penalty: 1.2
   logit_bias { key: 9 value: -2.5 } regex: "a+" }
 stopping { max_new_tokens: 7 min_new_tokens: 2 stop_token_ids: 13 stop_strings: "end"
   ignore_eos: true }
-response { output_token_ids: true output_logprobs: true output_candidates { top_n: 4 } }
+response { output_token_ids: true output_logprobs: true output_candidates { top_n: 4 }
+  prompt_logprobs: true prompt_token_ids: true prompt_candidates { top_n: 4 } }
 """,
     "openengine.v1": """
 request_id: "r" model: "tiny" token_ids { ids: 5 ids: 6 } lora_name: "adapter"
@@ -108,12 +114,13 @@ sampling { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_penalty:
   presence_penalty: 1.5 repetition_penalty: 1.25 seed: 11 num_sequences: 2 }
 stopping { max_tokens: 7 min_tokens: 2 ignore_eos: true
   conditions { stop_text: "end" } conditions { stop_token_id: 13 } }
-response { return_output_logprobs: true output_candidates { top_n: 4 } }
+response { return_output_logprobs: true output_candidates { top_n: 4 }
+  return_prompt_logprobs: true prompt_candidates { top_n: 4 } }
 guided { regex: "a+" }
 """,
     "sglang.runtime.v1": """
 rid: "r" stream: true input_ids: 5 input_ids: 6 lora_path: "adapter"
-return_logprob: true top_logprobs_num: 4
+return_logprob: true logprob_start_len: 0 top_logprobs_num: 4
 sampling_params { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_penalty: -1.5
   presence_penalty: 1.5 repetition_penalty: 1.25 max_new_tokens: 7 min_new_tokens: 2 stop: "end"
   stop_token_ids: 13 ignore_eos: true n: 2 seed: 11 guided_decoding { regex: "a+" } }
@@ -278,3 +285,11 @@ def test_what_is_wanted_whole_is_no_stream(name: str) -> None:
 def test_requests_have_names_of_their_own() -> None:
     names = {check({"token_ids": [1]})["request_id"] for _ in range(100)}
     assert len(names) == 100 and all(len(name) == 32 for name in names)
+
+
+@pytest.mark.parametrize("name", ["sglang.grpc.scheduler", "sglang.runtime.v1"])
+def test_one_number_of_candidates_serves_prompt_and_output(name: str) -> None:
+    alone: Any = request(name, **IDS, prompt_logprobs=3)
+    assert (alone.return_logprob, alone.logprob_start_len, alone.top_logprobs_num) == (True, 0, 3)
+    with pytest.raises(UnsupportedError, match="it has one number for both"):
+        request(name, **IDS, prompt_logprobs=3, logprobs=2)

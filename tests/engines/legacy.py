@@ -15,6 +15,7 @@ import grpc
 from certificates import Authority
 
 from engines.running import Engine, Engines, Start
+from smg_proto import common_pb2
 from smg_proto import mlx_engine_pb2 as mlx
 from smg_proto import mlx_engine_pb2_grpc as mlx_grpc
 from smg_proto import sglang_scheduler_pb2 as sglang
@@ -24,7 +25,7 @@ from smg_proto import tokenspeed_scheduler_pb2_grpc as tokenspeed_grpc
 from smg_proto import trtllm_service_pb2 as trtllm
 from smg_proto import trtllm_service_pb2_grpc as trtllm_grpc
 from smg_proto._serving.loop import LoopThread
-from smg_proto.testing._generation import Sampling, Step, generate
+from smg_proto.testing._generation import Sampling, Step, generate, score
 from smg_proto.testing._json_schema import smallest_text
 from smg_proto.testing._model import EOS, Model, model
 
@@ -148,6 +149,14 @@ class Fake:
         found = self.mark(request.request_id)
         return self.pb.AbortResponse(success=found, message="")
 
+    async def GetTokenizer(
+        self, request: common_pb2.GetTokenizerRequest, context: Any
+    ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
+        bundle, half = self.model.tokenizer.bundle, len(self.model.tokenizer.bundle) // 2
+        yield common_pb2.GetTokenizerChunk(data=bundle[:half])
+        whole = self.model.tokenizer.bundle_sha256
+        yield common_pb2.GetTokenizerChunk(data=bundle[half:], sha256=whole)
+
     async def HealthCheck(self, request: Any, context: Any) -> Any:
         return self.pb.HealthCheckResponse(healthy=True, message="OK")
 
@@ -191,6 +200,19 @@ def logprobs(pb: Any, steps: list[Step], top: int) -> Any:
             )
             for step in steps
         ],
+    )
+
+
+def prompt_logprobs(pb: Any, prompt: list[int], top: int) -> Any:
+    steps = [*score(model(), prompt, max(top, 1))]
+    given = logprobs(pb, steps, top)
+    return pb.InputLogProbs(
+        token_ids=prompt,
+        token_logprobs=[
+            pb.InputTokenLogProb(),
+            *(pb.InputTokenLogProb(value=step.logprob) for step in steps),
+        ],
+        top_logprobs=[pb.TopLogProbs(), *given.top_logprobs],
     )
 
 
@@ -263,6 +285,9 @@ class FakeScheduler(Fake):
             output_logprobs=self.logprobs(request, steps),
             index=sequence.index,
         )
+        if getattr(request, "logprob_start_len", -1) == 0 and self.pb is sglang:
+            prompt, top = list(request.tokenized.input_ids), request.top_logprobs_num
+            complete.input_logprobs.CopyFrom(prompt_logprobs(self.pb, prompt, top))
         match(complete, sequence, "matched_stop_str", "matched_token_id")
         return self.pb.GenerateResponse(request_id=request.request_id, complete=complete)
 
@@ -344,10 +369,19 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
         n = max(config.num_return_sequences, 1)
         return Asked(request.request_id, ids, sampling, n, request.streaming)
 
+    def scored_prompt(self, request: Any) -> list[Any]:
+        if not request.output_config.HasField("prompt_logprobs"):
+            return []
+        top = request.output_config.prompt_logprobs
+        steps = score(self.model, list(request.tokenized.input_token_ids), max(top, 1))
+        return self.listed([*steps], top)
+
     def scored(self, request: Any, steps: list[Step]) -> list[Any]:
         if not request.output_config.HasField("logprobs"):
             return []
-        top = request.output_config.logprobs
+        return self.listed(steps, request.output_config.logprobs)
+
+    def listed(self, steps: list[Step], top: int) -> list[Any]:
         return [
             trtllm.TokenLogprob(
                 token_id=step.token,
@@ -379,6 +413,7 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
             prompt_tokens=sequence.prompt,
             completion_tokens=len(steps),
             logprobs=self.scored(request, steps),
+            prompt_logprobs=self.scored_prompt(request),
         )
         match(complete, sequence, "matched_stop_str", "matched_token_id")
         return trtllm.GenerateResponse(request_id=request.request_id, complete=complete)

@@ -1,6 +1,7 @@
 """Engines as processes: what they tell of themselves on stdout, and how they end with the test."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from typing import Any
 import pytest
 from support import ROOT, eventually
 
+# Ends the engine and all that it has started, when the test run that holds the pipe has gone.
+GUARD = """
+import os, signal, sys
+sys.stdin.read()
+try:
+    os.killpg(int(sys.argv[1]), signal.SIGKILL)
+except ProcessLookupError:
+    pass
+"""
 SLOW_START = 180.0  # seconds for a real engine to come up on a machine with much else to do
 
 
@@ -77,7 +87,9 @@ class Process:
         eventually(lambda: self.counts["paced"] > before, "the engine keeps the pace")
 
     def kill(self) -> None:
-        self.process.kill()
+        """End it at once, with the processes that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -85,7 +97,9 @@ class Process:
 def program(
     command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[Process]:
-    """A running program of this project's or another's; killed at the end if it is still there."""
+    """A running program of this project's or another's, in a process group of its own, of which
+    nothing is left at the end, nor when the test run is killed.
+    """
     words = [str(word) for word in command]
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
@@ -98,18 +112,22 @@ def program(
             text=True,
             encoding="utf-8",
             errors="replace",
-            start_new_session=sys.platform != "win32",
+            start_new_session=True,
         )
+    guard = subprocess.Popen(
+        [sys.executable, "-c", GUARD, str(process.pid)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
     running = Process(process, log)
     listener = threading.Thread(target=running.listen, daemon=True)
-    with process:
+    with guard, process:
         listener.start()
         try:
             yield running
         finally:
             process.send_signal(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            running.kill()
             listener.join(timeout=10)

@@ -97,7 +97,22 @@ async def text(client: AsyncEngine, engine: Engine) -> None:
     told = await client.complete(**asked, timeout=PATIENCE)
     assert told.text, "no text"
     pieces = [piece async for piece in client.generate(**asked, timeout=PATIENCE)]
-    assert "".join(piece.text for piece in pieces) == told.text
+    assert "".join(piece.text or "" for piece in pieces) == told.text
+
+
+@scenario
+async def tokenizer(client: AsyncEngine, engine: Engine) -> None:
+    decoder = await client.tokenizer()
+    assert decoder.decode(decoder.encode(TEXT)) == TEXT
+    asked: dict[str, Any] = {"prompt": TEXT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
+    async with connect(engine.target, decoder="server", timeout=PATIENCE) as decoding:
+        assert decoding.has_text
+        told = await decoding.complete(**asked, timeout=PATIENCE)
+        pieces = [piece async for piece in decoding.generate(**asked, timeout=PATIENCE)]
+    assert told.text == decoder.decode(told.token_ids)
+    assert "".join(piece.text or "" for piece in pieces) == told.text
+    plain = await greedy(client, 16, token_ids=decoder.encode(TEXT), ignore_eos=True)
+    assert (plain.text, plain.token_ids) == (None, told.token_ids)
 
 
 @scenario
@@ -137,7 +152,7 @@ async def stop_string(client: AsyncEngine, engine: Engine) -> None:
     told = await client.complete(**asked)
     assert told.choices[0].finish_reason == "stop"
     assert told.choices[0].matched_stop in LETTERS
-    assert not any(letter in told.text for letter in LETTERS)
+    assert not any(letter in (told.text or "") for letter in LETTERS)
 
 
 @scenario
@@ -196,6 +211,18 @@ async def logprobs(client: AsyncEngine, engine: Engine) -> None:
         assert all(one.logprob <= 1e-4 and 1 <= len(one.top) <= 3 for one in choice.logprobs)
     close = zip(told.logprobs, streamed.logprobs, strict=True)
     assert all(abs(one.logprob - other.logprob) < 1e-3 for one, other in close)
+
+
+@scenario
+async def prompt_logprobs(client: AsyncEngine, engine: Engine) -> None:
+    told = await greedy(client, 2, ignore_eos=True, prompt_logprobs=2)
+    streamed = await collected(client, token_ids=PROMPT, max_tokens=2, prompt_logprobs=2)
+    for completion in (told, streamed):
+        first, *rest = completion.prompt_logprobs
+        assert first is None
+        assert [one.token_id for one in rest if one] == PROMPT[1:]
+        assert all(one and one.logprob <= 1e-4 and 1 <= len(one.top) <= 3 for one in rest)
+    assert not (await greedy(client, 2)).prompt_logprobs
 
 
 @scenario

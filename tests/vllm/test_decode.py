@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, text_of
 
+from smg_proto._tokens.text import TextPlan
 from smg_proto.testing import Address, Answer, FakeVllmEngine
 from smg_proto.vllm import TokenDecoder
-from smg_proto.vllm._text import TextPlan
 
 
 def byte_level() -> TokenDecoder:

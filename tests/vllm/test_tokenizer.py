@@ -22,6 +22,9 @@ from tokenizers import Tokenizer, decoders, models
 from vllm_kit import Both, text_of
 
 from smg_proto import common_pb2
+from smg_proto._tokens import bundle as tokens_bundle
+from smg_proto._tokens.bundle import BundleBuilder
+from smg_proto._tokens.vocabulary import Vocabulary
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import (
     AsyncVLLMGrpcClient,
@@ -33,10 +36,7 @@ from smg_proto.vllm import (
     VLLMGrpcError,
     VLLMGrpcTimeoutError,
     VLLMGrpcUnavailableError,
-    _bundle,
 )
-from smg_proto.vllm._bundle import BundleBuilder
-from smg_proto.vllm._vocabulary import Vocabulary
 
 PROMPT = "the quick brown"
 
@@ -397,8 +397,8 @@ def archive(files: dict[str, str], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return buffer.getvalue()
 
 
-def chunks_of(data: bytes, told: str | None = None) -> BundleBuilder:
-    builder = BundleBuilder()
+def chunks_of(data: bytes, told: str | None = None) -> "BundleBuilder[TokenizerBundle]":
+    builder = BundleBuilder(TokenizerBundle)
     builder.add(common_pb2.GetTokenizerChunk(data=data[:5]))
     digest = hashlib.sha256(data).hexdigest() if told is None else told
     builder.add(common_pb2.GetTokenizerChunk(data=data[5:], sha256=digest))
@@ -431,7 +431,7 @@ def test_a_download_that_fails_is_ended(both: Both, fresh: Address[FakeVllmEngin
     client = both.make(fresh)
     own(fresh).bundle = b"x" * 1_000_000
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_bundle, "MAX_PACKED_BYTES", 100_000)
+        patch.setattr(tokens_bundle, "MAX_PACKED_BYTES", 100_000)
         with pytest.raises(VLLMGrpcDataLossError, match="has more than 0 MiB"):
             both.run(client.tokenizer.download())
     assert client._connection.calls == set()
@@ -466,8 +466,8 @@ def test_compressions_without_a_bound_are_refused(method: int) -> None:
 
 
 def test_bundles_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bundle, "MAX_UNPACKED_BYTES", 5000)
-    monkeypatch.setattr(_bundle, "MAX_FILES", 3)
+    monkeypatch.setattr(tokens_bundle, "MAX_UNPACKED_BYTES", 5000)
+    monkeypatch.setattr(tokens_bundle, "MAX_FILES", 3)
     assert len(bundle_of({"a": "x" * 2500, "b": "x" * 2500}).files) == 2
     with pytest.raises(VLLMGrpcDataLossError, match="unpacks to more"):
         _ = bundle_of({"a": "x" * 2500, "b": "x" * 2501}).files
@@ -476,7 +476,7 @@ def test_bundles_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_archive_that_lies_about_its_size_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bundle, "MAX_UNPACKED_BYTES", 100_000)
+    monkeypatch.setattr(tokens_bundle, "MAX_UNPACKED_BYTES", 100_000)
     data = bytearray(archive({"a": "\0" * 50_000_000}))
     size = (50_000_000).to_bytes(4, "little")
     while (place := data.find(size)) >= 0:

@@ -12,9 +12,9 @@ from smg_proto import vllm_control_pb2 as control
 from smg_proto import vllm_control_pb2_grpc, vllm_inference_pb2_grpc
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_inference_pb2 as inference
+from smg_proto._tokens.text import ChoiceText, TextPlan
 from smg_proto.testing import FakeVllmEngine
 from smg_proto.vllm import TokenDecoder
-from smg_proto.vllm._text import ChoiceText, TextPlan
 
 REASONS = {"length": 1, "stop": 2, "abort": 3}
 

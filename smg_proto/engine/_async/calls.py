@@ -1,15 +1,18 @@
 """Calls over one channel, and what to raise when they fail."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from smg_proto.engine._config import Settings
 from smg_proto.engine._contracts.base import Call, Reader
 from smg_proto.engine._errors import ClosedError, FailedError, from_status
-from smg_proto.engine._pairs import AsyncFailures, async_interrupted
+from smg_proto.engine._pairs import AsyncFailures, async_aside, async_interrupted
 from smg_proto.engine._types import Piece
+
+if TYPE_CHECKING:
+    from smg_proto._tokens.decoder import TokenDecoder
 
 # What reading a reply ends with that is not what its contract says.
 _BROKEN = (AttributeError, LookupError, TypeError, ValueError)
@@ -34,6 +37,23 @@ class AsyncCaller:
             except AsyncFailures as error:
                 raise self.failure(error, self.closed) from error
         return replies
+
+    async def tokenizer(self, call: Call) -> "TokenDecoder":
+        """The tokenizer that the server sends."""
+        from smg_proto._tokens.bundle import BundleBuilder
+        from smg_proto._tokens.decoder import TokenDecoder
+        from smg_proto.engine._decoding import TokenizerBundle
+
+        builder = BundleBuilder(TokenizerBundle)
+        chunks = self.stream(call, self._settings.timeout, ())
+        try:
+            async for chunk in chunks:
+                builder.add(chunk)
+        except AsyncFailures as error:
+            raise self.failure(error, self.closed) from error
+        finally:
+            chunks.cancel()
+        return await async_aside(TokenDecoder.from_bundle, builder.build())
 
     def stream(self, call: Call, timeout: float | None, metadata: Sequence[Any]) -> Any:
         """Begin a call that streams."""

@@ -10,7 +10,7 @@ from smg_proto.engine._async.calls import AsyncCaller, AsyncGeneration
 from smg_proto.engine._async.detect import Found, async_detect
 from smg_proto.engine._config import Settings
 from smg_proto.engine._contracts import load
-from smg_proto.engine._contracts.base import Contract
+from smg_proto.engine._contracts.base import Contract, PromptReader
 from smg_proto.engine._errors import FailedError
 from smg_proto.engine._fold import Fold
 from smg_proto.engine._request import GenerateParams, check, check_request_id
@@ -18,6 +18,8 @@ from smg_proto.engine._types import Completion, Health, Info, Load, Piece
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from smg_proto._tokens.decoder import TokenDecoder
 
 log = logging.getLogger("smg_proto.engine")
 
@@ -29,18 +31,26 @@ class AsyncEngine:
     """
 
     def __init__(
-        self, _caller: AsyncCaller, _found: Found, _contract: Contract, _facts: Any
+        self,
+        _caller: AsyncCaller,
+        _found: Found,
+        _contract: Contract,
+        _facts: Any,
+        _decoder: "TokenDecoder | None",
     ) -> None:
         self.target: str = _caller.target
         self.contract: str = _found.contracts[0]
         """The contract that is spoken."""
         self.also: tuple[str, ...] = _found.contracts[1:]
         """Other contracts that the server has at this address."""
-        self.has_text: bool = _contract.has_text
-        """Whether a text prompt is continued with text. Other contracts have token ids alone."""
+        self.has_text: bool = _contract.has_text or _decoder is not None
+        """Whether a text prompt is continued with text. Other contracts have token ids alone, but
+        for the text of a `decoder`."""
         self._caller = _caller
         self._contract = _contract
         self._facts = _facts
+        self._tokenizer: TokenDecoder | None = None
+        self._decoder = _decoder  # of a contract without text
 
     def generate(self, **params: "Unpack[GenerateParams]") -> "AsyncPieceStream":
         """Continue a prompt: a stream of what is new. Leaving the stream ends the request.
@@ -56,6 +66,15 @@ class AsyncEngine:
             async for piece in stream:
                 fold.add(piece)
         return fold.completion()
+
+    async def tokenizer(self) -> "TokenDecoder":
+        """The server's tokenizer, for text to token ids and back; it is fetched once.
+
+        Needs the extra `decode`.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = await self._caller.tokenizer(self._contract.tokenizer_call())
+        return self._tokenizer
 
     async def info(self) -> Info:
         """Describe the model and the server."""
@@ -79,10 +98,18 @@ class AsyncEngine:
         await self._caller.aclose()
 
     def _begin(self, params: GenerateParams, stream: bool) -> "AsyncPieceStream":
-        contract, asked = self._contract, check(params)
+        contract, decoder, asked = self._contract, self._decoder, check(params)
+        if decoder is not None and "prompt" in asked:
+            asked["token_ids"] = decoder.encode(asked.pop("prompt"))
         contract.refuse(asked)
         call = contract.generate(asked, stream)
         reader = contract.reader(asked, stream, self._facts)
+        if "prompt_logprobs" in asked:
+            reader = PromptReader(reader, contract)
+        if decoder is not None:
+            from smg_proto.engine._decoding import DecodingReader
+
+            reader = DecodingReader(reader, decoder, asked)
         return AsyncPieceStream(AsyncGeneration(self._caller, call, reader, asked))
 
 
@@ -139,7 +166,10 @@ async def async_open(settings: Settings) -> AsyncEngine:
         if asking is not None:
             with suppress(FailedError):  # then the replies have to show it
                 facts = contract.learn(*await caller.replies([asking]))
+        decoder = None if contract.has_text else settings.decoder
+        if decoder == "server":
+            decoder = await caller.tokenizer(contract.tokenizer_call())
     except BaseException:
         await caller.aclose()
         raise
-    return AsyncEngine(caller, found, contract, facts)
+    return AsyncEngine(caller, found, contract, facts, decoder)

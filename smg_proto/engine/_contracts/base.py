@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from smg_proto.engine._errors import ParameterError, UnsupportedError
 from smg_proto.engine._request import Asked
-from smg_proto.engine._types import Health, Info, Load, Piece
+from smg_proto.engine._types import Health, Info, Load, Logprob, Piece
 
 # These are the client's own, whatever the contract.
 OWN = frozenset(("request_id", "timeout", "metadata"))
@@ -34,6 +34,26 @@ class Reader:
         """What it means that the stream has ended well while these sequences have not: a fault,
         unless the contract says otherwise."""
         return ()
+
+
+class PromptReader(Reader):
+    """Adds the log probabilities of the prompt, once, to what another reader reads."""
+
+    def __init__(self, reader: Reader, contract: "Contract") -> None:
+        self._reader, self._contract = reader, contract
+        self._done = False
+
+    def read(self, message: Any) -> Iterable[Piece]:
+        pieces = [*self._reader.read(message)]
+        if not self._done and (found := self._contract.prompt_logprobs(message)):
+            self._done = True
+            if not pieces:
+                pieces.append(Piece(0, "" if self._contract.has_text else None))
+            pieces[0].prompt_logprobs = found
+        return pieces
+
+    def end(self, left: Sequence[int]) -> Iterable[Piece]:
+        return self._reader.end(left)
 
 
 class Contract:
@@ -67,6 +87,19 @@ class Contract:
             if parameter in self.fields:
                 put(message, self.fields[parameter], parameter, value)
 
+    def score(self, request: Any, asked: Asked) -> None:
+        """SGLang's fields for log probabilities, with one number for prompt and output."""
+        wanted = {asked[name] for name in ("logprobs", "prompt_logprobs") if name in asked}
+        if len(wanted) > 1:
+            raise self.unsupported(
+                "prompt_logprobs beside another number of logprobs", "it has one number for both"
+            )
+        if wanted:
+            request.return_logprob = True
+            (request.top_logprobs_num,) = wanted
+        if "prompt_logprobs" in asked:
+            request.logprob_start_len = 0
+
     def call(self, rpc: str, request: Message, reply: type[Message]) -> Call:
         return Call(f"/{self.service}/{rpc}", request, reply)
 
@@ -80,12 +113,20 @@ class Contract:
         """`facts` is what `learn` has made of the server's reply."""
         raise NotImplementedError
 
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        """Those that a message has, if it has any."""
+        raise NotImplementedError
+
     def learn_call(self) -> Call | None:
         """What has to be known of the server before its streams can be read."""
         return None
 
     def learn(self, reply: Any) -> Any:
         raise NotImplementedError
+
+    def tokenizer_call(self) -> Call:
+        """The RPC that streams the files of the tokenizer."""
+        raise self.unsupported("tokenizer()", "it has no RPC for it")
 
     def abort(self, request_id: str) -> Call:
         raise NotImplementedError

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from smg_proto.engine._contracts.base import Call, Contract, Reader, over_ranks
+from smg_proto.common_pb2 import GetTokenizerChunk, GetTokenizerRequest
+from smg_proto.engine._contracts.base import Call, Contract, Reader, known, over_ranks
 from smg_proto.engine._request import Asked
-from smg_proto.engine._types import Load, Logprob, Piece, Usage
+from smg_proto.engine._types import Info, Load, Logprob, Piece, Usage
 
 _REASONS = {"cancelled": "abort", "": "stop"}
 
@@ -13,6 +14,14 @@ _REASONS = {"cancelled": "abort", "": "stop"}
 class ChunkContract(Contract):
     """Replies are token ids; a `complete` of a stream repeats what the chunks had."""
 
+    pb: Any
+    """The contract's generated module."""
+    engine: ClassVar[str]
+    """The engine's name."""
+    version: ClassVar[str] = ""
+    """The field of GetServerInfoResponse with the engine's version; empty: there is none."""
+    aborts_many: ClassVar[bool] = False
+    """Whether an AbortRequest takes a list."""
     index: ClassVar[str] = "index"
     """The field that numbers the sequences."""
     output: ClassVar[str] = "output_ids"
@@ -26,6 +35,40 @@ class ChunkContract(Contract):
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "ChunkReader":
         return ChunkReader(self, stream, "logprobs" in asked)
 
+    def abort(self, request_id: str) -> Call:
+        named = {"request_ids": [request_id]} if self.aborts_many else {"request_id": request_id}
+        return self.call("Abort", self.pb.AbortRequest(**named), self.pb.AbortResponse)
+
+    def health_call(self) -> Call:
+        return self.call("HealthCheck", self.pb.HealthCheckRequest(), self.pb.HealthCheckResponse)
+
+    def info_calls(self) -> Sequence[Call]:
+        pb = self.pb
+        return (
+            self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
+            self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse),
+        )
+
+    def info(self, replies: Sequence[Any]) -> Info:
+        model, server = replies
+        return Info(
+            self.name,
+            model.served_model_name or model.model_path,
+            self.engine_of(server),
+            known(model.max_context_length),
+            known(model.vocab_size),
+            tuple(model.eos_token_ids),
+            tuple(replies),
+        )
+
+    def engine_of(self, server: Any) -> str:
+        """The engine, with its version if the server tells it."""
+        version = getattr(server, self.version) if self.version else ""
+        return f"{self.engine} {version}".strip()
+
+    def tokenizer_call(self) -> Call:
+        return self.call("GetTokenizer", GetTokenizerRequest(), GetTokenizerChunk)
+
     def logprobs(self, message: Any) -> tuple[Logprob, ...]:
         """Of a chunk or a `complete`."""
         given = message.output_logprobs
@@ -36,6 +79,21 @@ class ChunkContract(Contract):
                 token, value, tuple(zip(top.token_ids, top.values, strict=False)) if top else ()
             )
             for token, value, top in zip(given.token_ids, given.token_logprobs, tops, strict=False)
+        )
+
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        part = message.chunk if message.HasField("chunk") else message.complete
+        given = part.input_logprobs
+        tops = [*given.top_logprobs, *[None] * len(given.token_ids)]
+        return tuple(
+            Logprob(
+                token,
+                one.value,
+                tuple(zip(top.token_ids, top.values, strict=False)) if top else (),
+            )
+            if one.HasField("value")
+            else None
+            for token, one, top in zip(given.token_ids, given.token_logprobs, tops, strict=False)
         )
 
 
@@ -49,17 +107,14 @@ class ChunkReader(Reader):
         self._ended = 0
 
     def read(self, message: Any) -> Iterable[Piece]:
-        kind = message.WhichOneof("response")
-        if kind == "chunk":
-            chunk = message.chunk
-            ids = tuple(chunk.token_ids)
-            if not ids:
-                return ()
+        chunk = message.chunk  # empty if it is not the one that is set, which costs more to ask
+        ids = tuple(chunk.token_ids)
+        if ids:
             index = getattr(chunk, self._index)
             self._seen[index] = self._seen.get(index, 0) + len(ids)
             logprobs = self._contract.logprobs(chunk) if self._with_logprobs else ()
-            return (Piece(index, "", ids, logprobs),)
-        return (self._last(message.complete),) if kind == "complete" else ()
+            return (Piece(index, None, ids, logprobs),)
+        return (self._last(message.complete),) if message.HasField("complete") else ()
 
     def _last(self, end: Any) -> Piece:
         index = getattr(end, self._index) if self._numbered else self._ended
@@ -72,7 +127,7 @@ class ChunkReader(Reader):
         matched = next((n for n in self._contract.matched if end.HasField(n)), None)
         return Piece(
             index,
-            "",
+            None,
             ids,
             logprobs,
             _REASONS.get(end.finish_reason, end.finish_reason),
@@ -84,36 +139,19 @@ class ChunkReader(Reader):
         if not self._contract.ends_quietly:
             return ()
         return [
-            Piece(index, finish_reason="abort", usage=Usage(None, self._seen.get(index, 0)))
+            Piece(index, None, finish_reason="abort", usage=Usage(None, self._seen.get(index, 0)))
             for index in left
         ]
 
 
 class SchedulerContract(ChunkContract):
-    """What SGLang's and TokenSpeed's contracts have in common."""
-
-    pb: Any
-
-    def abort(self, request_id: str) -> Call:
-        request = self.pb.AbortRequest(request_id=request_id)
-        return self.call("Abort", request, self.pb.AbortResponse)
+    """Of engines that tell their load."""
 
     def load_call(self) -> Call:
         return self.call("GetLoads", self.pb.GetLoadsRequest(), self.pb.GetLoadsResponse)
 
     def load(self, reply: Any) -> Load:
         return over_ranks(reply, reply.loads, "num_running_reqs", "num_waiting_reqs", "token_usage")
-
-    def health_call(self) -> Call:
-        return self.call("HealthCheck", self.pb.HealthCheckRequest(), self.pb.HealthCheckResponse)
-
-    def info_calls(self) -> Sequence[Call]:
-        return (
-            self.call("GetModelInfo", self.pb.GetModelInfoRequest(), self.pb.GetModelInfoResponse),
-            self.call(
-                "GetServerInfo", self.pb.GetServerInfoRequest(), self.pb.GetServerInfoResponse
-            ),
-        )
 
     def logit_bias(self, params: Any, asked: Asked) -> None:
         """Whose keys are text."""

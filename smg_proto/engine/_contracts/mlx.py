@@ -1,18 +1,20 @@
 """mlx.grpc.engine: what the MLX worker serves."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from smg_proto import mlx_engine_pb2 as pb
-from smg_proto.engine._contracts.base import Call, known, under
+from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import ChunkContract
 from smg_proto.engine._request import Asked
-from smg_proto.engine._types import Health, Info
 
 
 class MlxEngine(ChunkContract):
     name = "mlx.grpc.engine"
     service = "mlx.grpc.engine.MlxEngine"
+    pb = pb
+    engine = "MLX"
+    aborts_many = True
     matched = ("matched_stop_token_id",)
     ends_quietly = True
     fields: ClassVar[Mapping[str, str]] = {
@@ -40,34 +42,6 @@ class MlxEngine(ChunkContract):
         request = pb.GenerateRequest(request_id=asked["request_id"], stream=stream)
         self.fill(request, asked)
         return self.call("Generate", request, pb.GenerateResponse)
-
-    def abort(self, request_id: str) -> Call:
-        request = pb.AbortRequest(request_ids=[request_id])
-        return self.call("Abort", request, pb.AbortResponse)
-
-    def info_calls(self) -> Sequence[Call]:
-        return (
-            self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
-            self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse),
-        )
-
-    def info(self, replies: Sequence[Any]) -> Info:
-        model, _ = replies
-        return Info(
-            self.name,
-            model.served_model_name or model.model_path,
-            "MLX",
-            known(model.max_context_length),
-            known(model.vocab_size),
-            tuple(model.eos_token_ids),
-            tuple(replies),
-        )
-
-    def health_call(self) -> Call:
-        return self.call("HealthCheck", pb.HealthCheckRequest(), pb.HealthCheckResponse)
-
-    def health(self, reply: Any) -> Health:
-        return Health(reply.healthy, reply.message)
 
 
 CONTRACT = MlxEngine()

@@ -52,7 +52,7 @@ class OpenEngine(Contract):
             choice="choice.choices",
         ),
     }
-    handled = frozenset(("stop", "stop_token_ids", "json_object", "logprobs"))
+    handled = frozenset(("stop", "stop_token_ids", "json_object", "logprobs", "prompt_logprobs"))
     why: ClassVar[Mapping[str, str]] = {
         "top_k=0": "it does not say which number stands for all tokens; leave it out"
     }
@@ -72,10 +72,18 @@ class OpenEngine(Contract):
             request.response.return_output_logprobs = True
             if asked["logprobs"]:
                 request.response.output_candidates.top_n = asked["logprobs"]
+        if "prompt_logprobs" in asked:
+            request.response.return_prompt_logprobs = True
+            if asked["prompt_logprobs"]:
+                request.response.prompt_candidates.top_n = asked["prompt_logprobs"]
         return self.call("Generate", request, pb.GenerateResponse)
 
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "OpenReader":
         return OpenReader("logprobs" in asked)
+
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        tokens = message.prompt.tokens
+        return tuple(_logprob(one) if one.HasField("logprob") else None for one in tokens)
 
     def abort(self, request_id: str) -> Call:
         return Call(f"{_CONTROL}/Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse)

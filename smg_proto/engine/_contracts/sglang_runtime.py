@@ -36,7 +36,7 @@ class SglangRuntime(Contract):
             choice="choice.values",
         ),
     }
-    handled = frozenset(("top_k", "logprobs"))
+    handled = frozenset(("top_k", "logprobs", "prompt_logprobs"))
 
     def generate(self, asked: Asked, stream: bool) -> Call:
         text = "prompt" in asked
@@ -45,9 +45,7 @@ class SglangRuntime(Contract):
         self.fill(request, asked)
         if "top_k" in asked:
             request.sampling_params.top_k = asked["top_k"] or -1
-        if "logprobs" in asked:
-            request.return_logprob = True
-            request.top_logprobs_num = asked["logprobs"]
+        self.score(request, asked)
         if text:
             return self.call("TextGenerate", request, pb.TextGenerateResponse)
         return self.call("Generate", request, pb.GenerateResponse)
@@ -63,6 +61,9 @@ class SglangRuntime(Contract):
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "RuntimeReader":
         kind = TextReader if "prompt" in asked else IdsReader
         return kind(asked.n, "logprobs" in asked, facts if stream else False)
+
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        return _scored(message.meta_info, "input")
 
     def abort(self, request_id: str) -> Call:
         return self.call("Abort", pb.AbortRequest(rid=request_id), pb.AbortResponse)
@@ -152,24 +153,17 @@ class RuntimeReader(Reader):
             ),
         )
 
-    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
+    def new(self, message: Any, index: int) -> tuple[str | None, tuple[int, ...]]:
         """What a message adds: text, or token ids."""
         raise NotImplementedError
 
     def _logprobs(self, meta: Mapping[str, str], index: int) -> tuple[Logprob, ...]:
-        tokens, tops = (
-            _list(_json(meta[key])) if key in meta else []
-            for key in ("output_token_logprobs", "output_top_logprobs")
-        )
+        tokens = _scored(meta, "output")
         seen = self._scored.get(index, 0)
         # Also of a first piece, before which there is none.
         whole = len(tokens) == _number(meta, "completion_tokens")
         begin = seen if whole and len(tokens) >= seen else 0
-        tops += [[]] * (len(tokens) - len(tops))
-        found = tuple(
-            Logprob(int(one[1]), float(one[0]), tuple((int(t[1]), float(t[0])) for t in top or ()))
-            for one, top in zip(tokens[begin:], tops[begin:], strict=False)
-        )
+        found = tuple(one for one in tokens[begin:] if one)
         self._scored[index] = seen + len(found)
         return found
 
@@ -196,14 +190,29 @@ class IdsReader(RuntimeReader):
         super().__init__(n, logprobs, incremental)
         self._count: dict[int, int] = {}
 
-    def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
+    def new(self, message: Any, index: int) -> tuple[None, tuple[int, ...]]:
         ids, before = message.output_ids, self._count.get(index, 0)
         incremental = self._incremental
         if incremental is None:
             incremental = len(ids) != _number(message.meta_info, "completion_tokens")
         fresh = tuple(ids if incremental else ids[before:])
         self._count[index] = before + len(fresh)
-        return "", fresh
+        return None, fresh
+
+
+def _scored(meta: Mapping[str, str], of: str) -> tuple[Logprob | None, ...]:
+    """The log probabilities of "input" or "output", as [log probability or null, token id, …]."""
+    tokens, tops = (
+        _list(_json(meta[key])) if key in meta else []
+        for key in (f"{of}_token_logprobs", f"{of}_top_logprobs")
+    )
+    tops += [[]] * (len(tokens) - len(tops))
+    return tuple(
+        None
+        if one[0] is None
+        else Logprob(int(one[1]), float(one[0]), tuple((int(t[1]), float(t[0])) for t in top or ()))
+        for one, top in zip(tokens, tops, strict=False)
+    )
 
 
 def _json(text: str) -> Any:

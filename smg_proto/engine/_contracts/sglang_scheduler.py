@@ -1,19 +1,20 @@
 """sglang.grpc.scheduler: what SGLang serves with --smg-grpc-mode."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from smg_proto import sglang_scheduler_pb2 as pb
-from smg_proto.engine._contracts.base import Call, known, under
+from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import SchedulerContract
 from smg_proto.engine._request import Asked
-from smg_proto.engine._types import Info
 
 
 class SglangScheduler(SchedulerContract):
     name = "sglang.grpc.scheduler"
     service = "sglang.grpc.scheduler.SglangScheduler"
     pb = pb
+    engine = "SGLang"
+    version = "sglang_version"
     unnumbered = True
     fields: ClassVar[Mapping[str, str]] = {
         "token_ids": "tokenized.input_ids",
@@ -28,7 +29,7 @@ class SglangScheduler(SchedulerContract):
             grammar="ebnf_grammar",
         ),
     }
-    handled = frozenset(("top_k", "logit_bias", "logprobs"))
+    handled = frozenset(("top_k", "logit_bias", "logprobs", "prompt_logprobs"))
     why: ClassVar[Mapping[str, str]] = {"prompt": "it takes token ids alone; give token_ids"}
 
     def generate(self, asked: Asked, stream: bool) -> Call:
@@ -39,23 +40,9 @@ class SglangScheduler(SchedulerContract):
         params.top_k = asked.get("top_k") or -1
         self.logit_bias(params, asked)
         request.logprob_start_len = -1
-        if "logprobs" in asked:
-            request.return_logprob = True
-            request.top_logprobs_num = asked["logprobs"]
+        self.score(request, asked)
         self.fill(request, asked)
         return self.call("Generate", request, pb.GenerateResponse)
-
-    def info(self, replies: Sequence[Any]) -> Info:
-        model, server = replies
-        return Info(
-            self.name,
-            model.served_model_name or model.model_path,
-            f"SGLang {server.sglang_version}".strip(),
-            known(model.max_context_length),
-            known(model.vocab_size),
-            tuple(model.eos_token_ids),
-            tuple(replies),
-        )
 
 
 CONTRACT = SglangScheduler()

@@ -1,19 +1,20 @@
 """tokenspeed.grpc.scheduler: what TokenSpeed serves."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from smg_proto import tokenspeed_scheduler_pb2 as pb
-from smg_proto.engine._contracts.base import Call, known, under
+from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import SchedulerContract
 from smg_proto.engine._request import Asked
-from smg_proto.engine._types import Info
 
 
 class TokenSpeed(SchedulerContract):
     name = "tokenspeed.grpc.scheduler"
     service = "tokenspeed.grpc.scheduler.TokenSpeedScheduler"
     pb = pb
+    engine = "TokenSpeed"
+    version = "tokenspeed_version"
     fields: ClassVar[Mapping[str, str]] = {
         "token_ids": "tokenized.input_ids",
         **under(
@@ -29,6 +30,7 @@ class TokenSpeed(SchedulerContract):
     }
     handled = frozenset(("logit_bias", "logprobs"))
     why: ClassVar[Mapping[str, str]] = {
+        "prompt_logprobs": "its reply has no field for them",
         "prompt": "it takes token ids alone; give token_ids",
         "top_k=0": "it does not say which number stands for all tokens; leave it out",
     }
@@ -43,18 +45,6 @@ class TokenSpeed(SchedulerContract):
             request.top_logprobs_num = asked["logprobs"]
         self.fill(request, asked)
         return self.call("Generate", request, pb.GenerateResponse)
-
-    def info(self, replies: Sequence[Any]) -> Info:
-        model, server = replies
-        return Info(
-            self.name,
-            model.served_model_name or model.model_path,
-            f"TokenSpeed {server.tokenspeed_version}".strip(),
-            known(model.max_context_length),
-            known(model.vocab_size),
-            tuple(model.eos_token_ids),
-            tuple(replies),
-        )
 
 
 CONTRACT = TokenSpeed()

@@ -22,6 +22,9 @@ _GUIDES = {
 class Trtllm(ChunkContract):
     name = "trtllm"
     service = "trtllm.TrtllmService"
+    pb = pb
+    engine = "TensorRT-LLM"
+    version = "version"
     index = "sequence_index"
     output = "output_token_ids"
     fields: ClassVar[Mapping[str, str]] = {
@@ -33,7 +36,7 @@ class Trtllm(ChunkContract):
             *("frequency_penalty", "repetition_penalty", "seed"),
             n="num_return_sequences",
         ),
-        "logprobs": "output_config.logprobs",
+        **under("output_config", "logprobs", "prompt_logprobs"),
     }
     handled = frozenset(_GUIDES)
     why: ClassVar[Mapping[str, str]] = {
@@ -56,40 +59,32 @@ class Trtllm(ChunkContract):
         return self.call("Generate", request, pb.GenerateResponse)
 
     def logprobs(self, message: Any) -> tuple[Logprob, ...]:
-        return tuple(
-            Logprob(
-                one.token_id,
-                one.logprob,
-                tuple((top.token_id, top.logprob) for top in one.top_logprobs),
-            )
-            for one in message.logprobs
-        )
+        return tuple(map(_logprob, message.logprobs))
 
-    def abort(self, request_id: str) -> Call:
-        return self.call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse)
-
-    def info_calls(self) -> Sequence[Call]:
-        return (
-            self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
-            self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse),
-        )
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        end = message.complete
+        found = tuple(map(_logprob, end.prompt_logprobs))
+        # The first token of a prompt may be left out.
+        return (None,) * (end.prompt_tokens - len(found)) + found if found else ()
 
     def info(self, replies: Sequence[Any]) -> Info:
         model, server = replies
         return Info(
             self.name,
             model.model_id,
-            f"TensorRT-LLM {server.version}".strip(),
+            self.engine_of(server),
             known(model.max_seq_len),
             known(model.vocab_size),
             replies=tuple(replies),
         )
 
-    def health_call(self) -> Call:
-        return self.call("HealthCheck", pb.HealthCheckRequest(), pb.HealthCheckResponse)
-
     def health(self, reply: Any) -> Health:
         return Health(reply.status == "OK", reply.status)
+
+
+def _logprob(one: Any) -> Logprob:
+    top = tuple((top.token_id, top.logprob) for top in one.top_logprobs)
+    return Logprob(one.token_id, one.logprob, top)
 
 
 CONTRACT = Trtllm()

@@ -43,7 +43,7 @@ class Vllm(Contract):
             stop="stop_strings",
         ),
     }
-    handled = frozenset(("logprobs",))
+    handled = frozenset(("logprobs", "prompt_logprobs"))
 
     def generate(self, asked: Asked, stream: bool) -> Call:
         request = pb.GenerateRequest(request_id=asked["request_id"])
@@ -53,11 +53,18 @@ class Vllm(Contract):
             request.response.output_logprobs = True
             if asked["logprobs"]:
                 request.response.output_candidates.top_n = asked["logprobs"]
+        if "prompt_logprobs" in asked:
+            request.response.prompt_logprobs = request.response.prompt_token_ids = True
+            if asked["prompt_logprobs"]:
+                request.response.prompt_candidates.top_n = asked["prompt_logprobs"]
         # Also for what is wanted whole: a stream can be cancelled in every kind of client.
         return self.call("GenerateStream", request, pb.GenerateResponse)
 
     def reader(self, asked: Asked, stream: bool, facts: Any) -> "VllmReader":
         return VllmReader()
+
+    def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
+        return (None, *_logprobs(message.prompt_info)[1:]) if message.prompt_info.logprobs else ()
 
     def abort(self, request_id: str) -> Call:
         request = control.AbortRequest(request_ids=[request_id])

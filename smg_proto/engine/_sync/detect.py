@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from smg_proto._probing import NOBODY_HAS_THIS, Answer
-from smg_proto._probing._sync.ask import ask
+from smg_proto._probe import NOBODY_HAS_THIS, Answer
+from smg_proto._probe._sync.ask import ask
 from smg_proto._standard import message_class
 from smg_proto.engine._config import Settings
 from smg_proto.engine._contracts import CONTRACTS, served

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from smg_proto.testing._generation import Piece, Sampling, Step
+from smg_proto.testing._generation import Piece, Sampling, Step, score
 from smg_proto.testing._json_schema import smallest_text
 from smg_proto.testing._model import model
 
@@ -149,4 +149,13 @@ class Choice:
         }
         if self.asked.get("top_logprobs_num"):
             told["output_top_logprobs"] = [top(piece.step) for piece in pieces]
+        if self.asked.get("logprob_start_len", -1) >= 0:
+            count = self.asked.get("top_logprobs_num", 0)
+            steps = [*score(model(), self.prompt, max(count, 1))]
+            first = [None, self.prompt[0], None]
+            rows = [first, *(row(step.token, step.logprob) for step in steps)]
+            told["input_token_logprobs"] = rows[self.asked["logprob_start_len"] :]
+            if count:
+                tops = [None, *map(top, steps)]
+                told["input_top_logprobs"] = tops[self.asked["logprob_start_len"] :]
         return told

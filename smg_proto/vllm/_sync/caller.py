@@ -14,7 +14,8 @@ from typing_extensions import Self
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import Metadata
-from smg_proto.vllm._bundle import BundleBuilder, TokenizerBundle
+from smg_proto._tokens.bundle import BundleBuilder
+from smg_proto.vllm._bundle import TokenizerBundle
 from smg_proto.vllm._completion import ChunkT, Job, ResultT
 from smg_proto.vllm._config import (
     CALL_PARAMS,
@@ -252,7 +253,7 @@ class Caller:
         options = self.options_of(params)
         limits = Limits.of_stream(options, time.monotonic())
         log_call("GetTokenizer")
-        builder = BundleBuilder()
+        builder = BundleBuilder(TokenizerBundle)
         call = self.call("GetTokenizer", common_pb2.GetTokenizerRequest(), options, limits)
         call.begin()
         try:
