@@ -57,7 +57,7 @@ class Tool:
         shown = match[0] if match else "of unknown version"
         needed = f"{_dotted(self.minimum)} or newer"
         if self.below != Tool.below:
-            needed += f", but older than {_dotted(self.below)}"
+            needed += f" and older than {_dotted(self.below)}"
         return f"{path} is {shown}, but must be {needed}: {self.install}"
 
     def find(self) -> str | None:
