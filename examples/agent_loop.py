@@ -29,9 +29,8 @@ with connect(sys.argv[1] if len(sys.argv) > 1 else "localhost:8000") as channel:
         stream = Stream(stub.StreamChat(request))
         for text in stream.text_deltas:
             print(text, end="", flush=True)
-        message = stream.reply.choices[0].message
-        request.messages.append(message)
-        calls = message.tool_calls
+        request.messages.append(stream.reply.choices[0].message)
+        calls = request.messages[-1].tool_calls
         runs = [pool.submit(functions[c.name], **json.loads(c.arguments)) for c in calls]
         for call, run in zip(calls, runs, strict=True):
             print(f"{call.name}({call.arguments}): {run.result()}")

@@ -17,10 +17,10 @@ STEPS = ("none", "patch", "minor", "major")
 
 def section(changelog: str, title: str) -> str:
     """The text under `## [title]`; empty if there is no such heading."""
-    found = re.search(
+    match = re.search(
         rf"^## \[{re.escape(title)}\].*\n((?:(?!## |\[[^\]]+\]: ).*\n?)*)", changelog, re.MULTILINE
     )
-    return found[1].strip() if found else ""
+    return match[1].strip() if match else ""
 
 
 def released_section(changelog: str, version: str, date: str) -> str:

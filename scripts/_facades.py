@@ -28,7 +28,7 @@ class _Facade:
 
 DESCRIPTOR = _Facade({descriptor})
 '''
-# What it does not answer itself it hands on, so that it is a file's descriptor for all who ask.
+# __getattr__ forwards everything else, so that users see a file's descriptor.
 _DESCRIPTOR_STUB = """\
 from google.protobuf import descriptor as _descriptor
 

@@ -43,7 +43,7 @@ def _address(server: "subprocess.Popen[str]") -> str:
     """The demo's address, from its output."""
     assert server.stdout is not None
     for line in server.stdout:
-        _, found, rest = line.partition("listening on ")
-        if found:
+        _, separator, rest = line.partition("listening on ")
+        if separator:
             return rest.partition(",")[0]
     sys.exit("quickstart: the demo did not start")

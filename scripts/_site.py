@@ -9,12 +9,11 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from posixpath import dirname, normpath, relpath
-from textwrap import indent
 from typing import Any
 
 import _tools
 from _changelog import UNRELEASED, section
-from _frozen import Frozen
+from _frozen import Frozen, released
 from _reference import PRESENCE, Pages, paragraphs, short
 from _tools import Stop
 from _upstream import UPSTREAMS
@@ -37,10 +36,6 @@ PLACES = {
 }
 MAX_REPORT_BYTES = 10_000_000
 _HTTP = re.compile(r"\s*\bHTTP: (.+?)\.(?=\s|$)", re.DOTALL)
-# A fence, which stays as it is, or what goes on in a list's item, by a fence or a paragraph.
-_IN_ITEM = re.compile(
-    r"^(`{3,}).*\n(?s:.*?)^\1|(?<=\n\n) {2,3}(?:(`{3,})(?s:.*?)\n *\2|\S)", re.MULTILINE
-)
 _ROUTES = re.compile(r"^\| (\w+\.\w+) \| (.+) \|$", re.MULTILINE)
 
 _CHANGES = """\
@@ -136,13 +131,12 @@ def place(name: str) -> str:
 
 
 def relocated(text: str, source: str) -> str:
-    """A page as the generator wants it: links lead to where their targets are, in the site or in
-    the repository, and what goes on in a list's item is four blanks in."""
+    """A page with links to where their targets are: in the site, or in the repository."""
     lines = text.splitlines(keepends=True)
     for number, target in links(text):
         moved = f"]({_moved(target, source)})"
         lines[number - 1] = lines[number - 1].replace(f"]({target})", moved)
-    return _IN_ITEM.sub(lambda part: part[0] if part[1] else indent(part[0], "  "), "".join(lines))
+    return "".join(lines)
 
 
 def _moved(target: str, source: str) -> str:
@@ -198,15 +192,12 @@ class SymbolPages(Pages):
 
     def description(self, symbol: Symbol, traits: list[str]) -> Iterator[str]:
         """A line of facts, and the comment."""
-        names = _HTTP.findall(symbol.comment)
-        names += [self.routes[name] for name in [_last_two(symbol.name)] if name in self.routes]
-        facts = [*traits, f"since {symbol.since}", *(f"HTTP: {' '.join(n.split())}" for n in names)]
+        facts = [*traits, f"since {symbol.since}"]
+        facts += (f"HTTP: {' '.join(names.split())}" for names in _HTTP.findall(symbol.comment))
+        if route := self.routes.get(".".join(symbol.name.split(".")[-2:])):
+            facts.append(f"HTTP: {route}")
         rest = replace(symbol, comment=_HTTP.sub("", symbol.comment).strip())
         yield from ("", " · ".join(facts), "{ .facts }", "", paragraphs(rest))
-
-
-def _last_two(name: str) -> str:
-    return ".".join(name.split(".")[-2:])
 
 
 def reference(files: FileDescriptorSet) -> dict[str, str]:
@@ -230,8 +221,8 @@ def changes(files: FileDescriptorSet) -> dict[str, str]:
         title, page = f"{name} {report.new}", f"{name}-{report.new}.md"
         news = ""
         if name == "smg-grpc-proto":
-            unreleased = report.new == __version__
-            news = section(changelog, UNRELEASED if unreleased else report.new)
+            to_come = report.new == __version__ and report.new not in released(changelog)
+            news = section(changelog, UNRELEASED if to_come else report.new)
         found = _linked(markdown(report, limit=MAX_REPORT_BYTES), known)
         made[f"changes/{page}"] = f"# {title}\n\n{news}\n\n## Contracts\n\n{found}\n"
         rows += f"| [{title}]({page}) | {report.old} | {report.verdict} |\n"
@@ -248,7 +239,7 @@ def reports(files: FileDescriptorSet) -> Iterator[tuple[str, Report]]:
             Contract(frozen.descriptors(release), re.sub(r"^[a-z-]+-(?=\d)", "", release))
             for release in releases
         ]
-        if name == "smg-grpc-proto":
+        if name == "smg-grpc-proto" and __version__ not in releases:
             contracts.append(Contract(files, __version__))
         for old, new in reversed([*pairwise(contracts)]):
             yield name, diff(old, new)

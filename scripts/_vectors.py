@@ -241,11 +241,11 @@ def descriptor_set(files: list[FileDescriptor]) -> bytes:
 
 def messages(files: list[FileDescriptor]) -> list[Descriptor]:
     """Every message of the contracts, sorted by name, without map entries and google.*."""
-    found: list[Descriptor] = []
+    descriptors: list[Descriptor] = []
 
     def walk(descriptor: Descriptor) -> None:
         if not descriptor.GetOptions().map_entry:
-            found.append(descriptor)
+            descriptors.append(descriptor)
             for nested in descriptor.nested_types:
                 walk(nested)
 
@@ -253,7 +253,7 @@ def messages(files: list[FileDescriptor]) -> list[Descriptor]:
         if not file.package.startswith("google."):
             for top in file.message_types_by_name.values():
                 walk(top)
-    return sorted(found, key=lambda descriptor: descriptor.full_name)
+    return sorted(descriptors, key=lambda descriptor: descriptor.full_name)
 
 
 def lines(descriptor: Descriptor) -> Iterator[str]:

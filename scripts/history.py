@@ -89,7 +89,7 @@ def reports(contracts: "Sequence[Contract]") -> "list[Report]":
 
 
 def rows(
-    versions: Sequence[str], contracts: "Sequence[Contract]", found: "Sequence[Report]"
+    versions: Sequence[str], contracts: "Sequence[Contract]", compared: "Sequence[Report]"
 ) -> Iterator[list[str]]:
     """One row for each release except the first."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -106,16 +106,16 @@ def rows(
                 if declared.kind == "field" and not declared.proto.json_name:
                     declared.proto.json_name = usual_json_name(declared.proto.name)
             image.write_bytes(files.SerializeToString())
-        for place, report in enumerate(found, 1):
+        for place, report in enumerate(compared, 1):
             classes = [finding.cls for finding in report.findings]
             counts = [classes.count(name) for name in CLASSES if name != "notice"]
             errors = [buf_errors(images[place - 1], images[place], level) for level in BUF_LEVELS]
             yield [versions[place], report.verdict, *(str(n or "") for n in [*counts, *errors])]
 
 
-def since(found: "Sequence[tuple[str, Report]]", level: str) -> str:
+def since(compared: "Sequence[tuple[str, Report]]", level: str) -> str:
     """The first release since which none fails at the level."""
-    passing = takewhile(lambda one: not one[1].fails(level), reversed(found))
+    passing = takewhile(lambda one: not one[1].fails(level), reversed(compared))
     return next((version for version, _ in reversed(list(passing))), "none")
 
 
@@ -131,16 +131,16 @@ def buf_errors(old: Path, new: Path, level: str) -> int:
 
 def table(versions: Sequence[str], contracts: "Sequence[Contract]") -> str:
     header = [*HEADER, *(f"buf {level}" for level in BUF_LEVELS)]
-    found = reports(contracts)
-    lines = [header, ["---"] * len(header), *rows(versions, contracts, found)]
+    compared = reports(contracts)
+    lines = [header, ["---"] * len(header), *rows(versions, contracts, compared)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    shown = list(witnesses(versions, found))
+    shown = list(witnesses(versions, compared))
     return text + (WITNESSES + "".join(shown) if shown else "")
 
 
-def witnesses(versions: Sequence[str], found: "Sequence[Report]") -> Iterator[str]:
+def witnesses(versions: Sequence[str], compared: "Sequence[Report]") -> Iterator[str]:
     """A line for each data finding and direction."""
-    for version, report in zip(versions[1:], found, strict=True):
+    for version, report in zip(versions[1:], compared, strict=True):
         for finding in report.findings:
             for one in finding.witnesses:
                 named = ", judging by the names" if one.by_name else ""
@@ -160,8 +160,8 @@ def speakers(carriers: "Mapping[str, tuple[Sequence[str], Sequence[Contract]]]")
             has = [
                 (v, c) for v, c in zip(versions, contracts, strict=True) if package in c.packages
             ]
-            found = [(version, diff(contract, ours, [package])) for version, contract in has]
-            compatible, exact = (since(found, level) for level in ("rpc", "presence"))
+            compared = [(version, diff(contract, ours, [package])) for version, contract in has]
+            compatible, exact = (since(compared, level) for level in ("rpc", "presence"))
             yield f"| `{package}` | `{carrier}` | {has[0][0]} | {compatible} | {exact} |\n"
 
 

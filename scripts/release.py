@@ -202,8 +202,8 @@ def main() -> int:
         if args.rebuild:
             rebuild(args.version)
             return 0
-        if found := objections(args.version):
-            raise Refused("\n".join(found))
+        if reasons := objections(args.version):
+            raise Refused("\n".join(reasons))
         if args.dry_run:
             run(ROOT / "scripts" / "test", "gate")
             print(

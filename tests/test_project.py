@@ -123,7 +123,7 @@ def test_files_are_as_the_editor_is_told() -> None:
         if name.endswith(".binpb") or generated or not data:
             continue
         text = data.decode()  # UTF-8
-        tabs = name.endswith((".go", "go.mod", ".tsv"))
+        tabs = name.endswith((".go", "go.mod", ".tsv", ".md"))  # pages show code in Go
         if "\r" in text or not text.endswith("\n"):
             wrong.append(f"{name}: lines do not end as they should")
         if re.search(r"[ \t]+$", text, re.MULTILINE) and not name.endswith(".tsv"):

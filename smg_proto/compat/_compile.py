@@ -113,14 +113,14 @@ def _add_imports(sources: _Sources, find: Find, origin: str, dependencies: Colle
         for imported, line in imports(data):
             if imported in sources.own or imported in sources.other:
                 continue
-            if found := find(imported):
+            if file := find(imported):
                 check_name(imported, origin)
-                sources.other[imported], sources.shown[imported] = found
+                sources.other[imported], sources.shown[imported] = file
                 if len(sources.other) > limits.MAX_PROTO_FILES:
                     raise ContractError(
                         f"{origin}: imports more than {limits.MAX_PROTO_FILES} files"
                     )
-                todo.append((imported, found[0]))
+                todo.append((imported, file[0]))
             elif not imported.startswith(_WITH_COMPILERS) and not (dependencies and program("buf")):
                 where = f"{sources.shown[name]}:{line}"
                 raise BrokenFile(

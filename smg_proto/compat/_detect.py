@@ -43,7 +43,7 @@ class Spoken:
 
     service: str
     has: tuple[str, ...]  # RPCs
-    lacks: tuple[str, ...]  # RPCs that it answers with UNIMPLEMENTED
+    lacks: tuple[str, ...]  # RPCs for which it returns UNIMPLEMENTED
     untried: tuple[str, ...]  # RPCs that are not safe to call
     versions: tuple[tuple[str, str], ...] = ()  # fields of its replies that name a version
     newer: tuple[str, ...] = ()  # messages and field numbers that this package does not know

@@ -204,11 +204,11 @@ def junit(report: Report, level: str) -> str:
         failures = 0
         for symbol in symbols:
             case = ElementTree.SubElement(suite, "testcase", classname=package, name=symbol)
-            mine = [finding for finding in findings if finding.symbol == symbol]
-            if place := next((finding.place for finding in mine if finding.place), None):
+            own = [finding for finding in findings if finding.symbol == symbol]
+            if place := next((finding.place for finding in own if finding.place), None):
                 case.set("file", place.file)
                 case.set("line", str(place.line or 1))
-            if worst := [finding for finding in mine if at_least(finding.cls, level)]:
+            if worst := [finding for finding in own if at_least(finding.cls, level)]:
                 failures += 1
                 words = "\n".join(f"{one.cls}: {_with_witness(one)}" for one in worst)
                 failure = ElementTree.SubElement(

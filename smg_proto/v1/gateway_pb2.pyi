@@ -76,9 +76,9 @@ Deltas never contain text that a stop sequence later removes. Ignore events, and
 kind that you do not know: later releases add kinds. Cancelling the call also stops generation in
 the engine, as does an expired deadline or a lost connection.
 
-**Lists.** `page_size` is the maximum number of entries to return; 0 lets the server decide. To
-read the next page, repeat the request with `page_token` set to the `next_page_token` of the
-reply. The last page has no `next_page_token`. An empty list is not an error. Since 1.0.0.
+**Lists.** `page_size` is the maximum number of entries to return, at least 0; 0 lets the server
+decide. To read the next page, repeat the request with `page_token` set to the `next_page_token`
+of the reply. The last page has no `next_page_token`. An empty list is not an error. Since 1.0.0.
 """
 
 from collections import abc as _abc

@@ -309,7 +309,7 @@ def test_where_folders_cannot_be_swapped_in_one_step_the_next_run_mends_what_a_k
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", killed)
-        patched.setattr(_tree, "_put_back", lambda *_: None)  # a killed process runs no finally
+        patched.setattr(_tree, "_restore", lambda *_: None)  # a killed process runs no finally
         patched.setattr(shutil, "rmtree", lambda *_, **__: None)
         assert main(["export", str(older)]) == 130
     assert not older.exists()
@@ -421,7 +421,7 @@ def test_the_check_knows_the_packages_that_were_asked_for(
 ) -> None:
     assert main(["export", "--check", str(vendored), "--only", "vllm.grpc.engine"]) == 0
     assert main(["export", "--check", str(vendored), "--only", "entity.grpc"]) == 1
-    assert "package entity.grpc is not in it" in capsys.readouterr().out
+    assert "missing package: entity.grpc" in capsys.readouterr().out
 
 
 def test_the_check_names_new_files_gone_files_and_gone_packages(
@@ -436,8 +436,8 @@ def test_the_check_names_new_files_gone_files_and_gone_packages(
     assert main(["export", "--check", str(vendored)]) == 1
     shown = capsys.readouterr().out
     assert f"  {COMMON} is new" in shown
-    assert "  vllm/grpc/engine/former.proto is gone" in shown
-    assert "  package vllm.former is gone" in shown
+    assert "  vllm/grpc/engine/former.proto was removed" in shown
+    assert "  package vllm.former was removed" in shown
 
 
 def test_the_check_notices_other_content_of_the_same_version(

@@ -25,7 +25,4 @@ def test_the_picture_has_every_contract_of_an_engine_as_text() -> None:
         called = " *" if "the gateway" in server["callers"] else ""
         assert f"{server['contract']}{called}" in said
     assert {"smg.v1", "HTTP", "entity.grpc", "smg-proto serve"} <= said
-    assert [picture.findtext(f"{{*}}{name}", "").strip() == "" for name in ("title", "desc")] == [
-        False,
-        False,
-    ]
+    assert all(picture.findtext(f"{{*}}{name}", "").strip() for name in ("title", "desc"))

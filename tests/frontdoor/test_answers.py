@@ -400,7 +400,7 @@ async def test_an_answer_that_is_too_large_is_a_failure(upstream: Upstream) -> N
             await http.fetch("GET", "/a")
         upstream.forget()
         upstream.stream(b"data: " + b"x" * 1001)
-        with pytest.raises(SmgError, match="an event of the gateway cannot be read"):
+        with pytest.raises(SmgError, match="could not read the gateway's event"):
             async with http.stream("/a", {}) as stream:
                 await stream.read()
 

@@ -82,7 +82,7 @@ async def test_a_defect_in_the_look_is_not_serving_and_a_line_in_the_log(
 
         await async_eventually(serving, "it is healthy")
         with caplog.at_level(logging.DEBUG), monkeypatch.context() as broken_upstream:
-            broken_upstream.setattr("smg_proto._http.upstream.Upstream.ask", broken)
+            broken_upstream.setattr("smg_proto._http.upstream.Upstream.fetch", broken)
             await async_eventually(not_serving, "it is no longer healthy")
         assert "health check failed error=ZeroDivisionError" in caplog.text
         assert private not in caplog.text

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
 from vllm_inference import InferenceEngine
 from vllm_kit import Both, text_of, used
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
+from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import (
     MediaRef,
     StructuredOutputs,
@@ -223,6 +224,17 @@ def test_an_engine_is_asked_once_only(
         both.next(stream)
     both.create(client, prompt=PROMPT, max_tokens=1)
     assert len(requests(engine)) == 2
+
+
+def test_what_an_engine_says_that_it_lacks_stays_its_own_error(
+    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    engine.script.add(Fault(grpc.StatusCode.UNIMPLEMENTED, "not in this build"), rpc="Generate")
+    client = both.make(address, decoder=None)
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 1, "model": "m"}
+    with pytest.raises(VLLMGrpcUnimplementedError, match="not in this build"):
+        both.create(client, **asked)
+    assert both.create(client, **asked).choices[0].finish_reason == "length"
 
 
 def test_a_protocol_that_was_named_is_kept_to(

@@ -294,6 +294,31 @@ def test_what_a_server_says_is_not_taken_for_a_broken_connection(
         assert (caught.value.details, caught.value.retryable) == (details, True)
 
 
+SOME = (("x-cost", "7"),)
+
+
+@pytest.mark.parametrize(
+    ("details", "known", "lost", "retryable"),
+    [
+        ("busy", {"connected": True}, False, True),
+        ("busy", {"connected": False}, True, True),
+        ("busy", {"connected": False, "initial_metadata": SOME}, False, True),
+        ("Socket closed", {}, True, True),
+        ("Socket closed", {"trailing_metadata": SOME}, False, True),  # the server has spoken
+        ("the cache has its socket closed", {}, False, True),
+        ("Stream removed: a certificate was renewed", {}, True, True),
+        ("failed to connect to all addresses", {}, True, True),
+        ("failed to connect to all addresses: Ssl handshake failed", {}, True, False),
+    ],
+)
+def test_who_sent_a_status_decides_and_not_its_words_alone(
+    details: str, known: dict[str, Any], lost: bool, retryable: bool
+) -> None:
+    error = from_status(Code.UNAVAILABLE, details, target="h:1", **known)
+    kind = v.VLLMGrpcConnectionError if lost else v.VLLMGrpcUnavailableError
+    assert (type(error), error.retryable) == (kind, retryable)
+
+
 def test_a_port_that_nobody_named_is_explained(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_GRPC_PORT", raising=False)
     monkeypatch.delenv("VLLM_GRPC_HOST", raising=False)

@@ -227,6 +227,7 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
         self._open: set[int] = set()
         self._call: dict[int, int] = {}  # the incomplete tool call of each choice
         self._ended: dict[int, smg.ChatChoice] = {}
+        self._sound: dict[int, bytes] = {}  # of each choice, which no delta can carry
 
     def _text_delta(self, place: Place, field: str, text: str) -> smg.ChatEvent:
         event = smg.ChatEvent()
@@ -251,6 +252,8 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
         index = count(choice.get("index", 0))
         self._open.add(index)
         delta: Any = choice.get("delta") or {}
+        if sound := read_audio(delta):
+            self._sound[index] = self._sound.get(index, b"") + sound.data
         content, reasoning = delta.get("content"), delta.get("reasoning_content")
         calls = delta.get("tool_calls")
         if (
@@ -275,6 +278,9 @@ class ChatChunks(ChunkReader[smg.ChatEvent]):
         if choice.get("finish_reason") and index not in self._ended:
             self._end_call(index)
             self._ended[index] = _CHUNK_END.read(choice)
+            if index in self._sound:
+                message = self._ended[index].message
+                message.role, message.audio.data = smg.ROLE_ASSISTANT, self._sound[index]
             self._emit(smg.ChatEvent(choice_end=self._ended[index]))
 
     def _end_call(self, index: int) -> None:

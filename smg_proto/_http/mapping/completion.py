@@ -7,6 +7,7 @@ from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import Cursor, Known, Row, Table, count, ids, nested, same, timestamp
 from smg_proto._http.mapping.common import (
     COMPLETION_FORMAT,
+    KNOWN_USAGE,
     SAMPLING_ROWS,
     USAGE,
     counts,
@@ -111,7 +112,8 @@ _KNOWN_CHOICE: Known = dict.fromkeys(
     ["index", "text", "logprobs", "finish_reason", "matched_stop", "stop_reason", "token_ids"]
 )
 _KNOWN: Known = {
-    **dict.fromkeys(["id", "object", "model", "created", "usage"]),
+    **dict.fromkeys(["id", "object", "model", "created"]),
+    "usage": KNOWN_USAGE,
     "choices": (_KNOWN_CHOICE,),
 }
 REPLY = Table(

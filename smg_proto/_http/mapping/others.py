@@ -16,7 +16,7 @@ from smg_proto._http.fields import (
     same,
     timestamp,
 )
-from smg_proto._http.mapping.common import CHAT_TOOL, USAGE, unsent
+from smg_proto._http.mapping.common import CHAT_TOOL, KNOWN_USAGE, USAGE, unsent
 from smg_proto._http.shapes import as_list, as_object
 
 # --- EmbeddingService: one request per input ---
@@ -45,7 +45,10 @@ _INPUTS = same("model", "user") | {
     "allow_partial": Row("", unsent),
 }
 EMBED_REQUEST = Table(smg.EmbedRequest, _INPUTS | same("dimensions"), required=["model", "inputs"])
-_KNOWN: Known = dict.fromkeys(["object", "id", "created", "model", "data", "usage"])
+_KNOWN: Known = {
+    **dict.fromkeys(["object", "id", "created", "model", "data"]),
+    "usage": KNOWN_USAGE,
+}
 EMBED_REPLY = Table(
     smg.EmbedResponse,
     {
@@ -87,7 +90,10 @@ RERANK_REPLY = Table(
         "usage": nested("usage", USAGE),
     },
     expected=["results"],
-    known=dict.fromkeys(["object", "id", "created", "model", "results", "usage"]),
+    known={
+        **dict.fromkeys(["object", "id", "created", "model", "results"]),
+        "usage": KNOWN_USAGE,
+    },
 )
 
 # --- TokenizerService, ParserService ---

@@ -322,7 +322,7 @@ _DELTAS = {
 
 
 # Events that only repeat others: that something starts, continues or is complete.
-_REPEATED = (".added", ".done", ".in_progress", ".completed", ".failed")
+_REPEATED = (".added", ".done", ".queued", ".in_progress", ".completed", ".failed")
 
 
 class ResponseEvents(StreamReader[smg.ResponseEvent]):
@@ -333,6 +333,7 @@ class ResponseEvents(StreamReader[smg.ResponseEvent]):
         self.id: str = ""
         self._start = smg.Response()
         self._calls = False
+        self._place = -1  # index of the item that started last
         # The sequence numbers of the current event, and of the last one with pending text.
         self._number: int | None = None
         self._number_of_text: int | None = None
@@ -382,6 +383,7 @@ class ResponseEvents(StreamReader[smg.ResponseEvent]):
                 if item is None:
                     raise TypeError("an item without a type")
                 if kind == "response.output_item.added":
+                    self._place = index
                     _empty(item)
                     self._emit(smg.ResponseEvent(item_start=_item_event(index, item)))
                 else:
@@ -402,18 +404,22 @@ class ResponseEvents(StreamReader[smg.ResponseEvent]):
                 error = dig(data, "response.error")
                 body = {"error": error} if error else data
                 raise from_error_body(body, FAILED, response_id=self.id)
-            case _ if "output_index" in data and not kind.endswith(_REPEATED):
-                self._emit(smg.ResponseEvent(delta=_opaque(kind, data)))
+            case _ if kind.endswith(_REPEATED):
+                pass
+            case _ if "output_index" in data:
+                self._emit_opaque(count(data["output_index"]), kind, data)
+            case _ if kind.startswith("response.") and self._place >= 0:
+                self._emit_opaque(self._place, kind, data)  # sound does not say of which item it is
             case _:
                 pass
 
-
-def _opaque(kind: str, data: JsonObject) -> smg.ResponseDelta:
-    return smg.ResponseDelta(
-        output_index=count(data["output_index"]),
-        content_index=count(data.get("content_index") or 0),
-        opaque=smg.Opaque(type=kind, json=to_text(data)),
-    )
+    def _emit_opaque(self, index: int, kind: str, data: JsonObject) -> None:
+        delta = smg.ResponseDelta(
+            output_index=index,
+            content_index=count(data.get("content_index") or 0),
+            opaque=smg.Opaque(type=kind, json=to_text(data)),
+        )
+        self._emit(smg.ResponseEvent(delta=delta))
 
 
 def _item_event(index: int, item: smg.ResponseItem) -> smg.ItemEvent:

@@ -1,4 +1,4 @@
-"""What the fake engines share: the model, the script, the record and the requests in flight."""
+"""What the fakes of engines share: the model, the script, the record, and requests in flight."""
 
 import asyncio
 import time
