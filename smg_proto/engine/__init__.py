@@ -7,6 +7,8 @@
 In a plain `with`, connect() gives the sync client. The base install has all that it needs.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from smg_proto._channel import MetadataLike as Metadata
 from smg_proto._channel import Pem
 from smg_proto.engine._async.engine import AsyncEngine, AsyncPieceStream
@@ -28,6 +30,9 @@ from smg_proto.engine._errors import (
 from smg_proto.engine._request import GenerateParams
 from smg_proto.engine._sync.engine import Engine, PieceStream
 from smg_proto.engine._types import Choice, Completion, Health, Info, Load, Logprob, Piece, Usage
+
+if TYPE_CHECKING:
+    from smg_proto._tokens.decoder import TokenDecoder
 
 __all__ = [
     "AccessError",
@@ -54,9 +59,18 @@ __all__ = [
     "Piece",
     "PieceStream",
     "RequestError",
+    "TokenDecoder",
     "Tried",
     "UnavailableError",
     "UnsupportedError",
     "Usage",
     "connect",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TokenDecoder":  # few need it, and it loads what unpacks archives
+        from smg_proto._tokens.decoder import TokenDecoder
+
+        return TokenDecoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 from smg_proto._tokens import decoder
 from smg_proto._tokens.text import ByHand, TextPlan
+from smg_proto.vllm._bundle import TokenizerBundle
 from smg_proto.vllm._types import Completion, CompletionChoice, CompletionChunk
 
 
@@ -29,6 +30,11 @@ class AsyncHasTokenizer(Protocol):
 
 class TokenDecoder(decoder.TokenDecoder):
     """A tokenizer for both directions, whatever library it comes from."""
+
+    @classmethod
+    def from_bundle(cls, bundle: TokenizerBundle) -> "TokenDecoder":
+        """From the files that a server sends. Whoever asks for the same files gets the same one."""
+        return super().from_bundle(bundle)
 
     @classmethod
     def from_client(cls, client: HasTokenizer) -> "TokenDecoder":
