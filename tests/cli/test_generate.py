@@ -93,9 +93,9 @@ def test_every_missing_plugin_is_named_with_its_installation(
 @pytest.mark.parametrize(
     ("language", "name", "version", "problem"),
     [
-        ("go", "protoc-gen-go", "v1.20.0", "is 1.20.0, needed is 1.36.6 or newer: go install"),
-        ("java", "protoc", "30.2", "is 30.2, needed is 25.0 or newer, but older than 26: "),
-        ("rust", "protoc-gen-prost", "(unknown)", "is of no known version, needed is 0.5.0"),
+        ("go", "protoc-gen-go", "v1.20.0", "is 1.20.0, but must be 1.36.6 or newer: go install"),
+        ("java", "protoc", "30.2", "is 30.2, but must be 25.0 or newer, but older than 26: "),
+        ("rust", "protoc-gen-prost", "(unknown)", "is of unknown version, but must be 0.5.0"),
     ],
 )
 def test_a_plugin_of_the_wrong_version_is_named_with_the_right_one(
