@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def client() -> Path:
 
 
 @contextmanager
-def served(folder: Path, front_door: str) -> Iterator[str]:
+def served(folder: Path, front_door: str) -> Generator[str, None, None]:
     """The URL of the page, while the program that serves it runs."""
     words = ["-listen", "127.0.0.1:0", "-front-door", f"http://{front_door}"]
     with subprocess.Popen(
@@ -59,7 +59,7 @@ def served(folder: Path, front_door: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def page(tmp_path: Path) -> AsyncIterator[Page]:
+async def page(tmp_path: Path) -> AsyncGenerator[Page, None]:
     async with browser(tmp_path) as page:
         yield page
 
