@@ -54,11 +54,7 @@ class IncrementalDecoder:
         self._window.extend(ids)
         text = self._decoder.decode(self._window, self._skip)
         if not text.endswith(_HOLE):
-            self._open = 0
-            new = self._give(text)
-            if len(self._window) > _WINDOW:
-                self._forget(text)
-            return new
+            return self._take(text, 0)
         self._open += len(ids)
         new = self._before_the_hole(len(ids))
         if self._open > _PATIENCE:
@@ -84,17 +80,22 @@ class IncrementalDecoder:
         for back in range(1, new):
             text = self._decoder.decode(self._window[:-back], self._skip)
             if not text.endswith(_HOLE):
-                return self._give(text)
+                return self._take(text, back)
         return ""
 
-    def _forget(self, text: str) -> None:
-        """Drop old tokens, if those that remain give the same end of the text without them.
+    def _take(self, text: str, after: int) -> str:
+        """Give out the text of the window without its last tokens, `after` of them.
 
-        Not while there is a hole: some decoders give holes for all bytes until the last fits."""
-        remain = self._window[-_WINDOW // 2 :]
-        end = self._decoder.decode(remain, self._skip)
-        if end and text.endswith(end):
-            self._window, self._given = remain, len(end)
+        Then drop old tokens, if those that remain give the same end of the text without them."""
+        self._open = after
+        new = self._give(text)
+        whole = len(self._window) - after
+        if whole > _WINDOW:
+            remain = self._window[whole - _WINDOW // 2 : whole]
+            end = self._decoder.decode(remain, self._skip)
+            if end and text.endswith(end):
+                self._window, self._given = remain + self._window[whole:], len(end)
+        return new
 
 
 class TextPlan(NamedTuple):

@@ -80,6 +80,16 @@ def split(ids: Sequence[int], sizes: Sequence[int]) -> Iterator[Sequence[int]]:
     yield ids[start:]
 
 
+def test_characters_of_many_tokens_never_end_where_a_chunk_does() -> None:
+    decoder = ALL["byte fallback"]
+    text = "0" + "\U00010000" * 100
+    ids = decoder.encode(text)
+    assert len(ids) > 400
+    chunks = [ids[start : start + 16] for start in range(0, len(ids), 16)]
+    assert all(len(part) == 16 for part in chunks[:-1])
+    assert joined(decoder, chunks) == text
+
+
 @pytest.mark.parametrize("name", ["byte level", "byte fallback"])
 @given(text=st.text(max_size=80), sizes=st.lists(st.integers(0, 5)), skip=st.booleans())
 @settings(max_examples=60, deadline=None)
