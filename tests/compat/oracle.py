@@ -125,7 +125,7 @@ def of_one(
             yield (*path, *inner), fact, on_wire
     elif field.enum_type is not None and other is not None and other.enum_type is not None:
         label = label_of(value, field.enum_type, other.enum_type, forward)
-        if label is not None:
+        if label is not None or not is_closed(other.enum_type):
             yield path, label, True
     elif isinstance(value, str):
         yield path, value.encode(), True
@@ -138,7 +138,7 @@ def of_one(
 def label_of(
     value: int, mine: EnumDescriptor, theirs: EnumDescriptor, forward: bool | None
 ) -> object:
-    """What an enum value says; None for one that is merely new to the other side."""
+    """What an enum value says; None for one that is merely new to the other side: any will do."""
     known = value in mine.values_by_number
     name = mine.values_by_number[value].name if known else "?"
     if name in theirs.values_by_name:
@@ -161,7 +161,7 @@ def broken(data: bytes, writer: type[Message], reader: type[Message], forward: b
         return "is incomplete to its reader"
     for path, fact, on_wire in facts(sent, described(reader), forward):
         if path in heard:
-            if heard[path] != fact:
+            if fact is not None and heard[path] != fact:
                 return f"{path}: {fact!r} is {heard[path]!r}"
         elif on_wire:
             return f"{path}: {fact!r} is lost"
