@@ -127,7 +127,7 @@ def test_two_protos_of_one_module_are_named(copy: Path) -> None:
     done = build(copy)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "entity/grpc/llm.proto and trtllm/llm.proto would both be smg_proto.llm_pb2" in line
+    assert "entity/grpc/llm.proto and trtllm/llm.proto would both become smg_proto.llm_pb2" in line
     assert content(copy) == before
 
 

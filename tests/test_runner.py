@@ -196,7 +196,7 @@ def test_a_run_says_what_runs_how_long_and_what_was_skipped_why(
     (project / "tests" / "test_it.py").write_text(suite, encoding="utf-8")
     assert _runner.main(["core"]) == 0
     said = capfd.readouterr().out
-    assert "== core: behaviour, over loopback" in said
+    assert "== core: test behaviour over loopback" in said
     assert re.search(r"running for \d+ s: tests/test_it\.py::test_long", said)
     line = re.search(r"^core: (.+)$", said, re.MULTILINE)
     assert line

@@ -120,7 +120,7 @@ def test_a_release_whose_tests_fail_leaves_the_tree_as_it_was(repository: Path) 
     assert state(repository) == before
     assert done.returncode == 1
     assert "release: " in done.stderr
-    assert "scripts/test gate: exit 1" in done.stderr
+    assert "scripts/test gate: exit status 1" in done.stderr
     git(repository, "reset", "-q", "--hard", "HEAD~1")
 
 
