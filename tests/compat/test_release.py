@@ -182,5 +182,5 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
         ["python3", "scripts/test", "gate"], cwd=repository, capture_output=True, text=True
     )
     assert gate.returncode == 1
-    assert f"smg.v1.ChatRequest.model: not as released in {VERSION}" in gate.stderr
+    assert f"smg.v1.ChatRequest.model: differs from {VERSION}" in gate.stderr
     assert 'Previously present field "1" with name "model"' in gate.stdout + gate.stderr  # buf
