@@ -99,12 +99,27 @@ ANSWERS: dict[str, Any] = {
         },
     },
     "/v1/audio/transcriptions": {"text": "hello there", "language": "en", "duration": 1.5},
-    "/v1/decisions": {
-        "id": "dec_1",
-        "object": "decision",
+    "/v1/systemone": {  # decisions, as SGLang calls them
         "model": MODEL,
-        "answers": [{"type": "predicate", "name": "p", "probability": 0.75}],
-        "usage": {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6},
+        "answers": {
+            "q0": {"type": "noul", "noul": 0.75, "x_label_mass": 0.9},
+            "q1": {
+                "type": "choice",
+                "choice": "o1",
+                "confidence": 0.5,
+                "probabilities": {"o1": 0.8, "o0": 0.2},
+                "x_label_mass": 0.9,
+            },
+            "q2": {
+                "type": "score",
+                "score": 0.25,
+                "confidence": 0.6,
+                "probabilities": {"0": 0.75, "1": 0.25},
+                "legend": {"0": {"label": "low"}, "1": {"label": "high"}},
+                "x_label_mass": 0.9,
+            },
+        },
+        "usage": {"input_tokens": 5, "output_tokens": 0},
     },
     "/v1/realtime/sessions": SESSION,
     "/v1/realtime/transcription_sessions": SESSION,

@@ -74,21 +74,52 @@ def test_a_recording_is_transcribed_whole_and_in_pieces(house: House) -> None:
 
 
 def test_decisions_equal(house: House) -> None:
-    question = smg.DecisionQuestion(
-        name="p", instructions="True?", predicate=smg.DecisionPredicate()
-    )
-    request = smg.DecideRequest(model=MODEL, input="The sky is blue.", questions=[question])
-    body = {"type": "predicate", "name": "p", "instructions": "True?"}
-    status, there = house.http.ask(
-        "POST", "/v1/decisions", {"model": MODEL, "input": "x", "questions": [body]}
-    )
-    decide = rpc.DecisionServiceStub(house.door.channel).Decide
-    if status != 200:
-        problem = failure(decide, request)
-        assert problem.metadata["http_status"] == str(status)
-        return
-    (answer,) = decide(request).answers
-    assert answer.probability == there["answers"][0]["probability"] == 0.75
+    options = [smg.DecisionOption(value="sky"), smg.DecisionOption(value="sea")]
+    levels = [smg.DecisionOption(value="low"), smg.DecisionOption(value="high")]
+    questions = [
+        smg.DecisionQuestion(
+            name="p", instructions="Is it blue?", predicate=smg.DecisionPredicate()
+        ),
+        smg.DecisionQuestion(
+            name="c", instructions="Which?", choice=smg.DecisionChoice(options=options)
+        ),
+        smg.DecisionQuestion(
+            name="s", instructions="How blue?", score=smg.DecisionScore(levels=levels)
+        ),
+    ]
+    request = smg.DecideRequest(model=MODEL, input="The sky is blue.", questions=questions)
+    body = {
+        "model": MODEL,
+        "input": "The sky is blue.",
+        "questions": [
+            {"type": "predicate", "name": "p", "instructions": "Is it blue?"},
+            {
+                "type": "choice",
+                "name": "c",
+                "instructions": "Which?",
+                "choices": [{"value": "sky"}, {"value": "sea"}],
+            },
+            {
+                "type": "score",
+                "name": "s",
+                "instructions": "How blue?",
+                "levels": [{"label": "low"}, {"label": "high"}],
+            },
+        ],
+    }
+    status, there = house.http.ask("POST", "/v1/decisions", body)
+    assert status == 200, there
+    reply = rpc.DecisionServiceStub(house.door.channel).Decide(request)
+    predicate, choice, score = reply.answers
+    expected = there["answers"]
+    assert predicate.probability == expected[0]["probability"] == 0.75
+    assert choice.choice == expected[1]["choice"] == "sea"
+    assert score.score == expected[2]["score"] == 0.25
+    for answer, label in ((choice, "value"), (score, "label")):
+        wanted = next(each for each in expected if each["name"] == answer.name)
+        assert answer.confidence == wanted["confidence"]
+        found = [(each.value, each.probability) for each in answer.probabilities]
+        assert found == [(each[label], each["probability"]) for each in wanted["probabilities"]]
 
 
 # --- Sessions ---
