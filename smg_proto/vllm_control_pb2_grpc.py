@@ -134,7 +134,7 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Describes the model: its names and what it takes as input.
+        """Describes the model: its names and the input that it accepts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +142,7 @@ class ControlServicer(object):
 
     def Shutdown(self, request, context):
         """Stops the engine, within the server's --shutdown-timeout. Returns when the request is accepted;
-        the connection may close first. FAILED_PRECONDITION when the server did not start the engine
+        the connection may close first. FAILED_PRECONDITION: the server did not start the engine
         itself. Since 0.4.0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -150,8 +150,8 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends requests in flight from outside their calls. The owner of a call should cancel it instead.
-        Observed in vllm-rs 0.33.0: returns OK for unknown ids and for none. The call of an aborted
+        """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
+        in vllm-rs 0.33.0: returns OK for unknown ids and for an empty list. The call of an aborted
         request ends with status OK and finish reason ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -159,7 +159,7 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadLora(self, request, context):
-        """Loads a LoRA adapter. Observed in vllm-rs 0.33.0: FAILED_PRECONDITION when the engine runs
+        """Loads a LoRA adapter. Observed in vllm-rs 0.33.0: FAILED_PRECONDITION if the engine runs
         without LoRA; likewise UnloadLora and ListLoras.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -174,15 +174,15 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListLoras(self, request, context):
-        """Lists the LoRA adapters that are loaded.
+        """Lists the loaded LoRA adapters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKvEventSources(self, request, context):
-        """Tells where the engine publishes KV cache events. The events themselves come over ZeroMQ, not
-        over gRPC. Observed in vllm-rs 0.33.0: an empty list when events are off.
+        """Returns where the engine publishes KV cache events. The events themselves are sent over ZeroMQ,
+        not over gRPC. Observed in vllm-rs 0.33.0: an empty list if events are off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,14 +203,14 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def IsPaused(self, request, context):
-        """Tells whether generation is paused.
+        """Returns whether generation is paused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Sleep(self, request, context):
-        """Puts the engine to sleep, to free its memory. Observed in vllm-rs 0.33.0: FAILED_PRECONDITION
+        """Puts the engine to sleep to free its memory. Observed in vllm-rs 0.33.0: FAILED_PRECONDITION
         unless the server was started with --enable-sleep-mode; likewise WakeUp.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -218,21 +218,21 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WakeUp(self, request, context):
-        """Wakes the engine up, wholly or in parts.
+        """Wakes the engine, completely or in parts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def IsSleeping(self, request, context):
-        """Tells whether the engine sleeps.
+        """Returns whether the engine is asleep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InitWeightTransferEngine(self, request, context):
-        """Sets up the transport over which new weights arrive. Observed in vllm-rs 0.33.0:
+        """Sets up the transport that delivers new weights. Observed in vllm-rs 0.33.0:
         FAILED_PRECONDITION unless the server was started with --weight-transfer-config.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -254,7 +254,7 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWeights(self, request, context):
-        """Has the engine receive a batch of tensors over the transport.
+        """Makes the engine receive a batch of tensors over the transport.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,6 +65,35 @@ def test_there_is_no_reply_before_the_end() -> None:
         _ = stream.reply
 
 
+async def test_the_text_of_a_stream_that_stops_too_early_ends_with_an_error() -> None:
+    *cut, _ = A_CHAT
+    stream = Stream(cut)
+    with pytest.raises(StreamError, match=f"event {len(cut)}: "):
+        assert "".join(stream.text_deltas) == "It is 42."
+    late = AsyncStream(aio(cut))
+    with pytest.raises(StreamError, match=f"event {len(cut)}: "):
+        _ = [text async for text in late.text_deltas]
+
+
+def test_completions_keep_log_probabilities_and_token_ids() -> None:
+    logprobs = [[pb.TokenLogprob(token=word, logprob=-0.5)] for word in ("It", " is")]
+    stream = Stream(
+        [
+            pb.CompletionEvent(start=pb.CompletionResponse(id="c")),
+            pb.CompletionEvent(
+                delta=pb.CompletionDelta(text="It", logprobs=logprobs[0], token_ids=[7])
+            ),
+            pb.CompletionEvent(
+                delta=pb.CompletionDelta(text=" is", logprobs=logprobs[1], token_ids=[8, 9])
+            ),
+            pb.CompletionEvent(end=pb.CompletionResponse(finish_reason="length")),
+        ]
+    )
+    assert "".join(stream.text_deltas) == "It is"
+    assert [each.token for each in stream.reply.logprobs] == ["It", " is"]
+    assert stream.reply.token_ids == [7, 8, 9]
+
+
 # --- Reading ---
 
 
