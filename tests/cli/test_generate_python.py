@@ -129,7 +129,10 @@ class TestCopies:
         shutil.copy(smg_proto.proto_path() / "smg/v1/content.proto", team / "content.proto")
         assert generate(team, tmp_path / "gen") == 2
         shown = capsys.readouterr().err
-        assert f"{team / 'content.proto'}: declares package smg.v1, which belongs to smg_proto" in shown
+        assert (
+            f"{team / 'content.proto'}: declares package smg.v1, which belongs to smg_proto"
+            in shown
+        )
         assert 'import "smg/v1/content.proto"' in shown
 
     def test_a_mistake_in_a_proto_is_told_with_its_line(
