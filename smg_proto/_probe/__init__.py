@@ -1,13 +1,13 @@
-"""Harmless calls that tell which RPCs a server has, if it has no reflection.
+"""Harmless calls that show which RPCs a server without reflection has.
 
-An RPC is judged by its name. One that only reads is called with an empty request. One that would
-do work is called with bytes that are no message: a server that has it cannot read them, and does
-nothing. One that changes something is never called, and nothing is said of it.
+The name of an RPC decides how it is tried. An RPC that only reads is called with an empty request.
+An RPC that would do work is called with bytes that are not a message: a server that has the RPC
+cannot parse them and does nothing. An RPC that changes state is never called and stays untried.
 """
 
 from dataclasses import dataclass
 
-# By the method's own name: what only reads, and answers an empty request.
+# Methods that only read, and accept an empty request.
 READS = frozenset(
     (
         "HealthCheck",
@@ -26,7 +26,7 @@ READS = frozenset(
         "GetCapabilities",
     )
 )
-# What works when it can read its request, and changes nothing that outlasts it.
+# Methods that do work once they can parse their request, and change no lasting state.
 WORKS = frozenset(
     (
         "Generate",
@@ -55,15 +55,15 @@ WORKS = frozenset(
         "WatchEngineState",
     )
 )
-# A tag of wire type 7, which there is not: no parser takes it.
+# A tag of wire type 7, which does not exist: every parser rejects it.
 NOT_A_MESSAGE = b"\x0f\x0f\x0f"
-# A server that answers this one otherwise than UNIMPLEMENTED answers so to all.
+# A server that returns another status than UNIMPLEMENTED for this one does so for all.
 NOBODY_HAS_THIS = "/smg_proto.Nothing/Nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a server has answered a call."""
+    """The outcome of a call."""
 
     code: str
     """The name of the gRPC status."""
