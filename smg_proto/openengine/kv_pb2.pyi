@@ -153,7 +153,7 @@ class KvConnectorInfo(_message.Message):
     supports_decode_pull: _builtins.bool
     """Whether the decode engine fetches the cache itself."""
     supports_abort_cleanup: _builtins.bool
-    """Whether Control.Abort frees the cache of a request that has moved to another engine."""
+    """Whether Control.Abort frees the cache of a request that has left this engine."""
     schema_version: _builtins.int
     """Version of KvSessionRef.attributes_struct."""
     @_builtins.property
