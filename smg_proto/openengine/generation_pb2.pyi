@@ -352,7 +352,7 @@ class StoppingOptions(_message.Message):
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     INCLUDE_STOP_IN_OUTPUT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Maximum number of tokens to generate."""
+    """Limit on the number of tokens to generate."""
     min_tokens: _builtins.int
     """Number of tokens to generate before an end token or a stop condition may end the output."""
     ignore_eos: _builtins.bool
