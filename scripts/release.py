@@ -33,7 +33,7 @@ ROOT = _venv.ROOT
 DIST = ROOT / "dist"
 INIT = ROOT / "smg_proto" / "__init__.py"
 CHANGELOG = ROOT / "CHANGELOG.md"
-UV = [_venv.PYTHON, "-m", "uv"]
+UV = [str(_venv.PYTHON), "-m", "uv"]
 CYCLONEDX = "cyclonedx-bom==7.5.0"
 
 
@@ -115,8 +115,9 @@ def bill_of_materials(wheel: Path, version: str, source: Path, environment: Path
     pins = source / "scripts" / "constraints.txt"
     run(*UV, "pip", "install", "-q", "--python", environment, "--constraints", pins, wheel)
     cyclonedx = [*UV, "tool", "run", "-q", "--from", CYCLONEDX, "cyclonedx-py", "environment"]
-    about = ["--mc-type", "library", "--pyproject", source / "pyproject.toml"]
-    bill = json.loads(run(*cyclonedx, "--output-reproducible", *about, environment, capture=True))
+    options = ["--output-reproducible", "--mc-type", "library", "--pyproject"]
+    command = [*cyclonedx, *options, source / "pyproject.toml", environment]
+    bill = json.loads(run(*command, capture=True))
     package = bill["metadata"]["component"]
     package |= {"version": version, "purl": f"pkg:pypi/{package['name']}@{version}"}
     return json.dumps(bill, indent=2) + "\n"
