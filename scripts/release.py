@@ -116,8 +116,8 @@ def bill_of_materials(wheel: Path, version: str, source: Path, environment: Path
     run(*UV, "pip", "install", "-q", "--python", environment, "--constraints", pins, wheel)
     cyclonedx = [*UV, "tool", "run", "-q", "--from", CYCLONEDX, "cyclonedx-py", "environment"]
     options = ["--output-reproducible", "--mc-type", "library", "--pyproject"]
-    command = [*cyclonedx, *options, source / "pyproject.toml", environment]
-    bill = json.loads(run(*command, capture=True))
+    about = source / "pyproject.toml"
+    bill = json.loads(run(*cyclonedx, *options, about, environment, capture=True))
     package = bill["metadata"]["component"]
     package |= {"version": version, "purl": f"pkg:pypi/{package['name']}@{version}"}
     return json.dumps(bill, indent=2) + "\n"
