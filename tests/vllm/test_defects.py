@@ -263,7 +263,7 @@ def test_7_a_prompt_is_sent_or_refused_never_lost(
 def test_7_text_is_never_embedded_as_nothing(
     both: Both, client: Any, address: Address[FakeVllmEngine], decoder: TokenDecoder
 ) -> None:
-    with pytest.raises(VLLMGrpcValidationError, match="input: the server embeds token ids only"):
+    with pytest.raises(VLLMGrpcValidationError, match="input: the server embeds only token ids"):
         both.run(client.with_options(decoder=None).embeddings.create(input="some text"))
     for able in (client, client.with_options(decoder=decoder)):
         for several in ("some text", ["some text"]):

@@ -184,7 +184,7 @@ def test_a_tokenizer_that_is_late_ends_the_call_within_its_own_limit(
     both.run(client.health.check())  # connects
     engine.pause = 2.0
     for read in (both.create, both.final):
-        with pytest.raises(VLLMGrpcTimeoutError, match=r"tokenizer has not come .* decoder=None"):
+        with pytest.raises(VLLMGrpcTimeoutError, match=r"tokenizer did not arrive .* decoder=None"):
             read(client, prompt=PROMPT, max_tokens=2, timeout=0.4)
     assert engine.asked() == 1  # the fetch goes on, for those who come later
     assert both.create(client, prompt=PROMPT, max_tokens=2, timeout=20).choices[0].text
@@ -228,7 +228,7 @@ def test_the_servers_path_serves_where_it_sends_no_tokenizer(
 ) -> None:
     engine = own(fresh)
     engine.script.add(Fault(grpc.StatusCode.INTERNAL), rpc="GetTokenizer", times=None)
-    with pytest.raises(FileNotFoundError, match="is no directory here"):
+    with pytest.raises(FileNotFoundError, match="is not a directory on this machine"):
         both.run(both.make(fresh).tokenizer.decoder())
     TokenizerBundle(engine.bundle, "").extract(tmp_path)
     engine.name = str(tmp_path)
