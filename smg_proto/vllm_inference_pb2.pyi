@@ -348,7 +348,9 @@ class RandomSampling(_message.Message):
     from 0 to 1. 0: off. Unset: the model's default.
     """
     seed: _builtins.int
-    """Seed that makes sampling repeatable on the same engine; 0 is a seed. Unset: random."""
+    """Seed that makes sampling repeatable on the same engine. Any value is a seed, including 0.
+    Unset: random.
+    """
     def __init__(
         self,
         *,

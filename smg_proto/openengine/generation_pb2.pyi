@@ -397,7 +397,7 @@ Global___StoppingOptions: _TypeAlias = StoppingOptions  # noqa: Y015
 
 @_typing.final
 class ResponseOptions(_message.Message):
-    """What the events contain. Unset: no."""
+    """What the events contain, in addition to tokens and text. Unset: false."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
