@@ -281,7 +281,7 @@ def test_8_a_closed_client_says_so(both: Both, address: Address[FakeVllmEngine])
         try:
             call()
         except VLLMGrpcClosedError as error:
-            assert "make a new one" in str(error)
+            assert "create a new one" in str(error)
         except Exception as error:
             pytest.fail(f"a bare {type(error).__name__}")
         else:

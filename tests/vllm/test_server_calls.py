@@ -151,7 +151,7 @@ def test_a_subscription_that_is_left_says_so(
     both.run(subscription.initial_metadata())
     both.run(client.admin.flush_cache())
     both.each(subscription, lambda batch: True)
-    with pytest.raises(VLLMGrpcClosedError, match="its loop was left"):
+    with pytest.raises(VLLMGrpcClosedError, match="its loop ended"):
         both.each(subscription)
 
 

@@ -45,7 +45,7 @@ from smg_proto.vllm._params import UNKNOWN_PARAMETER
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
 from smg_proto.vllm._tokenizer import BY_SERVER, TokenDecoder, local_decoder
 from smg_proto.vllm._types import ModelInfo
-from smg_proto.vllm._wait import AsyncOnce, Late, async_aside
+from smg_proto.vllm._wait import AsyncOnce, Late, async_run_blocking
 
 T = TypeVar("T")
 Decoding = TokenDecoder | Literal["server"] | None
@@ -308,9 +308,9 @@ class AsyncCaller:
                 if not isinstance(info, ModelInfo):
                     raise
                 path = info.tokenizer_path or info.model_path
-                decoder = await async_aside(local_decoder, path)
+                decoder = await async_run_blocking(local_decoder, path)
             else:
-                decoder = await async_aside(TokenDecoder.from_bundle, bundle)
+                decoder = await async_run_blocking(TokenDecoder.from_bundle, bundle)
             if server is not None:
                 BY_SERVER[server] = decoder
         return decoder

@@ -47,7 +47,7 @@ from smg_proto.vllm._types import (
     ServerInfo,
     embedding_response,
 )
-from smg_proto.vllm._wait import async_aside
+from smg_proto.vllm._wait import async_run_blocking
 
 
 class AsyncResource:
@@ -230,7 +230,7 @@ class AsyncChatCompletions(AsyncResource):
                     raise
             if info is not None:
                 request = request.with_defaults(info.default_sampling_params)
-        prompt = await async_aside(chat.prompt, decoder)
+        prompt = await async_run_blocking(chat.prompt, decoder)
         job = chat_job(
             prompt, request, decoder, request_id=request_id, stream=stream, options=options
         )
@@ -265,7 +265,7 @@ class AsyncEmbeddings(AsyncResource):
         if texts and caller.decoder == "server":
             ends = Limits.of_call(options, began).ends
             decoder = await caller.server_decoder(None if ends is None else ends - time.monotonic())
-        requests = await async_aside(embed_requests, input, request_id, decoder)
+        requests = await async_run_blocking(embed_requests, input, request_id, decoder)
         caller.look_up(words=False, name=model is None)
         replies = await caller.embed(requests, options, began)
         return embedding_response(replies, model or await caller.label(None))

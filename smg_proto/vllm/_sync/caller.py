@@ -46,7 +46,7 @@ from smg_proto.vllm._sync.stream import Run
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
 from smg_proto.vllm._tokenizer import BY_SERVER, TokenDecoder, local_decoder
 from smg_proto.vllm._types import ModelInfo
-from smg_proto.vllm._wait import Late, Once, aside
+from smg_proto.vllm._wait import Late, Once, run_blocking
 
 T = TypeVar("T")
 Decoding = TokenDecoder | Literal["server"] | None
@@ -309,9 +309,9 @@ class Caller:
                 if not isinstance(info, ModelInfo):
                     raise
                 path = info.tokenizer_path or info.model_path
-                decoder = aside(local_decoder, path)
+                decoder = run_blocking(local_decoder, path)
             else:
-                decoder = aside(TokenDecoder.from_bundle, bundle)
+                decoder = run_blocking(TokenDecoder.from_bundle, bundle)
             if server is not None:
                 BY_SERVER[server] = decoder
         return decoder

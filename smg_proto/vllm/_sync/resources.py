@@ -48,7 +48,7 @@ from smg_proto.vllm._types import (
     ServerInfo,
     embedding_response,
 )
-from smg_proto.vllm._wait import aside
+from smg_proto.vllm._wait import run_blocking
 
 
 class Resource:
@@ -231,7 +231,7 @@ class ChatCompletions(Resource):
                     raise
             if info is not None:
                 request = request.with_defaults(info.default_sampling_params)
-        prompt = aside(chat.prompt, decoder)
+        prompt = run_blocking(chat.prompt, decoder)
         job = chat_job(
             prompt, request, decoder, request_id=request_id, stream=stream, options=options
         )
@@ -264,7 +264,7 @@ class Embeddings(Resource):
         if texts and caller.decoder == "server":
             ends = Limits.of_call(options, began).ends
             decoder = caller.server_decoder(None if ends is None else ends - time.monotonic())
-        requests = aside(embed_requests, input, request_id, decoder)
+        requests = run_blocking(embed_requests, input, request_id, decoder)
         caller.look_up(words=False, name=model is None)
         replies = caller.embed(requests, options, began)
         return embedding_response(replies, model or caller.label(None))
