@@ -252,7 +252,7 @@ def test_with_keep_going_the_number_of_broken_files_is_limited(
     monkeypatch.setattr("smg_proto.compat._limits.MAX_BROKEN_FILES", 2)
     broken = {f"b{number}.proto": f"broken {number}" for number in range(3)}
     folder = write(tmp_path, {"a.proto": proto("a", "message A { int32 x = 1; }"), **broken})
-    with pytest.raises(ContractError, match="more than 2 files do not compile; the last is .*b"):
+    with pytest.raises(ContractError, match="more than 2 files do not compile"):
         load(folder, keep_going=True)
     (folder / "b2.proto").unlink()
     assert load(folder, keep_going=True).every_package == {"a"}
