@@ -14,7 +14,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto._channel import json_object, mapping, sequence
+from smg_proto._channel import LONE_SURROGATE, json_object, mapping, sequence
 from smg_proto.vllm._config import (
     AsyncToken,
     CallParams,
@@ -63,7 +63,7 @@ def _raise(error: ValidationError) -> NoReturn:
                 raise cause from None
             param, problem = param or "parameters", str(cause)
         case "string_unicode":
-            problem = "has half of a character (a lone surrogate), which cannot be sent"
+            problem = LONE_SURROGATE
         case _:
             pass
     raise VLLMGrpcValidationError(param, problem[:1].lower() + problem[1:]) from None
