@@ -64,3 +64,21 @@ def test_the_fields_that_carry_a_broken_message_are_named_over_any_distance(
 def test_a_crate_has_a_name_and_a_version(requirement: str) -> None:
     with pytest.raises(ContractError, match="not NAME@VERSION; use crate:NAME@VERSION"):
         load(f"crate:{requirement}")
+
+
+def test_numbers_that_are_no_longer_reserved_are_named(tmp_path: Path) -> None:
+    found = texts(
+        tmp_path,
+        "message M { reserved 2, 4 to 6, 9; int32 a = 1; }",
+        "message M { int32 a = 1; int32 b = 2; }",
+    )
+    assert found["shop.M"] == "No longer reserved: 4 to 6.\nNo longer reserved: 9."
+
+
+def test_what_becomes_deprecated_is_a_notice(tmp_path: Path) -> None:
+    found = texts(
+        tmp_path,
+        "message M { int32 a = 1; }",
+        "message M { int32 a = 1 [deprecated = true]; }",
+    )
+    assert found == {"shop.M.a": "Deprecated."}
