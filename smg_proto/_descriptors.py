@@ -1,4 +1,4 @@
-"""The declarations in the files of a descriptor set, and symbols, a flat record of each.
+"""Declarations in the files of a descriptor set, and symbols, a flat record of each.
 
 This is the only module that walks through descriptors. The reference pages, the frozen contracts
 and `smg-proto show` use symbols; smg_proto.compat compares declarations.

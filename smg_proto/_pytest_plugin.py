@@ -1,7 +1,7 @@
-"""Fixtures for pytest, there as soon as this package is installed.
+"""Fixtures for pytest, available when this package is installed.
 
-`vllm_engine` is a fake vLLM engine, `smg_gateway` a fake gateway: the address of a running server,
-new for each test, with the fake itself as `.servicer`. Nothing is imported until a test asks.
+`vllm_engine` is the address of a fake vLLM engine and `smg_gateway` that of a fake gateway. Each
+test gets a new server, whose fake is `.servicer`. Nothing is imported until a test uses a fixture.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Harmless calls that show which RPCs a server without reflection has.
 
-The name of an RPC decides how it is tried. An RPC that only reads is called with an empty request.
-An RPC that would do work is called with bytes that are not a message: a server that has the RPC
-cannot parse them and does nothing. An RPC that changes state is never called and stays untried.
+The name of an RPC decides how it is probed. A read-only RPC is called with an empty request. An RPC
+that would use the engine is called with bytes that are not a message: a server that has the RPC
+cannot parse them and does nothing. An RPC that changes state is never called.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ READS = frozenset(
         "GetCapabilities",
     )
 )
-# Methods that do work once they can parse their request, and change no lasting state.
+# Methods that use the engine once they can parse their request, and change no lasting state.
 WORKS = frozenset(
     (
         "Generate",
@@ -57,8 +57,8 @@ WORKS = frozenset(
 )
 # A tag of wire type 7, which does not exist: every parser rejects it.
 NOT_A_MESSAGE = b"\x0f\x0f\x0f"
-# A server that returns another status than UNIMPLEMENTED for this one does so for all.
-NOBODY_HAS_THIS = "/smg_proto.Nothing/Nothing"
+# A server that does not return UNIMPLEMENTED for this one does not return it for any RPC.
+UNKNOWN_RPC = "/smg_proto.Nothing/Nothing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from smg_proto._probe import NOBODY_HAS_THIS, NOT_A_MESSAGE, READS, WORKS
+from smg_proto._probe import NOT_A_MESSAGE, READS, UNKNOWN_RPC, WORKS
 from smg_proto.compat._contract import Contract, Rpc, Service
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._server import Server
@@ -66,7 +66,7 @@ def is_there(code: grpc.StatusCode) -> bool:
 
 def detect(server: Server, contract: Contract) -> list[Spoken]:
     """The services of the contract that the server has. ContractError if calls cannot show it."""
-    code, _ = server.call(NOBODY_HAS_THIS, b"")
+    code, _ = server.call(UNKNOWN_RPC, b"")
     if is_there(code):
         raise ContractError(
             f"{server.address}: cannot detect its services: it returns {code.name} for a method "

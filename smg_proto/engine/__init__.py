@@ -1,10 +1,10 @@
-"""One client for every engine contract: it finds out which one a server speaks.
+"""One client for every engine contract. It detects which one a server speaks.
 
     async with smg_proto.engine.connect("host:50051") as engine:
         async for piece in engine.generate(prompt="One contract", max_tokens=16):
             print(piece.text, end="")
 
-In a plain `with`, connect() gives the sync client. The base install has all that it needs.
+A plain `with` gives the sync client. The base install is enough.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "TokenDecoder":  # few need it, and it loads what unpacks archives
+    if name == "TokenDecoder":  # loaded on first use: it imports modules that unpack archives
         from smg_proto._tokens.decoder import TokenDecoder
 
         return TokenDecoder

@@ -1,4 +1,4 @@
-"""Where a server is, and how it is reached."""
+"""Connection settings, and their checks."""
 
 import re
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ CHECKS = Checks(ParameterError)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A server that is ready to be called. The repr shows no secret."""
+    """Checked arguments of connect(). The repr shows no secret."""
 
     address: Address
     contract: str | None
@@ -53,12 +53,12 @@ def settings(
     channel_options: ChannelOptions | None,
     decoder: "TokenDecoder | Literal['server'] | None",
 ) -> Settings:
-    """Check what connect() was given. ParameterError: it cannot be."""
+    """Check the arguments of connect(). ParameterError: one is wrong."""
     target = check_target(target)
     pairs = CHECKS.metadata(metadata)
     size = -1 if max_message_bytes is None else max_message_bytes
     if isinstance(cast(Any, size), bool) or not isinstance(cast(Any, size), int) or size < -1:
-        raise ParameterError("max_message_bytes", "must be a number of bytes; None: no limit")
+        raise ParameterError("max_message_bytes", "must be a number of bytes, or None for no limit")
     options: dict[str, object] = {
         "grpc.max_send_message_length": size,
         "grpc.max_receive_message_length": size,
@@ -87,16 +87,16 @@ def settings(
 
 
 def check_target(target: object) -> str:
-    """HOST:PORT, [IPV6]:PORT, unix:PATH, or another target of gRPC's with a scheme."""
+    """Check a target: HOST:PORT, [IPV6]:PORT, unix:PATH, or another gRPC target with a scheme."""
     if not isinstance(target, str):
         raise ParameterError("target", "must be a string; use HOST:PORT")
     if re.fullmatch(r"(unix|unix-abstract|dns|ipv4|ipv6|xds|passthrough):[!-~]+", target):
         return target
     if not target.isprintable() or " " in target or "@" in target or "://" in target:
-        raise ParameterError("target", "is no address; use HOST:PORT")
+        raise ParameterError("target", "not an address; use HOST:PORT")
     host, colon, port = target.rpartition(":")
     if not colon or not host or target.endswith("]"):
-        raise ParameterError("target", "has no host or no port; use HOST:PORT")
+        raise ParameterError("target", "missing host or port; use HOST:PORT")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise ParameterError("target", "the port must be a number from 1 to 65535")
     if ":" in host and not re.fullmatch(r"\[.+\]", host):

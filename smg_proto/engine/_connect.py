@@ -1,4 +1,4 @@
-"""connect(): the way to an engine, for both kinds of program."""
+"""connect() and Connection, for sync and async programs."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """A way to an engine: `async with` gives an AsyncEngine, `with` an Engine.
+    """A connection to an engine: `async with` gives an AsyncEngine, `with` an Engine.
 
-    Entering it finds out which contract the server speaks, and leaving it closes the connection.
+    Entering it detects which contract the server speaks. Leaving it closes the connection.
     """
 
     def __init__(self, _settings: Settings) -> None:
@@ -56,7 +56,7 @@ class Connection:
 
     def _check_unused(self) -> None:
         if self._async_engine is not None or self._engine is not None:
-            raise ClosedError("a connection is entered once; call connect() again")
+            raise ClosedError("a connection can be entered only once; call connect() again")
 
 
 def connect(
@@ -75,19 +75,19 @@ def connect(
     channel_options: ChannelOptions | None = None,
     decoder: "TokenDecoder | Literal['server'] | None" = None,
 ) -> Connection:
-    """An engine at HOST:PORT, [IPV6]:PORT or unix:PATH, whichever contract it speaks.
+    """Connect to an engine at HOST:PORT, [IPV6]:PORT or unix:PATH, whichever contract it speaks.
 
-    contract: the contract, so that the server is not asked. timeout: seconds for each call that
-    generates nothing; generate() and complete() have a limit of their own. token: sent as
-    "authorization: Bearer", never in clear text to another machine. secure: use TLS; the
-    certificates, as PEM or files, switch it on too. max_message_bytes: of a request and of a reply;
-    None is no limit. decoder: gives text where the contract carries token ids alone: "server"
-    fetches the server's own tokenizer, which needs the extra `decode`. None: no text there.
+    contract: skips detection. timeout: seconds for each call that generates nothing; generate() and
+    complete() take their own. token: sent as "authorization: Bearer", never in clear text to
+    another machine. secure: use TLS; a certificate, as PEM or a file, also turns it on.
+    max_message_bytes: limit for requests and replies; None: no limit. decoder: adds text to
+    contracts that carry only token ids; "server" downloads the server's tokenizer, which needs the
+    extra `decode`. None: no text for those contracts.
 
-    ParameterError: an argument is wrong. Nothing is called before the `with`.
+    ParameterError: an argument is wrong. Nothing is sent before the `with`.
     """
     if contract is not None and contract not in CONTRACTS:
-        raise ParameterError("contract", f"there are {', '.join(CONTRACTS)}")
+        raise ParameterError("contract", f"must be one of {', '.join(CONTRACTS)}")
     return Connection(
         settings(
             target,

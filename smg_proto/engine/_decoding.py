@@ -1,4 +1,4 @@
-"""Text for contracts that carry token ids alone."""
+"""Text for contracts that carry only token ids."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,17 +7,17 @@ from smg_proto._tokens.bundle import Bundle
 from smg_proto._tokens.text import ChoiceText, TextPlan
 from smg_proto.engine._contracts.base import Reader
 from smg_proto.engine._errors import FailedError
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Piece
 
 if TYPE_CHECKING:
     from smg_proto._tokens.decoder import TokenDecoder
 
-_BEFORE = 12  # tokens at the end of the prompt, which decide whether a blank begins the text
+_BEFORE = 12  # last tokens of the prompt, which decide whether the text starts with a space
 
 
 class TokenizerBundle(Bundle):
-    """The tokenizer's files as the server has sent them."""
+    """The tokenizer's files as the server sent them."""
 
     @classmethod
     def damaged(cls, problem: str) -> FailedError:
@@ -25,26 +25,26 @@ class TokenizerBundle(Bundle):
 
 
 class DecodingReader(Reader):
-    """Fills in the text of the pieces that another reader reads. A stop is left out of it."""
+    """Adds text to another reader's pieces. The text never includes a stop."""
 
-    def __init__(self, reader: Reader, decoder: "TokenDecoder", asked: Asked) -> None:
+    def __init__(self, reader: Reader, decoder: "TokenDecoder", params: CheckedParams) -> None:
         self._reader, self._decoder = reader, decoder
-        stop = asked.get("stop", ())
+        stop = params.get("stop", ())
         self._plan = TextPlan(
             stop=stop,
-            stop_token_ids=asked.get("stop_token_ids", ()),
-            before=asked["token_ids"][-_BEFORE:],
-            by_token=bool(stop and asked.get("min_tokens")),
+            stop_token_ids=params.get("stop_token_ids", ()),
+            before=params["token_ids"][-_BEFORE:],
+            by_token=bool(stop and params.get("min_tokens")),
         )
         self._texts: dict[int, ChoiceText] = {}
 
     def read(self, message: Any) -> Iterable[Piece]:
-        return [self._filled(piece) for piece in self._reader.read(message)]
+        return [self._with_text(piece) for piece in self._reader.read(message)]
 
-    def end(self, left: Sequence[int]) -> Iterable[Piece]:
-        return [self._filled(piece) for piece in self._reader.end(left)]
+    def end(self, unfinished: Sequence[int]) -> Iterable[Piece]:
+        return [self._with_text(piece) for piece in self._reader.end(unfinished)]
 
-    def _filled(self, piece: Piece) -> Piece:
+    def _with_text(self, piece: Piece) -> Piece:
         text = self._texts.get(piece.index)
         if text is None:
             text = self._texts[piece.index] = self._plan.new(self._decoder)

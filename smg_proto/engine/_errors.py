@@ -1,5 +1,5 @@
-"""The errors of smg_proto.engine. What a server says is in `details`, never in the message: it may
-repeat a prompt."""
+"""The errors of smg_proto.engine. A server's text is in `details`, never in the message, because it
+may quote a prompt."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,33 +12,33 @@ class EngineError(Exception):
         super().__init__(message)
         self.message: str = message
         self.code: str | None = code
-        """The name of the gRPC status, such as "UNAVAILABLE". None: no call has failed."""
+        """The name of the gRPC status, such as "UNAVAILABLE". None: no call failed."""
         self.details: str = details
-        """The server's own words."""
+        """The server's own text."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without a call of __init__, whose parameters differ from class to class.
-        return _again, (type(self), self.args, self.__dict__)
+        # Unpickles without __init__, whose parameters differ between the classes.
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class UnavailableError(EngineError):
-    """No server was reached, the connection broke, or the server takes no calls now."""
+    """No server was reached, the connection broke, or the server does not accept calls now."""
 
 
 class DeadlineError(EngineError):
-    """The call did not end in time."""
+    """The call exceeded its time limit."""
 
 
 class AccessError(EngineError):
-    """The server does not accept the credentials, or does not allow the call."""
+    """The server rejects the credentials, or does not allow the call."""
 
 
 class RequestError(EngineError):
-    """The server rejects the request: correct it before you send it again."""
+    """The server rejects the request. Correct it before you send it again."""
 
 
 class BusyError(EngineError):
-    """The engine has no room for the request now, or a message is over a size limit."""
+    """The engine has no room for the request now, or a message exceeds a size limit."""
 
 
 class FailedError(EngineError):
@@ -46,7 +46,7 @@ class FailedError(EngineError):
 
 
 class ClosedError(EngineError):
-    """The engine, or the stream, was closed by this side."""
+    """This side closed the engine or the stream."""
 
 
 class ParameterError(EngineError, ValueError):
@@ -58,7 +58,7 @@ class ParameterError(EngineError, ValueError):
 
 
 class UnsupportedError(EngineError):
-    """The contract cannot express what was asked for. Nothing was sent."""
+    """The contract cannot express the request. Nothing was sent."""
 
     def __init__(self, contract: str, what: str, why: str) -> None:
         super().__init__(f"{contract} does not support {what}: {why}")
@@ -68,7 +68,7 @@ class UnsupportedError(EngineError):
 
 @dataclass(frozen=True)
 class Tried:
-    """One question to a server about what it serves."""
+    """One call that tried to detect a contract."""
 
     contract: str
     """The contract, or "reflection"."""
@@ -79,7 +79,7 @@ class Tried:
 
 
 class NoContractError(EngineError):
-    """The server serves none of the contracts, or cannot be asked. `tried` has each answer."""
+    """No contract was detected. `tried` lists the calls and their results."""
 
     def __init__(self, target: str, problem: str, tried: tuple[Tried, ...]) -> None:
         lines = [f"  {one.rpc}: {one.answer}" for one in tried]
@@ -87,7 +87,7 @@ class NoContractError(EngineError):
         self.tried: tuple[Tried, ...] = tried
 
 
-def _again(kind: type[EngineError], args: tuple[Any, ...], state: dict[str, Any]) -> EngineError:
+def _rebuild(kind: type[EngineError], args: tuple[Any, ...], state: dict[str, Any]) -> EngineError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
@@ -97,17 +97,17 @@ def _again(kind: type[EngineError], args: tuple[Any, ...], state: dict[str, Any]
 _KINDS: dict[str, tuple[type[EngineError], str]] = {
     "UNAVAILABLE": (
         UnavailableError,
-        "no server, or it takes no calls now; check the address, and TLS on both sides",
+        "no server, or it does not accept calls now; check the address, and TLS on both sides",
     ),
     "DEADLINE_EXCEEDED": (DeadlineError, "no complete reply in time"),
-    "UNAUTHENTICATED": (AccessError, "the server does not accept the credentials"),
+    "UNAUTHENTICATED": (AccessError, "the server rejects the credentials"),
     "PERMISSION_DENIED": (AccessError, "the server does not allow the call"),
     "INVALID_ARGUMENT": (RequestError, "the server rejects the request"),
     "NOT_FOUND": (RequestError, "the server does not know what the request names"),
     "FAILED_PRECONDITION": (RequestError, "the server is not set up for the request"),
     "OUT_OF_RANGE": (RequestError, "the server rejects the request"),
-    "ALREADY_EXISTS": (RequestError, "the server has a request of this id"),
-    "RESOURCE_EXHAUSTED": (BusyError, "the engine is full, or a message is over a size limit"),
+    "ALREADY_EXISTS": (RequestError, "the server already has a request with this id"),
+    "RESOURCE_EXHAUSTED": (BusyError, "the engine is full, or a message exceeds a size limit"),
     "UNIMPLEMENTED": (FailedError, "the server does not have the RPC"),
     "CANCELLED": (FailedError, "the server cancelled the call"),
 }
@@ -115,5 +115,5 @@ _KINDS: dict[str, tuple[type[EngineError], str]] = {
 
 def from_status(code: str, details: str, target: str) -> EngineError:
     """The error for a status that ended a call."""
-    kind, what = _KINDS.get(code, (FailedError, f"the call ended {code}"))
+    kind, what = _KINDS.get(code, (FailedError, f"the call failed with {code}"))
     return kind(f"{target}: {what}", code=code, details=details)

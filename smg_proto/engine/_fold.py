@@ -1,4 +1,4 @@
-"""Pieces put together again."""
+"""Builds a Completion from the pieces of a request."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from smg_proto.engine._types import Choice, Completion, Logprob, Piece, Usage
 
 
 class Fold:
-    """Takes the pieces of a request, in order."""
+    """Collects the pieces of a request, in order."""
 
     def __init__(self, request_id: str) -> None:
         self._request_id = request_id
@@ -17,7 +17,7 @@ class Fold:
 
     def completion(self) -> Completion:
         choices = tuple(_choice(index, self._parts[index]) for index in sorted(self._parts))
-        scored = (part.prompt_logprobs for parts in self._parts.values() for part in parts)
+        prompts = (part.prompt_logprobs for parts in self._parts.values() for part in parts)
         usages = [part.usage for parts in self._parts.values() for part in parts if part.usage]
         return Completion(
             self._request_id,
@@ -27,7 +27,7 @@ class Fold:
                 sum(usage.completion_tokens for usage in usages),
                 _first(usage.cached_tokens for usage in usages),
             ),
-            next(filter(None, scored), ()),
+            next(filter(None, prompts), ()),
         )
 
 

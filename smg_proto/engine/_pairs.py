@@ -1,4 +1,4 @@
-"""What the two kinds of client do differently."""
+"""Differences between the sync and the async client."""
 
 import asyncio
 import sys
@@ -10,28 +10,27 @@ import grpc
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What a call ends with. grpc.aio raises CancelledError for a call that this side has cancelled, as
-# asyncio does for a task that is cancelled. Sync calls have a status for the one, nothing for the
-# other.
+# What a failed call raises. grpc.aio raises CancelledError for a call that this side cancelled, and
+# asyncio raises it in a cancelled task. A cancelled sync call has a status.
 Failures: tuple[type[BaseException], ...] = (grpc.RpcError,)
 AsyncFailures: tuple[type[BaseException], ...] = (grpc.RpcError, asyncio.CancelledError)
 
 
-def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return function(*args, **kwargs)
 
 
-async def async_aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call what takes long in a thread of its own."""
+async def async_run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a slow function in another thread."""
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
-def interrupted() -> bool:
+def being_cancelled() -> bool:
     return False
 
 
-def async_interrupted() -> bool:
-    """Whether the present task has been told to end. Python 3.10 does not know: False."""
+def async_being_cancelled() -> bool:
+    """Whether the current task is being cancelled. Always False on Python 3.10."""
     if sys.version_info < (3, 11):
         return False
     task = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""What a caller asks for, the same for every contract: the parameters, and what they may be."""
+"""The parameters of a request, the same for every contract, and their checks."""
 
 import json
 import math
@@ -18,76 +18,78 @@ MAX_NUMBER = 3e38  # about the largest 32-bit float
 
 
 class GenerateParams(TypedDict, total=False):
-    """What generate() and complete() take. Left out, or None: the engine's default.
+    """Parameters of generate() and complete(). Missing or None: the engine's default.
 
-    What the contract of the server cannot express is an UnsupportedError before anything is sent.
+    A parameter that the server's contract cannot express raises UnsupportedError before anything is
+    sent.
     """
 
     prompt: str | None
-    """The prompt as text, without any chat template. Either this or `token_ids`."""
+    """The prompt as text. No chat template is applied. Either this or `token_ids`."""
     token_ids: Sequence[int] | None
     """The prompt as token ids. Either this or `prompt`."""
     max_tokens: int | None
-    """Most tokens to generate, at least 1."""
+    """Maximum number of tokens to generate, at least 1."""
     min_tokens: int | None
-    """Tokens to generate before an end or a stop may come."""
+    """Number of tokens before the end token or a stop can end a sequence."""
     temperature: float | None
-    """From 0; 0 takes the likeliest token at each step."""
+    """At least 0. 0 selects the most likely token at each step."""
     top_p: float | None
-    """Sample among the likeliest tokens that add up to this probability, above 0 and up to 1."""
+    """Sample from the most likely tokens whose probabilities add up to this, above 0 and at most
+    1."""
     top_k: int | None
-    """Sample among this many likeliest tokens; 0: among all."""
+    """Sample from this many most likely tokens. 0: from all."""
     min_p: float | None
-    """Leave out tokens less likely than this part of the likeliest one, from 0 to 1."""
+    """Minimum probability of a token relative to the most likely one, from 0 to 1."""
     presence_penalty: float | None
     frequency_penalty: float | None
     repetition_penalty: float | None
-    """Above 0; 1 changes nothing."""
+    """Above 0. 1 changes nothing."""
     logit_bias: Mapping[int, float] | None
-    """Token id to what is added to its score."""
+    """Token id to the number added to its score."""
     seed: int | None
-    """From 0. Makes sampling repeatable, as far as the engine can."""
+    """At least 0. Makes sampling repeatable if the engine can."""
     n: int | None
-    """Sequences to generate for the prompt. Pieces say by `index` which they belong to."""
+    """Number of sequences to generate. `Piece.index` says which one a piece belongs to."""
     stop: str | Sequence[str] | None
     """Strings that end a sequence."""
     stop_token_ids: Sequence[int] | None
-    """Token ids that end a sequence, beside the model's own."""
+    """Token ids that end a sequence, in addition to the model's own."""
     ignore_eos: bool | None
-    """Generate on after the model's end token."""
+    """Continue after the model's end token."""
     logprobs: int | None
-    """Return the log probability of each token, and of this many likeliest ones."""
+    """Return the log probability of each token, and of this many most likely tokens."""
     prompt_logprobs: int | None
-    """Return the log probability of each token of the prompt, and of this many likeliest ones."""
+    """As `logprobs`, for each token of the prompt."""
     json_schema: str | Mapping[str, Any] | None
-    """The output is JSON of this schema. Of this and the five below, one at most."""
+    """The output is JSON that matches this schema. At most one of this and the next five."""
     json_object: bool | None
     """The output is a JSON object."""
     regex: str | None
     """The output matches this regular expression."""
     grammar: str | None
-    """The output follows this grammar, in the engine's own form of EBNF."""
+    """The output follows this grammar, in the engine's EBNF dialect."""
     choice: Sequence[str] | None
     """The output is one of these."""
     structural_tag: str | None
-    """Parts of the output between given tags are constrained; JSON, in the engine's own form."""
+    """Constrains the output between given tags. JSON, in the engine's format."""
     lora: str | None
     """The LoRA adapter to apply, by the engine's name for it."""
     model: str | None
-    """The model, for contracts that name one. Others serve the model that they have."""
+    """The model, for contracts that name one. Others use the model that the engine has loaded."""
     request_id: str | None
-    """Names the request, for abort(). Left out: a random one."""
+    """The request's id, for abort(). Unset: random."""
     timeout: float | None
-    """Seconds for the whole call. None: no limit."""
+    """Seconds for the whole call. Unset: no limit."""
     metadata: MetadataLike | None
-    """gRPC metadata of this call, beside that of the connection."""
+    """gRPC metadata of this call, in addition to the connection's."""
 
 
 CONSTRAINTS = ("json_schema", "json_object", "regex", "grammar", "choice", "structural_tag")
 
 
-class Asked(dict[str, Any]):
-    """The parameters that were given, checked. `request_id` is always there."""
+class CheckedParams(dict[str, Any]):
+    """Checked parameters, without those that are None. `request_id` is always set."""
 
     @property
     def n(self) -> int:
@@ -95,34 +97,34 @@ class Asked(dict[str, Any]):
 
     @property
     def constraint(self) -> tuple[str, Any] | None:
-        """The one constraint, by its parameter."""
+        """The parameter that constrains the output, and its value."""
         return next(((name, self[name]) for name in CONSTRAINTS if name in self), None)
 
 
-def check(params: Mapping[str, Any]) -> Asked:
-    """Check parameters that no contract could take otherwise. ParameterError: one is wrong."""
-    asked = Asked()
+def check(params: Mapping[str, Any]) -> CheckedParams:
+    """Check the rules that hold for every contract. ParameterError: a parameter is wrong."""
+    checked = CheckedParams()
     for name, value in params.items():
-        checked = _CHECKS.get(name)
-        if checked is None:
-            raise ParameterError(name[:80], "there is no such parameter")
+        convert = _CHECKS.get(name)
+        if convert is None:
+            raise ParameterError(name[:80], "unknown parameter")
         if value is not None:
-            asked[name] = checked(name, value)
-    if asked.get("json_object") is False:
-        del asked["json_object"]
-    if ("prompt" in asked) == ("token_ids" in asked):
-        raise ParameterError("prompt", "give either prompt or token_ids")
-    constraints = [name for name in CONSTRAINTS if name in asked]
+            checked[name] = convert(name, value)
+    if checked.get("json_object") is False:
+        del checked["json_object"]
+    if ("prompt" in checked) == ("token_ids" in checked):
+        raise ParameterError("prompt", "pass either prompt or token_ids")
+    constraints = [name for name in CONSTRAINTS if name in checked]
     if len(constraints) > 1:
-        raise ParameterError(constraints[1], f"cannot be together with {constraints[0]}")
-    if asked.get("min_tokens", 0) > asked.get("max_tokens", MAX_COUNT):
-        raise ParameterError("min_tokens", "must not be above max_tokens")
-    asked.setdefault("request_id", uuid.uuid4().hex)
-    return asked
+        raise ParameterError(constraints[1], f"cannot be combined with {constraints[0]}")
+    if checked.get("min_tokens", 0) > checked.get("max_tokens", MAX_COUNT):
+        raise ParameterError("min_tokens", "must not exceed max_tokens")
+    checked.setdefault("request_id", uuid.uuid4().hex)
+    return checked
 
 
-def _whole(low: int, high: int) -> Callable[[str, Any], int]:
-    def checked(name: str, value: Any) -> int:
+def _integer(low: int, high: int) -> Callable[[str, Any], int]:
+    def convert(name: str, value: Any) -> int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise ParameterError(name, f"must be a whole number, not {type(value).__name__}")
         number = int(value.__index__())
@@ -130,11 +132,11 @@ def _whole(low: int, high: int) -> Callable[[str, Any], int]:
             raise ParameterError(name, f"must be from {low} to {high}")
         return number
 
-    return checked
+    return convert
 
 
 def _number(what: str, fits: Callable[[float], bool]) -> Callable[[str, Any], float]:
-    def checked(name: str, value: Any) -> float:
+    def convert(name: str, value: Any) -> float:
         if isinstance(value, bool) or not hasattr(value, "__float__"):
             raise ParameterError(name, f"must be a number, not {type(value).__name__}")
         try:
@@ -145,22 +147,22 @@ def _number(what: str, fits: Callable[[float], bool]) -> Callable[[str, Any], fl
             raise ParameterError(name, f"must be {what}")
         return number
 
-    return checked
+    return convert
 
 
-def _texts(name: str, value: Any) -> list[str]:
+def _strings(name: str, value: Any) -> list[str]:
     items = [value] if isinstance(value, str) else sequence(value)
     if items is None:
         raise ParameterError(name, "must be a list of strings")
     if len(items) > MAX_STOPS:
-        raise ParameterError(name, f"has more than {MAX_STOPS} strings")
+        raise ParameterError(name, f"must have at most {MAX_STOPS} strings")
     return [CHECKS.text(name, item) for item in items]
 
 
 def _choices(name: str, value: Any) -> list[str]:
-    found = [] if isinstance(value, str) else _texts(name, value)
+    found = [] if isinstance(value, str) else _strings(name, value)
     if not found:
-        raise ParameterError(name, "must be a list of strings, and not empty")
+        raise ParameterError(name, "must be a list of at least one string")
     return found
 
 
@@ -208,30 +210,30 @@ def check_request_id(name: str, value: Any) -> str:
     return value
 
 
-_FROM_0 = _number("0 or more", lambda number: number >= 0)
+_FROM_0 = _number("at least 0", lambda number: number >= 0)
 _PENALTY = _number("from -2 to 2", lambda number: -2 <= number <= 2)
 _PART = _number("from 0 to 1", lambda number: 0 <= number <= 1)
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "prompt": CHECKS.text,
     "token_ids": _prompt_ids,
-    "max_tokens": _whole(1, MAX_COUNT),
-    "min_tokens": _whole(0, MAX_COUNT),
+    "max_tokens": _integer(1, MAX_COUNT),
+    "min_tokens": _integer(0, MAX_COUNT),
     "temperature": _FROM_0,
     "top_p": _number("above 0 and at most 1", lambda number: 0 < number <= 1),
-    "top_k": _whole(0, MAX_COUNT),
+    "top_k": _integer(0, MAX_COUNT),
     "min_p": _PART,
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
     "repetition_penalty": _number("above 0", lambda number: number > 0),
     "logit_bias": _bias,
-    "seed": _whole(0, 2**63 - 1),
-    "n": _whole(1, 1_000),
-    "stop": _texts,
+    "seed": _integer(0, 2**63 - 1),
+    "n": _integer(1, 1_000),
+    "stop": _strings,
     "stop_token_ids": _ids,
     "ignore_eos": CHECKS.flag,
-    "logprobs": _whole(0, MAX_COUNT),
-    "prompt_logprobs": _whole(0, MAX_COUNT),
+    "logprobs": _integer(0, MAX_COUNT),
+    "prompt_logprobs": _integer(0, MAX_COUNT),
     "json_schema": _schema,
     "json_object": CHECKS.flag,
     "regex": CHECKS.text,

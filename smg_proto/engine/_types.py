@@ -1,4 +1,4 @@
-"""What an engine returns, the same for every contract."""
+"""The results of an engine, the same for every contract."""
 
 from dataclasses import dataclass, field
 
@@ -12,49 +12,50 @@ class Logprob:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens at this place with their log probabilities, if they were asked for."""
+    """The most likely tokens at this position with their log probabilities, if requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one sequence; of a Completion: of all its sequences."""
+    """Token counts of one sequence, or of all sequences of a Completion.
+
+    None: the engine does not report the count.
+    """
 
     prompt_tokens: int | None
-    """None: the engine has not said."""
     completion_tokens: int
     cached_tokens: int | None = None
-    """Tokens of the prompt that came from a cache. None: the engine has not said."""
+    """Tokens of the prompt that came from a cache."""
 
 
-@dataclass(slots=True)  # one for every token: to make a frozen one takes three times as long
+@dataclass(slots=True)  # one per token: creating a frozen one takes three times as long
 class Piece:
-    """What is new in one sequence. Pieces never repeat what an earlier one had."""
+    """New output of one sequence. A piece never repeats an earlier one."""
 
     index: int = 0
     """Which of `n` sequences, from 0."""
     text: str | None = ""
-    """None: the contract carries token ids alone, and no `decoder` was given to connect()."""
+    """None: the contract carries only token ids, and connect() was called without `decoder`."""
     token_ids: tuple[int, ...] = ()
-    """Empty also where the contract carries text alone."""
+    """Always empty if the contract carries only text."""
     logprobs: tuple[Logprob, ...] = ()
     finish_reason: str | None = None
-    """Set in the last piece of a sequence: "stop", "length", "abort", or another word of the
-    engine's."""
+    """Set in the last piece of a sequence: "stop", "length", "abort", or the engine's own word."""
     matched_stop: str | int | None = None
-    """The stop string or the token id that ended the sequence, where the engine names it."""
+    """The stop string or token id that ended the sequence, if the engine reports it."""
     usage: Usage | None = None
     """Set in the last piece of a sequence."""
     prompt_logprobs: tuple[Logprob | None, ...] = ()
-    """Of the prompt's tokens, once in a request. The first is None: nothing comes before it."""
+    """For each token of the prompt, once per request. The first is None: no token precedes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One sequence, whole."""
+    """One complete sequence."""
 
     index: int
     text: str | None
-    """None: as of a Piece."""
+    """None under the same conditions as `Piece.text`."""
     token_ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...]
     finish_reason: str
@@ -63,13 +64,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """All sequences of a request, whole."""
+    """All sequences of a request, complete."""
 
     request_id: str
     choices: tuple[Choice, ...]
     usage: Usage
     prompt_logprobs: tuple[Logprob | None, ...] = ()
-    """As in a Piece."""
+    """As `Piece.prompt_logprobs`."""
 
     @property
     def text(self) -> str | None:
@@ -84,30 +85,30 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A model and its server. None, or empty: the contract or the engine does not say."""
+    """A model and its server. None or empty: the contract or the engine does not report it."""
 
     contract: str
     model: str
     engine: str = ""
-    """The engine, with its version where it is known."""
+    """The engine, with its version if known."""
     context_length: int | None = None
-    """Most tokens of prompt and output together."""
+    """Maximum number of tokens of prompt and output together."""
     vocab_size: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     replies: tuple[Message, ...] = field(default=(), repr=False)
-    """What the server replied, for what is particular to it."""
+    """The server's replies, for fields that only its contract has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The load of an engine, over all of its ranks. None: it does not say."""
+    """The load of an engine, over all of its ranks. None: the engine does not report it."""
 
     running: int | None
     """Requests in the batch."""
     waiting: int | None
     """Requests in the queue."""
     cache_usage: float | None = None
-    """Part of the KV cache that is in use, from 0 to 1; of several ranks the highest."""
+    """Fraction of the KV cache in use, from 0 to 1. With several ranks, the highest."""
     replies: tuple[Message, ...] = field(default=(), repr=False)
 
 
@@ -117,4 +118,4 @@ class Health:
 
     serving: bool
     message: str = ""
-    """The server's own words or state; for people."""
+    """The server's message or state, for people."""

@@ -1,4 +1,4 @@
-"""Servers for tests and trials: no gateway, no GPU, one small deterministic model.
+"""Servers for tests and trials, without a gateway or a GPU: fakes over a small deterministic model.
 
 with run_vllm_engine() as address:
     stub = VllmEngineStub(grpc.insecure_channel(address))

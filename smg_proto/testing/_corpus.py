@@ -1,4 +1,4 @@
-"""What the built-in model has read: it says these words, in roughly this order, and no others."""
+"""The built-in model's corpus. It generates only these words, in roughly this order."""
 
 SENTENCES = """
 The gateway takes a request and hands it to a worker .
@@ -25,7 +25,7 @@ A test that reads well is a test that people keep .
 
 
 def sentences() -> list[str]:
-    """Each sentence as it is written in a text: a space before every word, none before a mark."""
+    """Each sentence as text: a space before every word, none before a punctuation mark."""
     lines = SENTENCES.strip().splitlines()
     return [" " + line.replace(" .", ".").replace(" ,", ",") for line in lines]
 

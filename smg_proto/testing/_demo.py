@@ -24,7 +24,7 @@ vllm_engine_pb2.GetModelInfoRequest()))'"""
 
 
 async def serve(address: Address, token_delay: float, *, engine_only: bool) -> None:
-    """Serve until SIGINT or SIGTERM; OSError if the address cannot be had."""
+    """Serve until SIGINT or SIGTERM. OSError: the address is not available."""
     engine = FakeVllmEngine(token_delay=token_delay)
     gateway = FakeGateway(token_delay=token_delay)
     services = [*engine.services] if engine_only else [*gateway.services, _LLM, *engine.services]

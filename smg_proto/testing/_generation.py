@@ -1,4 +1,4 @@
-"""The one way in which every fake makes text: token by token, up to a stop, an end or a limit."""
+"""Text generation of all fakes: token by token, up to a stop, an end token or a limit."""
 
 import codecs
 import math
@@ -13,7 +13,7 @@ from smg_proto.testing._tokenizer import END
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose tokens and when to stop. top_k 0 and max_tokens None are no limit."""
+    """How to choose tokens and when to stop. top_k 0 and max_tokens None mean no limit."""
 
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -32,13 +32,14 @@ class Sampling:
     include_stop: bool = False
     skip_special: bool = True
     logprobs: int | None = None
-    opening: str = ""  # said first, before the model goes on by itself
-    whole: str | None = None  # said instead of the model's own words
+    prefix: str = ""  # comes before the model's own text
+    replacement: str | None = None  # replaces the model's own text
 
 
 @dataclass(frozen=True)
 class Step:
-    """One chosen token, its log probability, and the likeliest tokens at its place, best first."""
+    """A chosen token, its log probability, and the most likely tokens at its position, best
+    first."""
 
     token: int
     logprob: float
@@ -47,9 +48,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token brought: the token, and the text and steps that can be shown by now.
+    """One token, with the text and the steps that it completes.
 
-    The last piece has the finish reason, and the stop string or stop token if one matched.
+    The last piece has the finish reason, and the stop string or stop token that matched.
     """
 
     step: Step
@@ -62,7 +63,7 @@ class Piece:
 def generate(
     model: Model, prompt: Sequence[int], sampling: Sampling, index: int = 0
 ) -> Iterator[Piece]:
-    """The answer's pieces, one for each token. Choice `index` of several draws by seed + index."""
+    """Generate a continuation, one piece per token. Choice `index` uses the seed `seed + index`."""
     room = model.context_length - len(prompt)
     limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
     text = _Text(sampling.stop)
@@ -74,7 +75,7 @@ def generate(
             if step.token in sampling.stop_token_ids:
                 ended, matched = True, step.token
             elif step.token in EOS and not sampling.ignore_eos:
-                # Only the first end token is silent; the others count as stop tokens.
+                # Only the first end token is not reported; the others count as stop tokens.
                 ended, matched = True, None if step.token == END else step.token
         if ended and not (sampling.include_stop and matched is not None):
             raw = b""
@@ -92,11 +93,11 @@ def generate(
 
 
 def score(model: Model, prompt: Sequence[int], top: int) -> Iterator[Step]:
-    """How likely the model finds each token of a prompt but the first, which nothing precedes."""
-    for place in range(1, len(prompt)):
-        logits = model.logits(0, prompt[max(place - 2, 0) : place], place)
-        logprobs = model.logprobs(logits, prompt[place])
-        yield Step(prompt[place], logprobs[prompt[place]], _best(logprobs, top))
+    """The log probability of each token of a prompt but the first, which no token precedes."""
+    for position in range(1, len(prompt)):
+        logits = model.logits(0, prompt[max(position - 2, 0) : position], position)
+        logprobs = model.logprobs(logits, prompt[position])
+        yield Step(prompt[position], logprobs[prompt[position]], _best(logprobs, top))
 
 
 def _best(logprobs: dict[int, float], top: int) -> tuple[tuple[int, float], ...]:
@@ -107,13 +108,13 @@ def _best(logprobs: dict[int, float], top: int) -> tuple[tuple[int, float], ...]
 def _steps(
     model: Model, prompt: Sequence[int], sampling: Sampling, index: int
 ) -> Iterator[tuple[Step, bool]]:
-    """Tokens without end, each with whether nothing can come after it."""
+    """Tokens without end, each with whether it is the last possible one."""
     made: list[int] = []
-    spoken = sampling.opening if sampling.whole is None else sampling.whole
-    for token in model.tokenizer.encode(spoken):
+    given = sampling.prefix if sampling.replacement is None else sampling.replacement
+    for token in model.tokenizer.encode(given):
         made.append(token)
         yield Step(token, 0.0, ((token, 0.0),)), False
-    if sampling.whole is not None:
+    if sampling.replacement is not None:
         yield Step(END, 0.0, ((END, 0.0),)), True
     context = [*prompt, *made]
     draw = random.Random(f"{sampling.seed + index}")
@@ -147,7 +148,7 @@ def _choose(
     sampling: Sampling,
     draw: random.Random,
 ) -> int:
-    """One token, as engines commonly sample: penalties, temperature, top-k, min-p, top-p, draw."""
+    """Sample a token in the order that is common: penalties, temperature, top-k, min-p, top-p."""
     counts = Counter(made)
     seen = counts.keys() | set(prompt)
     for token, value in logits.items():
@@ -184,7 +185,7 @@ class _Stop:
 
 @dataclass
 class _Text:
-    """Bytes on their way to becoming text: half characters and half stops are held back."""
+    """Decodes bytes to text, and holds back incomplete characters and stops."""
 
     stops: tuple[str, ...]
     data: bytearray = field(default_factory=bytearray)
@@ -196,7 +197,7 @@ class _Text:
         self._raw = [(stop.encode(), stop) for stop in self.stops if stop]
 
     def add(self, step: Step, raw: bytes, *, look: bool) -> _Stop | None:
-        """Take one token's bytes; the stop that they complete, if one does."""
+        """Add the bytes of a token. Returns the stop that they complete, if any."""
         if raw:
             self.waiting.append((len(self.data), step))
         self.data += raw
@@ -210,7 +211,7 @@ class _Text:
         return min(found, key=lambda stop: stop.start, default=None)
 
     def take(self) -> tuple[str, tuple[Step, ...]]:
-        """What can be shown: all but an ending that could become a stop or a character."""
+        """The text so far, without an end that could become a stop or a character."""
         held = 0
         for stop, _ in self._raw:
             longest = min(len(stop) - 1, len(self.data) - self.sent)
@@ -221,7 +222,7 @@ class _Text:
         return self._show(len(self.data) - held)
 
     def finish(self, end: int | None = None) -> tuple[str, tuple[Step, ...]]:
-        """The rest, up to a stop if one was found. Half a character at the end stays unshown."""
+        """The rest, up to `end`. An incomplete character at the end is dropped."""
         return self._show(len(self.data) if end is None else end)
 
     def _show(self, end: int) -> tuple[str, tuple[Step, ...]]:

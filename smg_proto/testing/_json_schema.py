@@ -1,35 +1,38 @@
-"""A smallest value that fits a JSON Schema: what the built-in model answers when it must fit one.
+"""The smallest value that matches a JSON Schema: the built-in model's output under a constraint.
 
-Only what can be kept is accepted: a keyword that is not understood raises Unsupported.
+A keyword that is not supported raises Unsupported.
 """
 
 import json
 import math
 from typing import Any, cast
 
-_DEMANDS = (
+_CONSTRAINTS = (
     "$ref", "type", "enum", "const", "anyOf", "properties", "required", "maxProperties",
     "items", "minItems", "maxItems", "minLength", "maxLength",
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
 )  # fmt: skip
-# Keywords that put no demand on a value of the kind that is made here.
-_NOTES = (
+# Keywords that do not constrain the values that are made here.
+_IGNORED = (
     "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default",
     "examples", "deprecated", "readOnly", "writeOnly", "additionalProperties", "strict",
 )  # fmt: skip
-_DEPTH = 32
-_MOST_VALUES = 10_000
-_LONGEST = 1000
+_MAX_DEPTH = 32
+_MAX_VALUES = 10_000
+_MAX_LENGTH = 1000
 
 Json = Any  # a value as json.loads gives it
 
 
 class Unsupported(ValueError):
-    """The model cannot do this: a schema, or another constraint, beyond its means."""
+    """The built-in model does not support a schema or another constraint."""
 
 
 def smallest_text(schema_json: str) -> str:
-    """JSON text that fits the schema; empty: any object. ValueError: not a JSON Schema."""
+    """JSON text that matches the schema. An empty schema: any object.
+
+    ValueError: not a JSON Schema.
+    """
     schema = json.loads(schema_json) if schema_json else {"type": "object"}
     try:
         return json.dumps(_Maker(schema).make(schema), ensure_ascii=False)
@@ -40,22 +43,24 @@ def smallest_text(schema_json: str) -> str:
 class _Maker:
     def __init__(self, root: Json) -> None:
         self._root = root
-        self._left = _MOST_VALUES
+        self._remaining = _MAX_VALUES
 
     def make(self, given: Json, depth: int = 0) -> Json:
-        self._left -= 1
-        if depth > _DEPTH or self._left < 0:
-            raise Unsupported("the JSON Schema is too large, or contains itself")
+        self._remaining -= 1
+        if depth > _MAX_DEPTH or self._remaining < 0:
+            raise Unsupported("the JSON Schema is too large, or refers to itself")
         if given is True:
             return None
         if not isinstance(given, dict):
-            raise Unsupported("the JSON Schema allows no value, or is none")
+            raise Unsupported("the JSON Schema allows no value, or is not a schema")
         schema = cast("dict[str, Any]", given)
-        if unknown := sorted(set(schema) - {*_DEMANDS, *_NOTES}):
-            raise Unsupported(f"the JSON Schema keyword {unknown[0]!r} is not understood")
-        demands = set(schema) & set(_DEMANDS) - {"type"}
-        if len(demands) > 1 and (whole := sorted(demands & {"$ref", "const", "enum", "anyOf"})):
-            raise Unsupported(f"the JSON Schema has {whole[0]!r} beside other demands")
+        if unknown := sorted(set(schema) - {*_CONSTRAINTS, *_IGNORED}):
+            raise Unsupported(f"the JSON Schema keyword {unknown[0]!r} is not supported")
+        constraints = set(schema) & set(_CONSTRAINTS) - {"type"}
+        if len(constraints) > 1 and (
+            exclusive := sorted(constraints & {"$ref", "const", "enum", "anyOf"})
+        ):
+            raise Unsupported(f"{exclusive[0]!r} with other keywords is not supported")
         if "$ref" in schema:
             return self.make(self._resolve(schema["$ref"]), depth + 1)
         if "const" in schema:
@@ -76,13 +81,13 @@ class _Maker:
             case "string":
                 return "x" * _size(schema, "minLength", "maxLength")
             case "integer" | "number":
-                return _number(schema, whole=kind == "integer")
+                return _number(schema, exclusive=kind == "integer")
             case "boolean":
                 return False
             case "null":
                 return None
             case _:
-                raise Unsupported("the JSON Schema has a type that there is not")
+                raise Unsupported("the JSON Schema has an unknown type")
 
     def _object(self, schema: dict[str, Any], depth: int) -> Json:
         properties = schema.get("properties", {})
@@ -94,7 +99,7 @@ class _Maker:
 
     def _resolve(self, reference: str) -> Json:
         if not reference.startswith("#"):
-            raise Unsupported("a JSON Schema $ref must point into the schema itself")
+            raise Unsupported("a $ref to another JSON Schema is not supported")
         found = self._root
         for step in reference.removeprefix("#").split("/")[1:]:
             found = found[step.replace("~1", "/").replace("~0", "~")]
@@ -103,13 +108,13 @@ class _Maker:
 
 def _size(schema: dict[str, Any], low: str, high: str) -> int:
     size: int = schema.get(low, 0)
-    if size > min(schema.get(high, size), _LONGEST):
-        raise Unsupported(f"the JSON Schema's {low} cannot be met")
+    if size > min(schema.get(high, size), _MAX_LENGTH):
+        raise Unsupported(f"the JSON Schema's {low} is too large")
     return size
 
 
-def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
-    step = 1 if whole else 0.5
+def _number(schema: dict[str, Any], *, exclusive: bool) -> int | float:
+    step = 1 if exclusive else 0.5
     low = schema.get("minimum", -math.inf)
     high = schema.get("maximum", math.inf)
     if "exclusiveMinimum" in schema:
@@ -117,8 +122,8 @@ def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
     if "exclusiveMaximum" in schema:
         high = min(high, schema["exclusiveMaximum"] - step)
     value: int | float = min(max(0, low), high)
-    if whole:
+    if exclusive:
         value = math.ceil(value) if value >= 0 else math.floor(value)
     if not low <= value <= high:
-        raise Unsupported("the JSON Schema's range holds no number that the model finds")
+        raise Unsupported("the JSON Schema's range has no supported number")
     return value

@@ -1,4 +1,4 @@
-"""A prefix cache as engines have one: which blocks of which prompts are there, and its events."""
+"""A prefix cache like those of engines: the cached blocks of prompts, and events of changes."""
 
 import asyncio
 import hashlib
@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from smg_proto import common_pb2
 
 BLOCK_SIZE = 16
-_MOST_BLOCKS = 1024
+_MAX_BLOCKS = 1024
 
 
 class KvCache:
-    """The blocks of all prompts so far, least recently used first, and who listens to changes."""
+    """The blocks of all prompts so far, least recently used first, and the listeners."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, None] = {}
@@ -27,21 +27,21 @@ class KvCache:
 
     @property
     def capacity(self) -> int:
-        return _MOST_BLOCKS * BLOCK_SIZE
+        return _MAX_BLOCKS * BLOCK_SIZE
 
     @property
     def sequence(self) -> int:
-        """Number of the last batch of events; 0 before the first."""
+        """The number of the last batch of events; 0 before the first."""
         return self._sequence
 
     def store(self, prompt: Sequence[int]) -> int:
-        """Keep a prompt's full blocks; how many of its tokens were there already."""
+        """Cache a prompt's full blocks. Returns how many of its tokens were cached already."""
         blocks = list(_blocks(prompt))
         new = [(number, tokens) for number, tokens in blocks if number not in self._blocks]
-        known = len(blocks) - len(new)  # always the first ones: see the order below
+        known = len(blocks) - len(new)  # always the first ones, because of the order below
         for number, _ in reversed(blocks):
             self._blocks.pop(number, None)
-            self._blocks[number] = None  # the end of a prompt is evicted before its beginning
+            self._blocks[number] = None  # the end of a prompt is evicted before its start
         if new:
             stored = common_pb2.KvBlocksStored(
                 blocks=[
@@ -51,8 +51,8 @@ class KvCache:
                 parent_block_hash=blocks[known - 1][0] if known else None,
             )
             self._publish(common_pb2.KvCacheEvent(stored=stored))
-        if len(self._blocks) > _MOST_BLOCKS:
-            oldest = list(self._blocks)[: len(self._blocks) - _MOST_BLOCKS]
+        if len(self._blocks) > _MAX_BLOCKS:
+            oldest = list(self._blocks)[: len(self._blocks) - _MAX_BLOCKS]
             for number in oldest:
                 del self._blocks[number]
             removed = common_pb2.KvBlocksRemoved(block_hashes=oldest)
@@ -83,7 +83,7 @@ class KvCache:
 
 
 def _blocks(prompt: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
-    """Each full block with a hash of it and of all before it."""
+    """Each full block, with a hash of it and of all blocks before it."""
     number = b""
     for start in range(0, len(prompt) - BLOCK_SIZE + 1, BLOCK_SIZE):
         tokens = prompt[start : start + BLOCK_SIZE]

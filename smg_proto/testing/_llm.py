@@ -13,7 +13,7 @@ from smg_proto.testing._model import model
 
 
 class ModelBackend:
-    """A prompt in, its continuation out, one token a piece."""
+    """Continues prompts with the built-in model, one piece per token."""
 
     def __init__(self, *, token_delay: float = 0.0) -> None:
         self.token_delay = token_delay

@@ -1,7 +1,7 @@
-"""The built-in model: a tiny language model over the sentences of corpus.py.
+"""The built-in model: a tiny language model over the sentences of _corpus.py.
 
-It goes by the last two tokens and by a hash of the prompt, so every prompt has an answer of its
-own, and the same prompt has the same answer everywhere. It looks nothing up and downloads nothing.
+It depends only on the last two tokens and a hash of the prompt. Each prompt has its own output,
+which is the same everywhere. Nothing is downloaded.
 """
 
 import functools
@@ -18,14 +18,14 @@ MODEL_NAME = "demo-model"
 EOS = frozenset({END, IM_END})
 EMBEDDING_SIZE = 32
 
-# The likelihood of a token that the model would never say by itself.
-_UNHEARD = -12.0
-# After this many tokens the model looks for an end.
+# The logit of a token that the model never generates by itself.
+_UNLIKELY = -12.0
+# After this many tokens, an end becomes more likely with each token.
 _PATIENCE = 24
 
 
 class Model:
-    """Likelihoods of the next token, and embeddings."""
+    """Logits of the next token, and embeddings."""
 
     name = MODEL_NAME
     context_length = CONTEXT_LENGTH
@@ -50,7 +50,7 @@ class Model:
         self._spaced, self._plain = spaced, plain
 
     def logits(self, key: int, context: Sequence[int], made: int) -> dict[int, float]:
-        """What could come after the context, `made` tokens into the answer to prompt `key`."""
+        """The possible next tokens, `made` tokens into the output for the prompt `key`."""
         logits = {
             token: math.log(count) + _noise(key, made, token)
             for token, count in self._counts(context, made).items()
@@ -72,19 +72,19 @@ class Model:
         return self._spaced if text.strip() else self._plain
 
     def logprobs(self, logits: dict[int, float], token: int) -> dict[int, float]:
-        """Log probabilities of what the model would say, and of `token` whether or not it would."""
-        known = logits if token in logits else {**logits, token: _UNHEARD}
+        """Log probabilities of the possible tokens and of `token`, which may be another one."""
+        known = logits if token in logits else {**logits, token: _UNLIKELY}
         top = max(known.values())
         total = top + math.log(sum(math.exp(value - top) for value in known.values()))
         return {token: min(value - total, 0.0) for token, value in known.items()}
 
     def bias(self, logits: dict[int, float], bias: Iterable[tuple[int, float]]) -> None:
-        """Make tokens likelier, also those that the model would not say."""
+        """Apply a logit bias, also to tokens that the model never generates by itself."""
         for token, value in bias:
-            logits[token] = logits.get(token, _UNHEARD) + value
+            logits[token] = logits.get(token, _UNLIKELY) + value
 
     def embed(self, tokens: Sequence[int], size: int = EMBEDDING_SIZE) -> list[float]:
-        """A vector of length 1: texts with many tokens in common lie close together."""
+        """A vector of length 1. Texts with many tokens in common are close to one another."""
         vector = [0.0] * size
         for token in tokens:
             vector = [a + b for a, b in zip(vector, _direction(token, size), strict=True)]
@@ -104,11 +104,11 @@ def _noise(*numbers: int) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def _direction(token: int, size: int) -> list[float]:
-    """What a token adds to a vector of this size."""
+    """The vector that a token adds to an embedding."""
     return [_noise(token, place, 0) - 1 for place in range(size)]
 
 
 @functools.cache
 def model() -> Model:
-    """The one there is: it never changes, and building it takes a moment."""
+    """The model, built once. It never changes."""
     return Model()

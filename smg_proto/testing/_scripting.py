@@ -1,4 +1,4 @@
-"""Answers and faults that a test sets for the fakes, and what the fakes have counted."""
+"""Answers and faults that a test sets for the fakes, and the requests that the fakes record."""
 
 import asyncio
 import json
@@ -19,10 +19,10 @@ _M = TypeVar("_M")
 
 @dataclass(frozen=True)
 class Call:
-    """A call for an answer to make. The arguments are JSON text.
+    """A tool call of an answer. The arguments are JSON text.
 
-    With `server_label` it is a call of an MCP server's tool. In responses the gateway runs it: it
-    returns `output`, or fails with `error`.
+    With `server_label`, it calls a tool of an MCP server. In responses, the gateway runs the call,
+    which returns `output` or fails with `error`.
     """
 
     name: str
@@ -34,33 +34,33 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model is to say instead of its own words, for one request.
+    """The model's output for one request, instead of its own text.
 
-    Reasoning and calls are written as the built-in model's tags around the text; an engine sends
-    them as they are, a gateway takes them apart. Stops and max_tokens apply to it as to any text.
-    Calls of MCP tools come before the text, which goes on from their results.
+    Reasoning and calls are written with the built-in model's tags around the text. An engine sends
+    the tags; a gateway parses them. Stops and max_tokens apply as usual. Calls of MCP tools come
+    before the text, which continues from their results.
     """
 
     text: str = ""
     reasoning: str = ""
     calls: Sequence[Call] = ()
-    # Said in place of a text: a gateway has it as a refusal.
+    # Replaces the text. A gateway returns it as a refusal.
     refusal: str = ""
     # From a gateway only: parts, blocks or items of kinds that smg.v1 has no field for.
     opaque: Sequence[smg_pb2.Opaque] = ()
-    # How the answer is said to end, for "error", "repetition" and the like. Empty: as it does.
+    # The reported finish reason, such as "error" or "repetition". Empty: the real one.
     finish_reason: str = ""
 
     def written(self) -> str:
-        """The model's whole output."""
-        thought = f"<think>\n{self.reasoning}\n</think>\n\n" if self.reasoning else ""
+        """The model's complete output, with tags."""
+        reasoning = f"<think>\n{self.reasoning}\n</think>\n\n" if self.reasoning else ""
         run = written_calls(call for call in self.calls if call.server_label)
         calls = written_calls(call for call in self.calls if not call.server_label)
-        return thought + run + (self.refusal or self.text) + calls
+        return reasoning + run + (self.refusal or self.text) + calls
 
 
 def written_calls(calls: Iterable[Call]) -> str:
-    """Tool calls in the built-in model's own syntax."""
+    """Tool calls in the built-in model's syntax."""
     return "".join(
         f'<tool_call>\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n'
         "</tool_call>"
@@ -70,12 +70,12 @@ def written_calls(calls: Iterable[Call]) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to go wrong with one RPC: a delay, then in place of a message a status.
+    """A fault of one RPC: a delay, then a status in place of a message.
 
-    `after` is the number of messages that come before; a stream that has no more stays whole.
-    Status OK cuts the stream: it ends too early, as if the model behind it had gone away. An
-    engine then ends without `complete`; a gateway, which must not pretend, answers UNAVAILABLE
-    with STREAM_TRUNCATED. Without a status there is only the delay.
+    `after` is the number of messages before the status; a shorter stream is not affected. Status OK
+    cuts the stream, as if the model behind it had stopped: an engine's stream ends without
+    `complete`, and a gateway returns UNAVAILABLE with STREAM_TRUNCATED. Without a status, there is
+    only the delay.
     """
 
     status: grpc.StatusCode | None = None
@@ -99,13 +99,13 @@ class _Entry:
     when: Callable[[Any], bool] | None
     times: int | None
 
-    def fits(self, rpc: str, request: Message, *, generates: bool) -> bool:
-        meant = generates if self.rpc is None else self.rpc == rpc
-        return meant and (self.when is None or self.when(request))
+    def matches(self, rpc: str, request: Message, *, generates: bool) -> bool:
+        matches = generates if self.rpc is None else self.rpc == rpc
+        return matches and (self.when is None or self.when(request))
 
 
 class Script:
-    """What is to happen with the next requests. Safe to use from any thread."""
+    """Answers and faults for the next requests. Safe to use from any thread."""
 
     def __init__(self, generating: frozenset[str]) -> None:
         self._generating = generating
@@ -120,11 +120,11 @@ class Script:
         when: Callable[[Any], bool] | None = None,
         times: int | None = 1,
     ) -> None:
-        """Have the next request get this answer or fault; several wait in line.
+        """Queue an answer or a fault for the next request that matches.
 
-        `rpc` is the RPC's short name ("HealthCheck"), None any that generates; `when` looks at the
-        request; `times` is for how many requests it holds, None for all. A request takes the first
-        answer and the first fault that fit it.
+        `rpc` is the RPC's short name ("HealthCheck"); None matches every RPC that generates. `when`
+        is called with the request. `times` is the number of requests to apply to; None: all. A
+        request gets the first answer and the first fault that match.
         """
         with self._lock:
             self._entries.append(_Entry(action, rpc, when, times))
@@ -145,8 +145,8 @@ class Script:
         with self._lock:
             generates = rpc in self._generating
             for entry in self._entries:
-                fits = entry.fits(rpc, request, generates=generates)
-                if isinstance(entry.action, kind) and fits:
+                matches = entry.matches(rpc, request, generates=generates)
+                if isinstance(entry.action, kind) and matches:
                     if entry.times is not None:
                         entry.times -= 1
                         if entry.times <= 0:
@@ -157,13 +157,13 @@ class Script:
 
 @dataclass
 class Counters:
-    """What became of the generation requests so far."""
+    """Generation requests so far, by outcome."""
 
     started: int = 0
     finished: int = 0
     failed: int = 0
     aborted: int = 0  # by an Abort
-    cancelled: int = 0  # by the client, its deadline or its end
+    cancelled: int = 0  # by the client, by its deadline, or because it disconnected
 
     @property
     def running(self) -> int:
@@ -172,7 +172,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it came in."""
+    """A request as it was received."""
 
     rpc: str
     request: Message
@@ -189,14 +189,14 @@ class Record:
     def note(
         self, rpc: str, request: Message, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> dict[str, str | bytes]:
-        """Keep a request; its metadata."""
+        """Record a request. Returns its metadata."""
         metadata = tuple((key, value) for key, value in context.invocation_metadata() or ())
         self.received.append(Received(rpc, request, metadata))
         return dict(metadata)
 
 
 class Injected(Exception):
-    """A fault's moment has come."""
+    """Raised when a fault applies."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.details)
@@ -204,16 +204,16 @@ class Injected(Exception):
 
 
 async def interrupted(messages: AsyncGenerator[_M, None], fault: Fault | None) -> AsyncIterator[_M]:
-    """The messages, until the fault strikes in place of one: then Injected."""
-    strikes = fault if fault is not None and fault.status is not None else None
+    """The messages, until the fault raises Injected in place of one."""
+    interruption = fault if fault is not None and fault.status is not None else None
     async with aclosing(messages):
         if fault is not None:
             await asyncio.sleep(fault.delay)
-        if strikes is not None and strikes.after == 0:
-            raise Injected(strikes)  # without waiting for a message
+        if interruption is not None and interruption.after == 0:
+            raise Injected(interruption)  # without waiting for a message
         sent = 0
         async for message in messages:
-            if strikes is not None and sent == strikes.after:
-                raise Injected(strikes)
+            if interruption is not None and sent == interruption.after:
+                raise Injected(interruption)
             yield message
             sent += 1

@@ -1,4 +1,4 @@
-"""Running the fakes: in a thread of their own, or in your event loop."""
+"""Running the fakes, in their own thread or in your event loop."""
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -22,12 +22,12 @@ class _Servable(Protocol):
 
 _S = TypeVar("_S", bound=_Servable)
 
-# Engines take messages of any size, or up to 256 MB; without this it would be 4 MiB.
+# Engines accept messages of any size, or up to 256 MB. gRPC's default is 4 MiB.
 _ANY_SIZE = {"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1}
 
 
 class Address(str, Generic[_S]):
-    """Where a fake listens, as "127.0.0.1:port", with the fake itself as `servicer`."""
+    """A fake's address, "127.0.0.1:PORT". `servicer` is the fake itself."""
 
     servicer: _S
 
@@ -41,7 +41,7 @@ class Address(str, Generic[_S]):
 async def _serve(
     servicer: _S, options: Mapping[str, int] | None = None
 ) -> AsyncGenerator[Address[_S], None]:
-    """Serve in the running event loop; on leaving, calls in flight are cancelled."""
+    """Serve in the running event loop. Leaving cancels calls in flight."""
     server = Server(Listen("127.0.0.1"), servicer.services, options=options)
     servicer.add_to_server(server.grpc)
     async with server:
@@ -52,7 +52,7 @@ async def _serve(
 def _run(
     servicer: _S, options: Mapping[str, int] | None = None
 ) -> Generator[Address[_S], None, None]:
-    """Serve in a thread with an event loop of its own."""
+    """Serve in a thread with its own event loop."""
     thread = LoopThread("smg-proto-fake")
     stack = AsyncExitStack()
     try:
@@ -64,14 +64,14 @@ def _run(
 
 @contextmanager
 def run_engine(engine: _S) -> Generator[Address[_S], None, None]:
-    """Any of the fakes, running: `with run_engine(FakeSglang()) as address:`."""
+    """Run any of the fakes: `with run_engine(FakeSglang()) as address:`."""
     with _run(engine, _ANY_SIZE) as address:
         yield address
 
 
 @asynccontextmanager
 async def serve_engine(engine: _S) -> AsyncGenerator[Address[_S], None]:
-    """The same in the running event loop."""
+    """run_engine() in the running event loop: `async with serve_engine(engine) as address:`."""
     async with _serve(engine, _ANY_SIZE) as address:
         yield address
 
@@ -80,14 +80,14 @@ async def serve_engine(engine: _S) -> AsyncGenerator[Address[_S], None]:
 def run_vllm_engine(
     engine: FakeVllmEngine | None = None,
 ) -> Generator[Address[FakeVllmEngine], None, None]:
-    """A running FakeVllmEngine: `with run_vllm_engine() as address:`; `address.servicer` is it."""
+    """Run a FakeVllmEngine, `address.servicer`: `with run_vllm_engine() as address:`."""
     with run_engine(engine or FakeVllmEngine()) as address:
         yield address
 
 
 @contextmanager
 def run_gateway(gateway: FakeGateway | None = None) -> Generator[Address[FakeGateway], None, None]:
-    """A running FakeGateway: `with run_gateway() as address:`; `address.servicer` is it."""
+    """Run a FakeGateway, `address.servicer`: `with run_gateway() as address:`."""
     with _run(gateway or FakeGateway()) as address:
         yield address
 

@@ -1,7 +1,7 @@
-"""The built-in model's tokenizer: a byte-level BPE that the `tokenizers` library loads as it is.
+"""The built-in model's tokenizer: a byte-level BPE that the `tokenizers` library can load.
 
-Encoding and decoding here are plain Python, so that the fakes need no further package; a test
-shows that the library agrees. Letters beyond ASCII take several tokens each.
+It encodes and decodes in plain Python, so that the fakes need no other package. A test compares it
+with the library. Each letter beyond ASCII takes several tokens.
 """
 
 import functools
@@ -15,17 +15,17 @@ from collections.abc import Iterable, Sequence
 
 from smg_proto.testing._corpus import words
 
-# Special tokens leave no text when special tokens are skipped; markers always do.
+# Special tokens have no text when special tokens are skipped; markers always have theirs.
 SPECIAL = ("<|pad|>", "<|start|>", "<|end|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-ADDED = len(SPECIAL) + len(MARKERS)  # ids below are of these
+ADDED = len(SPECIAL) + len(MARKERS)  # their ids are below this
 PAD, START, END, IM_START, IM_END = range(len(SPECIAL))
 
 CONTEXT_LENGTH = 4096
-CHUNK_SIZE = 8 * 1024  # small, so that the archive takes several
+CHUNK_SIZE = 8 * 1024  # small, so that the archive takes several chunks
 
-# A word with the space before it, or a run of spaces: no class that two regex dialects could read
-# differently.
+# A word with the space before it, or a run of spaces. Two regex dialects read it, so it has no
+# classes, which may differ.
 _PIECE = " ?[^ ]+| +"
 
 CHAT_TEMPLATE = (
@@ -37,21 +37,22 @@ CHAT_TEMPLATE = (
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte in a byte-level vocabulary."""
+    """The printable letter for each byte in a byte-level vocabulary."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
 def _merges() -> list[tuple[bytes, bytes]]:
-    """How to build the words of the corpus, with a space before them first, letter by letter."""
+    """The merges that build the words of the corpus letter by letter, with a space before them
+    first."""
     found: dict[tuple[bytes, bytes], None] = {}
     for lead in (" ", ""):
         for word in words():
             spelled = f"{lead}{word}".encode()
             for end in range(1, len(spelled)):
                 if spelled[end] >= 0x80:
-                    break  # the rest stays split: some characters must span tokens
+                    break  # the rest stays split, so that some characters span tokens
                 found[spelled[:end], spelled[end : end + 1]] = None
     return list(found)
 
@@ -76,7 +77,7 @@ class Tokenizer:
         return len(self._bytes)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text. Special tokens that are written out in it become their one id."""
+        """The ids of a text. Special tokens in the text become their own ids."""
         ids: list[int] = []
         for part in self._split.split(text):
             if part in self._added:
@@ -107,18 +108,18 @@ class Tokenizer:
         return tuple(self._ids[part] for part in parts)
 
     def token_bytes(self, token: int, *, skip_special: bool = True) -> bytes:
-        """What one token adds to the text; an unknown id adds nothing."""
+        """The bytes that a token adds to the text. An unknown id adds none."""
         if token >= len(self._bytes) or (skip_special and token < len(SPECIAL)):
             return b""
         return self._bytes[token]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of the ids; half a character becomes U+FFFD."""
+        """The text of the ids. An incomplete character becomes U+FFFD."""
         data = b"".join(self.token_bytes(token, skip_special=skip_special) for token in ids)
         return data.decode(errors="replace")
 
     def to_json(self) -> str:
-        """`tokenizer.json`."""
+        """The content of `tokenizer.json`."""
         letters = _byte_letters()
 
         def spell(piece: bytes) -> str:
@@ -162,7 +163,7 @@ class Tokenizer:
         return json.dumps(document, ensure_ascii=False)
 
     def files(self) -> dict[str, str]:
-        """The files of a model directory that a tokenizer is loaded from."""
+        """The files of a model directory that a tokenizer is loaded from, by name."""
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": CONTEXT_LENGTH,
@@ -192,7 +193,7 @@ class Tokenizer:
 
     @functools.cached_property
     def bundle(self) -> bytes:
-        """The files as one ZIP archive, as GetTokenizer sends it: the same bytes every time."""
+        """The files as a ZIP archive, as GetTokenizer sends it. Always the same bytes."""
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, text in self.files().items():
@@ -206,14 +207,14 @@ class Tokenizer:
 
 @functools.cache
 def tokenizer() -> Tokenizer:
-    """The one there is: it never changes, and building it takes a moment."""
+    """The tokenizer, built once. It never changes."""
     return Tokenizer()
 
 
 def render_chat(messages: Sequence[tuple[str, str]], *, open_turn: bool = False) -> str:
-    """What CHAT_TEMPLATE gives for (role, content) pairs with the generation prompt.
+    """Render (role, content) pairs as CHAT_TEMPLATE does, with the generation prompt.
 
-    With `open_turn` the last message is not closed: the reply goes on where it ends.
+    With `open_turn`, the last message stays open, and the reply continues it.
     """
     text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in messages)
     if open_turn:

@@ -231,6 +231,33 @@ def test_with_keep_going_a_broken_file_and_its_importers_are_left_out_on_both_si
     assert main(["diff", str(old), str(new), "--exclude", "[bc].proto", "--level", "rpc"]) == 1
 
 
+def test_with_keep_going_files_that_import_each_other_are_left_out_with_a_broken_one(
+    tmp_path: Path,
+) -> None:
+    folder = write(
+        tmp_path,
+        {
+            "a.proto": proto("a", "message A { int32 x = 1; }"),
+            "b.proto": "broken",
+            "c.proto": proto("c", "message C { d.D d = 1; }", "b.proto", "d.proto"),
+            "d.proto": proto("d", "message D { c.C c = 1; }", "c.proto"),
+        },
+    )
+    assert load(folder, keep_going=True).every_package == {"a"}
+
+
+def test_with_keep_going_the_number_of_broken_files_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smg_proto.compat._limits.MAX_BROKEN_FILES", 2)
+    broken = {f"b{number}.proto": f"broken {number}" for number in range(3)}
+    folder = write(tmp_path, {"a.proto": proto("a", "message A { int32 x = 1; }"), **broken})
+    with pytest.raises(ContractError, match="more than 2 files do not compile"):
+        load(folder, keep_going=True)
+    (folder / "b2.proto").unlink()
+    assert load(folder, keep_going=True).every_package == {"a"}
+
+
 def test_nothing_but_broken_files_is_an_error_with_keep_going_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

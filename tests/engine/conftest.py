@@ -5,6 +5,6 @@ from engine.kit import AsyncClient, Client, SyncClient
 
 @pytest.fixture(params=[AsyncClient, SyncClient], ids=["async", "sync"])
 def client(request: pytest.FixtureRequest) -> Client:
-    """Either kind of client."""
-    made: Client = request.param()
-    return made
+    """The sync or the async client."""
+    client: Client = request.param()
+    return client

@@ -1,4 +1,4 @@
-"""A server that says what a test wants, and both kinds of client as one."""
+"""A server with the replies of a test, and both clients behind one interface."""
 
 import asyncio
 import threading
@@ -15,17 +15,17 @@ from smg_proto.engine import Completion, Piece, connect
 
 PATIENCE = 30.0  # seconds
 
-# What a method answers: messages, or a function of the request's bytes and the context.
-Says = Iterable[Message | bytes] | Callable[[bytes, grpc.ServicerContext], Iterable[Any]]
+# The replies of a method: messages, or a function of the request's bytes and the context.
+Handler = Iterable[Message | bytes] | Callable[[bytes, grpc.ServicerContext], Iterable[Any]]
 
 
 @dataclass
 class Server:
-    """A server by the paths of its methods. A method that is not there is UNIMPLEMENTED."""
+    """A server whose methods are given by path. Other methods are UNIMPLEMENTED."""
 
     target: str = ""
-    says: dict[str, Says] = field(default_factory=dict[str, Says])
-    otherwise: Says | None = None
+    handlers: dict[str, Handler] = field(default_factory=dict[str, Handler])
+    default: Handler | None = None
     called: list[str] = field(default_factory=list[str])
     requests: dict[str, bytes] = field(default_factory=dict[str, bytes])
     metadata: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -34,18 +34,18 @@ class Server:
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         path = str(details.method)
         self.called.append(path)
-        says = self.says.get(path, self.otherwise)
-        if says is None:
+        handler = self.handlers.get(path, self.default)
+        if handler is None:
             return None
         self.metadata.append(dict(details.invocation_metadata or ()))
 
-        def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             self.requests[path] = next(requests, b"")
             context.add_callback(self.ended.set)
-            for one in says(self.requests[path], context) if callable(says) else says:
+            for one in handler(self.requests[path], context) if callable(handler) else handler:
                 yield one.SerializeToString() if isinstance(one, Message) else one
 
-        return grpc.stream_stream_rpc_method_handler(answer)
+        return grpc.stream_stream_rpc_method_handler(handle)
 
 
 class _Handler(grpc.GenericRpcHandler):
@@ -58,90 +58,90 @@ class _Handler(grpc.GenericRpcHandler):
 
 @contextmanager
 def serving(
-    says: dict[str, Says] | None = None, *, otherwise: Says | None = None
+    handlers: dict[str, Handler] | None = None, *, default: Handler | None = None
 ) -> Iterator[Server]:
     """A running Server."""
-    found = Server(says=dict(says or {}), otherwise=otherwise)
-    server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((_Handler(found),))
-    found.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
+    server = Server(handlers=dict(handlers or {}), default=default)
+    running = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    running.add_generic_rpc_handlers((_Handler(server),))
+    server.target = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
+    running.start()
     try:
-        yield found
+        yield server
     finally:
-        server.stop(0).wait()
+        running.stop(0).wait()
 
 
-def fails(code: grpc.StatusCode, details: str = "") -> Says:
+def fails(code: grpc.StatusCode, details: str = "") -> Handler:
     """Ends a call with a status."""
 
-    def answer(request: bytes, context: grpc.ServicerContext) -> Iterator[Any]:
+    def handle(request: bytes, context: grpc.ServicerContext) -> Iterator[Any]:
         context.abort(code, details)
         yield b""
 
-    return answer
+    return handle
 
 
 def hangs(request: bytes, context: grpc.ServicerContext) -> Iterator[Any]:
-    """Says nothing until the caller is gone."""
-    gone = threading.Event()
-    context.add_callback(gone.set)
-    gone.wait(PATIENCE)
+    """Sends nothing until the call ends."""
+    ended = threading.Event()
+    context.add_callback(ended.set)
+    ended.wait(PATIENCE)
     return iter(())
 
 
 class Client(Protocol):
-    """What tests ask of both kinds of client."""
+    """What tests use of the sync and the async client."""
 
-    def pieces(self, target: str, params: dict[str, Any], **how: Any) -> list[Piece]: ...
-    def complete(self, target: str, params: dict[str, Any], **how: Any) -> Completion: ...
-    def call(self, target: str, method: str, *arguments: Any, **how: Any) -> Any: ...
-    def attribute(self, target: str, name: str, **how: Any) -> Any: ...
+    def pieces(self, target: str, params: dict[str, Any], **options: Any) -> list[Piece]: ...
+    def complete(self, target: str, params: dict[str, Any], **options: Any) -> Completion: ...
+    def call(self, target: str, method: str, *arguments: Any, **options: Any) -> Any: ...
+    def attribute(self, target: str, name: str, **options: Any) -> Any: ...
 
 
 class SyncClient:
-    def pieces(self, target: str, params: dict[str, Any], **how: Any) -> list[Piece]:
-        with connect(target, **how) as engine:
+    def pieces(self, target: str, params: dict[str, Any], **options: Any) -> list[Piece]:
+        with connect(target, **options) as engine:
             return list(engine.generate(**params))
 
-    def complete(self, target: str, params: dict[str, Any], **how: Any) -> Completion:
-        with connect(target, **how) as engine:
+    def complete(self, target: str, params: dict[str, Any], **options: Any) -> Completion:
+        with connect(target, **options) as engine:
             return engine.complete(**params)
 
-    def call(self, target: str, method: str, *arguments: Any, **how: Any) -> Any:
-        with connect(target, **how) as engine:
+    def call(self, target: str, method: str, *arguments: Any, **options: Any) -> Any:
+        with connect(target, **options) as engine:
             return getattr(engine, method)(*arguments)
 
-    def attribute(self, target: str, name: str, **how: Any) -> Any:
-        with connect(target, **how) as engine:
+    def attribute(self, target: str, name: str, **options: Any) -> Any:
+        with connect(target, **options) as engine:
             return getattr(engine, name)
 
 
 class AsyncClient:
-    def pieces(self, target: str, params: dict[str, Any], **how: Any) -> list[Piece]:
+    def pieces(self, target: str, params: dict[str, Any], **options: Any) -> list[Piece]:
         async def run() -> list[Piece]:
-            async with connect(target, **how) as engine:
+            async with connect(target, **options) as engine:
                 return [piece async for piece in engine.generate(**params)]
 
         return asyncio.run(run())
 
-    def complete(self, target: str, params: dict[str, Any], **how: Any) -> Completion:
+    def complete(self, target: str, params: dict[str, Any], **options: Any) -> Completion:
         async def run() -> Completion:
-            async with connect(target, **how) as engine:
+            async with connect(target, **options) as engine:
                 return await engine.complete(**params)
 
         return asyncio.run(run())
 
-    def call(self, target: str, method: str, *arguments: Any, **how: Any) -> Any:
+    def call(self, target: str, method: str, *arguments: Any, **options: Any) -> Any:
         async def run() -> Any:
-            async with connect(target, **how) as engine:
+            async with connect(target, **options) as engine:
                 return await getattr(engine, method)(*arguments)
 
         return asyncio.run(run())
 
-    def attribute(self, target: str, name: str, **how: Any) -> Any:
+    def attribute(self, target: str, name: str, **options: Any) -> Any:
         async def run() -> Any:
-            async with connect(target, **how) as engine:
+            async with connect(target, **options) as engine:
                 return getattr(engine, name)
 
         return asyncio.run(run())

@@ -1,4 +1,4 @@
-"""What callers may get wrong: one line that names it, and nothing is sent."""
+"""Wrong arguments: the error is one line that names the argument, and nothing is sent."""
 
 import copy
 import math
@@ -27,21 +27,21 @@ from smg_proto.vllm import VLLMGrpcClient, VLLMGrpcValidationError
 @pytest.mark.parametrize(
     ("target", "problem"),
     [
-        ("", "has no host or no port; use HOST:PORT"),
-        ("localhost", "has no host or no port"),
-        (":50051", "has no host or no port"),
-        ("[::1]", "has no host or no port"),
+        ("", "missing host or port; use HOST:PORT"),
+        ("localhost", "missing host or port"),
+        (":50051", "missing host or port"),
+        ("[::1]", "missing host or port"),
         ("localhost:", "the port must be a number from 1 to 65535"),
         ("localhost:http", "the port must be a number"),
         ("localhost:0", "the port must be a number"),
         ("localhost:65536", "the port must be a number"),
         ("localhost:٥", "the port must be a number"),  # noqa: RUF001
         ("::1:50051", "an IPv6 address needs brackets"),
-        ("http://localhost:50051", "is no address"),
-        ("grpc://localhost:50051", "is no address"),
-        ("user@host:50051", "is no address"),
-        ("local host:50051", "is no address"),
-        ("localhost:50051\n", "is no address"),
+        ("http://localhost:50051", "not an address"),
+        ("grpc://localhost:50051", "not an address"),
+        ("user@host:50051", "not an address"),
+        ("local host:50051", "not an address"),
+        ("localhost:50051\n", "not an address"),
         (50051, "must be a string"),
         (None, "must be a string"),
         (b"localhost:50051", "must be a string"),
@@ -57,12 +57,12 @@ def test_targets(target: Any, problem: str) -> None:
 @pytest.mark.parametrize(
     "target", ["h:1", "[::1]:50051", "unix:/run/x", "dns:///h:1", "10.1.1.1:1"]
 )
-def test_targets_that_are_fine(target: str) -> None:
+def test_valid_targets(target: str) -> None:
     connect(target)
 
 
 @pytest.mark.parametrize(
-    ("how", "parameter"),
+    ("options", "parameter"),
     [
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1}, "timeout"),
@@ -97,21 +97,21 @@ def test_targets_that_are_fine(target: str) -> None:
         ({"decoder": "gpt2"}, "decoder"),
     ],
 )
-def test_settings(how: dict[str, Any], parameter: str) -> None:
+def test_settings(options: dict[str, Any], parameter: str) -> None:
     with pytest.raises(ParameterError) as caught:
-        connect("localhost:1", **how)
+        connect("localhost:1", **options)
     assert caught.value.parameter == parameter
     assert "sesame" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("target", LOOPBACK)
-def test_a_token_may_go_to_this_machine_in_clear_text(target: str) -> None:
+def test_a_token_may_be_sent_in_clear_text_to_this_machine(target: str) -> None:
     connect(target, token="sesame")
 
 
 @pytest.mark.parametrize("target", ELSEWHERE)
-def test_a_token_goes_nowhere_else_in_clear_text(target: str) -> None:
+def test_a_token_is_never_sent_in_clear_text_elsewhere(target: str) -> None:
     with pytest.raises(ParameterError) as caught:
         connect(target, token="sesame")
     with pytest.raises(VLLMGrpcValidationError) as of_vllm:
@@ -123,7 +123,7 @@ def test_a_token_goes_nowhere_else_in_clear_text(target: str) -> None:
     connect(target, metadata={"authorization": "sesame"})
 
 
-def test_what_stays_on_this_machine_passes_no_proxy() -> None:
+def test_connections_to_this_machine_use_no_proxy() -> None:
     def proxy(target: str) -> object:
         return dict(vars(connect(target))["_settings"].address.options).get(
             "grpc.enable_http_proxy"
@@ -214,17 +214,17 @@ def test_parameters(params: dict[str, Any], parameter: str) -> None:
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_schema_that_contains_itself_is_refused() -> None:
+def test_a_schema_that_contains_itself_is_rejected() -> None:
     schema: dict[str, Any] = {}
     schema["a"] = schema
     with pytest.raises(ParameterError):
         check(IDS | {"json_schema": schema})
 
 
-def test_none_is_the_same_as_left_out() -> None:
-    asked = check(IDS | {"temperature": None, "stop": None, "prompt": None, "request_id": "r"})
-    assert asked == IDS | {"request_id": "r"}
-    assert check(IDS | {"json_object": False, "request_id": "r"}) == asked
+def test_none_is_the_same_as_unset() -> None:
+    checked = check(IDS | {"temperature": None, "stop": None, "prompt": None, "request_id": "r"})
+    assert checked == IDS | {"request_id": "r"}
+    assert check(IDS | {"json_object": False, "request_id": "r"}) == checked
 
 
 def test_arrays_and_numbers_of_other_libraries() -> None:
@@ -239,8 +239,8 @@ def test_arrays_and_numbers_of_other_libraries() -> None:
         def __float__(self) -> float:
             return 0.5
 
-    asked = check({"token_ids": Array(), "max_tokens": Number(), "temperature": Number()})
-    assert (asked["token_ids"], asked["max_tokens"], asked["temperature"]) == ([1, 2], 3, 0.5)
+    checked = check({"token_ids": Array(), "max_tokens": Number(), "temperature": Number()})
+    assert (checked["token_ids"], checked["max_tokens"], checked["temperature"]) == ([1, 2], 3, 0.5)
 
 
 def test_nothing_is_sent_for_a_wrong_parameter(client: Client) -> None:
@@ -253,7 +253,7 @@ def test_nothing_is_sent_for_a_wrong_parameter(client: Client) -> None:
         assert server.called == []
 
 
-def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
+def test_reprs_contain_no_secrets(tmp_path: Path) -> None:
     identity = (authority := Authority()).issue("client")
     key = tmp_path / "key.pem"
     key.write_bytes(identity.key)

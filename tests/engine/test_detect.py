@@ -1,4 +1,4 @@
-"""Which contract a server speaks, and what becomes of servers that speak none."""
+"""Which contract a server speaks, and the error if it speaks none."""
 
 import logging
 import socket
@@ -10,7 +10,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from engine.kit import Client, fails, hangs, serving
-from smg_proto._probe import NOBODY_HAS_THIS, READS
+from smg_proto._probe import READS, UNKNOWN_RPC
 from smg_proto.engine import (
     AccessError,
     DeadlineError,
@@ -28,13 +28,13 @@ IDS = {"token_ids": [1]}
 
 
 def lists(*services: str) -> Any:
-    answer = reflection_pb2.ServerReflectionResponse()
+    reply = reflection_pb2.ServerReflectionResponse()
     for name in services:
-        answer.list_services_response.service.add(name=name)
-    return [answer]
+        reply.list_services_response.service.add(name=name)
+    return [reply]
 
 
-def test_every_contract_of_an_engine_is_known() -> None:
+def test_every_engine_contract_is_known() -> None:
     assert len(CONTRACTS) == 8
     for name, entry in CONTRACTS.items():
         contract = load(name)
@@ -45,7 +45,7 @@ def test_every_contract_of_an_engine_is_known() -> None:
 
 @pytest.mark.parametrize("name", CONTRACTS)
 @pytest.mark.parametrize("path", [V1, V1ALPHA], ids=["v1", "v1alpha"])
-def test_reflection_tells_the_contract(client: Client, name: str, path: str) -> None:
+def test_the_contract_is_detected_by_reflection(client: Client, name: str, path: str) -> None:
     services = ["grpc.health.v1.Health", *CONTRACTS[name].services]
     with serving({path: lists(*services)}) as server:
         assert client.attribute(server.target, "contract") == name
@@ -53,86 +53,87 @@ def test_reflection_tells_the_contract(client: Client, name: str, path: str) -> 
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_without_reflection_a_call_that_only_reads_tells(client: Client, name: str) -> None:
+def test_the_contract_is_detected_by_read_only_calls(client: Client, name: str) -> None:
     with serving({CONTRACTS[name].probe: [b""]}) as server:
         assert client.attribute(server.target, "contract") == name
         assert client.attribute(server.target, "also") == ()
 
 
-def test_an_rpc_that_fails_is_there_all_the_same(client: Client) -> None:
+def test_an_rpc_that_fails_shows_its_contract(client: Client) -> None:
     with serving({CONTRACTS["trtllm"].probe: fails(grpc.StatusCode.INTERNAL)}) as server:
         assert client.attribute(server.target, "contract") == "trtllm"
 
 
-def test_the_fake_of_the_package_is_found(client: Client) -> None:
+def test_the_contract_of_the_fake_engine_is_detected(client: Client) -> None:
     with run_vllm_engine() as address:
         assert client.attribute(address, "contract") == "vllm.grpc.engine"
 
 
-def test_a_server_that_speaks_none_of_them_tells_what_was_tried(client: Client) -> None:
+def test_the_error_without_a_contract_lists_what_was_tried(client: Client) -> None:
     with serving({V1ALPHA: lists("shop.v1.Orders")}) as server:
         with pytest.raises(NoContractError) as caught:
             client.attribute(server.target, "contract")
         error = caught.value
-        answers = {one.rpc: one.answer for one in error.tried}
-        assert answers.pop(V1) == "UNIMPLEMENTED"
-        assert answers.pop(V1ALPHA) == "shop.v1.Orders"
-        assert answers == {entry.probe: "UNIMPLEMENTED" for entry in CONTRACTS.values()}
+        replies = {one.rpc: one.answer for one in error.tried}
+        assert replies.pop(V1) == "UNIMPLEMENTED"
+        assert replies.pop(V1ALPHA) == "shop.v1.Orders"
+        assert replies == {entry.probe: "UNIMPLEMENTED" for entry in CONTRACTS.values()}
         assert [one.contract for one in error.tried[2:]] == list(CONTRACTS)
-        assert str(error).startswith(f"{server.target}: the server speaks none of the contracts")
+        assert str(error).startswith(f"{server.target}: no known engine contract; tried:")
         for one in error.tried:
             assert f"\n  {one.rpc}: {one.answer}" in str(error)
 
 
-def test_of_two_contracts_the_newer_is_taken_and_both_are_named(
+def test_the_newer_of_two_contracts_is_chosen_and_both_are_logged(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = ["vllm.grpc.engine", "vllm"]
     by_calls: Any = {CONTRACTS[name].probe: [b""] for name in both}
     by_reflection: Any = {V1: lists("vllm.grpc.engine.VllmEngine", "vllm.Inference")}
-    for says in (by_calls, by_reflection):
-        with serving(says) as server, caplog.at_level(logging.WARNING, "smg_proto.engine"):
+    for handlers in (by_calls, by_reflection):
+        with serving(handlers) as server, caplog.at_level(logging.WARNING, "smg_proto.engine"):
             assert client.attribute(server.target, "contract") == "vllm"
             assert client.attribute(server.target, "also") == ("vllm.grpc.engine",)
-            said = [r.getMessage() for r in caplog.records if r.name.startswith("smg_proto")]
-            (line, _) = said
+            messages = [r.getMessage() for r in caplog.records if r.name.startswith("smg_proto")]
+            (line, _) = messages
             target = server.target
-            assert line == (f"several contracts target={target} taken=vllm also=vllm.grpc.engine")
+            expected = f"several contracts found target={target} chosen=vllm also=vllm.grpc.engine"
+            assert line == expected
             caplog.clear()
             chosen = client.attribute(target, "contract", contract="vllm.grpc.engine")
             assert chosen == "vllm.grpc.engine"
             assert not [r for r in caplog.records if r.name.startswith("smg_proto")]
 
 
-def test_a_server_that_knows_every_method_is_not_guessed_at(client: Client) -> None:
-    with serving(otherwise=[b""]) as server:
-        with pytest.raises(NoContractError, match="cannot be told apart; give contract=") as caught:
+def test_no_contract_is_guessed_if_the_server_accepts_every_method(client: Client) -> None:
+    with serving(default=[b""]) as server:
+        with pytest.raises(NoContractError, match="accepts every method; pass contract=") as caught:
             client.attribute(server.target, "contract")
-        assert caught.value.tried[-1].rpc == NOBODY_HAS_THIS
+        assert caught.value.tried[-1].rpc == UNKNOWN_RPC
         assert client.attribute(server.target, "contract", contract="trtllm") == "trtllm"
 
 
-def test_a_contract_that_is_given_is_not_asked_about(client: Client) -> None:
+def test_a_contract_that_is_passed_is_not_detected(client: Client) -> None:
     with serving() as server:
         assert client.attribute(server.target, "contract", contract="vllm") == "vllm"
         assert server.called == []
-    with pytest.raises(ParameterError, match=r"contract: there are vllm, openengine\.v1, "):
+    with pytest.raises(ParameterError, match=r"contract: must be one of vllm, openengine\.v1, "):
         connect("localhost:1", contract="vllm.grpc")
 
 
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED"])
-def test_a_server_that_lets_nobody_in_says_so(client: Client, code: str) -> None:
-    with serving(otherwise=fails(grpc.StatusCode[code], "key sesame")) as server:
+def test_a_server_without_access_raises_access_error(client: Client, code: str) -> None:
+    with serving(default=fails(grpc.StatusCode[code], "key sesame")) as server:
         with pytest.raises(AccessError) as caught:
             client.attribute(server.target, "contract")
         assert (caught.value.code, caught.value.details) == (code, "key sesame")
         assert "sesame" not in str(caught.value)
 
 
-def test_reflection_that_is_closed_to_us_does_not_end_the_search(client: Client) -> None:
+def test_detection_continues_if_reflection_is_not_allowed(client: Client) -> None:
     closed = fails(grpc.StatusCode.PERMISSION_DENIED)
-    says: Any = {V1: closed, V1ALPHA: closed, CONTRACTS["trtllm"].probe: [b""]}
-    with serving(says) as server:
+    handlers: Any = {V1: closed, V1ALPHA: closed, CONTRACTS["trtllm"].probe: [b""]}
+    with serving(handlers) as server:
         assert client.attribute(server.target, "contract") == "trtllm"
 
 
@@ -145,7 +146,7 @@ def test_no_server(client: Client) -> None:
         assert caught.value.code == "UNAVAILABLE"
 
 
-def test_a_server_that_does_not_answer(client: Client) -> None:
+def test_a_server_that_does_not_reply(client: Client) -> None:
     with serving({V1: hangs}) as server, pytest.raises(DeadlineError):
         client.attribute(server.target, "contract", timeout=0.2)
 
@@ -153,13 +154,13 @@ def test_a_server_that_does_not_answer(client: Client) -> None:
 def test_a_server_of_another_protocol(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        def answer() -> None:
+        def reply() -> None:
             connection, _ = listening.accept()
             with connection:
                 connection.recv(4096)
                 connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
-        thread = threading.Thread(target=answer, daemon=True)
+        thread = threading.Thread(target=reply, daemon=True)
         thread.start()
         target = f"127.0.0.1:{listening.getsockname()[1]}"
         with pytest.raises((UnavailableError, DeadlineError)):
@@ -167,7 +168,7 @@ def test_a_server_of_another_protocol(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "reply",
     [
         [b"\xff\xff\xff"],
         [],
@@ -176,27 +177,27 @@ def test_a_server_of_another_protocol(client: Client) -> None:
     ],
     ids=["no message", "nothing", "no list", "a hostile list"],
 )
-def test_reflection_that_says_nonsense_is_passed_over(client: Client, answer: Any) -> None:
+def test_detection_continues_after_invalid_reflection_replies(client: Client, reply: Any) -> None:
     probe = CONTRACTS["mlx.grpc.engine"].probe
-    with serving({V1: answer, V1ALPHA: answer, probe: [b""]}) as server:
+    with serving({V1: reply, V1ALPHA: reply, probe: [b""]}) as server:
         assert client.attribute(server.target, "contract") == "mlx.grpc.engine"
-    with serving({V1: answer, V1ALPHA: answer}) as server:
+    with serving({V1: reply, V1ALPHA: reply}) as server:
         with pytest.raises(NoContractError) as caught:
             client.attribute(server.target, "contract")
         assert len(str(caught.value)) < 4000
         assert "\x1b" not in str(caught.value)
 
 
-def test_metadata_goes_with_every_question(client: Client) -> None:
+def test_every_call_of_the_detection_sends_the_metadata(client: Client) -> None:
     with serving({CONTRACTS["vllm"].probe: [b""]}) as server:
-        how = {"token": "sesame", "metadata": {"Tenant": "a"}}
-        client.attribute(server.target, "contract", **how)
+        options = {"token": "sesame", "metadata": {"Tenant": "a"}}
+        client.attribute(server.target, "contract", **options)
         assert server.metadata
         for seen in server.metadata:
             assert (seen["authorization"], seen["tenant"]) == ("Bearer sesame", "a")
 
 
-def test_a_server_is_reached_by_other_names(client: Client, tmp_path: Any) -> None:
+def test_a_server_is_reached_by_other_names(client: Client) -> None:
     with serving({CONTRACTS["vllm"].probe: [b""]}) as server:
         port = server.target.rpartition(":")[2]
         for target in (f"localhost:{port}", f"dns:127.0.0.1:{port}", f"ipv4:127.0.0.1:{port}"):

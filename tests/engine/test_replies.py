@@ -1,4 +1,4 @@
-"""How each contract's replies are read."""
+"""Reading the replies of each contract."""
 
 import json
 from typing import Any
@@ -32,16 +32,16 @@ IDS: dict[str, Any] = {"token_ids": [5, 6], "max_tokens": 7}
 
 
 def read(name: str, *messages: Any, facts: Any = None, stream: bool = True, **more: Any) -> Any:
-    """The pieces of some messages."""
-    asked = check((IDS if "prompt" not in more else {}) | more)
-    reader = load(name).reader(asked, stream, facts)
+    """The pieces of these messages."""
+    params = check((IDS if "prompt" not in more else {}) | more)
+    reader = load(name).reader(params, stream, facts)
     return [piece for message in messages for piece in reader.read(message)]
 
 
-# --- of the gateway's kind -----------------------------------------------------------------------
+# --- the gateway's contracts ---------------------------------------------------------------------
 
 
-def test_what_complete_repeats_is_not_taken_twice() -> None:
+def test_tokens_that_complete_repeats_are_not_read_twice() -> None:
     chunk = engine.GenerateStreamChunk(token_ids=[1, 2], prompt_tokens=4, completion_tokens=2)
     end = engine.GenerateComplete(
         output_ids=[3], finish_reason="stop", prompt_tokens=4, completion_tokens=1, cached_tokens=2
@@ -56,7 +56,7 @@ def test_what_complete_repeats_is_not_taken_twice() -> None:
     ]
 
 
-def test_a_complete_without_chunks_has_all() -> None:
+def test_a_complete_without_chunks_has_all_tokens() -> None:
     end = engine.GenerateComplete(output_ids=[3, 4], finish_reason="length", prompt_tokens=4)
     end.matched_token_id = 0
     (piece,) = read("vllm.grpc.engine", engine.GenerateResponse(complete=end))
@@ -64,15 +64,15 @@ def test_a_complete_without_chunks_has_all() -> None:
     assert piece.matched_stop == 0  # a real token
 
 
-def test_choices_without_a_number_count_in_their_order() -> None:
+def test_choices_without_a_number_are_numbered_in_order() -> None:
     ends = [
         scheduler.GenerateResponse(
             complete=scheduler.GenerateComplete(output_ids=[number], finish_reason="stop")
         )
         for number in (7, 8)
     ]
-    told = read("sglang.grpc.scheduler", *ends, stream=False, n=2)
-    assert [(piece.index, piece.token_ids) for piece in told] == [(0, (7,)), (1, (8,))]
+    result = read("sglang.grpc.scheduler", *ends, stream=False, n=2)
+    assert [(piece.index, piece.token_ids) for piece in result] == [(0, (7,)), (1, (8,))]
 
 
 def test_log_probabilities_with_fewer_candidates_than_tokens() -> None:
@@ -85,20 +85,20 @@ def test_log_probabilities_with_fewer_candidates_than_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("sent", "reason"),
     [("stop", "stop"), ("cancelled", "abort"), ("", "stop"), ("timeout", "timeout")],
 )
-def test_reasons(said: str, reason: str) -> None:
-    end = trtllm.GenerateComplete(finish_reason=said, output_token_ids=[1], sequence_index=1)
+def test_reasons(sent: str, reason: str) -> None:
+    end = trtllm.GenerateComplete(finish_reason=sent, output_token_ids=[1], sequence_index=1)
     (piece,) = read("trtllm", trtllm.GenerateResponse(complete=end), n=2)
     assert (piece.index, piece.finish_reason) == (1, reason)
 
 
-def test_a_quiet_end_of_mlx_is_an_abort(client: Client) -> None:
+def test_a_stream_of_mlx_that_ends_without_complete_was_aborted(client: Client) -> None:
     chunk = mlx.GenerateResponse(chunk=mlx.GenerateStreamChunk(token_ids=[1]))
     with serving({"/mlx.grpc.engine.MlxEngine/Generate": [chunk]}) as server:
-        told = client.complete(server.target, IDS, contract="mlx.grpc.engine")
-    assert (told.token_ids, told.choices[0].finish_reason) == ((1,), "abort")
+        result = client.complete(server.target, IDS, contract="mlx.grpc.engine")
+    assert (result.token_ids, result.choices[0].finish_reason) == ((1,), "abort")
 
 
 # --- vllm ----------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_vllm() -> None:
 @pytest.mark.parametrize(
     ("field", "matched"), [("stop_token_id", 0), ("eos_token_id", None), ("stop_string", "x")]
 )
-def test_vllm_names_the_stops_of_the_request_alone(field: str, matched: Any) -> None:
+def test_vllm_reports_only_stops_of_the_request(field: str, matched: Any) -> None:
     end = vllm.GenerateResponse(outputs=vllm.SequenceOutput())
     end.outputs.finish_info.finish_reason = vllm.FinishInfo.ABORTED
     setattr(end.outputs.finish_info, field, "x" if field == "stop_string" else 0)
@@ -136,26 +136,26 @@ def test_health_of_vllm_is_the_standard_one(client: Client) -> None:
     for status, serves, word in ((1, True, "SERVING"), (2, False, "NOT_SERVING"), (9, False, "9")):
         answer = [response(status=status)]
         with serving({"/grpc.health.v1.Health/Check": answer}) as server:
-            told = client.call(server.target, "health", contract="vllm")
-            assert told == Health(serves, word)
-            asked: Any = message_class("grpc.health.v1.HealthCheckRequest")
-            sent = asked.FromString(server.requests["/grpc.health.v1.Health/Check"])
+            result = client.call(server.target, "health", contract="vllm")
+            assert result == Health(serves, word)
+            kind: Any = message_class("grpc.health.v1.HealthCheckRequest")
+            sent = kind.FromString(server.requests["/grpc.health.v1.Health/Check"])
             assert sent.service == "vllm.Inference"
 
 
 def test_info_of_vllm(client: Client) -> None:
-    says: Any = {
+    handlers: Any = {
         "/vllm.Control/GetModelInfo": [control.ModelInfo(model_id="/m", served_model_name="tiny")],
         "/vllm.Control/GetServerInfo": [
             control.ServerInfo(engine_version="0.33.0", max_model_len=4096)
         ],
     }
-    with serving(says) as server:
-        told = client.call(server.target, "info", contract="vllm")
+    with serving(handlers) as server:
+        result = client.call(server.target, "info", contract="vllm")
         with pytest.raises(UnsupportedError, match=r"vllm does not support load\(\)"):
             client.call(server.target, "load", contract="vllm")
-    assert (told.model, told.engine, told.context_length) == ("tiny", "vLLM 0.33.0", 4096)
-    assert told.vocab_size is None and len(told.replies) == 2
+    assert (result.model, result.engine, result.context_length) == ("tiny", "vLLM 0.33.0", 4096)
+    assert result.vocab_size is None and len(result.replies) == 2
 
 
 # --- openengine.v1 -------------------------------------------------------------------------------
@@ -196,16 +196,16 @@ def test_openengine() -> None:
         ("UNSPECIFIED", FailedError, "INTERNAL"),
     ],
 )
-def test_an_error_within_a_stream_that_ends_well(
+def test_an_error_event_in_a_stream_that_ends_with_ok(
     client: Client, code: str, kind: Any, status: str
 ) -> None:
     error = openengine.EngineError(
         code=openengine.ErrorCode.Value(f"ERROR_CODE_{code}"), message="of a secret"
     )
-    says: Any = {
+    handlers: Any = {
         "/openengine.v1.Inference/Generate": [openengine.GenerateResponse(error=error)],
     }
-    with serving(says) as server, pytest.raises(kind) as caught:
+    with serving(handlers) as server, pytest.raises(kind) as caught:
         client.complete(server.target, IDS, contract="openengine.v1")
     assert (caught.value.code, caught.value.details) == (status, "of a secret")
     assert "secret" not in str(caught.value)
@@ -215,20 +215,20 @@ def test_load_and_health_of_openengine(client: Client) -> None:
     info = openengine.LoadInfo(
         running_requests=2, queued_requests=0, used_kv_blocks=1, total_kv_blocks=4
     )
-    says: Any = {
+    handlers: Any = {
         "/openengine.v1.Control/GetLoad": [info],
         "/openengine.v1.Control/Health": [
             openengine.HealthResponse(state=openengine.HEALTH_STATE_STARTING)
         ],
     }
-    with serving(says) as server:
-        told = client.call(server.target, "load", contract="openengine.v1")
-        assert (told.running, told.waiting, told.cache_usage) == (2, 0, 0.25)
+    with serving(handlers) as server:
+        result = client.call(server.target, "load", contract="openengine.v1")
+        assert (result.running, result.waiting, result.cache_usage) == (2, 0, 0.25)
         health = client.call(server.target, "health", contract="openengine.v1")
         assert health == Health(False, "STARTING")
-        server.says["/openengine.v1.Control/GetLoad"] = [openengine.LoadInfo()]
-        told = client.call(server.target, "load", contract="openengine.v1")
-        assert (told.running, told.waiting, told.cache_usage) == (None, None, None)
+        server.handlers["/openengine.v1.Control/GetLoad"] = [openengine.LoadInfo()]
+        result = client.call(server.target, "load", contract="openengine.v1")
+        assert (result.running, result.waiting, result.cache_usage) == (None, None, None)
 
 
 # --- sglang.runtime.v1 ---------------------------------------------------------------------------
@@ -245,63 +245,66 @@ def ids(count: int, since: int = 0, reason: Any = None, **more: Any) -> Any:
     )
 
 
-def text(said: str, total: int, reason: Any = None, **more: Any) -> Any:
-    return runtime.TextGenerateResponse(text=said, meta_info=meta(total, reason, **more))
+def text(output: str, total: int, reason: Any = None, **more: Any) -> Any:
+    return runtime.TextGenerateResponse(text=output, meta_info=meta(total, reason, **more))
 
 
 END = {"type": "length", "length": 4}
 
 
 @pytest.mark.parametrize("facts", [None, False, True])
-def test_ids_that_are_whole_or_new(facts: bool | None) -> None:
-    whole = [ids(2), ids(3), ids(4, reason=END)]
-    new = [ids(2), ids(3, 2), ids(4, 3, reason=END)]
-    for messages in (whole, new) if facts is None else ((new,) if facts else (whole,)):
-        told = read("sglang.runtime.v1", *messages, facts=facts)
-        assert [piece.token_ids for piece in told] == [(0, 1), (2,), (3,)]
-        assert (told[-1].finish_reason, told[-1].usage) == ("length", Usage(4, 4, None))
+def test_cumulative_or_incremental_ids(facts: bool | None) -> None:
+    cumulative = [ids(2), ids(3), ids(4, reason=END)]
+    incremental = [ids(2), ids(3, 2), ids(4, 3, reason=END)]
+    kinds = {None: (cumulative, incremental), True: (incremental,), False: (cumulative,)}
+    for messages in kinds[facts]:
+        result = read("sglang.runtime.v1", *messages, facts=facts)
+        assert [piece.token_ids for piece in result] == [(0, 1), (2,), (3,)]
+        assert (result[-1].finish_reason, result[-1].usage) == ("length", Usage(4, 4, None))
 
 
-def test_ids_that_are_known_to_be_whole_need_not_be_as_many_as_are_counted() -> None:
+def test_known_cumulative_ids_may_be_fewer_than_the_reported_count() -> None:
     short = [ids(2), runtime.GenerateResponse(output_ids=[0, 1, 2], meta_info=meta(4, END))]
-    told = read("sglang.runtime.v1", *short, facts=False)
-    assert [piece.token_ids for piece in told] == [(0, 1), (2,)]
+    result = read("sglang.runtime.v1", *short, facts=False)
+    assert [piece.token_ids for piece in result] == [(0, 1), (2,)]
 
 
 @pytest.mark.parametrize("facts", [None, False, True])
-def test_text_that_is_whole_or_new(facts: bool | None) -> None:
-    whole = [text("On", 1), text("Once", 2), text("Once", 3), text("Once upon", 4, END)]
-    new = [text("On", 1), text("ce", 2), text("", 3), text(" upon", 4, END)]
-    for messages in (whole, new) if facts is None else ((new,) if facts else (whole,)):
-        told = read("sglang.runtime.v1", *messages, facts=facts, prompt="Long ago")
-        assert "".join(piece.text or "" for piece in told) == "Once upon"
-        assert told[-1].usage == Usage(4, 4, None)
+def test_cumulative_or_incremental_text(facts: bool | None) -> None:
+    cumulative = [text("On", 1), text("Once", 2), text("Once", 3), text("Once upon", 4, END)]
+    incremental = [text("On", 1), text("ce", 2), text("", 3), text(" upon", 4, END)]
+    kinds = {None: (cumulative, incremental), True: (incremental,), False: (cumulative,)}
+    for messages in kinds[facts]:
+        result = read("sglang.runtime.v1", *messages, facts=facts, prompt="Long ago")
+        assert "".join(piece.text or "" for piece in result) == "Once upon"
+        assert result[-1].usage == Usage(4, 4, None)
 
 
-def test_new_text_that_begins_like_the_text_before_it_needs_the_servers_word() -> None:
-    told = read(
+def test_incremental_text_that_starts_with_the_previous_text() -> None:
+    result = read(
         "sglang.runtime.v1", text("ha", 1), text("haha", 3, END), facts=True, prompt="Laugh"
     )
-    assert [piece.text for piece in told] == ["ha", "haha"]
+    assert [piece.text for piece in result] == ["ha", "haha"]
 
 
-@pytest.mark.parametrize("told", [True, False, None, "yes"])
-def test_the_server_is_asked_how_it_streams(client: Client, told: Any) -> None:
-    info = {} if told is None else {"incremental_streaming_output": told}
+@pytest.mark.parametrize("reported", [True, False, None, "yes"])
+def test_the_server_reports_whether_its_text_is_incremental(client: Client, reported: Any) -> None:
+    info = {} if reported is None else {"incremental_streaming_output": reported}
     service = "/sglang.runtime.v1.SglangService"
-    says: Any = {
+    handlers: Any = {
         f"{service}/GetServerInfo": [runtime.GetServerInfoResponse(json_info=json.dumps(info))],
         f"{service}/TextGenerate": [text("ha", 1), text("haha", 3, END)],
     }
-    with serving(says) as server:
+    with serving(handlers) as server:
         pieces = client.pieces(
             server.target, {"prompt": "Laugh", "max_tokens": 4}, contract="sglang.runtime.v1"
         )
-    assert "".join(piece.text or "" for piece in pieces) == ("hahaha" if told is True else "haha")
+    expected = "hahaha" if reported is True else "haha"
+    assert "".join(piece.text or "" for piece in pieces) == expected
 
 
-def test_sequences_are_told_apart_by_their_ids() -> None:
-    told = read(
+def test_sequences_are_distinguished_by_their_ids() -> None:
+    result = read(
         "sglang.runtime.v1",
         ids(1, id="b"),
         ids(1, id="a"),
@@ -309,16 +312,16 @@ def test_sequences_are_told_apart_by_their_ids() -> None:
         ids(2, id="a", reason={"type": "stop", "matched": 1}),
         n=2,
     )
-    assert [(piece.index, piece.token_ids) for piece in told] == [
+    assert [(piece.index, piece.token_ids) for piece in result] == [
         (0, (0,)),
         (1, (0,)),
         (0, (1,)),
         (1, (1,)),
     ]
-    assert (told[-1].finish_reason, told[-1].matched_stop) == ("stop", 1)
+    assert (result[-1].finish_reason, result[-1].matched_stop) == ("stop", 1)
 
 
-def test_log_probabilities_of_sglang_whole_or_new() -> None:
+def test_cumulative_or_incremental_log_probabilities_of_sglang() -> None:
     def scored(begin: int, count: int) -> dict[str, Any]:
         return {
             "output_token_logprobs": [
@@ -328,18 +331,18 @@ def test_log_probabilities_of_sglang_whole_or_new() -> None:
         }
 
     for begin in (0, 2):
-        told = read(
+        result = read(
             "sglang.runtime.v1",
             ids(2, **scored(0, 2)),
             ids(4, begin, END, **scored(begin, 4)),
             logprobs=1,
         )
-        scores = [one for piece in told for one in piece.logprobs]
+        scores = [one for piece in result for one in piece.logprobs]
         assert scores == [Logprob(n, -n / 4, ((9, -0.25),)) for n in range(4)]
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "info",
     [
         {"finish_reason": "{"},
         {"finish_reason": '"stop"', "completion_tokens": "no"},
@@ -348,15 +351,15 @@ def test_log_probabilities_of_sglang_whole_or_new() -> None:
         {"completion_tokens": "1", "output_token_logprobs": "[" * 100_000},
     ],
 )
-def test_facts_that_are_not_what_they_should_be(client: Client, facts: dict[str, str]) -> None:
-    broken = runtime.GenerateResponse(output_ids=[1], meta_info=facts)
-    says: Any = {"/sglang.runtime.v1.SglangService/Generate": [broken]}
-    with serving(says) as server, pytest.raises(FailedError):
+def test_invalid_meta_info(client: Client, info: dict[str, str]) -> None:
+    broken = runtime.GenerateResponse(output_ids=[1], meta_info=info)
+    handlers: Any = {"/sglang.runtime.v1.SglangService/Generate": [broken]}
+    with serving(handlers) as server, pytest.raises(FailedError):
         client.pieces(server.target, IDS | {"logprobs": 1}, contract="sglang.runtime.v1")
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("sent", "expected"),
     [
         ([{"num_running_reqs": 2, "num_waiting_reqs": 1, "token_usage": 0.5}], (2, 1, 0.5)),
         ([{"num_reqs": 2, "num_waiting_reqs": 1}, {"num_reqs": 3}], (5, None, None)),
@@ -366,32 +369,32 @@ def test_facts_that_are_not_what_they_should_be(client: Client, facts: dict[str,
         (None, (None, None, None)),
     ],
 )
-def test_load_of_sglang(client: Client, said: Any, expected: Any) -> None:
-    says: Any = {
+def test_load_of_sglang(client: Client, sent: Any, expected: Any) -> None:
+    handlers: Any = {
         "/sglang.runtime.v1.SglangService/GetLoad": [
-            runtime.GetLoadResponse(json_info=json.dumps(said))
+            runtime.GetLoadResponse(json_info=json.dumps(sent))
         ]
     }
-    with serving(says) as server:
-        told = client.call(server.target, "load", contract="sglang.runtime.v1")
-    assert (told.running, told.waiting, told.cache_usage) == expected
+    with serving(handlers) as server:
+        result = client.call(server.target, "load", contract="sglang.runtime.v1")
+    assert (result.running, result.waiting, result.cache_usage) == expected
 
 
 def test_info_of_sglang(client: Client) -> None:
     service = "/sglang.runtime.v1.SglangService"
     card = runtime.ModelCard(id="tiny", max_model_len=4096)
-    says: Any = {
+    handlers: Any = {
         f"{service}/GetServerInfo": [runtime.GetServerInfoResponse(json_info='{"version":"0.5"}')],
         f"{service}/ListModels": [runtime.ListModelsResponse(models=[card])],
         f"{service}/GetModelInfo": [
             runtime.GetModelInfoResponse(model_path="/m", json_info='{"eos_token_id": 2}')
         ],
     }
-    with serving(says) as server:
-        told = client.call(server.target, "info", contract="sglang.runtime.v1")
-        assert (told.model, told.engine, told.context_length) == ("tiny", "SGLang 0.5", 4096)
-        assert told.eos_token_ids == (2,)
-        server.says[f"{service}/GetServerInfo"] = [runtime.GetServerInfoResponse(json_info="{")]
+    with serving(handlers) as server:
+        result = client.call(server.target, "info", contract="sglang.runtime.v1")
+        assert (result.model, result.engine, result.context_length) == ("tiny", "SGLang 0.5", 4096)
+        assert result.eos_token_ids == (2,)
+        server.handlers[f"{service}/GetServerInfo"] = [runtime.GetServerInfoResponse(json_info="{")]
         with pytest.raises(FailedError, match="not JSON"):
             client.call(server.target, "info", contract="sglang.runtime.v1")
 

@@ -1,4 +1,4 @@
-"""What each contract sends for what is asked, and what it refuses before anything is sent."""
+"""The request that each contract sends, and the parameters that it does not support."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from engine.kit import Client, serving
 from smg_proto.engine import GenerateParams, ParameterError, UnsupportedError
 from smg_proto.engine._contracts import CONTRACTS, load
-from smg_proto.engine._contracts.base import OWN
+from smg_proto.engine._contracts.base import CLIENT_PARAMETERS
 from smg_proto.engine._request import CONSTRAINTS, check
 
 IDS: dict[str, Any] = {"token_ids": [5, 6], "request_id": "r", "max_tokens": 7}
@@ -47,7 +47,7 @@ VALUES: dict[str, Any] = {
     "metadata": {"a": "b"},
 }
 # Contract to the parameters that it cannot express.
-REFUSED = {
+UNSUPPORTED = {
     "vllm": {},
     "openengine.v1": {"logit_bias"},
     "sglang.runtime.v1": {"logit_bias", "json_object", "model"},
@@ -61,8 +61,8 @@ REFUSED = {
     "vllm.grpc.engine": {"lora", "model"},
     "sglang.grpc.scheduler": {"prompt", "seed", "json_object", "choice", "model"},
 }
-# All that goes together, as each contract says it.
-WHOLE = {
+# Contract to its request with every parameter that can be combined.
+FULL = {
     "vllm.grpc.engine": """
 request_id: "r" stream: true tokenized { input_ids: 5 input_ids: 6 }
 sampling_params { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_penalty: -1.5
@@ -126,8 +126,8 @@ sampling_params { temperature: 0.5 top_p: 0.25 top_k: 3 min_p: 0.125 frequency_p
   stop_token_ids: 13 ignore_eos: true n: 2 seed: 11 guided_decoding { regex: "a+" } }
 """,
 }
-# The request with nothing but a prompt.
-LEAST = {
+# Contract to its request with only a prompt and `max_tokens`.
+MINIMAL = {
     "vllm.grpc.engine": """request_id: "r" stream: true tokenized { input_ids: 5 input_ids: 6 }
 sampling_params { top_p: 1 repetition_penalty: 1 max_tokens: 7 }""",
     "sglang.grpc.scheduler": """request_id: "r" stream: true
@@ -148,52 +148,52 @@ sampling_params { max_new_tokens: 7 }""",
 
 
 def request(name: str, *, stream: bool = True, **params: Any) -> Message:
-    contract, asked = load(name), check(params)
-    contract.refuse(asked)
-    return contract.generate(asked, stream).request
+    contract, params = load(name), check(params)
+    contract.check_supported(params)
+    return contract.generate(params, stream).request
 
 
-def same(message: Message, text: str) -> None:
+def assert_equals(message: Message, text: str) -> None:
     assert message == text_format.Parse(text, type(message)())
 
 
-def test_the_tables_are_whole() -> None:
+def test_the_tables_are_complete() -> None:
     assert VALUES.keys() == GenerateParams.__annotations__.keys()
-    assert REFUSED.keys() == WHOLE.keys() == LEAST.keys() == CONTRACTS.keys()
+    assert UNSUPPORTED.keys() == FULL.keys() == MINIMAL.keys() == CONTRACTS.keys()
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_all_that_goes_together(name: str) -> None:
-    left = {"prompt", "timeout", "metadata", *CONSTRAINTS, *REFUSED[name]}
-    given = {key: value for key, value in VALUES.items() if key not in left}
-    if "regex" not in REFUSED[name]:
+def test_all_parameters_that_can_be_combined(name: str) -> None:
+    omitted = {"prompt", "timeout", "metadata", *CONSTRAINTS, *UNSUPPORTED[name]}
+    given = {key: value for key, value in VALUES.items() if key not in omitted}
+    if "regex" not in UNSUPPORTED[name]:
         given["regex"] = VALUES["regex"]
-    same(request(name, **given), WHOLE[name])
+    assert_equals(request(name, **given), FULL[name])
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_what_is_left_out_is_the_engines(name: str) -> None:
-    same(request(name, **IDS), LEAST[name])
+def test_unset_parameters_are_left_to_the_engine(name: str) -> None:
+    assert_equals(request(name, **IDS), MINIMAL[name])
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_a_contract_says_or_refuses_each_parameter(name: str) -> None:
+def test_each_parameter_is_sent_or_rejected(name: str) -> None:
     bare = request(name, **IDS)
     for parameter, value in VALUES.items():
         given = {k: v for k, v in IDS.items() if (k, parameter) != ("token_ids", "prompt")}
         given[parameter] = value
-        if parameter in REFUSED[name]:
+        if parameter in UNSUPPORTED[name]:
             with pytest.raises(UnsupportedError) as caught:
                 request(name, **given)
             assert (caught.value.contract, caught.value.what) == (name, parameter)
             assert str(caught.value).startswith(f"{name} does not support {parameter}: ")
-        elif parameter not in OWN | IDS.keys():
+        elif parameter not in CLIENT_PARAMETERS | IDS.keys():
             assert request(name, **given) != bare, f"{parameter} is lost"
 
 
-@pytest.mark.parametrize("name", [name for name in CONTRACTS if REFUSED[name]])
-def test_what_is_refused_is_never_sent(client: Client, name: str) -> None:
-    parameter = min(REFUSED[name])
+@pytest.mark.parametrize("name", [name for name in CONTRACTS if UNSUPPORTED[name]])
+def test_nothing_is_sent_for_an_unsupported_parameter(client: Client, name: str) -> None:
+    parameter = min(UNSUPPORTED[name])
     with serving() as server:
         given = {k: v for k, v in IDS.items() if (k, parameter) != ("token_ids", "prompt")}
         for ask in (client.pieces, client.complete):
@@ -211,7 +211,7 @@ def test_what_is_refused_is_never_sent(client: Client, name: str) -> None:
         ("tokenspeed.grpc.scheduler", IDS | {"top_k": 0}, "top_k=0"),
     ],
 )
-def test_a_value_that_a_contract_has_no_word_for(
+def test_values_that_a_contract_does_not_support(
     name: str, parameters: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(UnsupportedError) as caught:
@@ -220,14 +220,14 @@ def test_a_value_that_a_contract_has_no_word_for(
 
 
 @pytest.mark.parametrize("name", ["sglang.grpc.scheduler", "sglang.runtime.v1"])
-def test_all_tokens_are_minus_one_at_sglang(name: str) -> None:
+def test_top_k_zero_is_minus_one_for_sglang(name: str) -> None:
     sent: Any = request(name, **IDS, top_k=0)
     assert sent.sampling_params.top_k == -1
 
 
-def test_a_number_outside_of_the_contracts_range_is_named() -> None:
+def test_the_error_names_a_number_out_of_the_contracts_range() -> None:
     assert request("vllm", **IDS, seed=2**40)
-    with pytest.raises(ParameterError, match="invalid seed: is outside of the range"):
+    with pytest.raises(ParameterError, match="invalid seed: out of the contract's range"):
         request("vllm.grpc.engine", **IDS, seed=2**40)
 
 
@@ -268,28 +268,28 @@ def test_a_schema_may_be_a_mapping_and_a_stop_one_string() -> None:
 
 
 def test_text_prompts() -> None:
-    asked: dict[str, Any] = {"prompt": "Once", "max_tokens": 7}
+    params: dict[str, Any] = {"prompt": "Once", "max_tokens": 7}
     for name in ("vllm.grpc.engine", "vllm", "mlx.grpc.engine", "sglang.runtime.v1"):
-        sent: Any = request(name, **asked)
+        sent: Any = request(name, **params)
         assert sent.text == "Once"
-    openengine: Any = request("openengine.v1", **asked)
+    openengine: Any = request("openengine.v1", **params)
     assert openengine.prompt == "Once"
 
 
 @pytest.mark.parametrize("name", ["vllm.grpc.engine", "trtllm", "sglang.runtime.v1"])
-def test_what_is_wanted_whole_is_no_stream(name: str) -> None:
+def test_complete_does_not_request_a_stream(name: str) -> None:
     sent: Any = request(name, stream=False, **IDS)
     assert not (sent.streaming if name == "trtllm" else sent.stream)
 
 
-def test_requests_have_names_of_their_own() -> None:
-    names = {check({"token_ids": [1]})["request_id"] for _ in range(100)}
-    assert len(names) == 100 and all(len(name) == 32 for name in names)
+def test_each_request_has_its_own_id() -> None:
+    ids = {check({"token_ids": [1]})["request_id"] for _ in range(100)}
+    assert len(ids) == 100 and all(len(request_id) == 32 for request_id in ids)
 
 
 @pytest.mark.parametrize("name", ["sglang.grpc.scheduler", "sglang.runtime.v1"])
-def test_one_number_of_candidates_serves_prompt_and_output(name: str) -> None:
+def test_prompt_and_output_share_one_number_of_candidates(name: str) -> None:
     alone: Any = request(name, **IDS, prompt_logprobs=3)
     assert (alone.return_logprob, alone.logprob_start_len, alone.top_logprobs_num) == (True, 0, 3)
-    with pytest.raises(UnsupportedError, match="it has one number for both"):
+    with pytest.raises(UnsupportedError, match="the contract has one field for both"):
         request(name, **IDS, prompt_logprobs=3, logprobs=2)

@@ -1,4 +1,4 @@
-"""Streams: how they are left, and how they end."""
+"""Leaving streams, and how streams end."""
 
 import asyncio
 import gc
@@ -33,7 +33,7 @@ LONG: dict[str, Any] = {"token_ids": [300, 301], "max_tokens": 2000, "ignore_eos
 
 @pytest.fixture
 def engine() -> Iterator[Any]:
-    """A fake that takes its time, and where it is."""
+    """The address of a slow fake engine."""
     with run_vllm_engine(FakeVllmEngine(token_delay=0.01)) as address:
         yield address
 
@@ -88,7 +88,7 @@ async def test_an_error_of_the_reader_ends_the_request(engine: Any) -> None:
         with pytest.raises(ZeroDivisionError):
             async for _ in client.generate(**LONG):
                 _ = 1 / 0
-        gc.collect()  # the traceback has held the stream
+        gc.collect()  # the traceback held the stream
         await async_eventually(lambda: cancelled(engine, 1))
 
 
@@ -118,20 +118,20 @@ def test_closing_a_stream_wakes_its_reader_sync(engine: Any) -> None:
     engine.servicer.script.add(Fault(delay=PATIENCE))
     with connect(engine) as client:
         stream = client.generate(**LONG)
-        found: list[BaseException] = []
+        errors: list[BaseException] = []
 
         def read() -> None:
             try:
                 next(stream)
             except EngineError as error:
-                found.append(error)
+                errors.append(error)
 
         thread = threading.Thread(target=read)
         thread.start()
         eventually(lambda: engine.servicer.record.counters.running == 1)
         stream.close()
         thread.join(PATIENCE)
-        assert [type(error) for error in found] == [ClosedError]
+        assert [type(error) for error in errors] == [ClosedError]
 
 
 async def test_closing_the_connection_ends_its_streams(engine: Any) -> None:
@@ -174,24 +174,24 @@ async def test_a_stream_that_nobody_reads_sends_nothing(engine: Any) -> None:
     assert engine.servicer.record.counters.started == 0
 
 
-def test_a_connection_is_entered_once(engine: Any) -> None:
+def test_a_connection_can_be_entered_only_once(engine: Any) -> None:
     connection = connect(engine)
     with connection:
         pass
-    with pytest.raises(ClosedError, match="entered once"), connection:
+    with pytest.raises(ClosedError, match="entered only once"), connection:
         pass
 
 
-def test_the_time_for_a_request(client: Client, engine: Any) -> None:
+def test_the_time_limit_of_a_request(client: Client, engine: Any) -> None:
     with pytest.raises(DeadlineError) as caught:
         client.complete(engine, LONG | {"timeout": 0.2})
     assert caught.value.code == "DEADLINE_EXCEEDED"
     eventually(lambda: cancelled(engine, 1))
 
 
-def test_the_time_for_a_question(client: Client) -> None:
-    says: Any = {"/vllm.grpc.engine.VllmEngine/GetLoads": hangs}
-    with serving(says) as server, pytest.raises(DeadlineError):
+def test_the_time_limit_of_other_calls(client: Client) -> None:
+    handlers: Any = {"/vllm.grpc.engine.VllmEngine/GetLoads": hangs}
+    with serving(handlers) as server, pytest.raises(DeadlineError):
         client.call(server.target, "load", timeout=0.2, **VLLM)
 
 
@@ -213,15 +213,15 @@ def test_the_time_for_a_question(client: Client) -> None:
     ],
 )
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_status_is_a_kind_of_error(
+def test_each_status_raises_its_error(
     client: Client, code: str, kind: type[EngineError], after: int
 ) -> None:
-    def answer(request: bytes, context: Any) -> Iterator[Any]:
+    def handle(request: bytes, context: Any) -> Iterator[Any]:
         for token in range(after):
             yield pb.GenerateResponse(chunk=pb.GenerateStreamChunk(token_ids=[token]))
         context.abort(grpc.StatusCode[code], "about a secret prompt")
 
-    with serving({GENERATE: answer}) as server:
+    with serving({GENERATE: handle}) as server:
         with pytest.raises(kind) as caught:
             client.pieces(server.target, LONG, **VLLM)
         assert (caught.value.code, caught.value.details) == (code, "about a secret prompt")
@@ -229,14 +229,12 @@ def test_a_status_is_a_kind_of_error(
         assert "secret" not in str(caught.value)
 
 
-def test_what_the_server_said_is_not_in_the_log(
-    client: Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_servers_text_is_not_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(0)
-    asked = LONG | {"metadata": {"key": "sesame"}}
-    says: Any = {GENERATE: fails(grpc.StatusCode.INTERNAL, "about a secret prompt")}
-    with serving(says) as server, suppress(EngineError):
-        client.complete(server.target, asked, **VLLM)
+    params = LONG | {"metadata": {"key": "sesame"}}
+    handlers: Any = {GENERATE: fails(grpc.StatusCode.INTERNAL, "about a secret prompt")}
+    with serving(handlers) as server, suppress(EngineError):
+        client.complete(server.target, params, **VLLM)
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("smg_proto")]
     assert not any("secret" in line or "sesame" in line for line in ours)
 
@@ -249,14 +247,15 @@ def test_what_the_server_said_is_not_in_the_log(
         [pb.GenerateResponse()],
         [pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="stop", index=7))],
     ],
-    ids=["nothing", "no end", "a kind that is not known", "of another sequence"],
+    ids=["nothing", "no end", "unknown kind", "another sequence"],
 )
-def test_a_stream_without_its_end_has_failed(client: Client, messages: Any) -> None:
-    with serving({GENERATE: messages}) as server, pytest.raises(FailedError, match="had not"):
+def test_a_stream_without_its_end_fails(client: Client, messages: Any) -> None:
+    problem = "the stream ended before 1 of its sequences did"
+    with serving({GENERATE: messages}) as server, pytest.raises(FailedError, match=problem):
         client.pieces(server.target, LONG, **VLLM)
 
 
-def test_a_reply_that_cannot_be_parsed_has_failed(client: Client) -> None:
+def test_a_reply_that_cannot_be_parsed_fails(client: Client) -> None:
     with serving({GENERATE: [b"\xff\xff\xff"]}) as server, pytest.raises(FailedError):
         client.pieces(server.target, LONG, **VLLM)
 
@@ -264,8 +263,8 @@ def test_a_reply_that_cannot_be_parsed_has_failed(client: Client) -> None:
 def test_a_message_over_the_limit(client: Client) -> None:
     chunk = pb.GenerateResponse(complete=pb.GenerateComplete(output_ids=[300] * (3 << 20)))
     with serving({GENERATE: [chunk]}) as server:
-        told = client.complete(server.target, LONG, **VLLM)  # over gRPC's own 4 MiB
-        assert len(told.token_ids) == 3 << 20
+        completion = client.complete(server.target, LONG, **VLLM)  # over gRPC's own 4 MiB
+        assert len(completion.token_ids) == 3 << 20
         with pytest.raises(BusyError):
             client.complete(server.target, LONG, max_message_bytes=1 << 20, **VLLM)
         with pytest.raises(BusyError):
@@ -276,8 +275,8 @@ def test_a_message_over_the_limit(client: Client) -> None:
 
 async def test_calls_run_at_the_same_time(engine: Any) -> None:
     async with connect(engine) as client:
-        asked = LONG | {"max_tokens": 20}
-        tasks = [asyncio.create_task(client.complete(**asked)) for _ in range(10)]
+        params = LONG | {"max_tokens": 20}
+        tasks = [asyncio.create_task(client.complete(**params)) for _ in range(10)]
         await async_eventually(lambda: engine.servicer.record.counters.running > 1)
         assert len({(await task).token_ids for task in tasks}) == 1
 
@@ -285,8 +284,8 @@ async def test_calls_run_at_the_same_time(engine: Any) -> None:
 def test_metadata_of_the_call_and_of_the_connection(client: Client) -> None:
     end = pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="stop"))
     with serving({GENERATE: [end]}) as server:
-        how = {"metadata": [("a", "1"), ("b-bin", b"\x00")], "token": "sesame", **VLLM}
-        client.complete(server.target, LONG | {"metadata": {"c": "3"}}, **how)
+        options = {"metadata": [("a", "1"), ("b-bin", b"\x00")], "token": "sesame", **VLLM}
+        client.complete(server.target, LONG | {"metadata": {"c": "3"}}, **options)
         (seen,) = server.metadata
         assert (seen["a"], seen["b-bin"], seen["c"]) == ("1", b"\x00", "3")
         assert seen["authorization"] == "Bearer sesame"

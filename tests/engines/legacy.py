@@ -154,8 +154,8 @@ class Fake:
     ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
         bundle, half = self.model.tokenizer.bundle, len(self.model.tokenizer.bundle) // 2
         yield common_pb2.GetTokenizerChunk(data=bundle[:half])
-        whole = self.model.tokenizer.bundle_sha256
-        yield common_pb2.GetTokenizerChunk(data=bundle[half:], sha256=whole)
+        sha256 = self.model.tokenizer.bundle_sha256
+        yield common_pb2.GetTokenizerChunk(data=bundle[half:], sha256=sha256)
 
     async def HealthCheck(self, request: Any, context: Any) -> Any:
         return self.pb.HealthCheckResponse(healthy=True, message="OK")
@@ -253,7 +253,7 @@ class FakeScheduler(Fake):
             stop_token_ids=tuple(params.stop_token_ids),
             ignore_eos=params.ignore_eos,
             logprobs=request.top_logprobs_num if request.return_logprob else None,
-            whole=constrained(params),
+            replacement=constrained(params),
         )
 
     def ids(self, request: Any, sequence: Sequence, steps: list[Step]) -> list[Step]:
@@ -337,14 +337,14 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
         config, guide = request.sampling_config, request.guided_decoding
         if not request.max_tokens:
             raise Refused("max_tokens must be at least 1")
-        whole = None
+        replacement = None
         if guide.guide:
             if guide.guide_type == guide.GUIDE_TYPE_JSON_SCHEMA:
-                whole = smallest_text(guide.guide)
+                replacement = smallest_text(guide.guide)
             elif guide.guide_type == guide.GUIDE_TYPE_JSON:
-                whole = smallest_text("")
+                replacement = smallest_text("")
             elif guide.guide_type == guide.GUIDE_TYPE_REGEX:
-                whole = guide.guide
+                replacement = guide.guide
             else:
                 raise Refused("no such guide")
         output = request.output_config
@@ -363,7 +363,7 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
             stop_token_ids=tuple(request.stop_token_ids),
             ignore_eos=request.ignore_eos,
             logprobs=output.logprobs if output.HasField("logprobs") else None,
-            whole=whole,
+            replacement=replacement,
         )
         ids = list(request.tokenized.input_token_ids)
         n = max(config.num_return_sequences, 1)

@@ -17,8 +17,8 @@ from typing import Any
 
 from engines.standin import CONTEXT, Parent, answer, write_model
 from smg_proto.testing._engine.sglang_runtime import (
-    Asked,
     Choice,
+    Params,
     count_of,
     prompt_of,
     sampling_of,
@@ -93,12 +93,12 @@ class Handle:
         told = {"success": True, "message": "Cache flushed."}
         chunk_callback(json.dumps(told).encode(), finished=True)
 
-    def _embed(self, asked: Asked, tell: Callback) -> None:
+    def _embed(self, asked: Params, tell: Callback) -> None:
         tokens = prompt_of(asked)
         meta = {"id": asked["rid"], "prompt_tokens": len(tokens)}
         tell({"embedding": model().embed(tokens), "meta_info": meta}, finished=True)
 
-    def _generate(self, asked: Asked, tell: Callback) -> None:
+    def _generate(self, asked: Params, tell: Callback) -> None:
         rid: str = asked["rid"]
         self.running.add(rid)
         self.parent.tell("start", id=rid)
@@ -112,7 +112,7 @@ class Handle:
             self.aborted.discard(rid)
             self.parent.tell(how, id=rid)
 
-    def _answer(self, asked: Asked, tell: Callback) -> str:
+    def _answer(self, asked: Params, tell: Callback) -> str:
         """Send the chunks of a request; how it ended."""
         rid: str = asked["rid"]
         room = threading.Event()

@@ -78,7 +78,7 @@ class Request:
                 stop_token_ids=tuple(asked.get("stop_token_ids") or ()),
                 ignore_eos=asked.get("_eos_token_id") is None,
                 logprobs=asked.get("logprobs"),
-                whole=_constrained(asked.get("structured_outputs") or {}),
+                replacement=_constrained(asked.get("structured_outputs") or {}),
             ),
         )
 

@@ -1,1 +1,1 @@
-"""The async calls; scripts/build.py makes the sync ones of them."""
+"""The async calls. scripts/build.py generates the sync calls from them."""

@@ -1,4 +1,4 @@
-"""One call to a server, whatever its method is."""
+"""One call to any method of a server."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import grpc
 from smg_proto._probe import Answer
 
 
-async def async_ask(channel: Any, path: str, data: bytes, **how: Any) -> Answer:
-    """Send these bytes as the request of a method that may stream. `how`: timeout, metadata."""
+async def async_ask(channel: Any, path: str, data: bytes, **options: Any) -> Answer:
+    """Send `data` as the request of a method that may stream. `options`: timeout, metadata."""
     method = channel.unary_stream(path, request_serializer=None, response_deserializer=None)
-    messages = method(data, **how)
+    messages = method(data, **options)
     try:
         async for message in messages:
             return Answer("OK", data=message)

@@ -1,1 +1,1 @@
-"""The async client; scripts/build.py makes the sync one of it."""
+"""The async client. scripts/build.py generates the sync client from it."""

@@ -1,4 +1,4 @@
-"""Which contract a server speaks: reflection says, or else calls that only read."""
+"""Detects which contracts a server speaks, by reflection or else by read-only calls."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from smg_proto._probe import NOBODY_HAS_THIS, Answer
+from smg_proto._probe import UNKNOWN_RPC, Answer
 from smg_proto._probe._async.ask import async_ask
 from smg_proto._standard import message_class
 from smg_proto.engine._config import Settings
@@ -24,34 +24,33 @@ _NO_ACCESS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The contracts of a server, newest first, and how that is known."""
+class Detected:
+    """The contracts of a server, newest first, and the calls that showed them."""
 
     contracts: tuple[str, ...]
     tried: tuple[Tried, ...] = ()
 
 
-async def async_detect(channel: grpc.aio.Channel, settings: Settings) -> Found:
-    """Ask the server. NoContractError: it speaks none of them, or the answers do not tell."""
+async def async_detect(channel: grpc.aio.Channel, settings: Settings) -> Detected:
+    """Detect the contracts. NoContractError: there are none, or they cannot be detected."""
     tried: list[Tried] = []
     found = served(await _reflect(channel, settings, tried))
     found = found or await _probe(channel, settings, tried)
     if not found:
-        problem = "the server speaks none of the contracts of engines"
-        raise NoContractError(settings.target, problem, tuple(tried))
-    return Found(found, tuple(tried))
+        raise NoContractError(settings.target, "no known engine contract", tuple(tried))
+    return Detected(found, tuple(tried))
 
 
 async def _reflect(channel: Any, settings: Settings, tried: list[Tried]) -> list[str]:
-    """The services that the server lists; none where it has no reflection."""
+    """The services that the server lists; empty without reflection."""
     for path in REFLECTION:
         call = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
-        asking = iter([_question()])
-        answers = call(asking, timeout=settings.timeout, metadata=settings.metadata)
+        requests = iter([_list_services()])
+        replies = call(requests, timeout=settings.timeout, metadata=settings.metadata)
         names: list[str] | None = None
         try:
-            async for data in answers:
-                names = _names(data)
+            async for data in replies:
+                names = _service_names(data)
                 break
         except grpc.RpcError as error:
             failed: Any = error
@@ -61,22 +60,22 @@ async def _reflect(channel: Any, settings: Settings, tried: list[Tried]) -> list
             tried.append(Tried("reflection", path, code))
             continue
         finally:
-            answers.cancel()
+            replies.cancel()
         if names is None:
             tried.append(Tried("reflection", path, "no list of services"))
             continue
-        told = [name[:MAX_NAME] for name in names if name.isprintable()][:MAX_NAMES]
-        tried.append(Tried("reflection", path, ", ".join(told) or "no services"))
+        listed = [name[:MAX_NAME] for name in names if name.isprintable()][:MAX_NAMES]
+        tried.append(Tried("reflection", path, ", ".join(listed) or "no services"))
         return names
     return []
 
 
 async def _probe(channel: Any, settings: Settings, tried: list[Tried]) -> tuple[str, ...]:
-    """The contracts whose RPCs the server has. Nothing is generated or changed by asking."""
-    answer = await _ask(channel, NOBODY_HAS_THIS, settings)
+    """The contracts whose RPCs the server has. The calls generate and change nothing."""
+    answer = await _ask(channel, UNKNOWN_RPC, settings)
     if answer.has_rpc:
-        tried.append(Tried("none", NOBODY_HAS_THIS, answer.code))
-        problem = "the server knows every method, so they cannot be told apart; give contract="
+        tried.append(Tried("none", UNKNOWN_RPC, answer.code))
+        problem = "cannot detect the contract: the server accepts every method; pass contract="
         raise NoContractError(settings.target, problem, tuple(tried))
     found: list[str] = []
     for name, entry in CONTRACTS.items():
@@ -88,26 +87,26 @@ async def _probe(channel: Any, settings: Settings, tried: list[Tried]) -> tuple[
 
 
 async def _ask(channel: Any, path: str, settings: Settings) -> Answer:
-    """How the server answers an empty request."""
-    how = {"timeout": settings.timeout, "metadata": settings.metadata}
-    answer = await async_ask(channel, path, b"", **how)
-    if answer.code in _NO_SERVER or (answer.code in _NO_ACCESS and path == NOBODY_HAS_THIS):
+    """The server's reply to an empty request."""
+    options = {"timeout": settings.timeout, "metadata": settings.metadata}
+    answer = await async_ask(channel, path, b"", **options)
+    if answer.code in _NO_SERVER or (answer.code in _NO_ACCESS and path == UNKNOWN_RPC):
         raise from_status(answer.code, answer.details, settings.target)
     return answer
 
 
-def _question() -> bytes:
+def _list_services() -> bytes:
     request: Any = message_class("grpc.reflection.v1.ServerReflectionRequest")
     data: bytes = request(list_services="*").SerializeToString()
     return data
 
 
-def _names(data: bytes) -> list[str] | None:
-    """The services in an answer; None: it is no list of them."""
+def _service_names(data: bytes) -> list[str] | None:
+    """The services in a reply, or None if the reply does not list services."""
     try:
-        answer: Any = message_class("grpc.reflection.v1.ServerReflectionResponse").FromString(data)
+        reply: Any = message_class("grpc.reflection.v1.ServerReflectionResponse").FromString(data)
     except DecodeError:
         return None
-    if not answer.HasField("list_services_response"):
+    if not reply.HasField("list_services_response"):
         return None
-    return [str(service.name) for service in answer.list_services_response.service]
+    return [str(service.name) for service in reply.list_services_response.service]

@@ -1,4 +1,4 @@
-"""The contracts that engines serve, one module each, which is loaded when it is needed."""
+"""The contracts of engines: one module each, loaded when it is needed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from smg_proto.engine._contracts.base import Contract
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of a contract before its module is loaded."""
+    """A contract whose module may not be loaded yet."""
 
     name: str
     module: str
     services: tuple[str, ...]
-    """The first one generates, and the last one describes the server."""
+    """The first generates, and the last describes the server."""
 
     @property
     def probe(self) -> str:
-        """An RPC that only reads, takes an empty request, and that every server of it has."""
+        """An RPC that only reads, accepts an empty request, and exists on every such server."""
         return f"/{self.services[-1]}/GetModelInfo"
 
 
-# Newest first, by the release that published each: the services of a contract.
+# Contract and module to services; newest first, by the release that published each.
 _SERVICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("vllm", "vllm"): ("Inference", "Control"),
     ("openengine.v1", "openengine"): ("Inference", "Control"),
@@ -40,13 +40,13 @@ CONTRACTS: dict[str, Entry] = {
 
 
 def served(services: Iterable[str]) -> tuple[str, ...]:
-    """The contracts of which a server lists the service that generates, newest first."""
-    there = set(services)
-    return tuple(name for name, entry in CONTRACTS.items() if entry.services[0] in there)
+    """The contracts whose generating service a server lists, newest first."""
+    listed = set(services)
+    return tuple(name for name, entry in CONTRACTS.items() if entry.services[0] in listed)
 
 
 def load(name: str) -> Contract:
-    """A contract by its name."""
+    """Load a contract by its name."""
     module = import_module(f"smg_proto.engine._contracts.{CONTRACTS[name].module}")
     contract: Contract = module.CONTRACT
     return contract

@@ -1,4 +1,4 @@
-"""What a contract has to say: how it asks, and how its replies are read."""
+"""What a contract implements: building requests and reading replies."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from google.protobuf.message import Message
 
 from smg_proto.engine._errors import ParameterError, UnsupportedError
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Health, Info, Load, Logprob, Piece
 
-# These are the client's own, whatever the contract.
-OWN = frozenset(("request_id", "timeout", "metadata"))
+# Parameters that the client handles itself, for every contract.
+CLIENT_PARAMETERS = frozenset(("request_id", "timeout", "metadata"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class Reader:
     """Reads the messages of one generation, in order."""
 
     def read(self, message: Any) -> Iterable[Piece]:
-        """What the message adds."""
+        """The pieces that the message adds."""
         raise NotImplementedError
 
-    def end(self, left: Sequence[int]) -> Iterable[Piece]:
-        """What it means that the stream has ended well while these sequences have not: a fault,
-        unless the contract says otherwise."""
+    def end(self, unfinished: Sequence[int]) -> Iterable[Piece]:
+        """The last pieces of sequences that were unfinished when the stream ended with OK. Empty
+        if the contract does not allow that, which makes it an error."""
         return ()
 
 
 class PromptReader(Reader):
-    """Adds the log probabilities of the prompt, once, to what another reader reads."""
+    """Adds the log probabilities of the prompt, once, to another reader's pieces."""
 
     def __init__(self, reader: Reader, contract: "Contract") -> None:
         self._reader, self._contract = reader, contract
@@ -52,81 +52,81 @@ class PromptReader(Reader):
             pieces[0].prompt_logprobs = found
         return pieces
 
-    def end(self, left: Sequence[int]) -> Iterable[Piece]:
-        return self._reader.end(left)
+    def end(self, unfinished: Sequence[int]) -> Iterable[Piece]:
+        return self._reader.end(unfinished)
 
 
 class Contract:
-    """One contract. The class attributes say what it can express; instances have no state."""
+    """One contract. The class attributes say what it can express. Instances have no state."""
 
     name: ClassVar[str]
     service: ClassVar[str]
     fields: ClassVar[Mapping[str, str]]
-    """Parameter to the field that takes its value as it is; dots lead into messages."""
+    """Parameter to the path of the field that takes its value unchanged."""
     handled: ClassVar[frozenset[str]] = frozenset()
-    """Parameters that `generate` writes by itself."""
+    """Parameters that `generate` writes itself."""
     has_text: ClassVar[bool] = False
-    """Whether a text prompt is continued with text."""
+    """Whether prompts and output can be text."""
     why: ClassVar[Mapping[str, str]] = {}
-    """Why the contract does not take a parameter, where more can be said than that."""
+    """Unsupported parameter to the reason, if there is more to say than that it has no field."""
 
-    def refuse(self, asked: Asked) -> None:
+    def check_supported(self, params: CheckedParams) -> None:
         """UnsupportedError for the first parameter that the contract cannot express."""
-        for parameter in asked:
-            if parameter not in self.fields and parameter not in self.handled | OWN:
+        for parameter in params:
+            if parameter not in self.fields and parameter not in self.handled | CLIENT_PARAMETERS:
                 raise self.unsupported(parameter)
 
     def unsupported(self, what: str, why: str = "") -> UnsupportedError:
         return UnsupportedError(
-            self.name, what, why or self.why.get(what, "it has no field for it")
+            self.name, what, why or self.why.get(what, "the contract has no field for it")
         )
 
-    def fill(self, message: Message, asked: Asked) -> None:
+    def fill(self, message: Message, params: CheckedParams) -> None:
         """Write the parameters that have a field."""
-        for parameter, value in asked.items():
+        for parameter, value in params.items():
             if parameter in self.fields:
                 put(message, self.fields[parameter], parameter, value)
 
-    def score(self, request: Any, asked: Asked) -> None:
-        """SGLang's fields for log probabilities, with one number for prompt and output."""
-        wanted = {asked[name] for name in ("logprobs", "prompt_logprobs") if name in asked}
-        if len(wanted) > 1:
-            raise self.unsupported(
-                "prompt_logprobs beside another number of logprobs", "it has one number for both"
-            )
-        if wanted:
+    def request_logprobs(self, request: Any, params: CheckedParams) -> None:
+        """Fill SGLang's fields for log probabilities, which have one number for both kinds."""
+        numbers = {params[name] for name in ("logprobs", "prompt_logprobs") if name in params}
+        if len(numbers) > 1:
+            what = "different numbers for logprobs and prompt_logprobs"
+            raise self.unsupported(what, "the contract has one field for both")
+        if numbers:
             request.return_logprob = True
-            (request.top_logprobs_num,) = wanted
-        if "prompt_logprobs" in asked:
+            (request.top_logprobs_num,) = numbers
+        if "prompt_logprobs" in params:
             request.logprob_start_len = 0
 
     def call(self, rpc: str, request: Message, reply: type[Message]) -> Call:
         return Call(f"/{self.service}/{rpc}", request, reply)
 
-    # What each contract does in its own way.
+    # Each contract implements these.
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        """The RPC that generates; it always streams. `stream` false: the caller waits for all."""
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        """The generating RPC, always a streaming one. `stream` is false for complete()."""
         raise NotImplementedError
 
-    def reader(self, asked: Asked, stream: bool, facts: Any) -> Reader:
-        """`facts` is what `learn` has made of the server's reply."""
+    def reader(self, params: CheckedParams, stream: bool, facts: Any) -> Reader:
+        """The reader of one generation. `facts` is the result of the method `facts`, or None."""
         raise NotImplementedError
 
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
-        """Those that a message has, if it has any."""
+        """The log probabilities of the prompt in a message; empty if it has none."""
         raise NotImplementedError
 
-    def learn_call(self) -> Call | None:
-        """What has to be known of the server before its streams can be read."""
+    def facts_call(self) -> Call | None:
+        """The call for facts about the server that its streams' reader needs, if any."""
         return None
 
-    def learn(self, reply: Any) -> Any:
+    def facts(self, reply: Any) -> Any:
+        """The facts in the reply to `facts_call`."""
         raise NotImplementedError
 
     def tokenizer_call(self) -> Call:
         """The RPC that streams the files of the tokenizer."""
-        raise self.unsupported("tokenizer()", "it has no RPC for it")
+        raise self.unsupported("tokenizer()", "the contract has no RPC for it")
 
     def abort(self, request_id: str) -> Call:
         raise NotImplementedError
@@ -138,7 +138,7 @@ class Contract:
         raise NotImplementedError
 
     def load_call(self) -> Call:
-        raise self.unsupported("load()", "it has no RPC for it")
+        raise self.unsupported("load()", "the contract has no RPC for it")
 
     def load(self, reply: Any) -> Load:
         raise NotImplementedError
@@ -151,16 +151,16 @@ class Contract:
 
 
 def under(message: str, *same: str, **named: str) -> dict[str, str]:
-    """Fields of one message: those called like the parameter, and those of another name."""
+    """Fields in a nested message: `same` have the parameter's name, `named` have another one."""
     names = {name: name for name in same} | named
     return {parameter: f"{message}.{field}" for parameter, field in names.items()}
 
 
 def put(message: Any, path: str, parameter: str, value: Any) -> None:
     """Write a value into a field."""
-    *way, field = path.split(".")
-    for name in way:
-        message = getattr(message, name)
+    *parents, field = path.split(".")
+    for parent in parents:
+        message = getattr(message, parent)
     try:
         if isinstance(value, list):
             getattr(message, field).extend(value)
@@ -168,19 +168,19 @@ def put(message: Any, path: str, parameter: str, value: Any) -> None:
             getattr(message, field).update(value)
         else:
             setattr(message, field, value)
-    except ValueError:  # of protobuf, for a number outside of the field's type
-        raise ParameterError(parameter, "is outside of the range that the contract has") from None
+    except ValueError:  # protobuf: the number does not fit the field's type
+        raise ParameterError(parameter, "out of the contract's range") from None
 
 
 def known(number: int) -> int | None:
-    """A number of which 0 means that it is not known."""
+    """The number, or None for 0, which means unknown."""
     return number or None
 
 
 def over_ranks(
     reply: Message, ranks: Sequence[Any], running: str, waiting: str, usage: str
 ) -> Load:
-    """The load of several ranks as one."""
+    """The load of all ranks together."""
     return Load(
         sum(getattr(rank, running) for rank in ranks),
         sum(getattr(rank, waiting) for rank in ranks),

@@ -1,25 +1,25 @@
-"""The five contracts of the gateway's kind: a stream of `chunk`, and a `complete` per sequence."""
+"""The gateway's five engine contracts: a stream of `chunk`, then a `complete` per sequence."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from smg_proto.common_pb2 import GetTokenizerChunk, GetTokenizerRequest
 from smg_proto.engine._contracts.base import Call, Contract, Reader, known, over_ranks
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Info, Load, Logprob, Piece, Usage
 
 _REASONS = {"cancelled": "abort", "": "stop"}
 
 
 class ChunkContract(Contract):
-    """Replies are token ids; a `complete` of a stream repeats what the chunks had."""
+    """Replies are token ids. In a stream, `complete` repeats the content of the chunks."""
 
     pb: Any
     """The contract's generated module."""
     engine: ClassVar[str]
     """The engine's name."""
     version: ClassVar[str] = ""
-    """The field of GetServerInfoResponse with the engine's version; empty: there is none."""
+    """The field of GetServerInfoResponse with the engine's version; empty if there is none."""
     aborts_many: ClassVar[bool] = False
     """Whether an AbortRequest takes a list."""
     index: ClassVar[str] = "index"
@@ -28,12 +28,12 @@ class ChunkContract(Contract):
     """The field of `complete` with the token ids."""
     matched: ClassVar[Sequence[str]] = ("matched_token_id", "matched_stop_str")
     unnumbered: ClassVar[bool] = False
-    """Whether an answer that is no stream leaves its sequences without a number, in order."""
+    """Whether a reply that is not a stream has its sequences in order, without numbers."""
     ends_quietly: ClassVar[bool] = False
     """Whether an aborted request ends without a `complete`."""
 
-    def reader(self, asked: Asked, stream: bool, facts: Any) -> "ChunkReader":
-        return ChunkReader(self, stream, "logprobs" in asked)
+    def reader(self, params: CheckedParams, stream: bool, facts: Any) -> "ChunkReader":
+        return ChunkReader(self, stream, "logprobs" in params)
 
     def abort(self, request_id: str) -> Call:
         named = {"request_ids": [request_id]} if self.aborts_many else {"request_id": request_id}
@@ -62,7 +62,7 @@ class ChunkContract(Contract):
         )
 
     def engine_of(self, server: Any) -> str:
-        """The engine, with its version if the server tells it."""
+        """The engine, with its version if the server reports it."""
         version = getattr(server, self.version) if self.version else ""
         return f"{self.engine} {version}".strip()
 
@@ -70,7 +70,7 @@ class ChunkContract(Contract):
         return self.call("GetTokenizer", GetTokenizerRequest(), GetTokenizerChunk)
 
     def logprobs(self, message: Any) -> tuple[Logprob, ...]:
-        """Of a chunk or a `complete`."""
+        """The log probabilities in a chunk or a `complete`."""
         given = message.output_logprobs
         tops = list(given.top_logprobs)
         tops += [None] * (len(given.token_ids) - len(tops))
@@ -107,7 +107,7 @@ class ChunkReader(Reader):
         self._ended = 0
 
     def read(self, message: Any) -> Iterable[Piece]:
-        chunk = message.chunk  # empty if it is not the one that is set, which costs more to ask
+        chunk = message.chunk  # empty if unset; HasField would cost more
         ids = tuple(chunk.token_ids)
         if ids:
             index = getattr(chunk, self._index)
@@ -121,7 +121,7 @@ class ChunkReader(Reader):
         self._ended += 1
         ids: tuple[int, ...] = ()
         logprobs: tuple[Logprob, ...] = ()
-        if index not in self._seen:  # no chunk has brought what is here
+        if index not in self._seen:  # no chunk had this content
             ids = tuple(getattr(end, self._output))
             logprobs = self._contract.logprobs(end) if self._with_logprobs else ()
         matched = next((n for n in self._contract.matched if end.HasField(n)), None)
@@ -135,17 +135,17 @@ class ChunkReader(Reader):
             Usage(end.prompt_tokens, self._seen.get(index, len(ids)), end.cached_tokens),
         )
 
-    def end(self, left: Sequence[int]) -> Iterable[Piece]:
+    def end(self, unfinished: Sequence[int]) -> Iterable[Piece]:
         if not self._contract.ends_quietly:
             return ()
         return [
             Piece(index, None, finish_reason="abort", usage=Usage(None, self._seen.get(index, 0)))
-            for index in left
+            for index in unfinished
         ]
 
 
 class SchedulerContract(ChunkContract):
-    """Of engines that tell their load."""
+    """A chunk contract whose engines report their load."""
 
     def load_call(self) -> Call:
         return self.call("GetLoads", self.pb.GetLoadsRequest(), self.pb.GetLoadsResponse)
@@ -153,6 +153,6 @@ class SchedulerContract(ChunkContract):
     def load(self, reply: Any) -> Load:
         return over_ranks(reply, reply.loads, "num_running_reqs", "num_waiting_reqs", "token_usage")
 
-    def logit_bias(self, params: Any, asked: Asked) -> None:
-        """Whose keys are text."""
-        params.logit_bias.update({str(t): v for t, v in asked.get("logit_bias", {}).items()})
+    def logit_bias(self, sampling: Any, params: CheckedParams) -> None:
+        """Fill `logit_bias`, whose keys are strings in these contracts."""
+        sampling.logit_bias.update({str(t): v for t, v in params.get("logit_bias", {}).items()})

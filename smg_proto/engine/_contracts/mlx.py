@@ -6,7 +6,7 @@ from typing import ClassVar
 from smg_proto import mlx_engine_pb2 as pb
 from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import ChunkContract
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 
 
 class MlxEngine(ChunkContract):
@@ -29,18 +29,18 @@ class MlxEngine(ChunkContract):
     }
     handled = frozenset(("n",))
     why: ClassVar[Mapping[str, str]] = {
-        "n": "it generates one sequence a request",
-        "stop": "it has no stop strings; use stop_token_ids, or cut the text yourself",
-        "logprobs=0": "0 returns none; ask for 1 or more",
+        "n": "the engine generates one sequence per request",
+        "stop": "the contract has no stop strings; use stop_token_ids, or cut the text yourself",
+        "logprobs=0": "0 returns none; use at least 1",
     }
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        if asked.n > 1:
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        if params.n > 1:
             raise self.unsupported("n")
-        if asked.get("logprobs") == 0:
+        if params.get("logprobs") == 0:
             raise self.unsupported("logprobs=0")
-        request = pb.GenerateRequest(request_id=asked["request_id"], stream=stream)
-        self.fill(request, asked)
+        request = pb.GenerateRequest(request_id=params["request_id"], stream=stream)
+        self.fill(request, params)
         return self.call("Generate", request, pb.GenerateResponse)
 
 

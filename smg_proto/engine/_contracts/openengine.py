@@ -1,4 +1,4 @@
-"""openengine.v1: the contract for engines of any make; TensorRT-LLM serves it."""
+"""openengine.v1: a contract for any engine. TensorRT-LLM serves it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from smg_proto import openengine_pb2 as pb
 from smg_proto.engine._contracts.base import Call, Contract, Reader, under
 from smg_proto.engine._errors import from_status
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Health, Info, Load, Logprob, Piece, Usage
 
 _REASONS = {
@@ -14,7 +14,7 @@ _REASONS = {
     pb.FINISH_REASON_LENGTH: "length",
     pb.FINISH_REASON_CANCELLED: "abort",
 }
-# The gRPC status that says the same.
+# The equivalent gRPC status.
 _CODES = {
     pb.ERROR_CODE_INVALID_ARGUMENT: "INVALID_ARGUMENT",
     pb.ERROR_CODE_UNSUPPORTED_FEATURE: "FAILED_PRECONDITION",
@@ -54,32 +54,32 @@ class OpenEngine(Contract):
     }
     handled = frozenset(("stop", "stop_token_ids", "json_object", "logprobs", "prompt_logprobs"))
     why: ClassVar[Mapping[str, str]] = {
-        "top_k=0": "it does not say which number stands for all tokens; leave it out"
+        "top_k=0": "the contract does not say which number means all tokens; leave it out"
     }
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        if asked.get("top_k") == 0:
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        if params.get("top_k") == 0:
             raise self.unsupported("top_k=0")
-        request = pb.GenerateRequest(request_id=asked["request_id"])
-        self.fill(request, asked)
-        for text in asked.get("stop", ()):
+        request = pb.GenerateRequest(request_id=params["request_id"])
+        self.fill(request, params)
+        for text in params.get("stop", ()):
             request.stopping.conditions.add(stop_text=text)
-        for token in asked.get("stop_token_ids", ()):
+        for token in params.get("stop_token_ids", ()):
             request.stopping.conditions.add(stop_token_id=token)
-        if "json_object" in asked:
+        if "json_object" in params:
             request.guided.json_object.SetInParent()
-        if "logprobs" in asked:
+        if "logprobs" in params:
             request.response.return_output_logprobs = True
-            if asked["logprobs"]:
-                request.response.output_candidates.top_n = asked["logprobs"]
-        if "prompt_logprobs" in asked:
+            if params["logprobs"]:
+                request.response.output_candidates.top_n = params["logprobs"]
+        if "prompt_logprobs" in params:
             request.response.return_prompt_logprobs = True
-            if asked["prompt_logprobs"]:
-                request.response.prompt_candidates.top_n = asked["prompt_logprobs"]
+            if params["prompt_logprobs"]:
+                request.response.prompt_candidates.top_n = params["prompt_logprobs"]
         return self.call("Generate", request, pb.GenerateResponse)
 
-    def reader(self, asked: Asked, stream: bool, facts: Any) -> "OpenReader":
-        return OpenReader("logprobs" in asked)
+    def reader(self, params: CheckedParams, stream: bool, facts: Any) -> "OpenReader":
+        return OpenReader("logprobs" in params)
 
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
         tokens = message.prompt.tokens
@@ -155,7 +155,7 @@ class OpenReader(Reader):
         return Piece(
             end.output_index,
             finish_reason=_REASONS.get(end.reason, "stop"),
-            # The model's end token is no stop of the request's.
+            # The model's end token is not one of the request's stops.
             matched_stop=(
                 getattr(end.stop_match, matched) if matched not in (None, "eos_token_id") else None
             ),

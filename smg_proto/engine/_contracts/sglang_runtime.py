@@ -8,7 +8,7 @@ from smg_proto import sglang_runtime_pb2 as pb
 from smg_proto._channel import mapping, sequence
 from smg_proto.engine._contracts.base import Call, Contract, Reader, under
 from smg_proto.engine._errors import FailedError
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Health, Info, Load, Logprob, Piece, Usage
 
 _REASONS = {"cancelled": "abort"}
@@ -38,29 +38,29 @@ class SglangRuntime(Contract):
     }
     handled = frozenset(("top_k", "logprobs", "prompt_logprobs"))
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        text = "prompt" in asked
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        text = "prompt" in params
         kind = pb.TextGenerateRequest if text else pb.GenerateRequest
-        request = kind(rid=asked["request_id"], stream=stream)
-        self.fill(request, asked)
-        if "top_k" in asked:
-            request.sampling_params.top_k = asked["top_k"] or -1
-        self.score(request, asked)
+        request = kind(rid=params["request_id"], stream=stream)
+        self.fill(request, params)
+        if "top_k" in params:
+            request.sampling_params.top_k = params["top_k"] or -1
+        self.request_logprobs(request, params)
         if text:
             return self.call("TextGenerate", request, pb.TextGenerateResponse)
         return self.call("Generate", request, pb.GenerateResponse)
 
-    def learn_call(self) -> Call:
+    def facts_call(self) -> Call:
         return self.call("GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse)
 
-    def learn(self, reply: Any) -> bool | None:
-        """Whether a message of a stream has what is new. None: it has to be seen from them."""
-        told = _object(_json(reply.json_info)).get("incremental_streaming_output")
-        return told if isinstance(told, bool) else None
+    def facts(self, reply: Any) -> bool | None:
+        """Whether a stream's messages have only new output. None: unknown."""
+        incremental = _object(_json(reply.json_info)).get("incremental_streaming_output")
+        return incremental if isinstance(incremental, bool) else None
 
-    def reader(self, asked: Asked, stream: bool, facts: Any) -> "RuntimeReader":
-        kind = TextReader if "prompt" in asked else IdsReader
-        return kind(asked.n, "logprobs" in asked, facts if stream else False)
+    def reader(self, params: CheckedParams, stream: bool, facts: Any) -> "RuntimeReader":
+        kind = TextReader if "prompt" in params else IdsReader
+        return kind(params.n, "logprobs" in params, facts if stream else False)
 
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
         return _scored(message.meta_info, "input")
@@ -71,7 +71,7 @@ class SglangRuntime(Contract):
     def info_calls(self) -> Sequence[Call]:
         return (
             self.call("GetModelInfo", pb.GetModelInfoRequest(), pb.GetModelInfoResponse),
-            self.learn_call(),
+            self.facts_call(),
             self.call("ListModels", pb.ListModelsRequest(), pb.ListModelsResponse),
         )
 
@@ -86,7 +86,7 @@ class SglangRuntime(Contract):
             str(facts.get("served_model_name") or card.id or model.model_path),
             f"SGLang {version}" if isinstance(version, str) else "SGLang",
             card.max_model_len if card.HasField("max_model_len") else None,
-            _whole(facts.get("vocab_size")),
+            _integer(facts.get("vocab_size")),
             tuple(token for token in _list(eos) or [eos] if isinstance(token, int)),
             tuple(replies),
         )
@@ -95,9 +95,9 @@ class SglangRuntime(Contract):
         return self.call("GetLoad", pb.GetLoadRequest(), pb.GetLoadResponse)
 
     def load(self, reply: Any) -> Load:
-        """A list of one object a rank, whose keys the contract leaves open."""
-        told = _json(reply.json_info)
-        ranks = [_object(one) for one in (_list(told) or [told])]
+        """The reply is a list with one object per rank. The contract does not define the keys."""
+        info = _json(reply.json_info)
+        ranks = [_object(rank) for rank in (_list(info) or [info])]
         usage = [one.get("token_usage") for one in ranks]
         return Load(
             _sum(ranks, "num_running_reqs", "num_reqs"),
@@ -114,8 +114,8 @@ class SglangRuntime(Contract):
 
 
 class RuntimeReader(Reader):
-    """Whether a message has all of its sequence so far or what is new depends on how the engine was
-    started. Sequences have no number: they count in the order in which their ids come."""
+    """Depending on the engine's flags, a message has its whole sequence so far or only new output.
+    Sequences have ids, which are numbered in the order in which they first appear."""
 
     def __init__(self, n: int, logprobs: bool, incremental: bool | None) -> None:
         self._alone = n == 1
@@ -154,15 +154,14 @@ class RuntimeReader(Reader):
         )
 
     def new(self, message: Any, index: int) -> tuple[str | None, tuple[int, ...]]:
-        """What a message adds: text, or token ids."""
+        """The text or the token ids that a message adds."""
         raise NotImplementedError
 
     def _logprobs(self, meta: Mapping[str, str], index: int) -> tuple[Logprob, ...]:
         tokens = _scored(meta, "output")
         seen = self._scored.get(index, 0)
-        # Also of a first piece, before which there is none.
-        whole = len(tokens) == _number(meta, "completion_tokens")
-        begin = seen if whole and len(tokens) >= seen else 0
+        cumulative = len(tokens) == _number(meta, "completion_tokens")
+        begin = seen if cumulative and len(tokens) >= seen else 0
         found = tuple(one for one in tokens[begin:] if one)
         self._scored[index] = seen + len(found)
         return found
@@ -176,7 +175,7 @@ class TextReader(RuntimeReader):
     def new(self, message: Any, index: int) -> tuple[str, tuple[int, ...]]:
         text, before = message.text, self._text.get(index, "")
         if self._incremental is None and before and text and not text.startswith(before):
-            self._incremental = True  # a whole text begins with the one before it
+            self._incremental = True  # a cumulative text starts with the previous one
         if self._incremental:
             return text, ()
         if len(text) <= len(before):
@@ -201,7 +200,7 @@ class IdsReader(RuntimeReader):
 
 
 def _scored(meta: Mapping[str, str], of: str) -> tuple[Logprob | None, ...]:
-    """The log probabilities of "input" or "output", as [log probability or null, token id, …]."""
+    """The log probabilities of "input" or "output", from [log probability or null, token id, …]."""
     tokens, tops = (
         _list(_json(meta[key])) if key in meta else []
         for key in (f"{of}_token_logprobs", f"{of}_top_logprobs")
@@ -223,7 +222,7 @@ def _json(text: str) -> Any:
 
 
 def _number(meta: Mapping[str, str], key: str) -> int | None:
-    return _whole(_json(meta[key])) if key in meta else None
+    return _integer(_json(meta[key])) if key in meta else None
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -234,14 +233,14 @@ def _list(value: Any) -> list[Any]:
     return list(sequence(value) or ())
 
 
-def _whole(value: Any) -> int | None:
+def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _sum(ranks: Sequence[Mapping[str, Any]], *keys: str) -> int | None:
     """Of the first key that every rank has."""
     for key in keys:
-        numbers = [_whole(rank.get(key)) for rank in ranks]
+        numbers = [_integer(rank.get(key)) for rank in ranks]
         if ranks and None not in numbers:
             return sum(number or 0 for number in numbers)
     return None

@@ -6,7 +6,7 @@ from typing import ClassVar
 from smg_proto import sglang_scheduler_pb2 as pb
 from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import SchedulerContract
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 
 
 class SglangScheduler(SchedulerContract):
@@ -30,18 +30,20 @@ class SglangScheduler(SchedulerContract):
         ),
     }
     handled = frozenset(("top_k", "logit_bias", "logprobs", "prompt_logprobs"))
-    why: ClassVar[Mapping[str, str]] = {"prompt": "it takes token ids alone; give token_ids"}
+    why: ClassVar[Mapping[str, str]] = {
+        "prompt": "the contract takes only token ids; pass token_ids"
+    }
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        request = pb.GenerateRequest(request_id=asked["request_id"], stream=stream)
-        params = request.sampling_params
-        # Fields without presence, whose 0 is another wish than none at all.
-        params.temperature = params.top_p = params.repetition_penalty = 1.0
-        params.top_k = asked.get("top_k") or -1
-        self.logit_bias(params, asked)
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        request = pb.GenerateRequest(request_id=params["request_id"], stream=stream)
+        sampling = request.sampling_params
+        # These fields have no presence, and 0 is not their default.
+        sampling.temperature = sampling.top_p = sampling.repetition_penalty = 1.0
+        sampling.top_k = params.get("top_k") or -1
+        self.logit_bias(sampling, params)
         request.logprob_start_len = -1
-        self.score(request, asked)
-        self.fill(request, asked)
+        self.request_logprobs(request, params)
+        self.fill(request, params)
         return self.call("Generate", request, pb.GenerateResponse)
 
 

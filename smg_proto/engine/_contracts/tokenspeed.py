@@ -6,7 +6,7 @@ from typing import ClassVar
 from smg_proto import tokenspeed_scheduler_pb2 as pb
 from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import SchedulerContract
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 
 
 class TokenSpeed(SchedulerContract):
@@ -30,20 +30,20 @@ class TokenSpeed(SchedulerContract):
     }
     handled = frozenset(("logit_bias", "logprobs"))
     why: ClassVar[Mapping[str, str]] = {
-        "prompt_logprobs": "its reply has no field for them",
-        "prompt": "it takes token ids alone; give token_ids",
-        "top_k=0": "it does not say which number stands for all tokens; leave it out",
+        "prompt_logprobs": "the reply has no field for them",
+        "prompt": "the contract takes only token ids; pass token_ids",
+        "top_k=0": "the contract does not say which number means all tokens; leave it out",
     }
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        if asked.get("top_k") == 0:
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        if params.get("top_k") == 0:
             raise self.unsupported("top_k=0")
-        request = pb.GenerateRequest(request_id=asked["request_id"], stream=stream)
-        self.logit_bias(request.sampling_params, asked)
-        if "logprobs" in asked:
+        request = pb.GenerateRequest(request_id=params["request_id"], stream=stream)
+        self.logit_bias(request.sampling_params, params)
+        if "logprobs" in params:
             request.return_logprob = True
-            request.top_logprobs_num = asked["logprobs"]
-        self.fill(request, asked)
+            request.top_logprobs_num = params["logprobs"]
+        self.fill(request, params)
         return self.call("Generate", request, pb.GenerateResponse)
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from smg_proto import trtllm_service_pb2 as pb
 from smg_proto.engine._contracts.base import Call, known, under
 from smg_proto.engine._contracts.chunks import ChunkContract
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Health, Info, Logprob
 
 _Guide = pb.GuidedDecodingParams
@@ -40,21 +40,21 @@ class Trtllm(ChunkContract):
     }
     handled = frozenset(_GUIDES)
     why: ClassVar[Mapping[str, str]] = {
-        "prompt": "it takes token ids alone; give token_ids",
-        "a request without max_tokens": "an engine reads it as 0; give max_tokens",
-        "logit_bias": "it takes one number for each token of the vocabulary, not for some",
-        "lora": "it names an adapter by a number",
+        "prompt": "the contract takes only token ids; pass token_ids",
+        "a request without max_tokens": "the engine reads it as 0; pass max_tokens",
+        "logit_bias": "the contract takes a number for every token of the vocabulary",
+        "lora": "the contract identifies adapters by number",
     }
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        if "max_tokens" not in asked:
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        if "max_tokens" not in params:
             raise self.unsupported("a request without max_tokens")
-        request = pb.GenerateRequest(request_id=asked["request_id"], streaming=stream)
-        self.fill(request, asked)
-        if asked.constraint is not None:
-            parameter, value = asked.constraint
+        request = pb.GenerateRequest(request_id=params["request_id"], streaming=stream)
+        self.fill(request, params)
+        if params.constraint is not None:
+            parameter, value = params.constraint
             request.guided_decoding.guide_type = _GUIDES[parameter]
-            # An empty guide is no constraint, also where the kind says it all.
+            # An empty guide is no constraint, even if the type needs no guide.
             request.guided_decoding.guide = "{}" if parameter == "json_object" else value
         return self.call("Generate", request, pb.GenerateResponse)
 
@@ -64,7 +64,7 @@ class Trtllm(ChunkContract):
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
         end = message.complete
         found = tuple(map(_logprob, end.prompt_logprobs))
-        # The first token of a prompt may be left out.
+        # The engine may leave out the first token of the prompt.
         return (None,) * (end.prompt_tokens - len(found)) + found if found else ()
 
     def info(self, replies: Sequence[Any]) -> Info:

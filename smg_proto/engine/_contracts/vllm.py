@@ -7,7 +7,7 @@ from smg_proto import vllm_control_pb2 as control
 from smg_proto import vllm_inference_pb2 as pb
 from smg_proto._standard import message_class
 from smg_proto.engine._contracts.base import Call, Contract, Reader, known, under
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Health, Info, Logprob, Piece, Usage
 
 _Finish = pb.FinishInfo
@@ -45,22 +45,22 @@ class Vllm(Contract):
     }
     handled = frozenset(("logprobs", "prompt_logprobs"))
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        request = pb.GenerateRequest(request_id=asked["request_id"])
-        self.fill(request, asked)
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        request = pb.GenerateRequest(request_id=params["request_id"])
+        self.fill(request, params)
         request.response.output_token_ids = True
-        if "logprobs" in asked:
+        if "logprobs" in params:
             request.response.output_logprobs = True
-            if asked["logprobs"]:
-                request.response.output_candidates.top_n = asked["logprobs"]
-        if "prompt_logprobs" in asked:
+            if params["logprobs"]:
+                request.response.output_candidates.top_n = params["logprobs"]
+        if "prompt_logprobs" in params:
             request.response.prompt_logprobs = request.response.prompt_token_ids = True
-            if asked["prompt_logprobs"]:
-                request.response.prompt_candidates.top_n = asked["prompt_logprobs"]
-        # Also for what is wanted whole: a stream can be cancelled in every kind of client.
+            if params["prompt_logprobs"]:
+                request.response.prompt_candidates.top_n = params["prompt_logprobs"]
+        # A stream also for complete(): both clients can cancel it.
         return self.call("GenerateStream", request, pb.GenerateResponse)
 
-    def reader(self, asked: Asked, stream: bool, facts: Any) -> "VllmReader":
+    def reader(self, params: CheckedParams, stream: bool, facts: Any) -> "VllmReader":
         return VllmReader()
 
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
@@ -116,7 +116,7 @@ class VllmReader(Reader):
                 tuple(new.token_ids),
                 logprobs,
                 _REASONS.get(end.finish_reason, f"{end.finish_reason}"),
-                # The model's end token is no stop of the request's.
+                # The model's end token is not one of the request's stops.
                 getattr(end, matched) if matched and matched != "eos_token_id" else None,
                 Usage(
                     self._prompt_tokens,

@@ -6,7 +6,7 @@ from typing import ClassVar
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.engine._contracts.base import Call, under
 from smg_proto.engine._contracts.chunks import SchedulerContract
-from smg_proto.engine._request import Asked
+from smg_proto.engine._request import CheckedParams
 
 
 class VllmEngine(SchedulerContract):
@@ -29,11 +29,11 @@ class VllmEngine(SchedulerContract):
         ),
     }
 
-    def generate(self, asked: Asked, stream: bool) -> Call:
-        request = pb.GenerateRequest(request_id=asked["request_id"], stream=stream)
-        # Not every server takes 0 for "off".
+    def generate(self, params: CheckedParams, stream: bool) -> Call:
+        request = pb.GenerateRequest(request_id=params["request_id"], stream=stream)
+        # Not every server reads 0 as "off".
         request.sampling_params.MergeFrom(pb.SamplingParams(top_p=1.0, repetition_penalty=1.0))
-        self.fill(request, asked)
+        self.fill(request, params)
         return self.call("Generate", request, pb.GenerateResponse)
 
 

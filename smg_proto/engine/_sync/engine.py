@@ -14,7 +14,7 @@ from smg_proto.engine._errors import FailedError
 from smg_proto.engine._fold import Fold
 from smg_proto.engine._request import GenerateParams, check, check_request_id
 from smg_proto.engine._sync.calls import Caller, Generation
-from smg_proto.engine._sync.detect import Found, detect
+from smg_proto.engine._sync.detect import Detected, detect
 from smg_proto.engine._types import Completion, Health, Info, Load, Piece
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ log = logging.getLogger("smg_proto.engine")
 
 
 class Engine:
-    """An engine. `connect()` makes one; calls may run at the same time.
+    """A connected engine, from `connect()`. Calls may run concurrently.
 
     Every method raises an EngineError when it fails.
     """
@@ -34,34 +34,34 @@ class Engine:
     def __init__(
         self,
         _caller: Caller,
-        _found: Found,
+        _found: Detected,
         _contract: Contract,
         _facts: Any,
         _decoder: "TokenDecoder | None",
     ) -> None:
         self.target: str = _caller.target
         self.contract: str = _found.contracts[0]
-        """The contract that is spoken."""
+        """The contract in use."""
         self.also: tuple[str, ...] = _found.contracts[1:]
-        """Other contracts that the server has at this address."""
+        """Other contracts that the server speaks at this address."""
         self.has_text: bool = _contract.has_text or _decoder is not None
-        """Whether a text prompt is continued with text. Other contracts have token ids alone, but
-        for the text of a `decoder`."""
+        """Whether prompts and output can be text. Without it, both are token ids only; a `decoder`
+        adds text."""
         self._caller = _caller
         self._contract = _contract
         self._facts = _facts
         self._tokenizer: TokenDecoder | None = None
-        self._decoder = _decoder  # of a contract without text
+        self._decoder = _decoder  # only for a contract without text
 
     def generate(self, **params: "Unpack[GenerateParams]") -> "PieceStream":
-        """Continue a prompt: a stream of what is new. Leaving the stream ends the request.
+        """Continue a prompt and stream the output. Leaving the stream ends the request.
 
-        The request is checked here, and sent when the first piece is asked for.
+        The request is checked at once, and sent when the first piece is requested.
         """
         return self._begin(params, stream=True)
 
     def complete(self, **params: "Unpack[GenerateParams]") -> Completion:
-        """Continue a prompt and wait for the end."""
+        """Continue a prompt and return the complete output."""
         with self._begin(params, stream=False) as stream:
             fold = Fold(stream.request_id)
             for piece in stream:
@@ -69,10 +69,7 @@ class Engine:
         return fold.completion()
 
     def tokenizer(self) -> "TokenDecoder":
-        """The server's tokenizer, for text to token ids and back; it is fetched once.
-
-        Needs the extra `decode`.
-        """
+        """The server's tokenizer, downloaded once. Needs the extra `decode`."""
         if self._tokenizer is None:
             self._tokenizer = self._caller.tokenizer(self._contract.tokenizer_call())
         return self._tokenizer
@@ -82,7 +79,7 @@ class Engine:
         return self._contract.info(self._caller.replies(self._contract.info_calls()))
 
     def load(self) -> Load:
-        """How busy the engine is."""
+        """The engine's current load."""
         return self._contract.load(*self._caller.replies([self._contract.load_call()]))
 
     def health(self) -> Health:
@@ -90,43 +87,42 @@ class Engine:
         return self._contract.health(*self._caller.replies([self._contract.health_call()]))
 
     def abort(self, request_id: str) -> None:
-        """End a request from outside of its stream. Whoever has the stream leaves it instead."""
+        """End a request by its id. If you hold its stream, close the stream instead."""
         name = check_request_id("request_id", request_id)
         self._caller.replies([self._contract.abort(name)])
 
     def close(self) -> None:
-        """Close the connection; streams that are open end with a ClosedError."""
+        """Close the connection. Open streams end with a ClosedError."""
         self._caller.close()
 
     def _begin(self, params: GenerateParams, stream: bool) -> "PieceStream":
-        contract, decoder, asked = self._contract, self._decoder, check(params)
-        if decoder is not None and "prompt" in asked:
-            asked["token_ids"] = decoder.encode(asked.pop("prompt"))
-        contract.refuse(asked)
-        call = contract.generate(asked, stream)
-        reader = contract.reader(asked, stream, self._facts)
-        if "prompt_logprobs" in asked:
+        contract, decoder, checked = self._contract, self._decoder, check(params)
+        if decoder is not None and "prompt" in checked:
+            checked["token_ids"] = decoder.encode(checked.pop("prompt"))
+        contract.check_supported(checked)
+        call = contract.generate(checked, stream)
+        reader = contract.reader(checked, stream, self._facts)
+        if "prompt_logprobs" in checked:
             reader = PromptReader(reader, contract)
         if decoder is not None:
             from smg_proto.engine._decoding import DecodingReader
 
-            reader = DecodingReader(reader, decoder, asked)
-        return PieceStream(Generation(self._caller, call, reader, asked))
+            reader = DecodingReader(reader, decoder, checked)
+        return PieceStream(Generation(self._caller, call, reader, checked))
 
 
 class PieceStream:
     """The pieces of a generation. Leaving the `with`, or dropping the stream, ends the
-    request in the engine.
-    """
+    request in the engine."""
 
     def __init__(self, _generation: Generation) -> None:
         self.request_id: str = _generation.request_id
-        """The request's name, for abort()."""
+        """The request's id, for abort()."""
         self._generation = _generation
-        self._pieces = _generation.pieces()  # which does not know the stream
+        self._pieces = _generation.pieces()  # holds no reference to this stream
 
     def __iter__(self) -> Iterator[Piece]:
-        return self._pieces  # itself, since a step in between would be taken for every piece
+        return self._pieces  # not self, which would add a call for every piece
 
     def __next__(self) -> Piece:
         return self._pieces.__next__()
@@ -148,29 +144,29 @@ class PieceStream:
 
 
 def open(settings: Settings) -> Engine:
-    """Connect, and find out what has to be known before the first request."""
+    """Connect, and detect what is needed before the first request."""
     channel = settings.address.channel()
     caller = Caller(settings, channel)
     try:
         if settings.contract is not None:
-            found = Found((settings.contract,))
+            detected = Detected((settings.contract,))
         else:
-            found = detect(channel, settings)
-        taken, *others = found.contracts
+            detected = detect(channel, settings)
+        chosen, *others = detected.contracts
         if others:
             also = ",".join(others)
             log.warning(
-                "several contracts target=%s taken=%s also=%s", settings.target, taken, also
+                "several contracts found target=%s chosen=%s also=%s", settings.target, chosen, also
             )
-        contract = load(taken)
-        asking, facts = contract.learn_call(), None
-        if asking is not None:
-            with suppress(FailedError):  # then the replies have to show it
-                facts = contract.learn(*caller.replies([asking]))
+        contract = load(chosen)
+        facts_call, facts = contract.facts_call(), None
+        if facts_call is not None:
+            with suppress(FailedError):  # the reader then infers them from the replies
+                facts = contract.facts(*caller.replies([facts_call]))
         decoder = None if contract.has_text else settings.decoder
         if decoder == "server":
             decoder = caller.tokenizer(contract.tokenizer_call())
     except BaseException:
         caller.close()
         raise
-    return Engine(caller, found, contract, facts, decoder)
+    return Engine(caller, detected, contract, facts, decoder)

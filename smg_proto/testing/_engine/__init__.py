@@ -1,1 +1,1 @@
-"""FakeVllmEngine: the `vllm.grpc.engine` service over the small built-in model."""
+"""The fakes of engines."""

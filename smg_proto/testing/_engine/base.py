@@ -1,4 +1,4 @@
-"""What the fakes of engines share: the model, the script, the record, and requests in flight."""
+"""The base of the engines' fakes: the model, the script, the record, and requests in flight."""
 
 import asyncio
 import time
@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from smg_proto.testing._engine.checks import Refused
+from smg_proto.testing._engine.checks import Rejected
 from smg_proto.testing._engine.load import LoadMeter, Running
 from smg_proto.testing._generation import Piece, Sampling, generate
 from smg_proto.testing._kv_cache import KvCache
 from smg_proto.testing._model import Model, model
-from smg_proto.testing._scripting import Fault, Injected, Record, Script, interrupted
+from smg_proto.testing._scripting import Answer, Fault, Injected, Record, Script, interrupted
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _M = TypeVar("_M")
 
 
 class FakeEngine:
-    """A servicer's part that no contract has its own way of."""
+    """The part of a fake engine that does not depend on its contract."""
 
-    generating: frozenset[str] = frozenset({"Generate"})  # the RPCs that a script answers
+    generating: frozenset[str] = frozenset({"Generate"})  # RPCs that scripted answers apply to
 
     def __init__(
         self, *, name: str | None = None, token_delay: float = 0.0, tokens_per_chunk: int = 1
@@ -39,7 +39,7 @@ class FakeEngine:
         self._meter = LoadMeter(self._cache)
 
     def _admit(self, prompt: Sequence[int]) -> int:
-        """Take a prompt into the prefix cache; how many of its tokens were there."""
+        """Add a prompt to the prefix cache. Returns how many of its tokens were cached already."""
         cached = self._cache.store(prompt)
         self._meter.prompts.append((len(prompt), cached))
         return cached
@@ -53,7 +53,7 @@ class FakeEngine:
         count: int = 1,
         chunk: int | None = None,
     ) -> AsyncGenerator[tuple[int, list[Piece]], None]:
-        """The sequences' next pieces by their index, in turn; no pieces: it was aborted."""
+        """The next pieces of each sequence in turn, with its index. No pieces: it was aborted."""
         sources = {index: generate(self.model, prompt, sampling, index) for index in range(count)}
         while sources:
             for index, source in list(sources.items()):
@@ -72,7 +72,7 @@ class FakeEngine:
                 yield index, pieces
 
     def _abort(self, *request_ids: str) -> bool:
-        """End the requests of these ids; whether there was one."""
+        """Abort the requests with these ids. Returns whether there was one."""
         found = [one for one in self._meter.running if one.request_id in request_ids]
         for running in found:
             running.aborted = True
@@ -80,10 +80,10 @@ class FakeEngine:
 
     @asynccontextmanager
     async def _status(self, context: Context) -> AsyncGenerator[None, None]:
-        """Within, a refusal or a fault ends the call with its status."""
+        """End the call with the status of a rejection or a fault that is raised inside."""
         try:
             yield
-        except Refused as error:
+        except Rejected as error:
             await context.abort(error.code, str(error))
         except Injected as error:
             status = error.fault.status
@@ -92,20 +92,23 @@ class FakeEngine:
 
     async def _generated(
         self,
+        rpc: str,
+        request: Message,
         request_id: str,
-        messages: Callable[[Running], AsyncGenerator[_M, None]],
-        fault: Fault | None,
+        messages: Callable[[Answer | None, Running], AsyncGenerator[_M, None]],
         context: Context,
     ) -> AsyncGenerator[_M, None]:
-        """The messages of a request that generates, counted in and out."""
+        """The messages of a generation request, which is recorded and counted."""
+        fault = self._receive(rpc, request, context)
+        answer = self.script.answer(rpc, request)
         async with self._status(context):
             with self._accounted(request_id) as running:
-                async for message in interrupted(messages(running), fault):
+                async for message in interrupted(messages(answer, running), fault):
                     yield message
 
     @contextmanager
     def _accounted(self, request_id: str) -> Generator[Running, None, None]:
-        """Count a request in, and out again by how it ended."""
+        """Count a request as started, and when it ends, by its outcome."""
         running = Running(request_id)
         counters = self.record.counters
         counters.started += 1
@@ -130,7 +133,7 @@ class FakeEngine:
             self._meter.running.discard(running)
 
     def _receive(self, rpc: str, request: Message, context: Context) -> Fault | None:
-        """Note a request; the fault that the script has for it."""
+        """Record a request. Returns its scripted fault."""
         self.record.note(rpc, request, context)
         return self.script.fault(rpc, request)
 

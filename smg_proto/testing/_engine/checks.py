@@ -1,4 +1,4 @@
-"""What every engine refuses, whatever its contract, and what a constraint leads to."""
+"""Checks of requests that all fake engines share, and constrained output."""
 
 import math
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from smg_proto.testing._json_schema import Unsupported, smallest_text
 from smg_proto.testing._model import Model
 
 
-class Refused(Exception):
-    """A request that ends with a status."""
+class Rejected(Exception):
+    """A rejected request, with the status that ends it."""
 
     def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT):
         super().__init__(message)
         self.code = code
 
 
-def unsupported(message: str) -> Refused:
-    return Refused(message, grpc.StatusCode.UNIMPLEMENTED)
+def unsupported(message: str) -> Rejected:
+    return Rejected(message, grpc.StatusCode.UNIMPLEMENTED)
 
 
-def check(holds: bool, otherwise: str) -> None:
+def check(holds: bool, message: str) -> None:
     if not holds:
-        raise Refused(otherwise)
+        raise Rejected(message)
 
 
 def check_prompt(prompt: Sequence[int], model: Model) -> None:
@@ -44,19 +44,19 @@ def check_sampling(sampling: Sampling) -> None:
     check(0 < sampling.repetition_penalty < math.inf, "repetition_penalty must be above 0")
     most = math.inf if sampling.max_tokens is None else sampling.max_tokens
     check(most >= 1, "max_tokens must be at least 1")
-    check(sampling.min_tokens <= most, "min_tokens must not be above max_tokens")
+    check(sampling.min_tokens <= most, "min_tokens must not exceed max_tokens")
     check("" not in sampling.stop, "a stop string must not be empty")
 
 
 def fitting_json(schema: str) -> str:
-    """Text that keeps to a JSON Schema; empty: any object."""
+    """JSON text that matches a JSON Schema. An empty schema: any object."""
     try:
         return smallest_text(schema)
     except Unsupported as error:
         raise unsupported(str(error)) from None
     except ValueError as error:
-        raise Refused(f"invalid JSON schema: {error}") from None
+        raise Rejected(f"invalid JSON schema: {error}") from None
 
 
-def grammar(kind: str) -> Refused:
-    return unsupported(f"the built-in model cannot keep to a constraint of kind {kind}")
+def grammar(kind: str) -> Rejected:
+    return unsupported(f"the built-in model does not support constraints of kind {kind}")

@@ -1,4 +1,4 @@
-"""How busy the fake engine is: measured, as an engine measures it."""
+"""The load of a fake engine, measured as an engine measures it."""
 
 import time
 from collections import deque
@@ -15,7 +15,7 @@ _WINDOW = 2.0  # seconds over which the generation rate is measured
 
 @dataclass(eq=False)
 class Running:
-    """A request in flight, and whether someone has aborted it."""
+    """A request in flight, and whether it was aborted."""
 
     request_id: str
     aborted: bool = False
@@ -23,11 +23,11 @@ class Running:
 
 @dataclass
 class LoadMeter:
-    """What is in flight, and what happened lately."""
+    """Requests in flight and recent activity."""
 
     cache: KvCache
     running: set[Running] = field(default_factory=set[Running])
-    # When tokens were made; size and cached tokens of prompts.
+    # The times of generated tokens; size and cached tokens of prompts.
     tokens: deque[float] = field(default_factory=lambda: deque[float](maxlen=10_000))
     prompts: deque[tuple[int, int]] = field(
         default_factory=lambda: deque[tuple[int, int]](maxlen=64)

@@ -1,12 +1,13 @@
 """FakeOpenEngine: `openengine.v1` over the built-in model.
 
-No server of this contract was at hand to compare with, as those of vLLM and SGLang were: it needs a
-GPU. The fake does what the comments of the contract say.
+It follows the comments of the contract. Unlike the fakes of vLLM and SGLang, it was not compared
+with a real server, which needs a GPU.
 """
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import grpc
 
@@ -14,7 +15,7 @@ from smg_proto import __version__, openengine_pb2_grpc
 from smg_proto import openengine_pb2 as pb
 from smg_proto.testing._engine.base import Context, FakeEngine
 from smg_proto.testing._engine.checks import (
-    Refused,
+    Rejected,
     check_prompt,
     check_sampling,
     fitting_json,
@@ -39,10 +40,10 @@ _PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 class FakeOpenEngine(
     FakeEngine, openengine_pb2_grpc.InferenceServicer, openengine_pb2_grpc.ControlServicer
 ):
-    """Generation, abort, load, health, and what a server says of itself.
+    """Generation, abort, load, health, and information about the server and the model.
 
-    It has no LoRA adapters and no KV sessions; the RPCs for adapters and for KV cache events are
-    UNIMPLEMENTED. `script` and `record` are those of FakeVllmEngine.
+    It has no LoRA adapters and no KV sessions. The RPCs for adapters and for KV cache events are
+    UNIMPLEMENTED. `script` and `record` work as in FakeVllmEngine.
     """
 
     @property
@@ -57,13 +58,10 @@ class FakeOpenEngine(
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        fault = self._receive("Generate", request, context)
-        answer = self.script.answer("Generate", request)
-
-        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
-            return self._messages(request, answer, running)
-
-        async for message in self._generated(request.request_id, messages, fault, context):
+        messages = partial(self._messages, request)
+        async for message in self._generated(
+            "Generate", request, request.request_id, messages, context
+        ):
             yield message
 
     async def _messages(
@@ -75,47 +73,47 @@ class FakeOpenEngine(
         check_sampling(sampling)
         count = request.sampling.num_sequences if request.sampling.num_sequences else 1
         if count > _MAX_SEQUENCES:
-            raise Refused(f"num_sequences must be at most {_MAX_SEQUENCES}")
+            raise Rejected(f"num_sequences must be at most {_MAX_SEQUENCES}")
         usage = pb.Usage(prompt_tokens=len(prompt), cached_prompt_tokens=self._admit(prompt))
         if request.response.return_prompt_logprobs:
             yield pb.GenerateResponse(
                 request_id=request.request_id, prompt=self._scored(request.response, prompt)
             )
-        left = count
+        unfinished = count
         async for index, pieces in self._sequences(prompt, sampling, running, count=count):
             usage.completion_tokens += len(pieces)
             if pieces:
                 output = self._output(request.response, index, pieces)
                 yield pb.GenerateResponse(request_id=request.request_id, token=output)
             if not pieces or pieces[-1].finish_reason:
-                left -= 1
+                unfinished -= 1
                 finished = _finished(index, pieces[-1:])
                 if answer is not None and answer.finish_reason:
                     unknown = pb.FINISH_REASON_UNSPECIFIED
                     finished.reason = _REASONS.get(answer.finish_reason, unknown)
                 last = pb.GenerateResponse(request_id=request.request_id, finished=finished)
-                if not left:
+                if not unfinished:
                     usage.total_tokens = usage.prompt_tokens + usage.completion_tokens
                     last.usage.CopyFrom(usage)
                 yield last
 
     def _check(self, request: pb.GenerateRequest, running: Running) -> None:
         if not request.request_id:
-            raise Refused("request_id is required")
+            raise Rejected("request_id is required")
         others = self._meter.running - {running}
         if any(other.request_id == request.request_id for other in others):
-            message = "a request in flight has this request_id"
-            raise Refused(message, grpc.StatusCode.ALREADY_EXISTS)
+            message = "a request with this request_id is in flight"
+            raise Rejected(message, grpc.StatusCode.ALREADY_EXISTS)
         if request.model not in ("", self.name):
             message = f"model {request.model!r} is not served"
-            raise Refused(message, grpc.StatusCode.NOT_FOUND)
+            raise Rejected(message, grpc.StatusCode.NOT_FOUND)
         if request.lora_name:
-            raise Refused("the engine has no LoRA adapters", _PRECONDITION)
+            raise Rejected("the engine has no LoRA adapters", _PRECONDITION)
         if request.media:
-            raise Refused("the model takes no media", _PRECONDITION)
+            raise Rejected("the model does not support media", _PRECONDITION)
         if request.kv.HasField("session"):
             message = "the KV session does not exist"
-            raise Refused(message, grpc.StatusCode.NOT_FOUND)
+            raise Rejected(message, grpc.StatusCode.NOT_FOUND)
 
     def _prompt(self, request: pb.GenerateRequest) -> list[int]:
         match request.WhichOneof("input"):
@@ -124,26 +122,26 @@ class FakeOpenEngine(
             case "token_ids":
                 prompt = list(request.token_ids.ids)
             case None:
-                raise Refused("prompt or token_ids is required")
+                raise Rejected("prompt or token_ids is required")
         check_prompt(prompt, self.model)
         return prompt
 
-    def _scored(self, asked: pb.ResponseOptions, prompt: Sequence[int]) -> pb.PromptOutput:
-        count = _candidates(asked.prompt_candidates)
+    def _scored(self, options: pb.ResponseOptions, prompt: Sequence[int]) -> pb.PromptOutput:
+        count = _candidates(options.prompt_candidates)
         first = pb.TokenInfo(token_id=prompt[0], token=self._text(prompt[0]))
         rest = (
             self._token(step, logprob=True, candidates=count)
             for step in score(self.model, prompt, max(count, 1))
         )
-        return pb.PromptOutput(tokens=[first, *rest][asked.prompt_logprob_start :])
+        return pb.PromptOutput(tokens=[first, *rest][options.prompt_logprob_start :])
 
     def _output(
-        self, asked: pb.ResponseOptions, index: int, pieces: Sequence[Piece]
+        self, options: pb.ResponseOptions, index: int, pieces: Sequence[Piece]
     ) -> pb.TokenOutput:
         output = pb.TokenOutput(output_index=index, text="".join(piece.text for piece in pieces))
-        count = _candidates(asked.output_candidates)
+        count = _candidates(options.output_candidates)
         for piece in pieces:
-            logprob = asked.return_output_logprobs
+            logprob = options.return_output_logprobs
             output.tokens.append(self._token(piece.step, logprob=logprob, candidates=count))
         return output
 
@@ -169,7 +167,7 @@ class FakeOpenEngine(
             case "all_requests":
                 found = self._abort(*(one.request_id for one in self._meter.running))
             case "kv_session":
-                found = False  # there is none
+                found = False  # there are no KV sessions
             case None:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "target is required")
         done = pb.ABORT_STATUS_ABORTED if found else pb.ABORT_STATUS_ALREADY_FINISHED
@@ -252,17 +250,17 @@ class FakeOpenEngine(
         return pb.HealthResponse(state=state, checks=checks)
 
 
-def _sampling(request: pb.GenerateRequest, whole: str | None) -> Sampling:
-    """What is unset is the model's default: temperature 1, up to the end of the context."""
-    asked, stopping = request.sampling, request.stopping
+def _sampling(request: pb.GenerateRequest, replacement: str | None) -> Sampling:
+    """Unset parameters have the model's defaults: temperature 1, up to the end of the context."""
+    options, stopping = request.sampling, request.stopping
     conditions = stopping.conditions
     sampling = Sampling(
         max_tokens=stopping.max_tokens if stopping.HasField("max_tokens") else None,
-        top_k=max(asked.top_k, 0),
-        min_p=asked.min_p,
-        frequency_penalty=asked.frequency_penalty,
-        presence_penalty=asked.presence_penalty,
-        seed=asked.seed,
+        top_k=max(options.top_k, 0),
+        min_p=options.min_p,
+        frequency_penalty=options.frequency_penalty,
+        presence_penalty=options.presence_penalty,
+        seed=options.seed,
         min_tokens=stopping.min_tokens,
         stop=tuple(one.stop_text for one in conditions if one.HasField("stop_text")),
         stop_token_ids=tuple(
@@ -271,14 +269,14 @@ def _sampling(request: pb.GenerateRequest, whole: str | None) -> Sampling:
         include_stop=stopping.include_stop_in_output,
         ignore_eos=stopping.ignore_eos,
         logprobs=max(_candidates(request.response.output_candidates), 1),
-        whole=_constrained(request.guided) if whole is None else whole,
+        replacement=_constrained(request.guided) if replacement is None else replacement,
     )
-    if asked.HasField("temperature"):
-        sampling = replace(sampling, temperature=asked.temperature)
-    if asked.HasField("top_p"):
-        sampling = replace(sampling, top_p=asked.top_p)
-    if asked.HasField("repetition_penalty"):
-        sampling = replace(sampling, repetition_penalty=asked.repetition_penalty)
+    if options.HasField("temperature"):
+        sampling = replace(sampling, temperature=options.temperature)
+    if options.HasField("top_p"):
+        sampling = replace(sampling, top_p=options.top_p)
+    if options.HasField("repetition_penalty"):
+        sampling = replace(sampling, repetition_penalty=options.repetition_penalty)
     return sampling
 
 
@@ -293,21 +291,21 @@ def _constrained(guided: pb.GuidedDecoding) -> str | None:
         case "choice" if guided.choice.choices:
             return guided.choice.choices[0]
         case "choice":
-            raise Refused("choice needs an output to choose")
+            raise Rejected("choice must have at least one entry")
         case kind:
             raise grammar(kind)
 
 
-def _candidates(asked: pb.CandidateTokenSelection) -> int:
-    if asked.WhichOneof("selection") in ("token_ids", "all"):
-        raise Refused("candidates are selected by their number only", _PRECONDITION)
-    if asked.top_n > MAX_LOGPROBS:
-        raise Refused(f"top_n must be at most {MAX_LOGPROBS}")
-    return asked.top_n
+def _candidates(options: pb.CandidateTokenSelection) -> int:
+    if options.WhichOneof("selection") in ("token_ids", "all"):
+        raise Rejected("only top_n is supported", _PRECONDITION)
+    if options.top_n > MAX_LOGPROBS:
+        raise Rejected(f"top_n must be at most {MAX_LOGPROBS}")
+    return options.top_n
 
 
 def _finished(index: int, last: Sequence[Piece]) -> pb.GenerationFinished:
-    """How a sequence ended; without a last piece it was aborted."""
+    """How a sequence ended. Without a last piece, it was aborted."""
     finished = pb.GenerationFinished(output_index=index, reason=pb.FINISH_REASON_CANCELLED)
     if not last:
         return finished

@@ -1,4 +1,4 @@
-"""What the fake engine answers, in the layout of the published vLLM server."""
+"""The fake engine's replies, in the layout of the published vLLM server."""
 
 import json
 import uuid
@@ -16,7 +16,7 @@ _SHM_NAMESPACE = uuid.uuid4().hex
 
 @dataclass
 class Choice:
-    """One of the `n` choices of a request: the pieces not yet sent, and how it ends."""
+    """One of the `n` choices of a request: the pieces that are not sent yet, and how it ends."""
 
     index: int
     prompt_tokens: int
@@ -44,9 +44,9 @@ class Choice:
         self.finish_reason = "abort"
 
     def messages(self, *, stream: bool) -> Iterator[pb.GenerateResponse]:
-        """What can be sent now: a chunk of what is pending, and at the end `complete`.
+        """The messages to send now: a chunk of the pending pieces, and at the end `complete`.
 
-        In a stream `complete` repeats the last chunk: that is how the published server does it.
+        In a stream, `complete` repeats the last chunk, as the published server does.
         """
         if stream:
             yield pb.GenerateResponse(chunk=self._chunk())
@@ -77,7 +77,7 @@ class Choice:
             output_logprobs=self._output_logprobs(),
             input_logprobs=self.inputs,
             index=self.index,
-            kv_transfer_params_json=_handed_over(self.kv_params),
+            kv_transfer_params_json=_kv_transfer_params(self.kv_params),
         )
         if isinstance(self.matched, str):
             complete.matched_stop_str = self.matched
@@ -96,32 +96,32 @@ class Choice:
         )
 
 
-def _top(step: Step, asked: int) -> pb.TopLogProbs:
-    """The chosen token first, then the best ones, as many as were asked for in all."""
-    if asked < 0:
+def _top(step: Step, count: int) -> pb.TopLogProbs:
+    """The chosen token first, then the most likely ones, `count` in all."""
+    if count < 0:
         return pb.TopLogProbs()
     best = [(token, value) for token, value in step.top if token != step.token]
-    listed = [(step.token, step.logprob), *best][:asked]
+    listed = [(step.token, step.logprob), *best][:count]
     return pb.TopLogProbs(
         values=[value for _, value in listed], token_ids=[token for token, _ in listed]
     )
 
 
-def _handed_over(kv_params: str) -> str | None:
-    """What a prefill worker tells the decode worker."""
+def _kv_transfer_params(kv_params: str) -> str | None:
+    """The parameters that a prefill worker returns for the decode worker."""
     if not kv_params or not json.loads(kv_params).get("do_remote_decode"):
         return None
-    told = {"do_remote_prefill": True, "do_remote_decode": False, "remote_engine_id": "fake"}
-    return json.dumps(told)
+    params = {"do_remote_prefill": True, "do_remote_decode": False, "remote_engine_id": "fake"}
+    return json.dumps(params)
 
 
 def input_logprobs(
-    model: Model, prompt: Sequence[int], asked: pb.SamplingParams
+    model: Model, prompt: Sequence[int], params: pb.SamplingParams
 ) -> pb.InputLogProbs | None:
-    """How likely the model found the prompt; nothing precedes the first token."""
-    if not asked.HasField("prompt_logprobs"):
+    """The log probabilities of the prompt. The first token has none: no token precedes it."""
+    if not params.HasField("prompt_logprobs"):
         return None
-    count = asked.prompt_logprobs
+    count = params.prompt_logprobs
     reply = pb.InputLogProbs(token_ids=prompt)
     reply.token_logprobs.add()
     for step in score(model, prompt, count):
@@ -144,7 +144,7 @@ def model_info(model: Model, name: str) -> pb.GetModelInfoResponse:
         vocab_size=model.tokenizer.vocab_size,
         model_type="smg_demo",
         architectures=["DemoForCausalLM"],
-        eos_token_ids=[END],  # of config.json; the generation config has more
+        eos_token_ids=[END],  # from config.json; the generation config has more
         pad_token_id=PAD,
         bos_token_id=START,
         default_sampling_params_json=json.dumps(defaults),
@@ -152,7 +152,7 @@ def model_info(model: Model, name: str) -> pb.GetModelInfoResponse:
 
 
 def server_info(max_running: int) -> pb.GetServerInfoResponse:
-    """Only what the published server fills: the others stay empty there too."""
+    """Only the fields that the published server fills."""
     return pb.GetServerInfoResponse(
         data_parallel_size=1,
         block_size=BLOCK_SIZE,

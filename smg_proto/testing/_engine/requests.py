@@ -1,10 +1,10 @@
-"""What a GenerateRequest asks of the built-in model: checked as a vLLM server checks it."""
+"""The prompt and the sampling of a GenerateRequest, checked as a vLLM server checks them."""
 
 import json
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing._engine.checks import (
-    Refused,
+    Rejected,
     check,
     check_prompt,
     check_sampling,
@@ -23,7 +23,7 @@ def prompt_of(request: pb.GenerateRequest, model: Model) -> list[int]:
     """The prompt's token ids."""
     check(not request.HasField("media_refs"), "media_refs need a media processor, which is off")
     if request.HasField("mm_inputs") or request.extra_mm_inputs:
-        raise unsupported("the built-in model takes no media")
+        raise unsupported("the built-in model does not support media")
     match request.WhichOneof("input"):
         case "tokenized":
             prompt = list(request.tokenized.input_ids)
@@ -31,7 +31,7 @@ def prompt_of(request: pb.GenerateRequest, model: Model) -> list[int]:
             prompt = model.tokenizer.encode(request.text)
             params = request.sampling_params
             if params.HasField("truncate_prompt_tokens"):
-                keep = params.truncate_prompt_tokens  # below 0: no cut
+                keep = params.truncate_prompt_tokens  # below 0: all
                 prompt = prompt[-keep:] if keep > 0 else [] if keep == 0 else prompt
         case None:
             prompt = []
@@ -42,7 +42,7 @@ def prompt_of(request: pb.GenerateRequest, model: Model) -> list[int]:
 def sampling_of(
     request: pb.GenerateRequest, answer: str | None, vocabulary: int, max_logprobs: int
 ) -> Sampling:
-    """The parameters, what is unset filled in. A scripted answer takes the place of the model's."""
+    """The parameters, with defaults for those that are unset. `answer` is a scripted output."""
     params = request.sampling_params
     _check_logprobs(params, vocabulary, max_logprobs)
     for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
@@ -51,10 +51,10 @@ def sampling_of(
             f"{name} has a token id outside the vocabulary",
         )
     if request.data_parallel_rank:
-        raise Refused("data_parallel_rank is out of range: there is one rank")
+        raise Rejected("data_parallel_rank is out of range: there is one rank")
     if request.kv_transfer_params_json:
         _check_json(request.kv_transfer_params_json, "kv_transfer_params_json")
-    whole = answer if answer is not None else _constrained(params)
+    replacement = answer if answer is not None else _constrained(params)
     sampling = Sampling(
         max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
         temperature=params.temperature if params.HasField("temperature") else 1.0,
@@ -72,7 +72,7 @@ def sampling_of(
         ignore_eos=params.ignore_eos,
         skip_special=params.skip_special_tokens,
         logprobs=params.logprobs if params.HasField("logprobs") else None,
-        whole=whole,
+        replacement=replacement,
     )
     check_sampling(sampling)
     for name in ("frequency_penalty", "presence_penalty"):
@@ -82,14 +82,14 @@ def sampling_of(
     return sampling
 
 
-def _check_logprobs(params: pb.SamplingParams, vocabulary: int, most: int) -> None:
-    """-1 asks for the whole vocabulary, which the default of --max-logprobs does not allow."""
-    for name, asked in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
-        check(asked >= -1, f"{name} must be -1 or more")
-        wanted = vocabulary if asked == -1 else asked
+def _check_logprobs(params: pb.SamplingParams, vocabulary: int, maximum: int) -> None:
+    """Check both counts. -1 is the whole vocabulary, which the default --max-logprobs rejects."""
+    for name, count in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+        check(count >= -1, f"{name} must be at least -1")
+        requested = vocabulary if count == -1 else count
         check(
-            most == -1 or wanted <= most,
-            f"{name} of {wanted} is greater than the maximum of {most} (--max-logprobs)",
+            maximum == -1 or requested <= maximum,
+            f"{name} of {requested} is greater than the maximum of {maximum} (--max-logprobs)",
         )
 
 
@@ -112,7 +112,7 @@ def _constrained(params: pb.SamplingParams) -> str | None:
             check(params.json_object, "json_object must be true or unset")
             return fitting_json("")
         case "choice":
-            check(bool(params.choice.choices), "the choice is empty")
+            check(bool(params.choice.choices), "choice must have at least one entry")
             return params.choice.choices[0]
         case kind:
             raise grammar(kind)

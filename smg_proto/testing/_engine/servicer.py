@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 
 import grpc
 
@@ -16,19 +17,19 @@ from smg_proto.testing._scripting import Answer, interrupted
 from smg_proto.testing._tokenizer import CHUNK_SIZE
 
 _HEARTBEAT = 1.0
-_RETRY = 0.01  # seconds between two tries to flush
+_RETRY = 0.01  # seconds between two attempts to flush
 _IN_FLIGHT = "KV prefix cache reset refused; requests may be in flight"
-_NO_TRACE = "noted; a fake engine writes no trace"
+_NO_TRACE = "OK; a fake engine writes no trace"
 
 
 class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
-    """All RPCs of `VllmEngine`, answered as the published vLLM server answers them.
+    """All RPCs of `VllmEngine`, with the behavior of the published vLLM server.
 
-    Use run_vllm_engine(), or add it to a grpc.aio server of your own with `add_to_server`.
-    `script` sets answers and faults, `record` has the requests and the counters. `healthy` is what
-    HealthCheck says, `token_delay` the seconds between two tokens, `tokens_per_chunk` the most
-    tokens in one chunk, `kv_events` whether SubscribeKvEvents is there, `profiler` whether the
-    server was started with a profiler, `max_logprobs` its --max-logprobs.
+    Use run_vllm_engine(), or add it to your own grpc.aio server with `add_to_server`. `script` sets
+    answers and faults, and `record` has the requests and the counters. `healthy` is HealthCheck's
+    result, `token_delay` the seconds between two tokens, `tokens_per_chunk` the maximum number of
+    tokens in a chunk, `kv_events` whether SubscribeKvEvents is supported, `profiler` whether the
+    server was started with a profiler, and `max_logprobs` its --max-logprobs.
     """
 
     def __init__(
@@ -58,13 +59,10 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        fault = self._receive("Generate", request, context)
-        answer = self.script.answer("Generate", request)
-
-        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
-            return self._messages(request, answer, running)
-
-        async for message in self._generated(request.request_id, messages, fault, context):
+        messages = partial(self._messages, request)
+        async for message in self._generated(
+            "Generate", request, request.request_id, messages, context
+        ):
             yield message
 
     async def _messages(
@@ -78,8 +76,8 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
             self.max_logprobs,
         )
         cached = self._admit(prompt)
-        asked = request.sampling_params
-        inputs = input_logprobs(self.model, prompt, asked)
+        params = request.sampling_params
+        inputs = input_logprobs(self.model, prompt, params)
         choices = [
             Choice(
                 index=index,
@@ -90,7 +88,7 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
                 finish_override=answer.finish_reason if answer is not None else "",
                 kv_params=request.kv_transfer_params_json,
             )
-            for index in range(max(asked.n, 1))
+            for index in range(max(params.n, 1))
         ]
         chunk = None if request.stream else 1
         pieces = self._sequences(prompt, sampling, running, count=len(choices), chunk=chunk)
@@ -170,15 +168,16 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
         if not self.kv_events:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "KV events are switched off")
         if request.start_sequence_number:
-            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no history is kept: start from 0")
-        # Else grpc.aio holds the headers back until the first event, and the gateway gives up.
+            message = "past events are not stored; start from 0"
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, message)
+        # Otherwise grpc.aio holds back the headers until the first event, and the gateway gives up.
         await context.send_initial_metadata(())
         async with self._status(context):
             async for batch in interrupted(self._batches(), fault):
                 yield batch
 
     async def _batches(self) -> AsyncGenerator[common_pb2.KvEventBatch, None]:
-        # The published server does not read load_records_before_first_batch: it is silent until
+        # The published server ignores load_records_before_first_batch, and sends nothing before
         # the first event.
         may_send_load = False
         samples = 0
@@ -207,8 +206,8 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
         self, request: common_pb2.FlushCacheRequest, context: Context
     ) -> common_pb2.FlushCacheResponse:
         await self._receive_unary("FlushCache", request, context)
-        if not request.timeout_s >= 0:  # so that NaN is refused too
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "timeout_s must be 0 or more")
+        if not request.timeout_s >= 0:  # also rejects NaN
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "timeout_s must be at least 0")
         ends = time.monotonic() + request.timeout_s
         while self._meter.running:
             if not request.timeout_s:
@@ -225,9 +224,9 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
         await self._receive_unary("StartProfile", request, context)
         if request.ListFields():
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "the profiler takes its options at launch only"
+                grpc.StatusCode.INVALID_ARGUMENT, "profiler options are accepted only at launch"
             )
-        await self._need_profiler(context)
+        await self._require_profiler(context)
         self.profiling = True
         return common_pb2.ProfileResponse(success=True, message=_NO_TRACE)
 
@@ -235,10 +234,10 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
         self, request: common_pb2.StopProfileRequest, context: Context
     ) -> common_pb2.ProfileResponse:
         await self._receive_unary("StopProfile", request, context)
-        await self._need_profiler(context)
+        await self._require_profiler(context)
         self.profiling = False
         return common_pb2.ProfileResponse(success=True, message=_NO_TRACE)
 
-    async def _need_profiler(self, context: Context) -> None:
+    async def _require_profiler(self, context: Context) -> None:
         if not self.profiler:
             await context.abort(grpc.StatusCode.INTERNAL, "profiling is not enabled at launch")

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,11 +12,11 @@ from google.protobuf.json_format import MessageToDict
 from smg_proto import sglang_runtime_pb2 as pb
 from smg_proto import sglang_runtime_pb2_grpc
 from smg_proto.testing._engine.base import Context, FakeEngine
-from smg_proto.testing._engine.checks import Refused
+from smg_proto.testing._engine.checks import Rejected
 from smg_proto.testing._engine.load import MAX_RUNNING, Running
 from smg_proto.testing._engine.sglang_runtime import (
-    Asked,
     Choice,
+    Params,
     count_of,
     prompt_of,
     sampling_of,
@@ -27,11 +28,11 @@ _Chunk = dict[str, Any]
 
 
 class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
-    """What SGLang's own gRPC server serves: generation, embeddings, tokens, and control.
+    """SGLang's own gRPC server: generation, embeddings, tokenization, and control.
 
-    A message of a stream repeats all so far, as SGLang's do; `incremental` is its
-    `--incremental-streaming-output`. Classification, the OpenAI RPCs, profiles and weights are
-    UNIMPLEMENTED. `script` and `record` are those of FakeVllmEngine.
+    Each message of a stream repeats the whole output so far, as SGLang's messages do; `incremental`
+    is SGLang's `--incremental-streaming-output`. Classification, the OpenAI RPCs, profiles and
+    weights are UNIMPLEMENTED. `script` and `record` work as in FakeVllmEngine.
     """
 
     generating: frozenset[str] = frozenset({"Generate", "TextGenerate"})
@@ -60,7 +61,7 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
     ) -> AsyncIterator[pb.TextGenerateResponse]:
         async for chunk, finished in self._run("TextGenerate", request, context):
             yield pb.TextGenerateResponse(
-                text=chunk["text"], meta_info=_texts(chunk["meta_info"]), finished=finished
+                text=chunk["text"], meta_info=_json_values(chunk["meta_info"]), finished=finished
             )
 
     async def Generate(
@@ -69,46 +70,41 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
         async for chunk, finished in self._run("Generate", request, context):
             yield pb.GenerateResponse(
                 output_ids=chunk["output_ids"],
-                meta_info=_texts(chunk["meta_info"]),
+                meta_info=_json_values(chunk["meta_info"]),
                 finished=finished,
             )
 
     async def _run(
         self, rpc: str, request: pb.TextGenerateRequest | pb.GenerateRequest, context: Context
     ) -> AsyncGenerator[tuple[_Chunk, bool], None]:
-        fault = self._receive(rpc, request, context)
-        answer = self.script.answer(rpc, request)
-        asked = _asked(request)
-
-        def chunks(running: Running) -> AsyncGenerator[tuple[_Chunk, bool], None]:
-            return self._chunks(asked, answer, running)
-
-        async for chunk, finished in self._generated(asked["rid"], chunks, fault, context):
+        params = _params(request)
+        chunks = partial(self._chunks, params)
+        async for chunk, finished in self._generated(rpc, request, params["rid"], chunks, context):
             yield chunk, finished
 
     async def _chunks(
-        self, asked: Asked, answer: Answer | None, running: Running
+        self, params: Params, answer: Answer | None, running: Running
     ) -> AsyncGenerator[tuple[_Chunk, bool], None]:
         """The chunks of a request, each with whether it is the last."""
         try:
-            prompt = prompt_of(asked)
-            sampling = sampling_of(asked, None if answer is None else answer.written())
-        except ValueError as error:  # SGLang's server does not tell them from its own failures
-            raise Refused(str(error), grpc.StatusCode.INTERNAL) from None
+            prompt = prompt_of(params)
+            sampling = sampling_of(params, None if answer is None else answer.written())
+        except ValueError as error:  # SGLang's server does not distinguish them from its failures
+            raise Rejected(str(error), grpc.StatusCode.INTERNAL) from None
         cached = self._admit(prompt)
-        choices = [Choice(asked, prompt, index, cached) for index in range(count_of(asked))]
-        left = len(choices)
-        async for index, pieces in self._sequences(prompt, sampling, running, count=left):
+        choices = [Choice(params, prompt, index, cached) for index in range(count_of(params))]
+        unfinished = len(choices)
+        async for index, pieces in self._sequences(prompt, sampling, running, count=unfinished):
             choice = choices[index]
             if not pieces:
-                raise Refused(f"Request aborted: {asked['rid']}", grpc.StatusCode.CANCELLED)
+                raise Rejected(f"Request aborted: {params['rid']}", grpc.StatusCode.CANCELLED)
             choice.take(pieces)
             if choice.reason is not None and answer is not None and answer.finish_reason:
                 choice.reason["type"] = answer.finish_reason
-            left -= choice.reason is not None
-            if asked["stream"]:
-                yield choice.chunk(incremental=self.incremental), not left
-        if not asked["stream"]:
+            unfinished -= choice.reason is not None
+            if params["stream"]:
+                yield choice.chunk(incremental=self.incremental), not unfinished
+        if not params["stream"]:
             for number, choice in enumerate(choices, start=1):
                 yield choice.chunk(incremental=False), number == len(choices)
 
@@ -154,33 +150,33 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
         self, request: pb.GetModelInfoRequest, context: Context
     ) -> pb.GetModelInfoResponse:
         await self._receive_unary("GetModelInfo", request, context)
-        told = {"model_path": self.name, "served_model_name": self.name, "is_generation": True}
-        return pb.GetModelInfoResponse(model_path=self.name, json_info=json.dumps(told))
+        info = {"model_path": self.name, "served_model_name": self.name, "is_generation": True}
+        return pb.GetModelInfoResponse(model_path=self.name, json_info=json.dumps(info))
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         await self._receive_unary("GetServerInfo", request, context)
-        told = {
+        info = {
             "version": "0.5.23",
             "max_running_requests": MAX_RUNNING,
             "page_size": BLOCK_SIZE,
             "incremental_streaming_output": self.incremental,
         }
-        return pb.GetServerInfoResponse(json_info=json.dumps(told))
+        return pb.GetServerInfoResponse(json_info=json.dumps(info))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         await self._receive_unary("ListModels", request, context)
-        most = self.model.context_length
-        card = pb.ModelCard(id=self.name, root=self.name, max_model_len=most)
+        maximum = self.model.context_length
+        card = pb.ModelCard(id=self.name, root=self.name, max_model_len=maximum)
         return pb.ListModelsResponse(models=[card])
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.GetLoadResponse:
         await self._receive_unary("GetLoad", request, context)
         load = self._meter.load()
-        told = {
+        info = {
             "dp_rank": 0,
             "num_running_reqs": load.running_requests,
             "num_waiting_reqs": 0,
@@ -189,7 +185,7 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
             "token_usage": load.token_usage,
             "gen_throughput": load.gen_throughput,
         }
-        return pb.GetLoadResponse(json_info=json.dumps([told]))
+        return pb.GetLoadResponse(json_info=json.dumps([info]))
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
         await self._receive_unary("Abort", request, context)
@@ -210,30 +206,30 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
         return pb.FlushCacheResponse(success=True, message="Cache flushed.")
 
 
-def _asked(request: pb.TextGenerateRequest | pb.GenerateRequest) -> Asked:
-    """The request under the names of SGLang's runtime, as its server hands it on."""
-    # Numbers of 64 bits are text in JSON, and nothing else here is to be read as a number.
-    asked: Asked = MessageToDict(request, preserving_proto_field_name=True)
+def _params(request: pb.TextGenerateRequest | pb.GenerateRequest) -> Params:
+    """The request with the names of SGLang's runtime, as its server passes it to the runtime."""
+    # MessageToDict writes 64-bit numbers as strings; `seed` is the only one here.
+    params: Params = MessageToDict(request, preserving_proto_field_name=True)
     if isinstance(request, pb.GenerateRequest):
-        asked["input_ids"] = list(request.input_ids)
+        params["input_ids"] = list(request.input_ids)
     else:
-        asked["text"] = request.text
-    wanted: Asked = asked.get("sampling_params", {})
-    if "seed" in wanted:
-        wanted["sampling_seed"] = int(wanted.pop("seed"))
-    guided: Asked = wanted.pop("guided_decoding", {})
+        params["text"] = request.text
+    sampling: Params = params.get("sampling_params", {})
+    if "seed" in sampling:
+        sampling["sampling_seed"] = int(sampling.pop("seed"))
+    guided: Params = sampling.pop("guided_decoding", {})
     if values := guided.pop("choice", {}).get("values"):
         guided["regex"] = f"(?:{'|'.join(_literal(value) for value in values)})"
-    wanted |= guided
-    asked["stream"] = request.stream
-    asked["rid"] = request.rid or str(uuid.uuid4())
-    return asked
+    sampling |= guided
+    params["stream"] = request.stream
+    params["rid"] = request.rid or str(uuid.uuid4())
+    return params
 
 
 def _literal(text: str) -> str:
     return "".join(f"\\{letter}" if letter in r"\.^$|()[]{}*+?" else letter for letter in text)
 
 
-def _texts(meta: dict[str, Any]) -> dict[str, str]:
+def _json_values(meta: dict[str, Any]) -> dict[str, str]:
     """Each value as JSON."""
     return {key: json.dumps(value) for key, value in meta.items()}

@@ -1,6 +1,7 @@
 """FakeVllm: vLLM's own services, `vllm.Inference` and `vllm.Control`, over the built-in model."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from functools import partial
 
 import grpc
 
@@ -9,7 +10,7 @@ from smg_proto import vllm_control_pb2_grpc, vllm_inference_pb2_grpc
 from smg_proto import vllm_inference_pb2 as pb
 from smg_proto.testing._engine.base import Context, FakeEngine
 from smg_proto.testing._engine.checks import (
-    Refused,
+    Rejected,
     check_prompt,
     check_sampling,
     fitting_json,
@@ -27,16 +28,16 @@ _REASONS = {
     "length": pb.FinishInfo.LENGTH,
     "abort": pb.FinishInfo.ABORTED,
 }
-_NO_LORA = Refused("engine was not started with LoRA enabled", grpc.StatusCode.FAILED_PRECONDITION)
+_NO_LORA = Rejected("engine was not started with LoRA enabled", grpc.StatusCode.FAILED_PRECONDITION)
 
 
 class FakeVllm(
     FakeEngine, vllm_inference_pb2_grpc.InferenceServicer, vllm_control_pb2_grpc.ControlServicer
 ):
-    """What vLLM's own frontend serves: generation, abort, and what it says of itself.
+    """vLLM's own frontend: generation, abort, and information about the server and the model.
 
-    LoRA and sleeping are switched off, as they are in a vLLM that was started without them; the
-    other RPCs of Control are UNIMPLEMENTED. `script` and `record` are those of FakeVllmEngine.
+    LoRA and sleeping are off, as in a vLLM that was started without them. The other RPCs of Control
+    are UNIMPLEMENTED. `script` and `record` work as in FakeVllmEngine.
     """
 
     generating: frozenset[str] = frozenset({"Generate", "GenerateStream"})
@@ -51,14 +52,14 @@ class FakeVllm(
         vllm_control_pb2_grpc.add_ControlServicer_to_server(self, server)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
-        whole = pb.GenerateResponse()
+        combined = pb.GenerateResponse()
         text, tokens = "", 0
         async for message in self._run("Generate", request, context):
-            whole.MergeFrom(message)
+            combined.MergeFrom(message)
             text += message.outputs.text
             tokens += message.outputs.num_tokens
-        whole.outputs.text, whole.outputs.num_tokens = text, tokens
-        return whole
+        combined.outputs.text, combined.outputs.num_tokens = text, tokens
+        return combined
 
     async def GenerateStream(
         self, request: pb.GenerateRequest, context: Context
@@ -69,13 +70,8 @@ class FakeVllm(
     async def _run(
         self, rpc: str, request: pb.GenerateRequest, context: Context
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        fault = self._receive(rpc, request, context)
-        answer = self.script.answer(rpc, request)
-
-        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
-            return self._messages(request, answer, running)
-
-        async for message in self._generated(request.request_id, messages, fault, context):
+        messages = partial(self._messages, request)
+        async for message in self._generated(rpc, request, request.request_id, messages, context):
             yield message
 
     async def _messages(
@@ -99,37 +95,37 @@ class FakeVllm(
 
     def _prompt(self, request: pb.GenerateRequest) -> list[int]:
         if request.model not in ("", self.name):
-            raise Refused(f"model `{request.model}` not found", grpc.StatusCode.NOT_FOUND)
+            raise Rejected(f"model `{request.model}` not found", grpc.StatusCode.NOT_FOUND)
         if request.lora_name:
             raise _NO_LORA
         if request.media:
-            raise Refused("the built-in model takes no media")
+            raise Rejected("the built-in model does not support media")
         match request.WhichOneof("prompt"):
             case "text":
                 prompt = self.model.tokenizer.encode(request.text)
             case "token_ids":
                 prompt = list(request.token_ids.ids)
             case None:
-                raise Refused("prompt is required")
+                raise Rejected("prompt is required")
         if request.truncate_prompt_tokens:
             prompt = prompt[-request.truncate_prompt_tokens :]
         check_prompt(prompt, self.model)
         return prompt
 
     def _prompt_info(self, request: pb.GenerateRequest, prompt: Sequence[int]) -> pb.PromptInfo:
-        asked = request.response
+        options = request.response
         info = pb.PromptInfo(num_prompt_tokens=len(prompt))
-        if asked.prompt_token_ids:
+        if options.prompt_token_ids:
             info.token_ids.extend(prompt)
-        if asked.prompt_logprobs:
-            count = _candidates(asked.prompt_candidates)
-            info.logprobs.append(0.0)  # nothing comes before the first token
+        if options.prompt_logprobs:
+            count = _candidates(options.prompt_candidates)
+            info.logprobs.append(0.0)  # no token precedes the first
             info.ranks.append(0)
             info.candidate_tokens.add()
             for step in score(self.model, prompt, max(count, 1)):
                 info.logprobs.append(step.logprob)
                 info.ranks.append(_rank(step))
-                info.candidate_tokens.append(_listed(step, count))
+                info.candidate_tokens.append(_candidate_info(step, count))
         return info
 
     async def Abort(self, request: control.AbortRequest, context: Context) -> control.AbortResponse:
@@ -191,11 +187,11 @@ class FakeVllm(
         return control.IsSleepingResponse(sleeping=False)
 
 
-def _sampling(request: pb.GenerateRequest, whole: str | None) -> Sampling:
-    """Unset is the server's default: greedy, until the end token or the end of the context."""
+def _sampling(request: pb.GenerateRequest, replacement: str | None) -> Sampling:
+    """Unset parameters have the server's defaults: greedy, up to the end of the context."""
     sampling, decoding, stopping = request.sampling, request.decoding, request.stopping
     if sampling.num_sequences > 1:
-        raise Refused("num_sequences > 1 is not supported")
+        raise Rejected("num_sequences > 1 is not supported")
     return Sampling(
         max_tokens=stopping.max_new_tokens or None,
         temperature=request.temperature,
@@ -215,7 +211,7 @@ def _sampling(request: pb.GenerateRequest, whole: str | None) -> Sampling:
         skip_special=not request.response.HasField("skip_special_tokens")
         or request.response.skip_special_tokens,
         logprobs=max(_candidates(request.response.output_candidates), 1),
-        whole=_constrained(decoding) if whole is None else whole,
+        replacement=_constrained(decoding) if replacement is None else replacement,
     )
 
 
@@ -233,31 +229,31 @@ def _constrained(decoding: pb.DecodingParameters) -> str | None:
             raise grammar(kind)
 
 
-def _candidates(asked: pb.CandidateTokens) -> int:
-    """How many candidates to list at each place."""
-    kind = asked.WhichOneof("select")
+def _candidates(options: pb.CandidateTokens) -> int:
+    """The number of candidates to list at each position."""
+    kind = options.WhichOneof("select")
     if kind in ("all", "token_ids"):
-        raise Refused("the built-in model lists candidates by their number only")
-    if asked.top_n > MAX_LOGPROBS:
-        raise Refused(
-            f"requested logprobs of {asked.top_n}, which is greater than max allowed: "
+        raise Rejected("the built-in model supports only top_n")
+    if options.top_n > MAX_LOGPROBS:
+        raise Rejected(
+            f"requested logprobs of {options.top_n}, which is greater than max allowed: "
             f"{MAX_LOGPROBS}"
         )
-    return asked.top_n
+    return options.top_n
 
 
-def _output(asked: pb.ResponseOptions, pieces: Sequence[Piece]) -> pb.SequenceOutput:
+def _output(options: pb.ResponseOptions, pieces: Sequence[Piece]) -> pb.SequenceOutput:
     output = pb.SequenceOutput(num_tokens=len(pieces))
-    if not asked.HasField("output_text") or asked.output_text:
+    if not options.HasField("output_text") or options.output_text:
         output.text = "".join(piece.text for piece in pieces)
-    if asked.output_token_ids:
+    if options.output_token_ids:
         output.token_ids.extend(piece.step.token for piece in pieces)
-    if asked.output_logprobs:
-        count = _candidates(asked.output_candidates)
+    if options.output_logprobs:
+        count = _candidates(options.output_candidates)
         for piece in pieces:
             output.logprobs.append(piece.step.logprob)
             output.ranks.append(_rank(piece.step))
-            output.candidate_tokens.append(_listed(piece.step, count))
+            output.candidate_tokens.append(_candidate_info(piece.step, count))
     return output
 
 
@@ -265,7 +261,7 @@ def _rank(step: Step) -> int:
     return 1 + sum(value > step.logprob for _, value in step.top)
 
 
-def _listed(step: Step, count: int) -> pb.CandidateTokenInfo:
+def _candidate_info(step: Step, count: int) -> pb.CandidateTokenInfo:
     info = pb.CandidateTokenInfo()
     for rank, (token, value) in enumerate(step.top[:count], start=1):
         info.tokens.add(id=token, logprob=value, rank=rank)
@@ -273,7 +269,7 @@ def _listed(step: Step, count: int) -> pb.CandidateTokenInfo:
 
 
 def _finish_info(last: Sequence[Piece], made: int, cached: int) -> pb.FinishInfo:
-    """How a sequence ended; without a last piece it was aborted."""
+    """How a sequence ended. Without a last piece, it was aborted."""
     info = pb.FinishInfo(num_output_tokens=made, num_cached_tokens=cached)
     if not last:
         info.finish_reason = pb.FinishInfo.ABORTED

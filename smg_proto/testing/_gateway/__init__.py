@@ -9,8 +9,8 @@ from smg_proto import smg_pb2_grpc
 from smg_proto.testing._gateway.admin import GatewayService, ModelService, WorkerService
 from smg_proto.testing._gateway.chat import ChatService
 from smg_proto.testing._gateway.completion import CompletionService
+from smg_proto.testing._gateway.conversation_service import ConversationService
 from smg_proto.testing._gateway.core import Core, Failed, set_now
-from smg_proto.testing._gateway.kept import ConversationService
 from smg_proto.testing._gateway.media import (
     AudioService,
     DecisionService,
@@ -32,8 +32,8 @@ _NAMES = (
 class FakeGateway:
     """A gateway for tests: `script` sets answers and faults, `record` has requests and counters.
 
-    `token_delay` is the seconds between two tokens, `media` the kinds of media that the model
-    takes: "image", "audio", "video". Use run_gateway(), or add it to a grpc.aio server of your own
+    `token_delay` is the seconds between two tokens, and `media` the kinds of media that the model
+    supports: "image", "audio", "video". Use run_gateway(), or add it to your own grpc.aio server
     with `add_to_server`.
     """
 
@@ -59,14 +59,14 @@ class FakeGateway:
         self._core.token_delay = seconds
 
     def fail_worker(self, url: str, message: str) -> None:
-        """Have the worker at this URL fail: now if it is there, else once it has been added."""
+        """Make the worker at this URL fail: now, or when it is added."""
         failed = Failed(message, Timestamp())
         set_now(failed.time)
         self._core.workers.failed[url] = failed
         self._core.workers.changed()
 
     def recover_worker(self, url: str) -> None:
-        """Have a worker that failed be ready again."""
+        """Make a failed worker ready again."""
         self._core.workers.failed.pop(url, None)
         self._core.workers.changed()
 

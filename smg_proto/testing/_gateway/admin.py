@@ -1,4 +1,4 @@
-"""smg.v1.ModelService, GatewayService and WorkerService: what there is."""
+"""smg.v1.ModelService, GatewayService and WorkerService."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -15,8 +15,8 @@ from smg_proto.testing._gateway.core import WORKER_URL, Call, Context, Core, not
 
 _SCHEMES = ("http", "https", "grpc", "grpcs", "ipc")
 _CAPABILITIES = ("completions", "chat", "messages", "responses", "tools", "embeddings")
-_FOR_MEDIA = {"image": "vision", "audio": "audio"}
-# What it can do beyond the least that the contract asks for.
+_MEDIA_CAPABILITIES = {"image": "vision", "audio": "audio"}
+# Optional features of the contract that it supports.
 _FEATURES = (
     "chat.token_ids",
     "complete.choices",
@@ -25,7 +25,7 @@ _FEATURES = (
     "tokenize.pieces",
     "worker.watch",
 )
-_MAX_REQUEST_BYTES = 4 << 20  # of a gRPC server that was told no other limit
+_MAX_REQUEST_BYTES = 4 << 20  # gRPC's default
 
 
 def _model(core: Core) -> pb.Model:
@@ -34,7 +34,7 @@ def _model(core: Core) -> pb.Model:
         owned_by="self_hosted",
         capabilities=[
             *_CAPABILITIES,
-            *(name for kind, name in _FOR_MEDIA.items() if kind in core.media),
+            *(name for kind, name in _MEDIA_CAPABILITIES.items() if kind in core.media),
         ],
         context_length=core.model.context_length,
     )
@@ -92,16 +92,16 @@ def _check(spec: pb.WorkerSpec) -> None:
     if not spec.url:
         raise invalid(FieldViolation("spec.url", "is required"))
     if urlsplit(spec.url).scheme not in _SCHEMES:
-        raise invalid(FieldViolation("spec.url", f"must begin with {', '.join(_SCHEMES)}"))
+        raise invalid(FieldViolation("spec.url", f"must start with {', '.join(_SCHEMES)}"))
     if spec.priority < 0:
         raise invalid(FieldViolation("spec.priority", "must be at least 0"))
 
 
 class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
-    """A list of workers in memory. The first is the built-in model; the others are only names:
+    """A list of workers in memory. The first is the built-in model.
 
-    nothing is sent to them. A new one is PENDING in the first reply, and from then on READY, or
-    FAILED if the fake was told so. The built-in model answers whatever is said of its worker.
+    Nothing is sent to the others. A new worker is PENDING in the first reply and then READY, or
+    FAILED after `fail_worker`. The built-in model replies in any state of its worker.
     """
 
     def __init__(self, core: Core) -> None:
@@ -123,7 +123,7 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
             key = request.idempotency_key
             return self._core.once("CreateWorker", call, key, lambda: self._create(request))
 
-        return await self._core.plain_of("CreateWorker", request, context, answer)
+        return await self._core.plain_with_call("CreateWorker", request, context, answer)
 
     def _create(self, request: pb.CreateWorkerRequest) -> pb.Worker:
         spec = request.spec
@@ -131,7 +131,7 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         if any(worker.spec.url == spec.url for worker in self._workers.values()):
             raise SmgError(
                 grpc.StatusCode.ALREADY_EXISTS,
-                "a worker with this URL is there",
+                "a worker with this URL exists",
                 reason="WORKER_ALREADY_EXISTS",
             )
         worker = pb.Worker(id=str(uuid.uuid4()), spec=pb.WorkerSpec(priority=50, cost=1.0))
@@ -163,9 +163,9 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[pb.WorkerEvent]:
         await self._core.begin("WatchWorkers", request, context)
         known: dict[str, pb.Worker] | None = None
-        with self._core.workers.news() as news:
+        with self._core.workers.changes() as changed:
             while True:
-                news.clear()
+                changed.clear()
                 now = {worker.id: worker for worker in self._serving(request.model)}
                 before = known or {}
                 for ident, worker in now.items():
@@ -176,7 +176,7 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
                 if known is None:
                     yield pb.WorkerEvent(ready=pb.WatchReady())
                 known = now
-                await news.wait()
+                await changed.wait()
 
     async def GetWorker(self, request: pb.GetWorkerRequest, context: Context) -> pb.Worker:
         return await self._core.plain(
@@ -234,13 +234,13 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
         return self._workers[ident]
 
     def _serving(self, model: str) -> list[pb.Worker]:
-        """The workers of a model, or all."""
+        """The workers of a model, or all workers."""
         every = (self._find(ident) for ident in self._workers)
         serving = (one for one in every if not model or model in {each.id for each in one.models})
         return [self._seen(worker) for worker in serving]
 
     def _seen(self, worker: pb.Worker) -> pb.Worker:
-        """A worker as it is now."""
+        """A copy of a worker with its current state."""
         seen = pb.Worker()
         seen.CopyFrom(worker)
         failed = self._core.workers.failed.get(worker.spec.url)
@@ -270,7 +270,7 @@ class WorkerService(smg_pb2_grpc.WorkerServiceServicer):
     async def FlushCache(
         self, request: pb.FlushCacheRequest, context: Context
     ) -> pb.FlushCacheResponse:
-        """The built-in model keeps no cache behind the gateway, so there is nothing to empty."""
+        """The built-in model has no cache, so there is nothing to flush."""
 
         def answer(request: pb.FlushCacheRequest) -> pb.FlushCacheResponse:
             return pb.FlushCacheResponse(flushed_workers=0)

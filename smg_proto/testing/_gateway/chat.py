@@ -7,7 +7,7 @@ from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.streams import collect
 from smg_proto.testing._gateway import checks
-from smg_proto.testing._gateway import conversation as talk
+from smg_proto.testing._gateway import conversation as conversations
 from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop, set_now
 from smg_proto.testing._gateway.output import Part, Splitter
 from smg_proto.testing._scripting import Answer
@@ -16,10 +16,10 @@ from smg_proto.testing._scripting import Answer
 class ChatService(smg_pb2_grpc.ChatServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._reader = talk.Reader(core.media)
+        self._reader = conversations.Reader(core.media)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
-        return await self._core.whole("Chat", request, context, self._events, collect)
+        return await self._core.unary("Chat", request, context, self._events, collect)
 
     async def StreamChat(
         self, request: pb.ChatRequest, context: Context
@@ -33,8 +33,8 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
         conversation = self._conversation(request)
         prompt = conversation.prompt(self._core)
         self._core.check_length(prompt, "messages")
-        opening, whole = conversation.output(call.answer)
-        sampling = checks.sampling(request, opening=opening, whole=whole)
+        prefix, replacement = conversation.output(call.answer)
+        sampling = checks.sampling(request, prefix=prefix, replacement=replacement)
         start = pb.ChatResponse(id=call.request_id, model=request.model)
         set_now(start.create_time)
         yield pb.ChatEvent(start=start)
@@ -66,7 +66,7 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
         if request.return_token_ids:
             end.prompt_token_ids.extend(prompt)
         end.usage.CopyFrom(
-            talk.usage(
+            conversations.usage(
                 len(prompt),
                 sum(choice.tokens for choice in choices),
                 sum(choice.reasoning for choice in choices),
@@ -74,37 +74,39 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
         )
         yield pb.ChatEvent(end=end)
 
-    def _conversation(self, request: pb.ChatRequest) -> talk.Conversation:
-        goes_on = request.continue_final_message
-        last_is_not_ours = not request.messages or request.messages[-1].role != pb.ROLE_ASSISTANT
+    def _conversation(self, request: pb.ChatRequest) -> conversations.Conversation:
+        continues = request.continue_final_message
+        last_is_not_assistant = (
+            not request.messages or request.messages[-1].role != pb.ROLE_ASSISTANT
+        )
         checks.check(
             request,
             self._core.model,
             checks.missing("messages", request.messages),
             checks.no_mcp(list(request.tools)),
             FieldViolation("continue_final_message", "needs a last message of ROLE_ASSISTANT")
-            if goes_on and last_is_not_ours
+            if continues and last_is_not_assistant
             else None,
             FieldViolation("chat_template_kwargs_json", "must be a JSON object")
             if request.chat_template_kwargs_json
             and not checks.is_json_object(request.chat_template_kwargs_json)
             else None,
         )
-        return talk.Conversation(
-            said=[
-                (message.role, self._written(message, f"messages[{index}]"))
+        return conversations.Conversation(
+            messages=[
+                (message.role, self._prompt_text(message, f"messages[{index}]"))
                 for index, message in enumerate(request.messages)
             ],
-            tools=talk.functions(request.tools),
+            tools=conversations.functions(request.tools),
             choice=request.tool_choice,
             parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
             effort=request.reasoning_effort,
             output_format=request.output_format,
-            open_turn=goes_on,
+            open_turn=continues,
         )
 
-    def _written(self, message: pb.ChatMessage, at: str) -> str:
-        """A message as it goes into the prompt. Reasoning of earlier turns is left out."""
+    def _prompt_text(self, message: pb.ChatMessage, at: str) -> str:
+        """A message as text of the prompt, without the reasoning of earlier turns."""
         if message.role not in pb.Role.values() or message.role == pb.ROLE_UNSPECIFIED:
             raise invalid(FieldViolation(f"{at}.role", "is required"))
         if message.role == pb.ROLE_TOOL and not message.tool_call_id:
@@ -116,20 +118,20 @@ class ChatService(smg_pb2_grpc.ChatServiceServicer):
                 raise invalid(FieldViolation(f"{at}.parts[{n}].image", "is not for this role"))
         text = self._reader.text_of(message.content, message.parts, at)
         calls = (
-            talk.text_of_call(call, f"{at}.tool_calls[{n}]")
+            conversations.text_of_call(call, f"{at}.tool_calls[{n}]")
             for n, call in enumerate(message.tool_calls)
         )
         return text + "".join(calls)
 
 
 class _Choice:
-    """One choice on its way: the deltas of each piece, and what is known at the end."""
+    """One choice: the deltas of each piece, and the end of the choice."""
 
     def __init__(
         self,
         core: Core,
         request: pb.ChatRequest,
-        conversation: talk.Conversation,
+        conversation: conversations.Conversation,
         prompt: list[int],
         index: int,
         answer: Answer,
@@ -138,7 +140,7 @@ class _Choice:
         refuses = bool(answer.refusal)
         self._splitter = Splitter(reasoning=separate, calls=conversation.may_call, refuses=refuses)
         self._opaque = answer.opaque
-        self._text = ""  # which waits for the opaque parts that no delta can carry
+        self._text = ""  # sent at the end with the opaque parts, which deltas cannot carry
         self._only_one = not conversation.parallel
         self._prompt = prompt
         self._core = core
@@ -149,7 +151,7 @@ class _Choice:
         self.reasoning = 0
 
     def take(self, text: str, *, last: bool) -> Iterator[pb.ChatDelta]:
-        """The deltas that one token brings; the first of them is for its log probabilities."""
+        """The deltas of one token. The first of them takes its log probabilities."""
         self.tokens += 1
         parts = self._splitter.feed(text)
         if last:
@@ -173,7 +175,9 @@ class _Choice:
             self.end.message.role = pb.ROLE_ASSISTANT
             texts = [pb.ContentPart(text=self._text)] if self._text else []
             self.end.message.parts.extend(texts)
-            self.end.message.parts.extend(pb.ContentPart(opaque=found) for found in self._opaque)
+            self.end.message.parts.extend(
+                pb.ContentPart(opaque=content) for content in self._opaque
+            )
         yield self.first
         for call in calls:
             yield pb.ChatDelta(index=self.end.index, tool_calls=[call])
@@ -182,10 +186,13 @@ class _Choice:
         if self.calls and self._only_one:
             return []
         number, self.calls = self.calls, self.calls + 1
-        ident = talk.call_id("call", self._prompt, self.end.index, number)
+        ident = conversations.call_id("call", self._prompt, self.end.index, number)
         pieces = [
             pb.ToolCallDelta(index=number, id=ident, name=part.name),
-            *(pb.ToolCallDelta(index=number, arguments=text) for text in talk.pieces(part.text)),
+            *(
+                pb.ToolCallDelta(index=number, arguments=text)
+                for text in conversations.pieces(part.text)
+            ),
         ]
         pieces[-1].complete = True
         return pieces

@@ -1,6 +1,6 @@
-"""What the gateway refuses, and what a request asks of the model.
+"""Checks of requests, and their sampling parameters.
 
-The generation requests share names, so one check serves all of them.
+Generation requests share field names, so one check serves all of them.
 """
 
 import json
@@ -17,7 +17,7 @@ from smg_proto.testing._generation import Sampling
 from smg_proto.testing._json_schema import Unsupported, smallest_text
 from smg_proto.testing._model import Model
 
-_MOST_STOPS = 4
+_MAX_STOPS = 4
 
 # Field: lowest and highest value.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -40,14 +40,14 @@ def check(
     request: Message,
     model: Model,
     *violations: FieldViolation | None,
-    most: Mapping[str, float] | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> None:
-    """Refuse a request whose shared fields are missing or out of range, or that has violations.
+    """Reject a request whose shared fields are missing or out of range, or that has violations.
 
-    `most` has the highest values of fields whose range differs by API.
+    `limits` has the highest values of fields whose range depends on the API.
     """
     found = [violation for violation in violations if violation is not None]
-    found += _violations(request, most or {})
+    found += _violations(request, limits or {})
     if found:
         raise invalid(*found)
     check_model(_get(request, "model"), model)
@@ -55,11 +55,11 @@ def check(
 
 def check_model(name: str, model: Model) -> None:
     if name != model.name:
-        raise not_found("MODEL_NOT_FOUND", f"no worker serves this model; there is {model.name!r}")
+        raise not_found("MODEL_NOT_FOUND", f"no worker serves this model; use {model.name!r}")
 
 
 def missing(field: str, present: object) -> FieldViolation | None:
-    """A violation if a required field is not there."""
+    """A violation if a required field is missing."""
     return None if present else FieldViolation(field, "is required")
 
 
@@ -72,11 +72,11 @@ def _is_set(message: Message, name: str) -> bool:
     return field is not None and field.has_presence and message.HasField(name)
 
 
-def _violations(request: Message, most: Mapping[str, float]) -> Iterator[FieldViolation]:
+def _violations(request: Message, limits: Mapping[str, float]) -> Iterator[FieldViolation]:
     names = request.DESCRIPTOR.fields_by_name
     if not _get(request, "model"):
         yield FieldViolation("model", "is required")
-    yield from _out_of_range(request, most=most)
+    yield from _out_of_range(request, limits=limits)
     if _is_set(request, "top_p") and not 0 < _get(request, "top_p") <= 1:
         yield FieldViolation("top_p", "must be above 0 and at most 1")
     if _is_set(request, "top_k"):
@@ -87,9 +87,9 @@ def _violations(request: Message, most: Mapping[str, float]) -> Iterator[FieldVi
         yield from _bad_stops(_get(request, "stop"))
     if _is_set(request, "sampling"):
         yield from _out_of_range(_get(request, "sampling"), "sampling.")
-        least = _get(request, "sampling").min_tokens
-        if _is_set(request, "max_tokens") and least > _get(request, "max_tokens"):
-            yield FieldViolation("sampling.min_tokens", "must not be above max_tokens")
+        min_tokens = _get(request, "sampling").min_tokens
+        if _is_set(request, "max_tokens") and min_tokens > _get(request, "max_tokens"):
+            yield FieldViolation("sampling.min_tokens", "must not exceed max_tokens")
     greedy = _is_set(request, "temperature") and _get(request, "temperature") < 1e-5
     if _is_set(request, "n") and _get(request, "n") > 1 and greedy:
         yield FieldViolation("n", "must be 1 when temperature is 0")
@@ -102,18 +102,18 @@ def _violations(request: Message, most: Mapping[str, float]) -> Iterator[FieldVi
 
 
 def _out_of_range(
-    message: Message, prefix: str = "", most: Mapping[str, float] | None = None
+    message: Message, prefix: str = "", limits: Mapping[str, float] | None = None
 ) -> Iterator[FieldViolation]:
     for name, (low, usual) in _RANGES.items():
-        high = (most or {}).get(name, usual)
+        high = (limits or {}).get(name, usual)
         if _is_set(message, name) and not low <= _get(message, name) <= high:
             bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             yield FieldViolation(prefix + name, f"must be {bounds}")
 
 
 def _bad_stops(stops: list[str]) -> Iterator[FieldViolation]:
-    if len(stops) > _MOST_STOPS:
-        yield FieldViolation("stop", f"must have at most {_MOST_STOPS} entries")
+    if len(stops) > _MAX_STOPS:
+        yield FieldViolation("stop", f"must have at most {_MAX_STOPS} entries")
     for index, stop in enumerate(stops):
         if not stop:
             yield FieldViolation(f"stop[{index}]", "must not be empty")
@@ -153,60 +153,60 @@ def is_json_object(text: str) -> bool:
 
 
 def no_mcp(tools: list[pb.Tool]) -> FieldViolation | None:
-    """A violation if an MCP server is among the tools of a route that has none."""
+    """A violation if the tools of a route without MCP include an MCP server."""
     for index, tool in enumerate(tools):
         if tool.HasField("mcp"):
             return FieldViolation(f"tools[{index}].mcp", "is for ResponseService only")
     return None
 
 
-def sampling(request: Message, *, opening: str = "", whole: str | None = None) -> Sampling:
-    """The request's settings, with what the model must say first or instead of its own words."""
+def sampling(request: Message, *, prefix: str = "", replacement: str | None = None) -> Sampling:
+    """The request's parameters, with a prefix or a replacement of the model's own text."""
 
-    def of(name: str, otherwise: Any) -> Any:
-        return _get(request, name) if _is_set(request, name) else otherwise
+    def get(name: str, default: Any) -> Any:
+        return _get(request, name) if _is_set(request, name) else default
 
-    more: pb.SamplingParams = of("sampling", pb.SamplingParams())
+    more: pb.SamplingParams = get("sampling", pb.SamplingParams())
     return Sampling(
-        max_tokens=of("max_tokens", None),
-        temperature=of("temperature", 1.0),
-        top_p=of("top_p", 1.0),
-        top_k=max(of("top_k", 0), 0),
+        max_tokens=get("max_tokens", None),
+        temperature=get("temperature", 1.0),
+        top_p=get("top_p", 1.0),
+        top_k=max(get("top_k", 0), 0),
         min_p=more.min_p,
-        frequency_penalty=of("frequency_penalty", 0.0),
-        presence_penalty=of("presence_penalty", 0.0),
+        frequency_penalty=get("frequency_penalty", 0.0),
+        presence_penalty=get("presence_penalty", 0.0),
         repetition_penalty=more.repetition_penalty or 1.0,
-        seed=of("seed", 0),
+        seed=get("seed", 0),
         min_tokens=more.min_tokens,
         stop=tuple(_get(request, "stop")) if "stop" in request.DESCRIPTOR.fields_by_name else (),
         stop_token_ids=tuple(more.stop_token_ids),
         ignore_eos=more.ignore_eos,
         include_stop=more.include_stop_in_output,
         skip_special=more.skip_special_tokens if more.HasField("skip_special_tokens") else True,
-        logprobs=of("logprobs", None),
-        opening=opening,
-        whole=whole,
+        logprobs=get("logprobs", None),
+        prefix=prefix,
+        replacement=replacement,
     )
 
 
 def formatted(output_format: pb.OutputFormat) -> str | None:
-    """The text that an output format leads to; None for free text."""
+    """The text for an output format, or None for free text."""
     match output_format.WhichOneof("format"):
         case None:
             return None
         case "json_schema":
             field = "output_format.json_schema.schema_json"
             if not output_format.json_schema.schema_json:
-                raise invalid(FieldViolation(field, "is required; json_object is for any object"))
+                raise invalid(FieldViolation(field, "is required; use json_object for any object"))
             return smallest(output_format.json_schema.schema_json, field)
         case "json_object":
             return "{}"
         case other:
-            raise unsupported(f"the built-in model cannot keep to a format of kind {other}")
+            raise unsupported(f"the built-in model does not support formats of kind {other}")
 
 
 def smallest(schema_json: str, field: str) -> str:
-    """The smallest JSON text of a schema that a field has."""
+    """The smallest JSON text that matches the schema in a field."""
     try:
         return smallest_text(schema_json)
     except Unsupported as error:

@@ -19,7 +19,7 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
     async def Complete(
         self, request: pb.CompletionRequest, context: Context
     ) -> pb.CompletionResponse:
-        return await self._core.whole(
+        return await self._core.unary(
             "Complete", request, context, self._events, lambda e: collect(e)
         )
 
@@ -33,10 +33,10 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
         self, request: pb.CompletionRequest, call: Call
     ) -> AsyncGenerator[pb.CompletionEvent, None]:
         prompts = self._prompts(request)
-        whole = checks.formatted(request.output_format)
+        replacement = checks.formatted(request.output_format)
         if call.answer is not None:
-            whole = call.answer.written()
-        sampling = checks.sampling(request, whole=whole)
+            replacement = call.answer.written()
+        sampling = checks.sampling(request, replacement=replacement)
         by_ids = request.HasField("prompt_token_ids")
         start = pb.CompletionResponse(id=call.request_id, model=request.model)
         if not by_ids:
@@ -94,7 +94,7 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
             "prompt_token_ids": request.HasField("prompt_token_ids"),
             "prompts": bool(request.prompts),
         }
-        named = [name for name, there in given.items() if there] or ["prompt"]
+        named = [name for name, is_set in given.items() if is_set] or ["prompt"]
         encode = self._core.model.tokenizer.encode
         found: dict[str, list[int]] = {}
         if given["prompts"]:
@@ -108,8 +108,8 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
         else:
             found["prompt"] = encode(request.prompt)
         size = self._core.model.tokenizer.vocab_size
-        refused = [
-            FieldViolation(name, "cannot go with prompt_token_ids")
+        conflicts = [
+            FieldViolation(name, "cannot be combined with prompt_token_ids")
             for name, is_set in (
                 ("logprobs", request.HasField("logprobs")),
                 ("echo", request.echo),
@@ -120,15 +120,15 @@ class CompletionService(smg_pb2_grpc.CompletionServiceServicer):
         checks.check(
             request,
             self._core.model,
-            *(FieldViolation(name, f"cannot go with {named[0]}") for name in named[1:]),
+            *(FieldViolation(name, f"cannot be combined with {named[0]}") for name in named[1:]),
             *(checks.missing(field, prompt) for field, prompt in found.items()),
             *(
                 FieldViolation(field, "has an id outside the vocabulary")
                 for field, prompt in found.items()
                 if any(token >= size for token in prompt)
             ),
-            *refused,
-            most={"n": 128},
+            *conflicts,
+            limits={"n": 128},
         )
         for field, tokens in found.items():
             self._core.check_length(tokens, field)

@@ -1,8 +1,7 @@
-"""A conversation as chat, messages and responses have it: its prompt, and what the model will do.
+"""A conversation of chat, messages and responses: its prompt, and the model's output.
 
-How the built-in model comes to think and to call is a simple rule, not insight: it thinks when a
-reasoning effort is set, and calls the tools that the last user message names. What a call of an
-MCP tool returns is made up: no server is asked.
+The built-in model follows a simple rule: it reasons if a reasoning effort is set, and calls the
+tools that the last user message names. Results of MCP tools are made up. No server is called.
 """
 
 import zlib
@@ -18,7 +17,7 @@ from smg_proto.testing._model import prompt_key
 from smg_proto.testing._scripting import Answer, Call, written_calls
 from smg_proto.testing._tokenizer import render_chat
 
-_THOUGHT = "The user asks. I answer with what I know."
+_REASONING = "The user asks. I answer with what I know."
 _ROLES = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_DEVELOPER: "developer",
@@ -30,9 +29,9 @@ _ROLES = {
 
 @dataclass
 class Conversation:
-    """What was said, the tools, and how to go on."""
+    """The messages, the tools, and how to continue."""
 
-    said: list[tuple[pb.Role.ValueType, str]] = field(
+    messages: list[tuple[pb.Role.ValueType, str]] = field(
         default_factory=list[tuple[pb.Role.ValueType, str]]
     )
     tools: list[pb.FunctionTool] = field(default_factory=list[pb.FunctionTool])
@@ -52,7 +51,7 @@ class Conversation:
         return bool(self.tools or self.mcp) and self.choice.mode != pb.TOOL_CHOICE_MODE_NONE
 
     def prompt(self, core: Core) -> list[int]:
-        messages = [(_ROLES[role], text) for role, text in self.said]
+        messages = [(_ROLES[role], text) for role, text in self.messages]
         if self.may_call:
             offered = [f"{one.name}: {one.description} {one.parameters_json}" for one in self.tools]
             offered += [f"{one.server_label}: {', '.join(one.allowed_tools)}" for one in self.mcp]
@@ -60,22 +59,22 @@ class Conversation:
         return core.model.tokenizer.encode(render_chat(messages, open_turn=self.open_turn))
 
     def output(self, answer: Answer | None) -> tuple[str, str | None]:
-        """What the model says first, and what it says instead of its own words."""
+        """The prefix and the replacement of the model's own text."""
         if answer is not None:
             return "", answer.written()
-        opening = f"<think>\n{_THOUGHT}\n</think>\n\n" if self.thinks else ""
-        opening += written_calls(self.runs(None))
+        prefix = f"<think>\n{_REASONING}\n</think>\n\n" if self.thinks else ""
+        prefix += written_calls(self.runs(None))
         calls = written_calls(Call(tool.name, self._arguments(tool)) for tool in self._called())
         if calls:
-            return "", opening + calls
+            return "", prefix + calls
         text = checks.formatted(self.output_format)
-        return opening, None if text is None else opening + text
+        return prefix, None if text is None else prefix + text
 
     def runs(self, answer: Answer | None) -> list[Call]:
-        """The calls of MCP tools that the gateway runs, in order, with what they return."""
+        """The calls of MCP tools that the gateway runs, in order, with their results."""
         if answer is not None:
             return [call for call in answer.calls if call.server_label]
-        role, text = self.said[-1] if self.said else (pb.ROLE_UNSPECIFIED, "")
+        role, text = self.messages[-1] if self.messages else (pb.ROLE_UNSPECIFIED, "")
         return [
             Call(name, server_label=server.server_label, output=f"what {name} returns")
             for server in self.mcp
@@ -88,7 +87,7 @@ class Conversation:
             return []
         if self.choice.WhichOneof("choice") == "function":
             return [tool for tool in self.tools if tool.name == self.choice.function]
-        role, text = self.said[-1] if self.said else (pb.ROLE_UNSPECIFIED, "")
+        role, text = self.messages[-1] if self.messages else (pb.ROLE_UNSPECIFIED, "")
         named = [tool for tool in self.tools if role == pb.ROLE_USER and tool.name in text]
         if not named and self.choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED:
             named = self.tools[:1]
@@ -105,15 +104,15 @@ def functions(tools: Iterable[pb.Tool]) -> list[pb.FunctionTool]:
 
 @dataclass(frozen=True)
 class Reader:
-    """Content as text of the prompt. `media` are the kinds that the model takes on a route."""
+    """Turns content into text of the prompt. `media`: the kinds that the route supports."""
 
     media: frozenset[str] = frozenset()
-    detail: bool = True  # whether an image may say how closely to look
+    detail: bool = True  # whether an image may have `detail`
 
     def text_of(self, content: str, parts: Sequence[pb.ContentPart], at: str) -> str:
         """The text of a message that has either plain content or parts."""
         if content and parts:
-            raise invalid(FieldViolation(f"{at}.parts", "cannot go with content"))
+            raise invalid(FieldViolation(f"{at}.parts", "cannot be combined with content"))
         texts = (self._text_of_part(part, f"{at}.parts[{n}]") for n, part in enumerate(parts))
         return "".join(texts) if parts else content
 
@@ -124,31 +123,31 @@ class Reader:
             case "refusal":
                 return part.refusal
             case "opaque":
-                return ""  # kept by the client, of no meaning to the model
+                return ""  # the model ignores it
             case None:
                 raise invalid(FieldViolation(at, "is empty"))
             case kind:
                 return self.text_of_media(kind, getattr(part, kind), f"{at}.{kind}")
 
     def text_of_media(self, kind: str, media: pb.Media, at: str) -> str:
-        """What stands for a medium: another text for other bytes, or another URL."""
+        """A text for a medium, which differs for other bytes or another URL."""
         if kind not in self.media:
-            what = FieldViolation(at, f"the built-in model does not take this kind: {kind}")
+            what = FieldViolation(at, f"the built-in model does not support this kind: {kind}")
             raise invalid(what, reason="MULTIMODAL_NOT_SUPPORTED")
-        if found := self._wrong(kind, media, at):
-            raise invalid(found)
+        if violation := self._violation(kind, media, at):
+            raise invalid(violation)
         return f"[{kind} {zlib.crc32(media.data or media.url.encode()):08x}]"
 
-    def _wrong(self, kind: str, media: pb.Media, at: str) -> FieldViolation | None:
+    def _violation(self, kind: str, media: pb.Media, at: str) -> FieldViolation | None:
         source = media.WhichOneof("source")
         if source is None:
-            return FieldViolation(at, "needs url or data")
+            return FieldViolation(at, "must have url or data")
         if source == "data" and kind == "video":
             return FieldViolation(f"{at}.data", "is not for video")
         if source == "data" and not media.media_type:
             return FieldViolation(f"{at}.media_type", "is required with data")
         if source == "url" and urlsplit(media.url).scheme not in ("http", "https", "data"):
-            return FieldViolation(f"{at}.url", "must begin with http, https or data")
+            return FieldViolation(f"{at}.url", "must start with http, https or data")
         if media.detail and not (kind == "image" and self.detail):
             return FieldViolation(f"{at}.detail", "is for images in chats and responses only")
         return None
@@ -166,12 +165,12 @@ def text_of_call(call: pb.ToolCall, at: str) -> str:
 
 
 def call_id(prefix: str, prompt: list[int], choice: int, number: int) -> str:
-    """An id for a call: the same for the same request, unique within the reply."""
+    """The id of a call: the same for the same request, and unique within the reply."""
     return f"{prefix}_{prompt_key(prompt):08x}{choice}{number}"
 
 
 def pieces(arguments: str, size: int = 16) -> Iterator[str]:
-    """Arguments as they come in a stream."""
+    """The arguments of a call in pieces, as a stream sends them."""
     for start in range(0, len(arguments), size):
         yield arguments[start : start + size]
 

@@ -1,4 +1,4 @@
-"""What all services of the fake gateway share: how a call begins, generates and ends."""
+"""Shared by all services of the fake gateway: how a call starts, generates and ends."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ _Reply = TypeVar("_Reply", bound=Message)
 
 @dataclass
 class Call:
-    """One RPC: who it is, what the script has for it, and its clock."""
+    """One RPC: its ids, its scripted answer and fault, and its times."""
 
     request_id: str
     tenant: str
@@ -63,7 +63,7 @@ class Call:
 
 
 @dataclass
-class Kept:
+class StoredConversation:
     """A conversation with its items, oldest first."""
 
     conversation: pb.Conversation
@@ -71,21 +71,21 @@ class Kept:
 
 
 class Workers:
-    """Which workers have failed, and who waits for news of workers. For use from any thread."""
+    """The failed workers, and events for changes. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self.failed: dict[str, Failed] = {}  # by the worker's URL
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     @contextmanager
-    def news(self) -> Generator[asyncio.Event, None, None]:
-        """An event that is set whenever a worker has changed."""
-        waits = (asyncio.get_running_loop(), asyncio.Event())
-        self._waiting.add(waits)
+    def changes(self) -> Generator[asyncio.Event, None, None]:
+        """An event that is set when a worker changes."""
+        waiter = (asyncio.get_running_loop(), asyncio.Event())
+        self._waiting.add(waiter)
         try:
-            yield waits[1]
+            yield waiter[1]
         finally:
-            self._waiting.discard(waits)
+            self._waiting.discard(waiter)
 
     def changed(self) -> None:
         for loop, event in tuple(self._waiting):
@@ -94,22 +94,22 @@ class Workers:
 
 @dataclass
 class Failed:
-    """Why a worker has failed, and since when."""
+    """Why a worker failed, and when."""
 
     message: str
     time: Timestamp
 
 
 def set_now(timestamp: Timestamp) -> None:
-    """Timestamp.GetCurrentTime(), which on protobuf 4 and 5 warns from Python 3.12 on."""
+    """Timestamp.GetCurrentTime(), without its warning on Python 3.12 with protobuf 4 and 5."""
     timestamp.FromNanoseconds(time.time_ns())
 
 
 Events = Callable[[_Request, Call], AsyncGenerator[_Event, None]]
 
 
-def whole(events: Sequence[_Event], fold: Callable[[Sequence[_Event]], _Reply]) -> _Reply:
-    """The reply that events add up to; only of a stream is the time to its first token known."""
+def combine(events: Sequence[_Event], fold: Callable[[Sequence[_Event]], _Reply]) -> _Reply:
+    """The unary reply for the events of a stream. It has no time to the first token."""
     reply = fold(events)
     pipeline: pb.PipelineReport = getattr(reply, "pipeline")  # noqa: B009
     pipeline.ClearField("time_to_first_token")
@@ -117,7 +117,7 @@ def whole(events: Sequence[_Event], fold: Callable[[Sequence[_Event]], _Reply]) 
 
 
 class Core:
-    """The model, the script and the record, and the way every RPC goes."""
+    """The model, the script, the record, and the common parts of all RPCs."""
 
     def __init__(self, token_delay: float, media: Collection[str]) -> None:
         self.model: Model = model()
@@ -126,12 +126,12 @@ class Core:
         self.token_delay = token_delay
         self.script: Script = Script(_GENERATING)
         self.record: Record = Record()
-        # By the tenant and the id.
-        self.conversations: dict[tuple[str, str], Kept] = {}
+        # By tenant and id.
+        self.conversations: dict[tuple[str, str], StoredConversation] = {}
         self._done: dict[tuple[str, str, str], Message] = {}
 
     async def begin(self, rpc: str, request: Message, context: Context) -> Call:
-        """Note a request and answer its headers."""
+        """Record a request and send the headers of the reply."""
         metadata = self.record.note(rpc, request, context)
         request_id = str(metadata.get("x-request-id") or f"req-{uuid.uuid4().hex}")
         await context.send_initial_metadata((("x-request-id", request_id),))
@@ -143,13 +143,13 @@ class Core:
         )
 
     def once(self, rpc: str, call: Call, key: str, work: Callable[[], _Reply]) -> _Reply:
-        """The reply of the work; with a key, that of the tenant's first request with it."""
+        """The reply of `work`. With a key: the reply to the tenant's first request with it."""
         if not key:
             return work()
-        whose = (rpc, call.tenant, key)
-        if whose not in self._done:
-            self._done[whose] = work()
-        return self._done[whose]  # type: ignore[return-value]
+        first = (rpc, call.tenant, key)
+        if first not in self._done:
+            self._done[first] = work()
+        return self._done[first]  # type: ignore[return-value]
 
     async def plain(
         self,
@@ -159,22 +159,22 @@ class Core:
         answer: Callable[[_Request], _Reply],
     ) -> _Reply:
         """An RPC that generates nothing."""
-        return await self.plain_of(rpc, request, context, lambda call: answer(request))
+        return await self.plain_with_call(rpc, request, context, lambda call: answer(request))
 
-    async def plain_of(
+    async def plain_with_call(
         self, rpc: str, request: Message, context: Context, answer: Callable[[Call], _Reply]
     ) -> _Reply:
-        """The same where it matters who calls."""
+        """An RPC that generates nothing and depends on the call, for example on the tenant."""
         call = await self.begin(rpc, request, context)
 
         async def once() -> AsyncGenerator[_Reply, None]:
             yield answer(call)
 
-        async with Failing(context):
+        async with AbortOnError(context):
             (reply,) = [reply async for reply in interrupted(once(), call.fault)]
             return reply
 
-    async def whole(
+    async def unary(
         self,
         rpc: str,
         request: _Request,
@@ -182,12 +182,12 @@ class Core:
         events: Events[_Request, _Event],
         fold: Callable[[Sequence[_Event]], _Reply],
     ) -> _Reply:
-        """A unary RPC: the events that the stream would send, put together."""
+        """A unary RPC that generates: combines the events that the stream would send."""
         call = await self.begin(rpc, request, context)
-        async with Failing(context):
+        async with AbortOnError(context):
             with self.counted():
                 sent = interrupted(events(request, call), call.fault)
-                return whole([event async for event in sent], fold)
+                return combine([event async for event in sent], fold)
 
     async def stream(
         self,
@@ -196,16 +196,16 @@ class Core:
         context: Context,
         events: Events[_Request, _Event],
     ) -> AsyncIterator[_Event]:
-        """A streaming RPC."""
+        """A streaming RPC that generates."""
         call = await self.begin(rpc, request, context)
-        async with Failing(context):
+        async with AbortOnError(context):
             with self.counted():
                 async for event in interrupted(events(request, call), call.fault):
                     yield event
 
     @contextmanager
     def counted(self) -> Generator[None, None, None]:
-        """Count a generation in, and out again by how it ended."""
+        """Count a generation as started, and when it ends, by its outcome."""
         counters = self.record.counters
         counters.started += 1
         try:
@@ -220,16 +220,16 @@ class Core:
             counters.finished += 1
 
     def check_length(self, prompt: Sequence[int], field: str) -> None:
-        """Refuse a prompt that leaves no room for an answer; `field` is where it came from."""
-        most = self.model.context_length
-        if len(prompt) >= most:
-            found = FieldViolation(field, f"has {len(prompt)} tokens; the context is {most}")
+        """Reject a prompt that fills the context. `field` is the field that it comes from."""
+        maximum = self.model.context_length
+        if len(prompt) >= maximum:
+            found = FieldViolation(field, f"has {len(prompt)} tokens; the context is {maximum}")
             raise invalid(found, reason="CONTEXT_LENGTH_EXCEEDED")
 
     async def generate(
         self, call: Call, prompt: Sequence[int], sampling: Sampling, n: int = 1
     ) -> AsyncGenerator[tuple[int, Piece], None]:
-        """The pieces of all choices, in turn, each with the number of its choice."""
+        """The pieces of all choices in turn, each with the index of its choice."""
         sources = {index: generate(self.model, prompt, sampling, index) for index in range(n)}
         while sources:
             for index, source in list(sources.items()):
@@ -254,8 +254,8 @@ class Core:
         )
 
 
-class Failing:
-    """Turns what goes wrong inside into the RPC's status, with details: `async with`."""
+class AbortOnError:
+    """Ends the RPC with the status and the details of an error that is raised inside."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -271,7 +271,7 @@ class Failing:
 
 def injected(fault: Fault) -> SmgError:
     if fault.status in (None, grpc.StatusCode.OK):
-        message = "the stream stopped before its end"
+        message = "the stream ended too early"
         return SmgError(grpc.StatusCode.UNAVAILABLE, message, reason="STREAM_TRUNCATED")
     assert fault.status is not None
     return SmgError(fault.status, fault.details, reason=fault.reason)

@@ -1,14 +1,14 @@
-"""Items of responses: from the input into the prompt, and from the model's output to events."""
+"""Items of responses: input items as prompt, and output as events."""
 
 from collections.abc import Iterator, Sequence
 
 from smg_proto import smg_pb2 as pb
 from smg_proto.errors import FieldViolation, invalid
-from smg_proto.testing._gateway import conversation as talk
+from smg_proto.testing._gateway import conversation as conversations
 from smg_proto.testing._gateway.output import Kind, Part
 from smg_proto.testing._scripting import Call
 
-_TEXT_ONLY = talk.Reader()
+_TEXT_ONLY = conversations.Reader()
 
 
 def user_message(text: str) -> pb.ResponseItem:
@@ -17,14 +17,14 @@ def user_message(text: str) -> pb.ResponseItem:
 
 
 def is_of_mcp(item: pb.ResponseItem) -> bool:
-    """Whether the gateway made an item of an MCP run, which no request may have."""
+    """Whether an item belongs to an MCP call that a gateway ran. Requests may not contain it."""
     return item.HasField("mcp_tool_list") or bool(item.tool_call.server_label)
 
 
-def said_in(
-    item: pb.ResponseItem, at: str, reader: talk.Reader
+def prompt_messages(
+    item: pb.ResponseItem, at: str, reader: conversations.Reader
 ) -> list[tuple[pb.Role.ValueType, str]]:
-    """An input item as messages of the prompt. Reasoning of earlier turns is left out."""
+    """An input item as messages of the prompt, without the reasoning of earlier turns."""
     match item.WhichOneof("item"):
         case "message":
             role = item.message.role
@@ -34,7 +34,7 @@ def said_in(
                 pb.ROLE_USER,
                 pb.ROLE_ASSISTANT,
             ):
-                raise invalid(FieldViolation(f"{at}.message.role", "is required, and not TOOL"))
+                raise invalid(FieldViolation(f"{at}.message.role", "is required, not ROLE_TOOL"))
             for index, part in enumerate(item.message.parts):
                 kind = part.WhichOneof("part")
                 where = f"{at}.message.parts[{index}].{kind}"
@@ -42,14 +42,16 @@ def said_in(
                     raise invalid(FieldViolation(where, "is for ChatService only"))
                 if kind == "image" and role == pb.ROLE_ASSISTANT:
                     raise invalid(FieldViolation(where, "is not for this role"))
-            said = reader.text_of(item.message.content, item.message.parts, f"{at}.message")
-            return [(role, said)]
+            text = reader.text_of(item.message.content, item.message.parts, f"{at}.message")
+            return [(role, text)]
         case "reasoning" | "opaque":
             return []
         case "tool_call":
             if item.tool_call.server_label:
-                raise invalid(FieldViolation(f"{at}.tool_call", "of an MCP server is output only"))
-            return [(pb.ROLE_ASSISTANT, talk.text_of_call(item.tool_call, f"{at}.tool_call"))]
+                raise invalid(FieldViolation(f"{at}.tool_call", "with server_label is output only"))
+            return [
+                (pb.ROLE_ASSISTANT, conversations.text_of_call(item.tool_call, f"{at}.tool_call"))
+            ]
         case "tool_result":
             if item.tool_result.is_error:
                 where = f"{at}.tool_result.is_error"
@@ -63,9 +65,9 @@ def said_in(
 
 
 class OutputItems:
-    """Parts of the output as events of items; the items themselves grow in the response.
+    """Turns parts of the output into events, and adds their items to the response.
 
-    `runs` are the calls that the gateway runs itself, `most` how many it may run.
+    `runs` are the calls that the gateway runs itself, and `max_runs` how many it may run.
     """
 
     def __init__(
@@ -75,13 +77,13 @@ class OutputItems:
         *,
         only_one: bool,
         runs: Sequence[Call] = (),
-        most: int | None = None,
+        max_runs: int | None = None,
     ) -> None:
         self._response = response
         self._prompt = prompt
         self._only_one = only_one
         self._runs = list(runs)
-        self._may_run = len(self._runs) if most is None else most
+        self._remaining_runs = len(self._runs) if max_runs is None else max_runs
         self._calls = 0
         self._kind: Kind | None = None
 
@@ -109,11 +111,12 @@ class OutputItems:
                 yield self._delta(pb.ResponseDelta(reasoning=part.text))
             case "call":
                 item.tool_call.arguments = part.text
-                for text in talk.pieces(part.text):
+                for text in conversations.pieces(part.text):
                     yield self._delta(pb.ResponseDelta(arguments=text))
 
     def tools_of(self, server: pb.McpTool) -> Iterator[pb.ResponseEvent]:
-        """The item that lists the tools of an MCP server: those allowed, else those called."""
+        """The item that lists the tools of an MCP server: the allowed ones, or else the called
+        ones."""
         called = (run.name for run in self._runs if run.server_label == server.server_label)
         names = server.allowed_tools or dict.fromkeys(called)
         item = self._add("mcpl")
@@ -123,7 +126,7 @@ class OutputItems:
         yield self._ended(item)
 
     def opaque(self, found: pb.Opaque) -> Iterator[pb.ResponseEvent]:
-        """An item of a kind that this contract has no field for."""
+        """An item of a kind that the contract has no field for."""
         item = self._add("item")
         item.opaque.CopyFrom(found)
         yield self._started(item)
@@ -131,15 +134,15 @@ class OutputItems:
 
     def _run(self, run: Call, arguments: str) -> Iterator[pb.ResponseEvent]:
         """The item of a call that the gateway runs."""
-        if self._may_run == 0:
+        if self._remaining_runs == 0:
             return
-        self._may_run -= 1
+        self._remaining_runs -= 1
         yield from self.close()
         item = self._add("mcp")
         call = item.tool_call
         call.id, call.name, call.server_label = item.id, run.name, run.server_label
         yield self._started(item)
-        for text in talk.pieces(arguments):
+        for text in conversations.pieces(arguments):
             yield self._delta(pb.ResponseDelta(arguments=text))
         call.arguments, call.output = arguments, run.output
         if run.error:
@@ -173,7 +176,7 @@ class OutputItems:
                 item.reasoning.SetInParent()
             case "call":
                 item = self._add("fc")
-                item.tool_call.id = talk.call_id("call", self._prompt, 0, self._calls)
+                item.tool_call.id = conversations.call_id("call", self._prompt, 0, self._calls)
                 item.tool_call.name = part.name
                 self._calls += 1
         event = self._started(item)
@@ -184,7 +187,7 @@ class OutputItems:
         return event
 
     def close(self, *, cut: bool = False) -> Iterator[pb.ResponseEvent]:
-        """The end of the item that is open, if one is."""
+        """The end of the open item, if any."""
         if self._kind is None:
             return
         self._kind = None

@@ -1,7 +1,7 @@
-"""smg.v1.AudioService, RealtimeService, DecisionService and EngineService: canned answers.
+"""smg.v1.AudioService, RealtimeService, DecisionService and EngineService, with fixed replies.
 
-The built-in model hears nothing and decides nothing. A script has what a transcription or a
-session is to say: `script.add(Answer("so"), rpc="Transcribe")`.
+The built-in model has no audio and makes no decisions. A script sets the text of a transcription or
+a session: `script.add(Answer("so"), rpc="Transcribe")`.
 """
 
 import json
@@ -14,9 +14,9 @@ from smg_proto import smg_pb2 as pb
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.testing._gateway import checks
 from smg_proto.testing._gateway.conversation import usage
-from smg_proto.testing._gateway.core import Call, Context, Core, Failing, set_now
+from smg_proto.testing._gateway.core import AbortOnError, Call, Context, Core, set_now
 
-_HEARD = "hello world"
+_TRANSCRIPT = "hello world"
 
 
 class AudioService(smg_pb2_grpc.AudioServiceServicer):
@@ -24,7 +24,7 @@ class AudioService(smg_pb2_grpc.AudioServiceServicer):
         self._core = core
 
     async def Transcribe(self, request: pb.TranscribeRequest, context: Context) -> pb.Transcription:
-        return await self._core.whole("Transcribe", request, context, self._events, _fold)
+        return await self._core.unary("Transcribe", request, context, self._events, _fold)
 
     async def StreamTranscribe(
         self, request: pb.TranscribeRequest, context: Context
@@ -36,7 +36,7 @@ class AudioService(smg_pb2_grpc.AudioServiceServicer):
         self, request: pb.TranscribeRequest, call: Call
     ) -> AsyncGenerator[pb.TranscriptionEvent, None]:
         checks.check(request, self._core.model, checks.missing("audio", request.audio))
-        text = call.answer.text if call.answer else _HEARD
+        text = call.answer.text if call.answer else _TRANSCRIPT
         yield pb.TranscriptionEvent(start=pb.Transcription())
         for number, word in enumerate(text.split(" ")):
             piece = word if number == 0 else f" {word}"
@@ -64,20 +64,22 @@ class RealtimeService(smg_pb2_grpc.RealtimeServiceServicer):
     ) -> AsyncIterator[pb.RealtimeServerEvent]:
         first = await anext(request_iterator, pb.RealtimeClientEvent())
         call = await self._core.begin("Converse", first, context)
-        async with Failing(context):
+        async with AbortOnError(context):
             if not first.connect.model:
                 raise invalid(FieldViolation("connect.model", "is required"))
             checks.check_model(first.connect.model, self._core.model)
-            yield _said({"type": "session.created", "session": {"model": first.connect.model}})
+            yield _server_event(
+                {"type": "session.created", "session": {"model": first.connect.model}}
+            )
             async for event in request_iterator:
                 if event.WhichOneof("event") != "event_json":
                     continue
                 if not checks.is_json_object(event.event_json):
                     raise invalid(FieldViolation("event_json", "must be a JSON object"))
                 if json.loads(event.event_json).get("type") == "response.create":
-                    text = call.answer.text if call.answer else _HEARD
-                    yield _said({"type": "response.output_text.delta", "delta": text})
-                    yield _said({"type": "response.done"})
+                    text = call.answer.text if call.answer else _TRANSCRIPT
+                    yield _server_event({"type": "response.output_text.delta", "delta": text})
+                    yield _server_event({"type": "response.done"})
 
     async def CreateRealtimeSession(
         self, request: pb.CreateRealtimeSessionRequest, context: Context
@@ -120,12 +122,12 @@ class RealtimeService(smg_pb2_grpc.RealtimeServiceServicer):
         return session
 
 
-def _said(event: dict[str, object]) -> pb.RealtimeServerEvent:
+def _server_event(event: dict[str, object]) -> pb.RealtimeServerEvent:
     return pb.RealtimeServerEvent(type=str(event["type"]), event_json=json.dumps(event))
 
 
 class DecisionService(smg_pb2_grpc.DecisionServiceServicer):
-    """Each question has its first answer, as sure as can be."""
+    """Chooses the first answer to each question, with certainty."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -138,7 +140,7 @@ class DecisionService(smg_pb2_grpc.DecisionServiceServicer):
             request,
             self._core.model,
             checks.missing("input", request.input or request.parts),
-            FieldViolation("parts", "cannot go with input")
+            FieldViolation("parts", "cannot be combined with input")
             if request.input and request.parts
             else None,
             checks.missing("questions", request.questions),
@@ -155,12 +157,12 @@ def _answer(question: pb.DecisionQuestion, at: str) -> pb.DecisionAnswer:
         case "predicate":
             answer.probability = 1.0
         case "choice":
-            _need(question.choice.options, f"{at}.choice.options")
+            _require(question.choice.options, f"{at}.choice.options")
             answer.choice, answer.confidence = question.choice.options[0].value, 1.0
             for number, option in enumerate(question.choice.options):
                 answer.probabilities.add(value=option.value, probability=float(number == 0))
         case "score":
-            _need(question.score.levels, f"{at}.score.levels")
+            _require(question.score.levels, f"{at}.score.levels")
             answer.score = 0.0
             for number, level in enumerate(question.score.levels):
                 likely = float(number == 0)
@@ -170,7 +172,7 @@ def _answer(question: pb.DecisionQuestion, at: str) -> pb.DecisionAnswer:
     return answer
 
 
-def _need(options: Sequence[pb.DecisionOption], at: str) -> None:
+def _require(options: Sequence[pb.DecisionOption], at: str) -> None:
     if not options:
         raise invalid(FieldViolation(at, "is required"))
 
@@ -183,14 +185,14 @@ class EngineService(smg_pb2_grpc.EngineServiceServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.ServerInfo:
         name = self._core.model.name
-        told = json.dumps({"served_model_name": name, "version": __version__})
-        reply = pb.ServerInfo(model=name, version=__version__, json=told)
+        info = json.dumps({"served_model_name": name, "version": __version__})
+        reply = pb.ServerInfo(model=name, version=__version__, json=info)
         return await self._core.plain("GetServerInfo", request, context, lambda _: reply)
 
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.ModelInfo:
         name = self._core.model.name
-        told = json.dumps({"model_path": name, "is_generation": True})
-        reply = pb.ModelInfo(model_path=name, is_generation=True, json=told)
+        info = json.dumps({"model_path": name, "is_generation": True})
+        reply = pb.ModelInfo(model_path=name, is_generation=True, json=info)
         return await self._core.plain("GetModelInfo", request, context, lambda _: reply)
 
     async def CheckGeneration(

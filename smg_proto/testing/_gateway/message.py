@@ -7,7 +7,7 @@ from smg_proto import smg_pb2_grpc
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.streams import collect
 from smg_proto.testing._gateway import checks
-from smg_proto.testing._gateway import conversation as talk
+from smg_proto.testing._gateway import conversation as conversations
 from smg_proto.testing._gateway.core import PARSER, Call, Context, Core, matched_stop
 from smg_proto.testing._gateway.output import Kind, Part, Splitter
 from smg_proto.testing._scripting import Answer
@@ -16,12 +16,12 @@ from smg_proto.testing._scripting import Answer
 class MessageService(smg_pb2_grpc.MessageServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._reader = talk.Reader(core.media & {"image"}, detail=False)
+        self._reader = conversations.Reader(core.media & {"image"}, detail=False)
 
     async def CreateMessage(
         self, request: pb.CreateMessageRequest, context: Context
     ) -> pb.MessageResponse:
-        return await self._core.whole(
+        return await self._core.unary(
             "CreateMessage", request, context, self._events, lambda e: collect(e)
         )
 
@@ -46,14 +46,14 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
         conversation = self._conversation(request)
         prompt = conversation.prompt(self._core)
         self._core.check_length(prompt, "turns")
-        opening, whole = conversation.output(call.answer)
-        sampling = checks.sampling(request, opening=opening, whole=whole)
+        prefix, replacement = conversation.output(call.answer)
+        sampling = checks.sampling(request, prefix=prefix, replacement=replacement)
         yield pb.MessageEvent(start=pb.MessageResponse(id=call.request_id, model=request.model))
         splitter = Splitter(reasoning=conversation.thinks, calls=conversation.may_call)
         blocks = _Blocks(prompt, only_one=not conversation.parallel)
         answer = call.answer or Answer()
         for found in answer.opaque:
-            for event in blocks.whole(pb.MessageBlock(opaque=found)):
+            for event in blocks.complete(pb.MessageBlock(opaque=found)):
                 yield event
         count = reasoning = 0
         reason, matched = "", None
@@ -78,7 +78,7 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
                 id=call.request_id,
                 model=request.model,
                 finish_reason=reason,
-                usage=talk.usage(len(prompt), count, reasoning),
+                usage=conversations.usage(len(prompt), count, reasoning),
                 matched_stop=matched_stop(matched),
                 pipeline=call.report(parser=PARSER),
             )
@@ -86,7 +86,7 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
 
     def _conversation(
         self, request: pb.CreateMessageRequest, *, counting: bool = False
-    ) -> talk.Conversation:
+    ) -> conversations.Conversation:
         checks.check(
             request,
             self._core.model,
@@ -98,42 +98,42 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
             else None,
             FieldViolation("top_k", "must be at least 1") if request.top_k == -1 else None,
         )
-        said = [
+        messages = [
             item
             for index, turn in enumerate(request.turns)
-            for item in self._said(turn, f"turns[{index}]")
+            for item in self._messages(turn, f"turns[{index}]")
         ]
         if request.system:
-            said.insert(0, (pb.ROLE_SYSTEM, request.system))
-        return talk.Conversation(
-            said=said,
-            tools=talk.functions(request.tools),
+            messages.insert(0, (pb.ROLE_SYSTEM, request.system))
+        return conversations.Conversation(
+            messages=messages,
+            tools=conversations.functions(request.tools),
             choice=request.tool_choice,
             parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
             effort=request.reasoning_effort,
         )
 
-    def _said(self, turn: pb.Turn, at: str) -> Iterator[tuple[pb.Role.ValueType, str]]:
-        """A turn as messages of the prompt: results of tools come before what else is said."""
+    def _messages(self, turn: pb.Turn, at: str) -> Iterator[tuple[pb.Role.ValueType, str]]:
+        """A turn as messages of the prompt. Tool results come before other content."""
         if turn.role not in (pb.ROLE_USER, pb.ROLE_ASSISTANT):
             raise invalid(FieldViolation(f"{at}.role", "must be ROLE_USER or ROLE_ASSISTANT"))
-        ours = turn.role == pb.ROLE_ASSISTANT
+        from_assistant = turn.role == pb.ROLE_ASSISTANT
         text = ""
         for index, block in enumerate(turn.blocks):
             where = f"{at}.blocks[{index}]"
             match block.WhichOneof("block"):
                 case "text":
                     text += block.text
-                case "tool_call" if ours:
-                    text += talk.text_of_call(block.tool_call, f"{where}.tool_call")
-                case "reasoning" if ours:
-                    pass  # of earlier turns: left out of the prompt
+                case "tool_call" if from_assistant:
+                    text += conversations.text_of_call(block.tool_call, f"{where}.tool_call")
+                case "reasoning" if from_assistant:
+                    pass  # the prompt omits reasoning of earlier turns
                 case "opaque":
-                    pass  # kept by the client, of no meaning to the model
-                case "tool_result" if not ours:
+                    pass  # the model ignores it
+                case "tool_result" if not from_assistant:
                     result = block.tool_result
                     yield pb.ROLE_TOOL, self._reader.text_of_result(result, f"{where}.tool_result")
-                case "image" if not ours:
+                case "image" if not from_assistant:
                     text += self._reader.text_of_media("image", block.image, f"{where}.image")
                 case None:
                     raise invalid(FieldViolation(where, "is empty"))
@@ -144,7 +144,7 @@ class MessageService(smg_pb2_grpc.MessageServiceServicer):
 
 
 class _Blocks:
-    """Parts of the output as events of blocks."""
+    """Turns parts of the output into events of blocks."""
 
     def __init__(self, prompt: list[int], *, only_one: bool) -> None:
         self._prompt = prompt
@@ -164,12 +164,12 @@ class _Blocks:
             case "call":
                 if self.calls and self._only_one:
                     return
-                ident = talk.call_id("toolu", self._prompt, 0, self.calls)
+                ident = conversations.call_id("toolu", self._prompt, 0, self.calls)
                 self.calls += 1
-                yield from self.close()  # each call is a block of its own
+                yield from self.close()  # each call has its own block
                 call = pb.ToolCall(id=ident, name=part.name)
                 yield from self._open("call", pb.MessageBlock(tool_call=call))
-                for text in talk.pieces(part.text):
+                for text in conversations.pieces(part.text):
                     yield self._delta(pb.MessageDelta(arguments=text))
 
     def _open(self, kind: Kind, block: pb.MessageBlock) -> Iterator[pb.MessageEvent]:
@@ -178,14 +178,14 @@ class _Blocks:
             self._kind, self._index = kind, self._index + 1
             yield pb.MessageEvent(block_start=pb.BlockStart(index=self._index, block=block))
 
-    def whole(self, block: pb.MessageBlock) -> Iterator[pb.MessageEvent]:
-        """A block that is there at once."""
+    def complete(self, block: pb.MessageBlock) -> Iterator[pb.MessageEvent]:
+        """A block without deltas."""
         self._index += 1
         yield pb.MessageEvent(block_start=pb.BlockStart(index=self._index, block=block))
         yield pb.MessageEvent(block_end=pb.BlockEnd(index=self._index))
 
     def close(self) -> Iterator[pb.MessageEvent]:
-        """The end of the block that is open, if one is."""
+        """The end of the open block, if any."""
         if self._kind is not None:
             self._kind = None
             yield pb.MessageEvent(block_end=pb.BlockEnd(index=self._index))

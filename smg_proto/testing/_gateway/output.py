@@ -1,7 +1,7 @@
-"""Taking a model's output apart: thinking, tool calls and the rest, as it comes in.
+"""Incremental parsing of the model's output into text, reasoning and tool calls.
 
-The syntax is the built-in model's own: <think>...</think>, and <tool_call> around a JSON object
-with name and arguments (what the parsers "qwen3" and "qwen" of the gateway read).
+The syntax is <think>...</think>, and <tool_call> around a JSON object with name and arguments, as
+in the gateway's parsers "qwen3" and "qwen".
 """
 
 import json
@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-_THINK, _THOUGHT = "<think>", "</think>"
-_CALL, _CALLED = "<tool_call>", "</tool_call>"
+_THINK, _THINK_END = "<think>", "</think>"
+_CALL, _CALL_END = "<tool_call>", "</tool_call>"
 
 Kind = Literal["text", "refusal", "reasoning", "call"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of text, refusal or reasoning, or one whole tool call (its arguments as `text`)."""
+    """A piece of text, refusal or reasoning, or a complete tool call with its arguments as
+    `text`."""
 
     kind: Kind
     text: str
@@ -25,14 +26,14 @@ class Part:
 
 
 class Splitter:
-    """Feed it text, get parts; then `finish` for what is held back."""
+    """Parses text into parts. `finish` returns what `feed` held back."""
 
     def __init__(self, *, reasoning: bool, calls: bool, refuses: bool = False) -> None:
         self._plain: Kind = "refusal" if refuses else "text"
         self._opening = [tag for tag, on in ((_THINK, reasoning), (_CALL, calls)) if on]
-        self._inside = ""  # the tag that was opened last and is not closed
+        self._inside = ""  # the open tag
         self._buffer = ""
-        self._fresh = False  # nothing but line breaks since the last tag
+        self._after_tag = False  # only line breaks since the last tag
 
     def feed(self, text: str) -> list[Part]:
         self._buffer += text
@@ -43,20 +44,20 @@ class Splitter:
 
     def _split(self, *, final: bool) -> Iterator[Part]:
         while True:
-            closing = {_THINK: [_THOUGHT], _CALL: [_CALLED]}.get(self._inside, self._opening)
+            closing = {_THINK: [_THINK_END], _CALL: [_CALL_END]}.get(self._inside, self._opening)
             found = [(at, tag) for tag in closing if (at := self._buffer.find(tag)) >= 0]
             if not found:
                 break
             at, tag = min(found)
             before, self._buffer = self._buffer[:at], self._buffer[at + len(tag) :]
-            if tag == _CALLED:
+            if tag == _CALL_END:
                 yield _call(before)
             else:
                 yield from self._text(before.rstrip("\n"))
             self._inside = tag if tag in self._opening else ""
-            self._fresh = True
+            self._after_tag = True
         if self._inside == _CALL:
-            if final and self._buffer:  # cut off: shown as it is
+            if final and self._buffer:  # cut off, so it is text
                 yield Part("text", _CALL + self._buffer)
                 self._buffer = ""
             return
@@ -66,14 +67,14 @@ class Splitter:
         yield from self._text(ready.rstrip("\n") if final and self._inside else ready)
 
     def _text(self, text: str) -> Iterator[Part]:
-        if self._fresh:
+        if self._after_tag:
             text = text.lstrip("\n")
         if text:
-            self._fresh = False
+            self._after_tag = False
             yield Part("reasoning" if self._inside == _THINK else self._plain, text)
 
     def _held(self, tags: list[str]) -> int:
-        """How much of the buffer's end may be the beginning of a tag, line breaks before it too."""
+        """The length of a possible start of a tag at the end, with the line breaks before it."""
         starts = (tag[:length] for tag in tags for length in range(len(tag) - 1, 0, -1))
         held = max((len(start) for start in starts if self._buffer.endswith(start)), default=0)
         rest = self._buffer[: len(self._buffer) - held]
@@ -81,14 +82,14 @@ class Splitter:
 
 
 def _call(body: str) -> Part:
-    """A tool call out of what stood between its tags; broken ones stay text."""
+    """The tool call between two tags, or text if it is invalid."""
     try:
         read = json.loads(body)
         name, arguments = read["name"], read.get("arguments", {})
     except (ValueError, TypeError, KeyError, AttributeError):
         name, arguments = None, None
     if not isinstance(name, str) or not isinstance(arguments, dict):
-        return Part("text", _CALL + body + _CALLED)
+        return Part("text", _CALL + body + _CALL_END)
     compact = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     return Part("call", compact, name)
 

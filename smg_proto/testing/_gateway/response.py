@@ -1,4 +1,4 @@
-"""smg.v1.ResponseService: responses are kept in memory until they are deleted."""
+"""smg.v1.ResponseService. Responses are stored in memory until they are deleted."""
 
 import asyncio
 import uuid
@@ -13,20 +13,20 @@ from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, SmgError, invalid
 from smg_proto.streams import collect
 from smg_proto.testing._gateway import checks
-from smg_proto.testing._gateway import conversation as talk
+from smg_proto.testing._gateway import conversation as conversations
+from smg_proto.testing._gateway.conversation_service import find, keep
 from smg_proto.testing._gateway.core import (
+    AbortOnError,
     Call,
     Context,
     Core,
-    Failing,
-    Kept,
+    StoredConversation,
+    combine,
     injected,
     not_found,
     set_now,
-    whole,
 )
-from smg_proto.testing._gateway.items import OutputItems, is_of_mcp, said_in, user_message
-from smg_proto.testing._gateway.kept import find, keep
+from smg_proto.testing._gateway.items import OutputItems, is_of_mcp, prompt_messages, user_message
 from smg_proto.testing._gateway.output import Splitter
 from smg_proto.testing._scripting import Answer, Injected, interrupted
 
@@ -41,21 +41,21 @@ _FINAL = (
 
 @dataclass
 class _Stored:
-    """A response with what it was made from."""
+    """A response and its input."""
 
     response: pb.Response
     input: list[pb.ResponseItem]
-    history: list[pb.ResponseItem]  # of the responses, or the conversation, that it goes on from
-    kept: Kept | None = None
+    history: list[pb.ResponseItem]  # of the conversation or the responses that it continues
+    conversation: StoredConversation | None = None
     job: _Job | None = None
     events: list[pb.ResponseEvent] = field(default_factory=list[pb.ResponseEvent])
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
     error: SmgError | None = None
 
-    def tell(self) -> None:
-        """Wake those who watch."""
-        self.news.set()
-        self.news = asyncio.Event()
+    def notify(self) -> None:
+        """Wake up WatchResponse calls."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def fail(self, error: SmgError) -> None:
         self.response.status = pb.RESPONSE_STATUS_FAILED
@@ -66,7 +66,7 @@ class _Stored:
 class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._reader = talk.Reader(core.media & {"image"})
+        self._reader = conversations.Reader(core.media & {"image"})
         self._stored: dict[tuple[str, str], _Stored] = {}
         self._keys: dict[tuple[str, str], _Stored] = {}
 
@@ -74,21 +74,21 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         self, request: pb.CreateResponseRequest, context: Context
     ) -> pb.Response:
         call = await self._core.begin("CreateResponse", request, context)
-        async with Failing(context):
-            if again := self._begun(request, call):
-                return _copy(again)
+        async with AbortOnError(context):
+            if first := self._first(request, call):
+                return _copy(first)
             stored = self._new(request, call)
             if request.background:
                 self._start(request, call, stored)
                 return _copy(stored)
             with self._core.counted():
-                return whole([event async for event in self._run(request, call, stored)], collect)
+                return combine([event async for event in self._run(request, call, stored)], collect)
 
     async def StreamResponse(
         self, request: pb.CreateResponseRequest, context: Context
     ) -> AsyncIterator[pb.ResponseEvent]:
         call = await self._core.begin("StreamResponse", request, context)
-        async with Failing(context):
+        async with AbortOnError(context):
             stored = self._new(request, call)
             if request.background:
                 queue = self._start(request, call, stored)
@@ -105,17 +105,17 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         def answer(call: Call) -> pb.Response:
             return _copy(self._find(call.tenant, request.id))
 
-        return await self._core.plain_of("GetResponse", request, context, answer)
+        return await self._core.plain_with_call("GetResponse", request, context, answer)
 
     async def WatchResponse(
         self, request: pb.WatchResponseRequest, context: Context
     ) -> AsyncIterator[pb.ResponseEvent]:
         call = await self._core.begin("WatchResponse", request, context)
-        async with Failing(context):
+        async with AbortOnError(context):
             stored = self._find(call.tenant, request.id)
             sent = request.starting_after + 1 if request.HasField("starting_after") else 0
             while True:
-                news = stored.news
+                changed = stored.changed
                 for event in stored.events[sent:]:
                     yield event
                 sent = max(sent, len(stored.events))
@@ -123,7 +123,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                     raise stored.error
                 if stored.response.status in _FINAL:
                     break
-                await news.wait()
+                await changed.wait()
             if stored.response.status == pb.RESPONSE_STATUS_CANCELLED:
                 yield pb.ResponseEvent(end=_without_output(stored.response))
 
@@ -140,10 +140,10 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                 )
             stored.response.status = pb.RESPONSE_STATUS_CANCELLED
             stored.job.cancel()
-            stored.tell()
+            stored.notify()
             return _copy(stored)
 
-        return await self._core.plain_of("CancelResponse", request, context, answer)
+        return await self._core.plain_with_call("CancelResponse", request, context, answer)
 
     async def DeleteResponse(
         self, request: pb.DeleteResponseRequest, context: Context
@@ -155,7 +155,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             del self._stored[call.tenant, request.id]
             return pb.DeleteResponseResponse()
 
-        return await self._core.plain_of("DeleteResponse", request, context, answer)
+        return await self._core.plain_with_call("DeleteResponse", request, context, answer)
 
     async def ListResponseInputItems(
         self, request: pb.ListResponseInputItemsRequest, context: Context
@@ -165,10 +165,10 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             entries, following = page(items, request.page_size, request.page_token)
             return pb.ListResponseInputItemsResponse(items=entries, next_page_token=following)
 
-        return await self._core.plain_of("ListResponseInputItems", request, context, answer)
+        return await self._core.plain_with_call("ListResponseInputItems", request, context, answer)
 
-    def _begun(self, request: pb.CreateResponseRequest, call: Call) -> _Stored | None:
-        """What the tenant's first request with this key has led to."""
+    def _first(self, request: pb.CreateResponseRequest, call: Call) -> _Stored | None:
+        """The response to the tenant's first request with this key."""
         key = request.idempotency_key
         return self._keys.get((call.tenant, key)) if key else None
 
@@ -180,18 +180,18 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         return self._stored[tenant, ident]
 
     def _new(self, request: pb.CreateResponseRequest, call: Call) -> _Stored:
-        """Check a request and make its response, not begun."""
-        mine = request.items or [user_message(request.input)]
+        """Check a request and create its response, without starting it."""
+        items = request.items or [user_message(request.input)]
         name = "items" if request.items else "input"
         form = request.output_format.WhichOneof("format")
         checks.check(
             request,
             self._core.model,
             checks.missing(name, request.items or request.input),
-            FieldViolation("items", "cannot go with input")
+            FieldViolation("items", "cannot be combined with input")
             if request.items and request.input
             else None,
-            FieldViolation(f"output_format.{form}", "is not for this route")
+            FieldViolation(f"output_format.{form}", "is not supported by this route")
             if form in ("regex", "grammar")
             else None,
         )
@@ -200,12 +200,12 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             before = self._find(call.tenant, request.previous_response_id)
             history = [*before.history, *before.input, *before.response.output]
             if any(map(is_of_mcp, history)):
-                what = "has items of MCP, and cannot be continued"
+                what = "has MCP items and cannot be continued"
                 raise invalid(FieldViolation("previous_response_id", what))
-        kept: Kept | None = None
+        conversation: StoredConversation | None = None
         if request.conversation_id:
-            kept = find(self._core, call.tenant, request.conversation_id, "conversation_id")
-            history = list(kept.items)
+            conversation = find(self._core, call.tenant, request.conversation_id, "conversation_id")
+            history = list(conversation.items)
         response = pb.Response(
             id=f"resp_{uuid.uuid4().hex}",
             model=request.model,
@@ -216,8 +216,8 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             background=request.background,
         )
         set_now(response.create_time)
-        stored = _Stored(response, list(mine), history, kept)
-        self._conversation(request, stored)  # what is wrong with the items is said at once
+        stored = _Stored(response, list(items), history, conversation)
+        self._conversation(request, stored)  # raises if an item is invalid
         if not request.HasField("store") or request.store:
             self._stored[call.tenant, response.id] = stored
         if request.idempotency_key:
@@ -226,17 +226,17 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
 
     def _conversation(
         self, request: pb.CreateResponseRequest, stored: _Stored
-    ) -> talk.Conversation:
+    ) -> conversations.Conversation:
         reader = self._reader
         known = [item for item in stored.history if not is_of_mcp(item)]
-        said = [pair for item in known for pair in said_in(item, "history", reader)]
+        messages = [pair for item in known for pair in prompt_messages(item, "history", reader)]
         for index, item in enumerate(stored.input):
-            said += said_in(item, f"items[{index}]", reader)
+            messages += prompt_messages(item, f"items[{index}]", reader)
         if request.instructions:
-            said.insert(0, (pb.ROLE_SYSTEM, request.instructions))
-        return talk.Conversation(
-            said=said,
-            tools=talk.functions(request.tools),
+            messages.insert(0, (pb.ROLE_SYSTEM, request.instructions))
+        return conversations.Conversation(
+            messages=messages,
+            tools=conversations.functions(request.tools),
             mcp=[tool.mcp for tool in request.tools if tool.HasField("mcp")],
             choice=request.tool_choice,
             parallel=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
@@ -247,7 +247,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     def _start(
         self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
     ) -> "asyncio.Queue[pb.ResponseEvent | SmgError | None]":
-        """Work on in the background; the events, closed by None."""
+        """Run in the background. The queue has the events, and None at the end."""
         queue: asyncio.Queue[pb.ResponseEvent | SmgError | None] = asyncio.Queue()
 
         async def work() -> None:
@@ -268,12 +268,12 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
     async def _run(
         self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
     ) -> AsyncGenerator[pb.ResponseEvent, None]:
-        """The events, numbered; whatever happens, the stored response tells it."""
+        """The events, numbered. The stored response records the outcome."""
         try:
             async for event in interrupted(self._events(request, call, stored), call.fault):
                 event.sequence_number = len(stored.events)
                 stored.events.append(event)
-                stored.tell()
+                stored.notify()
                 yield event
         except Injected as error:
             failure = injected(error.fault)
@@ -288,7 +288,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
                 stored.response.status = pb.RESPONSE_STATUS_CANCELLED
             raise
         finally:
-            stored.tell()
+            stored.notify()
 
     async def _events(
         self, request: pb.CreateResponseRequest, call: Call, stored: _Stored
@@ -296,8 +296,8 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         conversation = self._conversation(request, stored)
         prompt = conversation.prompt(self._core)
         self._core.check_length(prompt, "items" if request.items else "input")
-        opening, whole = conversation.output(call.answer)
-        sampling = checks.sampling(request, opening=opening, whole=whole)
+        prefix, replacement = conversation.output(call.answer)
+        sampling = checks.sampling(request, prefix=prefix, replacement=replacement)
         response = stored.response
         response.status = pb.RESPONSE_STATUS_IN_PROGRESS
         yield pb.ResponseEvent(start=_without_output(response))
@@ -309,7 +309,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
             prompt,
             only_one=not conversation.parallel,
             runs=conversation.runs(call.answer),
-            most=request.max_tool_calls if request.HasField("max_tool_calls") else None,
+            max_runs=request.max_tool_calls if request.HasField("max_tool_calls") else None,
         )
         for server in conversation.mcp:
             for event in items.tools_of(server):
@@ -335,10 +335,10 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
         response.status = pb.RESPONSE_STATUS_INCOMPLETE if cut else pb.RESPONSE_STATUS_COMPLETED
         called = any(item.HasField("tool_call") and not is_of_mcp(item) for item in response.output)
         response.finish_reason = "length" if cut else "tool_calls" if called else "stop"
-        response.usage.CopyFrom(talk.usage(len(prompt), count, reasoning))
+        response.usage.CopyFrom(conversations.usage(len(prompt), count, reasoning))
         set_now(response.complete_time)
-        if stored.kept is not None:
-            keep(stored.kept, [*stored.input, *response.output])
+        if stored.conversation is not None:
+            keep(stored.conversation, [*stored.input, *response.output])
         end = _without_output(response)
         end.pipeline.CopyFrom(call.report())
         end.pipeline.ClearField("worker_url")
@@ -346,7 +346,7 @@ class ResponseService(smg_pb2_grpc.ResponseServiceServicer):
 
 
 def _copy(stored: _Stored) -> pb.Response:
-    """The response as it is now: it goes on changing while the reply is sent."""
+    """A copy of the response, which may change while the reply is sent."""
     copy = pb.Response()
     copy.CopyFrom(stored.response)
     return copy

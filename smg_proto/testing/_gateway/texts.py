@@ -1,4 +1,4 @@
-"""smg.v1.EmbeddingService, TokenizerService and ParserService: what is said of a text."""
+"""smg.v1.EmbeddingService, TokenizerService and ParserService."""
 
 import math
 import uuid
@@ -19,12 +19,12 @@ from smg_proto.testing._model import EMBEDDING_SIZE
 _REASONING_PARSER = "qwen3"
 _TOOL_PARSER = "qwen"
 _MAX_DIMENSIONS = 4096
-# Each class is what lies close to its word.
+# A text's class is the word that it is closest to.
 _CLASSES = ("gateway", "worker", "client")
 
 
 class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
-    """Vectors of the built-in model; classes and ranks follow from how close vectors are."""
+    """Embeddings of the built-in model. Classes and ranks follow from the closeness of vectors."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -88,10 +88,10 @@ class EmbeddingService(smg_pb2_grpc.EmbeddingServiceServicer):
         )
         scores = [self._closeness(request.query, document.text) for document in request.documents]
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        most = request.top_n if request.HasField("top_n") else len(order)
+        count = request.top_n if request.HasField("top_n") else len(order)
         return pb.RerankResponse(
             model=request.model,
-            results=[pb.RerankResult(index=n, score=scores[n]) for n in order[:most]],
+            results=[pb.RerankResult(index=n, score=scores[n]) for n in order[:count]],
             pipeline=_report(),
         )
 
@@ -124,7 +124,7 @@ def _report() -> pb.PipelineReport:
 
 
 class TokenizerService(smg_pb2_grpc.TokenizerServiceServicer):
-    """The built-in model's tokenizer, and a list of others in memory that are only names."""
+    """The built-in model's tokenizer, and a list in memory of others, which have only names."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -172,7 +172,7 @@ class TokenizerService(smg_pb2_grpc.TokenizerServiceServicer):
             if any(found.name == request.name for found in self._tokenizers.values()):
                 raise SmgError(
                     grpc.StatusCode.ALREADY_EXISTS,
-                    "a tokenizer with this name is there",
+                    "a tokenizer with this name exists",
                     reason="TOKENIZER_ALREADY_EXISTS",
                 )
             made = pb.Tokenizer(id=str(uuid.uuid4()), name=request.name, source=request.source)
@@ -230,11 +230,11 @@ class TokenizerService(smg_pb2_grpc.TokenizerServiceServicer):
         if found:
             raise invalid(*found)
         if model != self._core.model.name:
-            raise not_found("TOKENIZER_NOT_FOUND", "there is no tokenizer for this model")
+            raise not_found("TOKENIZER_NOT_FOUND", "this model has no tokenizer")
 
 
 class ParserService(smg_pb2_grpc.ParserServiceServicer):
-    """The two parsers that there are: "qwen3" for reasoning, "qwen" for tool calls."""
+    """The two supported parsers: "qwen3" for reasoning, "qwen" for tool calls."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -275,4 +275,4 @@ def _check_parser(name: str, known: str) -> None:
     if not name:
         raise invalid(FieldViolation("parser", "is required"))
     if name != known:
-        raise not_found("PARSER_NOT_FOUND", f"there is no such parser; there is {known!r}")
+        raise not_found("PARSER_NOT_FOUND", f"unknown parser; use {known!r}")

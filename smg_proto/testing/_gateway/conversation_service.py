@@ -1,4 +1,4 @@
-"""smg.v1.ConversationService: conversations are kept in memory until they are deleted."""
+"""smg.v1.ConversationService. Conversations are stored in memory until they are deleted."""
 
 import uuid
 from collections.abc import Callable, Iterable
@@ -11,8 +11,15 @@ from smg_proto import smg_pb2_grpc
 from smg_proto._serving.paging import page
 from smg_proto.errors import FieldViolation, invalid
 from smg_proto.testing._gateway.conversation import Reader
-from smg_proto.testing._gateway.core import Call, Context, Core, Kept, not_found, set_now
-from smg_proto.testing._gateway.items import said_in
+from smg_proto.testing._gateway.core import (
+    Call,
+    Context,
+    Core,
+    StoredConversation,
+    not_found,
+    set_now,
+)
+from smg_proto.testing._gateway.items import prompt_messages
 
 _Reply = TypeVar("_Reply", bound=Message)
 _PREFIXES = {"message": "msg", "reasoning": "rs", "tool_call": "fc", "tool_result": "fco"}
@@ -27,27 +34,29 @@ class ConversationService(smg_pb2_grpc.ConversationServiceServicer):
         self, request: pb.CreateConversationRequest, context: Context
     ) -> pb.Conversation:
         def answer(call: Call) -> pb.Conversation:
-            made = pb.Conversation(id=f"conv_{uuid.uuid4().hex}", metadata=request.metadata)
-            set_now(made.create_time)
-            kept = Kept(made)
-            self._add(kept, request.items)
-            self._core.conversations[call.tenant, made.id] = kept
-            return made
+            conversation = pb.Conversation(id=f"conv_{uuid.uuid4().hex}", metadata=request.metadata)
+            set_now(conversation.create_time)
+            stored = StoredConversation(conversation)
+            self._add(stored, request.items)
+            self._core.conversations[call.tenant, conversation.id] = stored
+            return conversation
 
-        return await self._core.plain_of("CreateConversation", request, context, answer)
+        return await self._core.plain_with_call("CreateConversation", request, context, answer)
 
     async def GetConversation(
         self, request: pb.GetConversationRequest, context: Context
     ) -> pb.Conversation:
-        return await self._of("GetConversation", request, context, lambda kept: kept.conversation)
+        return await self._of(
+            "GetConversation", request, context, lambda stored: stored.conversation
+        )
 
     async def UpdateConversation(
         self, request: pb.UpdateConversationRequest, context: Context
     ) -> pb.Conversation:
-        def answer(kept: Kept) -> pb.Conversation:
-            kept.conversation.metadata.clear()
-            kept.conversation.metadata.update(request.metadata)
-            return kept.conversation
+        def answer(stored: StoredConversation) -> pb.Conversation:
+            stored.conversation.metadata.clear()
+            stored.conversation.metadata.update(request.metadata)
+            return stored.conversation
 
         return await self._of("UpdateConversation", request, context, answer)
 
@@ -59,13 +68,13 @@ class ConversationService(smg_pb2_grpc.ConversationServiceServicer):
             del self._core.conversations[call.tenant, request.id]
             return pb.DeleteConversationResponse()
 
-        return await self._core.plain_of("DeleteConversation", request, context, answer)
+        return await self._core.plain_with_call("DeleteConversation", request, context, answer)
 
     async def ListConversationItems(
         self, request: pb.ListConversationItemsRequest, context: Context
     ) -> pb.ListConversationItemsResponse:
-        def answer(kept: Kept) -> pb.ListConversationItemsResponse:
-            items = kept.items[::-1] if request.newest_first else kept.items
+        def answer(stored: StoredConversation) -> pb.ListConversationItemsResponse:
+            items = stored.items[::-1] if request.newest_first else stored.items
             entries, following = page(items, request.page_size, request.page_token)
             return pb.ListConversationItemsResponse(items=entries, next_page_token=following)
 
@@ -74,48 +83,54 @@ class ConversationService(smg_pb2_grpc.ConversationServiceServicer):
     async def CreateConversationItems(
         self, request: pb.CreateConversationItemsRequest, context: Context
     ) -> pb.CreateConversationItemsResponse:
-        def answer(kept: Kept) -> pb.CreateConversationItemsResponse:
+        def answer(stored: StoredConversation) -> pb.CreateConversationItemsResponse:
             if not request.items:
                 raise invalid(FieldViolation("items", "is required"))
-            return pb.CreateConversationItemsResponse(items=self._add(kept, request.items))
+            return pb.CreateConversationItemsResponse(items=self._add(stored, request.items))
 
         return await self._of("CreateConversationItems", request, context, answer)
 
     async def GetConversationItem(
         self, request: pb.GetConversationItemRequest, context: Context
     ) -> pb.ResponseItem:
-        def answer(kept: Kept) -> pb.ResponseItem:
-            return _item(kept, request.item_id)
+        def answer(stored: StoredConversation) -> pb.ResponseItem:
+            return _item(stored, request.item_id)
 
         return await self._of("GetConversationItem", request, context, answer)
 
     async def DeleteConversationItem(
         self, request: pb.DeleteConversationItemRequest, context: Context
     ) -> pb.Conversation:
-        def answer(kept: Kept) -> pb.Conversation:
-            kept.items.remove(_item(kept, request.item_id))
-            return kept.conversation
+        def answer(stored: StoredConversation) -> pb.Conversation:
+            stored.items.remove(_item(stored, request.item_id))
+            return stored.conversation
 
         return await self._of("DeleteConversationItem", request, context, answer)
 
-    def _add(self, kept: Kept, items: Iterable[pb.ResponseItem]) -> list[pb.ResponseItem]:
+    def _add(
+        self, stored: StoredConversation, items: Iterable[pb.ResponseItem]
+    ) -> list[pb.ResponseItem]:
         for index, item in enumerate(items):
-            said_in(item, f"items[{index}]", self._reader)  # what is wrong with it
-        return keep(kept, items)
+            prompt_messages(item, f"items[{index}]", self._reader)  # raises if it is invalid
+        return keep(stored, items)
 
     async def _of(
-        self, rpc: str, request: Message, context: Context, answer: Callable[[Kept], _Reply]
+        self,
+        rpc: str,
+        request: Message,
+        context: Context,
+        answer: Callable[[StoredConversation], _Reply],
     ) -> _Reply:
-        """An RPC on a conversation that is there."""
+        """An RPC on an existing conversation."""
 
         def found(call: Call) -> _Reply:
             ident: str = getattr(request, "id")  # noqa: B009
             return answer(find(self._core, call.tenant, ident))
 
-        return await self._core.plain_of(rpc, request, context, found)
+        return await self._core.plain_with_call(rpc, request, context, found)
 
 
-def find(core: Core, tenant: str, ident: str, field: str = "id") -> Kept:
+def find(core: Core, tenant: str, ident: str, field: str = "id") -> StoredConversation:
     if not ident:
         raise invalid(FieldViolation(field, "is required"))
     if (tenant, ident) not in core.conversations:
@@ -123,8 +138,8 @@ def find(core: Core, tenant: str, ident: str, field: str = "id") -> Kept:
     return core.conversations[tenant, ident]
 
 
-def keep(kept: Kept, items: Iterable[pb.ResponseItem]) -> list[pb.ResponseItem]:
-    """Copies with ids, at the end of a conversation."""
+def keep(stored: StoredConversation, items: Iterable[pb.ResponseItem]) -> list[pb.ResponseItem]:
+    """Append copies of items, with ids, to a conversation."""
     added: list[pb.ResponseItem] = []
     for item in items:
         copy = pb.ResponseItem(status=pb.ITEM_STATUS_COMPLETED)
@@ -132,14 +147,14 @@ def keep(kept: Kept, items: Iterable[pb.ResponseItem]) -> list[pb.ResponseItem]:
         prefix = _PREFIXES.get(item.WhichOneof("item") or "", "item")
         copy.id = copy.id or f"{prefix}_{uuid.uuid4().hex}"
         added.append(copy)
-    kept.items.extend(added)
+    stored.items.extend(added)
     return added
 
 
-def _item(kept: Kept, ident: str) -> pb.ResponseItem:
+def _item(stored: StoredConversation, ident: str) -> pb.ResponseItem:
     if not ident:
         raise invalid(FieldViolation("item_id", "is required"))
-    for item in kept.items:
+    for item in stored.items:
         if item.id == ident:
             return item
     raise not_found("CONVERSATION_NOT_FOUND", "no item of the conversation has this id")
