@@ -31,9 +31,6 @@ class Vocabulary:
     """Ids of added tokens, special or not."""
     decoder: dict[str, Any] | None
 
-    def decode_with(self) -> "WordDecoder":
-        return WordDecoder(self)
-
     def dump(self) -> bytes | None:
         """The form for the cache, or None if this vocabulary does not have one."""
         size = max(self.words, default=-1) + 1

@@ -24,7 +24,7 @@ from vllm_kit import Both, text_of
 from smg_proto import common_pb2
 from smg_proto._tokens import bundle as tokens_bundle
 from smg_proto._tokens.bundle import BundleBuilder
-from smg_proto._tokens.vocabulary import Vocabulary
+from smg_proto._tokens.vocabulary import Vocabulary, WordDecoder
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import (
     AsyncVLLMGrpcClient,
@@ -289,11 +289,11 @@ def test_words_that_are_read_piece_by_piece_join_as_the_library_joins_them(
     size = library.get_vocab_size()
     ids = data.draw(st.lists(st.integers(0, size + 3), max_size=40))
     expected = library.decode(ids, skip_special_tokens=skip)
-    assert vocabulary.decode_with().decode(ids, skip) == expected
+    assert WordDecoder(vocabulary).decode(ids, skip) == expected
     dumped = vocabulary.dump()
     if dumped is not None:
         again = Vocabulary.load(dumped)
-        assert again is not None and again.decode_with().decode(ids, skip) == expected
+        assert again is not None and WordDecoder(again).decode(ids, skip) == expected
 
 
 def test_vocabularies_of_all_forms_are_read() -> None:
@@ -310,7 +310,7 @@ def test_vocabularies_of_all_forms_are_read() -> None:
                 vocabulary = Vocabulary.parse(form)
                 assert vocabulary is not None
                 for ids in ([1, 2, 3], [0, 1], [4], []):
-                    assert vocabulary.decode_with().decode(ids, True) == library.decode(ids)
+                    assert WordDecoder(vocabulary).decode(ids, True) == library.decode(ids)
     for other in ("", "{}", "[]", '{"model": {"vocab": {"a": "b"}}}', '{"model": {"vocab": [1]}}'):
         assert Vocabulary.parse(other) is None
 
