@@ -45,7 +45,7 @@ def _head(*cells: str) -> list[Sequence[str]]:
 
 
 def _servers(known: Table, protos: Protos) -> Iterable[Sequence[str]]:
-    yield from _head("server", "how it is started", "port", "contract", "modules", "who calls it")
+    yield from _head("server", "how to start it", "port", "contract", "modules", "who calls it")
     for server in known["servers"]:
         package = server["contract"]
         yield (
@@ -80,6 +80,6 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
 
 
 def _watched(known: Table) -> Iterable[Sequence[str]]:
-    yield from _head("contract", "where it is", "why it is not here")
+    yield from _head("contract", "where it is", "why it is not mirrored")
     for contract in known["watched"]:
         yield f"`{contract['contract']}`", contract["who"], contract["why"]

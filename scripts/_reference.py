@@ -107,10 +107,10 @@ class Pages:
             )
         lines += [
             "",
-            "Presence: *optional* tells unset from zero; without a word, zero and unset are the",
-            "same; *repeated* and *map* are empty when unset. `HTTP:` says what a service, an RPC",
-            "or a field of `smg.v1` is called in the gateway's HTTP API, a field only where its",
-            "name differs.",
+            "Presence: *optional* distinguishes unset from zero; without a word, zero and unset",
+            "are the same; *repeated* and *map* are empty when unset. `HTTP:` is the name of a",
+            "service, an RPC or a field of `smg.v1` in the gateway's HTTP API; a field has it only",
+            "if its name differs there.",
         ]
         return "\n".join(lines) + "\n"
 

@@ -56,10 +56,19 @@ TESTS = {
     "smg_proto/_connect.py": ["tests/helpers/test_connect.py"],
     "smg_proto/build.py": ["tests/helpers/test_build.py"],
     "smg_proto/streams.py": ["tests/helpers/test_streams.py"],
-    "smg_proto/cli/_check.py": ["tests/compat/test_check.py"],
-    "smg_proto/cli/_demo.py": ["tests/testing/test_demo.py"],
-    "smg_proto/cli/_diff.py": ["tests/compat/test_load.py", "tests/compat/test_edits.py"],
-    "smg_proto/cli/_serve.py": ["tests/frontdoor/test_serve.py"],
+    "smg_proto/cli/_check.py": [
+        "tests/compat/test_check.py",
+        "tests/compat/test_check_hostile.py",
+        "tests/cli/test_options.py",
+    ],
+    "smg_proto/cli/_demo.py": ["tests/testing/test_demo.py", "tests/cli/test_options.py"],
+    "smg_proto/cli/_diff.py": [
+        "tests/compat/test_load.py",
+        "tests/compat/test_edits.py",
+        "tests/compat/test_repository.py",
+        "tests/cli/test_options.py",
+    ],
+    "smg_proto/cli/_serve.py": ["tests/frontdoor/test_serve.py", "tests/cli/test_options.py"],
 }
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq,

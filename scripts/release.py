@@ -9,14 +9,16 @@
 The checks: a clean tree, a new version, a changelog that mentions every changed symbol, a version
 step that is large enough for the change, and comments with the right release for new symbols. Then
 it writes the version, the changelog's heading, the freeze and the golden vectors, runs the tests,
-builds sdist and wheel twice from the staged tree, compares them, commits, tags with the checksums,
-and sets the next development version. If anything fails, it restores the tree.
+builds sdist, wheel and bill of materials (CycloneDX) twice from the staged tree, compares them,
+commits, tags with the checksums, and sets the next development version. If anything fails, it
+restores the tree.
 Exit status: 0 success, 1 check failed, 2 usage error.
 """
 
 import argparse
 import datetime
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -31,6 +33,8 @@ ROOT = _venv.ROOT
 DIST = ROOT / "dist"
 INIT = ROOT / "smg_proto" / "__init__.py"
 CHANGELOG = ROOT / "CHANGELOG.md"
+UV = [str(_venv.PYTHON), "-m", "uv"]
+CYCLONEDX = "cyclonedx-bom==7.5.0"
 
 
 class Refused(Exception):
@@ -105,14 +109,32 @@ def write_release(version: str) -> None:
         Frozen.here().write(version, contract(files), files, Path(made))
 
 
+def bill_of_materials(wheel: Path, version: str, source: Path, environment: Path) -> str:
+    """What a base install of the wheel consists of, at the versions of the tree's constraints."""
+    run(*UV, "venv", "-q", environment)
+    pins = source / "scripts" / "constraints.txt"
+    run(*UV, "pip", "install", "-q", "--python", environment, "--constraints", pins, wheel)
+    cyclonedx = [*UV, "tool", "run", "-q", "--from", CYCLONEDX, "cyclonedx-py", "environment"]
+    options = ["--output-reproducible", "--mc-type", "library", "--pyproject"]
+    about = source / "pyproject.toml"
+    bill = json.loads(run(*cyclonedx, *options, about, environment, capture=True))
+    package = bill["metadata"]["component"]
+    package |= {"version": version, "purl": f"pkg:pypi/{package['name']}@{version}"}
+    return json.dumps(bill, indent=2) + "\n"
+
+
 def build(out: Path, tree: str) -> str:
-    """Build sdist and wheel of a git tree. Returns the content of SHA256SUMS."""
+    """Build sdist, wheel and bill of materials of a git tree. Returns the content of SHA256SUMS."""
     with tempfile.TemporaryDirectory() as scratch:
         archive, source = Path(scratch, "tree.tar"), Path(scratch, "source")
         git("archive", f"--output={archive}", tree)
         shutil.unpack_archive(archive, source)
-        run(_venv.PYTHON, "-m", "uv", "build", "-q", "--out-dir", out, source)
-    files = sorted([*out.glob("*.whl"), *out.glob("*.tar.gz")])
+        run(*UV, "build", "-q", "--out-dir", out, source)
+        (wheel,) = out.glob("*.whl")
+        name, version, *_ = wheel.name.split("-")
+        bill = bill_of_materials(wheel, version, source, Path(scratch, "environment"))
+        (out / f"{name}-{version}.cdx.json").write_text(bill, encoding="utf-8")
+    files = sorted(file for file in out.iterdir() if file.name.startswith(f"{name}-{version}"))
     return "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files)
 
 

@@ -6,7 +6,7 @@ from smg_proto import sglang_runtime_pb2 as sglang_dot_runtime_dot_v1_dot_sglang
 
 
 class SglangServiceStub(object):
-    """One SGLang engine. Cancelling a call, or its deadline, ends the request in the engine.
+    """One SGLang engine. Cancelling a call, or exceeding its deadline, ends the request in the engine.
     Observed in SGLang 0.5.23: a cancelled stream sends an abort to the engine.
     """
 
@@ -149,69 +149,68 @@ class SglangServiceStub(object):
 
 
 class SglangServiceServicer(object):
-    """One SGLang engine. Cancelling a call, or its deadline, ends the request in the engine.
+    """One SGLang engine. Cancelling a call, or exceeding its deadline, ends the request in the engine.
     Observed in SGLang 0.5.23: a cancelled stream sends an abort to the engine.
     """
 
     def TextGenerate(self, request, context):
-        """Generates text for a text prompt, always as a stream; TextGenerateResponse tells how to read
-        it.
+        """Continues a text prompt with text. The reply is always a stream; see TextGenerateResponse.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Generates token ids for token ids, always as a stream; GenerateResponse tells how to read it.
+        """Continues token ids with token ids. The reply is always a stream; see GenerateResponse.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TextEmbed(self, request, context):
-        """Computes the embedding of a text. For a model that embeds.
+        """Computes the embedding of a text. Requires an embedding model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Computes the embedding of token ids. For a model that embeds.
+        """Computes the embedding of token ids. Requires an embedding model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Classify(self, request, context):
-        """Computes the scores of a classification or reward model.
+        """Returns the scores of a classification or reward model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Turns text into token ids.
+        """Converts text to token ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Detokenize(self, request, context):
-        """Turns token ids into text.
+        """Converts token ids to text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HealthCheck(self, request, context):
-        """Tells whether the engine lives. Returns OK in either case; read `healthy`.
+        """Reports whether the engine is alive. The status is OK in either case; check `healthy`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEngineState(self, request, context):
-        """Sends the state of the engine at once, and again at each change, until the call ends.
+        """Sends the state of the engine immediately, and again after each change, until the call ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,7 +238,7 @@ class SglangServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLoad(self, request, context):
-        """Reports the current load of each data-parallel rank.
+        """Returns the current load of each data-parallel rank.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,15 +246,16 @@ class SglangServiceServicer(object):
 
     def Abort(self, request, context):
         """Ends requests from outside their calls. The owner of a call should cancel it instead. Observed
-        in SGLang 0.5.23: the stream of such a request ends with CANCELLED and "Request aborted: RID",
-        without a last message.
+        in SGLang 0.5.23: the stream of an aborted request ends with CANCELLED and "Request aborted:
+        RID", without a last message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FlushCache(self, request, context):
-        """Empties the prefix cache. A refusal is OK with `success` false.
+        """Empties the prefix cache. If the engine rejects the flush, the status is OK with `success`
+        false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -276,16 +276,16 @@ class SglangServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ChatComplete(self, request, context):
-        """OpenAI's chat completions. Always a stream: for a body without "stream": true, of one message
-        with the whole reply.
+        """OpenAI's chat completions. The reply is always a stream: if the body does not have "stream":
+        true, one message with the whole reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Complete(self, request, context):
-        """OpenAI's completions. Always a stream: for a body without "stream": true, of one message with
-        the whole reply.
+        """OpenAI's completions. The reply is always a stream: if the body does not have "stream": true,
+        one message with the whole reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -306,7 +306,7 @@ class SglangServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Scores of given tokens after a prompt, in the JSON of SGLang's HTTP API.
+        """Scores given tokens after a prompt, in the JSON of SGLang's HTTP API.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -327,14 +327,15 @@ class SglangServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StopProfile(self, request, context):
-        """Stops the profiler and writes what it recorded.
+        """Stops the profiler and writes its traces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWeightsFromDisk(self, request, context):
-        """Loads new weights of the same architecture. A refusal is OK with `success` false.
+        """Loads new weights of the same architecture. If the engine rejects them, the status is OK with
+        `success` false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -481,7 +482,7 @@ def add_SglangServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SglangService(object):
-    """One SGLang engine. Cancelling a call, or its deadline, ends the request in the engine.
+    """One SGLang engine. Cancelling a call, or exceeding its deadline, ends the request in the engine.
     Observed in SGLang 0.5.23: a cancelled stream sends an abort to the engine.
     """
 

@@ -6,8 +6,8 @@ from smg_proto import vllm_inference_pb2 as vllm_dot_inference__pb2
 
 
 class InferenceStub(object):
-    """Text generation. Cancelling a call, or its deadline, ends the request in the engine.
-    Observed in vllm-rs 0.33.0: both RPCs send an abort to the engine when the call ends early.
+    """Text generation. Cancelling a call, or exceeding its deadline, ends the request in the engine.
+    Observed in vllm-rs 0.33.0: both RPCs send an abort to the engine if the call ends early.
     """
 
     def __init__(self, channel):
@@ -29,21 +29,21 @@ class InferenceStub(object):
 
 
 class InferenceServicer(object):
-    """Text generation. Cancelling a call, or its deadline, ends the request in the engine.
-    Observed in vllm-rs 0.33.0: both RPCs send an abort to the engine when the call ends early.
+    """Text generation. Cancelling a call, or exceeding its deadline, ends the request in the engine.
+    Observed in vllm-rs 0.33.0: both RPCs send an abort to the engine if the call ends early.
     """
 
     def Generate(self, request, context):
-        """Generates one sequence and returns it whole.
+        """Generates one sequence and returns it when it is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """Generates one sequence and returns it in pieces. Text and token ids of a message are new;
-        append them. Observed in vllm-rs 0.33.0: the first message has prompt_info alone, the last has
-        outputs.finish_info.
+        """Generates one sequence and returns it as it grows. Each message has only new text and token
+        ids: append them. Observed in vllm-rs 0.33.0: the first message has only prompt_info, and the
+        last one has outputs.finish_info.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,8 +70,8 @@ def add_InferenceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Inference(object):
-    """Text generation. Cancelling a call, or its deadline, ends the request in the engine.
-    Observed in vllm-rs 0.33.0: both RPCs send an abort to the engine when the call ends early.
+    """Text generation. Cancelling a call, or exceeding its deadline, ends the request in the engine.
+    Observed in vllm-rs 0.33.0: both RPCs send an abort to the engine if the call ends early.
     """
 
     @staticmethod

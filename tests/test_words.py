@@ -48,6 +48,7 @@ CONTRACTS = {
     r"(?<!there\s)is no(?! (?:longer|more|penalty))": "is not a",
     r"most (?:tokens|items|requests|inputs|workers|models)": "maximum number of",
     r"not asked for": "not requested",
+    r"not said": "unknown, not reported",
     r"[01] or more": "at least",
     r"refus(?:e|es|ed)": "rejects",
     r"told": "given, reported",

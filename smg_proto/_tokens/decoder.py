@@ -1,4 +1,4 @@
-"""Token ids to text and back, with whatever tokenizer there is."""
+"""Encodes text to token ids and decodes them, with a tokenizer of any library."""
 
 import tempfile
 import threading
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _INSTALL: Final = "pip install 'smg-grpc-proto[client,decode]'"
-# Files beside tokenizer.json that say how a chat is written down and which tokens end a text.
-_SETTINGS: Final = (
+# Files beside tokenizer.json with the chat template, special tokens and end tokens.
+_SETTINGS: Final[tuple[str, ...]] = (
     "tokenizer_config.json",
     "generation_config.json",
     "config.json",
@@ -30,7 +30,7 @@ _SETTINGS: Final = (
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer: tokenizers' Tokenizer and transformers' classes have it."""
+    """The methods that a tokenizer needs; those of tokenizers and transformers have them."""
 
     def encode(self, sequence: Any, /, *, add_special_tokens: bool = True) -> Any: ...
 
@@ -38,40 +38,40 @@ class Tokenizer(Protocol):
 
 
 class TokenDecoder:
-    """A tokenizer for both directions, whatever library it comes from."""
+    """Encodes and decodes with a tokenizer of any library."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._load: Callable[[], Tokenizer] = lambda: tokenizer
         self._words: WordDecoder | None = None
         self._added: Collection[int] = _added_tokens(tokenizer)
         self.settings: Mapping[str, bytes] = {}
-        """Files that came with the tokenizer, such as its chat template, by name."""
+        """The tokenizer's other files by name, such as its chat template."""
 
     @classmethod
     def from_model_path(cls, path: str | Path) -> "Self":
-        """From a directory with tokenizer.json, or from anything that transformers can load."""
+        """From a directory with tokenizer.json, or any other that transformers can load."""
         file = Path(path) / "tokenizer.json"
         if not file.is_file():
             return cls.from_transformers(path)
-        there = (Path(path) / name for name in _SETTINGS)
-        settings = {one.name: one.read_bytes() for one in there if one.is_file()}
+        files = (Path(path) / name for name in _SETTINGS)
+        settings = {one.name: one.read_bytes() for one in files if one.is_file()}
         return cls._from_json(file.read_bytes(), settings)
 
     @classmethod
     def from_transformers(cls, path: str | Path) -> "Self":
-        """Through transformers' AutoTokenizer, which can also download."""
+        """With transformers' AutoTokenizer, which can also download."""
         try:
             transformers: Any = import_module("transformers")
         except ImportError:
             raise ImportError(
-                f"there is no tokenizer.json in {path}, and other forms need transformers: "
+                f"{path} does not have a tokenizer.json, and other tokenizers need transformers: "
                 "pip install transformers"
             ) from None
         return cls(transformers.AutoTokenizer.from_pretrained(str(path)))
 
     @classmethod
     def from_bundle(cls, bundle: Any) -> "Self":
-        """From the files that a server sends. Whoever asks for the same files gets the same one."""
+        """From the files of a server. The same files give the same object."""
         with _LOADING:
             decoder = _LOADED.get((cls, bundle.sha256))
             if not isinstance(decoder, cls):
@@ -86,15 +86,14 @@ class TokenDecoder:
                 return cls.from_model_path(bundle.extract(folder))
         cache = cache_folder(bundle.sha256)
         keep(cache, "bundle.zip", bundle.data)
-        settings: dict[str, bytes] = {}
-        settings.update((name, bundle.files[name]) for name in _SETTINGS if name in bundle.files)
+        settings = {name: bundle.files[name] for name in _SETTINGS if name in bundle.files}
         return cls._from_json(content, settings, cache)
 
     @classmethod
     def _from_json(
         cls, content: bytes, settings: Mapping[str, bytes], folder: Path | None = None
     ) -> "Self":
-        """From a tokenizer.json, which the library reads only if something is to be encoded."""
+        """From a tokenizer.json, which the library reads only before it first encodes."""
         library = _library()
 
         def load() -> Tokenizer:
@@ -116,38 +115,38 @@ class TokenDecoder:
         if vocabulary is None:
             self._added = _added_tokens(self.tokenizer)
         else:
-            self._words, self._added = vocabulary.decode_with(), vocabulary.added
+            self._words, self._added = WordDecoder(vocabulary), vocabulary.added
         return self
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The library's tokenizer. Loading a large one takes a second or two."""
+        """The library's tokenizer. Loading a large one takes one or two seconds."""
         with _LOADING:
             return self._load()
 
     @property
     def end_token_ids(self) -> Collection[int]:
-        """Tokens that may end a text: those that the model's files name, and all markers."""
+        """Tokens that can end a text: the end tokens in the model's files, and all added tokens."""
         return self._ends
 
-    @cached_property
+    @cached_property  # which is not a property for protocols
     def _ends(self) -> Collection[int]:
         ends = set(self._added)
         for name in ("config.json", "generation_config.json"):
-            told: Any = (json_object(_text(self.settings.get(name))) or {}).get("eos_token_id")
-            ends.update(one for one in sequence(told) or (told,) if type(one) is int)
+            found: Any = json_settings(self.settings, name).get("eos_token_id")
+            ends.update(one for one in sequence(found) or (found,) if type(one) is int)
         return frozenset(ends)
 
     @cached_property
     def _letter(self) -> list[int]:
-        """A token with plain text, which can stand before others."""
+        """A token of plain text, to put in front of others."""
         for token in range(1000):
             if self.decode([token]).strip().isalnum():
                 return [token]
         return []
 
     def context(self, prompt: str) -> Sequence[int]:
-        """Tokens that stand for the end of a prompt: a text that has begun already."""
+        """Tokens that represent the end of a prompt, so that a text continues, not begins."""
         return self._letter if prompt else ()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -162,11 +161,11 @@ class TokenDecoder:
     def incremental(
         self, skip_special_tokens: bool = True, before: Sequence[int] = ()
     ) -> IncrementalDecoder:
-        """A decoder for one choice of a stream; `before` are the last tokens of the prompt."""
+        """A decoder for one choice of a stream. before: the last tokens of the prompt."""
         return IncrementalDecoder(self, skip_special_tokens, before)
 
 
-_LOADING: Final = threading.RLock()  # so that two who want the same tokenizer load it once
+_LOADING: Final = threading.RLock()  # so that threads load the same tokenizer only once
 _LOADED: Final = WeakValueDictionary[tuple[type, str], TokenDecoder]()  # by the bundle's hash
 
 
@@ -179,11 +178,12 @@ def _library() -> Any:
 
 
 def _added_tokens(tokenizer: Any) -> Collection[int]:
-    """The markers of a tokenizer that is loaded already, of either library."""
+    """The added tokens of a loaded tokenizer of tokenizers or transformers."""
     found = getattr(tokenizer, "get_added_tokens_decoder", None)
     by_id = found() if callable(found) else getattr(tokenizer, "added_tokens_decoder", None)
     return frozenset(mapping(by_id) or ())
 
 
-def _text(content: bytes | None) -> str:
-    return (content or b"").decode(errors="replace")
+def json_settings(settings: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """The JSON object in a file of TokenDecoder.settings; empty if there is none."""
+    return json_object(settings.get(name, b"").decode(errors="replace")) or {}

@@ -1,38 +1,38 @@
-"""The text of one choice: decoded as its tokens come, and cut where vLLM's own text is cut."""
+"""The text of one choice: decoded as its tokens arrive, and cut where vLLM cuts it."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-_HOLE: Final = "\ufffd"  # what a decoder puts where bytes of a character are missing
-_WINDOW: Final = 12  # tokens that are decoded together; more make each decoding dearer
-_STEP: Final = 16  # the most tokens that are taken in at once
-_PATIENCE: Final = 64  # tokens after which a hole is no longer looked at: no character has so many
+_INCOMPLETE: Final = "\ufffd"  # what decoders return for a character with missing bytes
+_WINDOW: Final = 12  # tokens that are decoded together; each more costs time
+_MAX_STEP: Final = 16  # tokens
+_MAX_OPEN: Final = 64  # tokens; no character has more, so it will not be completed
 
 
 class Decodes(Protocol):
-    """What turns token ids into text."""
+    """Decodes token ids to text."""
 
     @property
     def end_token_ids(self) -> Collection[int]:
-        """Tokens that may end a choice without having been asked for."""
+        """Tokens that can end a choice in addition to those of the request."""
         ...
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
     def context(self, prompt: str) -> Sequence[int]:
-        """Tokens that stand for the end of a prompt."""
+        """Tokens that represent the end of a prompt."""
         ...
 
 
 class IncrementalDecoder:
-    """Text for tokens that come one by one; joined, it is the text of all of them together.
+    """Decodes tokens as they arrive. The pieces join to the text of all tokens.
 
-    A token alone has no text: characters span tokens, and blanks depend on what stands before.
-    So the last few tokens are decoded together, and what grew is the new text. While it ends in a
-    hole, which the next token may fill, nothing after the last whole token is given out.
+    Characters span tokens, and whitespace depends on the tokens before. Therefore the last few
+    tokens are decoded together, and what the text has grown by is new. While the text ends in an
+    incomplete character, nothing after the last complete token is returned.
     """
 
-    __slots__ = ("_decoder", "_given", "_held", "_open", "_skip", "_window")
+    __slots__ = ("_decoder", "_held", "_open", "_returned", "_skip", "_window")
 
     def __init__(
         self, decoder: Decodes, skip_special_tokens: bool = True, before: Sequence[int] = ()
@@ -40,87 +40,87 @@ class IncrementalDecoder:
         self._decoder = decoder
         self._skip = skip_special_tokens
         self._window = list(before)
-        self._given = len(decoder.decode(self._window, skip_special_tokens)) if before else 0
-        self._held = ""  # text before the window that has not been given out
-        self._open = 0  # tokens since the text last ended without a hole
+        self._returned = len(decoder.decode(self._window, skip_special_tokens)) if before else 0
+        self._held = ""  # text before the window that has not been returned
+        self._open = 0  # tokens since the last complete character
 
     def feed(self, ids: Sequence[int]) -> str:
         """The text that these tokens add."""
-        if len(ids) > _STEP:
-            steps = range(0, len(ids), _STEP)
-            return "".join(self.feed(ids[start : start + _STEP]) for start in steps)
+        if len(ids) > _MAX_STEP:
+            steps = range(0, len(ids), _MAX_STEP)
+            return "".join(self.feed(ids[start : start + _MAX_STEP]) for start in steps)
         if not ids:
             return ""
         self._window.extend(ids)
         text = self._decoder.decode(self._window, self._skip)
-        if not text.endswith(_HOLE):
+        if not text.endswith(_INCOMPLETE):
             return self._take(text, 0)
         self._open += len(ids)
-        new = self._before_the_hole(len(ids))
-        if self._open > _PATIENCE:
+        new = self._complete_part(len(ids))
+        if self._open > _MAX_OPEN:
             self._open = 1
-            self._held += text[self._given :]
+            self._held += text[self._returned :]
             self._window = self._window[-_WINDOW // 2 :]
-            self._given = len(self._decoder.decode(self._window, self._skip))
+            self._returned = len(self._decoder.decode(self._window, self._skip))
         return new
 
     def flush(self) -> str:
-        """What is held back at the end: a character that was never completed. vLLM drops it."""
-        rest = self._give(self._decoder.decode(self._window, self._skip)) if self._open else ""
+        """The incomplete character at the end, if there is one. vLLM drops it."""
+        rest = self._new(self._decoder.decode(self._window, self._skip)) if self._open else ""
         self._open = 0
         return rest
 
-    def _give(self, text: str) -> str:
-        new, self._held = self._held + text[self._given :], ""
-        self._given = max(self._given, len(text))
+    def _new(self, text: str) -> str:
+        new, self._held = self._held + text[self._returned :], ""
+        self._returned = max(self._returned, len(text))
         return new
 
-    def _before_the_hole(self, new: int) -> str:
-        """The text up to the last of the new tokens that ends with a whole character."""
+    def _complete_part(self, new: int) -> str:
+        """The text up to the last of the new tokens that ends with a complete character."""
         for back in range(1, new):
             text = self._decoder.decode(self._window[:-back], self._skip)
-            if not text.endswith(_HOLE):
+            if not text.endswith(_INCOMPLETE):
                 return self._take(text, back)
         return ""
 
     def _take(self, text: str, after: int) -> str:
-        """Give out the text of the window without its last tokens, `after` of them.
+        """The new part of `text`, which is the text of the window without its last `after` tokens.
 
-        Then drop old tokens, if those that remain give the same end of the text without them."""
+        Then drops old tokens, if the text of the remaining ones ends in the same way."""
         self._open = after
-        new = self._give(text)
-        whole = len(self._window) - after
-        if whole > _WINDOW:
-            remain = self._window[whole - _WINDOW // 2 : whole]
-            end = self._decoder.decode(remain, self._skip)
+        new = self._new(text)
+        complete = len(self._window) - after
+        if complete > _WINDOW:
+            kept = self._window[complete - _WINDOW // 2 : complete]
+            end = self._decoder.decode(kept, self._skip)
             if end and text.endswith(end):
-                self._window, self._given = remain + self._window[whole:], len(end)
+                self._window, self._returned = kept + self._window[complete:], len(end)
         return new
 
 
 class TextPlan(NamedTuple):
-    """How the tokens of a request are to become text."""
+    """How to decode the tokens of a request."""
 
     skip_special_tokens: bool = True
     stop: Sequence[str] = ()
     stop_token_ids: Collection[int] = ()
     keep_stop: bool = False
     before: Sequence[int] | str = ()
-    """The end of the prompt: whether a blank belongs at the beginning."""
+    """The end of the prompt, which affects whitespace at the beginning of the text."""
     by_token: bool = False
-    """Whether a stop string may stand in the text that did not count, because of min_tokens: then
-    only the step in which each came tells them apart."""
+    """Whether to decode tokens one by one, because min_tokens can make stop strings in the text
+    ineffective, and only the token that completes each shows which."""
 
     def new(self, decoder: Decodes) -> "ChoiceText":
         return ChoiceText(self, decoder)
 
 
 class ChoiceText:
-    """What may still turn out to belong to a stop is held back until the server decides.
+    """Decodes one choice, and holds back text that may belong to a stop until the server decides.
 
-    The server sends the tokens of the stop too, and only its last message says that they were one:
-    a stop string does not count before `min_tokens`, for example. Like vLLM it leaves out the last
-    token of a choice that ended by a token, and half of a character at the end.
+    The server sends the tokens of the stop too, and only its last message says that they were one;
+    a stop string before `min_tokens` has no effect, for example. Like vLLM, this omits the last
+    token of a choice that ended by a token, and an incomplete character at the end.
     """
 
     __slots__ = ("_decoder", "_ends", "_held", "_held_token", "_plan", "length")
@@ -133,10 +133,10 @@ class ChoiceText:
         self._held = ""
         self._held_token: int | None = None
         self.length: int = 0
-        """Characters given out or held back so far."""
+        """Characters returned or held back so far."""
 
     def feed(self, ids: Sequence[int], *, hold: bool = False) -> str:
-        """The text that these tokens add and that is certain. hold: the last of them is an end."""
+        """The text that these tokens certainly add. hold: the last token ends the choice."""
         if not ids:
             return ""
         plan = self._plan
@@ -151,7 +151,7 @@ class ChoiceText:
         return self._add(ids)
 
     def release(self) -> str:
-        """The text of a token that was held back and, as another one follows, ended nothing."""
+        """The text of a token that was held back but did not end the choice."""
         if self._held_token is None:
             return ""
         token, self._held_token = self._held_token, None
@@ -169,7 +169,7 @@ class ChoiceText:
         return text[:start]
 
     def finish(self, reason: str, stopped_by: int | str | None) -> str:
-        """What was held back, less the stop."""
+        """The text that was held back, without the stop."""
         rest = ""
         if self._held_token is not None and not drops_last(reason, stopped_by):
             rest = self._add([self._held_token])
@@ -182,7 +182,7 @@ class ChoiceText:
 
 
 class ServedText:
-    """Text that the server has decoded, as it came with the last message."""
+    """Text from the server."""
 
     __slots__ = ("next",)
 
@@ -198,14 +198,14 @@ class ServedText:
 
 
 def drops_last(reason: str, stopped_by: int | str | None) -> bool:
-    """Whether a token ended the choice, and not a string: vLLM leaves its text out."""
+    """Whether a token ended the choice, rather than a string: vLLM omits its text."""
     return reason == "stop" and not isinstance(stopped_by, str)
 
 
 def _begin(text: str, searched: int, stop: str) -> int:
-    """Where a stop string begins in `text`, whole or cut off by its end.
+    """The start of a stop string in `text`, which may be cut off by the end of the text.
 
-    A whole one counts only if it ends after `searched`: the server has gone on after the others.
+    A complete one must end after `searched`, since the server continued after earlier ones.
     """
     found = text.find(stop, max(searched - len(stop) + 1, 0))
     if found >= 0:
@@ -216,24 +216,24 @@ def _begin(text: str, searched: int, stop: str) -> int:
     return len(text)
 
 
-class ByHand:
-    """How the tokens of one request become text when its caller decodes them: where each choice
-    stands, for each decoder. Results carry it along; copies share it, pickles leave it behind."""
+class CallerDecoding:
+    """The state of each choice of a request whose caller decodes the tokens, for each decoder.
+    Results refer to it. Copies share it; pickles do not include it."""
 
     __slots__ = ("_choices", "_plans", "states")
 
     def __init__(self, plans: Sequence[TextPlan], choices: int) -> None:
         self._plans = plans
-        self._choices = choices  # of each plan
+        self._choices = choices  # per plan
         self.states: dict[tuple[Decodes, int], ChoiceText] = {}
 
     def plan(self, index: int) -> TextPlan:
         return self._plans[index // self._choices]
 
-    def __copy__(self) -> "ByHand":
+    def __copy__(self) -> "CallerDecoding":
         return self
 
-    def __deepcopy__(self, memo: object) -> "ByHand":
+    def __deepcopy__(self, memo: object) -> "CallerDecoding":
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,7 +7,12 @@ from smg_proto.cli._installed import Installed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("package", nargs="?", help="list this package, with messages and enums")
+    parser.add_argument(
+        "package",
+        nargs="?",
+        metavar="PACKAGE",
+        help="list this package, with messages and enums",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

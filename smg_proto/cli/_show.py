@@ -14,6 +14,7 @@ INDENT = "  "
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
+        metavar="NAME",
         help="vllm.grpc.engine.GenerateRequest, or just GenerateRequest; VllmEngine/Generate; "
         "or a package, to print all of it",
     )

@@ -27,23 +27,23 @@ class _ErrorCode:
 class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_CODE_UNSPECIFIED: _ErrorCode.ValueType  # 0
-    """Not said."""
+    """Unknown."""
     ERROR_CODE_INVALID_ARGUMENT: _ErrorCode.ValueType  # 1
-    """The request has a value that is not allowed."""
+    """A value in the request is not allowed."""
     ERROR_CODE_UNSUPPORTED_FEATURE: _ErrorCode.ValueType  # 2
-    """The request asks for something that the engine does not support."""
+    """The request needs a feature that the engine does not support."""
     ERROR_CODE_ROLE_MISMATCH: _ErrorCode.ValueType  # 3
-    """The request does not fit the engine's role, for example decoding on a prefill engine."""
+    """The request does not fit the role of the engine, for example decoding on a prefill engine."""
     ERROR_CODE_MODEL_NOT_FOUND: _ErrorCode.ValueType  # 4
     """The model is not served."""
     ERROR_CODE_OVERLOADED: _ErrorCode.ValueType  # 5
-    """The engine has too much to do."""
+    """The engine is overloaded."""
     ERROR_CODE_REQUEST_NOT_FOUND: _ErrorCode.ValueType  # 6
     """No request has this id."""
     ERROR_CODE_DUPLICATE_REQUEST: _ErrorCode.ValueType  # 7
     """A request in flight has the same id."""
     ERROR_CODE_KV_SESSION_NOT_FOUND: _ErrorCode.ValueType  # 8
-    """The KV session does not exist, or no longer."""
+    """The KV session does not exist, or no longer exists."""
     ERROR_CODE_KV_TRANSFER_FAILED: _ErrorCode.ValueType  # 9
     """The KV cache could not be transferred."""
     ERROR_CODE_CANCELLED: _ErrorCode.ValueType  # 10
@@ -55,23 +55,23 @@ class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong."""
 
 ERROR_CODE_UNSPECIFIED: ErrorCode.ValueType  # 0
-"""Not said."""
+"""Unknown."""
 ERROR_CODE_INVALID_ARGUMENT: ErrorCode.ValueType  # 1
-"""The request has a value that is not allowed."""
+"""A value in the request is not allowed."""
 ERROR_CODE_UNSUPPORTED_FEATURE: ErrorCode.ValueType  # 2
-"""The request asks for something that the engine does not support."""
+"""The request needs a feature that the engine does not support."""
 ERROR_CODE_ROLE_MISMATCH: ErrorCode.ValueType  # 3
-"""The request does not fit the engine's role, for example decoding on a prefill engine."""
+"""The request does not fit the role of the engine, for example decoding on a prefill engine."""
 ERROR_CODE_MODEL_NOT_FOUND: ErrorCode.ValueType  # 4
 """The model is not served."""
 ERROR_CODE_OVERLOADED: ErrorCode.ValueType  # 5
-"""The engine has too much to do."""
+"""The engine is overloaded."""
 ERROR_CODE_REQUEST_NOT_FOUND: ErrorCode.ValueType  # 6
 """No request has this id."""
 ERROR_CODE_DUPLICATE_REQUEST: ErrorCode.ValueType  # 7
 """A request in flight has the same id."""
 ERROR_CODE_KV_SESSION_NOT_FOUND: ErrorCode.ValueType  # 8
-"""The KV session does not exist, or no longer."""
+"""The KV session does not exist, or no longer exists."""
 ERROR_CODE_KV_TRANSFER_FAILED: ErrorCode.ValueType  # 9
 """The KV cache could not be transferred."""
 ERROR_CODE_CANCELLED: ErrorCode.ValueType  # 10
@@ -82,8 +82,8 @@ Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
 class EngineError(_message.Message):
-    """Why a stream that the engine had accepted failed. It is the last message of the stream, whose
-    status is OK. A request that is rejected before that ends with another status and no message.
+    """Why a stream failed after the engine had accepted it. It is the last message of the stream, whose
+    status is OK. A request that is rejected earlier ends with another status and no message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -94,7 +94,7 @@ class EngineError(_message.Message):
     code: Global___ErrorCode.ValueType
     """What went wrong."""
     message: _builtins.str
-    """For people."""
+    """Explanation for people."""
     retryable: _builtins.bool
     """Whether the same request may succeed later."""
     def __init__(

@@ -31,27 +31,27 @@ class _HealthState:
 class _HealthStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     HEALTH_STATE_UNSPECIFIED: _HealthState.ValueType  # 0
-    """Not said."""
+    """Unknown."""
     HEALTH_STATE_STARTING: _HealthState.ValueType  # 1
     """Not ready yet."""
     HEALTH_STATE_READY: _HealthState.ValueType  # 2
     """Ready for requests."""
     HEALTH_STATE_DEGRADED: _HealthState.ValueType  # 3
-    """Ready for requests, with something wrong."""
+    """Ready for requests, but with a problem."""
     HEALTH_STATE_NOT_READY: _HealthState.ValueType  # 4
     """Not ready for requests."""
 
 class HealthState(_HealthState, metaclass=_HealthStateEnumTypeWrapper):
-    """A state of health."""
+    """State of the engine, or the result of one check."""
 
 HEALTH_STATE_UNSPECIFIED: HealthState.ValueType  # 0
-"""Not said."""
+"""Unknown."""
 HEALTH_STATE_STARTING: HealthState.ValueType  # 1
 """Not ready yet."""
 HEALTH_STATE_READY: HealthState.ValueType  # 2
 """Ready for requests."""
 HEALTH_STATE_DEGRADED: HealthState.ValueType  # 3
-"""Ready for requests, with something wrong."""
+"""Ready for requests, but with a problem."""
 HEALTH_STATE_NOT_READY: HealthState.ValueType  # 4
 """Not ready for requests."""
 Global___HealthState: _TypeAlias = HealthState  # noqa: Y015
@@ -63,26 +63,26 @@ class _AbortStatus:
 class _AbortStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AbortStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ABORT_STATUS_UNSPECIFIED: _AbortStatus.ValueType  # 0
-    """Not said."""
+    """Unknown."""
     ABORT_STATUS_ABORTED: _AbortStatus.ValueType  # 1
     """It was ended."""
     ABORT_STATUS_ALREADY_FINISHED: _AbortStatus.ValueType  # 2
-    """It had ended before."""
+    """It had already ended."""
 
 class AbortStatus(_AbortStatus, metaclass=_AbortStatusEnumTypeWrapper):
-    """What became of the target of an abort."""
+    """What happened to the target of an abort."""
 
 ABORT_STATUS_UNSPECIFIED: AbortStatus.ValueType  # 0
-"""Not said."""
+"""Unknown."""
 ABORT_STATUS_ABORTED: AbortStatus.ValueType  # 1
 """It was ended."""
 ABORT_STATUS_ALREADY_FINISHED: AbortStatus.ValueType  # 2
-"""It had ended before."""
+"""It had already ended."""
 Global___AbortStatus: _TypeAlias = AbortStatus  # noqa: Y015
 
 @_typing.final
 class HealthRequest(_message.Message):
-    """What to check."""
+    """The checks to make."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -90,11 +90,11 @@ class HealthRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     include_inference_probe: _builtins.bool
-    """Also run a small inference that fits the engine's role."""
+    """Whether to also run a small inference that fits the engine's role."""
     model: _builtins.str
-    """The model of that inference. Empty: the one that is served."""
+    """Model for that inference. Empty: the model that is served."""
     role: _server_pb2.EngineRole.ValueType
-    """The role that the caller expects. Unspecified: any."""
+    """Role that the caller expects. Unspecified: any."""
     def __init__(
         self,
         *,
@@ -112,17 +112,17 @@ Global___HealthRequest: _TypeAlias = HealthRequest  # noqa: Y015
 
 @_typing.final
 class HealthResponse(_message.Message):
-    """The state of the engine."""
+    """State of the engine."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     state: Global___HealthState.ValueType
-    """The state as a whole."""
+    """Overall state."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthCheck]:
-        """What it is made of."""
+        """The checks that it is based on."""
 
     def __init__(
         self,
@@ -148,11 +148,11 @@ class HealthCheck(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """What was checked: "grpc", "scheduler", "model", "kv_connector", "role", "inference_probe"."""
+    """Name of the check: "grpc", "scheduler", "model", "kv_connector", "role" or "inference_probe"."""
     state: Global___HealthState.ValueType
-    """What came of it."""
+    """Result of the check."""
     message: _builtins.str
-    """For people."""
+    """Explanation for people."""
     def __init__(
         self,
         *,
@@ -170,7 +170,7 @@ Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
 
 @_typing.final
 class AbortRequest(_message.Message):
-    """Which requests to end."""
+    """The requests to end."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,10 +178,10 @@ class AbortRequest(_message.Message):
     KV_SESSION_FIELD_NUMBER: _builtins.int
     ALL_REQUESTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request of this id."""
+    """The request with this id."""
     @_builtins.property
     def kv_session(self) -> _kv_pb2.KvSessionRef:
-        """The request that this KV cache belongs to; the cache is freed."""
+        """The request that this KV cache belongs to. The cache is freed."""
 
     @_builtins.property
     def all_requests(self) -> Global___AllRequests:
@@ -206,7 +206,7 @@ Global___AbortRequest: _TypeAlias = AbortRequest  # noqa: Y015
 
 @_typing.final
 class AllRequests(_message.Message):
-    """Stands for all requests."""
+    """Selects all requests. It has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,16 +223,16 @@ Global___AllRequests: _TypeAlias = AllRequests  # noqa: Y015
 
 @_typing.final
 class AbortResponse(_message.Message):
-    """What came of an abort."""
+    """Result of an abort."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     status: Global___AbortStatus.ValueType
-    """What became of the target."""
+    """What happened to the target."""
     message: _builtins.str
-    """For people."""
+    """Explanation for people."""
     def __init__(
         self,
         *,

@@ -33,9 +33,9 @@ class LoraAdapter(_message.Message):
     lora_id: _builtins.int
     """Number of the adapter."""
     lora_name: _builtins.str
-    """Name under which requests ask for it."""
+    """Name of the adapter for requests."""
     source_path: _builtins.str
-    """Where its weights lie, as the engine sees it."""
+    """Location of its weights, as the engine sees it."""
     def __init__(
         self,
         *,
@@ -53,14 +53,14 @@ Global___LoraAdapter: _TypeAlias = LoraAdapter  # noqa: Y015
 
 @_typing.final
 class LoadLoraRequest(_message.Message):
-    """Which LoRA adapter to load."""
+    """The LoRA adapter to load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def adapter(self) -> Global___LoraAdapter:
-        """Required. The adapter."""
+        """The adapter. Required."""
 
     def __init__(
         self,
@@ -77,17 +77,17 @@ Global___LoadLoraRequest: _TypeAlias = LoadLoraRequest  # noqa: Y015
 
 @_typing.final
 class LoadLoraResponse(_message.Message):
-    """The adapter is loaded."""
+    """The loaded adapter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     ALREADY_LOADED_FIELD_NUMBER: _builtins.int
     already_loaded: _builtins.bool
-    """Whether it had been loaded before the call."""
+    """Whether it was already loaded before the call."""
     @_builtins.property
     def adapter(self) -> Global___LoraAdapter:
-        """The adapter as it was loaded."""
+        """The adapter as loaded."""
 
     def __init__(
         self,
@@ -105,13 +105,13 @@ Global___LoadLoraResponse: _TypeAlias = LoadLoraResponse  # noqa: Y015
 
 @_typing.final
 class UnloadLoraRequest(_message.Message):
-    """Which LoRA adapter to unload."""
+    """The LoRA adapter to unload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LORA_NAME_FIELD_NUMBER: _builtins.int
     lora_name: _builtins.str
-    """Required. Its name."""
+    """Name of the adapter. Required."""
     def __init__(
         self,
         *,
@@ -127,7 +127,7 @@ Global___UnloadLoraRequest: _TypeAlias = UnloadLoraRequest  # noqa: Y015
 
 @_typing.final
 class UnloadLoraResponse(_message.Message):
-    """The adapter was unloaded."""
+    """The unloaded adapter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -151,7 +151,7 @@ Global___UnloadLoraResponse: _TypeAlias = UnloadLoraResponse  # noqa: Y015
 
 @_typing.final
 class ListLorasRequest(_message.Message):
-    """Asks which LoRA adapters are loaded."""
+    """Requests the loaded LoRA adapters. It has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -168,7 +168,7 @@ Global___ListLorasRequest: _TypeAlias = ListLorasRequest  # noqa: Y015
 
 @_typing.final
 class ListLorasResponse(_message.Message):
-    """The LoRA adapters that are loaded."""
+    """The loaded LoRA adapters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -11,7 +11,7 @@ from smg_proto.openengine import server_pb2 as openengine_dot_v1_dot_server__pb2
 
 
 class InferenceStub(object):
-    """Generation.
+    """Text generation.
     """
 
     def __init__(self, channel):
@@ -28,11 +28,11 @@ class InferenceStub(object):
 
 
 class InferenceServicer(object):
-    """Generation.
+    """Text generation.
     """
 
     def Generate(self, request, context):
-        """Generates sequences for one prompt, always as a stream; GenerateResponse tells how to read it.
+        """Generates sequences for one prompt. The reply is always a stream; see GenerateResponse.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -54,7 +54,7 @@ def add_InferenceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Inference(object):
-    """Generation.
+    """Text generation.
     """
 
     @staticmethod
@@ -149,21 +149,21 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Describes a model: its names, its limits and what it can do.
+        """Describes a model: its names, limits and features.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoad(self, request, context):
-        """Reports the current load.
+        """Returns the current load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Reports the state of the engine, by a small inference if requested.
+        """Reports the state of the engine, optionally after a small inference.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,14 +191,14 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListLoras(self, request, context):
-        """Lists the LoRA adapters that are loaded.
+        """Lists the loaded LoRA adapters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKvEventSources(self, request, context):
-        """Tells where KV cache events are published.
+        """Returns where the engine publishes KV cache events.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

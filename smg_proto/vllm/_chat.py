@@ -1,4 +1,4 @@
-"""Chat: from messages to a prompt, and from the tokens of a reply to OpenAI's chat types."""
+"""Chat: makes prompts from messages, and OpenAI's chat types from replies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,28 +8,19 @@ from pydantic import BaseModel
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import json_object, mapping, sequence
-from smg_proto.vllm._completion import Delta, Job, Shape, job, text_plans
-from smg_proto.vllm._config import (
-    Options,
-    flag,
-    text,
-    whole,
-)
+from smg_proto._tokens.decoder import json_settings
+from smg_proto.vllm._completion import Delta, Shape
+from smg_proto.vllm._config import flag, text, whole
 from smg_proto.vllm._errors import VLLMGrpcFailedPreconditionError, VLLMGrpcValidationError
 from smg_proto.vllm._params import CompletionRequest, StructuredOutputs
 from smg_proto.vllm._template import Template, compiled
 from smg_proto.vllm._tokenizer import TokenDecoder
-from smg_proto.vllm._types import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    CompletionLogprobs,
-)
+from smg_proto.vllm._types import ChatCompletion, ChatCompletionChunk, CompletionLogprobs
 
 _SPECIAL: Final = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
     "additional_special_tokens",
 )  # fmt: skip
-_GATEWAY: Final = "is left to the gateway; here, use structured_outputs"
 _FORMATS: Final = {"json_object", "json_schema", "structural_tag"}
 
 Message = dict[str, Any]
@@ -42,7 +33,7 @@ class ChatRequest:
     messages: list[Message]
     request: CompletionRequest
     model_defaults: bool | None
-    """Whether to sample as the model's generation config says; None: if it is known."""
+    """Whether to apply the model's generation config. None: if it is known."""
     tools: list[Any] | None
     template: str | None
     variables: dict[str, Any]
@@ -62,11 +53,13 @@ class ChatRequest:
         opens = flag("add_generation_prompt", given.pop("add_generation_prompt", not continues))
         if continues and opens:
             raise VLLMGrpcValidationError(
-                "continue_final_message", "not together with add_generation_prompt"
+                "continue_final_message", "cannot be used with add_generation_prompt"
             )
         if "max_completion_tokens" in given:
             if "max_tokens" in given:
-                raise VLLMGrpcValidationError("max_completion_tokens", "not beside max_tokens")
+                raise VLLMGrpcValidationError(
+                    "max_completion_tokens", "cannot be used with max_tokens"
+                )
             given["max_tokens"] = given.pop("max_completion_tokens")
         _logprobs(given)
         _response_format(given)
@@ -82,7 +75,7 @@ class ChatRequest:
         )
 
     def prompt(self, decoder: TokenDecoder) -> pb.TokenizedInput:
-        """The messages as the template writes them down, in token ids."""
+        """The token ids of the messages, rendered with the chat template."""
         template = self._template(decoder)
         variables = _special_tokens(decoder) | self.variables
         messages = [_for_template(one, parts=template.iterates_content) for one in self.messages]
@@ -104,8 +97,8 @@ class ChatRequest:
         source = self.template or chat_template(decoder, tools=bool(self.tools))
         if source is None:
             raise VLLMGrpcFailedPreconditionError(
-                "the model's tokenizer has no chat template; give one with chat_template=, or "
-                "write the prompt yourself and use completions"
+                "the model's tokenizer does not have a chat template; use chat_template=, or "
+                "completions with a prompt"
             )
         return compiled(source)
 
@@ -113,11 +106,11 @@ class ChatRequest:
 def _messages(value: object) -> list[Message]:
     items = sequence(value)
     if not items:
-        raise VLLMGrpcValidationError("messages", "must be a list of messages, with one at least")
+        raise VLLMGrpcValidationError("messages", "must be a list with at least one message")
     checked: list[Message] = []
     for number, item in enumerate(items):
         where = f"messages.{number}"
-        if isinstance(item, BaseModel):  # of a reply, put back
+        if isinstance(item, BaseModel):  # the message of a reply
             item = item.model_dump(exclude_none=True)
         message = mapping(item)
         if message is None or not all(isinstance(name, str) for name in message):
@@ -147,7 +140,7 @@ def _content(where: str, value: object) -> list[str]:
         words = part if isinstance(part, str) else by_name.get("text") if by_name else None
         if by_name is not None and by_name.get("type", "text") != "text":
             raise VLLMGrpcValidationError(
-                f"{where}.{number}", "only text can be sent; media are left to the gateway"
+                f"{where}.{number}", "only text is supported; send media through the gateway"
             )
         if not isinstance(words, str):
             raise VLLMGrpcValidationError(f"{where}.{number}", "must be a part with text")
@@ -156,15 +149,15 @@ def _content(where: str, value: object) -> list[str]:
 
 
 def _tool_calls(where: str, value: object) -> list[Any]:
-    """Tool calls as templates want them: with the arguments as a mapping."""
+    """Tool calls in the form for templates, with arguments as a mapping."""
     calls: list[Any] = []
     for number, item in enumerate(sequence(value) or ()):
         call = dict(mapping(item) or {})
         function = mapping(call.get("function"))
         if function is None or not isinstance(function.get("name"), str):
             raise VLLMGrpcValidationError(f"{where}.{number}", "must have a function with a name")
-        told: Any = function.get("arguments") or "{}"
-        arguments = json_object(told) if isinstance(told, str) else told
+        given: Any = function.get("arguments") or "{}"
+        arguments = json_object(given) if isinstance(given, str) else given
         if arguments is None:
             raise VLLMGrpcValidationError(
                 f"{where}.{number}.function.arguments", "must be the JSON text of an object"
@@ -175,7 +168,10 @@ def _tool_calls(where: str, value: object) -> list[Any]:
 
 def _tools(tools: object, choice: object) -> list[Any] | None:
     if choice not in (None, "auto", "none"):
-        raise VLLMGrpcValidationError("tool_choice", f'a forced call {_GATEWAY}, "auto" or "none"')
+        raise VLLMGrpcValidationError(
+            "tool_choice",
+            'must be "auto" or "none"; to force a call, use the gateway, or structured_outputs',
+        )
     if tools is None:
         return None
     items = sequence(tools)
@@ -185,21 +181,21 @@ def _tools(tools: object, choice: object) -> list[Any] | None:
 
 
 def _logprobs(given: dict[str, Any]) -> None:
-    """OpenAI's two parameters as vLLM's one."""
-    wanted, top = given.pop("logprobs", None), given.pop("top_logprobs", None)
-    if wanted is not None and not flag("logprobs", wanted):
-        wanted = None
-    if top is not None and wanted is None:
-        raise VLLMGrpcValidationError("top_logprobs", "needs logprobs=True")
-    if wanted is not None:
+    """Replaces OpenAI's two parameters by vLLM's one."""
+    logprobs, top = given.pop("logprobs", None), given.pop("top_logprobs", None)
+    enabled = logprobs is not None and flag("logprobs", logprobs)
+    if top is not None and not enabled:
+        raise VLLMGrpcValidationError("top_logprobs", "requires logprobs=True")
+    if enabled:
         given["logprobs"] = whole("top_logprobs", top, 0, 2**31 - 1) if top is not None else 0
 
 
 def _response_format(given: dict[str, Any]) -> None:
-    told = given.pop("response_format", None)
-    if told is None:
+    """Replaces OpenAI's parameter by vLLM's."""
+    wanted = given.pop("response_format", None)
+    if wanted is None:
         return
-    by_name = mapping(told) or {}
+    by_name = mapping(wanted) or {}
     kind = by_name.get("type")
     if kind == "text":
         return
@@ -208,7 +204,7 @@ def _response_format(given: dict[str, Any]) -> None:
             "response_format", 'its type must be "text", "json_object" or "json_schema"'
         )
     if "structured_outputs" in given:
-        raise VLLMGrpcValidationError("response_format", "not together with structured_outputs")
+        raise VLLMGrpcValidationError("response_format", "cannot be used with structured_outputs")
     if kind == "json_object":
         form = StructuredOutputs(json_object=True)
     elif kind == "structural_tag":
@@ -225,16 +221,15 @@ def _response_format(given: dict[str, Any]) -> None:
 
 
 def chat_template(decoder: TokenDecoder, *, tools: bool) -> str | None:
-    """The chat template of a tokenizer; the one for tools, if there are several."""
+    """The chat template of a tokenizer. If there are several, the one for tools or the default."""
     settings = decoder.settings
     if "chat_template.jinja" in settings:
         return settings["chat_template.jinja"].decode(errors="replace")
     found: Any = None
     for name in ("tokenizer_config.json", "chat_template.json"):
         if found is None:
-            content = settings.get(name, b"").decode(errors="replace")
-            found = (json_object(content) or {}).get("chat_template")
-    if not settings:  # a tokenizer of the caller's
+            found = json_settings(settings, name).get("chat_template")
+    if not settings:  # the caller's tokenizer
         found = getattr(decoder.tokenizer, "chat_template", None)
     by_name = mapping(found)
     if by_name is None and (several := sequence(found)) is not None:
@@ -246,25 +241,25 @@ def chat_template(decoder: TokenDecoder, *, tools: bool) -> str | None:
 
 
 def _special_tokens(decoder: TokenDecoder) -> dict[str, Any]:
-    """The tokens that templates write out, such as bos_token."""
+    """The tokens that templates can use as variables, such as bos_token."""
     if not decoder.settings:
         return dict(getattr(decoder.tokenizer, "special_tokens_map", None) or {})
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        told = json_object(decoder.settings.get(name, b"").decode(errors="replace")) or {}
-        found |= {key: _spelled(told[key]) for key in _SPECIAL if told.get(key)}
+        by_name = json_settings(decoder.settings, name)
+        found |= {key: _token_text(by_name[key]) for key in _SPECIAL if by_name.get(key)}
     return found
 
 
-def _spelled(token: Any) -> Any:
+def _token_text(token: Any) -> Any:
     if (several := sequence(token)) is not None:
-        return [_spelled(one) for one in several]
+        return [_token_text(one) for one in several]
     by_name = mapping(token)
     return token if by_name is None else by_name.get("content")
 
 
 def _for_template(message: Message, *, parts: bool) -> Message:
-    """A message with its content in the form that the template reads."""
+    """A message with its content as parts or as one text."""
     texts: Sequence[str] = message["content"]
     content: Any = "\n".join(texts)
     if parts:
@@ -273,14 +268,14 @@ def _for_template(message: Message, *, parts: bool) -> Message:
 
 
 def _cut_after(rendered: str, content: Any) -> str:
-    """The prompt up to the end of the last message, so that the model goes on with it."""
+    """The prompt up to the end of the last message, so that the model continues it."""
     if (parts := sequence(content)) is not None:
         content = parts[-1]["text"] if parts else ""
     words = content.strip()
     place = rendered.rfind(words) if words else -1
     if place < 0:
         raise VLLMGrpcValidationError(
-            "continue_final_message", "the chat template does not write out the last message"
+            "continue_final_message", "the chat template does not render the last message"
         )
     kept = content.lstrip()
     end = place + len(kept if rendered.startswith(kept, place) else words)
@@ -302,13 +297,13 @@ class ChatShape(Shape[ChatCompletion, ChatCompletionChunk]):
         if delta is None:
             return ChatCompletionChunk.model_validate({**fields, "choices": []})
         index: int = delta["index"]
-        said: dict[str, Any] = {"content": delta["delta_text"]}
+        message: dict[str, Any] = {"content": delta["delta_text"]}
         if index not in self._begun:
             self._begun.add(index)
-            said["role"] = "assistant"
+            message["role"] = "assistant"
         choice = {
             "index": index,
-            "delta": said,
+            "delta": message,
             "token_ids": delta["delta_token_ids"],
             "finish_reason": delta["finish_reason"],
             "stop_reason": delta["stop_reason"],
@@ -317,18 +312,11 @@ class ChatShape(Shape[ChatCompletion, ChatCompletionChunk]):
         return ChatCompletionChunk.model_validate({**fields, "choices": [choice]})
 
     def whole(self, fields: dict[str, Any], choices: list[dict[str, Any]]) -> ChatCompletion:
-        made: list[dict[str, Any]] = []
         for choice in choices:
-            same = {k: v for k, v in choice.items() if k not in ("text", "logprobs")}
-            same.pop("kv_transfer_params", None)
-            made.append(
-                {
-                    **same,
-                    "message": {"content": choice["text"]},
-                    "logprobs": self._logprobs(choice["logprobs"]),
-                }
-            )
-        return ChatCompletion.model_validate({**fields, "choices": made})
+            del choice["kv_transfer_params"]
+            choice["message"] = {"content": choice.pop("text")}
+            choice["logprobs"] = self._logprobs(choice["logprobs"])
+        return ChatCompletion.model_validate({**fields, "choices": choices})
 
     def words(self, chunk: ChatCompletionChunk) -> str | None:
         first = chunk.choices[0] if chunk.choices else None
@@ -355,17 +343,3 @@ class ChatShape(Shape[ChatCompletion, ChatCompletionChunk]):
             "logprob": logprob,
             "bytes": list(words.encode(errors="replace")),
         }
-
-
-def chat_job(
-    prompt: pb.TokenizedInput,
-    request: CompletionRequest,
-    decoder: TokenDecoder,
-    *,
-    request_id: str | None,
-    stream: bool,
-    options: Options,
-) -> Job[ChatCompletion, ChatCompletionChunk]:
-    """The job for `chat.completions.create`."""
-    plans = text_plans([prompt], request)
-    return job([prompt], request, plans, ChatShape(decoder), request_id, stream, options)

@@ -1,9 +1,9 @@
-"""Completions without I/O: from the arguments of `create` to requests, and from the server's
-messages to chunks and results.
+"""Completions without I/O: makes requests from the arguments of `create`, and chunks and results
+from the server's messages.
 
-The rules of the wire are here and nowhere else: chunks are appended; the message that ends a choice
-repeats the last chunk's tokens, so its own are used only where no chunk came; counts of a message
-are of that message alone.
+Only this module knows the rules of the wire. Chunks are appended. The message that ends a choice
+repeats the last chunk's tokens, so its own are used only if there was no chunk. The token counts
+of a message are those of the message alone.
 """
 
 import time
@@ -16,16 +16,9 @@ from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_inference_pb2 as inference
 from smg_proto._channel import Metadata, json_object
-from smg_proto._tokens.text import ByHand, ChoiceText, ServedText, TextPlan, drops_last
-from smg_proto.vllm._config import (
-    Options,
-    json_text,
-    text,
-)
-from smg_proto.vllm._errors import (
-    VLLMGrpcInternalError,
-    VLLMGrpcValidationError,
-)
+from smg_proto._tokens.text import CallerDecoding, ChoiceText, ServedText, TextPlan, drops_last
+from smg_proto.vllm._config import Options, json_text, text
+from smg_proto.vllm._errors import VLLMGrpcInternalError, VLLMGrpcValidationError
 from smg_proto.vllm._inference import engine_messages
 from smg_proto.vllm._params import CompletionRequest, Input, parse_prompts
 from smg_proto.vllm._telemetry import Span
@@ -46,12 +39,12 @@ from smg_proto.vllm._types import (
 Message: TypeAlias = pb.GenerateStreamChunk | pb.GenerateComplete
 Reply: TypeAlias = pb.GenerateResponse | inference.GenerateResponse
 Delta: TypeAlias = dict[str, Any]
-"""What a message adds: the fields of CompletionChunkChoice, all of them."""
+"""The part of a choice that is new with a message, as all fields of CompletionChunkChoice."""
 ResultT = TypeVar("ResultT")
 ChunkT = TypeVar("ChunkT")
 
 _NO_PROMPT: Final = inference.PromptInfo()
-_BEFORE: Final = 8  # tokens of the prompt that decide how the text after it begins
+_BEFORE: Final = 8  # last tokens of the prompt, which affect how the text begins
 
 
 # Requests.
@@ -60,14 +53,14 @@ _BEFORE: Final = 8  # tokens of the prompt that decide how the text after it beg
 def requests(
     inputs: Sequence[Input], request: CompletionRequest, request_id: str, stream: bool
 ) -> list[pb.GenerateRequest]:
-    """One request per prompt. Nothing has been sent yet, and nothing wrong will be."""
+    """One request per prompt, checked."""
     media = request.media_refs or request.mm_inputs
     cut = request.truncate_prompt_tokens
     if media and any(isinstance(one, str) for one in inputs):
-        raise VLLMGrpcValidationError("prompt", "media need a prompt in token ids")
+        raise VLLMGrpcValidationError("prompt", "must be token ids if there are media")
     if not media and cut not in (None, -1) and not all(isinstance(one, str) for one in inputs):
         raise VLLMGrpcValidationError(
-            "truncate_prompt_tokens", "the server cuts text prompts only; cut the token ids"
+            "truncate_prompt_tokens", "the server cuts only text prompts; cut the token ids"
         )
     sampling = request.to_grpc()
     made: list[pb.GenerateRequest] = []
@@ -101,7 +94,7 @@ def _add_media(wire: pb.GenerateRequest, request: CompletionRequest) -> None:
 
 
 def text_plans(inputs: Sequence[Input], request: CompletionRequest) -> list[TextPlan]:
-    """How the tokens of each prompt's choices become text."""
+    """How to decode the choices of each prompt."""
     return [
         TextPlan(
             request.skip_special_tokens,
@@ -118,7 +111,7 @@ def text_plans(inputs: Sequence[Input], request: CompletionRequest) -> list[Text
 def embed_requests(
     inputs: object, request_id: str | None, decoder: TokenDecoder | None
 ) -> list[pb.EmbedRequest]:
-    """One request per input. The server embeds token ids only."""
+    """One request per input."""
     base = new_request_id("emb") if request_id is None else text("request_id", request_id)
     parsed = parse_prompts(inputs, "input")
     made: list[pb.EmbedRequest] = []
@@ -127,7 +120,7 @@ def embed_requests(
             if decoder is None:
                 raise VLLMGrpcValidationError(
                     "input",
-                    "the server embeds token ids only; pass ids, or give the client a decoder",
+                    "the server embeds only token ids; pass ids, or give the client a decoder",
                 )
             one = pb.TokenizedInput(original_text=one, input_ids=decoder.encode(one))
         name = base if len(parsed) == 1 else f"{base}-{number}"
@@ -135,12 +128,12 @@ def embed_requests(
     return made
 
 
-# What comes back, for one prompt.
+# The reply to one prompt.
 
 
 @dataclass(slots=True)
 class Counts:
-    """What usage is made of. The prompt counts once, however many choices it has."""
+    """Token counts. The prompt counts once, however many choices it has."""
 
     prompt: int = 0
     completion: int = 0
@@ -199,7 +192,8 @@ class _Choice:
 
 
 class Answer:
-    """What the messages of one Generate amount to. With a decoder, also as text."""
+    """The choices that the messages of one Generate call add up to, with text if there is a
+    decoder."""
 
     __slots__ = (
         "_choices", "_n", "_offset", "_plan", "_prompt", "_request_id",
@@ -212,7 +206,7 @@ class Answer:
         self._offset = offset  # index of this prompt's first choice among those of all prompts
         self._plan = plan
         self._choices: dict[int, _Choice] = {}
-        self._prompt = _NO_PROMPT  # of vLLM's own protocol
+        self._prompt = _NO_PROMPT  # in vLLM's own protocol
         self.decoder: TokenDecoder | None = None
         self.served: ServedText | None = None
         self.counts = Counts()
@@ -238,7 +232,7 @@ class Answer:
             self.served.next = message.outputs.text
         deltas = [self.add(one) for one in engine_messages(message, self._prompt)]
         found = [delta for delta in deltas if delta is not None]
-        if len(found) == 2:  # what is new of a choice, and its end
+        if len(found) == 2:  # a chunk, and the end of its choice
             same = ("delta_token_ids", "delta_text", "logprobs")
             found[0] |= {name: value for name, value in found[1].items() if name not in same}
         return found[0] if found else None
@@ -257,14 +251,14 @@ class Answer:
         return choice
 
     def _count(self, message: Message) -> None:
-        """The figures about the prompt, which any message may lack."""
+        """Update the counts of the prompt, which are missing in some messages."""
         self.counts.prompt = max(self.counts.prompt, message.prompt_tokens)
         self.counts.cached = max(self.counts.cached, message.cached_tokens)
 
     def _end(self, complete: pb.GenerateComplete) -> Delta:
         choice = self._choices.get(complete.index)
         reason, stopped_by = complete.finish_reason, _stop_reason(complete)
-        if choice is None:  # no chunk has brought the tokens
+        if choice is None:  # without chunks, this message has the tokens
             choice = self._begin(complete)
             ends = drops_last(reason, stopped_by)
             delta = self._extend(choice, complete, [*complete.output_ids], ends=ends)
@@ -315,7 +309,7 @@ class Answer:
         }
 
     def _name(self, logprobs: CompletionLogprobs) -> None:
-        """Show tokens as text, now that there is a decoder; `token_id:N` stays where it isn't."""
+        """Replace `token_id:N` by the token's text, if there is a decoder."""
         decoder = self.decoder
         if decoder is None:
             return
@@ -330,8 +324,8 @@ class Answer:
         ]
 
     def choices(self) -> list[dict[str, Any]]:
-        """Every choice so far, by index: the fields of CompletionChoice, all of them. Later
-        messages do not change it."""
+        """All fields of CompletionChoice for each choice so far. Later messages do not change
+        them."""
         return [self._result(index) for index in sorted(self._choices)]
 
     def _result(self, index: int) -> dict[str, Any]:
@@ -352,12 +346,12 @@ class Answer:
         }
 
     def reasons(self) -> list[str]:
-        """Why each choice has ended so far."""
+        """The finish reason of each choice; empty if it is unfinished."""
         ends = (self._choices[index].complete for index in sorted(self._choices))
         return [end.finish_reason if end is not None else "" for end in ends]
 
     def check_complete(self) -> None:
-        """A call that ended well must have ended every choice."""
+        """Raise an error unless every choice has ended."""
         for index in range(self._n):
             choice = self._choices.get(index)
             if choice is None or choice.complete is None:
@@ -372,7 +366,7 @@ class Answer:
 def _decode(
     words: ChoiceText | ServedText, ids: list[int], logprobs: CompletionLogprobs | None, ends: bool
 ) -> str:
-    """The text that the tokens add; with logprobs, also where each token's text begins."""
+    """The text that the tokens add. Also fills in `text_offset`, if there are logprobs."""
     if logprobs is None or logprobs.token_ids != ids or isinstance(words, ServedText):
         return words.feed(ids, hold=ends)
     pieces: list[str] = []
@@ -384,17 +378,12 @@ def _decode(
 
 
 def _stop_reason(complete: pb.GenerateComplete) -> int | str | None:
-    match complete.WhichOneof("matched_stop"):
-        case "matched_token_id":
-            return complete.matched_token_id
-        case "matched_stop_str":
-            return complete.matched_stop_str
-        case _:
-            return None
+    name = complete.WhichOneof("matched_stop")
+    stop: int | str | None = None if name is None else getattr(complete, name)
+    return stop
 
 
 def _token_name(token_id: int) -> str:
-    """How a token is shown when nothing can decode it."""
     return f"token_id:{token_id}"
 
 
@@ -439,32 +428,32 @@ def _copied(logprobs: CompletionLogprobs | None) -> CompletionLogprobs | None:
     )
 
 
-# What comes back, for all prompts of one call of `create`.
+# The reply to all prompts of one call of `create`.
 
 
 @dataclass(slots=True)
 class Part:
-    """One prompt of a job: its request, and what has come back."""
+    """One prompt of a job: its request and its reply."""
 
     request: pb.GenerateRequest
     answer: Answer
 
 
 class Shape(ABC, Generic[ResultT, ChunkT]):
-    """What chunks and results look like to the caller."""
+    """Makes chunks and results of the caller's types."""
 
     operation: ClassVar[str]
-    """In the terms of OpenTelemetry."""
+    """OpenTelemetry's name of the operation."""
     prefix: ClassVar[str]
-    """Of the request ids."""
+    """The prefix of request ids."""
 
     @abstractmethod
     def chunk(self, fields: dict[str, Any], delta: Delta | None) -> ChunkT:
-        """A chunk; delta None: the last one, with the usage."""
+        """A chunk. Without delta, the last one, with the usage."""
 
     @abstractmethod
     def whole(self, fields: dict[str, Any], choices: list[dict[str, Any]]) -> ResultT:
-        """The result, as far as it has come. The choices are CompletionChoice's fields."""
+        """The result so far. The choices have the fields of CompletionChoice."""
 
     @abstractmethod
     def words(self, chunk: ChunkT) -> str | None:
@@ -479,8 +468,8 @@ class CompletionShape(Shape[Completion, CompletionChunk]):
     operation = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, hand: ByHand) -> None:
-        self._hand = hand
+    def __init__(self, plans: Sequence[TextPlan], n: int) -> None:
+        self._decoding = CallerDecoding(plans, n)
 
     def chunk(self, fields: dict[str, Any], delta: Delta | None) -> CompletionChunk:
         choices: list[CompletionChunkChoice] = []
@@ -488,13 +477,13 @@ class CompletionShape(Shape[Completion, CompletionChunk]):
             choices.append(assembled(CompletionChunkChoice, delta))
         return assembled(
             CompletionChunk,
-            {"object": _CHUNK, **fields, "choices": choices, "_decoding": self._hand},
+            {"object": _CHUNK, **fields, "choices": choices, "_decoding": self._decoding},
         )
 
     def whole(self, fields: dict[str, Any], choices: list[dict[str, Any]]) -> Completion:
         made = [assembled(CompletionChoice, choice) for choice in choices]
         return assembled(
-            Completion, {"object": _WHOLE, **fields, "choices": made, "_decoding": self._hand}
+            Completion, {"object": _WHOLE, **fields, "choices": made, "_decoding": self._decoding}
         )
 
     def words(self, chunk: CompletionChunk) -> str | None:
@@ -503,15 +492,15 @@ class CompletionShape(Shape[Completion, CompletionChunk]):
 
 @dataclass(slots=True)
 class Job(Generic[ResultT, ChunkT]):
-    """One call of `create`: its requests, and what they have returned so far."""
+    """One call of `create`: its requests and their replies so far."""
 
     request_id: str
     request: CompletionRequest
     parts: list[Part]
     options: Options
     shape: Shape[ResultT, ChunkT]
-    model: str  # as the caller or the server names it
-    metadata: Metadata  # to be sent
+    model: str  # the label of the caller, or the server's name
+    metadata: Metadata  # of the requests
     span: Span | None = None
     created: int = 0
     initial_metadata: Metadata = ()
@@ -529,27 +518,19 @@ class Job(Generic[ResultT, ChunkT]):
         return self.counts().usage()
 
     def chunk(self, delta: Delta, message: Reply) -> ChunkT:
-        fields: dict[str, Any] = {
-            "id": self.request_id,
-            "created": self.created,
-            "model": self.model,
-            "usage": None,
-            "raw": message,
-        }
-        asked = self.request.stream_options
-        if asked is not None and asked.continuous_usage_stats:
-            fields["usage"] = self.usage()
-        return self.shape.chunk(fields, delta)
+        options = self.request.stream_options
+        usage = self.usage() if options is not None and options.continuous_usage_stats else None
+        return self.shape.chunk({**self.head(), "usage": usage, "raw": message}, delta)
 
     def last_chunk(self) -> ChunkT | None:
-        """The usage, after all else, if it was asked for."""
-        asked = self.request.stream_options
-        if asked is None or not asked.include_usage:
+        """The chunk with the usage, if it was requested."""
+        options = self.request.stream_options
+        if options is None or not options.include_usage:
             return None
         return self.shape.chunk({**self.head(), "usage": self.usage(), "raw": None}, None)
 
     def result(self) -> ResultT:
-        """What has come so far."""
+        """The result so far."""
         fields = self.head()
         fields["usage"] = self.usage()
         fields["initial_metadata"] = self.initial_metadata
@@ -558,7 +539,7 @@ class Job(Generic[ResultT, ChunkT]):
         return self.shape.whole(fields, choices)
 
     def decode_with(self, decoder: TokenDecoder | None, served: bool = False) -> None:
-        """served: the server sends text, which is taken as it comes."""
+        """Set the decoder of the choices. served: use the text that the server sends."""
         for part in self.parts:
             part.answer.decoder = decoder
             part.answer.served = ServedText() if served else None
@@ -573,22 +554,7 @@ class Job(Generic[ResultT, ChunkT]):
             span.end(error)
 
 
-def completion_job(
-    prompt: object,
-    request: CompletionRequest,
-    *,
-    request_id: str | None,
-    stream: bool,
-    options: Options,
-) -> Job[Completion, CompletionChunk]:
-    """The job for `completions.create`."""
-    inputs = parse_prompts(prompt)
-    plans = text_plans(inputs, request)
-    shape = CompletionShape(ByHand(plans, request.n))
-    return job(inputs, request, plans, shape, request_id, stream, options)
-
-
-def job(
+def new_job(
     inputs: Sequence[Input],
     request: CompletionRequest,
     plans: Sequence[TextPlan],

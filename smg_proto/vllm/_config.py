@@ -1,8 +1,7 @@
-"""Where the server is and how calls are made: addresses, TLS, tokens, metadata, time limits."""
+"""Settings of clients and calls: addresses, TLS, tokens, metadata, time limits."""
 
 import inspect
 import json
-import math
 import operator
 import os
 import re
@@ -31,13 +30,13 @@ T = TypeVar("T")
 TokenT = TypeVar("TokenT", bound="AsyncToken")
 
 MAX_RETRIES: Final = 999
-MAX_PUSHBACK: Final = 120.0  # seconds; a server that asks for a longer wait is not waited for
+MAX_PUSHBACK: Final = 120.0  # seconds; if a server asks for a longer wait, the call fails
 _DEFAULT_PORT: Final = 9000
 _PLAIN: Final = (str, int, float, list)
 
 
 class NotGiven(Enum):
-    """Marks an argument that was left out, where None has a meaning of its own."""
+    """The type of NOT_GIVEN: an omitted argument, different from None."""
 
     NOT_GIVEN = "not given"
 
@@ -50,13 +49,13 @@ class NotGiven(Enum):
 
 NOT_GIVEN: Final = NotGiven.NOT_GIVEN
 Given: TypeAlias = T | NotGiven | None
-"""A parameter that may be left out, or be None or NOT_GIVEN, which is the same."""
+"""An optional parameter. Omitted, None and NOT_GIVEN mean the same."""
 
 Token: TypeAlias = str | Callable[[], str]
 AsyncToken: TypeAlias = Token | Callable[[], Awaitable[str]]
 
 
-# Checks of what callers pass, whatever the annotations promise.
+# Checks of arguments, which may not have the type of their annotation.
 
 _CHECKS: Final = Checks(VLLMGrpcValidationError)
 text, flag, seconds = _CHECKS.text, _CHECKS.flag, _CHECKS.seconds
@@ -64,7 +63,7 @@ check_metadata, check_secret = _CHECKS.metadata, _CHECKS.secret
 
 
 def plain(value: object) -> Any:
-    """Tuples, arrays, mappings and numbers of other libraries in the one form that models take."""
+    """Converts tuples, arrays, mappings and numbers of other libraries to what pydantic accepts."""
     if value is None or isinstance(value, _PLAIN):
         return cast(Any, value)
     if (by_name := mapping(value)) is not None:
@@ -78,11 +77,11 @@ def plain(value: object) -> Any:
 
 
 def json_text(param: str, value: object) -> str:
-    """The JSON text for an object."""
+    """An object as JSON text."""
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        raise VLLMGrpcValidationError(param, "cannot be written as JSON") from None
+        raise VLLMGrpcValidationError(param, "cannot be encoded as JSON") from None
 
 
 def whole(param: str, value: object, low: int, high: int) -> int:
@@ -93,39 +92,32 @@ def whole(param: str, value: object, low: int, high: int) -> int:
     return value
 
 
-def number(value: object) -> float | None:
-    """A number of seconds, whatever its size; None: it is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 def duration(param: str, value: object) -> float:
     """A number of seconds, from 0."""
-    found = number(value)
-    if found is None or not 0 <= found <= MAX_SECONDS:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not 0 <= value <= MAX_SECONDS
+    ):
         raise VLLMGrpcValidationError(param, f"must be seconds, from 0 to {MAX_SECONDS:g}")
-    return found
+    return float(value)
 
 
-# How a call is made.
+# Settings of calls.
 
 
 @dataclass(frozen=True, slots=True)
 class Timeout:
-    """Limits in seconds; None is no limit. Time that the reader of a stream takes never counts."""
+    """Limits in seconds. None: no limit. Time that the reader of a stream spends never counts."""
 
     call: float | None = None
-    """For one unary call or one unstreamed completion: token function and retries included."""
+    """For a unary call or a completion without streaming, including token function and retries."""
     first_message: float | None = None
-    """For the first message of a stream: token function and retries included."""
+    """For the first message of a stream, including token function and retries."""
     idle: float | None = None
     """For each later message of a stream."""
     stream: float | None = None
-    """For a whole stream. Off unless asked for: a long stream that makes progress is healthy."""
+    """For a whole stream. No limit by default, since a long stream can be healthy."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -133,7 +125,7 @@ class Timeout:
 
     @classmethod
     def of(cls, value: "float | Timeout | None") -> "Timeout":
-        """One number limits a call, and each wait for a message of a stream."""
+        """A number limits a whole call, and each wait for a message of a stream."""
         if isinstance(value, Timeout):
             return value
         limit = seconds("timeout", value)
@@ -141,20 +133,20 @@ class Timeout:
 
 
 class CallParams(TypedDict, total=False):
-    """What every call takes. Left out: as the client has it."""
+    """Parameters of every call. Unset: the client's."""
 
     timeout: float | Timeout | NotGiven | None
-    """Seconds for the call, or a Timeout; None is no limit."""
+    """Seconds for the call, or a Timeout. None: no limit."""
     max_retries: Given[int]
-    """How often to try again after UNAVAILABLE or RESOURCE_EXHAUSTED, before any message."""
+    """Retries after UNAVAILABLE or RESOURCE_EXHAUSTED, while no message has arrived."""
     metadata: Given[MetadataLike]
-    """gRPC metadata, added to the client's; the same name replaces."""
+    """gRPC metadata, added to the client's. The same name replaces."""
     extra_headers: Given[Mapping[str, str]]
-    """The same, by the name that OpenAI's library has for it."""
+    """OpenAI's name for `metadata`."""
     traceparent: Given[str]
-    """W3C trace context for the server's own spans."""
+    """W3C trace context for the server's spans."""
     wait_for_ready: Given[bool]
-    """Wait for the connection instead of failing when there is none."""
+    """Wait for the connection instead of failing without one."""
 
 
 CALL_PARAMS: Final = frozenset(CallParams.__annotations__)
@@ -162,11 +154,11 @@ CALL_PARAMS: Final = frozenset(CallParams.__annotations__)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of one call: those of the client, changed by those of the call."""
+    """The settings of one call."""
 
     timeout: Timeout
     timeout_given: bool = False
-    """Whether somebody has set the limits; the default ones make way for calls that take longer."""
+    """Whether the limits were set explicitly. Some calls get longer than the default limits."""
     max_retries: int = 2
     metadata: Metadata = ()
     wait_for_ready: bool = False
@@ -174,6 +166,7 @@ class Options:
     max_backoff: float = 8.0
 
     def changed(self, params: Mapping[str, Any]) -> "Options":
+        """A copy with the given parameters of CallParams."""
         options = self
         for name, value in params.items():
             if value is NOT_GIVEN:
@@ -196,7 +189,7 @@ class Options:
 
 
 def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters of any call, and the others that are given."""
+    """The parameters of CallParams, and the others that are set."""
     call: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for name, value in params.items():
@@ -216,21 +209,22 @@ def check_traceparent(value: object) -> str:
 
 
 def merge_metadata(base: Metadata, added: Metadata) -> Metadata:
-    """Both; what is added replaces what has the same name."""
+    """Both. Added pairs replace those with the same name."""
     if not base or not added:
         return base or added
     names = {key for key, _ in added}
     return tuple(pair for pair in base if pair[0] not in names) + added
 
 
-# Where the server is.
+# The address of the server.
 
 
 @dataclass(frozen=True, slots=True)
 class Address(_channel.Address):
-    """A target that is ready to be connected to, and what to look at when nothing listens there."""
+    """A target with its options and credentials."""
 
     hint: str = ""
+    """Advice for when nothing is listening."""
 
 
 def address(
@@ -247,7 +241,7 @@ def address(
     max_receive_message_length: int = -1,
     channel_options: ChannelOptions | None = None,
 ) -> Address:
-    """Arguments first, then the environment, then the defaults."""
+    """From the arguments, else from the environment, else the default."""
     where, hint = _target(host, port, target)
     tls: dict[str, Any] = {
         "ca_certificate": ca_certificate,
@@ -257,13 +251,13 @@ def address(
     }
     if secure is None and all(value is None for value in tls.values()):
         secure = _env_secure(where.endswith(":443"))
-    # No keepalive: some servers end calls of clients that ping more often than every 300 s.
+    # No keepalive: some servers cancel calls of clients that ping more often than every 300 s.
     options: dict[str, object] = {
         "grpc.max_send_message_length": _size("max_send_message_length", max_send_message_length),
         "grpc.max_receive_message_length": _size(
             "max_receive_message_length", max_receive_message_length
         ),
-        # gRPC's own wait of up to two minutes would outlast our retries.
+        # gRPC's default of up to two minutes is longer than all retries together.
         "grpc.initial_reconnect_backoff_ms": 250,
         "grpc.max_reconnect_backoff_ms": 8000,
     }
@@ -274,23 +268,23 @@ def address(
 
 
 def _target(host: object, port: object, target: object) -> tuple[str, str]:
-    """What to connect to, and a hint for when nothing listens there."""
+    """The target, and a hint for when nothing is listening."""
     if target is not None:
         if host is not None or port is not None:
-            raise VLLMGrpcValidationError("target", "give either target, or host and port")
+            raise VLLMGrpcValidationError("target", "cannot be used with host or port")
         return text("target", target), ""
     name = text("host", host) if host is not None else os.environ.get("VLLM_GRPC_HOST")
     name = name or "localhost"
     if ":" in name and not name.startswith("["):
         if name.count(":") == 1:
-            raise VLLMGrpcValidationError("host", "give the port as port=, or use target=")
+            raise VLLMGrpcValidationError("host", "has a port; use port= or target=")
         name = f"[{name}]"  # an IPv6 address
     hint = ""
     if port is None:
         given = os.environ.get("VLLM_GRPC_PORT")
         if not given:
             hint = (
-                f". No port was given, so {_DEFAULT_PORT} was tried; vLLM's launchers listen on "
+                f". The port is unset, so {_DEFAULT_PORT} was used; vLLM's launchers listen on "
                 "8000 (vllm serve --grpc) or 50051 (vllm.entrypoints.launchers.grpc_server)"
             )
         elif not given.isdecimal():
@@ -300,14 +294,14 @@ def _target(host: object, port: object, target: object) -> tuple[str, str]:
 
 
 def check_token(token: object, where: Address | None) -> None:
-    """A token must be one, and must not cross a network in clear text."""
+    """Check a token, and that it does not cross a network in clear text."""
     if inspect.iscoroutinefunction(token):
-        raise VLLMGrpcValidationError("token", "a coroutine function needs the async client")
+        raise VLLMGrpcValidationError("token", "a coroutine function requires the async client")
     async_check_token(token, where)
 
 
 def async_check_token(token: object, where: Address | None) -> None:
-    """The same for the async client, which also awaits."""
+    """The same for the async client, which also supports coroutine functions."""
     if token is None:
         return
     if isinstance(token, str):
@@ -319,7 +313,7 @@ def async_check_token(token: object, where: Address | None) -> None:
 
 
 def default_timeout(given: float | Timeout | NotGiven | None) -> tuple[Timeout, bool]:
-    """The limits, and whether somebody has set them."""
+    """The limits, and whether they were set explicitly."""
     if given is not NOT_GIVEN:
         return Timeout.of(given), True
     value = os.environ.get("VLLM_GRPC_TIMEOUT")
@@ -327,7 +321,7 @@ def default_timeout(given: float | Timeout | NotGiven | None) -> tuple[Timeout, 
         return Timeout.of(60.0), False
     try:
         return Timeout.of(float(value)), True
-    except ValueError:  # ours too
+    except ValueError:  # VLLMGrpcValidationError included
         raise VLLMGrpcValidationError(
             "VLLM_GRPC_TIMEOUT", f"must be seconds, above 0 and at most {MAX_SECONDS:g}"
         ) from None

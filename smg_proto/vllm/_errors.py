@@ -1,8 +1,7 @@
-"""What can go wrong: one class per gRPC status, in the tree of OpenAI's library, and how a status
-becomes one of them.
+"""Errors: one class per gRPC status, with the class hierarchy of OpenAI's library.
 
-No error holds prompt text, completions, tokens or secrets of this side; `details` is what the
-server said, word for word.
+Errors never contain prompts, completions, tokens or secrets of the client; `details` is the
+server's text, unchanged.
 """
 
 import re
@@ -18,7 +17,7 @@ PUSHBACK: Final = "grpc-retry-pushback-ms"
 
 
 class VLLMGrpcError(Exception):
-    """Any failure of a call. `code` is the name of the gRPC status, or None for a local failure."""
+    """A call failed. `code` is the name of the gRPC status, or None for a local failure."""
 
     def __init__(
         self,
@@ -39,8 +38,8 @@ class VLLMGrpcError(Exception):
         self.initial_metadata = initial_metadata
         self.trailing_metadata = trailing_metadata
         self.retryable = retryable
-        """Whether the same call may succeed later, and repeating it does no harm. False once a
-        message has come."""
+        """Whether the same call may succeed later, and is safe to repeat. False once a message has
+        arrived."""
 
     def __str__(self) -> str:
         parts = [self.message]
@@ -53,7 +52,7 @@ class VLLMGrpcError(Exception):
         return " | ".join(parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args` alone, which lack what is not in the message.
+        # By default, unpickling calls the class with `args` alone, without the other attributes.
         return _revive, (type(self), self.args), self.__dict__
 
     @property
@@ -62,7 +61,7 @@ class VLLMGrpcError(Exception):
         for key, value in self.trailing_metadata:
             if key == PUSHBACK:
                 known = isinstance(value, str) and value.isascii() and value.isdigit()
-                # gRPC: a value that cannot be read means "do not retry".
+                # According to gRPC, an invalid value means "do not retry".
                 return int(value) / 1000 if known and len(value) <= 12 else -1.0
         return None
 
@@ -73,19 +72,19 @@ def _revive(kind: type[VLLMGrpcError], args: tuple[Any, ...]) -> VLLMGrpcError:
     return error
 
 
-# The tree is OpenAI's: what has no reply is a connection error, what has one a status error.
+# As in OpenAI's library, calls without a reply raise connection errors, the others status errors.
 
 
 class VLLMGrpcConnectionError(VLLMGrpcError):
-    """UNAVAILABLE, and not by the server: it could not be reached, or the connection broke."""
+    """UNAVAILABLE, but not from the server: it cannot be reached, or the connection broke."""
 
 
 class VLLMGrpcTimeoutError(VLLMGrpcConnectionError):
-    """DEADLINE_EXCEEDED: no reply in time, by this side's clock or the server's."""
+    """DEADLINE_EXCEEDED: a time limit of the client or the server was exceeded."""
 
 
 class VLLMGrpcCancelledError(VLLMGrpcError):
-    """CANCELLED: the call was cancelled from elsewhere."""
+    """CANCELLED: something other than this client cancelled the call."""
 
 
 class VLLMGrpcClosedError(VLLMGrpcError):
@@ -97,28 +96,28 @@ class APIStatusError(VLLMGrpcError):
 
     @property
     def status_code(self) -> int:
-        """The HTTP status for the gRPC status, as gateways translate it."""
+        """The HTTP status to which gateways translate the gRPC status."""
         return _HTTP.get(self.code or "", 500)
 
 
 class BadRequestError(APIStatusError):
-    """The request cannot be served as it is."""
+    """The server cannot serve this request."""
 
 
 class ConflictError(APIStatusError):
-    """The request conflicts with what the server is doing."""
+    """The request conflicts with the state of the server."""
 
 
 class InternalServerError(APIStatusError):
-    """The server failed, or cannot serve now."""
+    """The server failed, or cannot currently serve requests."""
 
 
 class VLLMGrpcInvalidArgumentError(BadRequestError):
-    """INVALID_ARGUMENT: the request is wrong; sending it again is of no use."""
+    """INVALID_ARGUMENT: the request is invalid. Sending it again does not help."""
 
 
 class VLLMGrpcValidationError(VLLMGrpcInvalidArgumentError, ValueError):
-    """The request is wrong and was not sent. `param` names the parameter at fault."""
+    """The request is invalid and was not sent. `param` names the invalid parameter."""
 
     def __init__(self, param: str, problem: str) -> None:
         super().__init__(f"{param}: {problem}", code="INVALID_ARGUMENT")
@@ -126,23 +125,23 @@ class VLLMGrpcValidationError(VLLMGrpcInvalidArgumentError, ValueError):
 
 
 class VLLMGrpcFailedPreconditionError(BadRequestError):
-    """FAILED_PRECONDITION: the server is not set up for this."""
+    """FAILED_PRECONDITION: the server is not configured for this call."""
 
 
 class VLLMGrpcOutOfRangeError(BadRequestError):
-    """OUT_OF_RANGE: for example a KV-event sequence number that cannot be served."""
+    """OUT_OF_RANGE: for example, the server cannot start at this KV-event sequence number."""
 
 
 class VLLMGrpcUnauthenticatedError(APIStatusError):
-    """UNAUTHENTICATED: no token, or one that the server does not accept."""
+    """UNAUTHENTICATED: the token is missing or not accepted."""
 
 
 class VLLMGrpcPermissionDeniedError(APIStatusError):
-    """PERMISSION_DENIED: the caller is known and may not do this."""
+    """PERMISSION_DENIED: the caller is not allowed to make this call."""
 
 
 class VLLMGrpcNotFoundError(APIStatusError):
-    """NOT_FOUND: the server does not know what the request names."""
+    """NOT_FOUND: the request names something that the server does not have."""
 
 
 class VLLMGrpcAlreadyExistsError(ConflictError):
@@ -158,23 +157,23 @@ class VLLMGrpcResourceExhaustedError(APIStatusError):
 
 
 class VLLMGrpcUnknownError(InternalServerError):
-    """UNKNOWN: the server failed without saying how."""
+    """UNKNOWN: the server failed without giving a reason."""
 
 
 class VLLMGrpcUnimplementedError(InternalServerError):
-    """UNIMPLEMENTED: the server is older than this call, or has it switched off."""
+    """UNIMPLEMENTED: the server is too old for this call, or it is disabled there."""
 
 
 class VLLMGrpcInternalError(InternalServerError):
-    """INTERNAL: the engine failed, or the reply breaks the contract."""
+    """INTERNAL: the engine failed, or the reply violates the contract."""
 
 
 class VLLMGrpcUnavailableError(InternalServerError):
-    """UNAVAILABLE, by the server: it cannot take the request now."""
+    """UNAVAILABLE, from the server: it cannot currently accept the request."""
 
 
 class VLLMGrpcDataLossError(InternalServerError):
-    """DATA_LOSS: something is missing or damaged, such as a tokenizer bundle or KV events."""
+    """DATA_LOSS: data such as KV events or a tokenizer bundle is missing or damaged."""
 
 
 BY_CODE: Final[dict[str, type[VLLMGrpcError]]] = {
@@ -209,8 +208,7 @@ _HTTP: Final = {
     "UNAVAILABLE": 503,
 }
 
-# The other names of OpenAI's library. BadRequestError, ConflictError, InternalServerError and
-# APIStatusError, which cover several statuses, are classes of their own above.
+# The other names of OpenAI's library; those that cover several statuses are classes above.
 OpenAIError = VLLMGrpcError
 APIError = VLLMGrpcError
 APIConnectionError = VLLMGrpcConnectionError
@@ -222,20 +220,20 @@ RateLimitError = VLLMGrpcResourceExhaustedError
 
 _MESSAGES: Final = {
     "CANCELLED": "the call was cancelled",
-    "INVALID_ARGUMENT": "the server refused the request; correct it before sending it again",
+    "INVALID_ARGUMENT": "the server rejected the request; correct it before sending it again",
     "DEADLINE_EXCEEDED": "no complete reply before the deadline; a longer timeout= may help",
-    "NOT_FOUND": "the server does not know what the request names",
-    "PERMISSION_DENIED": "the server does not allow this to the caller",
+    "NOT_FOUND": "the request names something that the server does not have",
+    "PERMISSION_DENIED": "the caller is not allowed to make this call",
     "RESOURCE_EXHAUSTED": "the server is at its limit; try again later",
-    "FAILED_PRECONDITION": "the server is not set up for this call",
-    "UNIMPLEMENTED": "the server does not offer this call: it is older, or has it switched off",
+    "FAILED_PRECONDITION": "the server is not configured for this call",
+    "UNIMPLEMENTED": "the server does not support this call: it is too old, or it is disabled",
     "INTERNAL": "the engine or its server failed",
-    "UNAVAILABLE": "the server cannot take the request now; try again later",
+    "UNAVAILABLE": "the server cannot accept the request; try again later",
     "UNAUTHENTICATED": "the server did not accept the credentials; check token=",
 }
-# gRPC has one status for "the server says busy" and for "there is no server", and no sign of which
-# it is. A server that sends trailers has spoken. A channel that is not connected means that nobody
-# has, unless headers came before. A connection that broke has one of gRPC's own sentences.
+# gRPC has one status for a busy server and for an unreachable one. Trailers come from a server. A
+# channel that is not connected, without headers, means that there is no server. A connection that
+# broke has one of gRPC's messages.
 _BROKEN: Final = re.compile(
     r"socket closed|recvmsg|sendmsg|read error|write error|connection reset|broken pipe|goaway|"
     r"stream removed|transport closed|endpoint (read|write) failed|too many pings|ping timeout",
@@ -252,7 +250,7 @@ _TOO_LARGE: Final = re.compile(r"\b(received|sent) message larger than max \(\d+
 
 
 def pairs(metadata: Iterable[Sequence[str | bytes]] | None) -> Metadata:
-    """gRPC's metadata, of either of its types, as plain pairs."""
+    """Metadata of grpc or grpc.aio as plain pairs."""
     return tuple([(str(key), value) for key, value in metadata]) if metadata else ()
 
 
@@ -270,8 +268,8 @@ def from_status(
 ) -> VLLMGrpcError:
     """The error for a status that ended a call.
 
-    connected: whether the channel was, right after; None: not known. hint: what to look at when
-    nothing listens there. begun: a message has come, so the call must not be repeated.
+    connected: whether the channel was connected right after; None if unknown. hint: advice for
+    when nothing is listening. begun: a message has arrived, so the call must not be repeated.
     """
     name, words = code.name, details or ""
     kind, message = BY_CODE.get(name, VLLMGrpcError), _MESSAGES.get(name, f"the call ended {name}")
@@ -314,7 +312,7 @@ def from_rpc_error(
     begun: bool = False,
     request_id: str | None = None,
 ) -> VLLMGrpcError:
-    """The error for what a stub raised, sync or async."""
+    """The error for an exception of a stub of grpc or grpc.aio."""
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return VLLMGrpcUnknownError("gRPC failed without a status", request_id=request_id)
     return from_status(

@@ -1,7 +1,7 @@
-"""vLLM's own protocol, `vllm.Inference` and `vllm.Control`, for a client that speaks
-`vllm.grpc.engine`: requests and replies are translated.
+"""Translates requests and replies of `vllm.grpc.engine` to and from vLLM's own protocol,
+`vllm.Inference` and `vllm.Control`.
 
-What the protocol cannot say is refused by name before anything is sent.
+Parameters that vLLM's own protocol does not support are rejected by name before anything is sent.
 """
 
 import json
@@ -37,15 +37,15 @@ _HealthReply: Final = message_class("grpc.health.v1.HealthCheckResponse")
 
 
 def translated(rpc: str, request: Any) -> tuple[str, Message]:
-    """The RPC that stands for one of VllmEngine, and its request."""
+    """The RPC that corresponds to one of VllmEngine, and its request."""
     if rpc == "Generate":
         streams = request.stream or request.sampling_params.n > 1
         return "GenerateStream" if streams else rpc, generate_request(request)
     if rpc in _CONTROL:
         return rpc, _CONTROL[rpc](request)
     raise VLLMGrpcUnimplementedError(
-        f"vLLM's own protocol has no {rpc}: the server was started with --grpc-port; `vllm serve "
-        "--grpc` with smg-grpc-servicer offers it",
+        f"vLLM's own protocol, which the server speaks, does not have {rpc}; use `vllm serve "
+        "--grpc` with smg-grpc-servicer instead of --grpc-port",
         code="UNIMPLEMENTED",
     )
 
@@ -57,11 +57,11 @@ _CONTROL: Final[dict[str, Callable[[Any], Message]]] = {
     "Abort": lambda request: control.AbortRequest(request_ids=request.request_ids),
 }
 SHARED: Final = frozenset({"Generate", *_CONTROL})
-"""RPCs that every server of either protocol has, under one name or another."""
+"""RPCs that both protocols have, under the same or another name."""
 
 
 def methods(channel: Any) -> dict[str, tuple[Any, bool]]:
-    """The RPCs of the protocol by name, and whether they stream."""
+    """The RPCs of vLLM's own protocol by name, and whether each is a stream."""
     found = {name: (method, False) for name, method in vars(ControlStub(channel)).items()}
     for name, method in vars(InferenceStub(channel)).items():
         found[name] = (method, name == "GenerateStream")
@@ -77,45 +77,45 @@ def methods(channel: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def generate_request(request: pb.GenerateRequest) -> inference.GenerateRequest:
-    asked = request.sampling_params
-    _refuse(request)
+    params = request.sampling_params
+    _check_supported(request)
     made = inference.GenerateRequest(
         request_id=request.request_id,
-        temperature=asked.temperature if asked.HasField("temperature") else 1.0,
+        temperature=params.temperature if params.HasField("temperature") else 1.0,
         sampling=inference.RandomSampling(
-            num_sequences=asked.n,
-            top_k=asked.top_k,
-            top_p=asked.top_p,
-            min_p=asked.min_p,
-            seed=asked.seed if asked.HasField("seed") else None,
+            num_sequences=params.n,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            seed=params.seed if params.HasField("seed") else None,
         ),
         decoding=inference.DecodingParameters(
-            presence_penalty=asked.presence_penalty,
-            frequency_penalty=asked.frequency_penalty,
-            repetition_penalty=asked.repetition_penalty,
-            logit_bias=dict(asked.logit_bias),
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            repetition_penalty=params.repetition_penalty,
+            logit_bias=dict(params.logit_bias),
         ),
         stopping=inference.StoppingCriteria(
-            max_new_tokens=asked.max_tokens,
-            min_new_tokens=asked.min_tokens,
-            stop_token_ids=asked.stop_token_ids,
-            stop_strings=asked.stop,
-            include_stop_strings=asked.include_stop_str_in_output,
-            ignore_eos=asked.ignore_eos,
+            max_new_tokens=params.max_tokens,
+            min_new_tokens=params.min_tokens,
+            stop_token_ids=params.stop_token_ids,
+            stop_strings=params.stop,
+            include_stop_strings=params.include_stop_str_in_output,
+            ignore_eos=params.ignore_eos,
         ),
-        response=_response(asked),
-        truncate_prompt_tokens=max(asked.truncate_prompt_tokens, 0),
+        response=_response(params),
+        truncate_prompt_tokens=max(params.truncate_prompt_tokens, 0),
     )
     if request.HasField("text"):
         made.text = request.text
     else:
         made.token_ids.ids.extend(request.tokenized.input_ids)
-    constraint = asked.WhichOneof("constraint")
+    constraint = params.WhichOneof("constraint")
     if constraint == "choice":
-        made.decoding.choice.choices.extend(asked.choice.choices)
+        made.decoding.choice.choices.extend(params.choice.choices)
     elif constraint is not None:
-        setattr(made.decoding, _CONSTRAINTS[constraint], getattr(asked, constraint))
-    if asked.grammar_from_first_token:
+        setattr(made.decoding, _CONSTRAINTS[constraint], getattr(params, constraint))
+    if params.grammar_from_first_token:
         made.engine_reasoning_gate.reasoning_ended = True
     if request.kv_transfer_params_json:
         try:
@@ -128,38 +128,38 @@ def generate_request(request: pb.GenerateRequest) -> inference.GenerateRequest:
     return made
 
 
-def _refuse(request: pb.GenerateRequest) -> None:
-    asked = request.sampling_params
+def _check_supported(request: pb.GenerateRequest) -> None:
+    params = request.sampling_params
     for param, given in {
         "mm_inputs": request.HasField("mm_inputs"),
         "data_parallel_rank": request.HasField("data_parallel_rank"),
-        "spaces_between_special_tokens": not asked.spaces_between_special_tokens,
-        "truncate_prompt_tokens": asked.HasField("truncate_prompt_tokens")
-        and not asked.truncate_prompt_tokens,
+        "spaces_between_special_tokens": not params.spaces_between_special_tokens,
+        "truncate_prompt_tokens": params.HasField("truncate_prompt_tokens")
+        and not params.truncate_prompt_tokens,
     }.items():
         if given:
             raise VLLMGrpcValidationError(
-                param, 'vLLM\'s own protocol (protocol="inference") has nothing for this value'
+                param, 'vLLM\'s own protocol (protocol="inference") does not support this value'
             )
 
 
-def _response(asked: pb.SamplingParams) -> inference.ResponseOptions:
+def _response(params: pb.SamplingParams) -> inference.ResponseOptions:
     made = inference.ResponseOptions(
         output_text=True,
         output_token_ids=True,
-        output_logprobs=asked.HasField("logprobs"),
-        prompt_logprobs=asked.HasField("prompt_logprobs"),
-        prompt_token_ids=asked.HasField("prompt_logprobs"),
-        skip_special_tokens=asked.skip_special_tokens,
+        output_logprobs=params.HasField("logprobs"),
+        prompt_logprobs=params.HasField("prompt_logprobs"),
+        prompt_token_ids=params.HasField("prompt_logprobs"),
+        skip_special_tokens=params.skip_special_tokens,
     )
-    for count, wanted in (
-        (asked.logprobs, made.output_candidates),
-        (asked.prompt_logprobs, made.prompt_candidates),
+    for count, candidates in (
+        (params.logprobs, made.output_candidates),
+        (params.prompt_logprobs, made.prompt_candidates),
     ):
         if count > 0:
-            wanted.top_n = count
+            candidates.top_n = count
         elif count < 0:
-            wanted.all = True
+            candidates.all = True
     return made
 
 
@@ -169,7 +169,7 @@ def _response(asked: pb.SamplingParams) -> inference.ResponseOptions:
 def engine_messages(
     message: inference.GenerateResponse, prompt: inference.PromptInfo
 ) -> list[pb.GenerateResponse]:
-    """The same in the engine's messages: what is new of a choice, and then its end."""
+    """The message as messages of `vllm.grpc.engine`: a chunk, and then the end of its choice."""
     if not message.HasField("outputs"):
         return []
     output = message.outputs
@@ -188,7 +188,7 @@ def engine_messages(
             )
         )
     if prompt.logprobs:
-        # Nothing stands before the first token.
+        # The first token has no logprob, since nothing precedes it.
         values = [pb.InputTokenLogProb(value=one) for one in prompt.logprobs]
         values[0] = pb.InputTokenLogProb()
         chunk.input_logprobs.CopyFrom(
@@ -229,22 +229,22 @@ def _complete(index: int, end: inference.FinishInfo) -> pb.GenerateComplete:
     return made
 
 
-def engine_reply(told: Any) -> Any:
-    """The one reply of an RPC that does not stream."""
-    if isinstance(told, control.ModelInfo):
+def engine_reply(reply: Any) -> Any:
+    """The reply of a unary RPC as a message of `vllm.grpc.engine`."""
+    if isinstance(reply, control.ModelInfo):
         return pb.GetModelInfoResponse(
-            model_path=told.model_id,
-            served_model_name=told.served_model_name,
-            supports_vision=told.supports_multimodal,
+            model_path=reply.model_id,
+            served_model_name=reply.served_model_name,
+            supports_vision=reply.supports_multimodal,
             is_generation=True,
         )
-    if isinstance(told, control.ServerInfo):
+    if isinstance(reply, control.ServerInfo):
         return pb.GetServerInfoResponse(
-            data_parallel_size=told.parallelism.data_parallel_size,
-            block_size=told.kv_block_size,
-            max_num_seqs=told.max_running_requests,
+            data_parallel_size=reply.parallelism.data_parallel_size,
+            block_size=reply.kv_block_size,
+            max_num_seqs=reply.max_running_requests,
         )
-    if isinstance(told, _HealthReply):
-        healthy = told.status == _HealthReply.SERVING
+    if isinstance(reply, _HealthReply):
+        healthy = reply.status == _HealthReply.SERVING
         return pb.HealthCheckResponse(healthy=healthy, message="" if healthy else "not serving")
-    return told
+    return reply

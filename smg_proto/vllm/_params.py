@@ -1,29 +1,14 @@
-"""What callers can ask for: prompts, sampling parameters, constraints, rules and wire form."""
+"""Parameters of requests: their types, their rules and their form on the wire."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto._channel import json_object, mapping, sequence
-from smg_proto.vllm._config import (
-    AsyncToken,
-    CallParams,
-    Given,
-    Token,
-    json_text,
-    plain,
-    text,
-)
+from smg_proto._channel import LONE_SURROGATE, json_object, mapping, sequence
+from smg_proto.vllm._config import AsyncToken, CallParams, Given, Token, json_text, plain, text
 from smg_proto.vllm._errors import VLLMGrpcValidationError
 from smg_proto.vllm._tokenizer import TokenDecoder
 
@@ -34,54 +19,56 @@ _MOST_CHOICES: Final = 16384  # vLLM's VLLM_MAX_N_SEQUENCES
 
 
 class Params(BaseModel):
-    """Base of what callers pass: checked strictly, unknown names refused, nothing echoed."""
+    """Base of parameters: strict, without unknown names, and with errors that show no values."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         strict=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
     )
 
-    if not TYPE_CHECKING:  # type checkers are to see the fields
+    if not TYPE_CHECKING:  # so that type checkers see the fields
 
         def __init__(self, **data: Any) -> None:
             try:
                 super().__init__(**data)
             except ValidationError as error:
-                refuse(error)
+                _raise(error)
 
 
-def refuse(error: ValidationError) -> NoReturn:
-    """Turn pydantic's report into ours: the parameter and its rule, without the value."""
+def _raise(error: ValidationError) -> NoReturn:
+    """Raise pydantic's first error as one that names the parameter and its rule, not the value."""
     first = error.errors(include_url=False, include_input=False, include_context=True)[0]
     param = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
     problem = first["msg"]
     match first["type"]:
         case "extra_forbidden":
-            problem = _UNKNOWN.get(param, "there is no such parameter")
+            problem = _UNKNOWN.get(param, UNKNOWN_PARAMETER)
         case "value_error":
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, VLLMGrpcValidationError):
                 raise cause from None
             param, problem = param or "parameters", str(cause)
         case "string_unicode":
-            problem = "has half of a character (a lone surrogate), which cannot be sent"
+            problem = LONE_SURROGATE
         case _:
             pass
     raise VLLMGrpcValidationError(param, problem[:1].lower() + problem[1:]) from None
 
 
-# What OpenAI's library has and this server has not. Asking for nothing by it is fine.
+UNKNOWN_PARAMETER: Final = "unknown parameter"
+# Parameters of OpenAI's library that this server does not support. Values that ask for nothing are
+# accepted.
 _UNKNOWN: Final = {
-    "best_of": "vLLM has no best_of; ask for n choices with logprobs and choose",
-    "echo": "the prompt cannot be echoed; put it before the text yourself",
+    "best_of": "vLLM does not support best_of; request n choices with logprobs and choose",
+    "echo": "the server does not echo the prompt; put it in front of the text yourself",
     "suffix": "vLLM does not insert text between prompt and suffix",
-    "extra_query": "there is no URL; use metadata=",
-    "extra_body": "there is no JSON body; name the parameter itself",
+    "extra_query": "gRPC requests do not have a URL; use metadata=",
+    "extra_body": "gRPC requests do not have a JSON body; pass the parameter by its name",
     "response_format": "use structured_outputs=StructuredOutputs(json_schema=…)",
     "store": "the server stores nothing",
     "dimensions": "the server returns whole vectors; cut them yourself",
-    "encoding_format": "vectors always come as floats",
+    "encoding_format": "vectors are always returned as floats",
 }
-_NOTHING: Final[dict[str, tuple[object, ...]]] = {
+_NO_OPS: Final[dict[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
@@ -93,36 +80,37 @@ _NOTHING: Final[dict[str, tuple[object, ...]]] = {
 }
 
 
-def without_nothing(params: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what asks for nothing: `echo=False`, or `user`, which vLLM does not send on."""
-    if _NOTHING.keys().isdisjoint(params):
+def without_no_ops(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters without those that ask for nothing: `echo=False`, or `user`, which vLLM does
+    not use."""
+    if _NO_OPS.keys().isdisjoint(params):
         return params
-    left = dict(params)
-    for name in _NOTHING.keys() & params.keys():
-        value = left[name]
+    kept = dict(params)
+    for name in _NO_OPS.keys() & params.keys():
+        value = kept[name]
         if name == "user":
             text(name, value)
-        same = any(type(value) is type(one) and value == one for one in _NOTHING.get(name, ()))
-        if name == "user" or same or (name == "best_of" and value == left.get("n", 1)):
-            del left[name]
-    return left
+        same = any(type(value) is type(one) and value == one for one in _NO_OPS[name])
+        if name == "user" or same or (name == "best_of" and value == kept.get("n", 1)):
+            del kept[name]
+    return kept
 
 
 class TokenizedInput(Params):
-    """A prompt in token ids, and optionally the text that they stand for."""
+    """A prompt as token ids, optionally with its text."""
 
     original_text: str = ""
     input_ids: list[TokenId] = Field(min_length=1)
 
 
 class ChoiceConstraint(Params):
-    """The output is one of these."""
+    """The output must be one of these texts."""
 
     choices: list[Text] = Field(default_factory=list[Text])
 
 
 class StructuredOutputs(Params):
-    """What the output must look like: exactly one of these."""
+    """A constraint on the output: exactly one of these fields."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
@@ -140,56 +128,50 @@ class StructuredOutputs(Params):
             raise VLLMGrpcValidationError(
                 "structured_outputs", f"give exactly one constraint, not {given or 'none'}"
             )
-        value = getattr(self, given[0])
-        if isinstance(value, ChoiceConstraint):
-            value = value.choices
+        name, value = self._constraint()
         if not value:
-            problem = "is empty or false; leave it out for free text"
-            raise VLLMGrpcValidationError(f"structured_outputs.{given[0]}", problem)
-        if given[0] in ("json_schema", "structural_tag") and isinstance(value, str):
-            _json_object(f"structured_outputs.{given[0]}", value)
+            problem = "is empty or false; omit it for free text"
+            raise VLLMGrpcValidationError(f"structured_outputs.{name}", problem)
+        if name in ("json_schema", "structural_tag") and isinstance(value, str):
+            _json_object(f"structured_outputs.{name}", value)
         return self
 
     def fill(self, wire: pb.SamplingParams) -> None:
-        """Set the constraint of a request."""
-        for name in ("json_schema", "structural_tag"):
-            value = getattr(self, name)
-            if value is not None:
-                param = f"structured_outputs.{name}"
-                setattr(wire, name, value if isinstance(value, str) else json_text(param, value))
-        if self.regex is not None:
-            wire.regex = self.regex
-        if self.grammar is not None:
-            wire.grammar = self.grammar
-        if self.json_object is not None:
-            wire.json_object = True
-        if self.choice is not None:
-            constraint = isinstance(self.choice, ChoiceConstraint)
-            choices = self.choice.choices if constraint else self.choice  # type: ignore[union-attr]
-            wire.choice.choices.extend(choices)  # type: ignore[arg-type]
+        """Set the constraint in a message."""
+        name, value = self._constraint()
+        if name == "choice":
+            wire.choice.choices.extend(value)
+        else:
+            if not isinstance(value, str | bool):
+                value = json_text(f"structured_outputs.{name}", value)
+            setattr(wire, name, value)
+
+    def _constraint(self) -> tuple[str, Any]:
+        """The name and value of the only field that is set."""
+        ((name, value),) = (field for field in self if field[1] is not None)
+        return name, value.choices if isinstance(value, ChoiceConstraint) else value
 
 
 class MediaRef(Params):
-    """An image, sound or video that the server fetches itself."""
+    """An image, sound or video that the server downloads."""
 
     url: Text
     modality: Literal["image", "audio", "video"] = "image"
 
 
 class StreamOptions(Params):
-    """What a stream also tells."""
+    """What a stream reports besides the text."""
 
     include_usage: bool = False
-    """A last chunk without choices carries the usage."""
+    """A last chunk without choices has the usage."""
     continuous_usage_stats: bool = False
-    """Every chunk carries the usage so far."""
+    """Every chunk has the usage so far."""
 
 
 class SamplingParams(Params):
-    """How to choose tokens and when to stop; ranges are vLLM's.
+    """How to choose tokens and when to stop. Ranges are vLLM's.
 
-    A field that was not given is left to the server, or set to what means "off" where the wire
-    cannot say "not given".
+    Unset fields are not sent, or are sent as "off" if the wire does not distinguish the two.
     """
 
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -225,7 +207,7 @@ class SamplingParams(Params):
     def _agree(self) -> "SamplingParams":
         if self.n > 1 and self.temperature is not None and self.temperature < _GREEDY:
             raise VLLMGrpcValidationError(
-                "n", "greedy sampling (temperature 0) gives one choice; raise temperature or use 1"
+                "n", "must be 1 for greedy sampling (temperature 0); or raise temperature"
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise VLLMGrpcValidationError(
@@ -234,12 +216,12 @@ class SamplingParams(Params):
         return self
 
     def to_grpc(self) -> pb.SamplingParams:
-        """The wire's form: what was given, and the value for "off" where unset would be 0."""
+        """The fields that are set, and the value for "off" where unset would be read as 0."""
         values = dict(_OFF)
         for name in self.model_fields_set & _ON_THE_WIRE:
             values[name] = getattr(self, name)
         if self.top_k < 0:
-            values["top_k"] = 0  # -1 is vLLM's word for off
+            values["top_k"] = 0  # -1 is "off" too
         wire = pb.SamplingParams(**values)
         if self.structured_outputs is not None:
             self.structured_outputs.fill(wire)
@@ -262,7 +244,7 @@ def _json_object(param: str, content: str) -> None:
 
 
 class CompletionRequest(SamplingParams):
-    """All of `completions.create` that is about the request itself, checked."""
+    """The arguments of `completions.create`, without prompt and call options, checked."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
@@ -288,14 +270,14 @@ class CompletionRequest(SamplingParams):
     @model_validator(mode="after")
     def _media(self) -> "CompletionRequest":
         if self.media_refs is not None and self.mm_inputs is not None:
-            raise VLLMGrpcValidationError("media_refs", "not together with mm_inputs")
+            raise VLLMGrpcValidationError("media_refs", "cannot be used with mm_inputs")
         if isinstance(self.kv_transfer_params, str):
             _json_object("kv_transfer_params", self.kv_transfer_params)
         return self
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "CompletionRequest":
-        """From the arguments of `create`, those of a SamplingParams among them."""
+        """From the arguments of `create`, which may include a SamplingParams."""
         sampling = given.pop("sampling_params", None)
         if sampling is not None:
             if not isinstance(sampling, SamplingParams):
@@ -305,10 +287,10 @@ class CompletionRequest(SamplingParams):
                 problem = "given twice: by itself and in sampling_params"
                 raise VLLMGrpcValidationError(min(twice), problem)
             given = base | given
-        return cls(**{name: plain(value) for name, value in without_nothing(given).items()})
+        return cls(**{name: plain(value) for name, value in without_no_ops(given).items()})
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "CompletionRequest":
-        """The model's own sampling parameters wherever the caller set none."""
+        """A copy with the model's own sampling parameters in place of unset ones."""
         known = {k: v for k, v in defaults.items() if k in SamplingParams.model_fields}
         if not known:
             return self
@@ -316,11 +298,11 @@ class CompletionRequest(SamplingParams):
         return CompletionRequest(**known | given)
 
 
-# The same for type checkers. `help()` has them in the docstrings of `create`.
+# The parameters for type checkers. They are documented in the docstrings of `create`.
 
 
 class SamplingKeywords(CallParams, total=False):
-    """What completions and chat share."""
+    """Parameters that completions and chat share."""
 
     request_id: Given[str]
     model: Given[str]
@@ -355,7 +337,7 @@ class SamplingKeywords(CallParams, total=False):
 
 
 class CompletionParams(SamplingKeywords, total=False):
-    """What `completions.create` takes besides prompt and stream. Left out or None: not set."""
+    """Parameters of `completions.create` besides prompt and stream. None: unset."""
 
     sampling_params: Given[SamplingParams]
     logprobs: Given[int]
@@ -369,7 +351,7 @@ class CompletionParams(SamplingKeywords, total=False):
 
 
 class ChatParams(SamplingKeywords, total=False):
-    """What `chat.completions.create` takes besides messages and stream."""
+    """Parameters of `chat.completions.create` besides messages and stream."""
 
     max_completion_tokens: Given[int]
     logprobs: Given[bool]
@@ -385,7 +367,7 @@ class ChatParams(SamplingKeywords, total=False):
 
 
 class EmbeddingParams(CallParams, total=False):
-    """What `embeddings.create` takes besides input."""
+    """Parameters of `embeddings.create` besides input."""
 
     request_id: Given[str]
     model: Given[str]
@@ -396,8 +378,6 @@ class EmbeddingParams(CallParams, total=False):
 
 
 class OptionParams(TypedDict, total=False):
-    """What `with_options` changes, besides the token and what every call takes."""
-
     decoder: TokenDecoder | Literal["server"] | None
 
 
@@ -411,28 +391,23 @@ class AsyncClientParams(CallParams, OptionParams, total=False):
 
 Prompt: TypeAlias = str | Sequence[int] | TokenizedInput
 Prompts: TypeAlias = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokenizedInput]
-Input: TypeAlias = str | pb.TokenizedInput  # of one request, as it is sent
+Input: TypeAlias = str | pb.TokenizedInput  # the prompt of one request
 ChatMessages: TypeAlias = Sequence[Mapping[str, Any] | BaseModel]
 """OpenAI's messages: mappings, or the message objects of a reply."""
 
 
 def parse_prompts(value: object, param: str = "prompt") -> list[Input]:
-    """One prompt or several, each checked; which of the two it was, its type says."""
+    """One prompt or several, checked."""
     items = sequence(value)
-    if items is not None:
-        if not items:
-            raise VLLMGrpcValidationError(param, "is empty")
-        if not hasattr(items[0], "__index__"):
-            return [parse_prompt(item, f"{param}[{i}]") for i, item in enumerate(items)]
+    if items and not hasattr(items[0], "__index__"):
+        return [parse_prompt(item, f"{param}[{i}]") for i, item in enumerate(items)]
     return [parse_prompt(value, param)]
 
 
 def parse_prompt(value: object, param: str) -> Input:
-    if isinstance(value, str):
-        if not value:
-            raise VLLMGrpcValidationError(param, "is empty")
+    if isinstance(value, str) and value:
         return text(param, value)
-    ids = sequence(value)
+    ids: Sequence[Any] | None = value if isinstance(value, str) else sequence(value)
     if ids is None:
         if isinstance(value, TokenizedInput):
             return pb.TokenizedInput(original_text=value.original_text, input_ids=value.input_ids)

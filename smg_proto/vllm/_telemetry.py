@@ -1,5 +1,4 @@
-"""What the client reports of itself: log lines and OpenTelemetry spans. Never prompts, completions,
-tokens or metadata values."""
+"""Log lines and OpenTelemetry spans, without prompts, completions, tokens or metadata values."""
 
 import logging
 import os
@@ -9,15 +8,13 @@ from typing import Any, Final
 from smg_proto import __version__
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import Metadata
-from smg_proto.vllm._errors import (
-    VLLMGrpcError,
-)
+from smg_proto.vllm._errors import VLLMGrpcError
 
 LOGGER: Final = logging.getLogger("smg_proto.vllm")
 
 
 def set_up_logging() -> None:
-    """Follow VLLM_GRPC_LOG. A program that configures logging itself leaves it unset."""
+    """Configure logging as VLLM_GRPC_LOG says, if it is set."""
     level = os.environ.get("VLLM_GRPC_LOG", "").upper()
     if level in ("DEBUG", "INFO", "WARNING") and not LOGGER.handlers:
         handler = logging.StreamHandler()
@@ -31,7 +28,7 @@ def log_generate(requests: Sequence[pb.GenerateRequest]) -> None:
         return
     for request in requests:
         LOGGER.debug(
-            "call begins rpc=Generate request_id=%s prompt=%s stream=%s n=%d",
+            "call started rpc=Generate request_id=%s prompt=%s stream=%s n=%d",
             request.request_id,
             f"{len(request.tokenized.input_ids)} token ids" if not request.text else "text",
             request.stream,
@@ -40,12 +37,12 @@ def log_generate(requests: Sequence[pb.GenerateRequest]) -> None:
 
 
 def log_call(rpc: str) -> None:
-    LOGGER.debug("call begins rpc=%s", rpc)
+    LOGGER.debug("call started rpc=%s", rpc)
 
 
 def log_retry(error: VLLMGrpcError, delay: float) -> None:
     LOGGER.info(
-        "call failed, trying again delay=%.2fs code=%s request_id=%s",
+        "call failed, retrying delay=%.2fs code=%s request_id=%s",
         delay,
         error.code,
         error.request_id or "-",
@@ -53,11 +50,11 @@ def log_retry(error: VLLMGrpcError, delay: float) -> None:
 
 
 def log_no_tokenizer(reason: str) -> None:
-    LOGGER.warning("no tokenizer, so results have no text: %s", reason)
+    LOGGER.warning("results have no text, because there is no tokenizer: %s", reason)
 
 
 class Span:
-    """One operation. Ended once, by whatever comes first."""
+    """The span of one operation."""
 
     __slots__ = ("_span",)
 
@@ -65,7 +62,7 @@ class Span:
         self._span = span
 
     def metadata(self) -> Metadata:
-        """The trace context for the server, which reads traceparent and tracestate."""
+        """The trace context to send to the server."""
         from opentelemetry import propagate, trace
 
         if not self._span.get_span_context().is_valid:
@@ -75,7 +72,7 @@ class Span:
         return tuple(carrier.items())
 
     def recording(self) -> bool:
-        """False where no SDK is set up, or the trace is not sampled: then nothing is worth it."""
+        """False if there is no SDK, or the trace is not sampled."""
         return bool(self._span.is_recording())
 
     def result(
@@ -98,8 +95,7 @@ class Span:
 
 
 class Telemetry:
-    """Makes spans for one server. Names and attributes are those of the semantic conventions for
-    generative AI."""
+    """Makes spans for one server, following the semantic conventions for generative AI."""
 
     def __init__(self, target: str) -> None:
         from opentelemetry import trace
@@ -113,8 +109,8 @@ class Telemetry:
         if port.isdecimal():
             self._server["server.port"] = int(port)
 
-    def begin(self, operation: str, model: str, asked: Any) -> Span | None:
-        """A span for a request, whose parameters `asked` has; None: nobody collects spans."""
+    def begin(self, operation: str, model: str, params: Any) -> Span | None:
+        """A span for a request with these parameters, or None if spans are not collected."""
         if isinstance(self._provider(), self._idle):
             return None
         attributes: dict[str, Any] = {
@@ -123,16 +119,16 @@ class Telemetry:
             "rpc.system": "grpc",
             **self._server,
         }
-        for key, name in _ASKED.items():
-            if key in asked.model_fields_set:
-                attributes[name] = getattr(asked, key)
+        for key, name in _ATTRIBUTES.items():
+            if key in params.model_fields_set:
+                attributes[name] = getattr(params, key)
         if model:
             attributes["gen_ai.request.model"] = model
         name = f"{operation} {model}".rstrip()
         return Span(self._tracer.start_span(name, kind=self._kind, attributes=attributes))
 
 
-_ASKED: Final = {
+_ATTRIBUTES: Final = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
     "top_k": "gen_ai.request.top_k",
@@ -144,11 +140,9 @@ _ASKED: Final = {
 }
 
 
-def telemetry_of(target: str, wanted: bool) -> Telemetry | None:
-    """None: not wanted, or OpenTelemetry is not installed."""
-    if not wanted:
-        return None
+def telemetry_of(target: str, enabled: bool) -> Telemetry | None:
+    """None if disabled, or if OpenTelemetry is not installed."""
     try:
-        return Telemetry(target)
+        return Telemetry(target) if enabled else None
     except ImportError:
         return None

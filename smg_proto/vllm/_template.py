@@ -1,7 +1,7 @@
-"""Chat templates, rendered as transformers renders them, with bounds on what they may cost.
+"""Renders chat templates as transformers does, with limits on time and memory.
 
-A template is a program that comes from the server. The sandbox keeps it from reaching anything;
-what is added here keeps it from running for ever, or filling the memory.
+A template is a program from the server. Jinja's sandbox restricts what it can access; this module
+limits its loops, calls and sizes.
 """
 
 import json
@@ -12,35 +12,32 @@ from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any, Final, NoReturn, cast
 
-from smg_proto.vllm._errors import (
-    VLLMGrpcFailedPreconditionError,
-    VLLMGrpcValidationError,
-)
+from smg_proto.vllm._errors import VLLMGrpcFailedPreconditionError, VLLMGrpcValidationError
 
 MAX_SOURCE_CHARACTERS: Final = 1 << 20
 MAX_RENDERED_CHARACTERS: Final = 32 << 20
 MAX_VALUE: Final = 32 << 20  # characters of a text, or items of a list
-MAX_STEPS: Final = 10_000_000  # turns of loops and calls
+MAX_STEPS: Final = 10_000_000  # loop iterations and calls
 MAX_SECONDS: Final = 20.0
 _SIZED: Final = (str, bytes, list, tuple)
 _PADDING: Final = frozenset(
     ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "translate", "zfill")
 )
-_FILTERS_OF_SIZE: Final = (
+_UNLIMITED_FILTERS: Final = (
     "center", "filesizeformat", "format", "forceescape", "pprint", "urlize", "wordwrap", "xmlattr",
 )  # fmt: skip
 
 
-class TooDear(Exception):
-    """The template goes beyond the bounds."""
+class LimitExceeded(Exception):
+    """The template exceeds a limit."""
 
 
-class Refused(Exception):
-    """The template itself refuses the messages, with raise_exception()."""
+class Rejected(Exception):
+    """The template rejected the messages by calling raise_exception()."""
 
 
 class _Meter:
-    """What one rendering has cost."""
+    """Counts the steps of one rendering."""
 
     def __init__(self) -> None:
         self._steps = 0
@@ -49,14 +46,14 @@ class _Meter:
     def step(self) -> None:
         self._steps += 1
         if self._steps > MAX_STEPS or time.monotonic() > self._ends:
-            raise TooDear
+            raise LimitExceeded
 
 
-_METER: ContextVar[_Meter] = ContextVar("meter of the present rendering")
+_METER: ContextVar[_Meter] = ContextVar("meter of the current rendering")
 
 
 class Template:
-    """A template that is ready to render."""
+    """A compiled template."""
 
     def __init__(self, template: Any, source: str, iterates_content: bool) -> None:
         self._template = template
@@ -72,20 +69,20 @@ class Template:
             for piece in self._template.generate(**variables):
                 left -= len(piece)
                 if left < 0:
-                    raise TooDear
+                    raise LimitExceeded
                 pieces.append(piece)
-        except Refused as error:
-            # What it says may quote a message, unless it is written out in the template.
-            said = str(error)
-            reason = f": {said}" if said and said in self._source else ""
+        except Rejected as error:
+            # The text may quote a message, unless it is a literal of the template.
+            text = str(error)
+            reason = f": {text}" if text and text in self._source else ""
             raise VLLMGrpcValidationError(
-                "messages", f"the chat template refuses them{reason}"
+                "messages", f"the chat template rejects them{reason}"
             ) from None
-        except (TooDear, MemoryError, OverflowError, RecursionError):
+        except (LimitExceeded, MemoryError, OverflowError, RecursionError):
             raise VLLMGrpcFailedPreconditionError(
-                "the server's chat template goes beyond the bounds of time or size"
+                "the server's chat template exceeds a limit of time or size"
             ) from None
-        except Exception as error:  # of any kind: it is a program
+        except Exception as error:  # a template can raise any
             raise VLLMGrpcValidationError(
                 "messages", f"the chat template fails on them: {type(error).__name__}"
             ) from None
@@ -96,7 +93,7 @@ class Template:
 
 @lru_cache(maxsize=16)
 def compiled(source: str) -> Template:
-    """A template by its source."""
+    """The template with this source."""
     try:
         import jinja2
     except ImportError:
@@ -106,14 +103,14 @@ def compiled(source: str) -> Template:
     environment = _environment()
     try:
         if len(source) > MAX_SOURCE_CHARACTERS:
-            raise TooDear
+            raise LimitExceeded
         tree = environment.parse(source)
         iterates = _iterates_content(tree)
-        _bound(tree, environment)
+        _limit(tree, environment)
         code = environment.compile(tree)
         known = environment.make_globals(None)
         made = environment.template_class.from_code(environment, code, known)
-    except (TooDear, RecursionError, MemoryError, jinja2.TemplateError) as error:
+    except (LimitExceeded, RecursionError, MemoryError, jinja2.TemplateError) as error:
         raise VLLMGrpcFailedPreconditionError(
             f"the chat template cannot be read: {type(error).__name__}"
         ) from None
@@ -122,14 +119,14 @@ def compiled(source: str) -> Template:
 
 @cache
 def _environment() -> Any:
-    """Jinja's sandbox with what transformers adds to it."""
+    """Jinja's sandbox with the additions of transformers, and with limits."""
     from jinja2 import nodes, pass_eval_context
     from jinja2.ext import Extension
     from jinja2.filters import make_attrgetter
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks the assistant's words, for training. Nothing here needs it."""
+        """`{% generation %}` marks the assistant's text for training. It has no effect here."""
 
         tags = {"generation"}  # noqa: RUF012 (as jinja declares it)
 
@@ -138,7 +135,7 @@ def _environment() -> Any:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
-    class Bounded(ImmutableSandboxedEnvironment):
+    class Limited(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(("+", "*", "**", "%"))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -150,7 +147,7 @@ def _environment() -> Any:
             return not padding and super().is_safe_attribute(obj, attr, value)
 
         def wrap_str_format(self, value: Any) -> None:
-            """str.format is no exception from is_safe_attribute()."""
+            """Let is_safe_attribute() apply to str.format too."""
 
         def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
             _METER.get().step()
@@ -159,12 +156,12 @@ def _environment() -> Any:
                 _check_growth(getattr(__obj, "__name__", ""), subject, *args[:2])
             return super().call(__context, __obj, *args, **kwargs)
 
-    made: Any = Bounded(
+    made: Any = Limited(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
     )
-    for name in _FILTERS_OF_SIZE:
+    for name in _UNLIMITED_FILTERS:
         del made.filters[name]
     for name in ("lipsum", "cycler", "joiner"):
         del made.globals[name]
@@ -185,7 +182,7 @@ def _environment() -> Any:
 
     def indent(s: Any, width: Any = 4, first: bool = False, blank: bool = False) -> Any:
         if len(str(s)) * (width if isinstance(width, int) else _size(width)) > MAX_VALUE:
-            raise TooDear
+            raise LimitExceeded
         return known["indent"](s, width, first, blank)
 
     made.filters |= {"tojson": _tojson, "counted": _counted, "joined": _joined}
@@ -195,7 +192,7 @@ def _environment() -> Any:
 
 
 def _raise(message: object = "") -> NoReturn:
-    raise Refused(message)
+    raise Rejected(message)
 
 
 def _now(form: str) -> str:
@@ -209,9 +206,9 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON that is not escaped for HTML."""
+    """JSON without escaping for HTML."""
     if indent is not None and not 0 <= indent <= 16:
-        raise TooDear
+        raise LimitExceeded
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -222,7 +219,7 @@ def _tojson(
 
 
 def _counted(values: Iterable[Any]) -> Iterator[Any]:
-    """What a loop runs over, turn by turn."""
+    """The values of a loop, with a step for each."""
     meter = _METER.get()
     for value in values:
         meter.step()
@@ -233,7 +230,7 @@ def _joined(values: list[Any]) -> str:
     """`a ~ b`."""
     texts = [str(value) for value in values]
     if sum(map(len, texts)) > MAX_VALUE:
-        raise TooDear
+        raise LimitExceeded
     return "".join(texts)
 
 
@@ -249,18 +246,18 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
     elif operator == "+":
         cost = _size(left) + _size(right)
     elif operator == "%" and _size(left):
-        cost = MAX_VALUE + 1  # a text with a width in it
+        cost = MAX_VALUE + 1  # a format may contain any width
     elif operator == "**":
         cost = 0 if abs(left) <= 2**32 and abs(right) <= 64 else MAX_VALUE + 1
     else:
         large = max(abs(one) if isinstance(one, int) else 0 for one in (left, right))
         cost = large.bit_length() if operator == "*" else 0
     if cost > MAX_VALUE:
-        raise TooDear
+        raise LimitExceeded
 
 
 def _check_growth(name: str, subject: str, what: Any, by: Any = None) -> None:
-    """Before a text grows by another one's size, again and again."""
+    """Check the size of the text that `replace` or `join` would make."""
     if name == "replace":
         places = subject.count(what) if what else len(subject) + 1
         cost = len(subject) + places * _size(by)
@@ -269,11 +266,11 @@ def _check_growth(name: str, subject: str, what: Any, by: Any = None) -> None:
     else:
         return
     if cost > MAX_VALUE:
-        raise TooDear
+        raise LimitExceeded
 
 
-def _bound(tree: Any, environment: Any) -> None:
-    """Have loops count their turns and `~` look at sizes."""
+def _limit(tree: Any, environment: Any) -> None:
+    """Make loops count steps, and `~` check sizes."""
     from jinja2 import nodes
     from jinja2.visitor import NodeTransformer
 
@@ -283,7 +280,7 @@ def _bound(tree: Any, environment: Any) -> None:
         made.set_environment(environment)
         return made
 
-    class Bound(NodeTransformer):
+    class Limit(NodeTransformer):
         def visit_For(self, node: Any) -> Any:
             self.generic_visit(node)
             node.iter = by("counted", node.iter)
@@ -296,12 +293,12 @@ def _bound(tree: Any, environment: Any) -> None:
             values.set_environment(environment)
             return by("joined", values)
 
-    Bound().visit(tree)
+    Limit().visit(tree)
 
 
 def _iterates_content(tree: Any) -> bool:
-    """Whether a loop of the template runs over the content of a message: then the server's own
-    HTTP API hands content over as a list of parts, and so does this client."""
+    """Whether a loop iterates over the content of a message. If so, vLLM's HTTP API passes content
+    as a list of parts, and so does this client."""
     from jinja2 import nodes
 
     def is_content(node: Any) -> bool:

@@ -1,11 +1,11 @@
-"""Token ids to text and back, for completions of this client."""
+"""Encodes text to token ids, and decodes token ids of completions."""
 
 from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from smg_proto._tokens import decoder
-from smg_proto._tokens.text import ByHand, TextPlan
+from smg_proto._tokens.text import CallerDecoding, TextPlan
 from smg_proto.vllm._bundle import TokenizerBundle
 from smg_proto.vllm._types import Completion, CompletionChoice, CompletionChunk
 
@@ -29,16 +29,17 @@ class AsyncHasTokenizer(Protocol):
 
 
 class TokenDecoder(decoder.TokenDecoder):
-    """A tokenizer for both directions, whatever library it comes from."""
+    __doc__ = decoder.TokenDecoder.__doc__
 
     @classmethod
     def from_bundle(cls, bundle: TokenizerBundle) -> "TokenDecoder":
-        """From the files that a server sends. Whoever asks for the same files gets the same one."""
+        """From the files of a server. The same files give the same object."""
         return super().from_bundle(bundle)
 
     @classmethod
     def from_client(cls, client: HasTokenizer) -> "TokenDecoder":
-        """From the server's own tokenizer; from its path, if it is here, when it sends none."""
+        """From the server's tokenizer, or from its path if the server does not send the files and
+        the path is a directory on this machine."""
         return client.tokenizer.decoder()
 
     @classmethod
@@ -49,7 +50,7 @@ class TokenDecoder(decoder.TokenDecoder):
     def decode_completion(
         self, completion: Completion, skip_special_tokens: bool | None = None
     ) -> str:
-        """The text of the first choice, as the client itself would fill it in."""
+        """The text of the first choice, as the client would fill it in."""
         choices = completion.choices
         return self._decode_choice(completion, choices[0], skip_special_tokens) if choices else ""
 
@@ -70,16 +71,16 @@ class TokenDecoder(decoder.TokenDecoder):
         return "".join(pieces) + text.finish(reason, choice.stop_reason)
 
     def decode_chunk(self, chunk: CompletionChunk, skip_special_tokens: bool | None = None) -> str:
-        """The text that this chunk adds to the first choice it names.
+        """The text that this chunk adds to its first choice.
 
-        Feed it every chunk of a stream, in order, once. The chunk that ends a choice also brings
-        what was held back. A chunk that comes from no stream is decoded alone.
+        Pass every chunk of a stream, once and in order. The chunk that ends a choice also adds
+        text that was held back. A chunk without a stream is decoded alone.
         """
         if not chunk.choices:
             return ""
         choice = chunk.choices[0]
-        hand: ByHand | None = chunk._decoding  # pyright: ignore[reportPrivateUsage]
-        states = hand.states if hand is not None else {}
+        decoding: CallerDecoding | None = chunk._decoding  # pyright: ignore[reportPrivateUsage]
+        states = decoding.states if decoding is not None else {}
         key = (self, choice.index)
         state = states.get(key)
         if state is None:
@@ -95,27 +96,26 @@ class TokenDecoder(decoder.TokenDecoder):
 def _plan(
     result: Completion | CompletionChunk, index: int, skip: bool | None, stop: int | str | None
 ) -> TextPlan:
-    """How the request wanted its text; as far as the result tells, if it came from no request."""
-    hand: ByHand | None = result._decoding  # pyright: ignore[reportPrivateUsage]
-    if hand is None:
+    """How to decode a choice: as in its request, or without one, as the result shows."""
+    decoding: CallerDecoding | None = result._decoding  # pyright: ignore[reportPrivateUsage]
+    if decoding is None:
         plan = TextPlan(stop=(stop,) if isinstance(stop, str) else ())
     else:
-        plan = hand.plan(index)
+        plan = decoding.plan(index)
     if skip is None or skip == plan.skip_special_tokens:
         return plan
     return plan._replace(skip_special_tokens=skip)
 
 
-# Decoders by the server that they came from, its address and what it says of its model: clients of
-# the same server share one.
+# Decoders by address and description of the server, so that clients of one server share them.
 BY_SERVER: Final = WeakValueDictionary[tuple[str, bytes], TokenDecoder]()
 
 
 def local_decoder(path: str) -> TokenDecoder:
-    """From the path that a server has named, if it is here."""
+    """From a server's path, if it is a directory on this machine."""
     if not path or not Path(path).is_dir():
         raise FileNotFoundError(
-            f"the server sends no tokenizer, and its path {path!r} is no directory here; "
-            "use TokenDecoder.from_model_path() with a local copy, or from_transformers()"
+            f"the server does not send its tokenizer, and {path!r} is not a directory on this "
+            "machine; use TokenDecoder.from_model_path() or from_transformers()"
         )
     return TokenDecoder.from_model_path(path)

@@ -1,6 +1,6 @@
-"""What callers get: OpenAI's shapes, filled with what the server reports and nothing invented.
+"""Results, with OpenAI's fields. Values come from the server and are never made up.
 
-`raw` is the message that an object was made of. It is left out of dumps and of repr().
+`raw` is the message that an object was made from. Dumps and repr() do not include it.
 """
 
 import random
@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 
 from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from typing_extensions import Self
 
-from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import Metadata, json_object
 
@@ -22,7 +22,7 @@ def new_request_id(prefix: str) -> str:
 
 
 class Result(BaseModel):
-    """Base of results. `model_path` and the like are the server's words, not pydantic's."""
+    """Base of results. Fields may start with `model_`, which pydantic would reserve."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         protected_namespaces=(), arbitrary_types_allowed=True
@@ -33,10 +33,10 @@ ResultT = TypeVar("ResultT", bound=Result)
 
 
 def assembled(kind: type[ResultT], values: dict[str, Any]) -> ResultT:
-    """An object with these values as they are, of which there is one for each field.
+    """An object with these values, one for each field, without validation.
 
-    A stream makes thousands of chunks: validating each takes as long as receiving it. This is
-    model_construct() without its look at every field.
+    Validating a chunk takes as long as receiving it. This is faster than model_construct(), which
+    looks at every field.
     """
     made = object.__new__(kind)
     _SET_VALUES(made, values)
@@ -57,12 +57,26 @@ def _all_fields(kind: type[Result]) -> set[str]:
     return set(kind.model_fields)
 
 
-class Decodable(Result):
-    """A result whose tokens may be decoded by hand."""
+class Generated(Result):
+    """A result or chunk of a completion or a chat."""
+
+    id: str
+    object: str = ""
+    created: int = Field(default_factory=lambda: int(time.time()))
+    model: str = ""
+
+    @property
+    def request_id(self) -> str:
+        """The id for `health.abort()`; the same as `id`."""
+        return self.id
+
+
+class Decodable(Generated):
+    """A result whose tokens the caller can decode."""
 
     @cached_property
     def _decoding(self) -> Any:
-        """How the request wanted its tokens as text. Put in place by whoever made the result."""
+        """A CallerDecoding, if the result belongs to a request."""
         return None
 
 
@@ -74,7 +88,7 @@ class PromptTokensDetails(Result):
 
 
 class CompletionTokensDetails(Result):
-    """None: the server does not report it. No current server reports reasoning tokens."""
+    """None: not reported. No current server reports reasoning tokens."""
 
     reasoning_tokens: int | None = None
     accepted_prediction_tokens: int | None = None
@@ -86,17 +100,17 @@ class CompletionUsage(Result):
     completion_tokens: int
     total_tokens: int
     cached_tokens: int = 0
-    """Prompt tokens that came from the cache; 0 also when the server does not know."""
+    """Prompt tokens from the cache. 0 can also mean that the server does not report them."""
     prompt_tokens_details: PromptTokensDetails = Field(default_factory=PromptTokensDetails)
     completion_tokens_details: CompletionTokensDetails | None = None
-    """None: the server reports none of them."""
+    """None: not reported."""
 
 
 class CompletionLogprobs(Result):
-    """Logprobs by position, as OpenAI lists them, and the token ids that the server speaks of.
+    """OpenAI's logprobs by position, and token ids.
 
-    A token is shown as `token_id:N` when no decoder is attached; `text_offset` is then empty.
-    `top_ids` keeps what `top_logprobs` cannot: two ids with the same text.
+    Without a decoder, the text of a token is `token_id:N`, and `text_offset` is empty. `top_ids`
+    distinguishes ids with the same text, `top_logprobs` does not.
     """
 
     tokens: list[str] = []
@@ -110,14 +124,14 @@ class CompletionLogprobs(Result):
 class CompletionChoice(Result):
     index: int = 0
     text: str | None = None
-    """Cut at stops, as vLLM does it. None: there is no decoder."""
+    """Cut at stops, like vLLM's. None: there is no decoder."""
     token_ids: list[int] = []
-    """All of them: also the end token, the stop token, or the tokens of the stop string."""
+    """All tokens, including the end token, the stop token, or the tokens of the stop string."""
     finish_reason: str | None = None
     """stop, length, abort, error or repetition. None while the choice is unfinished."""
     stop_reason: int | str | None = None
-    """The stop token id or stop string that ended the choice; None for the model's first end token.
-    Its further end tokens, in its generation config, are reported like stop tokens."""
+    """The stop token id or stop string that ended the choice. None for the model's first end token;
+    further ones, from its generation config, are reported like stop tokens."""
     logprobs: CompletionLogprobs | None = None
     prompt_logprobs: CompletionLogprobs | None = None
     kv_transfer_params: dict[str, Any] | None = None
@@ -127,17 +141,10 @@ class CompletionChoice(Result):
 class Completion(Decodable):
     id: str = Field(default_factory=lambda: new_request_id("cmpl"))
     object: str = "text_completion"
-    created: int = Field(default_factory=lambda: int(time.time()))
-    model: str = ""
     choices: list[CompletionChoice] = []
     usage: CompletionUsage | None = None
     initial_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
     trailing_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
-
-    @property
-    def request_id(self) -> str:
-        """What Abort would have to name; the same as `id`."""
-        return self.id
 
     @property
     def raw(self) -> list[pb.GenerateComplete]:
@@ -156,34 +163,27 @@ class CompletionChunkChoice(Result):
 
     @property
     def text(self) -> str | None:
-        """`delta_text`, by OpenAI's name."""
+        """OpenAI's name of `delta_text`."""
         return self.delta_text
 
     @property
     def token_ids(self) -> list[int]:
-        """`delta_token_ids`, by the name it has in a choice."""
+        """The name of `delta_token_ids` in CompletionChoice."""
         return self.delta_token_ids
 
 
 class CompletionChunk(Decodable):
-    id: str
     object: str = "text_completion.chunk"
-    created: int = Field(default_factory=lambda: int(time.time()))
-    model: str = ""
     choices: list[CompletionChunkChoice] = []
     usage: CompletionUsage | None = None
     raw: SkipValidation[pb.GenerateResponse | None] = Field(default=None, exclude=True, repr=False)
-
-    @property
-    def request_id(self) -> str:
-        return self.id
 
 
 # Chat.
 
 
 class ChatCompletionMessage(Result):
-    """What the model said. Reasoning and tool calls are in `content`, in the model's own syntax."""
+    """A message of the model. `content` includes reasoning and tool calls in the model's syntax."""
 
     role: str = "assistant"
     content: str | None = None
@@ -215,24 +215,18 @@ class ChatCompletionChoice(Result):
     raw: SkipValidation[pb.GenerateComplete | None] = Field(default=None, exclude=True, repr=False)
 
 
-class ChatCompletion(Result):
+class ChatCompletion(Generated):
     id: str = Field(default_factory=lambda: new_request_id("chatcmpl"))
     object: str = "chat.completion"
-    created: int = Field(default_factory=lambda: int(time.time()))
-    model: str = ""
     choices: list[ChatCompletionChoice] = []
     usage: CompletionUsage | None = None
     initial_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
     trailing_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
 
-    @property
-    def request_id(self) -> str:
-        return self.id
-
 
 class ChatCompletionDelta(Result):
     role: str | None = None
-    """In the first chunk of a choice."""
+    """Set in the first chunk of a choice."""
     content: str | None = None
 
 
@@ -245,18 +239,11 @@ class ChatCompletionChunkChoice(Result):
     logprobs: ChatLogprobs | None = None
 
 
-class ChatCompletionChunk(Result):
-    id: str
+class ChatCompletionChunk(Generated):
     object: str = "chat.completion.chunk"
-    created: int = Field(default_factory=lambda: int(time.time()))
-    model: str = ""
     choices: list[ChatCompletionChunkChoice] = []
     usage: CompletionUsage | None = None
     raw: SkipValidation[pb.GenerateResponse | None] = Field(default=None, exclude=True, repr=False)
-
-    @property
-    def request_id(self) -> str:
-        return self.id
 
 
 # Embeddings.
@@ -296,11 +283,11 @@ def embedding_response(replies: list[pb.EmbedResponse], model: str) -> Embedding
     )
 
 
-# What the server says of itself. Each is made of the message with the same fields.
+# Descriptions of the server, made from messages with the same fields.
 
 
 def fields_of(wire: Message, kind: type[Result]) -> dict[str, Any]:
-    """The fields of a message that a result has too."""
+    """The fields that a message has in common with a result."""
     found: dict[str, Any] = {}
     for field in wire.DESCRIPTOR.fields:
         if field.name in kind.model_fields:
@@ -309,13 +296,17 @@ def fields_of(wire: Message, kind: type[Result]) -> dict[str, Any]:
     return found
 
 
-class HealthCheckResponse(Result):
-    healthy: bool
-    message: str = ""
+class Copied(Result):
+    """A result with the fields of its message."""
 
     @classmethod
-    def from_grpc(cls, wire: pb.HealthCheckResponse) -> "HealthCheckResponse":
+    def from_grpc(cls, wire: Message) -> Self:
         return cls(**fields_of(wire, cls))
+
+
+class HealthCheckResponse(Copied):
+    healthy: bool
+    message: str = ""
 
 
 class ModelInfo(Result):
@@ -334,14 +325,14 @@ class ModelInfo(Result):
     bos_token_id: int = 0
     max_req_input_len: int = 0
     default_sampling_params: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """The model's own generation settings; applied by chat, and with `use_model_defaults=True`."""
+    """The model's own generation config, for chat and `use_model_defaults=True`."""
     raw: SkipValidation[pb.GetModelInfoResponse | None] = Field(
         default=None, exclude=True, repr=False
     )
 
     @property
     def id(self) -> str:
-        """The model's name: the served one, else its path."""
+        """The served name of the model, else its path."""
         return self.served_model_name or self.model_path
 
     @classmethod
@@ -351,7 +342,7 @@ class ModelInfo(Result):
 
 
 class ModelList(ModelInfo):
-    """The one model that an engine serves, as a list of it: iterating gives ModelInfo."""
+    """The models of a server, of which an engine has one. Iterating gives ModelInfo."""
 
     object: str = "list"
     data: list[ModelInfo] = Field(default_factory=list[ModelInfo])
@@ -383,7 +374,7 @@ _ACTIVITY = (
 class ServerInfo(Result):
     """The server's configuration. None, 0 or empty: not reported, or not in use.
 
-    Current servers do not fill the first five; `loads.retrieve()` reports activity.
+    Current servers do not report the first five fields; use `loads.retrieve()` for activity.
     """
 
     active_requests: int | None = None
@@ -418,7 +409,7 @@ class ServerInfo(Result):
     @classmethod
     def from_grpc(cls, wire: pb.GetServerInfoResponse) -> "ServerInfo":
         values = fields_of(wire, cls)
-        if not any(values[name] for name in _ACTIVITY):  # a server that does not fill them
+        if not any(values[name] for name in _ACTIVITY):
             values |= dict.fromkeys(_ACTIVITY)
         return cls(**values, raw=wire)
 
@@ -457,14 +448,8 @@ class Loads(Result):
         return cls(timestamp=wire.timestamp, version=wire.version, loads=loads, raw=wire)
 
 
-class Outcome(Result):
-    """What became of an administrative request. A refusal is a reply, not an error."""
+class Outcome(Copied):
+    """The result of an administrative request. If the server rejects it, `success` is False."""
 
     success: bool
     message: str = ""
-
-    @classmethod
-    def from_grpc(
-        cls, wire: common_pb2.FlushCacheResponse | common_pb2.ProfileResponse
-    ) -> "Outcome":
-        return cls(**fields_of(wire, cls))

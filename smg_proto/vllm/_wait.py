@@ -1,7 +1,7 @@
-"""What sync and async code must do differently, in pairs: `X` and `AsyncX`, `x` and `async_x`.
+"""Waiting, sleeping and background work, which differ between sync and async code.
 
-The clients are written once, for asyncio, and the sync ones are generated from that. All that
-waits, sleeps, or goes on in the background is here.
+The clients are written once, for asyncio, and the sync ones are generated. Everything here comes in
+pairs for the two: `X` and `AsyncX`, `x` and `async_x`.
 """
 
 import asyncio
@@ -33,28 +33,28 @@ J = TypeVar("J")
 
 AT_ONCE: Final = 256  # calls of one `create` in flight; vLLM runs as many requests by default
 _AHEAD: Final = 8  # messages that a call may be ahead of the reader
-_LINGER: Final = 0.5  # seconds without streams after which the watching thread ends
-_CONNECTIVITY_WAIT: Final = 0.5  # seconds for asking a channel of this process for its state
+_LINGER: Final = 0.5  # seconds without timers after which the watchdog's thread ends
+_CONNECTIVITY_WAIT: Final = 0.5  # seconds to get the state of a channel
 
 
 class Late(Exception):
-    """What was waited for has not come in time."""
+    """The time limit of a wait was exceeded."""
 
 
 class Ended(Exception):
-    """What was waited for will not come: this side has ended it."""
+    """The client ended what was waited for."""
 
 
-# Time limits for waits.
+# Time limits of waits.
 #
-# gRPC's deadline is for a whole call. A stream must be ended when a message is late, however long
-# it has been running; since a blocked read can be ended by cancelling the call only, somebody else
-# has to look at the clock: a thread for all sync streams, a timer of the event loop for each async
-# one. Neither is set anew for each message: a message costs one assignment.
+# gRPC's deadline is for a whole call, but a stream must end when one message is late. Only
+# cancelling the call ends a blocked read. Therefore a thread watches the time limits of all sync
+# streams, and a timer of the event loop those of each async stream. A message costs only one
+# assignment, since neither is restarted for it.
 
 
 class Timer:
-    """Calls `late` when a wait takes too long. `shortest` is the shortest limit of a wait."""
+    """Calls `late` when a wait takes too long. shortest: the shortest limit of a wait."""
 
     __slots__ = ("late", "shortest", "until")
 
@@ -62,22 +62,20 @@ class Timer:
         self.shortest = shortest
         self.late = late
         self.until: float = math.inf
-        """When the present wait is too long, by time.monotonic(). To be set with each wait."""
+        """The deadline of the current wait, by time.monotonic(). Each wait sets it."""
 
     def start(self) -> None:
-        """Waits may begin."""
         _WATCHDOG.add(self)
 
     def left(self) -> float:
         return self.until - time.monotonic()
 
     def stop(self) -> None:
-        """No wait will follow."""
         _WATCHDOG.remove(self)
 
 
 class _Watchdog:
-    """One thread for the timers of all sync streams, and none when there are none."""
+    """Watches the timers of all sync streams in one thread, which ends when there are none."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -97,7 +95,7 @@ class _Watchdog:
                 self._changed.notify()
 
     def remove(self, timer: Timer) -> None:
-        """Without the lock: destructors call this, and they run at any moment in any thread."""
+        """Without the lock, since destructors call this, which run at any time in any thread."""
         self._timers.discard(timer)
 
     def _run(self) -> None:
@@ -105,17 +103,17 @@ class _Watchdog:
             pass
 
     def _look(self) -> bool:
-        """End what is late, or wait until something may be. False: there are no timers.
+        """Call late timers, or wait until one can be late. False if there are no timers.
 
-        While it waits, it holds none of them: they hold their calls.
+        It does not refer to timers while it waits, since they refer to their calls.
         """
         with self._changed:
             now = time.monotonic()
-            # Copies: destructors take timers out.
+            # Copies, since destructors remove timers.
             late = [timer for timer in list(self._timers) if timer.until <= now]
             self._timers.difference_update(late)
             if not late:
-                # A wait that begins after this moment cannot end before `shortest` is over.
+                # A wait that begins from now on takes at least `shortest` to be late.
                 ends = [min(timer.until, now + timer.shortest) for timer in list(self._timers)]
                 self._wakes = min(ends, default=now + _LINGER)
                 pause = min(self._wakes - now, threading.TIMEOUT_MAX)
@@ -125,7 +123,7 @@ class _Watchdog:
         for timer in late:
             try:
                 timer.late()
-            except Exception:  # the others' limits must go on
+            except Exception:  # must not affect other timers
                 logging.getLogger("smg_proto.vllm").exception("time limit failed")
         return True
 
@@ -159,7 +157,7 @@ class AsyncTimer(Timer):
 
 
 class Pause:
-    """A sleep that wake() ends, also one that has not begun yet."""
+    """A sleep that wake() ends, even before it begins."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
@@ -183,8 +181,8 @@ class AsyncPause:
         self._woken.set()
 
 
-# Cancellation. grpc.aio raises CancelledError for a call that this side has cancelled, as asyncio
-# does for a task that is cancelled. Sync calls have a status for the one, nothing for the other.
+# Cancellation. grpc.aio raises CancelledError for a call that the client cancelled, as asyncio does
+# for a cancelled task. Sync calls have a status for the former, and the latter does not exist.
 
 Cancelled: tuple[type[BaseException], ...] = ()
 AsyncCancelled = asyncio.CancelledError
@@ -195,39 +193,37 @@ def cancellations() -> int:
 
 
 def async_cancellations() -> int:
-    """How often the present task has been told to end. Python 3.10 does not count it: always 0."""
+    """How often the current task was cancelled. Always 0 on Python 3.10, which does not count."""
     if sys.version_info < (3, 11):
         return 0
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
 
 
-class Home:
-    """Where a client belongs. Sync ones belong to nobody."""
+class Owner:
+    """The event loop that a client belongs to. Sync clients do not have one."""
 
-    def is_here(self) -> bool:
+    def is_current(self) -> bool:
         return True
 
     def run(self, end: Callable[[], None]) -> None:
-        """Call a function where it may be called, from wherever a destructor runs."""
+        """Call a function in the event loop, from any thread, for destructors."""
         end()
 
 
-class AsyncHome:
-    """The event loop that a client belongs to."""
-
+class AsyncOwner:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
 
-    def is_here(self) -> bool:
+    def is_current(self) -> bool:
         return asyncio.get_running_loop() is self._loop
 
     def run(self, end: Callable[[], None]) -> None:
         try:
-            here = self.is_here()
-        except RuntimeError:  # no loop runs in this thread
-            here = False
-        if here:
+            current = self.is_current()
+        except RuntimeError:  # this thread does not have a running loop
+            current = False
+        if current:
             end()
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(end)
@@ -237,7 +233,7 @@ class AsyncHome:
 
 
 class Replies(Protocol):
-    """What a stub returns for a server stream; gRPC has no public type for it."""
+    """A server stream of a stub, for which grpc does not have a public type."""
 
     def __iter__(self) -> Iterator[Any]: ...
     def cancel(self) -> object: ...
@@ -280,7 +276,7 @@ class Single:
         try:
             return self._future.result()
         except grpc.FutureCancelledError:
-            raise self._future from None  # it is a grpc.RpcError with the status
+            raise self._future from None  # the future is a grpc.RpcError with the status
 
 
 class AsyncSingle:
@@ -309,14 +305,14 @@ class AsyncSingle:
 
 
 def connected(channel: Any) -> bool | None:
-    """Whether a channel is connected at this moment; None: it does not say."""
-    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    """Whether a channel is currently connected. None if unknown."""
+    states: queue.SimpleQueue[Any] = queue.SimpleQueue()
     try:
-        channel.subscribe(told.put)  # calls with the present state first
+        channel.subscribe(states.put)  # the first call has the current state
         try:
-            return told.get(timeout=_CONNECTIVITY_WAIT) is grpc.ChannelConnectivity.READY
+            return states.get(timeout=_CONNECTIVITY_WAIT) is grpc.ChannelConnectivity.READY
         finally:
-            channel.unsubscribe(told.put)
+            channel.unsubscribe(states.put)
     except Exception:
         return None
 
@@ -329,27 +325,27 @@ async def async_connected(channel: Any) -> bool | None:
 
 
 def on_failure(replies: Any, passing: Collection[str], failed: Callable[[], None]) -> None:
-    """Have a function called, in a thread of gRPC's, if a call fails otherwise than passing."""
+    """Call `failed`, in one of gRPC's threads, if a call fails with a status not in `passing`."""
 
-    def look(ended: Any) -> None:
+    def check(ended: Any) -> None:
         if ended.code().name not in passing and ended.code() is not grpc.StatusCode.OK:
             failed()
 
     if replies is not None:
-        replies.add_done_callback(look)
+        replies.add_done_callback(check)
 
 
 def async_on_failure(replies: Any, passing: Collection[str], failed: Callable[[], None]) -> None:
-    """Not needed: the task that reads the call finds out."""
+    """Nothing to do, since the task that reads the call notices."""
 
 
-def answer(value: Any, seconds: float | None) -> Any:
-    """What a function of the caller's has returned. Sync ones cannot be interrupted."""
+def resolved(value: Any, seconds: float | None) -> Any:
+    """The result of a function of the caller, which cannot be interrupted."""
     return value
 
 
-async def async_answer(value: Any, seconds: float | None) -> Any:
-    """The same, awaited if need be, for so long at most: else Late."""
+async def async_resolved(value: Any, seconds: float | None) -> Any:
+    """The result of a function of the caller, awaited if it is awaitable. Late: after `seconds`."""
     if not inspect.isawaitable(value):
         return value
     task = asyncio.ensure_future(value)
@@ -363,29 +359,28 @@ async def async_answer(value: Any, seconds: float | None) -> Any:
     return task.result()
 
 
-def aside(work: Callable[..., T], *arguments: Any) -> T:
-    """Do work that takes a while."""
+def run_blocking(work: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that takes long, without blocking the event loop."""
     return work(*arguments)
 
 
-async def async_aside(work: Callable[..., T], *arguments: Any) -> T:
-    """Do work that takes a while, beside the event loop."""
+async def async_run_blocking(work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.to_thread(work, *arguments)
 
 
-# Work in the background.
+# Background work.
 
 
 class Once(Generic[T]):
-    """Something that is done once, in the background, for all who wait for it. After a failure it
-    is begun again by the next who asks."""
+    """Runs work once, in the background, for all that wait for its result. After a failure, the
+    next caller starts it again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._run: Future[T] | None = None
 
     def begin(self, work: Callable[[], T]) -> None:
-        """Begin, unless it is under way or done."""
+        """Start the work, unless it is running or done."""
         with self._lock:
             run = self._run
             if run is None or (run.done() and run.exception() is not None):
@@ -394,12 +389,12 @@ class Once(Generic[T]):
                 threading.Thread(target=_do, args=(run, work), name=name, daemon=True).start()
 
     def value(self) -> T | None:
-        """The result, if it is there."""
+        """The result so far, or None."""
         run = self._run
         return run.result() if run is not None and run.done() and not run.exception() else None
 
     def get(self, work: Callable[[], T], seconds: float | None) -> T:
-        """Wait for the result. Late: it has not come in time."""
+        """Wait for the result, and raise Late after `seconds`."""
         self.begin(work)
         run = self._run
         assert run is not None
@@ -408,11 +403,11 @@ class Once(Generic[T]):
         return run.result()
 
     def forget(self) -> None:
-        """Let the next who asks begin anew."""
+        """Let the next caller start the work again."""
         self._run = None
 
     def stop(self) -> None:
-        """Nobody will ask any more. Calls that it makes are ended by the client's close()."""
+        """Nothing to do, since the client's close() ends the calls of the work."""
 
 
 def _do(run: Future[T], work: Callable[[], T]) -> None:
@@ -430,7 +425,7 @@ class AsyncOnce(Generic[T]):
         task = self._task
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             self._task = asyncio.get_running_loop().create_task(work())
-            self._task.add_done_callback(_look_at)
+            self._task.add_done_callback(_retrieve_exception)
 
     def value(self) -> T | None:
         task = self._task
@@ -455,8 +450,8 @@ class AsyncOnce(Generic[T]):
             self._task.cancel()
 
 
-def _look_at(task: "asyncio.Task[Any]") -> None:
-    """Take notice of a failure: whoever waits gets it, and it is no fault if nobody does."""
+def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
+    """Keep asyncio from logging a failure that nothing waited for."""
     if not task.cancelled():
         task.exception()
 
@@ -467,8 +462,8 @@ def gather(
     watch: Callable[[int], None],
     read: Callable[[int], None],
 ) -> None:
-    """Begin several calls and read each to its end, some at a time. `watch` sees to it that the
-    failure of one ends the read of another."""
+    """Start several calls, up to AT_ONCE at a time, and read each to its end. `watch` makes the
+    failure of one end the read of another."""
     begun = 0
     for number in range(count):
         while begun < min(count, number + AT_ONCE):
@@ -484,11 +479,11 @@ async def async_gather(
     watch: Callable[[int], None],
     read: Callable[[int], Awaitable[None]],
 ) -> None:
-    """The same with a task for each: nobody has to watch."""
+    """The same, with tasks, which do not need `watch`."""
     numbers = iter(range(count))
 
     async def work() -> None:
-        for number in numbers:  # shared by all
+        for number in numbers:  # shared by all tasks
             await begin(number)
             await read(number)
 
@@ -502,9 +497,9 @@ async def async_gather(
 
 
 class Merge(Generic[J, T]):
-    """The messages of several calls in the order in which they come, as pairs of job and message;
-    message None: that job is done. Some calls at a time, each a little ahead of the reader at most.
-    """
+    """The messages of several jobs in the order of their arrival, as pairs of job and message.
+    Message None: the job is done. Up to AT_ONCE jobs run at a time, each up to _AHEAD messages
+    ahead of the reader."""
 
     def __init__(self, jobs: Sequence[J], read: Callable[[J], Iterable[T]]) -> None:
         self._left = len(jobs)
@@ -512,7 +507,7 @@ class Merge(Generic[J, T]):
         self._jobs = iter(jobs)
         self._taking = threading.Lock()
         self._closed = False
-        # Both kinds of queue may be used by destructors, which other kinds would block.
+        # Destructors use both queues, and would block on queues of other types.
         self._found: queue.SimpleQueue[_Found[T]] = queue.SimpleQueue()
         self._credits: list[queue.SimpleQueue[None]] = []
         for number in range(min(len(jobs), AT_ONCE)):
@@ -541,7 +536,7 @@ class Merge(Generic[J, T]):
             self._found.put((None, job, None, error))
 
     def next(self) -> tuple[J, T | None] | None:
-        """None: all have ended."""
+        """None if all jobs are done."""
         if not self._left:
             return None
         credit, job, message, error = self._found.get()
@@ -556,7 +551,7 @@ class Merge(Generic[J, T]):
         return job, None
 
     def close(self) -> None:
-        """Stop taking up jobs. The caller ends the calls that run."""
+        """Stop starting jobs. The caller ends the running calls."""
         self._closed = True
         for credit in self._credits:
             credit.put(None)
@@ -578,7 +573,7 @@ class AsyncMerge(Generic[J, T]):
         self._tasks = [asyncio.ensure_future(self._work()) for _ in range(workers)]
 
     async def _work(self) -> None:
-        for job in self._jobs:  # shared by all
+        for job in self._jobs:  # shared by all tasks
             error: BaseException | None = None
             try:
                 async for message in self._read(job):
@@ -605,5 +600,5 @@ class AsyncMerge(Generic[J, T]):
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        with suppress(asyncio.QueueFull):  # then the reader is awake
+        with suppress(asyncio.QueueFull):  # if so, the reader is awake
             self._found.put_nowait((None, None, None))

@@ -49,9 +49,10 @@ def older(vendored: Path) -> Path:
     return vendored
 
 
-def test_everything_is_exported(tmp_path: Path) -> None:
-    dest = tmp_path / "new" / "protos"
+def test_everything_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dest = tmp_path / "new" / "deep" / "protos"
     assert main(["export", str(dest)]) == 0
+    assert f"{dest}: wrote " in capsys.readouterr().out
     written = contents(dest)
     manifest = json.loads(written.pop(_tree.MANIFEST))
     licence = {"LICENSE": (ROOT / "LICENSE").read_bytes()}
@@ -504,3 +505,10 @@ def test_plain_protoc_compiles_all_of_it(
 def test_buf_builds_all_of_it(tmp_path: Path) -> None:
     assert main(["export", str(tmp_path / "protos")]) == 0
     run("buf", "build", "protos", cwd=tmp_path)
+
+
+def test_links_of_others_stay_links_when_an_export_is_replaced(older: Path) -> None:
+    (older / "notes").mkdir()
+    (older / "notes" / "current").symlink_to("somewhere-else")
+    assert main(["export", str(older)]) == 0
+    assert (older / "notes" / "current").readlink() == Path("somewhere-else")

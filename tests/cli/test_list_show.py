@@ -69,6 +69,19 @@ def test_show_of_a_package_prints_all_its_definitions(capsys: pytest.CaptureFixt
     assert {each["name"] for each in told} == {s.name for s in top}
 
 
+def test_show_separates_files_by_an_empty_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "smg.v1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("// smg/v1/")]
+    assert starts[0] == 0 and len(starts) > 3
+    assert all(lines[number - 1] == "" for number in starts[1:])
+
+
+def test_show_prints_reserved_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "smg.grpc.common.KvEventBatch"]) == 0
+    assert "  reserved 5;\n" in capsys.readouterr().out
+
+
 def test_show_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "smg.v1.MatchedStop", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -284,3 +284,49 @@ def test_tls_uses_the_given_roots_and_certificate(
 @pytest.mark.parametrize("address", ["", ":", "host:port", "localhost:99999"])
 def test_an_invalid_address_is_rejected(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     check(capsys, 2, address)
+
+
+def releases(capsys: pytest.CaptureFixture[str], address: str) -> dict[str, dict[str, str]]:
+    assert main(["check", address, "--format", "json", "--allow-older"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["reflection"] is True
+    return found["releases"]  # type: ignore[no-any-return]
+
+
+def test_the_release_is_judged_by_rpcs_and_by_the_fields_that_they_use(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def without_newest_rpcs(files: FileDescriptorSet) -> None:
+        methods = engine(files).service[0].method
+        for name in ("StartProfile", "StopProfile"):
+            methods.remove(next(m for m in methods if m.name == name))
+
+    def without_newest_field(files: FileDescriptorSet) -> None:
+        fields = message(files, "SamplingParams").field
+        fields.remove(next(f for f in fields if f.name == "grammar_from_first_token"))
+
+    with serving() as address:
+        assert releases(capsys, address) == {ENGINE: {"newest": "0.4.28", "before": ""}}
+    for edit in (without_newest_rpcs, without_newest_field):
+        with serving(edit) as address:
+            assert releases(capsys, address)[ENGINE]["before"] == "0.4.28"
+            assert f"release of {ENGINE}: partly 0.4.28" in check(
+                capsys, 0, address, "--allow-older"
+            )
+
+
+def test_the_release_is_judged_by_the_enum_values_of_the_package(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service = "openengine.v1.Control"
+
+    def edit(files: FileDescriptorSet) -> None:
+        own = next(
+            file for file in files.file if any(e.name == "AbortStatus" for e in file.enum_type)
+        )
+        del next(e for e in own.enum_type if e.name == "AbortStatus").value[-1]
+
+    with serving(services=[service]) as address:
+        assert releases(capsys, address)[service] == {"newest": "0.1.0", "before": ""}
+    with serving(edit, services=[service]) as address:
+        assert releases(capsys, address)[service] == {"newest": "0.1.0", "before": "0.1.0"}

@@ -1,5 +1,6 @@
 """scripts/release.py, run for real on a copy of this checkout in a repository of its own."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -145,13 +146,18 @@ def test_a_release_is_frozen_built_and_tagged_and_then_holds(
     assert section(changelog, "Unreleased") == ""
     assert "- One more entry." in section(changelog, VERSION)
 
-    # sdist and wheel, with checksums beside them and in the tag.
+    # sdist, wheel and bill of materials, with checksums beside them and in the tag.
     sums = (repository / "dist" / "SHA256SUMS").read_text(encoding="utf-8")
     assert sums.strip() in git(repository, "tag", "--list", "--format=%(contents)", f"v{VERSION}")
     names = [line.split("  ")[1] for line in sums.splitlines()]
     stem = f"smg_grpc_proto-{VERSION}"
-    assert names == [f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"]
+    assert names == [f"{stem}-py3-none-any.whl", f"{stem}.cdx.json", f"{stem}.tar.gz"]
     run("sha256sum", "--check", "SHA256SUMS", cwd=repository / "dist")
+    bill = json.loads((repository / "dist" / names[1]).read_text(encoding="utf-8"))
+    package = bill["metadata"]["component"]
+    assert package["purl"] == f"pkg:pypi/smg-grpc-proto@{VERSION}"
+    assert {"grpcio", "protobuf"} <= {component["name"] for component in bill["components"]}
+    assert "file://" not in str(bill)
 
     # Frozen whole, found again by the suite, and built again from its commit to the same bytes.
     frozen = Frozen(repository / "tests" / "compat", [*FROZEN.own, VERSION])

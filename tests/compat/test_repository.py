@@ -231,6 +231,33 @@ def test_keep_going_omits_a_broken_file_and_its_importers_on_both_sides(
     assert main(["diff", str(old), str(new), "--exclude", "[bc].proto", "--level", "rpc"]) == 1
 
 
+def test_keep_going_omits_files_that_import_each_other_and_a_broken_one(
+    tmp_path: Path,
+) -> None:
+    folder = write(
+        tmp_path,
+        {
+            "a.proto": proto("a", "message A { int32 x = 1; }"),
+            "b.proto": "broken",
+            "c.proto": proto("c", "message C { d.D d = 1; }", "b.proto", "d.proto"),
+            "d.proto": proto("d", "message D { c.C c = 1; }", "c.proto"),
+        },
+    )
+    assert load(folder, keep_going=True).every_package == {"a"}
+
+
+def test_with_keep_going_the_number_of_broken_files_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smg_proto.compat._limits.MAX_BROKEN_FILES", 2)
+    broken = {f"b{number}.proto": f"broken {number}" for number in range(3)}
+    folder = write(tmp_path, {"a.proto": proto("a", "message A { int32 x = 1; }"), **broken})
+    with pytest.raises(ContractError, match="more than 2 files do not compile"):
+        load(folder, keep_going=True)
+    (folder / "b2.proto").unlink()
+    assert load(folder, keep_going=True).every_package == {"a"}
+
+
 def test_only_broken_files_are_an_error_even_with_keep_going(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,7 +409,12 @@ def test_sarif_has_a_result_for_each_finding_with_rule_and_place(
         (location,) = result["locations"]
         assert location["physicalLocation"]["artifactLocation"]["uri"].endswith("shop.proto")
         assert location["physicalLocation"]["region"]["startLine"] >= 3
+        assert (
+            result["properties"]["symbol"] == location["logicalLocations"][0]["fullyQualifiedName"]
+        )
     assert [r["ruleId"] for r in results if "suppressions" in r] == ["json"]
+    assert run_["columnKind"] == "unicodeCodePoints"
+    assert run_["properties"]["verdict"] == "data"
 
 
 def test_junit_fails_the_symbols_that_break(
@@ -391,6 +423,8 @@ def test_junit_fails_the_symbols_that_break(
     assert main(["diff", *pair, "--format", "junit"]) == 1
     root = ElementTree.fromstring(capsys.readouterr().out)
     assert (root.get("tests"), root.get("failures")) == ("2", "1")
+    suites = [(suite.get("tests"), suite.get("failures")) for suite in root.iter("testsuite")]
+    assert suites == [("2", "1")]
     (failure,) = root.iter("failure")
     assert failure.get("type") == "data"
     assert "bytes" in (failure.text or "")

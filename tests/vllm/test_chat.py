@@ -258,7 +258,7 @@ def test_the_template_is_looked_for_where_models_have_it(both: Both) -> None:
     spare = json.dumps({"chat_template": "S"})
     assert rendered(both, with_template({}, chat_template__json=spare)) == "S"
     assert rendered(both, with_template({"chat_template": "C"}), chat_template="M") == "M"
-    with pytest.raises(VLLMGrpcFailedPreconditionError, match="has no chat template"):
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="does not have a chat template"):
         rendered(both, with_template({}))
 
 
@@ -320,7 +320,7 @@ def test_the_last_message_can_be_gone_on_with(
     assert prompt_of(engine).endswith("<|im_start|>assistant\nHello th")
     chat(both, client, messages=messages, add_generation_prompt=False, max_tokens=1)
     assert prompt_of(engine).endswith("Hello th<|im_end|>\n")
-    with pytest.raises(VLLMGrpcValidationError, match="does not write out the last message"):
+    with pytest.raises(VLLMGrpcValidationError, match="does not render the last message"):
         chat(both, client, messages=messages, chat_template="x", continue_final_message=True)
 
 
@@ -328,9 +328,9 @@ def test_a_template_may_refuse_the_messages(both: Both, client: Any) -> None:
     fixed = "{{ raise_exception('roles must alternate') }}"
     quoting = "{{ raise_exception('bad: ' + messages[0].content) }}"
     messages = [{"role": "user", "content": SECRET}]
-    with pytest.raises(VLLMGrpcValidationError, match="refuses them: roles must alternate"):
+    with pytest.raises(VLLMGrpcValidationError, match="rejects them: roles must alternate"):
         chat(both, client, messages=messages, chat_template=fixed)
-    with pytest.raises(VLLMGrpcValidationError, match="refuses them") as caught:
+    with pytest.raises(VLLMGrpcValidationError, match="rejects them") as caught:
         chat(both, client, messages=messages, chat_template=quoting)
     assert SECRET not in str(caught.value)
     with pytest.raises(VLLMGrpcValidationError, match="fails on them: UndefinedError") as caught:
@@ -386,7 +386,7 @@ def test_a_hostile_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_slow_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_template, "MAX_SECONDS", 0.0)
-    with pytest.raises(VLLMGrpcFailedPreconditionError, match="bounds of time or size"):
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="exceeds a limit of time or size"):
         compiled("{% for a in [1] %}{% endfor %}").render()
 
 

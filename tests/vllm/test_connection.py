@@ -201,7 +201,7 @@ def test_a_coroutine_function_gives_tokens_to_the_async_client_only(
         return "later"
 
     if not both.asynchronous:
-        with pytest.raises(VLLMGrpcValidationError, match="needs the async client"):
+        with pytest.raises(VLLMGrpcValidationError, match="requires the async client"):
             both.make(address, token=token)
         return
     both.run(both.make(address, token=token).health.check())

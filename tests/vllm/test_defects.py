@@ -263,7 +263,7 @@ def test_7_a_prompt_is_sent_or_refused_never_lost(
 def test_7_text_is_never_embedded_as_nothing(
     both: Both, client: Any, address: Address[FakeVllmEngine], decoder: TokenDecoder
 ) -> None:
-    with pytest.raises(VLLMGrpcValidationError, match="input: the server embeds token ids only"):
+    with pytest.raises(VLLMGrpcValidationError, match="input: the server embeds only token ids"):
         both.run(client.with_options(decoder=None).embeddings.create(input="some text"))
     for able in (client, client.with_options(decoder=decoder)):
         for several in ("some text", ["some text"]):
@@ -281,7 +281,7 @@ def test_8_a_closed_client_says_so(both: Both, address: Address[FakeVllmEngine])
         try:
             call()
         except VLLMGrpcClosedError as error:
-            assert "make a new one" in str(error)
+            assert "create a new one" in str(error)
         except Exception as error:
             pytest.fail(f"a bare {type(error).__name__}")
         else:

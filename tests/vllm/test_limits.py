@@ -292,7 +292,7 @@ class OnRetry(logging.Handler):
         self._act = act
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "trying again" in record.getMessage():
+        if "retrying" in record.getMessage():
             self._act()
 
 
@@ -435,7 +435,7 @@ def test_closing_a_client_ends_streams_on_a_channel_of_the_callers(
             await client.close()
             while engine.record.counters.cancelled == before:
                 await asyncio.sleep(0.01)
-            with pytest.raises(VLLMGrpcClosedError, match="client has been closed"):
+            with pytest.raises(VLLMGrpcClosedError, match="client is closed"):
                 await stream.__anext__()
             async with AsyncVLLMGrpcClient(channel=channel) as another:
                 assert (await another.health.check()).healthy
@@ -449,7 +449,7 @@ def test_closing_a_client_ends_streams_on_a_channel_of_the_callers(
         next(stream)
         client.close()
         eventually(lambda: engine.record.counters.cancelled == before + 1)
-        with pytest.raises(VLLMGrpcClosedError, match="client has been closed"):
+        with pytest.raises(VLLMGrpcClosedError, match="client is closed"):
             next(stream)
         with VLLMGrpcClient(channel=channel) as another:
             assert another.health.check().healthy

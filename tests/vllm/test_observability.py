@@ -35,7 +35,7 @@ def test_logs_name_requests_and_never_their_content(
         both.run(client.health.check())
     ours = [r for r in caplog.records if r.name == "smg_proto.vllm"]
     text = "\n".join(record.getMessage() for record in ours)
-    assert "call begins rpc=Generate request_id=mine prompt=text stream=False n=1" in text
+    assert "call started rpc=Generate request_id=mine prompt=text stream=False n=1" in text
     assert "code=UNAVAILABLE request_id=mine" in text and "rpc=HealthCheck" in text
     for secret in (PROMPT, "my-token", "private", text_of([result])):
         assert secret not in text

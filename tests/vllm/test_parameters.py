@@ -291,9 +291,9 @@ def test_prompts_that_cannot_be_are_refused_without_showing_them(
 
 
 def test_media_and_cuts_need_the_right_kind_of_prompt(both: Both, client: Any) -> None:
-    with pytest.raises(VLLMGrpcValidationError, match="media need a prompt in token ids"):
+    with pytest.raises(VLLMGrpcValidationError, match="must be token ids if there are media"):
         both.create(client, prompt="x", media_refs=[MediaRef(url="u")])
-    with pytest.raises(VLLMGrpcValidationError, match="cuts text prompts only"):
+    with pytest.raises(VLLMGrpcValidationError, match="cuts only text prompts"):
         both.create(client, prompt=[5], truncate_prompt_tokens=3)
 
 
@@ -353,7 +353,7 @@ def test_help_describes_every_parameter(kind: Any) -> None:
 
 
 def test_parameter_objects_check_themselves() -> None:
-    with pytest.raises(VLLMGrpcValidationError, match="n: greedy"):
+    with pytest.raises(VLLMGrpcValidationError, match="n: must be 1 for greedy"):
         SamplingParams(n=3, temperature=0)
     with pytest.raises(VLLMGrpcValidationError, match="url"):
         MediaRef(url="")

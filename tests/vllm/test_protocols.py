@@ -164,7 +164,7 @@ def test_what_the_protocol_lacks_is_refused_by_name(
         "FlushCache": lambda: client.admin.flush_cache(),
     }
     for name, call in calls.items():
-        with pytest.raises(VLLMGrpcUnimplementedError, match=f"has no {name}"):
+        with pytest.raises(VLLMGrpcUnimplementedError, match=f"does not have {name}"):
             both.run(call())
     for param, value in {
         "data_parallel_rank": 0,

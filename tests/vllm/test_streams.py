@@ -120,7 +120,7 @@ def test_ending_a_stream_early_reaches_the_engine(
     if how == "forget":
         return
     # A part of the answer is never taken for the whole.
-    why = "its loop was left" if how in ("break", "error") else "the stream was closed"
+    why = "its loop ended" if how in ("break", "error") else "the stream was closed"
     for _ in range(2):
         with pytest.raises(VLLMGrpcClosedError, match=why):
             both.next(stream)

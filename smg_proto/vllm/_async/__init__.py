@@ -1,1 +1,1 @@
-"""The async client. The sync one is generated from it."""
+"""The async client, from which the sync one is generated."""

@@ -1,4 +1,4 @@
-"""One RPC: its tries, its time limits, and its end."""
+"""One RPC with its retries and time limits."""
 
 import math
 import random
@@ -10,13 +10,7 @@ import grpc
 
 from smg_proto._channel import Metadata
 from smg_proto.vllm._async.connection import AsyncConnection
-from smg_proto.vllm._config import (
-    MAX_PUSHBACK,
-    AsyncToken,
-    Options,
-    check_secret,
-    merge_metadata,
-)
+from smg_proto.vllm._config import MAX_PUSHBACK, AsyncToken, Options, check_secret, merge_metadata
 from smg_proto.vllm._errors import (
     RETRYABLE,
     VLLMGrpcClosedError,
@@ -32,28 +26,27 @@ from smg_proto.vllm._wait import (
     AsyncReplies,
     AsyncTimer,
     Late,
-    async_answer,
     async_cancellations,
     async_connected,
     async_gather,
     async_on_failure,
+    async_resolved,
 )
 
 M = TypeVar("M")
 
 
 class Limits(NamedTuple):
-    """How long a call may take: the waits for its messages, in seconds, and the whole of it."""
+    """The time limits of a call, in seconds for the wait for a message."""
 
     first_message: float | None = None
     idle: float | None = None
     ends: float | None = None
-    """The moment, by time.monotonic()."""
+    """The deadline of the whole call, by time.monotonic()."""
 
     @classmethod
     def of_call(cls, options: Options, began: float, at_least: float = 0.0) -> "Limits":
-        """For a reply that comes at the end. at_least: seconds that it gets unless somebody has
-        set a limit."""
+        """For a reply without streaming. at_least: the minimum of the default limit."""
         limit = options.timeout.call
         if limit is not None and not options.timeout_given:
             limit = max(limit, at_least)
@@ -67,11 +60,11 @@ class Limits(NamedTuple):
 
 
 class AsyncCall(Generic[M]):
-    """One RPC, as an iterator of its messages: a unary one has one. It is begun once, and made
-    again while no message has come.
+    """An iterator of the messages of an RPC; a unary one has one. It retries the call until the
+    first message.
 
-    gRPC can retry by itself, but not as often as the caller says, not with the token renewed, not
-    after a server has sent its headers, and without a line in the log.
+    gRPC's own retries do not support any number of tries, do not renew tokens, end with the
+    server's headers, and are not logged.
     """
 
     def __init__(
@@ -87,8 +80,8 @@ class AsyncCall(Generic[M]):
     ) -> None:
         self._connection = connection
         self._rpc = rpc
-        self._inference = False  # made in vLLM's own protocol
-        self._unknown: VLLMGrpcError | None = None  # what the server said to the other one
+        self._inference = False  # the current try uses vLLM's own protocol
+        self._unknown: VLLMGrpcError | None = None  # UNIMPLEMENTED in the other protocol
         self._request = request
         self._options = options
         self._limits = limits
@@ -97,20 +90,20 @@ class AsyncCall(Generic[M]):
         self._request_id = request_id
         self._replies: AsyncReplies | None = None
         self._limit = limits.first_message  # of the next wait
-        self._begun = False  # a message has come
-        self._spare = math.inf  # seconds that the first message has left of its limit
+        self._begun = False  # a message has arrived
+        self._spare = math.inf  # seconds between the first message and its time limit
         self._tries = 0
         self._pause: AsyncPause | None = None
         self.done: bool = False
-        """No message will follow."""
-        self._cut: VLLMGrpcError | None = None  # why this side has ended the call
+        """Whether no message will follow."""
+        self._cut: VLLMGrpcError | None = None  # the reason for which the client ended the call
         first, idle = limits.first_message, limits.idle
         self._timer: AsyncTimer | None = None
         if first is not None or idle is not None:
             self._timer = AsyncTimer(min(first or math.inf, idle or math.inf), self._late)
 
     async def begin(self) -> None:
-        """Make the call. Time that this takes, such as that of a token function, counts."""
+        """Start the call. The time for this, as for a token function, counts."""
         began = time.monotonic()
         self._connection.calls.add(self)
         if self._timer is not None:
@@ -124,7 +117,7 @@ class AsyncCall(Generic[M]):
             self._limit = max(self._limit - (time.monotonic() - began), 0.001)
 
     async def _try(self, until: float) -> None:
-        """Make the call, for the first time or again, unless `until` is over before."""
+        """Make one try, unless `until` has passed."""
         ends = self._limits.ends
         if ends is not None and ends < until:
             until = ends
@@ -138,7 +131,7 @@ class AsyncCall(Generic[M]):
         method, request = self._connection.method(self._rpc, self._request, self._inference)
         left = None if ends is None else ends - time.monotonic()
         if left is not None and left <= 0:
-            raise self._too_late("before it could be made")
+            raise self._too_late("before it was made")
         replies = method(
             request,
             timeout=left,
@@ -147,16 +140,16 @@ class AsyncCall(Generic[M]):
         )
         self._replies = replies
         self._next = replies.__aiter__().__anext__
-        if self._cut is not None:  # by another thread, just now
+        if self._cut is not None:  # by another thread in the meantime
             replies.cancel()
 
     async def _with_token(self, metadata: Metadata, until: float) -> Metadata:
-        """The metadata with the token, unless the caller has set the same header by hand."""
+        """The metadata with the token, unless they already have an authorization header."""
         token: Any = self._token
         if callable(token):
             left = until - time.monotonic()
             try:
-                token = await async_answer(token(), None if left == math.inf else left)
+                token = await async_resolved(token(), None if left == math.inf else left)
             except Late:
                 left = 0.0
             if left <= 0 or time.monotonic() >= until:
@@ -175,15 +168,15 @@ class AsyncCall(Generic[M]):
         timer, limit = self._timer, self._limit
         if timer is not None and limit is not None:
             timer.until = time.monotonic() + limit
-        asked = async_cancellations()
+        before = async_cancellations()
         while True:
             try:
                 message: M = await self._next()
             except StopAsyncIteration:
                 self.finish()
                 raise
-            except AsyncCancelled as cause:  # of this task, or of the call by this side
-                if self._cut is None or async_cancellations() > asked:
+            except AsyncCancelled as cause:  # of this task, or of the call by the client
+                if self._cut is None or async_cancellations() > before:
                     self.close()
                     raise
                 raise self._cut from cause
@@ -205,7 +198,7 @@ class AsyncCall(Generic[M]):
             await self._again(delay)
 
     async def _failed(self, cause: grpc.RpcError) -> float:
-        """The seconds until another try, or an exception."""
+        """The seconds until the next try. Raises an error if there is none."""
         error = self._cut
         if error is None:
             unreachable = getattr(cause, "code", lambda: None)() is grpc.StatusCode.UNAVAILABLE
@@ -231,7 +224,7 @@ class AsyncCall(Generic[M]):
         raise error from cause
 
     def _delay(self, error: VLLMGrpcError) -> float | None:
-        """Seconds to wait before the next try; None: no other try."""
+        """The seconds until the next try, or None."""
         if self._begun or not error.retryable or self._tries >= self._options.max_retries:
             return None
         delay = error.pushback
@@ -239,7 +232,7 @@ class AsyncCall(Generic[M]):
             return None
         if delay is None:
             backoff = self._options.initial_backoff * 2.0 ** min(self._tries, 60)
-            # Jitter, so that clients that failed together do not come back together.
+            # Jitter, so that clients that failed together do not retry together.
             delay = min(backoff, self._options.max_backoff) * random.uniform(0.5, 1.0)
         ends = self._limits.ends
         if ends is not None and time.monotonic() + delay >= ends:
@@ -250,7 +243,7 @@ class AsyncCall(Generic[M]):
         return delay
 
     async def _again(self, delay: float) -> None:
-        """Wait, and make the call again. close() and time limits end the wait."""
+        """Wait, then make the next try. close() and time limits end the wait."""
         try:
             self._pause = pause = AsyncPause()
             if self._cut is None:
@@ -267,7 +260,7 @@ class AsyncCall(Generic[M]):
             raise self._cut
 
     def _late(self) -> None:
-        """The wait was too long."""
+        """End the call because a message is late."""
         which, limit, name = (
             ("further", self._limits.idle, "Timeout.idle")
             if self._begun
@@ -276,24 +269,24 @@ class AsyncCall(Generic[M]):
         self._end(self._timeout(f"no {which} message within {limit or 0:g} s ({name})"))
 
     def _too_late(self, when: str) -> VLLMGrpcTimeoutError:
-        return self._timeout(f"the time for the call was over {when}")
+        return self._timeout(f"the time limit of the call was exceeded {when}")
 
     def _timeout(self, message: str) -> VLLMGrpcTimeoutError:
         return VLLMGrpcTimeoutError(message, code="DEADLINE_EXCEEDED", request_id=self._request_id)
 
     def left(self) -> float | None:
-        """Seconds that are left for what belongs to the first message; None: no limit."""
+        """Seconds left for work that counts as part of the first message. None: no limit."""
         ends = self._limits.ends
         left = self._spare if ends is None else min(self._spare, ends - time.monotonic())
         return None if left == math.inf else max(left, 0.0)
 
     def close(self, why: str = "the stream was closed") -> None:
-        """Cancel the call, if it runs; the server then ends the request in the engine."""
+        """Cancel the call if it is running. The server then ends the request in the engine."""
         if not self.done:
             self._end(VLLMGrpcClosedError(why, request_id=self._request_id))
 
     def _end(self, why: VLLMGrpcError) -> None:
-        """End the call from this side. Whoever waits for a message gets the reason."""
+        """End the call. A reader that waits for a message gets the reason."""
         if self.done:
             return
         if self._cut is None:
@@ -305,14 +298,13 @@ class AsyncCall(Generic[M]):
             self._pause.wake()
 
     def finish(self) -> None:
-        """Nothing more is wanted, or nothing can come."""
         self.done = True
         if self._timer is not None:
             self._timer.stop()
         self._connection.calls.discard(self)
 
     async def result(self) -> M:
-        """The one message of a unary call, from its beginning to its end."""
+        """Make a unary call and return its message."""
         await self.begin()
         try:
             return await self.__anext__()
@@ -320,14 +312,14 @@ class AsyncCall(Generic[M]):
             self.finish()
 
     def watch(self, failed: Callable[[], None]) -> None:
-        """Have `failed` called, from another thread, if the try under way fails for good."""
+        """Call `failed`, in another thread, if the current try fails permanently."""
         async_on_failure(self._replies, RETRYABLE | {"UNIMPLEMENTED"}, failed)
 
     async def initial_metadata(self) -> Metadata:
-        """Waits for the headers, for as long as for the first message."""
+        """Waits for the headers, with the time limit of the first message."""
         timer, limit = self._timer, self._limit
         if timer is None or limit is None or self._begun or timer.left() < math.inf:
-            timer = None  # no limit, or somebody else waits already
+            timer = None  # no limit, or it is already running
         elif not self.done:
             timer.until = time.monotonic() + limit
         try:
@@ -357,12 +349,12 @@ async def async_gather_calls(
     begin: Callable[[int], Awaitable[None]],
     read: Callable[[int], Awaitable[None]],
 ) -> None:
-    """Read several calls to their ends, all at once. The first that fails ends the others, and its
+    """Read several calls concurrently to their ends. The first that fails ends the others, and its
     error is raised."""
     failed: list[AsyncCall[Any]] = []
 
     def end(first: AsyncCall[Any]) -> None:
-        if not failed:  # those that end because of it come here too
+        if not failed:  # the calls that it ends call this too
             failed.append(first)
             for call in calls:
                 if call is not first:

@@ -1,4 +1,4 @@
-"""How one client makes its calls: its settings, over a connection that its copies share."""
+"""Makes the calls of a client, with its settings, over a connection shared with its copies."""
 
 import copy
 import time
@@ -24,8 +24,10 @@ from smg_proto.vllm._config import (
     AsyncToken,
     Options,
     async_check_token,
+    flag,
     merge_metadata,
     split,
+    text,
 )
 from smg_proto.vllm._errors import (
     VLLMGrpcCancelledError,
@@ -39,10 +41,11 @@ from smg_proto.vllm._errors import (
     VLLMGrpcValidationError,
 )
 from smg_proto.vllm._inference import engine_reply
+from smg_proto.vllm._params import UNKNOWN_PARAMETER
 from smg_proto.vllm._telemetry import log_call, log_generate, log_no_tokenizer
 from smg_proto.vllm._tokenizer import BY_SERVER, TokenDecoder, local_decoder
 from smg_proto.vllm._types import ModelInfo
-from smg_proto.vllm._wait import AsyncOnce, Late, async_aside
+from smg_proto.vllm._wait import AsyncOnce, Late, async_run_blocking
 
 T = TypeVar("T")
 Decoding = TokenDecoder | Literal["server"] | None
@@ -53,7 +56,7 @@ _NO_BUNDLE: Final = (
     VLLMGrpcUnimplementedError,
 )
 _LABEL_WAIT: Final = 0.25  # seconds
-_PASSING: Final = (VLLMGrpcConnectionError, VLLMGrpcCancelledError, VLLMGrpcClosedError)
+_TRANSIENT: Final = (VLLMGrpcConnectionError, VLLMGrpcCancelledError, VLLMGrpcClosedError)
 
 
 def check_decoder(value: object) -> Decoding:
@@ -76,7 +79,7 @@ class AsyncCaller:
         self.options = options
         self.token = token
         self.decoder = check_decoder(decoder)
-        # Found out in the background. An error that will not pass is a result too.
+        # Fetched in the background. A permanent error is a result too.
         self._model = AsyncOnce[ModelInfo | VLLMGrpcError]()
         self._tokenizer = AsyncOnce[TokenDecoder | Exception]()
         self._check_token()
@@ -86,7 +89,7 @@ class AsyncCaller:
         async_check_token(self.token, where)
 
     def changed(self, params: Mapping[str, Any]) -> Self:
-        """The same over the same connection, with other settings."""
+        """A copy with other settings, over the same connection."""
         other = copy.copy(self)
         call = {name: value for name, value in params.items() if name in CALL_PARAMS}
         other.options = self.options.changed(call)
@@ -96,7 +99,7 @@ class AsyncCaller:
             elif name == "token":
                 other.token = value
             elif name not in CALL_PARAMS:
-                raise VLLMGrpcValidationError(name, "is no option of a client")
+                raise VLLMGrpcValidationError(name, UNKNOWN_PARAMETER)
         other._check_token()
         return other
 
@@ -105,8 +108,21 @@ class AsyncCaller:
         self.connection.check()
         call, rest = split(params)
         if rest:
-            raise VLLMGrpcValidationError(min(rest), "there is no such parameter")
+            raise VLLMGrpcValidationError(min(rest), UNKNOWN_PARAMETER)
         return self.options.changed(call)
+
+    def arguments(
+        self, stream: bool, params: Mapping[str, Any]
+    ) -> tuple[Options, dict[str, Any], dict[str, Any], str | None]:
+        """The arguments of `create`, checked: the settings of the call, the parameters of
+        CallParams, the others that are set, and the request id."""
+        self.connection.check()
+        flag("stream", stream)
+        call, given = split(params)
+        request_id = given.pop("request_id", None)
+        if request_id is not None:
+            text("request_id", request_id)
+        return self.options.changed(call), call, given, request_id
 
     # Calls.
 
@@ -119,7 +135,7 @@ class AsyncCaller:
         metadata: Metadata | None = None,
         request_id: str | None = None,
     ) -> AsyncCall[Any]:
-        """An RPC that has not begun yet."""
+        """An RPC, to be started by the caller."""
         return AsyncCall(
             self.connection,
             rpc,
@@ -142,8 +158,8 @@ class AsyncCaller:
         at_least: float = 0.0,
         ends: float | None = None,
     ) -> T:
-        """An RPC with one reply. at_least: seconds that it gets unless somebody has set a limit.
-        ends: the end of what it is a part of."""
+        """Make a unary call. at_least: the minimum of the default time limit. ends: the deadline of
+        a call that this one is part of."""
         options = self.options_of(params)
         if not repeatable:
             options = replace(options, max_retries=0)
@@ -156,7 +172,8 @@ class AsyncCaller:
     async def embed(
         self, requests: Sequence[pb.EmbedRequest], options: Options, began: float
     ) -> list[pb.EmbedResponse]:
-        """All at once. One that fails is tried again by itself, and then ends the others."""
+        """Make all calls concurrently. Each is retried separately; one that fails ends the
+        others."""
         limits = Limits.of_call(options, began)
         calls: list[AsyncCall[pb.EmbedResponse]] = [
             self.call("Embed", request, options, limits, request_id=request.request_id)
@@ -179,7 +196,7 @@ class AsyncCaller:
     async def run(
         self, job: Job[ResultT, ChunkT], decoder: Decoding, stream: bool, began: float
     ) -> AsyncRun[ResultT, ChunkT]:
-        """Begin the calls of a job."""
+        """Start the calls of a job."""
         connection, options = self.connection, job.options
         if not job.model and connection.model is not None:
             job.model = connection.model.id
@@ -212,7 +229,7 @@ class AsyncCaller:
         self.look_up(words=words is not None, name=not job.model)
         return run
 
-    # What is known of the server.
+    # Properties of the server.
 
     async def model_info(self, params: Mapping[str, Any], ends: float | None = None) -> ModelInfo:
         request = pb.GetModelInfoRequest()
@@ -221,17 +238,17 @@ class AsyncCaller:
         return info
 
     async def _describe(self) -> ModelInfo | VLLMGrpcError:
-        """Ask for the model; a server that will not tell is not asked again."""
+        """Get the model, or a permanent error."""
         try:
             return await self.model_info({})
         except VLLMGrpcError as error:
-            if error.retryable or isinstance(error, _PASSING):
+            if error.retryable or isinstance(error, _TRANSIENT):
                 raise
             return error
 
     async def label(self, seconds: float | None) -> str:
-        """The model's name, for results. It is only a label: a server that is slow to tell it, or
-        will not, is waited for once, and shortly."""
+        """The model's name, for results. As it is only a label, the client waits for it briefly,
+        and only once if the server does not return it."""
         connection = self.connection
         if connection.model is None and not connection.nameless:
             try:
@@ -242,7 +259,7 @@ class AsyncCaller:
         return connection.model.id if connection.model is not None else ""
 
     def look_up(self, *, words: bool, name: bool) -> None:
-        """Have found out in the background what results need of the server."""
+        """Fetch the tokenizer or the model's name in the background."""
         if words:
             self._tokenizer.begin(self._fetch)
         elif name and self.connection.model is None:
@@ -263,14 +280,13 @@ class AsyncCaller:
         return builder.build()
 
     async def _fetch(self) -> TokenDecoder | Exception:
-        """The server's tokenizer; an error that will not pass means that there is none."""
+        """Get the server's tokenizer, or a permanent error."""
         try:
             return await self._find()
         except Exception as error:
-            passing = isinstance(error, _PASSING) or getattr(error, "retryable", False)
-            if passing:
+            if isinstance(error, _TRANSIENT) or getattr(error, "retryable", False):
                 raise
-            if not self.connection.inference:  # whose server sends text
+            if not self.connection.inference:  # otherwise the server sends text
                 log_no_tokenizer(str(error))
             return error
 
@@ -282,8 +298,8 @@ class AsyncCaller:
         info = await self._model.get(self._describe, None)
         server = None
         if isinstance(info, ModelInfo) and info.raw is not None and self.connection.given is None:
-            told = info.raw.SerializeToString(deterministic=True)
-            server = (self.connection.address.target, told)
+            described = info.raw.SerializeToString(deterministic=True)
+            server = (self.connection.address.target, described)
         decoder = BY_SERVER.get(server) if server is not None else None
         if decoder is None:
             try:
@@ -292,20 +308,20 @@ class AsyncCaller:
                 if not isinstance(info, ModelInfo):
                     raise
                 path = info.tokenizer_path or info.model_path
-                decoder = await async_aside(local_decoder, path)
+                decoder = await async_run_blocking(local_decoder, path)
             else:
-                decoder = await async_aside(TokenDecoder.from_bundle, bundle)
+                decoder = await async_run_blocking(TokenDecoder.from_bundle, bundle)
             if server is not None:
                 BY_SERVER[server] = decoder
         return decoder
 
     async def server_decoder(self, seconds: float | None) -> TokenDecoder | None:
-        """The server's tokenizer, within so many seconds; None: there is none."""
+        """The server's tokenizer, or None if it does not have one. seconds: the time limit."""
         found = await self._tokenizer_within(seconds)
         return found if isinstance(found, TokenDecoder) else None
 
     async def required_decoder(self, seconds: float | None) -> TokenDecoder:
-        """The server's tokenizer, or an error. One that seemed to last is looked at anew."""
+        """The server's tokenizer, or an error. After a permanent error, it tries again."""
         if isinstance(self._tokenizer.value(), Exception):
             self._tokenizer.forget()
         found = await self._tokenizer_within(seconds)
@@ -319,12 +335,12 @@ class AsyncCaller:
         except Late:
             self.connection.check()
             raise VLLMGrpcTimeoutError(
-                "the server's tokenizer has not come within the time limit of the call; load it "
-                "first with tokenizer.decoder(), or do without text: decoder=None",
+                "the server's tokenizer did not arrive within the time limit of the call; load it "
+                "beforehand with tokenizer.decoder(), or use decoder=None for no text",
                 code="DEADLINE_EXCEEDED",
             ) from None
 
     def forget_server(self) -> None:
-        """Stop what goes on in the background."""
+        """Stop background work."""
         self._model.stop()
         self._tokenizer.stop()

@@ -1,4 +1,4 @@
-"""The server that a client and all its copies talk to, over one channel."""
+"""The connection of a client and its copies to a server."""
 
 import threading
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from smg_proto.vllm._errors import VLLMGrpcClosedError, VLLMGrpcError
 from smg_proto.vllm._inference import SHARED, methods, translated
 from smg_proto.vllm._telemetry import Telemetry, telemetry_of
 from smg_proto.vllm._types import ModelInfo
-from smg_proto.vllm._wait import AsyncHome, AsyncReplies, AsyncSingle
+from smg_proto.vllm._wait import AsyncOwner, AsyncReplies, AsyncSingle
 
-_CLOSED = "the client has been closed; make a new one"
+_CLOSED = "the client is closed; create a new one"
 _STREAMS = frozenset({"Generate", "GetTokenizer", "SubscribeKvEvents"})
 
 
@@ -23,26 +23,26 @@ class Closable(Protocol):
 
 
 class AsyncConnection:
-    """Opened by the first call, since a channel may belong to an event loop."""
+    """A channel, opened by the first call, since it belongs to an event loop if it is async."""
 
     def __init__(
         self, address: Address, given: grpc.aio.Channel | None, telemetry: bool, protocol: str
     ) -> None:
         self.address = address
-        self.given = given  # a channel of the caller's, which is not ours to close
+        self.given = given  # the caller's channel, which stays open
         self.closed: bool = False
-        self.calls: set[Closable] = set()  # that may still run
+        self.calls: set[Closable] = set()  # that may be running
         self.model: ModelInfo | None = None
-        self.nameless = False  # the model's name has been waited for in vain
+        self.nameless = False  # the server did not return the model's name
         self.inference: bool = protocol == "inference"
-        """Whether the server is spoken to in vLLM's own protocol."""
+        """Whether calls are made in vLLM's own protocol."""
         self.unsure: bool = protocol == "auto"
-        """Whether the server may speak the other one."""
+        """Whether the server's protocol is still unknown."""
         self.telemetry: Telemetry | None = telemetry_of(address.target, telemetry)
         self.channel: grpc.aio.Channel | None = given
         self._methods: dict[str, Callable[..., Any]] = {}
         self._translated: dict[str, Callable[..., Any]] = {}
-        self._home: AsyncHome | None = None
+        self._owner: AsyncOwner | None = None
         self._opening = threading.Lock()
 
     def check(self) -> None:
@@ -50,17 +50,17 @@ class AsyncConnection:
             raise VLLMGrpcClosedError(_CLOSED)
 
     @property
-    def home(self) -> AsyncHome:
-        """Where it belongs. Opens the channel if need be."""
+    def owner(self) -> AsyncOwner:
+        """The event loop that the channel belongs to. Opens the channel if necessary."""
         self.check()
-        home = self._home or self._open()
-        if not home.is_here():
-            raise VLLMGrpcError("the client belongs to another event loop; make one for each")
-        return home
+        owner = self._owner or self._open()
+        if not owner.is_current():
+            raise VLLMGrpcError("the client belongs to another event loop; create one for each")
+        return owner
 
-    def _open(self) -> AsyncHome:
-        with self._opening:  # several threads may make their first call at once
-            if self._home is None:
+    def _open(self) -> AsyncOwner:
+        with self._opening:  # the first calls may come from several threads
+            if self._owner is None:
                 if self.channel is None:
                     self.channel = self.address.async_channel()
                 stub = vllm_engine_pb2_grpc.VllmEngineStub(self.channel)
@@ -68,29 +68,29 @@ class AsyncConnection:
                     self._methods[rpc] = method if rpc in _STREAMS else AsyncSingle.of(method)
                 for rpc, (method, streams) in methods(self.channel).items():
                     self._translated[rpc] = method if streams else AsyncSingle.of(method)
-                self._home = AsyncHome()
-            return self._home
+                self._owner = AsyncOwner()
+            return self._owner
 
     def method(
         self, rpc: str, request: Any, inference: bool
     ) -> tuple[Callable[..., AsyncReplies], Any]:
-        """What makes a call, and its request. inference: in vLLM's own protocol."""
-        assert self.home
+        """The method of a stub, and its request. inference: in vLLM's own protocol."""
+        assert self.owner
         if not inference:
             return self._methods[rpc], request
         name, request = translated(rpc, request)
         return self._translated[name], request
 
     def may_switch(self, rpc: str) -> bool:
-        """Whether a call that the server does not know may be known in vLLM's own protocol."""
+        """Whether a call that is UNIMPLEMENTED may exist in vLLM's own protocol."""
         return rpc in SHARED and (self.unsure or self.inference)
 
     def settle(self, inference: bool) -> None:
-        """The server has replied in this protocol."""
+        """Record the protocol in which the server has replied."""
         self.inference, self.unsure = inference, False
 
     async def close(self) -> None:
-        """End all calls, and the channel if it is ours."""
+        """End all calls, and close the channel unless it is the caller's."""
         if self.closed:
             return
         self.closed = True

@@ -13,25 +13,20 @@ from smg_proto.vllm._async.call import AsyncCall, Limits
 from smg_proto.vllm._async.caller import AsyncCaller, check_decoder
 from smg_proto.vllm._async.stream import AsyncChatStream, AsyncGenerateStream, AsyncKvEventStream
 from smg_proto.vllm._bundle import TokenizerBundle
-from smg_proto.vllm._chat import ChatRequest, chat_job
-from smg_proto.vllm._completion import completion_job, embed_requests
-from smg_proto.vllm._config import (
-    CallParams,
-    duration,
-    flag,
-    split,
-    text,
-    whole,
-)
+from smg_proto.vllm._chat import ChatRequest, ChatShape
+from smg_proto.vllm._completion import CompletionShape, embed_requests, new_job, text_plans
+from smg_proto.vllm._config import CallParams, duration, flag, split, text, whole
 from smg_proto.vllm._errors import VLLMGrpcError, VLLMGrpcNotFoundError, VLLMGrpcValidationError
 from smg_proto.vllm._params import (
+    UNKNOWN_PARAMETER,
     ChatMessages,
     ChatParams,
     CompletionParams,
     CompletionRequest,
     EmbeddingParams,
     Prompts,
-    without_nothing,
+    parse_prompts,
+    without_no_ops,
 )
 from smg_proto.vllm._tokenizer import TokenDecoder
 from smg_proto.vllm._types import (
@@ -46,7 +41,7 @@ from smg_proto.vllm._types import (
     ServerInfo,
     embedding_response,
 )
-from smg_proto.vllm._wait import async_aside
+from smg_proto.vllm._wait import async_run_blocking
 
 
 class AsyncResource:
@@ -74,76 +69,71 @@ class AsyncCompletions(AsyncResource):
     async def create(
         self, *, prompt: Prompts, stream: bool = False, **params: Unpack[CompletionParams]
     ) -> Completion | AsyncGenerateStream:
-        """Continue a prompt, or each of several: choice i of prompt p has the index p * n + i.
+        """Continue one or several prompts. Choice i of prompt p has the index p * n + i.
 
-        What is left out, None or NOT_GIVEN is not sent: vLLM's plain defaults apply.
+        None and NOT_GIVEN mean unset. Unset parameters are not sent: vLLM's plain defaults apply.
 
         prompt: text, a sequence of token ids, a TokenizedInput, or a list of these.
-        stream: return the chunks as they are made.
+        stream: return chunks as they are generated.
 
         Sampling:
         temperature: 0 to 2; 0 is greedy. Unset: 1.
-        top_p: keep the likeliest tokens that add up to this share, above 0 to 1. Unset: 1.
+        top_p: keep the most likely tokens up to this total probability, above 0 to 1. Unset: 1.
         top_k: number of tokens to choose from; 0 or -1 is all. Unset: all.
-        min_p: least probability relative to the likeliest token, 0 to 1. Unset: 0.
+        min_p: minimum probability relative to the most likely token, 0 to 1. Unset: 0.
         frequency_penalty, presence_penalty: -2 to 2; above 0 makes repetition rarer. Unset: 0.
         repetition_penalty: above 0; above 1 makes tokens of prompt and output rarer. Unset: 1.
-        seed: repeats the result; choice i of n uses seed + i. Unset: random.
+        seed: makes the result reproducible; choice i of n uses seed + i. Unset: random.
         n: choices for each prompt, 1 to 16384. Unset: 1.
-        logit_bias: token id to the number that is added to its logit.
-        use_model_defaults: sample as the model's own generation config says, where nothing else
-            is asked for. vLLM's HTTP server does so. Unset: False.
+        logit_bias: a number for each token id, added to the token's logit.
+        use_model_defaults: apply the model's own generation config to unset parameters, like
+            vLLM's HTTP server. Unset: False.
         sampling_params: a SamplingParams instead of single values.
 
         Length and stops:
-        max_tokens: most tokens of a choice, at least 1. Unset: up to the end of the context.
-        min_tokens: tokens before an end or a stop counts. Unset: 0.
-        stop: a string, or a list of strings, that ends a choice. The text is cut there.
+        max_tokens: maximum tokens of a choice, at least 1. Unset: up to the end of the context.
+        min_tokens: number of tokens before an end token or a stop takes effect. Unset: 0.
+        stop: a string or a list of strings that end a choice. The text is cut there.
         stop_token_ids: token ids that end a choice, besides the model's end tokens.
-        ignore_eos: go on after the model's end token. Unset: False.
-        include_stop_str_in_output: keep the stop in the text. Unset: False.
-        skip_special_tokens: leave special tokens out of the text. Unset: True.
-        spaces_between_special_tokens: matters to stop strings only. Unset: True.
-        truncate_prompt_tokens: cut a text prompt to its last tokens; -1 does not. Unset: -1.
+        ignore_eos: continue after the model's end token. Unset: False.
+        include_stop_str_in_output: keep the stop string in the text. Unset: False.
+        skip_special_tokens: omit special tokens from the text. Unset: True.
+        spaces_between_special_tokens: affects only stop strings. Unset: True.
+        truncate_prompt_tokens: keep only this many last tokens of a text prompt; -1 keeps all.
+            Unset: -1.
 
-        What comes back:
-        logprobs: for each token, this many candidates; 0 is the token's own logprob only. Above
-            the server's --max-logprobs, 20 by default, it refuses. Unset: none.
-        prompt_logprobs: the same for the prompt. Unset: none.
-        structured_outputs: the form of the output, as a StructuredOutputs.
-        grammar_from_first_token: apply that form also while the model still thinks. Unset: False.
+        Output:
+        logprobs: number of candidates for each token; 0 returns only the token's own logprob. The
+            server rejects more than its --max-logprobs, 20 by default. Unset: no logprobs.
+        prompt_logprobs: the same for the prompt. Unset: no logprobs.
+        structured_outputs: a constraint on the output, as StructuredOutputs.
+        grammar_from_first_token: apply the constraint to reasoning too. Unset: False.
         stream_options: include_usage adds a last chunk with the usage, continuous_usage_stats
-            puts it into every chunk.
+            adds the usage to every chunk.
         decoder: fills in text for this call: a TokenDecoder, "server", or None for no text.
 
         Media and engine:
-        media_refs: MediaRef objects that the server fetches; the prompt must be token ids.
-        mm_inputs: media as tensors, as MultimodalInputs messages.
+        media_refs: MediaRef objects that the server downloads; the prompt must be token ids.
+        mm_inputs: media as tensors, in MultimodalInputs messages.
         kv_transfer_params: for vLLM's KV connector, a mapping or JSON text.
         data_parallel_rank: the rank that must serve the request, from 0.
 
         The call:
-        request_id: the request's name for logs and abort. Unset: a random one.
+        request_id: identifies the request in logs and for abort. Unset: random.
         model: a label for the result. Unset: the server's name of its model, once it is known.
         timeout: seconds or a Timeout; None is no limit. Unset: the client's.
-        max_retries: tries after UNAVAILABLE or RESOURCE_EXHAUSTED. Unset: the client's.
-        metadata, extra_headers: gRPC metadata, besides the client's.
+        max_retries: retries after UNAVAILABLE or RESOURCE_EXHAUSTED. Unset: the client's.
+        metadata, extra_headers: gRPC metadata, added to the client's.
         traceparent: W3C trace context. wait_for_ready: wait for the connection.
 
-        Accepted for OpenAI's sake, where they ask for nothing: user, best_of=1 (or n), echo=False,
-        suffix="", extra_query={}, extra_body={}.
+        For compatibility with OpenAI's library, these are accepted and have no effect: user,
+        best_of=1 (or n), echo=False, suffix="", extra_query={}, extra_body={}.
         """
         began = time.monotonic()
         caller = self._caller
-        caller.connection.check()
-        flag("stream", stream)
-        call, given = split(params)
-        options = caller.options.changed(call)
+        options, call, given, request_id = caller.arguments(stream, params)
         decoder = check_decoder(params.get("decoder", caller.decoder))
         given.pop("decoder", None)
-        request_id = given.pop("request_id", None)
-        if request_id is not None:
-            text("request_id", request_id)
         request = CompletionRequest.of(given)
         if request.use_model_defaults:
             info = caller.connection.model
@@ -151,7 +141,10 @@ class AsyncCompletions(AsyncResource):
                 ends = Limits.of_call(options, began).ends
                 info = await caller.model_info(call, ends)
             request = request.with_defaults(info.default_sampling_params)
-        job = completion_job(prompt, request, request_id=request_id, stream=stream, options=options)
+        inputs = parse_prompts(prompt)
+        plans = text_plans(inputs, request)
+        shape = CompletionShape(plans, request.n)
+        job = new_job(inputs, request, plans, shape, request_id, stream, options)
         run = await caller.run(job, decoder, stream, began)
         return AsyncGenerateStream(run) if stream else await run.collect()
 
@@ -182,25 +175,25 @@ class AsyncChatCompletions(AsyncResource):
     async def create(
         self, *, messages: ChatMessages, stream: bool = False, **params: Unpack[ChatParams]
     ) -> ChatCompletion | AsyncChatStream:
-        """Reply to messages, written down with the chat template of the server's tokenizer.
+        """Reply to messages, rendered with the chat template of the server's tokenizer.
 
         Needs the extra `chat`. Reasoning and tool calls stay in the text, in the model's own
-        syntax: the gateway takes them apart, this client does not.
+        syntax: the gateway parses them, this client does not.
 
         messages: OpenAI's messages, with text content; assistant messages may have tool_calls.
-        stream: return the chunks as they are made.
+        stream: return chunks as they are generated.
         tools: OpenAI's tools, for templates that list them.
-        tool_choice: "auto" or "none". A forced call needs the gateway, or structured_outputs.
-        response_format: {"type": "text"}, "json_object" or "json_schema", as OpenAI has it.
-        chat_template: a template instead of the tokenizer's. chat_template_kwargs: what else it
-            is given, such as {"enable_thinking": False}.
+        tool_choice: "auto" or "none". To force a call, use the gateway, or structured_outputs.
+        response_format: OpenAI's, of type "text", "json_object" or "json_schema".
+        chat_template: replaces the tokenizer's template. chat_template_kwargs: more variables for
+            the template, such as {"enable_thinking": False}.
         add_generation_prompt: begin the assistant's turn. Unset: True.
-        continue_final_message: go on with the last message instead. Unset: False.
-        max_tokens, max_completion_tokens: most tokens of a choice. Unset: up to the end of the
+        continue_final_message: continue the last message instead. Unset: False.
+        max_tokens, max_completion_tokens: maximum tokens of a choice. Unset: up to the end of the
             context.
-        logprobs: True for the logprob of each token. top_logprobs: and this many candidates.
-        use_model_defaults: sample as the model's own generation config says where nothing else is
-            asked for, like vLLM's HTTP server. Unset: True.
+        logprobs: True for the logprob of each token. top_logprobs: number of candidates besides.
+        use_model_defaults: apply the model's own generation config to unset parameters, like
+            vLLM's HTTP server. Unset: True.
 
         As for completions.create: temperature, top_p, top_k, min_p, frequency_penalty,
         presence_penalty, repetition_penalty, seed, n, logit_bias, min_tokens, stop,
@@ -212,13 +205,7 @@ class AsyncChatCompletions(AsyncResource):
         """
         began = time.monotonic()
         caller = self._caller
-        caller.connection.check()
-        flag("stream", stream)
-        call, given = split(params)
-        options = caller.options.changed(call)
-        request_id = given.pop("request_id", None)
-        if request_id is not None:
-            text("request_id", request_id)
+        options, call, given, request_id = caller.arguments(stream, params)
         chat = ChatRequest.of(messages, given)
         limits = (Limits.of_stream if stream else Limits.of_call)(options, began)
         first = limits.first_message
@@ -226,7 +213,7 @@ class AsyncChatCompletions(AsyncResource):
         ends = min(until, default=None)
         decoder = caller.decoder
         if decoder is None:
-            raise VLLMGrpcValidationError("decoder", "chat needs a tokenizer, so not None")
+            raise VLLMGrpcValidationError("decoder", "must not be None: chat needs a tokenizer")
         if not isinstance(decoder, TokenDecoder):
             left = None if ends is None else max(ends - time.monotonic(), 0.0)
             decoder = await caller.required_decoder(left)
@@ -236,14 +223,13 @@ class AsyncChatCompletions(AsyncResource):
             try:
                 info = info or await caller.model_info(call, ends)
             except VLLMGrpcError:
-                if chat.model_defaults:  # asked for
+                if chat.model_defaults:
                     raise
             if info is not None:
                 request = request.with_defaults(info.default_sampling_params)
-        prompt = await async_aside(chat.prompt, decoder)
-        job = chat_job(
-            prompt, request, decoder, request_id=request_id, stream=stream, options=options
-        )
+        inputs = [await async_run_blocking(chat.prompt, decoder)]
+        plans = text_plans(inputs, request)
+        job = new_job(inputs, request, plans, ChatShape(decoder), request_id, stream, options)
         run = await caller.run(job, decoder, stream, began)
         return AsyncChatStream(run) if stream else await run.collect()
 
@@ -252,30 +238,30 @@ class AsyncEmbeddings(AsyncResource):
     async def create(
         self, *, input: Prompts, **params: Unpack[EmbeddingParams]
     ) -> EmbeddingResponse:
-        """Embed one input or several: token ids, or text, which needs the tokenizer.
+        """Embed one or several inputs: token ids, or text, which needs the tokenizer.
 
-        model: a label for the result. request_id: the request's name. And what every call takes:
-        timeout, max_retries, metadata, extra_headers, traceparent, wait_for_ready. Accepted where
-        they ask for nothing: user, encoding_format="float", extra_query={}, extra_body={}.
+        model: a label for the result. request_id: identifies the request. Those of every call:
+        timeout, max_retries, metadata, extra_headers, traceparent, wait_for_ready. These have no
+        effect: user, encoding_format="float", extra_query={}, extra_body={}.
         """
         began = time.monotonic()
         caller = self._caller
         call, given = split(params)
         options = caller.options_of(call)
-        given = without_nothing(given)
+        given = without_no_ops(given)
         request_id = given.pop("request_id", None)
         model = given.pop("model", None)
         if model is not None:
             text("model", model)
         if given:
-            CompletionRequest(**given)  # says what is wrong about it
-            raise VLLMGrpcValidationError(min(given), "there is no such parameter")
+            CompletionRequest(**given)  # raises an error with advice, if there is any
+            raise VLLMGrpcValidationError(min(given), UNKNOWN_PARAMETER)
         decoder = caller.decoder if isinstance(caller.decoder, TokenDecoder) else None
         texts = isinstance(input, str) or (sequence(input) or [None])[0].__class__ is str
         if texts and caller.decoder == "server":
             ends = Limits.of_call(options, began).ends
             decoder = await caller.server_decoder(None if ends is None else ends - time.monotonic())
-        requests = await async_aside(embed_requests, input, request_id, decoder)
+        requests = await async_run_blocking(embed_requests, input, request_id, decoder)
         caller.look_up(words=False, name=model is None)
         replies = await caller.embed(requests, options, began)
         return embedding_response(replies, model or await caller.label(None))
@@ -283,22 +269,22 @@ class AsyncEmbeddings(AsyncResource):
 
 class AsyncModels(AsyncResource):
     async def retrieve(self, model: str | None = None, **params: Unpack[CallParams]) -> ModelInfo:
-        """Describe the model that the server runs. model: its name, if it must be that one."""
+        """Describe the server's model. model: NOT_FOUND if its name differs."""
         info = await self._caller.model_info(params)
         if model is not None and model not in (info.id, info.model_path):
             raise VLLMGrpcNotFoundError(
-                "the server runs another model; models.list() names it", code="NOT_FOUND"
+                "the server has another model; see models.list()", code="NOT_FOUND"
             )
         return info
 
     async def list(self, **params: Unpack[CallParams]) -> ModelList:
-        """The models of the server, of which an engine has one."""
+        """The models of the server. An engine has one."""
         return ModelList.of(await self._caller.model_info(params))
 
 
 class AsyncHealth(AsyncResource):
     async def check(self, **params: Unpack[CallParams]) -> HealthCheckResponse:
-        """Ask whether the engine lives."""
+        """Check whether the engine is healthy."""
         return await self._caller.unary(
             "HealthCheck", pb.HealthCheckRequest(), HealthCheckResponse.from_grpc, params
         )
@@ -310,7 +296,7 @@ class AsyncHealth(AsyncResource):
         )
 
     async def abort(self, request_ids: str | Sequence[str], **params: Unpack[CallParams]) -> None:
-        """End requests from elsewhere, such as another process. Unknown ids are ignored."""
+        """End requests, even those of another process. Unknown ids are ignored."""
         ids = [request_ids] if isinstance(request_ids, str) else sequence(request_ids)
         if not ids or not all(isinstance(one, str) and one for one in ids):
             raise VLLMGrpcValidationError("request_ids", "must be one or more request ids")
@@ -344,8 +330,8 @@ class AsyncTokenizerResource(AsyncResource):
         return await self._caller.download(params)
 
     async def decoder(self) -> TokenDecoder:
-        """The server's tokenizer, ready for use: the one that fills in text. An error if it sends
-        none; its path is tried too, if it is a directory here."""
+        """The server's tokenizer, which also fills in text. Raises an error if the server does not
+        send one and its path is not a directory on this machine."""
         return await self._caller.required_decoder(None)
 
 
@@ -357,8 +343,8 @@ class AsyncKvEvents(AsyncResource):
         load_records_before_first_batch: bool = True,
         **params: Unpack[CallParams],
     ) -> AsyncKvEventStream:
-        """Follow the KV cache. A silent server is no error: waits have a limit only if one is set,
-        here or for the client."""
+        """Subscribe to changes of the KV cache. Waits for events have a time limit only if one is
+        set for the call or the client."""
         caller = self._caller
         options = caller.options_of(params)
         request = common_pb2.SubscribeKvEventsRequest(
@@ -379,7 +365,8 @@ class AsyncKvEvents(AsyncResource):
 
 class AsyncAdmin(AsyncResource):
     async def flush_cache(self, timeout_s: float = 0.0, **params: Unpack[CallParams]) -> Outcome:
-        """Drop the prefix cache; refused while requests run, for `timeout_s` seconds at most."""
+        """Drop the prefix cache. While requests run, the server retries for up to `timeout_s`
+        seconds."""
         patience = duration("timeout_s", timeout_s)
         request = common_pb2.FlushCacheRequest(timeout_s=patience)
         return await self._caller.unary(
@@ -387,16 +374,16 @@ class AsyncAdmin(AsyncResource):
         )
 
     async def start_profile(self, **params: Unpack[CallParams]) -> Outcome:
-        """Start vLLM's profiler, with the options that vLLM was launched with. Without
-        --profiler-config the server fails with INTERNAL."""
+        """Start vLLM's profiler, with the options that vLLM was launched with. INTERNAL without
+        --profiler-config."""
         request = common_pb2.StartProfileRequest()
         return await self._caller.unary(
             "StartProfile", request, Outcome.from_grpc, params, repeatable=False
         )
 
     async def stop_profile(self, **params: Unpack[CallParams]) -> Outcome:
-        """Stop the profiler and write its traces, which can take minutes: the call gets ten unless
-        a limit is set."""
+        """Stop the profiler and write its traces, which can take minutes. The default time limit is
+        at least ten minutes."""
         request = common_pb2.StopProfileRequest()
         return await self._caller.unary(
             "StopProfile", request, Outcome.from_grpc, params, repeatable=False, at_least=600

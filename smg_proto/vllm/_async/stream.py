@@ -1,4 +1,4 @@
-"""Streams, as callers iterate over them."""
+"""Streams of chunks and events."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,10 +13,7 @@ from smg_proto._channel import Metadata
 from smg_proto.vllm._async.call import AsyncCall, async_gather_calls
 from smg_proto.vllm._async.connection import AsyncConnection
 from smg_proto.vllm._completion import ChunkT, Delta, Job, Reply, ResultT
-from smg_proto.vllm._errors import (
-    VLLMGrpcClosedError,
-    VLLMGrpcFailedPreconditionError,
-)
+from smg_proto.vllm._errors import VLLMGrpcClosedError, VLLMGrpcFailedPreconditionError
 from smg_proto.vllm._tokenizer import TokenDecoder
 from smg_proto.vllm._types import (
     ChatCompletion,
@@ -25,31 +22,33 @@ from smg_proto.vllm._types import (
     CompletionChunk,
     CompletionUsage,
 )
-from smg_proto.vllm._wait import AsyncHome, AsyncMerge, Ended
+from smg_proto.vllm._wait import AsyncMerge, AsyncOwner, Ended
 
 T = TypeVar("T")
+_CLOSED = "the stream was closed"
 _LOOP_LEFT = (
-    "the stream was closed when its loop was left; to stop reading and go on later, "
-    "take chunks with `await anext(stream)`"
+    "the stream was closed when its loop ended; to continue reading later, "
+    "use `await anext(stream)` instead"
 )
 
 
 class AsyncStream(Generic[T]):
-    """An async iterator that can be closed, and that closes when its loop or block is left.
+    """An async iterator that closes when its loop or `with` block ends.
 
-    `await anext(stream)` takes one item without closing. Reading a stream that was closed raises
-    VLLMGrpcClosedError, so that a part is never taken for the whole.
+    `await anext(stream)` returns one item without closing. Reading a closed stream raises
+    VLLMGrpcClosedError, so that a part is never mistaken for the whole.
     """
 
     async def __anext__(self) -> T:
         raise NotImplementedError
 
-    def cancel(self, why: str = "the stream was closed") -> None:
-        """Cancel the call; the server then ends the request in the engine. Harmless at the end."""
+    def cancel(self, why: str = _CLOSED) -> None:
+        """Cancel the call; the server then ends the request in the engine. Has no effect after the
+        end."""
         raise NotImplementedError
 
     def _drop(self, why: str) -> None:
-        """cancel() for destructors, which run in any thread."""
+        """cancel() for destructors, which may run in any thread."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -71,13 +70,13 @@ class AsyncStream(Generic[T]):
         self.cancel()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # half-made, or the interpreter is going down
+        with contextlib.suppress(Exception):  # not initialized, or the interpreter is exiting
             self._drop("the stream was dropped")
 
 
 class AsyncLoop(Generic[T]):
-    """What a loop over a stream holds. It is dropped however the loop is left, by `break` or an
-    exception too, and Python has no other sign of that: so the destructor ends the request."""
+    """The iterator of a loop over a stream. However the loop ends, by `break` or an exception too,
+    Python drops it and gives no other sign. Therefore its destructor ends the request."""
 
     __slots__ = ("_next", "_stream")
 
@@ -97,10 +96,7 @@ class AsyncLoop(Generic[T]):
 
 
 class AsyncRun(Generic[ResultT, ChunkT]):
-    """The calls of one job, as one sequence of what they add.
-
-    Calls of several prompts are merged as their messages come.
-    """
+    """The calls of one job, merged into one sequence in the order of their messages."""
 
     def __init__(
         self,
@@ -112,19 +108,19 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         merged: bool,
     ) -> None:
         self.job = job
-        self.home: AsyncHome = connection.home
+        self.owner: AsyncOwner = connection.owner
         self.first: AsyncCall[Reply] = calls[0]
         self._connection = connection
         self._calls = calls
-        self._words = words  # finds the decoder, which nobody has needed so far
-        self._label = label  # finds the model's name
-        self._merged = merged  # messages are wanted as they come
+        self._words = words  # gets the decoder, until it is needed
+        self._label = label  # gets the model's name
+        self._merged = merged  # whether to merge the calls
         self._merge: AsyncMerge[int, Reply] | None = None
         self._settled = False
-        self._whole = False  # everything has come, and it is complete
+        self._whole = False  # all messages have arrived, and they are complete
         self.ended: bool = False
         self.error: Exception | None = None
-        self.closed: str | None = None  # why, when this side has ended it
+        self.closed: str | None = None  # the reason, if the client ended it
 
     async def begin(self) -> None:
         try:
@@ -143,7 +139,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
             yield message
 
     async def next(self) -> tuple[Delta, Reply] | None:
-        """What the next message adds. None: everything has come."""
+        """The next message and what it adds. None after the last message."""
         job = self.job
         try:
             while True:
@@ -179,7 +175,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         return None
 
     async def _settle(self, seconds: float | None, message: Reply) -> None:
-        """Before the first message is read: the decoder, and the model's name if it is known."""
+        """Before the first message is read, set the decoder, and the model's name if known."""
         job = self.job
         if self._words is not None:
             words, self._words = self._words, None
@@ -197,8 +193,8 @@ class AsyncRun(Generic[ResultT, ChunkT]):
                 self.error = error
             self.end("reading was interrupted", error)
 
-    def end(self, why: str = "the stream was closed", error: BaseException | None = None) -> None:
-        """Nothing is wanted any more, or nothing can come."""
+    def end(self, why: str = _CLOSED, error: BaseException | None = None) -> None:
+        """End the calls, unless they have ended."""
         if self.ended:
             return
         self.ended = True
@@ -211,11 +207,10 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         self.job.end(error)
 
     def closed_error(self) -> VLLMGrpcClosedError:
-        why = self.closed or "the stream was closed"
-        return VLLMGrpcClosedError(why, request_id=self.job.request_id)
+        return VLLMGrpcClosedError(self.closed or _CLOSED, request_id=self.job.request_id)
 
     async def collect(self) -> ResultT:
-        """Read everything."""
+        """Read all messages and return the result."""
         job = self.job
         try:
             if len(self._calls) == 1:
@@ -235,7 +230,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         return job.result()
 
     async def _gather(self) -> None:
-        """Read several calls, none of which has to wait for another."""
+        """Read several calls concurrently."""
         calls, parts = self._calls, self.job.parts
         found: list[list[Reply]] = [[] for _ in calls]
 
@@ -257,10 +252,9 @@ class AsyncRun(Generic[ResultT, ChunkT]):
 
 
 class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):
-    """Chunks as they are made.
+    """Chunks in the order in which they are generated.
 
-    Every chunk names one choice and what is new of it; the chunk that ends a choice has its
-    `finish_reason`. Chunks of several prompts come in the order in which they are made.
+    Each chunk has the new part of one choice. The chunk that ends a choice has its `finish_reason`.
     """
 
     def __init__(self, run: AsyncRun[ResultT, ChunkT]) -> None:
@@ -282,14 +276,13 @@ class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):
             raise run.closed_error()
         raise StopAsyncIteration
 
-    def cancel(self, why: str = "the stream was closed") -> None:
-        """Cancel the call; the server then ends the request in the engine. Harmless at the end."""
+    def cancel(self, why: str = _CLOSED) -> None:
         self._run.end(why)
 
     def _drop(self, why: str) -> None:
         run = self._run
         if not run.ended:
-            run.home.run(lambda: run.end(why))
+            run.owner.run(lambda: run.end(why))
 
     @property
     def request_id(self) -> str:
@@ -297,17 +290,17 @@ class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):
 
     @property
     def completion(self) -> ResultT:
-        """What has come so far. A choice without finish_reason has not ended."""
+        """The result so far. A choice without `finish_reason` is unfinished."""
         return self._run.job.result()
 
     @property
     def usage(self) -> CompletionUsage:
-        """What has been counted so far."""
+        """The usage so far."""
         return self._run.job.usage()
 
     @property
     def text_stream(self) -> AsyncIterator[str]:
-        """The text of the first choice, piece by piece."""
+        """The pieces of the first choice's text."""
         return self._pieces()
 
     async def _pieces(self) -> AsyncIterator[str]:
@@ -315,15 +308,15 @@ class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):
             words = self._run.job.shape.words(chunk)
             if words is None:
                 raise VLLMGrpcFailedPreconditionError(
-                    "there is no text: the server has no tokenizer, or decoder=None was given"
+                    "there is no text: the server does not have a tokenizer, or decoder is None"
                 )
             if words:
                 yield words
 
     async def get_final_completion(self) -> ResultT:
-        """Read to the end, and return everything that came, text and usage included.
+        """Read to the end, and return the whole result.
 
-        After close(): what had come by then. After an error: that error again.
+        After close(), returns the result so far. After an error, raises it again.
         """
         run = self._run
         with contextlib.suppress(StopAsyncIteration):
@@ -341,11 +334,11 @@ class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):
         return run.job.result()
 
     async def initial_metadata(self) -> Metadata:
-        """Of the first prompt's call; waits for it."""
+        """Waits for the metadata of the first prompt's call."""
         return await self._run.first.initial_metadata()
 
     async def trailing_metadata(self) -> Metadata:
-        """Of the first prompt's call; empty until it has ended."""
+        """The metadata of the first prompt's call; empty until it has ended."""
         return await self._run.first.trailing_metadata()
 
 
@@ -360,13 +353,13 @@ class AsyncChatStream(AsyncCompletionStream[ChatCompletion, ChatCompletionChunk]
 class AsyncKvEventStream(AsyncStream[common_pb2.KvEventBatch]):
     """Changes of the KV cache and the load, until closed.
 
-    `sequence_numbers` has the last number of each data-parallel rank, the place to go on from.
+    `sequence_numbers` has the last number of each data-parallel rank, from which to continue.
     """
 
     def __init__(
         self, connection: AsyncConnection, call: AsyncCall[common_pb2.KvEventBatch]
     ) -> None:
-        self._home = connection.home
+        self._owner = connection.owner
         self._call = call
         self.sequence_numbers: dict[int, int] = {}
 
@@ -376,15 +369,14 @@ class AsyncKvEventStream(AsyncStream[common_pb2.KvEventBatch]):
             self.sequence_numbers[batch.dp_rank] = batch.sequence_number
         return batch
 
-    def cancel(self, why: str = "the stream was closed") -> None:
-        """End the subscription. Harmless at the end."""
+    def cancel(self, why: str = _CLOSED) -> None:
         self._call.close(why)
 
     def _drop(self, why: str) -> None:
         call = self._call
         if not call.done:
-            self._home.run(lambda: call.close(why))
+            self._owner.run(lambda: call.close(why))
 
     async def initial_metadata(self) -> Metadata:
-        """Waits for the server to accept the subscription."""
+        """Waits until the server accepts the subscription."""
         return await self._call.initial_metadata()

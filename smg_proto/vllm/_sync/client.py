@@ -29,11 +29,7 @@ from smg_proto.vllm._config import (
     seconds,
     whole,
 )
-from smg_proto.vllm._errors import (
-    VLLMGrpcClosedError,
-    VLLMGrpcError,
-    VLLMGrpcValidationError,
-)
+from smg_proto.vllm._errors import VLLMGrpcClosedError, VLLMGrpcError, VLLMGrpcValidationError
 from smg_proto.vllm._params import ClientParams
 from smg_proto.vllm._sync.caller import Caller
 from smg_proto.vllm._sync.connection import Connection
@@ -54,27 +50,27 @@ from smg_proto.vllm._wait import Pause
 
 
 class VLLMGrpcClient:
-    """A client of vLLM's gRPC server, in the shape of OpenAI's.
+    """A client of vLLM's gRPC servers with OpenAI's interface.
 
-    host, port, or target: where the server is; else VLLM_GRPC_HOST and VLLM_GRPC_PORT, else
+    host, port, or target: the address of the server. Unset: VLLM_GRPC_HOST and VLLM_GRPC_PORT, or
         localhost:9000.
-    secure: use TLS; else VLLM_GRPC_SECURE, else for port 443 or with any of the certificates.
+    secure: use TLS. Unset: VLLM_GRPC_SECURE, or for port 443, or with one of the certificates.
     ca_certificate, client_certificate, client_key: PEM content (bytes) or the path of a file.
-    server_name: the name in the server's certificate, if it is not the host's.
-    timeout: seconds for a unary call; of a stream, for the wait for each message, never for the
-        whole. A Timeout sets these apart; None is no limit; else VLLM_GRPC_TIMEOUT, else 60.
-    token: sent as bearer token; a function is called before each try. Else VLLM_GRPC_TOKEN.
+    server_name: the name in the server's certificate, if it differs from the host.
+    timeout: seconds for a unary call, and for each message of a stream but not the whole stream. A
+        Timeout distinguishes these; None is no limit. Unset: VLLM_GRPC_TIMEOUT, or 60.
+    token: a bearer token, or a function called before each try. Unset: VLLM_GRPC_TOKEN.
     metadata, traceparent: sent with every call.
-    max_retries: how often a call that failed with UNAVAILABLE or RESOURCE_EXHAUSTED before any
-        message is made again, after initial_backoff seconds, twice that, and so on to max_backoff.
-    wait_for_ready: let calls wait for the connection instead of failing.
-    decoder: fills in text. "server": the server's own tokenizer, fetched once, beside the first
-        request. None: results have no text.
+    max_retries: retries of a call that fails with UNAVAILABLE or RESOURCE_EXHAUSTED before its
+        first message, after initial_backoff seconds, which double up to max_backoff.
+    wait_for_ready: let calls wait for the connection instead of failing without one.
+    decoder: fills in text. "server": the server's tokenizer, fetched once, concurrently with the
+        first request. None: results have no text.
     channel: your own channel, which stays open. channel_options replace defaults by name.
     max_send_message_length, max_receive_message_length: bytes; -1 is no limit.
-    telemetry: make spans, where OpenTelemetry is installed and set up.
-    protocol: "engine" is vllm.grpc.engine (vllm serve --grpc), "inference" is vLLM's own,
-        vllm.Inference (--grpc-port). "auto": the first, and the second if the server lacks it.
+    telemetry: make spans if OpenTelemetry is installed and configured.
+    protocol: "engine" is vllm.grpc.engine (vllm serve --grpc); "inference" is vLLM's own protocol,
+        vllm.Inference (--grpc-port). "auto": the first, or the second if the server lacks it.
     """
 
     def __init__(
@@ -139,12 +135,12 @@ class VLLMGrpcClient:
         spans = flag("telemetry", telemetry)
         self._connection = Connection(where, channel, spans, protocol)
         self._caller = Caller(self._connection, options, default_token(token), decoder)
-        self._owner = True  # of the connection, which copies only borrow
+        self._owns_connection = True  # unlike copies
 
     def with_options(self, **changes: Unpack[ClientParams]) -> Self:
-        """A client over the same connection with other settings. Closing it leaves that open."""
+        """A copy with other settings, over the same connection, which its close() leaves open."""
         other = copy.copy(self)
-        other._owner = False
+        other._owns_connection = False
         other._caller = self._caller.changed(changes)
         return other
 
@@ -162,7 +158,7 @@ class VLLMGrpcClient:
 
     @property
     def embeddings(self) -> Embeddings:
-        """Turn inputs into vectors."""
+        """Compute embeddings."""
         return Embeddings(self._caller)
 
     @property
@@ -172,12 +168,12 @@ class VLLMGrpcClient:
 
     @property
     def health(self) -> Health:
-        """Ask whether the engine lives, describe the server, end requests."""
+        """Check the engine, describe the server, end requests."""
         return Health(self._caller)
 
     @property
     def loads(self) -> LoadsResource:
-        """Measure how busy the engine is."""
+        """Get the load of the engine."""
         return LoadsResource(self._caller)
 
     @property
@@ -187,12 +183,12 @@ class VLLMGrpcClient:
 
     @property
     def kv_events(self) -> KvEvents:
-        """Follow the KV cache."""
+        """Subscribe to changes of the KV cache."""
         return KvEvents(self._caller)
 
     @property
     def admin(self) -> Admin:
-        """Flush the cache, profile."""
+        """Flush the prefix cache, control the profiler."""
         return Admin(self._caller)
 
     @property
@@ -204,8 +200,8 @@ class VLLMGrpcClient:
         return self._connection.address.target
 
     def is_healthy(self, **params: Unpack[CallParams]) -> bool:
-        """Whether the engine replies and says that it lives. A call that fails means no; an error
-        of a token function is raised."""
+        """Whether the engine reports that it is healthy. False if the call fails; errors of a token
+        function are raised."""
         try:
             return (self.health.check(**params)).healthy
         except (VLLMGrpcClosedError, VLLMGrpcValidationError):
@@ -214,7 +210,7 @@ class VLLMGrpcClient:
             return False
 
     def wait_for_ready(self, timeout: float = 60.0, poll_interval: float = 1.0) -> bool:
-        """Ask until the engine is healthy. False: not within `timeout` seconds."""
+        """Wait until the engine is healthy. False if it is not within `timeout` seconds."""
         pause = duration("poll_interval", poll_interval)
         ends = time.monotonic() + duration("timeout", timeout)
         while (left := ends - time.monotonic()) > 0:
@@ -224,9 +220,8 @@ class VLLMGrpcClient:
         return False
 
     def close(self) -> None:
-        """End all calls and close the channel, if it is this client's own. Closing a copy does
-        nothing."""
-        if self._owner:
+        """End all calls, and close the channel unless you passed it. Has no effect on a copy."""
+        if self._owns_connection:
             self._caller.forget_server()
             self._connection.close()
 
