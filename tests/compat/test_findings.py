@@ -1,10 +1,14 @@
 """What the text of a finding adds to its class."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message_factory import GetMessageClass
 
 from smg_proto.compat import ContractError, diff, load
+from smg_proto.compat._json import special_form
 
 
 def texts(folder: Path, old: str, new: str) -> dict[str, str]:
@@ -64,3 +68,65 @@ def test_the_fields_that_carry_a_broken_message_are_named_over_any_distance(
 def test_a_crate_has_a_name_and_a_version(requirement: str) -> None:
     with pytest.raises(ContractError, match="not NAME@VERSION; use crate:NAME@VERSION"):
         load(f"crate:{requirement}")
+
+
+def test_numbers_that_are_no_longer_reserved_are_named(tmp_path: Path) -> None:
+    found = texts(
+        tmp_path,
+        "message M { reserved 2, 4 to 6, 9; int32 a = 1; }",
+        "message M { int32 a = 1; int32 b = 2; }",
+    )
+    assert found["shop.M"] == "No longer reserved: 4 to 6.\nNo longer reserved: 9."
+
+
+def test_what_becomes_deprecated_is_a_notice(tmp_path: Path) -> None:
+    found = texts(
+        tmp_path,
+        "message M { int32 a = 1; }",
+        "message M { int32 a = 1 [deprecated = true]; }",
+    )
+    assert found == {"shop.M.a": "Deprecated."}
+
+
+@pytest.mark.parametrize(
+    "module", ["any", "duration", "empty", "field_mask", "struct", "timestamp", "wrappers"]
+)
+def test_the_types_of_google_that_have_a_json_form_of_their_own_are_known(module: str) -> None:
+    file = import_module(f"google.protobuf.{module}_pb2").DESCRIPTOR
+    for descriptor in file.message_types_by_name.values():
+        shown = MessageToDict(GetMessageClass(descriptor)())
+        # The default value of these two looks like one of any other message.
+        plain = shown == {} and descriptor.name not in ("Any", "Struct")
+        assert (special_form(descriptor.full_name) is None) is plain, descriptor.full_name
+
+
+@pytest.mark.parametrize(
+    ("fields", "successor"),
+    [("int32 x = 1; int32 y = 2;", True), ("string x = 1;", False)],
+)
+def test_a_type_of_an_rpc_is_replaced_only_by_one_that_reads_the_same_bytes(
+    fields: str, successor: bool, tmp_path: Path
+) -> None:
+    found = texts(
+        tmp_path,
+        "service S { rpc Call(Old) returns (Reply); }\n"
+        "message Old { int32 x = 1; }\nmessage Reply {}\n",
+        "service S { rpc Call(New) returns (Reply); }\n"
+        f"message New {{ {fields} }}\nmessage Reply {{}}\n",
+    )
+    assert ("Replaced by shop.New" in found["shop.Old"]) is successor
+    assert ("The message was removed" in found["shop.Old"]) is not successor
+
+
+def test_what_changes_inside_a_replaced_type_is_reported_at_the_rpc(tmp_path: Path) -> None:
+    found = texts(
+        tmp_path,
+        "service S { rpc Call(Old) returns (Reply); }\n"
+        "message Old { Inner inner = 1; }\n"
+        "message Inner { optional int32 x = 1; Inner more = 2; }\n"
+        "message Reply {}\n",
+        "service S { rpc Call(New) returns (Reply); }\n"
+        "message New { Other inner = 1; }\nmessage Other { int32 x = 1; Other more = 2; }\n"
+        "message Reply {}\n",
+    )
+    assert "which differs in shop.Inner.x" in found["shop.S.Call"]
