@@ -10,13 +10,7 @@ import grpc
 
 from smg_proto._channel import Metadata
 from smg_proto.vllm._async.connection import AsyncConnection
-from smg_proto.vllm._config import (
-    MAX_PUSHBACK,
-    AsyncToken,
-    Options,
-    check_secret,
-    merge_metadata,
-)
+from smg_proto.vllm._config import MAX_PUSHBACK, AsyncToken, Options, check_secret, merge_metadata
 from smg_proto.vllm._errors import (
     RETRYABLE,
     VLLMGrpcClosedError,

@@ -10,13 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import grpc
 
 from smg_proto._channel import Metadata
-from smg_proto.vllm._config import (
-    MAX_PUSHBACK,
-    Options,
-    Token,
-    check_secret,
-    merge_metadata,
-)
+from smg_proto.vllm._config import MAX_PUSHBACK, Options, Token, check_secret, merge_metadata
 from smg_proto.vllm._errors import (
     RETRYABLE,
     VLLMGrpcClosedError,
