@@ -47,13 +47,13 @@ def connect(
     It accepts messages of any size, retries calls that are safe to retry, distributes calls over
     the servers behind a name, and keeps its connection open.
 
-    key: the bearer token in the authorization header, or a function called before each call. A key
-        is never sent in clear text to another machine.
+    key: the bearer token in the authorization header, or a function called before each call. It is
+        not sent in clear text to another machine, unless `clear_text` allows it.
     tls: True for the system's certificate authorities, a PEM file or its content for others, or
         gRPC's credentials. Unset: TLS for port 443, clear text for any other.
     metadata: sent with each call, or a function called before each call. The trace context is
         added if OpenTelemetry is in use.
-    clear_text: allows a key without TLS, for example within a cluster.
+    clear_text: send a key without TLS, for example within a cluster.
     options: gRPC's channel options, which win over those set here.
     """
     channel = _address(target, key, tls, clear_text, options).channel()
@@ -181,9 +181,10 @@ _FINAL = {
 def wait_ready(
     stub: rpc.WorkerServiceStub, worker: pb.Worker | str, *, timeout: float = 600
 ) -> pb.Worker:
-    """Waits until a worker is ready, and returns it.
+    """Wait until a worker is ready, and return it.
 
-    Raises SmgError if it has failed or was removed, and TimeoutError after `timeout` seconds."""
+    Raises SmgError if it failed or was removed, and TimeoutError after `timeout` seconds.
+    """
     steps = _until(pb.GetWorkerRequest(id=_id(worker)), _is_ready, timeout)
     return _waited(steps, stub.GetWorker)
 
@@ -191,9 +192,10 @@ def wait_ready(
 def wait_response(
     stub: rpc.ResponseServiceStub, response: pb.Response | str, *, timeout: float = 600
 ) -> pb.Response:
-    """Waits until a response has ended, successfully or not, and returns it.
+    """Wait until a response has ended, successfully or not, and return it.
 
-    Raises SmgError if it was deleted, and TimeoutError after `timeout` seconds."""
+    Raises SmgError if it was deleted, and TimeoutError after `timeout` seconds.
+    """
     steps = _until(pb.GetResponseRequest(id=_id(response)), _has_ended, timeout)
     return _waited(steps, stub.GetResponse)
 

@@ -142,7 +142,7 @@ async def test_completions_are_those_of_the_http_server(servers: Servers, params
     assert await said(servers, "completions", asked) == [expected] * 4
 
 
-def test_the_cases_end_in_every_way(servers: Servers) -> None:
+def test_the_cases_cover_every_finish_reason(servers: Servers) -> None:
     ends = {
         (choice["finish_reason"], choice["stop_reason"])
         for params in CASES.values()
@@ -163,7 +163,7 @@ async def test_structured_outputs_are_those_of_the_http_server(
     assert await said(servers, "completions", asked) == [over_http(reply)] * 4
 
 
-def test_several_prompts_are_as_each_alone(servers: Servers) -> None:
+def test_several_prompts_give_the_same_output_as_single_ones(servers: Servers) -> None:
     prompts = [[20, 21, 300], [300, 400], model().tokenizer.encode(PROMPT)]
     params: Params = {"max_tokens": 40, "temperature": 0.8, "seed": 3, "stop": " a"}
     alone = [servers.post("/v1/completions", {"prompt": one, **params}) for one in prompts]
@@ -189,7 +189,7 @@ async def test_greedy_chat_is_that_of_the_http_server(
         assert found == [expected] * 4
 
 
-def test_several_choices_are_refused_by_name(servers: Servers) -> None:
+def test_several_choices_are_rejected_by_name(servers: Servers) -> None:
     """Its HTTP server says: "Only n=1 is supported."."""
     with (
         VLLMGrpcClient(target=servers.grpc, protocol="inference") as client,
