@@ -23,9 +23,11 @@ if len(sys.argv) == 1:
 time.sleep(600)
 """
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from engines.processes import program
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with program([sys.executable, sys.argv[1]], Path(sys.argv[2])) as engine:
     engine.until_ready()
     print(engine.process.pid, flush=True)
