@@ -1,4 +1,4 @@
-"""An agent: the model calls functions, at once where it can, until it answers.
+"""An agent: the model calls functions, in parallel if possible, until it replies with text.
 
 python agent_loop.py [TARGET]
 """
@@ -13,7 +13,7 @@ from smg_proto.streams import Stream
 
 
 def get_weather(city: str) -> str:
-    """Tell how warm it is."""
+    """Return the temperature."""
     return f"18 degrees in {city}"
 
 

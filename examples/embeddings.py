@@ -1,4 +1,4 @@
-"""A thousand long vectors in one call, 6 MB in all: python embeddings.py [TARGET]"""
+"""Compute a thousand embeddings in one call, 6 MB of vectors: python embeddings.py [TARGET]"""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""How fast is an engine? python engine_benchmark.py [TARGET] [--rate 20] [--svg FILE]
+"""Measure an engine: python engine_benchmark.py [TARGET] [--rate 20] [--svg FILE]
 
-Sends requests at a rate, whichever contract the engine speaks, and shows the time to the first
-token, the tokens per second, and how both are spread.
+Sends requests at a rate, in whichever contract the engine speaks, and shows the tokens per second
+and the distribution of the time to the first token.
 """
 
 import argparse
@@ -18,7 +18,7 @@ WIDTH = 40  # characters of a bar
 
 
 class Timing:
-    """When a request was sent, and what came of it; in seconds."""
+    """When a request was sent and its tokens arrived, in seconds."""
 
     def __init__(self, sent: float) -> None:
         self.sent = sent
@@ -27,10 +27,10 @@ class Timing:
         self.error = ""
 
 
-async def measure(engine: AsyncEngine, asked: dict[str, Any], began: float) -> Timing:
+async def measure(engine: AsyncEngine, request: dict[str, Any], began: float) -> Timing:
     timing = Timing(time.perf_counter() - began)
     try:
-        async for piece in engine.generate(**asked):
+        async for piece in engine.generate(**request):
             if piece.text or piece.token_ids:
                 timing.last = time.perf_counter() - began
                 timing.first = timing.first or timing.last
@@ -48,13 +48,13 @@ async def run(target: str, count: int, rate: float, max_tokens: int) -> list[Tim
         prompt: dict[str, Any] = (
             {"prompt": "One contract"} if engine.has_text else {"token_ids": [300, 301, 302]}
         )
-        asked = {**prompt, "max_tokens": max_tokens, "temperature": 1.0, "timeout": 120}
+        request = {**prompt, "max_tokens": max_tokens, "temperature": 1.0, "timeout": 120}
         tasks: list[asyncio.Task[Timing]] = []
         done: list[Timing] = []
         began = time.perf_counter()
         for number in range(count):
             await asyncio.sleep(max(began + number / rate - time.perf_counter(), 0))
-            task = asyncio.create_task(measure(engine, asked, began))
+            task = asyncio.create_task(measure(engine, request, began))
             task.add_done_callback(lambda ended: show_progress(done, ended.result(), count))
             tasks.append(task)
         return await asyncio.gather(*tasks)
@@ -74,7 +74,7 @@ def report(timings: list[Timing]) -> None:
     for kind in sorted(set(errors)):
         print(f"{kind}: {errors.count(kind)} requests")
     if not good:
-        sys.exit("no request was answered")
+        sys.exit("no request succeeded")
     waits = [(timing.first - timing.sent) * 1000 for timing in good]
     each = [t.tokens / (t.last - t.sent) for t in good if t.last > t.sent]
     seconds = max(t.last for t in good) - min(t.sent for t in good)
@@ -93,7 +93,7 @@ def report(timings: list[Timing]) -> None:
 
 
 def draw(timings: list[Timing], file: Path) -> None:
-    """A point a request: when it was sent, and how long its first token took."""
+    """Plot when each request was sent, and how long its first token took."""
     good = [timing for timing in timings if timing.first]
     right = max(timing.sent for timing in good) or 1
     top = max(timing.first - timing.sent for timing in good)

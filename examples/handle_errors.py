@@ -1,4 +1,4 @@
-"""Read what is wrong from an error, by code, reason and field: python handle_errors.py [TARGET]"""
+"""Read the code, reason and invalid fields of an error: python handle_errors.py [TARGET]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Stream an answer that fits a JSON schema, then read it: python json_schema.py [TARGET]"""
+"""Stream a reply that fits a JSON schema, then parse it: python json_schema.py [TARGET]"""
 
 import json
 import sys

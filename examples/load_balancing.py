@@ -1,7 +1,7 @@
-"""Spread calls over several front doors: python load_balancing.py [TARGET]
+"""Distribute calls over several front doors: python load_balancing.py [TARGET]
 
-TARGET names all of them: dns:///front-door:50051 where a name has several addresses, or
-ipv4:10.0.0.1:50051,10.0.0.2:50051. A call that one of them did not begin goes to another.
+TARGET names all of them: dns:///front-door:50051 if the name has several addresses, or
+ipv4:10.0.0.1:50051,10.0.0.2:50051. A call that one of them did not start is retried on another.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""How sure the model was of each token: python log_probabilities.py [TARGET]"""
+"""Print the probability of each token: python log_probabilities.py [TARGET]"""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""An agent over MessageService: the model calls functions until it answers.
+"""An agent with MessageService: the model calls functions until it replies with text.
 
 python message_loop.py [TARGET]
 """
@@ -11,7 +11,7 @@ from smg_proto.build import function_tool, text_of
 
 
 def get_weather(city: str) -> str:
-    """Tell how warm it is."""
+    """Return the temperature."""
     return f"18 degrees in {city}"
 
 

@@ -1,4 +1,4 @@
-"""Complete a prompt, at once and then token by token: python quickstart.py [TARGET]"""
+"""Complete a prompt, first as a whole and then as a stream: python quickstart.py [TARGET]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""sageLLM's types: validated, carried, and answered by a vLLM engine.
+"""sageLLM's types: validate them, convert them, and send them to a vLLM engine.
 
 pip install 'smg-grpc-proto[client,decode]'
 python examples/sagellm_quickstart.py                  # types only
@@ -23,7 +23,7 @@ from smg_proto.sagellm import (
 
 
 def types() -> None:
-    """A response to bytes and back; what is refused, and what only a strict reader refuses."""
+    """Convert a response to bytes and back, and validate requests, strictly or not."""
     print("protocol", negotiate_version("0.1"))
     metrics = Metrics(ttft_ms=31.5, throughput_tps=80.0, peak_mem_mb=4096, error_rate=0.0)
     response = Response(
@@ -46,11 +46,11 @@ def types() -> None:
             Request.model_validate(given, strict=True)
         except ValidationError as error:
             for problem in error.errors():
-                print("refused:", *problem["loc"], problem["msg"])
+                print("rejected:", *problem["loc"], problem["msg"])
 
 
 def ask(host: str, port: int) -> None:
-    """A request as a stream of events, with metrics that were measured."""
+    """Send a request, and print its events with measured metrics."""
     from smg_proto.vllm import TokenDecoder, VLLMGrpcClient
 
     request = Request(

@@ -1,4 +1,4 @@
-"""Chat with asyncio: thinking first, then the answer: python stream_chat.py [TARGET]"""
+"""Chat with asyncio, reasoning included: python stream_chat.py [TARGET]"""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Let the model call a function, and give it the result: python tool_call.py [TARGET]"""
+"""Let the model call a function, and send it the result: python tool_call.py [TARGET]"""
 
 import json
 import sys

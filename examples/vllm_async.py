@@ -1,4 +1,4 @@
-"""Many requests at once, and one that is left early: python vllm_async.py [TARGET]"""
+"""Send several requests at once, and stop reading one early: python vllm_async.py [TARGET]"""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ TARGET = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
 
 
 async def main() -> None:
-    # A stream may take as long as it likes, but not fall silent for 30 seconds.
+    # A stream has no time limit, but 30 seconds without a message end it.
     timeout = Timeout(call=120, first_message=60, idle=30)
     async with AsyncVLLMGrpcClient(target=TARGET, timeout=timeout) as client:
         prompts = ["The quick", "One contract", "A token is"]

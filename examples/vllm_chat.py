@@ -16,7 +16,7 @@ with VLLMGrpcClient(target=target) as client:
         print(chunk.choices[0].delta.content or "", end="", flush=True)
     print()
 
-    # The reply goes back as it came, and the conversation goes on.
+    # To continue the conversation, send the reply unchanged.
     reply = stream.get_final_completion().choices[0].message
     question = {"role": "user", "content": "And again?"}
     second = client.chat.completions.create(messages=[*messages, reply, question], max_tokens=16)

@@ -1,4 +1,4 @@
-"""Complete a prompt with vLLM, at once and then as a stream: python vllm_completion.py [TARGET]"""
+"""Complete a prompt with vLLM, as a whole and as a stream: python vllm_completion.py [TARGET]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Several choices with logprobs, and JSON by a schema: python vllm_logprobs.py [TARGET]"""
+"""Get choices with logprobs, and JSON that fits a schema: python vllm_logprobs.py [TARGET]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How every client here reaches a server: checks of what its caller gives, and its channel."""
+"""Addresses and channels of clients, and checks of their arguments."""
 
 import json
 import os
@@ -13,10 +13,12 @@ import grpc
 from smg_proto import __version__
 from smg_proto._target import is_loopback
 
-MAX_SECONDS: Final = 1e9  # some 31 years; beyond it, clocks and gRPC's own arithmetic give out
+MAX_SECONDS: Final = 1e9  # about 31 years; clocks and gRPC fail on more
 IN_CLEAR_TEXT: Final = (
     "would be sent in clear text; use secure=True (metadata= sends it regardless)"
 )
+LONE_SURROGATE: Final = "has half of a character (a lone surrogate), which cannot be sent"
+_NOT_PAIRS: Final = "must be a mapping or a list of pairs"
 _LISTS: Final = (list, tuple)
 
 MetadataLike: TypeAlias = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
@@ -27,7 +29,7 @@ ChannelOptions: TypeAlias = Mapping[str, object] | Sequence[tuple[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A target that is ready to be connected to. Its repr shows no secret."""
+    """A target with its options and credentials. Its repr shows no secrets."""
 
     target: str
     options: tuple[tuple[str, object], ...] = field(default=(), repr=False)
@@ -39,7 +41,7 @@ class Address:
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody on a network can read what is sent there."""
+        """Whether others on the network cannot read what is sent to the target."""
         return self.secure or is_loopback(self.target)
 
     def channel(self) -> grpc.Channel:
@@ -59,10 +61,10 @@ def address(
     defaults: Mapping[str, object],
     given: Mapping[str, object],
 ) -> Address:
-    """A target with the client's default options of gRPC, and those given, which win."""
+    """An address with the client's default channel options, and the given ones, which win."""
     options = {"grpc.primary_user_agent": f"smg-proto/{__version__}", **defaults}
     if is_loopback(target):
-        options["grpc.enable_http_proxy"] = 0  # no other machine can reach what is meant
+        options["grpc.enable_http_proxy"] = 0  # a proxy cannot reach this machine's loopback
     return Address(target, tuple({**options, **given}.items()), credentials)
 
 
@@ -72,8 +74,8 @@ def mapping(value: object) -> Mapping[Any, Any] | None:
 
 
 def sequence(value: object) -> Sequence[Any] | None:
-    """The value, if it is a sequence of things: text and bytes are one thing."""
-    if isinstance(value, _LISTS):  # nearly always, and quickly told
+    """The value, if it is a sequence other than text and bytes."""
+    if isinstance(value, _LISTS):  # the usual case, and a fast check
         return cast("Sequence[Any]", value)
     if isinstance(value, str | bytes | bytearray):
         return None
@@ -92,24 +94,22 @@ def json_object(content: str) -> dict[str, Any] | None:
 
 
 class Checks:
-    """Checks of what callers pass, whatever the annotations promise.
+    """Checks of arguments, which may not have the type of their annotation.
 
-    `invalid` makes the error from a parameter's name and what is wrong with it.
+    invalid: makes the error from a parameter's name and what is wrong with it.
     """
 
     def __init__(self, invalid: Callable[[str, str], Exception]) -> None:
         self._invalid = invalid
 
     def text(self, param: str, value: object) -> str:
-        """A string with something in it that can be sent."""
+        """A string that is not empty and can be encoded."""
         if not isinstance(value, str) or not value:
             raise self._invalid(param, "must be a string and not empty")
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise self._invalid(
-                param, "has half of a character (a lone surrogate), which cannot be sent"
-            ) from None
+            raise self._invalid(param, LONE_SURROGATE) from None
         return value
 
     def flag(self, param: str, value: object) -> bool:
@@ -130,7 +130,7 @@ class Checks:
         return float(value)
 
     def secret(self, param: str, value: object) -> str:
-        """What an authorization header can hold."""
+        """A value for an authorization header."""
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
             value = ""
         if not value:
@@ -138,27 +138,27 @@ class Checks:
         return value
 
     def metadata(self, value: object, param: str = "metadata") -> Metadata:
-        """gRPC metadata as pairs. Values are never shown: they may be secrets."""
+        """gRPC metadata as pairs. Errors do not show values, which may be secrets."""
         if not value and value in ((), [], {}, None):
             return ()
         by_name = mapping(value)
         items = list(by_name.items()) if by_name is not None else sequence(value)
         if items is None:
-            raise self._invalid(param, "must be a mapping or a list of pairs")
+            raise self._invalid(param, _NOT_PAIRS)
         checked: list[tuple[str, str | bytes]] = []
         for item in items:
             pair = sequence(item)
             if pair is None or len(pair) != 2 or not isinstance(pair[0], str):
-                raise self._invalid(param, "must be a mapping or a list of pairs")
+                raise self._invalid(param, _NOT_PAIRS)
             key, content = pair[0].lower(), pair[1]
             if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
                 raise self._invalid(
-                    param, f"{key!r} cannot be a name: letters, digits, _ . - and not grpc-…"
+                    param, f"invalid name {key!r}: use letters, digits, _ . - and not grpc-…"
                 )
             if key.endswith("-bin") != isinstance(content, bytes):
-                raise self._invalid(param, f"{key}: bytes if, and only if, it ends -bin")
+                raise self._invalid(param, f"{key}: must be bytes if, and only if, it ends in -bin")
             if isinstance(content, str) and not re.fullmatch(r"[ -~]*", content):
-                raise self._invalid(param, f"{key}: only printable ASCII can be sent")
+                raise self._invalid(param, f"{key}: must be printable ASCII")
             if not isinstance(content, str | bytes):
                 raise self._invalid(param, f"{key}: must be a string")
             checked.append((key, content))
@@ -174,7 +174,7 @@ class Checks:
         except (TypeError, ValueError):
             items = None
         if items is None or not all(isinstance(name, str) for name in options):
-            raise self._invalid("channel_options", "must be a mapping or a list of pairs")
+            raise self._invalid("channel_options", _NOT_PAIRS)
         return options
 
     def credentials(
@@ -187,9 +187,9 @@ class Checks:
         client_key: Pem | None = None,
         server_name: str | None = None,
     ) -> grpc.ChannelCredentials | None:
-        """TLS, or None for clear text. Without `secure`, what is given switches it on.
+        """TLS, or None for clear text. If `secure` is None, any other argument enables TLS.
 
-        The name of the server goes into the options.
+        Adds the name of the server to the options.
         """
         tls = {
             "ca_certificate": ca_certificate,
@@ -201,9 +201,9 @@ class Checks:
         if secure is None:
             secure = bool(given)
         elif not self.flag("secure", secure) and given:
-            raise self._invalid(given[0], "has no use with secure=False")
+            raise self._invalid(given[0], "cannot be used with secure=False")
         if (client_certificate is None) != (client_key is None):
-            raise self._invalid("client_certificate", "needs client_key, and the reverse")
+            raise self._invalid("client_certificate", "requires client_key, and vice versa")
         if not secure:
             return None
         if server_name is not None:
@@ -215,7 +215,7 @@ class Checks:
         )
 
     def _pem(self, param: str, value: Pem | None) -> bytes | None:
-        """The content of a certificate or key, given as such or as a file."""
+        """The content of a certificate or key, given as bytes or as a path."""
         if value is None:
             return None
         if not isinstance(value, bytes):
@@ -226,5 +226,5 @@ class Checks:
             except (TypeError, ValueError):
                 raise self._invalid(param, "must be PEM bytes or a path") from None
         if b"-----BEGIN " not in value:
-            raise self._invalid(param, "is not in PEM form")
+            raise self._invalid(param, "is not in PEM format")
         return value

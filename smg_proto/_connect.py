@@ -1,4 +1,4 @@
-"""Channels to a server of smg.v1 with what a client should set, and waiting for what takes long."""
+"""Channels to a server of smg.v1 with recommended settings, and waiting for long operations."""
 
 import asyncio
 import sys
@@ -27,7 +27,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 Tls = bool | bytes | Path | grpc.ChannelCredentials
 T = TypeVar("T")
 
-# Servers of gRPC end connections of clients that ping more often than every five minutes.
+# gRPC servers close connections of clients that ping more often than every five minutes.
 _KEEPALIVE_MS = 330_000
 _CHECKS = Checks(lambda param, problem: ValueError(f"{param}: {problem}"))
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -44,17 +44,17 @@ def connect(
 ) -> grpc.Channel:
     """A channel for the stubs of `smg_pb2_grpc`.
 
-    It takes messages of any size, retries what may be retried, spreads its calls over the servers
-    behind a name, and keeps its connection open.
+    It accepts messages of any size, retries calls that are safe to retry, distributes calls over
+    the servers behind a name, and keeps its connection open.
 
-    key: goes into the authorization header of each call, as a bearer token. A function is asked
-        for it before each call. A key is not sent in clear text to another machine.
-    tls: True for the system's roots; a PEM file, or its content, for others; or credentials of
-        gRPC. Unset: TLS for port 443, clear text for any other.
-    metadata: goes with each call, beside the trace of OpenTelemetry if that is in use. A function
-        is asked for it before each call.
-    clear_text: sends a key without TLS all the same, as within a cluster.
-    options: of gRPC. They win over those that are set here.
+    key: the bearer token in the authorization header, or a function called before each call. It is
+        not sent in clear text to another machine, unless `clear_text` allows it.
+    tls: True for the system's certificate authorities, a PEM file or its content for others, or
+        gRPC's credentials. Unset: TLS for port 443, clear text for any other.
+    metadata: sent with each call, or a function called before each call. The trace context is
+        added if OpenTelemetry is in use.
+    clear_text: send a key without TLS, for example within a cluster.
+    options: gRPC's channel options, which win over those set here.
     """
     channel = _address(target, key, tls, clear_text, options).channel()
     return _adding(channel, key, metadata)
@@ -69,7 +69,7 @@ def connect_aio(
     clear_text: bool = False,
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
-    """The same for asyncio: a channel of grpc.aio. See connect."""
+    """The same as connect for asyncio: a channel of grpc.aio."""
     channel = _address(target, key, tls, clear_text, options).async_channel()
     return _adding(channel, key, metadata)
 
@@ -82,7 +82,7 @@ def _address(
     options: Sequence[tuple[str, Any]],
 ) -> Address:
     if not target or not target.isprintable() or "://" in target.replace(":///", ""):
-        raise ValueError(f"target: {target!r} is no target of gRPC; use HOST:PORT")
+        raise ValueError(f"target: {target!r} is not a gRPC target; use HOST:PORT")
     credentials = _credentials(target.endswith(":443") if tls is None else tls)
     defaults: dict[str, object] = {
         "grpc.max_receive_message_length": -1,
@@ -110,12 +110,12 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials | None:
         tls = tls.read_bytes()
     if isinstance(tls, bytes):
         if b"-----BEGIN CERTIFICATE-----" not in tls:
-            raise ValueError("tls: no certificate in PEM format")
+            raise ValueError("tls: is not a certificate in PEM format")
         return grpc.ssl_channel_credentials(tls)
     return grpc.ssl_channel_credentials() if tls else None
 
 
-# --- What goes with each call ---
+# --- Metadata of each call ---
 
 
 C = TypeVar("C")
@@ -124,7 +124,7 @@ C = TypeVar("C")
 def _adding(
     channel: C, key: str | Callable[[], str] | None, metadata: Metadata | Callable[[], Metadata]
 ) -> C:
-    """The channel, whose calls have more metadata; interceptors of grpc.aio would slow streams."""
+    """Adds metadata to the channel's calls. Interceptors of grpc.aio would slow down streams."""
 
     def more() -> list[tuple[str, str | bytes]]:
         found = [*(metadata() if callable(metadata) else metadata)]
@@ -140,52 +140,32 @@ def _adding(
     if not callable(metadata):
         metadata = [*metadata]
     for kind in _KINDS:
-        setattr(channel, kind, _maker(getattr(channel, kind), more))
+        setattr(channel, kind, _stub_maker(getattr(channel, kind), more))
     return channel
 
 
-def _maker(make: Callable[..., Any], more: Callable[[], Metadata]) -> Callable[..., "_Call"]:
-    return lambda *args, **kwargs: _Call(make(*args, **kwargs), more)
+def _stub_maker(make: Callable[..., Any], more: Callable[[], Metadata]) -> Callable[..., Any]:
+    def made(*args: Any, **kwargs: Any) -> Any:
+        call = make(*args, **kwargs)
+        stub = _with_metadata(call, more)
+        for name in ("with_call", "future"):
+            if hasattr(call, name):
+                setattr(stub, name, _with_metadata(getattr(call, name), more))
+        return stub
+
+    return made
 
 
-class _Call:
-    """A method of a stub, with more metadata."""
-
-    def __init__(self, call: Any, more: Callable[[], Metadata]) -> None:
-        self._call, self._more = call, more
-
-    def _with(
-        self, call: Any, request: Any, timeout: float | None, metadata: Metadata | None, rest: Any
-    ) -> Any:
-        both = (*(metadata or ()), *self._more())
-        return call(request, timeout=timeout, metadata=both, **rest)
-
-    def __call__(
-        self,
+def _with_metadata(call: Callable[..., Any], more: Callable[[], Metadata]) -> Callable[..., Any]:
+    def made(
         request: Any = None,
         timeout: float | None = None,
         metadata: Metadata | None = None,
         **rest: Any,
     ) -> Any:
-        return self._with(self._call, request, timeout, metadata, rest)
+        return call(request, timeout=timeout, metadata=(*(metadata or ()), *more()), **rest)
 
-    def with_call(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        **rest: Any,
-    ) -> Any:
-        return self._with(self._call.with_call, request, timeout, metadata, rest)
-
-    def future(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        **rest: Any,
-    ) -> Any:
-        return self._with(self._call.future, request, timeout, metadata, rest)
+    return made
 
 
 # --- Waiting ---
@@ -201,16 +181,22 @@ _FINAL = {
 def wait_ready(
     stub: rpc.WorkerServiceStub, worker: pb.Worker | str, *, timeout: float = 600
 ) -> pb.Worker:
-    """The worker once it takes requests. SmgError: it has failed, or is gone; TimeoutError."""
-    steps = _until(_worker_request(worker), _is_ready, timeout)
+    """Wait until a worker is ready, and return it.
+
+    Raises SmgError if it failed or was removed, and TimeoutError after `timeout` seconds.
+    """
+    steps = _until(pb.GetWorkerRequest(id=_id(worker)), _is_ready, timeout)
     return _waited(steps, stub.GetWorker)
 
 
 def wait_response(
     stub: rpc.ResponseServiceStub, response: pb.Response | str, *, timeout: float = 600
 ) -> pb.Response:
-    """The response once it has ended, whether well or not. SmgError: it is gone; TimeoutError."""
-    steps = _until(_response_request(response), _has_ended, timeout)
+    """Wait until a response has ended, successfully or not, and return it.
+
+    Raises SmgError if it was deleted, and TimeoutError after `timeout` seconds.
+    """
+    steps = _until(pb.GetResponseRequest(id=_id(response)), _has_ended, timeout)
     return _waited(steps, stub.GetResponse)
 
 
@@ -218,7 +204,7 @@ async def wait_ready_aio(
     stub: "rpc.WorkerServiceAsyncStub", worker: pb.Worker | str, *, timeout: float = 600
 ) -> pb.Worker:
     """The same as wait_ready for asyncio."""
-    steps = _until(_worker_request(worker), _is_ready, timeout)
+    steps = _until(pb.GetWorkerRequest(id=_id(worker)), _is_ready, timeout)
     return await _waited_aio(steps, stub.GetWorker)
 
 
@@ -226,16 +212,12 @@ async def wait_response_aio(
     stub: "rpc.ResponseServiceAsyncStub", response: pb.Response | str, *, timeout: float = 600
 ) -> pb.Response:
     """The same as wait_response for asyncio."""
-    steps = _until(_response_request(response), _has_ended, timeout)
+    steps = _until(pb.GetResponseRequest(id=_id(response)), _has_ended, timeout)
     return await _waited_aio(steps, stub.GetResponse)
 
 
-def _worker_request(worker: pb.Worker | str) -> pb.GetWorkerRequest:
-    return pb.GetWorkerRequest(id=worker if isinstance(worker, str) else worker.id)
-
-
-def _response_request(response: pb.Response | str) -> pb.GetResponseRequest:
-    return pb.GetResponseRequest(id=response if isinstance(response, str) else response.id)
+def _id(found: pb.Worker | pb.Response | str) -> str:
+    return found if isinstance(found, str) else found.id
 
 
 def _has_ended(response: pb.Response) -> bool:
@@ -247,7 +229,7 @@ def _is_ready(worker: pb.Worker) -> bool:
         reason = worker.error.reason or "WORKER_ERROR"
         raise SmgError(
             CODES.get(reason, grpc.StatusCode.UNKNOWN),
-            f"worker {worker.id} has failed: {worker.error.message or 'no reason was given'}",
+            f"worker {worker.id} failed: {worker.error.message or 'it reports no reason'}",
             reason,
         )
     return worker.state == pb.WORKER_STATE_READY
@@ -257,7 +239,7 @@ _Steps = Generator[tuple[Any, float, float], Any, T]
 
 
 def _until(request: Any, done: Callable[[T], bool], seconds: float) -> _Steps[T]:
-    """Yields what to ask for, after which pause, and within which limit; is sent the answer."""
+    """Yields each request, the pause before it and its time limit. Its caller sends the reply."""
     ends = time.monotonic() + seconds
     pause = 0.0
     while True:

@@ -1,16 +1,16 @@
-"""Whether what is sent to a gRPC target stays on this machine."""
+"""Whether a gRPC target is this machine."""
 
 import ipaddress
 
 
 def is_loopback(target: str) -> bool:
-    """Parsed, not searched for: "localhost.example.org" is another machine."""
+    """Whether data for the target stays on this machine; not for "localhost.example.org"."""
     scheme, _, rest = target.partition(":")
     if scheme in ("unix", "unix-abstract"):
         return True
     if scheme in ("ipv4", "ipv6"):
         return all(is_loopback(one) for one in rest.split(","))
-    if scheme == "dns":  # with a server named in it, that server says what "localhost" is
+    if scheme == "dns":  # the DNS server in //SERVER/NAME may resolve "localhost" differently
         target = rest.removeprefix("///")
     host = target
     if target.startswith("["):

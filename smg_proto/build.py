@@ -1,4 +1,4 @@
-"""Short ways to write the messages of smg.v1, and to read what comes back.
+"""Short ways to write messages of smg.v1 and to read replies.
 
     request = smg_pb2.ChatRequest(
         model="demo-model",
@@ -9,8 +9,8 @@
     reply = stub.Chat(request)
     weather = parse(reply, Weather)
 
-Everything here returns plain messages. A model is a class of pydantic, which is only needed by
-those who pass one.
+The functions return plain messages. A model is a class of pydantic, which is needed only for
+models.
 """
 
 import inspect
@@ -43,7 +43,7 @@ Reply = pb.ChatResponse | pb.CompletionResponse | pb.MessageResponse | pb.Respon
 
 
 class Model(Protocol):
-    """What is needed of a class of pydantic."""
+    """A class of pydantic."""
 
     @classmethod
     def model_json_schema(cls) -> dict[str, Any]: ...
@@ -61,7 +61,7 @@ def system(text: str) -> pb.ChatMessage:
 
 
 def user(*parts: str | pb.ContentPart) -> pb.ChatMessage:
-    """What the user says: a text, or texts and media in order."""
+    """The user's message: a text, or texts and media in order."""
     if len(parts) == 1 and isinstance(parts[0], str):
         return pb.ChatMessage(role=pb.ROLE_USER, content=parts[0])
     return pb.ChatMessage(
@@ -71,12 +71,13 @@ def user(*parts: str | pb.ContentPart) -> pb.ChatMessage:
 
 
 def assistant(text: str = "", *, tool_calls: Iterable[pb.ToolCall] = ()) -> pb.ChatMessage:
-    """What the model said before. A reply's own message can be appended as it is."""
+    """An earlier message of the model. The message of a reply can be appended as it is."""
     return pb.ChatMessage(role=pb.ROLE_ASSISTANT, content=text, tool_calls=tool_calls)
 
 
 def tool_result(call: pb.ToolCall | str, result: object) -> pb.ChatMessage:
-    """The answer to a tool call, or to its id. What is no text is sent as JSON."""
+    """The result of a tool call, given as such or by its id. Other results than text are sent as
+    JSON."""
     return pb.ChatMessage(
         role=pb.ROLE_TOOL,
         tool_call_id=call if isinstance(call, str) else call.id,
@@ -99,8 +100,7 @@ def audio(source: str | bytes | Path, *, media_type: str = "") -> pb.ContentPart
     return pb.ContentPart(audio=_media(source, media_type))
 
 
-# What data begins with, and its type.
-_BEGINNINGS = {
+_MEDIA_TYPES = {  # by the first bytes
     b"\x89PNG": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
     b"GIF8": "image/gif",
@@ -117,11 +117,11 @@ def _media(source: str | bytes | Path, media_type: str, detail: str = "") -> pb.
     data = source.read_bytes() if isinstance(source, Path) else source
     if not media_type and data[:4] == b"RIFF":
         media_type = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(data[8:12], "")
-    for beginning, found in _BEGINNINGS.items():
+    for beginning, found in _MEDIA_TYPES.items():
         if not media_type and data.startswith(beginning):
             media_type = found
     if not media_type:
-        raise ValueError("media_type: cannot be told from the data; give it, as in 'image/png'")
+        raise ValueError("media_type: unknown type of data; set it, for example to 'image/png'")
     return pb.Media(data=data, media_type=media_type, detail=detail)
 
 
@@ -131,10 +131,10 @@ def _media(source: str | bytes | Path, media_type: str, detail: str = "") -> pb.
 def function_tool(
     function: Callable[..., object] | type[Model], *, name: str = "", description: str = ""
 ) -> pb.Tool:
-    """A function that the model may call, or a model of its arguments.
+    """A function that the model can call, given as such or as a model of its arguments.
 
-    Its parameters come from the annotations, its description from the first paragraph of the
-    docstring. `Annotated[str, "in degrees"]` describes a parameter.
+    Annotations define the parameters, the first paragraph of the docstring is the description.
+    `Annotated[str, "in degrees"]` describes a parameter.
     """
     of_model: Any = getattr(function, "model_json_schema", None)
     if of_model:
@@ -142,7 +142,7 @@ def function_tool(
     elif callable(function):
         schema = _signature(function)
     else:
-        raise TypeError(f"function: neither a function nor a model: {type(function).__name__}")
+        raise TypeError(f"function: must be a function or a model, not {type(function).__name__}")
     own = inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0]
     schema.pop("description", None)
     return pb.Tool(
@@ -155,10 +155,10 @@ def function_tool(
 
 
 def json_output(model: type[Model] | Mapping[str, Any], *, name: str = "") -> pb.OutputFormat:
-    """Text that is JSON and fits a model, or a JSON schema."""
+    """JSON output that fits a model or a JSON schema."""
     schema = model if isinstance(model, Mapping) else model.model_json_schema()
     if not schema:
-        raise ValueError("model: an empty schema says nothing")
+        raise ValueError("model: the JSON schema is empty")
     name = name or str(getattr(model, "__name__", ""))
     return pb.OutputFormat(json_schema=pb.JsonSchema(schema_json=json.dumps(schema), name=name))
 
@@ -167,18 +167,16 @@ _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(
 
 
 def _signature(function: Callable[..., object]) -> dict[str, Any]:
-    """A JSON schema of what a function takes."""
+    """The JSON schema of a function's parameters."""
     called = getattr(function, "__name__", repr(function))
     properties: dict[str, Any] = {}
     required: list[str] = []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         where = f"parameter {name} of {called}"
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise TypeError(
-                f"{where}: a model gives arguments by name; {parameter} cannot be given"
-            )
+            raise TypeError(f"{where}: {parameter} cannot be passed by name")
         if parameter.annotation is parameter.empty:
-            raise TypeError(f"{where}: has no annotation")
+            raise TypeError(f"{where}: needs an annotation")
         properties[name] = _schema(parameter.annotation, where)
         if parameter.default is parameter.empty:
             required.append(name)
@@ -212,29 +210,31 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
         return {"type": "object"} | values
     if hint is Any:
         return {}
-    raise TypeError(f"{where}: {hint} has no JSON schema here; use a pydantic model for it")
+    raise TypeError(f"{where}: unsupported type {hint}; use a pydantic model")
 
 
 # --- Replies ---
 
 
 def text_of(reply: Reply) -> str:
-    """The text of a reply: of its first choice, and without reasoning."""
+    """The text of a reply's first choice, without reasoning."""
     if isinstance(reply, pb.CompletionResponse):
         return reply.text
     if isinstance(reply, pb.ChatResponse):
-        if not reply.choices:
-            return ""
-        message = reply.choices[0].message
-        return message.content or "".join(part.text for part in message.parts)
+        return _message_text(reply.choices[0].message) if reply.choices else ""
     if isinstance(reply, pb.MessageResponse):
         return "".join(block.text for block in reply.blocks)
-    said = [item.message for item in reply.output if item.HasField("message")]
-    return "".join(m.content or "".join(part.text for part in m.parts) for m in said)
+    messages = [item.message for item in reply.output if item.HasField("message")]
+    return "".join(map(_message_text, messages))
+
+
+def _message_text(message: Any) -> str:
+    return message.content or "".join(part.text for part in message.parts)
 
 
 def parse(reply: Reply, model: type[M]) -> M:
-    """The text of a reply as a model. ValueError: it does not fit, and where, but not the text."""
+    """The text of a reply as a model. Raises a ValueError that says where the text does not fit,
+    without the text."""
     read: Callable[[str], M] = getattr(model, "model_validate_json")  # noqa: B009
     try:
         return read(text_of(reply))
@@ -242,15 +242,15 @@ def parse(reply: Reply, model: type[M]) -> M:
         problems: Any = getattr(error, "errors", None)
         if problems is None:
             raise
-        told = "; ".join(
+        misfits = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'the text'}: {problem['type']}"
             for problem in problems(include_url=False, include_context=False, include_input=False)
         )
-    raise ValueError(f"the reply{_why(reply)} does not fit {model.__name__}: {told}")
+    raise ValueError(f"the reply{_why(reply)} does not fit {model.__name__}: {misfits}")
 
 
 def _why(reply: Reply) -> str:
-    """That a text was cut explains most misfits."""
+    """The finish reason, since most texts that do not fit were cut."""
     choices = reply.choices if isinstance(reply, pb.ChatResponse) else [reply]
     reason = choices[0].finish_reason if choices else ""
     return f' (finish_reason "{reason}")' if reason not in ("", "stop") else ""

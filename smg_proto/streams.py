@@ -1,13 +1,12 @@
-"""The events of a stream of smg.v1, and the reply that they add up to.
+"""Reads streams of smg.v1, and builds the reply from their events.
 
     stream = Stream(stub.StreamChat(request))
     for text in stream.text_deltas:
         print(text, end="", flush=True)
     message = stream.reply.choices[0].message
 
-`stream.reply` is what the unary RPC would have returned. Iterate over the stream itself for the
-events; `collect(events)` is for those who want the reply alone. AsyncStream and collect_aio do the
-same with the stubs of grpc.aio.
+`stream.reply` equals the reply of the unary RPC. Iterate over the stream itself for its events, or
+use `collect(events)` for the reply alone. AsyncStream and collect_aio are for stubs of grpc.aio.
 """
 
 from collections import defaultdict
@@ -29,23 +28,23 @@ from smg_proto import smg_pb2 as pb
 __all__ = ["AsyncStream", "Stream", "StreamError", "collect", "collect_aio"]
 
 E = TypeVar("E")  # an event
-R = TypeVar("R")  # the reply that its stream adds up to
+R = TypeVar("R")  # a reply
 
 
 class StreamError(ValueError):
-    """Events that are no stream of smg.v1."""
+    """The events are not a valid stream of smg.v1."""
 
     def __init__(self, what: str, event: int) -> None:
         super().__init__(what, event)
         self.what = what
         self.event = event
-        """Which event, counted from 1; of a stream that stops too early the last."""
+        """The number of the event, from 1. If the stream stopped too early, the last event."""
 
     def __str__(self) -> str:
         return f"event {self.event}: {self.what}"
 
 
-# What an event between start and end brings: the number of the event, its kind, and the content.
+# An event between start and end: its number, its kind and its content.
 _Piece = tuple[int, str, Any]
 
 
@@ -53,9 +52,10 @@ _Piece = tuple[int, str, Any]
 
 
 class _Events(Generic[E, R]):
-    """Takes each event of a stream, and holds what is needed to build the reply."""
+    """Keeps the events of a stream to build the reply."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Any) -> None:
+        self._events = events
         self._count = 0
         self._start: Any = None
         self._end: Any = None
@@ -63,18 +63,24 @@ class _Events(Generic[E, R]):
 
     @property
     def reply(self) -> R:
-        """What the unary RPC would have returned. Only once the stream has been read to its end."""
+        """The reply of the unary RPC, once the stream has been read to its end."""
         if self._end is None:
-            raise self._error("the reply is not whole yet; read the stream to its end first")
+            raise self._error("the reply is not complete; read the stream to its end first")
         reply: R = type(self._end)()
         _JOIN[type(self._end)](reply, self._start, self._end, self._between)
         return reply
 
+    def cancel(self) -> None:
+        """End the call. The reply is available only if the stream has already ended."""
+        cancel: Callable[[], object] | None = getattr(self._events, "cancel", None)
+        if cancel:  # events may be any iterable
+            cancel()
+
     def _take(self, event: Any) -> Any:
-        """Keep an event. The delta, if it is one."""
+        """Keep an event. Returns the delta, if it is one."""
         self._count += 1
         kind = event.WhichOneof("event")
-        if kind is None:  # of a newer kind
+        if kind is None:  # a newer kind
             return None
         if self._end is not None:
             raise self._error(f"{kind} after end")
@@ -101,7 +107,7 @@ class _Events(Generic[E, R]):
 
 
 def _text(delta: Any) -> str:
-    """The next piece of the text: of the first choice, where there are several."""
+    """The text that a delta adds to the first choice."""
     if isinstance(delta, pb.ChatDelta):
         return "" if delta.index else delta.content
     if isinstance(delta, pb.CompletionDelta):
@@ -110,7 +116,7 @@ def _text(delta: Any) -> str:
 
 
 class Stream(_Events[E, R]):
-    """The events of a stub of grpc, or of a list. Leaving its `with` block cancels the call."""
+    """The events of a stub of grpc or of a list. Leaving its `with` block cancels the call."""
 
     @overload
     def __init__(
@@ -130,12 +136,11 @@ class Stream(_Events[E, R]):
         self: "Stream[pb.ResponseEvent, pb.Response]", events: Iterable[pb.ResponseEvent]
     ) -> None: ...
     def __init__(self, events: Iterable[Any]) -> None:
-        super().__init__()
-        self._events = events
+        super().__init__(events)
         self._left = iter(events)
 
     def __iter__(self) -> Generator[E, None, None]:
-        """The events. A loop that was left goes on with the next one."""
+        """The events. After a loop that ended early, another one continues with the next event."""
         for event in self._left:
             self._take(event)
             yield event
@@ -143,17 +148,13 @@ class Stream(_Events[E, R]):
 
     @property
     def text_deltas(self) -> Generator[str, None, None]:
-        """The text of the reply as it grows: of the first choice, and without reasoning."""
+        """The pieces of the first choice's text, without reasoning."""
         take = self._take
         for event in self._left:
             delta = take(event)
             if delta is not None and (text := _text(delta)):
                 yield text
         self._finished()
-
-    def cancel(self) -> None:
-        """End the call. The reply is only there if the stream has ended before."""
-        _cancel(self._events)
 
     def __enter__(self) -> "Stream[E, R]":
         return self
@@ -187,12 +188,11 @@ class AsyncStream(_Events[E, R]):
         events: AsyncIterable[pb.ResponseEvent],
     ) -> None: ...
     def __init__(self, events: AsyncIterable[Any]) -> None:
-        super().__init__()
-        self._events = events
+        super().__init__(events)
         self._left = aiter(events)
 
     async def __aiter__(self) -> AsyncGenerator[E, None]:
-        """The events. A loop that was left goes on with the next one."""
+        """The events. After a loop that ended early, another one continues with the next event."""
         async for event in self._left:
             self._take(event)
             yield event
@@ -200,17 +200,13 @@ class AsyncStream(_Events[E, R]):
 
     @property
     async def text_deltas(self) -> AsyncGenerator[str, None]:
-        """The text of the reply as it grows: of the first choice, and without reasoning."""
+        """The pieces of the first choice's text, without reasoning."""
         take = self._take
         async for event in self._left:
             delta = take(event)
             if delta is not None and (text := _text(delta)):
                 yield text
         self._finished()
-
-    def cancel(self) -> None:
-        """End the call. The reply is only there if the stream has ended before."""
-        _cancel(self._events)
 
     async def __aenter__(self) -> "AsyncStream[E, R]":
         return self
@@ -219,13 +215,6 @@ class AsyncStream(_Events[E, R]):
         self, kind: type[BaseException] | None, error: object, where: TracebackType | None
     ) -> None:
         self.cancel()
-
-
-def _cancel(events: object) -> None:
-    """End a call; of other iterators nothing is known."""
-    cancel: Callable[[], object] | None = getattr(events, "cancel", None)
-    if cancel:
-        cancel()
 
 
 @overload
@@ -237,7 +226,7 @@ def collect(events: Iterable[pb.MessageEvent]) -> pb.MessageResponse: ...
 @overload
 def collect(events: Iterable[pb.ResponseEvent]) -> pb.Response: ...
 def collect(events: Iterable[Any]) -> Any:
-    """The reply that the events of a stream add up to."""
+    """The reply that is built from the events of a stream."""
     stream: Stream[Any, Any] = Stream(events)
     for _ in stream:
         pass
@@ -253,31 +242,31 @@ async def collect_aio(events: AsyncIterable[pb.MessageEvent]) -> pb.MessageRespo
 @overload
 async def collect_aio(events: AsyncIterable[pb.ResponseEvent]) -> pb.Response: ...
 async def collect_aio(events: AsyncIterable[Any]) -> Any:
-    """The reply that the events of a stream add up to."""
+    """The reply that is built from the events of a stream."""
     stream: AsyncStream[Any, Any] = AsyncStream(events)
     async for _ in stream:
         pass
     return stream.reply
 
 
-# --- The replies: what `start` and `end` say, and between them what the pieces join to ---
+# --- The replies: `start`, `end`, and the pieces between them ---
 
 
 def _chat(
     reply: pb.ChatResponse, start: pb.ChatResponse, end: pb.ChatResponse, pieces: Sequence[_Piece]
 ) -> None:
     _merge(reply, start, end, "choices")
-    for choice, brought in _choices(pieces, end.choices, pb.ChatChoice):
+    for choice, fields in _choices(pieces, end.choices, pb.ChatChoice):
         message = choice.message
         message.role = pb.ROLE_ASSISTANT
         for name in ("content", "reasoning_content", "refusal"):
-            if text := "".join(brought[name]):
+            if text := "".join(fields[name]):
                 setattr(message, name, getattr(message, name) + text)
-        message.annotations.extend(chain(*brought["annotations"]))
-        choice.logprobs.extend(chain(*brought["logprobs"]))
-        choice.token_ids.extend(chain(*brought["token_ids"]))
+        message.annotations.extend(chain(*fields["annotations"]))
+        choice.logprobs.extend(chain(*fields["logprobs"]))
+        choice.token_ids.extend(chain(*fields["token_ids"]))
         calls: defaultdict[int, list[pb.ToolCallDelta]] = defaultdict(list)
-        for piece in chain(*brought["tool_calls"]):
+        for piece in chain(*fields["tool_calls"]):
             calls[piece.index].append(piece)
         for _, call in sorted(calls.items()):
             message.tool_calls.add(
@@ -296,10 +285,10 @@ def _completion(
 ) -> None:
     _merge(reply, start, end, "choices")
     choices = _choices(pieces, end.choices, pb.CompletionChoice)
-    for choice, brought in choices:
-        choice.text += "".join(brought["text"])
-        choice.logprobs.extend(chain(*brought["logprobs"]))
-        choice.token_ids.extend(chain(*brought["token_ids"]))
+    for choice, fields in choices:
+        choice.text += "".join(fields["text"])
+        choice.logprobs.extend(chain(*fields["logprobs"]))
+        choice.token_ids.extend(chain(*fields["token_ids"]))
     if choices:
         first = choices[0][0]
         reply.text = first.text
@@ -313,24 +302,24 @@ def _completion(
 def _choices(
     pieces: Sequence[_Piece], ends: Iterable[Any], new: Callable[..., Any]
 ) -> list[tuple[Any, defaultdict[str, list[Any]]]]:
-    """Of each choice, in order, what its end says, and what its deltas bring, field by field."""
-    brought: defaultdict[int, defaultdict[str, list[Any]]]
-    brought = defaultdict(lambda: defaultdict(list))
-    said: dict[int, Any] = {}
+    """The choices in order: their ends, and the values of each field in their deltas."""
+    deltas: defaultdict[int, defaultdict[str, list[Any]]]
+    deltas = defaultdict(lambda: defaultdict(list))
+    ended: dict[int, Any] = {}
     for _, kind, content in pieces:
         if kind == "delta":
-            fields = brought[content.index]
+            fields = deltas[content.index]
             for field, value in content.ListFields():
                 fields[field.name].append(value)
         else:
-            said[content.index] = content
-    said |= {choice.index: choice for choice in ends}  # what choice_end said, and perhaps more
+            ended[content.index] = content
+    ended |= {choice.index: choice for choice in ends}  # include the content of choice_end
     found: list[tuple[Any, defaultdict[str, list[Any]]]] = []
-    for index in sorted({*said, *brought}):
+    for index in sorted({*ended, *deltas}):
         choice = new(index=index)
-        if index in said:
-            choice.CopyFrom(said[index])
-        found.append((choice, brought[index]))
+        if index in ended:
+            choice.CopyFrom(ended[index])
+        found.append((choice, deltas[index]))
     return found
 
 
@@ -394,7 +383,7 @@ def _response(
 def _parts(
     what: str, kinds: Mapping[str, str], pieces: Sequence[_Piece]
 ) -> list[tuple[Any, list[tuple[str, Any]]]]:
-    """The blocks or items, in order: what is known of each as a whole, and the deltas to append."""
+    """The blocks or items in order, each with the deltas to append to it."""
     known: dict[int, Any] = {}
     deltas: defaultdict[int, list[tuple[int, Any]]] = defaultdict(list)
     ended: set[int] = set()
@@ -405,7 +394,7 @@ def _parts(
                 raise StreamError(f"{what} {index} starts twice", event)
             known[index] = getattr(content, what)
             continue
-        if kind == "item_end":  # all of the item; resumed streams may lack its start
+        if kind == "item_end":  # has the whole item; resumed streams may lack its start
             known[index] = content.item
             deltas[index].clear()
         elif index not in known or index in ended:
@@ -421,7 +410,7 @@ def _parts(
         fitting: list[tuple[str, Any]] = []
         for event, delta in deltas[index]:
             name = delta.WhichOneof("delta")
-            if name not in kinds:  # opaque, or of a newer kind
+            if name not in kinds:  # opaque, or a newer kind
                 continue
             is_now = is_now or kinds[name]
             if kinds[name] not in (is_now, ""):
@@ -431,7 +420,7 @@ def _parts(
     return found
 
 
-# The kind of block or item that each kind of delta is for; annotations are for blocks of any kind.
+# The kind of block or item for each kind of delta. Blocks of any kind can have annotations.
 _BLOCKS = {
     "text": "text",
     "reasoning": "reasoning",
@@ -450,7 +439,7 @@ _ITEMS = {
 
 
 def _merge(reply: Any, start: Any, end: Any, without: str) -> None:
-    """What the first and the last event say, without the field that the pieces fill."""
+    """Merge the first and the last event, without the field that the pieces fill."""
     reply.MergeFrom(start)
     reply.MergeFrom(end)
     reply.ClearField(without)

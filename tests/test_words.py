@@ -19,6 +19,7 @@ EVERYWHERE = {
     r"by the engine's own": "as the engine reports",
     r"by whatever way": "however",
     r"ends the work": "stops generation",
+    r"dearer|too dear": "costs more, too expensive",
     r"engine's servicer": "TensorRT-LLM's servicer",
     r"favour": "favor",
     r"gone on from": "continued",
@@ -26,6 +27,7 @@ EVERYWHERE = {
     r"(?:is|are) to be had": "is available",
     r"may want an?": "may require",
     r"more is more": "higher is preferred",
+    r"of this side": "of the client",
     r"of yours": "your own",
     r"passes on": "forwards",
     r"takes? apart": "splits, tokenizes",
@@ -35,6 +37,7 @@ EVERYWHERE = {
     r"(?:is|are) to be preferred": "is preferred",
     r"trap:": "Caution:",
     r"unheard": "unnoticed",
+    r"waited for in vain": "did not arrive",
     r"wants an?": "requires",
     r"what (?:it has|they have) not": "what is missing",
 }

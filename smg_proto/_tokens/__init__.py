@@ -1,1 +1,1 @@
-"""Token ids and text, with the tokenizer that a server sends. Needs the extra `decode`."""
+"""Tokenizers of servers. Needs the extra `decode`."""

@@ -1,5 +1,5 @@
-"""The tokenizer files that a server sends: checked against their hash, unpacked within limits, and
-kept on disk under that hash."""
+"""Tokenizer files of servers: checked against their hash, unpacked within limits, and cached on
+disk by their hash."""
 
 import hashlib
 import io
@@ -13,21 +13,21 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Generic, TypeVar
 
-# The largest tokenizers have some 60 MB unpacked.
+# The largest tokenizers have about 60 MB unpacked.
 MAX_PACKED_BYTES: Final = 128 << 20
 MAX_UNPACKED_BYTES: Final = 512 << 20
 MAX_FILES: Final = 1000
 B = TypeVar("B", bound="Bundle")
-_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others inflate without a bound
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a limit
 
 
 class _Damage(Exception):
-    """What is wrong with a bundle."""
+    """A bundle cannot be used."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A ZIP archive with tokenizer.json and its neighbours."""
+    """A ZIP archive with tokenizer.json and other files."""
 
     data: bytes = field(repr=False)
     sha256: str
@@ -40,16 +40,16 @@ class Bundle:
                 return _unpack(archive)
         except _Damage as error:
             raise self.damaged(str(error)) from None
-        except Exception as error:  # zipfile has no list of what it raises for damaged archives
-            raise self.damaged(f"is no readable ZIP archive: {type(error).__name__}") from None
+        except Exception as error:  # zipfile does not document its exceptions
+            raise self.damaged(f"is not a readable ZIP archive: {type(error).__name__}") from None
 
     @classmethod
     def damaged(cls, problem: str) -> Exception:
-        """The error for a bundle that cannot be used."""
+        """The error for a damaged bundle."""
         raise NotImplementedError
 
     def extract(self, directory: str | Path) -> Path:
-        """Write the files below a directory, which is made if need be."""
+        """Write the files to a directory, which is created if necessary."""
         root = Path(directory)
         for name, content in self.files.items():
             file = root / name
@@ -66,7 +66,7 @@ def _unpack(archive: zipfile.ZipFile) -> dict[str, bytes]:
     for entry in entries:
         name = _safe(entry.filename)
         if entry.compress_type not in _METHODS or entry.flag_bits & 1:
-            raise _Damage("is encrypted, or compressed in another way than deflate")
+            raise _Damage("is encrypted, or compressed with another method than deflate")
         with archive.open(entry) as file:
             content = file.read(left + 1)
         left -= len(content)
@@ -75,19 +75,19 @@ def _unpack(archive: zipfile.ZipFile) -> dict[str, bytes]:
         files[name] = content
     folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     if folders & files.keys():
-        raise _Damage("has a file where it also has a folder")
+        raise _Damage("has a file and a folder with the same name")
     return files
 
 
 class BundleBuilder(Generic[B]):
-    """Puts the chunks together."""
+    """Builds a bundle from its chunks."""
 
     def __init__(self, kind: type[B]) -> None:
         self._kind = kind
         self._hash = hashlib.sha256()
         self._parts: list[bytes] = []
         self._size = 0
-        self._told = ""
+        self._announced = ""
 
     def add(self, chunk: Any) -> None:
         self._size += len(chunk.data)
@@ -95,14 +95,14 @@ class BundleBuilder(Generic[B]):
             raise self._kind.damaged(f"has more than {MAX_PACKED_BYTES >> 20} MiB")
         self._hash.update(chunk.data)
         self._parts.append(chunk.data)
-        self._told = chunk.sha256 or self._told
+        self._announced = chunk.sha256 or self._announced
 
     def build(self) -> B:
-        if not self._told:
+        if not self._announced:
             raise self._kind.damaged("is incomplete: it ended without its hash")
         actual = self._hash.hexdigest()
-        if actual != self._told.lower():
-            raise self._kind.damaged(f"has the hash {actual}, and the server announced another")
+        if actual != self._announced.lower():
+            raise self._kind.damaged(f"has the hash {actual}, but the server announced another")
         return self._kind(b"".join(self._parts), actual)
 
 
@@ -110,18 +110,18 @@ def _safe(name: str) -> str:
     path = PurePosixPath(name)
     outside = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
     if outside or not path.name or not name.isprintable():
-        raise _Damage("holds a file that would be written outside, or has no proper name")
+        raise _Damage("has a file with an invalid name, or with a path that leads outside")
     if len(name) > 500 or any(len(part.encode()) > 255 for part in path.parts):
-        raise _Damage("holds a file with a name that is too long")
+        raise _Damage("has a file with a name that is too long")
     return str(path)
 
 
-# The cache: a folder for each hash, with the bundle and what was made of it.
+# The cache: a folder for each hash, with the bundle and what was derived from it.
 
 
 def cache_folder(sha256: str) -> Path | None:
-    """Where things about a bundle are kept; None: nowhere. Named by VLLM_GRPC_CACHE, or the
-    system's place for caches; VLLM_GRPC_CACHE=off keeps nothing."""
+    """The cache folder of a bundle, in VLLM_GRPC_CACHE or the system's folder for caches. None if
+    VLLM_GRPC_CACHE=off."""
     given = os.environ.get("VLLM_GRPC_CACHE")
     if given and given.lower() == "off":
         return None
@@ -137,10 +137,10 @@ def cache_folder(sha256: str) -> Path | None:
 
 
 def keep(folder: Path | None, name: str, content: bytes) -> None:
-    """Write a file of the cache, whole or not at all. Where nothing can be written, nothing is."""
+    """Write a file of the cache, completely or not at all. Ignores a cache that is not writable."""
     if folder is None or (folder / name).exists():
         return
-    with suppress(OSError, RuntimeError):  # RuntimeError: no home directory
+    with suppress(OSError, RuntimeError):  # RuntimeError without a home directory
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, fresh = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
         try:
@@ -153,7 +153,7 @@ def keep(folder: Path | None, name: str, content: bytes) -> None:
 
 
 def kept(folder: Path | None, name: str) -> bytes | None:
-    """A file of the cache, if it is there."""
+    """The content of a file of the cache, or None."""
     if folder is not None:
         with suppress(OSError):
             return (folder / name).read_bytes()

@@ -115,7 +115,7 @@ class TokenDecoder:
         if vocabulary is None:
             self._added = _added_tokens(self.tokenizer)
         else:
-            self._words, self._added = vocabulary.decode_with(), vocabulary.added
+            self._words, self._added = WordDecoder(vocabulary), vocabulary.added
         return self
 
     @cached_property
@@ -129,7 +129,7 @@ class TokenDecoder:
         """Tokens that can end a text: the end tokens in the model's files, and all added tokens."""
         return self._ends
 
-    @cached_property
+    @cached_property  # which is not a property for protocols
     def _ends(self) -> Collection[int]:
         ends = set(self._added)
         for name in ("config.json", "generation_config.json"):

@@ -1,8 +1,8 @@
-"""A vocabulary that loads without stopping the other threads of the program.
+"""A vocabulary that loads without blocking other threads.
 
-The library reads tokenizer.json in one go and holds the interpreter's lock meanwhile: seconds, for
-a large one. Decoding needs little of it, the words by id and the steps that join them. These are
-read here piece by piece, and the library's own decoder joins them.
+The tokenizers library holds Python's global lock while it reads tokenizer.json, which takes seconds
+for a large one. Decoding needs only the words by id and the decoder that joins them. This module
+reads these piece by piece, and uses the library's decoder.
 """
 
 import json
@@ -23,19 +23,16 @@ _SOME_MERGES: Final = re.compile(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What decoding needs of a tokenizer.json."""
+    """The parts of a tokenizer.json for decoding."""
 
     words: Mapping[int, str]
     special: frozenset[str]
     added: frozenset[int]
-    """Ids that stand for markers, special or not."""
+    """Ids of added tokens, special or not."""
     decoder: dict[str, Any] | None
 
-    def decode_with(self) -> "WordDecoder":
-        return WordDecoder(self)
-
     def dump(self) -> bytes | None:
-        """For the cache; None: this one cannot be kept in its form."""
+        """The form for the cache, or None if this vocabulary does not have one."""
         size = max(self.words, default=-1) + 1
         if any("\0" in word for word in self.words.values()) or size > 2 * len(self.words):
             return None
@@ -53,20 +50,20 @@ class Vocabulary:
 
     @classmethod
     def load(cls, content: bytes) -> "Vocabulary | None":
-        """What dump() has written; None: it is something else."""
+        """The vocabulary from the output of dump(), or None if it is something else."""
         try:
-            head, _, body = content.decode().partition("\n")
-            told = json.loads(head)
+            first, _, body = content.decode().partition("\n")
+            head = json.loads(first)
             words = dict(enumerate(body.split("\0"))) if body else {}
-            for place in told["missing"]:
+            for place in head["missing"]:
                 del words[place]
-            return cls(words, frozenset(told["special"]), frozenset(told["added"]), told["decoder"])
+            return cls(words, frozenset(head["special"]), frozenset(head["added"]), head["decoder"])
         except (ValueError, LookupError, TypeError):
             return None
 
     @classmethod
     def parse(cls, text: str) -> "Vocabulary | None":
-        """The vocabulary of a tokenizer.json; None: its form is not known here."""
+        """The vocabulary of a tokenizer.json, or None if its form is unknown."""
         try:
             return _parse(text)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -78,7 +75,7 @@ def _parse(text: str) -> Vocabulary | None:
     if begin is None:
         return None
     words, end = _read_words(text, begin.end(), by_name=begin[1] == "{")
-    rest = text[: begin.end()] + text[end - 1 :]  # without what is between the brackets
+    rest = text[: begin.end()] + text[end - 1 :]  # without the content of the brackets
     merges = _MERGES.search(rest)
     if merges is not None:
         place = merges.end()
@@ -97,7 +94,7 @@ def _parse(text: str) -> Vocabulary | None:
 
 
 def _read_words(text: str, place: int, *, by_name: bool) -> tuple[dict[int, str], int]:
-    """The words by id, and where the list ends."""
+    """The words by id, and the position after the list."""
     words: dict[int, str] = {}
     pattern, more = _BY_NAME if by_name else _BY_PLACE, text[place:].lstrip()[:1] not in ("}", "]")
     if not more:
@@ -105,7 +102,7 @@ def _read_words(text: str, place: int, *, by_name: bool) -> tuple[dict[int, str]
     while more:
         found = pattern.match(text, place)
         if found is None:
-            raise ValueError("an entry of another form")
+            raise ValueError("unknown form of an entry")
         word = found[1][1:-1]
         if "\\" in word:
             word = json.loads(found[1])
@@ -115,7 +112,7 @@ def _read_words(text: str, place: int, *, by_name: bool) -> tuple[dict[int, str]
 
 
 class WordDecoder:
-    """Joins the words of ids as the library does."""
+    """Decodes ids with the library's decoder."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         from tokenizers import Tokenizer

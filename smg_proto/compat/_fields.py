@@ -188,7 +188,7 @@ class Messages:
                 yield from self._shown(old, f, f"Its message {what.lower()}", witness)
         for span in old.extension_ranges:
             if lost := _uncovered(span, new.extension_ranges):
-                text = f"Numbers {lost} are no longer for extensions: code that uses them fails."
+                text = f"No longer for extensions: {lost}. Code that uses these numbers fails."
                 yield Finding("source", old.name, text)
         if old.strict_json and not new.strict_json:
             text = "json_format is now best effort: some runtimes reject its JSON."
@@ -197,7 +197,7 @@ class Messages:
             if freed := _uncovered(span, new.reserved):
                 if any(number in span for number in new.fields):
                     continue  # reported for the field that has the number now
-                yield Finding("notice", old.name, f"Numbers {freed} are no longer reserved.")
+                yield Finding("notice", old.name, f"No longer reserved: {freed}.")
         if new.deprecated and not old.deprecated:
             yield Finding("notice", old.name, "Deprecated.")
 

@@ -1,6 +1,6 @@
-"""A client of vLLM's gRPC server with the shape of OpenAI's: `client.completions.create(...)`.
+"""A client of vLLM's gRPC servers with OpenAI's interface: `client.completions.create(...)`.
 
-Needs the extra `client`; text needs `decode` as well, and chat needs `chat`:
+Needs the extra `client`; text also needs `decode`, and chat needs `chat`:
 pip install 'smg-grpc-proto[client,decode,chat]'
 """
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import json_object, mapping, sequence
 from smg_proto._tokens.decoder import json_settings
-from smg_proto.vllm._completion import Delta, Job, Shape, job, text_plans
-from smg_proto.vllm._config import Options, flag, text, whole
+from smg_proto.vllm._completion import Delta, Shape
+from smg_proto.vllm._config import flag, text, whole
 from smg_proto.vllm._errors import VLLMGrpcFailedPreconditionError, VLLMGrpcValidationError
 from smg_proto.vllm._params import CompletionRequest, StructuredOutputs
 from smg_proto.vllm._template import Template, compiled
@@ -343,17 +343,3 @@ class ChatShape(Shape[ChatCompletion, ChatCompletionChunk]):
             "logprob": logprob,
             "bytes": list(words.encode(errors="replace")),
         }
-
-
-def chat_job(
-    prompt: pb.TokenizedInput,
-    request: CompletionRequest,
-    decoder: TokenDecoder,
-    *,
-    request_id: str | None,
-    stream: bool,
-    options: Options,
-) -> Job[ChatCompletion, ChatCompletionChunk]:
-    """The job for `chat.completions.create`."""
-    plans = text_plans([prompt], request)
-    return job([prompt], request, plans, ChatShape(decoder), request_id, stream, options)

@@ -16,13 +16,7 @@ from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_inference_pb2 as inference
 from smg_proto._channel import Metadata, json_object
-from smg_proto._tokens.text import (
-    CallerDecoding,
-    ChoiceText,
-    ServedText,
-    TextPlan,
-    drops_last,
-)
+from smg_proto._tokens.text import CallerDecoding, ChoiceText, ServedText, TextPlan, drops_last
 from smg_proto.vllm._config import Options, json_text, text
 from smg_proto.vllm._errors import VLLMGrpcInternalError, VLLMGrpcValidationError
 from smg_proto.vllm._inference import engine_messages
@@ -384,13 +378,9 @@ def _decode(
 
 
 def _stop_reason(complete: pb.GenerateComplete) -> int | str | None:
-    match complete.WhichOneof("matched_stop"):
-        case "matched_token_id":
-            return complete.matched_token_id
-        case "matched_stop_str":
-            return complete.matched_stop_str
-        case _:
-            return None
+    name = complete.WhichOneof("matched_stop")
+    stop: int | str | None = None if name is None else getattr(complete, name)
+    return stop
 
 
 def _token_name(token_id: int) -> str:
@@ -478,8 +468,8 @@ class CompletionShape(Shape[Completion, CompletionChunk]):
     operation = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, decoding: CallerDecoding) -> None:
-        self._decoding = decoding
+    def __init__(self, plans: Sequence[TextPlan], n: int) -> None:
+        self._decoding = CallerDecoding(plans, n)
 
     def chunk(self, fields: dict[str, Any], delta: Delta | None) -> CompletionChunk:
         choices: list[CompletionChunkChoice] = []
@@ -564,22 +554,7 @@ class Job(Generic[ResultT, ChunkT]):
             span.end(error)
 
 
-def completion_job(
-    prompt: object,
-    request: CompletionRequest,
-    *,
-    request_id: str | None,
-    stream: bool,
-    options: Options,
-) -> Job[Completion, CompletionChunk]:
-    """The job for `completions.create`."""
-    inputs = parse_prompts(prompt)
-    plans = text_plans(inputs, request)
-    shape = CompletionShape(CallerDecoding(plans, request.n))
-    return job(inputs, request, plans, shape, request_id, stream, options)
-
-
-def job(
+def new_job(
     inputs: Sequence[Input],
     request: CompletionRequest,
     plans: Sequence[TextPlan],

@@ -3,27 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto._channel import json_object, mapping, sequence
-from smg_proto.vllm._config import (
-    AsyncToken,
-    CallParams,
-    Given,
-    Token,
-    json_text,
-    plain,
-    text,
-)
+from smg_proto._channel import LONE_SURROGATE, json_object, mapping, sequence
+from smg_proto.vllm._config import AsyncToken, CallParams, Given, Token, json_text, plain, text
 from smg_proto.vllm._errors import VLLMGrpcValidationError
 from smg_proto.vllm._tokenizer import TokenDecoder
 
@@ -63,7 +48,7 @@ def _raise(error: ValidationError) -> NoReturn:
                 raise cause from None
             param, problem = param or "parameters", str(cause)
         case "string_unicode":
-            problem = "has half of a character (a lone surrogate), which cannot be sent"
+            problem = LONE_SURROGATE
         case _:
             pass
     raise VLLMGrpcValidationError(param, problem[:1].lower() + problem[1:]) from None
@@ -143,33 +128,28 @@ class StructuredOutputs(Params):
             raise VLLMGrpcValidationError(
                 "structured_outputs", f"give exactly one constraint, not {given or 'none'}"
             )
-        value = getattr(self, given[0])
-        if isinstance(value, ChoiceConstraint):
-            value = value.choices
+        name, value = self._constraint()
         if not value:
             problem = "is empty or false; omit it for free text"
-            raise VLLMGrpcValidationError(f"structured_outputs.{given[0]}", problem)
-        if given[0] in ("json_schema", "structural_tag") and isinstance(value, str):
-            _json_object(f"structured_outputs.{given[0]}", value)
+            raise VLLMGrpcValidationError(f"structured_outputs.{name}", problem)
+        if name in ("json_schema", "structural_tag") and isinstance(value, str):
+            _json_object(f"structured_outputs.{name}", value)
         return self
 
     def fill(self, wire: pb.SamplingParams) -> None:
         """Set the constraint in a message."""
-        for name in ("json_schema", "structural_tag"):
-            value = getattr(self, name)
-            if value is not None:
-                param = f"structured_outputs.{name}"
-                setattr(wire, name, value if isinstance(value, str) else json_text(param, value))
-        if self.regex is not None:
-            wire.regex = self.regex
-        if self.grammar is not None:
-            wire.grammar = self.grammar
-        if self.json_object is not None:
-            wire.json_object = True
-        if self.choice is not None:
-            constraint = isinstance(self.choice, ChoiceConstraint)
-            choices = self.choice.choices if constraint else self.choice  # type: ignore[union-attr]
-            wire.choice.choices.extend(choices)  # type: ignore[arg-type]
+        name, value = self._constraint()
+        if name == "choice":
+            wire.choice.choices.extend(value)
+        else:
+            if not isinstance(value, str | bool):
+                value = json_text(f"structured_outputs.{name}", value)
+            setattr(wire, name, value)
+
+    def _constraint(self) -> tuple[str, Any]:
+        """The name and value of the only field that is set."""
+        ((name, value),) = (field for field in self if field[1] is not None)
+        return name, value.choices if isinstance(value, ChoiceConstraint) else value
 
 
 class MediaRef(Params):

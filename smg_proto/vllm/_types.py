@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 
 from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from typing_extensions import Self
 
-from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import Metadata, json_object
 
@@ -296,13 +296,17 @@ def fields_of(wire: Message, kind: type[Result]) -> dict[str, Any]:
     return found
 
 
-class HealthCheckResponse(Result):
-    healthy: bool
-    message: str = ""
+class Copied(Result):
+    """A result with the fields of its message."""
 
     @classmethod
-    def from_grpc(cls, wire: pb.HealthCheckResponse) -> "HealthCheckResponse":
+    def from_grpc(cls, wire: Message) -> Self:
         return cls(**fields_of(wire, cls))
+
+
+class HealthCheckResponse(Copied):
+    healthy: bool
+    message: str = ""
 
 
 class ModelInfo(Result):
@@ -444,14 +448,8 @@ class Loads(Result):
         return cls(timestamp=wire.timestamp, version=wire.version, loads=loads, raw=wire)
 
 
-class Outcome(Result):
+class Outcome(Copied):
     """The result of an administrative request. If the server rejects it, `success` is False."""
 
     success: bool
     message: str = ""
-
-    @classmethod
-    def from_grpc(
-        cls, wire: common_pb2.FlushCacheResponse | common_pb2.ProfileResponse
-    ) -> "Outcome":
-        return cls(**fields_of(wire, cls))

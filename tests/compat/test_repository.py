@@ -411,7 +411,12 @@ def test_sarif_has_a_result_for_each_finding_with_rule_and_place(
         (location,) = result["locations"]
         assert location["physicalLocation"]["artifactLocation"]["uri"].endswith("shop.proto")
         assert location["physicalLocation"]["region"]["startLine"] >= 3
+        assert (
+            result["properties"]["symbol"] == location["logicalLocations"][0]["fullyQualifiedName"]
+        )
     assert [r["ruleId"] for r in results if "suppressions" in r] == ["json"]
+    assert run_["columnKind"] == "unicodeCodePoints"
+    assert run_["properties"]["verdict"] == "data"
 
 
 def test_junit_fails_the_symbols_that_break(
@@ -420,6 +425,8 @@ def test_junit_fails_the_symbols_that_break(
     assert main(["diff", *pair, "--format", "junit"]) == 1
     root = ElementTree.fromstring(capsys.readouterr().out)
     assert (root.get("tests"), root.get("failures")) == ("2", "1")
+    suites = [(suite.get("tests"), suite.get("failures")) for suite in root.iter("testsuite")]
+    assert suites == [("2", "1")]
     (failure,) = root.iter("failure")
     assert failure.get("type") == "data"
     assert "bytes" in (failure.text or "")

@@ -84,8 +84,8 @@ def test_quickstart_says_what_is_wrong_in_one_line() -> None:
 def test_the_sagellm_example_shows_the_rules_and_the_events(servers: dict[str, str]) -> None:
     example = FOLDER / "sagellm_quickstart.py"
     lines = run(sys.executable, example, servers["engine"]).splitlines()
-    assert lines[2] == "refused: max_tokens Input should be greater than 0"
-    assert lines[3].endswith("passes; refused: rank must be below world_size, which is 2")
+    assert lines[2] == "rejected: max_tokens Input should be greater than 0"
+    assert lines[3].endswith("passes; rejected: rank must be below world_size, which is 2")
     events = [json.loads(line) for line in lines[4:]]
     assert [event["event"] for event in events] == ["start", *["delta"] * (len(events) - 2), "end"]
     assert events[-1]["content"] == "".join(event["content"] for event in events[1:-1]) != ""

@@ -85,7 +85,7 @@ def test_data_says_its_type(data: bytes, media_type: str) -> None:
 
 
 def test_data_of_an_unknown_type_needs_one() -> None:
-    with pytest.raises(ValueError, match="media_type: cannot be told from the data"):
+    with pytest.raises(ValueError, match="media_type: unknown type of data"):
         image(b"RIFF....????")
     assert image(b"?", media_type="image/x").image.media_type == "image/x"
 
@@ -155,12 +155,12 @@ def by_number(cities: dict[int, str]) -> None: ...
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (without_annotation, "parameter city of without_annotation: has no annotation"),
-        (with_the_rest, "parameter cities of with_the_rest: a model gives arguments by name"),
-        (by_position, "parameter city of by_position: a model gives arguments by name"),
-        (of_bytes, "parameter city of of_bytes: <class 'bytes'> has no JSON schema here"),
-        (by_number, r"parameter cities of by_number: dict\[int, str\] has no JSON schema here"),
-        ("text", "function: neither a function nor a model: str"),
+        (without_annotation, "parameter city of without_annotation: needs an annotation"),
+        (with_the_rest, r"parameter cities of with_the_rest: .*cannot be passed by name"),
+        (by_position, r"parameter city of by_position: .*cannot be passed by name"),
+        (of_bytes, "parameter city of of_bytes: unsupported type <class 'bytes'>"),
+        (by_number, r"parameter cities of by_number: unsupported type dict\[int, str\]"),
+        ("text", "function: must be a function or a model, not str"),
     ],
 )
 def test_a_function_that_no_model_can_call_is_refused(
@@ -179,7 +179,7 @@ def test_json_output() -> None:
     assert json.loads(found.schema_json) == Weather.model_json_schema()
     other = json_output({"type": "array"}, name="list").json_schema
     assert (other.name, other.schema_json) == ("list", '{"type": "array"}')
-    with pytest.raises(ValueError, match="an empty schema"):
+    with pytest.raises(ValueError, match="the JSON schema is empty"):
         json_output({})
 
 

@@ -185,15 +185,15 @@ async def test_tls(servicer: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"target": ""}, "target: '' is no target of gRPC; use HOST:PORT"),
-        ({"target": "http://a:1"}, "target: 'http://a:1' is no target of gRPC"),
+        ({"target": ""}, "target: '' is not a gRPC target; use HOST:PORT"),
+        ({"target": "http://a:1"}, "target: 'http://a:1' is not a gRPC target"),
         ({"target": "a\n:1"}, "target: "),
         ({"target": "example.org:50051", "key": "k"}, "key: would be sent in clear text"),
         ({"target": "localhost.example.org:1", "key": "k"}, "key: would be sent in clear text"),
         ({"target": "ipv4:127.0.0.1:1,10.0.0.1:1", "key": "k"}, "key: would be sent in clear"),
         ({"target": "localhost:1", "key": ""}, "key: must be printable ASCII and not empty"),
         ({"target": "localhost:1", "key": "a\nb"}, "key: must be printable ASCII"),
-        ({"target": "localhost:1", "tls": b"no"}, "tls: no certificate in PEM format"),
+        ({"target": "localhost:1", "tls": b"no"}, "tls: is not a certificate in PEM format"),
     ],
 )
 async def test_what_is_refused(
@@ -248,7 +248,7 @@ async def test_waiting_for_what_has_failed_or_is_gone(servicer: Server, target: 
     with connect(target) as channel:
         stub = smg_pb2_grpc.WorkerServiceStub(channel)
         servicer.answers = [PENDING, FAILED]
-        with pytest.raises(SmgError, match="worker w has failed: nobody listens") as caught:
+        with pytest.raises(SmgError, match="worker w failed: nobody listens") as caught:
             wait_ready(stub, "w")
         assert (caught.value.code, caught.value.reason) == (
             grpc.StatusCode.UNAVAILABLE,

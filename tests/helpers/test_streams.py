@@ -61,7 +61,7 @@ def test_there_is_no_reply_before_the_end() -> None:
     with pytest.raises(StreamError, match="read the stream to its end"):
         _ = stream.reply
     assert next(iter(stream)).HasField("start")
-    with pytest.raises(StreamError, match="event 1: the reply is not whole yet"):
+    with pytest.raises(StreamError, match="event 1: the reply is not complete"):
         _ = stream.reply
 
 

@@ -14,7 +14,7 @@ from smg_proto.testing._engine.load import LoadMeter, Running
 from smg_proto.testing._generation import Piece, Sampling, generate
 from smg_proto.testing._kv_cache import KvCache
 from smg_proto.testing._model import Model, model
-from smg_proto.testing._scripting import Fault, Injected, Record, Script, interrupted
+from smg_proto.testing._scripting import Answer, Fault, Injected, Record, Script, interrupted
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _M = TypeVar("_M")
@@ -92,15 +92,18 @@ class FakeEngine:
 
     async def _generated(
         self,
+        rpc: str,
+        request: Message,
         request_id: str,
-        messages: Callable[[Running], AsyncGenerator[_M, None]],
-        fault: Fault | None,
+        messages: Callable[[Answer | None, Running], AsyncGenerator[_M, None]],
         context: Context,
     ) -> AsyncGenerator[_M, None]:
-        """The messages of a generation request, which is counted."""
+        """The messages of a generation request, which is recorded and counted."""
+        fault = self._receive(rpc, request, context)
+        answer = self.script.answer(rpc, request)
         async with self._status(context):
             with self._accounted(request_id) as running:
-                async for message in interrupted(messages(running), fault):
+                async for message in interrupted(messages(answer, running), fault):
                     yield message
 
     @contextmanager

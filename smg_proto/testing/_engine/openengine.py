@@ -7,6 +7,7 @@ with a real server, which needs a GPU.
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import grpc
 
@@ -57,13 +58,10 @@ class FakeOpenEngine(
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        fault = self._receive("Generate", request, context)
-        answer = self.script.answer("Generate", request)
-
-        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
-            return self._messages(request, answer, running)
-
-        async for message in self._generated(request.request_id, messages, fault, context):
+        messages = partial(self._messages, request)
+        async for message in self._generated(
+            "Generate", request, request.request_id, messages, context
+        ):
             yield message
 
     async def _messages(

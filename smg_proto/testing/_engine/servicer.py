@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 
 import grpc
 
@@ -58,13 +59,10 @@ class FakeVllmEngine(FakeEngine, vllm_engine_pb2_grpc.VllmEngineServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        fault = self._receive("Generate", request, context)
-        answer = self.script.answer("Generate", request)
-
-        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
-            return self._messages(request, answer, running)
-
-        async for message in self._generated(request.request_id, messages, fault, context):
+        messages = partial(self._messages, request)
+        async for message in self._generated(
+            "Generate", request, request.request_id, messages, context
+        ):
             yield message
 
     async def _messages(

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -76,14 +77,9 @@ class FakeSglang(FakeEngine, sglang_runtime_pb2_grpc.SglangServiceServicer):
     async def _run(
         self, rpc: str, request: pb.TextGenerateRequest | pb.GenerateRequest, context: Context
     ) -> AsyncGenerator[tuple[_Chunk, bool], None]:
-        fault = self._receive(rpc, request, context)
-        answer = self.script.answer(rpc, request)
         params = _params(request)
-
-        def chunks(running: Running) -> AsyncGenerator[tuple[_Chunk, bool], None]:
-            return self._chunks(params, answer, running)
-
-        async for chunk, finished in self._generated(params["rid"], chunks, fault, context):
+        chunks = partial(self._chunks, params)
+        async for chunk, finished in self._generated(rpc, request, params["rid"], chunks, context):
             yield chunk, finished
 
     async def _chunks(

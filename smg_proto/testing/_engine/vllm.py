@@ -1,6 +1,7 @@
 """FakeVllm: vLLM's own services, `vllm.Inference` and `vllm.Control`, over the built-in model."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from functools import partial
 
 import grpc
 
@@ -69,13 +70,8 @@ class FakeVllm(
     async def _run(
         self, rpc: str, request: pb.GenerateRequest, context: Context
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        fault = self._receive(rpc, request, context)
-        answer = self.script.answer(rpc, request)
-
-        def messages(running: Running) -> AsyncGenerator[pb.GenerateResponse, None]:
-            return self._messages(request, answer, running)
-
-        async for message in self._generated(request.request_id, messages, fault, context):
+        messages = partial(self._messages, request)
+        async for message in self._generated(rpc, request, request.request_id, messages, context):
             yield message
 
     async def _messages(

@@ -10,13 +10,7 @@ import grpc
 
 from smg_proto._channel import Metadata
 from smg_proto.vllm._async.connection import AsyncConnection
-from smg_proto.vllm._config import (
-    MAX_PUSHBACK,
-    AsyncToken,
-    Options,
-    check_secret,
-    merge_metadata,
-)
+from smg_proto.vllm._config import MAX_PUSHBACK, AsyncToken, Options, check_secret, merge_metadata
 from smg_proto.vllm._errors import (
     RETRYABLE,
     VLLMGrpcClosedError,
@@ -69,8 +63,8 @@ class AsyncCall(Generic[M]):
     """An iterator of the messages of an RPC; a unary one has one. It retries the call until the
     first message.
 
-    gRPC's own retries do not support any number of tries, do not renew tokens, end with the
-    server's headers, and are not logged.
+    gRPC's own retries are limited in number, do not renew tokens, end with the server's headers,
+    and are not logged.
     """
 
     def __init__(

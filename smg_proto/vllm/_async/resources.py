@@ -13,16 +13,9 @@ from smg_proto.vllm._async.call import AsyncCall, Limits
 from smg_proto.vllm._async.caller import AsyncCaller, check_decoder
 from smg_proto.vllm._async.stream import AsyncChatStream, AsyncGenerateStream, AsyncKvEventStream
 from smg_proto.vllm._bundle import TokenizerBundle
-from smg_proto.vllm._chat import ChatRequest, chat_job
-from smg_proto.vllm._completion import completion_job, embed_requests
-from smg_proto.vllm._config import (
-    CallParams,
-    duration,
-    flag,
-    split,
-    text,
-    whole,
-)
+from smg_proto.vllm._chat import ChatRequest, ChatShape
+from smg_proto.vllm._completion import CompletionShape, embed_requests, new_job, text_plans
+from smg_proto.vllm._config import CallParams, duration, flag, split, text, whole
 from smg_proto.vllm._errors import VLLMGrpcError, VLLMGrpcNotFoundError, VLLMGrpcValidationError
 from smg_proto.vllm._params import (
     UNKNOWN_PARAMETER,
@@ -32,6 +25,7 @@ from smg_proto.vllm._params import (
     CompletionRequest,
     EmbeddingParams,
     Prompts,
+    parse_prompts,
     without_no_ops,
 )
 from smg_proto.vllm._tokenizer import TokenDecoder
@@ -147,7 +141,10 @@ class AsyncCompletions(AsyncResource):
                 ends = Limits.of_call(options, began).ends
                 info = await caller.model_info(call, ends)
             request = request.with_defaults(info.default_sampling_params)
-        job = completion_job(prompt, request, request_id=request_id, stream=stream, options=options)
+        inputs = parse_prompts(prompt)
+        plans = text_plans(inputs, request)
+        shape = CompletionShape(plans, request.n)
+        job = new_job(inputs, request, plans, shape, request_id, stream, options)
         run = await caller.run(job, decoder, stream, began)
         return AsyncGenerateStream(run) if stream else await run.collect()
 
@@ -230,10 +227,9 @@ class AsyncChatCompletions(AsyncResource):
                     raise
             if info is not None:
                 request = request.with_defaults(info.default_sampling_params)
-        prompt = await async_run_blocking(chat.prompt, decoder)
-        job = chat_job(
-            prompt, request, decoder, request_id=request_id, stream=stream, options=options
-        )
+        inputs = [await async_run_blocking(chat.prompt, decoder)]
+        plans = text_plans(inputs, request)
+        job = new_job(inputs, request, plans, ChatShape(decoder), request_id, stream, options)
         run = await caller.run(job, decoder, stream, began)
         return AsyncChatStream(run) if stream else await run.collect()
 

@@ -11,16 +11,9 @@ from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import sequence
 from smg_proto.vllm._bundle import TokenizerBundle
-from smg_proto.vllm._chat import ChatRequest, chat_job
-from smg_proto.vllm._completion import completion_job, embed_requests
-from smg_proto.vllm._config import (
-    CallParams,
-    duration,
-    flag,
-    split,
-    text,
-    whole,
-)
+from smg_proto.vllm._chat import ChatRequest, ChatShape
+from smg_proto.vllm._completion import CompletionShape, embed_requests, new_job, text_plans
+from smg_proto.vllm._config import CallParams, duration, flag, split, text, whole
 from smg_proto.vllm._errors import VLLMGrpcError, VLLMGrpcNotFoundError, VLLMGrpcValidationError
 from smg_proto.vllm._params import (
     UNKNOWN_PARAMETER,
@@ -30,6 +23,7 @@ from smg_proto.vllm._params import (
     CompletionRequest,
     EmbeddingParams,
     Prompts,
+    parse_prompts,
     without_no_ops,
 )
 from smg_proto.vllm._sync.call import Call, Limits
@@ -148,7 +142,10 @@ class Completions(Resource):
                 ends = Limits.of_call(options, began).ends
                 info = caller.model_info(call, ends)
             request = request.with_defaults(info.default_sampling_params)
-        job = completion_job(prompt, request, request_id=request_id, stream=stream, options=options)
+        inputs = parse_prompts(prompt)
+        plans = text_plans(inputs, request)
+        shape = CompletionShape(plans, request.n)
+        job = new_job(inputs, request, plans, shape, request_id, stream, options)
         run = caller.run(job, decoder, stream, began)
         return GenerateStream(run) if stream else run.collect()
 
@@ -231,10 +228,9 @@ class ChatCompletions(Resource):
                     raise
             if info is not None:
                 request = request.with_defaults(info.default_sampling_params)
-        prompt = run_blocking(chat.prompt, decoder)
-        job = chat_job(
-            prompt, request, decoder, request_id=request_id, stream=stream, options=options
-        )
+        inputs = [run_blocking(chat.prompt, decoder)]
+        plans = text_plans(inputs, request)
+        job = new_job(inputs, request, plans, ChatShape(decoder), request_id, stream, options)
         run = caller.run(job, decoder, stream, began)
         return ChatStream(run) if stream else run.collect()
 
