@@ -288,8 +288,8 @@ def tests_of(path: Path, root: Path) -> list[str]:
     prefixes = [path.as_posix(), *(parent.as_posix() for parent in path.parents)]
     if known := next((TESTS[prefix] for prefix in prefixes if prefix in TESTS), None):
         return known
-    below = Path(*(part.lstrip("_") for part in path.parts[1:]))
-    places = [Path("tests", below.parts[0]), Path("tests", f"test_{below.name}")]
+    top = path.parts[1].lstrip("_")
+    places = [Path("tests", top), Path("tests", f"test_{top}")]  # of a package, of a module
     return [str(place) for place in places if (root / place).exists()]
 
 

@@ -73,7 +73,7 @@ def test_a_broken_proto_is_named_with_its_line_and_nothing_changes(copy: Path) -
     assert content(copy) == before
 
 
-def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
+def test_check_names_differences_and_build_updates_them(copy: Path) -> None:
     edited, lost = copy / "smg_proto/llm_pb2.py", copy / "smg_proto/v1/chat_pb2.pyi"
     stale = copy / "smg_proto/gone_pb2.py"
     mine = copy / "smg_proto/_handwritten.py"
@@ -99,7 +99,7 @@ def test_check_names_what_differs_and_build_mends_it(copy: Path) -> None:
     assert (again.returncode, again.stderr) == (0, "")
 
 
-def test_type_checkers_learn_of_a_new_public_package(copy: Path) -> None:
+def test_type_checkers_know_a_new_public_package(copy: Path) -> None:
     (copy / "smg_proto/news").mkdir()
     (copy / "smg_proto/news/__init__.py").touch()
     assert named(build(copy, "--check")) == ["smg_proto/__init__.py"]
@@ -142,7 +142,9 @@ def test_two_protos_of_one_module_are_named(copy: Path) -> None:
         ),
     ],
 )
-def test_what_the_generator_does_not_write_is_named(text: str, what: str, copy: Path) -> None:
+def test_a_proto_that_the_generator_does_not_support_is_named(
+    text: str, what: str, copy: Path
+) -> None:
     proto = copy / "proto/trtllm/more.proto"
     proto.write_text(f'syntax = "proto3"; package trtllm; {text}', encoding="utf-8")
     before = content(copy)
@@ -153,7 +155,7 @@ def test_what_the_generator_does_not_write_is_named(text: str, what: str, copy: 
     assert content(copy) == before
 
 
-def test_a_tool_of_another_version_is_refused(copy: Path) -> None:
+def test_a_tool_of_another_version_is_rejected(copy: Path) -> None:
     # Where the copy's own environment would be: it is not made anew when it is the one that runs.
     make_environment(copy / ".venv", [pin for pin in PINS if "mypy" not in pin])
     before = content(copy)
@@ -199,7 +201,7 @@ def test_the_same_bytes_on_every_python(version: str, copy: Path, tmp_path: Path
     assert content(copy) == before
 
 
-def test_a_python_without_the_tools_goes_on_in_the_repository_s_own(copy: Path) -> None:
+def test_without_the_tools_the_build_continues_with_the_repository_s_python(copy: Path) -> None:
     make_environment(copy / ".venv", PINS)
     script = copy / "scripts" / "build.py"
     (copy / "smg_proto/llm_pb2.py").unlink()

@@ -28,7 +28,7 @@ def theirs() -> dict[str, Fact]:
     return facts(published_files(published_wheel(RELEASE)))
 
 
-def test_the_published_contract_is_read_whole(theirs: dict[str, Fact]) -> None:
+def test_the_published_contract_is_read_completely(theirs: dict[str, Fact]) -> None:
     kinds = [name.partition(" ")[0] for name in theirs]
     assert kinds.count("rpc") == 56
     assert kinds.count("service") == 7
@@ -36,7 +36,7 @@ def test_the_published_contract_is_read_whole(theirs: dict[str, Fact]) -> None:
     assert kinds.count("message") - entries == 185
 
 
-def test_every_published_symbol_is_here_and_the_same(
+def test_every_published_symbol_exists_unchanged(
     ours: dict[str, Fact], theirs: dict[str, Fact]
 ) -> None:
     differ = {
@@ -45,7 +45,7 @@ def test_every_published_symbol_is_here_and_the_same(
     assert not differ
 
 
-def test_no_other_symbol_is_here_but_those_in_the_table(
+def test_other_symbols_are_only_those_in_the_table(
     ours: dict[str, Fact], theirs: dict[str, Fact]
 ) -> None:
     assert ours.keys() - theirs.keys() == ADDED.keys()
@@ -92,7 +92,7 @@ def test_every_symbol_has_a_comment(name: str) -> None:
     assert not without
 
 
-def test_every_proto_names_its_licence() -> None:
+def test_every_proto_names_its_license() -> None:
     """As its last line: above the first one it would be a comment in all generated code.
 
     Missing: printf '\\n// SPDX-License-Identifier: Apache-2.0\\n' >> FILE

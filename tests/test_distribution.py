@@ -115,7 +115,7 @@ def test_the_index_page_leads_to_the_files_of_this_version(wheel: Path) -> None:
     assert page.replace(files, "").strip() == readme.strip()
 
 
-def test_base_install_brings_grpcio_and_protobuf_alone(wheel: Path, tmp_path: Path) -> None:
+def test_base_install_requires_only_grpcio_and_protobuf(wheel: Path, tmp_path: Path) -> None:
     python = make_environment(tmp_path / "env", [wheel])
     listed = json.loads(run("uv", "pip", "list", "--format=json", "--python", python))
     assert {entry["name"] for entry in listed} == {

@@ -49,7 +49,7 @@ def stub(channel: grpc.Channel) -> vllm_engine_pb2_grpc.VllmEngineStub:
     return vllm_engine_pb2_grpc.VllmEngineStub(channel)
 
 
-def test_servicers_of_all_engines_find_what_they_import(wheel: Path, tmp_path: Path) -> None:
+def test_servicers_of_all_engines_can_be_imported(wheel: Path, tmp_path: Path) -> None:
     python = servicer_environment(tmp_path / "env", wheel)
     said = json.loads(run(python, ROOT / "tests" / "peers" / "old_imports.py", cwd=tmp_path))
     assert said["uses"] > 100
@@ -80,7 +80,7 @@ def test_streams_deltas(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
     assert list(last.complete.output_ids) == [111, END]  # the last delta again
 
 
-def test_answers_at_once_with_every_choice(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
+def test_a_unary_reply_has_every_choice(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
     answers = [answer.complete for answer in stub.Generate(request("hello", stream=False, n=3))]
     assert [(answer.index, bytes(answer.output_ids[:-1])) for answer in answers] == [
         (0, b"hello"),
@@ -190,7 +190,7 @@ def test_the_other_rpcs_answer(
     assert health.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_the_tokenizer_arrives_whole(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
+def test_the_tokenizer_arrives_complete(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
     chunks = list(stub.GetTokenizer(common_pb2.GetTokenizerRequest()))
     archive = b"".join(chunk.data for chunk in chunks)
     assert chunks[-1].sha256 == hashlib.sha256(archive).hexdigest()

@@ -45,7 +45,7 @@ def test_every_contract_of_an_engine_has_a_server() -> None:
     assert {server["contract"] for server in SERVERS} == packages() - NOT_OF_ENGINES
 
 
-def test_what_is_watched_is_on_the_page_and_not_mirrored() -> None:
+def test_watched_contracts_are_on_the_page_and_not_mirrored() -> None:
     watched = {contract["contract"] for contract in TABLE["watched"]}
     assert watched == {"smg.worker.v1", "sglang.api.v1"}
     assert not watched & packages()
@@ -67,7 +67,7 @@ def test_the_modules_on_the_page_have_the_services_of_the_contract(server: dict[
 
 
 @EACH
-def test_every_cell_says_how_it_is_known_and_names_rpcs_that_are_there(
+def test_every_cell_has_its_source_and_names_existing_rpcs(
     server: dict[str, Any],
 ) -> None:
     assert server["can"].keys() <= TABLE["capabilities"].keys()
@@ -78,7 +78,7 @@ def test_every_cell_says_how_it_is_known_and_names_rpcs_that_are_there(
 
 
 @EACH
-def test_what_is_said_to_be_tested_names_tests_that_show_it(server: dict[str, Any]) -> None:
+def test_tested_cells_name_existing_tests(server: dict[str, Any]) -> None:
     for key, cell in server["can"].items():
         assert (cell["by"] == "test") == bool(cell.get("shown")), key
         for shown in cell.get("shown", []):

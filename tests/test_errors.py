@@ -120,7 +120,7 @@ async def test_aio_client_reads_what_an_aio_server_aborts_with(aio_address: str)
     assert ("x-kept", "1") in list(error.trailing_metadata())
 
 
-def test_grpc_status_reads_what_we_write() -> None:
+def test_grpc_status_reads_what_errors_writes() -> None:
     with serving(Sync()) as address:
         error = sync_error(address)
     assert isinstance(error, grpc.Call)
@@ -144,7 +144,7 @@ def test_grpc_status_reads_what_we_write() -> None:
     ]
 
 
-def test_we_read_what_grpc_status_writes() -> None:
+def test_errors_reads_what_grpc_status_writes() -> None:
     class Google(smg_pb2_grpc.GatewayServiceServicer):
         def GetGatewayInfo(
             self, request: smg_pb2.GetGatewayInfoRequest, context: Context
@@ -221,7 +221,7 @@ def test_an_error_of_any_length_and_script_reaches_the_client(character: str) ->
             assert read.field_violations and read.field_violations[0] == many[0]
 
 
-def test_many_violations_cost_no_more_than_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_violations_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     """The size is found by halving, not by leaving out one after the other."""
     tries: list[int] = []
     build = _google_rpc.bad_request
@@ -239,7 +239,7 @@ def test_many_violations_cost_no_more_than_their_number(monkeypatch: pytest.Monk
     assert len(tries) < 20 and max(tries) < 4000
 
 
-def test_text_that_utf8_cannot_hold_does_not_lose_the_error() -> None:
+def test_text_that_is_not_utf8_does_not_lose_the_error() -> None:
     """As in a gateway's error body with half of a surrogate pair in it."""
     half = "a\ud800b"
     broken = SmgError(

@@ -34,7 +34,7 @@ def install(extras: list[str], wheel: Path, home: Path, *, python: str, resoluti
     return interpreter
 
 
-def test_these_are_the_extras(wheel: Path) -> None:
+def test_the_extras_are_complete(wheel: Path) -> None:
     assert {*wheel_metadata(wheel).get_all("Provides-Extra", [])} == EXTRAS.keys()
 
 

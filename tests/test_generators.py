@@ -208,7 +208,7 @@ assert whole_pb2_grpc.OnlyStub and whole_pb2_grpc.add_SServicer_to_server
 
 
 @pytest.mark.parametrize("comment", [r"A \back\slash", 'Three """quotes"""', "Ends with \\"])
-def test_a_comment_is_the_docstring_whatever_is_in_it(comment: str, tmp_path: Path) -> None:
+def test_a_comment_with_any_text_becomes_the_docstring(comment: str, tmp_path: Path) -> None:
     # The original generator writes a module that does not import, or says something else.
     proto = tmp_path / "odd" / "a.proto"
     proto.parent.mkdir()

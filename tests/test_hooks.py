@@ -85,7 +85,7 @@ def team(shared: Team) -> Team:
     return shared
 
 
-def test_a_vendored_copy_has_to_be_as_it_was_exported(team: Team) -> None:
+def test_a_vendored_copy_must_not_be_modified(team: Team) -> None:
     team.write("proto/shop.proto", ORDER.replace("}", "bool paid = 3; }"))
     status, printed = team.check("smg-proto-export")
     assert status == 0 and "Passed" in printed, printed
@@ -96,7 +96,7 @@ def test_a_vendored_copy_has_to_be_as_it_was_exported(team: Team) -> None:
     assert "third_party/smg: modified since the export: smg/v1/chat.proto" in printed
 
 
-def test_a_commit_may_add_to_a_contract_and_not_break_it(team: Team) -> None:
+def test_a_commit_may_add_to_a_contract_but_not_break_it(team: Team) -> None:
     team.write("proto/shop.proto", ORDER.replace("}", "bool paid = 3; }"))
     status, printed = team.check("smg-proto-diff")
     assert status == 0 and "Passed" in printed, printed
@@ -114,7 +114,7 @@ def test_the_hooks_are_documented(tools: Path) -> None:
         assert f"id: {hook}" in pages
 
 
-def test_our_own_hooks_pass_here_and_fail_where_they_should(tools: Path, tmp_path: Path) -> None:
+def test_the_repositorys_hooks_pass_and_detect_faults(tools: Path, tmp_path: Path) -> None:
     repository = checkout(tmp_path / "repository")
     (repository / ".venv").symlink_to(sys.prefix)
     status, printed = pre_commit(tools, repository, "--all-files")
@@ -141,9 +141,7 @@ def test_our_own_hooks_pass_here_and_fail_where_they_should(tools: Path, tmp_pat
         ("dependabot", ".github/dependabot.yml"),
     ],
 )
-def test_files_of_the_forge_have_the_form_that_it_wants(
-    schema: str, files: str, tools: Path
-) -> None:
+def test_github_files_have_the_required_form(schema: str, files: str, tools: Path) -> None:
     found = sorted(ROOT.glob(files))
     assert found
     run(tools / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *found)

@@ -81,7 +81,7 @@ def test_imports_run_one_way(module: str, path: Path) -> None:
     assert wrong == [], f"{module} may import {sorted(allowed)}"
 
 
-def test_no_arrow_runs_back() -> None:
+def test_there_are_no_cycles() -> None:
     done: set[str] = set()
 
     def visit(part: str, path: tuple[str, ...]) -> None:
@@ -109,7 +109,7 @@ def test_every_arrow_is_used() -> None:
     assert unused == []
 
 
-def test_modules_that_are_not_public_say_so_by_their_name() -> None:
+def test_private_modules_have_private_names() -> None:
     public = []
     for module, path in handwritten():
         names = module.split(".")[1:]

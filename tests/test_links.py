@@ -47,7 +47,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_links_to_files_folders_and_headings_are_fine(repository: Path) -> None:
+def test_links_to_files_folders_and_headings_work(repository: Path) -> None:
     assert list(Repository(repository).faults("README.md")) == []
 
 
@@ -89,11 +89,11 @@ def test_code_has_no_links(repository: Path, code: str) -> None:
     assert list(Repository(repository).faults("page.md")) == []
 
 
-def test_headings_in_code_are_no_anchors() -> None:
+def test_headings_in_code_are_not_anchors() -> None:
     assert anchors("# One\n```sh\n# two\n```\n# Three's a `crowd`!\n") == {"one", "threes-a-crowd"}
 
 
-def test_the_command_lists_what_is_dead_and_fails(
+def test_the_command_lists_dead_links_and_fails(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository.parent))

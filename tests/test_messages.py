@@ -35,7 +35,7 @@ def test_every_module_has_messages_here() -> None:
 
 
 @EACH_MODULE
-def test_classes_are_found_where_they_say(module: str) -> None:
+def test_classes_are_found_in_their_module(module: str) -> None:
     for message in samples(module):
         found: object = import_module(module)
         for part in type(message).__qualname__.split("."):
@@ -81,7 +81,7 @@ def echo(message: Message) -> tuple[str, Message]:
     return repr(message), message
 
 
-def test_messages_of_every_module_cross_to_a_spawned_process_and_back() -> None:
+def test_messages_of_every_module_survive_a_spawned_process() -> None:
     by_module = {kind.__module__: kind for kind in KINDS}
     messages = [random_message(kind, 0, full=True) for kind in by_module.values()]
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -60,7 +60,7 @@ def ours(package: str) -> dict[str, FileDescriptorProto]:
 
 
 @EACH
-def test_the_mirror_is_what_was_published_down_to_the_order_of_fields(upstream: Upstream) -> None:
+def test_the_mirror_equals_the_published_contract_including_field_order(upstream: Upstream) -> None:
     here, there = ours(upstream.package), published(upstream)
     assert here.keys() == there.keys()
     for name, file in there.items():
@@ -79,21 +79,21 @@ def test_the_mirror_has_every_message_field_and_rpc(upstream: Upstream) -> None:
 
 
 @EACH
-def test_the_modules_embed_the_published_descriptors_as_they_are(upstream: Upstream) -> None:
+def test_the_modules_embed_the_published_descriptors_unchanged(upstream: Upstream) -> None:
     for file in as_others_have_it(upstream).file:
         if file.package == upstream.package:
             module = import_module(f"smg_proto.{MODULES[file.name]}")
             assert module.DESCRIPTOR.serialized_pb == file.SerializeToString(), file.name
 
 
-def test_no_module_of_a_mirror_is_left_out() -> None:
+def test_every_module_of_a_mirror_is_tested() -> None:
     assert {name for upstream in UPSTREAMS for name in published(upstream)} == MODULES.keys()
 
 
 @pytest.mark.parametrize("implementation", ["upb", "python"])
 @pytest.mark.parametrize("order", ["ours first", "theirs first"])
 @EACH
-def test_code_that_others_generated_shares_the_process(
+def test_foreign_generated_code_shares_the_process(
     upstream: Upstream, order: str, implementation: str, tmp_path: Path
 ) -> None:
     done = share_a_process(as_others_have_it(upstream), order, implementation, tmp_path)
@@ -126,7 +126,7 @@ def share_a_process(
     )
 
 
-def test_what_a_server_was_seen_to_do_is_said_in_one_form() -> None:
+def test_observations_of_servers_have_one_form() -> None:
     form = re.compile(r"Observed in [\w-]+(?: [\w-]+)? \d+\.\d+\.\d+: ")
     comments = [
         " ".join(place.leading_comments.split())

@@ -45,7 +45,7 @@ def made(source: str) -> list[str]:
         ("x = f'{1}'", []),
     ],
 )
-def test_the_bugs_that_a_line_can_have(source: str, mutants: list[str]) -> None:
+def test_the_mutants_of_a_line(source: str, mutants: list[str]) -> None:
     assert made(source) == mutants
 
 
@@ -55,7 +55,7 @@ def test_a_survivor_is_shown_on_one_line_with_its_place() -> None:
     assert shown == ["m.py:1: 1  ->  2", "m.py:2: c=2 left out", "m.py:4: 2  ->  3"]
 
 
-def test_every_module_has_tests_that_are_there() -> None:
+def test_every_module_has_existing_tests() -> None:
     for path in mutate.files("smg_proto", ROOT):
         if not mutate.mutants(path, (ROOT / path).read_bytes()):
             continue  # generated, but for a docstring
@@ -130,7 +130,7 @@ def mutated(root: Path, *words: str) -> int:
 
 
 @pytest.mark.packaging
-def test_survivors_are_listed_and_the_tree_stays_as_it_is(
+def test_survivors_are_listed_and_the_tree_is_unchanged(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(project)
@@ -142,7 +142,7 @@ def test_survivors_are_listed_and_the_tree_stays_as_it_is(
 
 
 @pytest.mark.packaging
-def test_a_mutant_that_never_ends_is_ended_and_noticed(
+def test_an_endless_mutant_is_killed(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "pkg" / "m.py").write_text(ENDLESS, encoding="utf-8")
@@ -181,7 +181,7 @@ def test_no_survivor_is_status_0_and_a_sample_is_the_same_each_time(
         (["pkg/m.py", "--tests", "tests/none.py"], "fail without a mutant"),
     ],
 )
-def test_what_cannot_be_done_is_status_2(
+def test_a_usage_error_is_status_2(
     words: list[str], said: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mutated(project, *words) == 2

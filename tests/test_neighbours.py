@@ -39,7 +39,7 @@ def import_in_order(python: Path, *packages: str) -> "subprocess.CompletedProces
 @pytest.mark.parametrize(
     "order", [[*OURS, *NEIGHBOURS], [*NEIGHBOURS, *OURS]], ids=["first", "last"]
 )
-def test_all_import_into_one_process(python: Path, order: list[str]) -> None:
+def test_all_packages_import_into_one_process(python: Path, order: list[str]) -> None:
     done = import_in_order(python, *order)
     assert not done.returncode, done.stderr[-2000:]
     imported = json.loads(done.stdout)
@@ -67,7 +67,7 @@ def generated(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("first", ["smg_proto", "theirs"])
-def test_code_that_users_generated_from_the_engines_protos_imports_beside_ours(
+def test_users_generated_code_of_the_engines_protos_can_be_imported_too(
     python: Path, generated: Path, first: str
 ) -> None:
     program = f"""
@@ -90,7 +90,7 @@ for mine, other in zip(ours(), theirs()):
     run(python, "-c", program, cwd=generated, PYTHONPATH=str(generated))
 
 
-def test_the_published_package_could_not(tmp_path: Path) -> None:
+def test_the_published_package_conflicts(tmp_path: Path) -> None:
     # What the path-qualified file names are for; it shows that the test above can fail.
     python = make_environment(tmp_path / "env", [PUBLISHED, "pymilvus"])
     done = import_in_order(python, "pymilvus", "smg_grpc_proto")

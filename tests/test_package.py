@@ -65,7 +65,7 @@ def test_every_public_module_is_an_attribute_of_the_package(name: str) -> None:
     assert getattr(smg_proto, name) is importlib.import_module(f"smg_proto.{name}")
 
 
-def test_unknown_submodule_is_refused_with_the_close_names() -> None:
+def test_the_error_for_an_unknown_submodule_lists_similar_names() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'vllm_engin_pb2'.*vllm_engine_pb2"):
         _ = smg_proto.vllm_engin_pb2  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match="no attribute 'error'; did you mean errors"):
@@ -73,7 +73,7 @@ def test_unknown_submodule_is_refused_with_the_close_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["proto", "_nothing", "v1.nothing", "nothing.v1", ""])
-def test_what_is_no_module_of_the_package_is_no_attribute(name: str) -> None:
+def test_other_names_are_not_attributes_of_the_package(name: str) -> None:
     assert not hasattr(smg_proto, name)
 
 
@@ -113,7 +113,7 @@ def test_old_import_path_lists_its_modules() -> None:
     assert names["vllm_engine_pb2"] is smg_proto.vllm_engine_pb2
 
 
-def test_old_import_path_has_the_version_and_refuses_unknown_names() -> None:
+def test_old_import_path_has_the_version_and_rejects_unknown_names() -> None:
     assert smg_grpc_proto.__version__ == smg_proto.__version__
     with pytest.raises(AttributeError, match="no attribute 'nothing_pb2'"):
         _ = smg_grpc_proto.nothing_pb2  # type: ignore[attr-defined]

@@ -50,13 +50,13 @@ def is_locale_text(call: ast.Call) -> bool:
         ("archive.open(name)", False),
     ],
 )
-def test_the_next_check_finds_what_it_should(code: str, found: bool) -> None:
+def test_the_encoding_check_finds_its_examples(code: str, found: bool) -> None:
     (statement,) = ast.parse(code).body
     assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
     assert is_locale_text(statement.value) is found
 
 
-def test_every_file_is_read_and_written_in_an_encoding_that_is_named() -> None:
+def test_every_open_names_its_encoding() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources()

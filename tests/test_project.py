@@ -115,7 +115,7 @@ def test_the_form_lists_every_contract() -> None:
     assert listed == sorted(name for name in packages if not name.startswith("google."))
 
 
-def test_files_are_as_the_editor_is_told() -> None:
+def test_files_follow_editorconfig() -> None:
     wrong: list[str] = []
     for name in tracked():
         data = (ROOT / name).read_bytes()
@@ -134,7 +134,7 @@ def test_files_are_as_the_editor_is_told() -> None:
 
 
 @pytest.mark.packaging
-def test_workflows_are_what_their_runner_takes() -> None:
+def test_workflows_are_valid() -> None:
     go = need("go")
     tool = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -61,7 +61,7 @@ def samples(known: Callable[[FieldDescriptor], bool] = lambda field: True) -> li
 
 
 @pytest.mark.parametrize("peer", ["0.4.28"], indirect=True)
-def test_the_newest_published_parser_knows_all_and_loses_nothing(peer: Peer) -> None:
+def test_the_newest_published_parser_reads_everything(peer: Peer) -> None:
     sent = samples()
     for message, answer in zip(sent, peer(sent), strict=True):
         assert answer, f"{message.DESCRIPTOR.full_name} is not known"
@@ -78,7 +78,7 @@ def test_an_old_parser_keeps_what_it_does_not_know(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("peer", ["0.4.6"], indirect=True)
-def test_an_old_parser_knows_what_was_there_in_its_time(peer: Peer) -> None:
+def test_an_old_parser_knows_the_symbols_of_its_release(peer: Peer) -> None:
     old = {name.partition(" ")[2] for name in facts(published_files(published_wheel("0.4.6")))}
     sent = samples(lambda field: field.full_name in old - PRESENCE_ADDED)
     answers = peer(sent)

@@ -10,7 +10,7 @@ from support import checkout
 pytestmark = pytest.mark.packaging
 
 
-def test_quickstart_goes_from_nothing_to_a_completion(tmp_path: Path) -> None:
+def test_quickstart_runs_a_completion_from_a_fresh_checkout(tmp_path: Path) -> None:
     checkout(tmp_path)
     command = [sys.executable, str(tmp_path / "scripts" / "quickstart")]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)

@@ -51,7 +51,7 @@ def ready(checkout: Path) -> Path:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.9"])
-def test_an_old_python_is_told_in_one_line(version: str, entry: str) -> None:
+def test_an_old_python_is_reported_in_one_line(version: str, entry: str) -> None:
     status, said = script(str(ROOT / entry), python=old_python(version))
     assert status == 2
     assert re.fullmatch(rf".*{entry}: Python {version} is too old: .* 3\.10 .*\n", said)
@@ -66,7 +66,7 @@ def test_every_python_below_the_oldest_is_too_old(entry: str) -> None:
     assert status == 2 and "Python 3.9 is too old" in said and said.count("\n") == 1
 
 
-def test_an_unknown_group_is_told_the_ones_there_are() -> None:
+def test_the_error_for_an_unknown_group_lists_the_groups() -> None:
     status, said = script(str(ROOT / "scripts/test"), "cor")
     assert status == 2 and "'cor'; choose from gate, core, typing" in said and said.count("\n") == 1
 
@@ -77,7 +77,7 @@ def test_no_git_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_a_place_that_cannot_be_written_is_one_line(entry: str, checkout: Path) -> None:
+def test_an_unwritable_folder_is_one_line(entry: str, checkout: Path) -> None:
     (checkout / ".venv").touch()
     status, said = script(str(checkout / entry))
     assert status == 2 and f"{checkout}/.venv" in said and said.count("\n") == 1, said
@@ -189,7 +189,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.packaging
-def test_a_run_says_what_runs_how_long_and_what_was_skipped_why(
+def test_a_run_prints_groups_times_and_reasons_of_skips(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     suite = SUITE.format(long=1, more="")
@@ -220,7 +220,7 @@ def test_a_run_says_what_runs_how_long_and_what_was_skipped_why(
     ],
     ids=["failure", "error", "import", "crash"],
 )
-def test_what_fails_is_counted_and_the_status_is_1(
+def test_failures_are_counted_and_the_status_is_1(
     more: str, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (project / "tests" / "test_it.py").write_text(
@@ -234,7 +234,7 @@ def test_what_fails_is_counted_and_the_status_is_1(
 
 
 @pytest.mark.packaging
-def test_a_group_that_runs_by_name_only_is_in_no_other_run(
+def test_a_group_that_runs_only_by_name_is_in_no_other_run(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_runner, "BY_NAME_ONLY", {"slow-one"})
@@ -259,7 +259,7 @@ def test_every_test_of_a_slow_group_is_in_a_file_that_names_the_group(
         assert files <= {*_runner.marked(group)}
 
 
-def test_a_gate_that_cannot_look_is_status_2(
+def test_a_gate_that_cannot_run_is_status_2(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     exits = {str(code): ["python", "-c", f"raise SystemExit({code})"] for code in (0, 2)}
@@ -322,7 +322,7 @@ def ci(tmp_path: Path) -> Callable[..., tuple[int, list[Any], str]]:
 
 
 @pytest.mark.packaging
-def test_ci_runs_fresh_clones_with_git_and_a_python_alone_and_then_the_slow_groups(
+def test_ci_runs_fresh_clones_with_only_git_and_python_and_then_the_slow_groups(
     ci: Callable[..., tuple[int, list[Any], str]],
 ) -> None:
     status, (oldest, newest, slow), last = ci(
@@ -343,5 +343,5 @@ def test_ci_runs_fresh_clones_with_git_and_a_python_alone_and_then_the_slow_grou
 
 
 @pytest.mark.packaging
-def test_ci_fails_when_a_step_does(ci: Callable[..., tuple[int, list[Any], str]]) -> None:
+def test_ci_fails_when_a_step_fails(ci: Callable[..., tuple[int, list[Any], str]]) -> None:
     assert ci(PIP_CHOICE="fails")[0] == 1

@@ -93,7 +93,7 @@ def test_no_link_is_broken(site: Path, files: dict[str, Content]) -> None:
     assert len(files) > 40
 
 
-def test_each_symbol_has_its_comment_and_release_at_its_name(
+def test_each_symbol_has_an_anchor_with_its_comment_and_release(
     site: Path, files: dict[str, Content]
 ) -> None:
     wrong: list[str] = []
@@ -135,7 +135,7 @@ def test_no_markup_is_left_in_the_text(files: dict[str, Content]) -> None:
         ("StreamChat", f"{REFERENCE}#smg.v1.ChatService.StreamChat"),
     ],
 )
-async def test_search_finds_a_symbol_as_it_is_typed(
+async def test_search_finds_a_symbol_while_typing(
     typed: str, found: str, site: Path, page: Page
 ) -> None:
     await page.open((site / "index.html").as_uri())
@@ -154,7 +154,7 @@ async def test_search_finds_a_symbol_as_it_is_typed(
     assert any(url.startswith((site / "search.js").as_uri()) for url in page.requests)
 
 
-async def test_no_page_is_wider_than_a_phone_or_asks_anything_of_a_network(
+async def test_pages_fit_a_phone_and_use_no_network(
     site: Path, files: dict[str, Content], page: Page
 ) -> None:
     await page.resize(360, 740)
@@ -211,7 +211,7 @@ async def test_text_can_be_read_in_light_and_in_dark(scheme: str, site: Path, pa
     ("name", "status", "why"),
     [("", 1, "is not empty: "), ("mine.txt", 2, "cannot be written: ")],
 )
-def test_what_is_not_the_site_is_left_alone(
+def test_other_files_in_the_folder_are_not_changed(
     name: str, status: int, why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")

@@ -87,7 +87,7 @@ def test_shared_fields_of_generation_requests_have_one_number_and_type() -> None
         assert len(names) == 1 or number in inputs or number >= 30, (number, names)
 
 
-def test_the_facade_answers_what_the_descriptor_of_a_file_does() -> None:
+def test_the_facade_has_the_attributes_of_a_file_descriptor() -> None:
     facade = smg_pb2.DESCRIPTOR
     questions = {name for name in dir(chat_pb2.DESCRIPTOR) if not name.startswith("_")}
     assert {name for name in questions if not hasattr(facade, name)} == set()
@@ -157,7 +157,7 @@ def test_streams_are_start_delta_end_and_share_the_request_of_their_unary_rpc() 
     }
 
 
-def test_a_figure_that_may_not_be_known_has_presence() -> None:
+def test_numbers_that_may_be_unknown_have_presence() -> None:
     bare = [
         f"{message}.{field.name}"
         for message, field in fields()
@@ -207,12 +207,12 @@ def test_no_message_only_wraps_a_list() -> None:
     assert wrappers == LISTS_OF_LISTS
 
 
-def test_no_type_has_a_name_that_every_program_has() -> None:
+def test_no_type_has_a_generic_name() -> None:
     names = set(MESSAGES) | {enum.name for file in FILES for enum in file.enum_type}
     assert not names & {"Message", "Block", "Item", "Items", "Error", "Status", "Request", "Any"}
 
 
-def test_lists_have_pages() -> None:
+def test_lists_are_paged() -> None:
     lists = [(service, method) for service, method in RPCS if method.name.startswith("List")]
     assert len(lists) >= 5
     for _, method in lists:
@@ -223,7 +223,7 @@ def test_lists_have_pages() -> None:
         assert "next_page_token" in {field.name for field in reply_of(method).field}, method.name
 
 
-def test_every_rpc_says_whether_it_may_be_repeated() -> None:
+def test_every_rpc_says_whether_it_may_be_retried() -> None:
     silent = [method.name for _, method in RPCS if not method.options.HasField("idempotency_level")]
     assert silent == []
     read_only = [
@@ -249,12 +249,12 @@ def test_secrets_are_marked() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXTRA_BODY))
-def test_requests_have_a_way_through_for_what_the_contract_does_not_know(name: str) -> None:
+def test_requests_can_carry_unknown_parameters(name: str) -> None:
     by_name = {field.name: field.number for field in MESSAGES[name].field}
     assert by_name["extra_body_json"] == 20
 
 
-def test_replies_keep_usage_report_and_what_the_contract_does_not_know_at_one_number() -> None:
+def test_replies_have_usage_report_and_unknown_members_at_the_same_numbers() -> None:
     checked = 0
     for service, method in RPCS:
         asked = method.input_type.removeprefix(".smg.v1.")
@@ -272,12 +272,12 @@ def versions_in(symbol: Symbol) -> list[str]:
     return re.findall(r'(?<!["\d.])\d+\.\d+\.\d+(?!["\d.])', symbol.comment)
 
 
-def test_no_comment_tells_what_one_release_of_a_gateway_does() -> None:
+def test_no_comment_describes_one_release_of_a_gateway() -> None:
     gossip = {symbol.name: versions_in(symbol) for symbol in SYMBOLS if versions_in(symbol)}
     assert {name: found for name, found in gossip.items() if found != ["127.0.0"]} == {}
 
 
-def test_what_is_unknown_has_a_place_in_every_content() -> None:
+def test_every_content_can_hold_unknown_kinds() -> None:
     for name in ("ContentPart", "MessageBlock", "ResponseItem"):
         by_name = {field.name: field for field in MESSAGES[name].field}
         assert by_name["opaque"].type_name == ".smg.v1.Opaque"

@@ -51,11 +51,11 @@ def assert_alike(ours: Descriptor, theirs: Descriptor) -> None:
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
-def test_what_is_described_is_as_in_the_original(name: str) -> None:
+def test_the_descriptions_equal_the_originals(name: str) -> None:
     assert_alike(message_class(name).DESCRIPTOR, original(name))
 
 
-def test_the_descriptions_are_in_nobody_s_way() -> None:
+def test_the_descriptions_do_not_conflict_with_other_packages() -> None:
     theirs = reflection_pb2.ServerReflectionRequest(list_services="*")
     ours = message_class("grpc.reflection.v1.ServerReflectionRequest")(list_services="*")
     assert ours.SerializeToString() == theirs.SerializeToString()

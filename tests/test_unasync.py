@@ -81,7 +81,7 @@ def test_each_module_of_a_folder_has_a_twin_that_names_its_source(tmp_path: Path
     assert code == ["def pay(", "    price: int,", ") -> None: ..."]
 
 
-def test_names_that_became_unused_go_and_imports_are_sorted(tmp_path: Path) -> None:
+def test_unused_names_are_removed_and_imports_are_sorted(tmp_path: Path) -> None:
     write(
         tmp_path,
         "till.py",

@@ -64,7 +64,7 @@ def test_everything_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert manifest["files"] == {name: _tree.sha256(data) for name, data in written.items()}
 
 
-def test_a_choice_comes_with_what_it_imports(vendored: Path) -> None:
+def test_only_exports_a_package_with_its_imports(vendored: Path) -> None:
     assert contents(vendored).keys() == {COMMON, VLLM, *OWN}
 
 
@@ -86,7 +86,7 @@ def test_the_check_names_modified_and_missing_files(
     assert f"missing: {COMMON}" in shown
 
 
-def test_the_check_says_by_what_a_copy_is_behind(
+def test_the_check_lists_what_an_older_copy_lacks(
     older: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(older)
@@ -99,7 +99,7 @@ def test_the_check_says_by_what_a_copy_is_behind(
     assert contents(older) == before
 
 
-def test_an_older_export_is_replaced_and_what_others_put_there_stays(older: Path) -> None:
+def test_an_older_export_is_replaced_and_other_files_stay(older: Path) -> None:
     (older / "BUILD.bazel").write_text("mine", encoding="utf-8")
     (older / "vllm" / "notes").mkdir()
     (older / "vllm" / "notes" / "why.txt").write_text("mine too", encoding="utf-8")
@@ -108,7 +108,7 @@ def test_an_older_export_is_replaced_and_what_others_put_there_stays(older: Path
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 
-def test_a_local_modification_is_overwritten_by_force_only(
+def test_a_local_modification_is_overwritten_only_with_force(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = vendored / VLLM
@@ -121,7 +121,7 @@ def test_a_local_modification_is_overwritten_by_force_only(
     assert path.read_bytes() == original
 
 
-def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) -> None:
+def test_an_own_file_in_the_place_of_an_export_counts_as_a_modification(vendored: Path) -> None:
     mine = vendored / "entity" / "grpc" / "llm.proto"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine", encoding="utf-8")
@@ -134,7 +134,7 @@ def test_a_file_of_ones_own_in_the_way_counts_as_a_modification(vendored: Path) 
     ("name", "hint"),
     [("vllm.grpc.engin", "choose from vllm.grpc.engine"), ("nothing", "choose from entity.grpc, ")],
 )
-def test_an_unknown_package_is_answered_with_the_known(
+def test_the_error_for_an_unknown_package_lists_the_known_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, hint: str
 ) -> None:
     assert main(["export", str(tmp_path / "out"), "--only", name]) == 2
@@ -142,7 +142,7 @@ def test_an_unknown_package_is_answered_with_the_known(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_other_things_is_left_alone(
+def test_a_folder_with_other_files_is_not_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
@@ -151,7 +151,7 @@ def test_a_folder_of_other_things_is_left_alone(
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
 
 
-def test_by_force_an_export_joins_a_folder_of_other_things(tmp_path: Path) -> None:
+def test_with_force_an_export_is_added_to_a_folder_with_other_files(tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     (dest / "smg" / "mine").mkdir(parents=True)
     (dest / "smg" / "mine" / "thesis.tex").write_text("mine", encoding="utf-8")
@@ -176,7 +176,9 @@ def test_a_half_written_export_is_completed(vendored: Path) -> None:
     assert main(["export", "--check", str(vendored)]) == 0
 
 
-def test_a_file_is_no_destination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_rejected_as_the_destination(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     dest = tmp_path / "file"
     dest.write_text("mine", encoding="utf-8")
     assert main(["export", str(dest)]) == 2
@@ -202,7 +204,7 @@ def test_a_manifest_cannot_reach_outside_of_its_folder(vendored: Path) -> None:
     assert victim.read_text(encoding="utf-8") == "mine"
 
 
-def test_the_check_of_something_else_is_bad_usage(
+def test_checking_something_else_is_a_usage_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "--check", str(tmp_path)]) == 2
@@ -221,7 +223,7 @@ def test_a_destination_that_cannot_be_written_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_current_directory_is_not_pulled_from_under_ones_feet(
+def test_the_current_directory_is_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -267,9 +269,7 @@ STEPS = {
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_that_is_killed_at_any_step_leaves_the_old_or_the_new_folder(
-    older: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_leaves_the_old_or_the_new_folder(older: Path, tmp_path: Path) -> None:
     (older / "mine.txt").write_text("mine", encoding="utf-8")
     old = contents(older)
     words = ["export", str(older)]
@@ -296,7 +296,7 @@ def test_a_run_that_is_killed_at_any_step_leaves_the_old_or_the_new_folder(
     assert main(words) == 0
 
 
-def test_where_folders_cannot_be_swapped_in_one_step_the_next_run_mends_what_a_kill_left(
+def test_without_an_atomic_swap_the_next_run_repairs_a_killed_one(
     older: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (older / "mine.txt").write_text("mine", encoding="utf-8")
@@ -320,7 +320,7 @@ def test_where_folders_cannot_be_swapped_in_one_step_the_next_run_mends_what_a_k
     assert [entry.name for entry in older.parent.iterdir()] == ["vendored"]
 
 
-def test_runs_at_once_all_end_well(older: Path) -> None:
+def test_concurrent_runs_succeed(older: Path) -> None:
     (older / "mine.txt").write_text("mine", encoding="utf-8")
     command = [sys.executable, "-m", "smg_proto", "export", str(older)]
     runs = [
@@ -363,7 +363,9 @@ def test_a_manifest_cannot_reach_through_a_link(vendored: Path) -> None:
     assert (vendored / "link").is_symlink()
 
 
-def test_a_link_is_no_destination(vendored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_is_rejected_as_the_destination(
+    vendored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     link = vendored.parent / "link"
     link.symlink_to(vendored)
     before = contents(vendored)
@@ -372,7 +374,7 @@ def test_a_link_is_no_destination(vendored: Path, capsys: pytest.CaptureFixture[
     assert contents(vendored) == before
 
 
-def test_what_others_plant_beside_the_folder_neither_gets_in_nor_stops_a_run(
+def test_foreign_files_beside_the_folder_are_ignored(
     older: Path,
 ) -> None:
     parent = older.parent
@@ -390,7 +392,7 @@ def test_what_others_plant_beside_the_folder_neither_gets_in_nor_stops_a_run(
 
 
 @pytest.mark.parametrize("name", ["we[ird]", "sp ace", "st*r"])
-def test_what_a_killed_run_left_is_cleared_up_whatever_the_name_of_the_folder(
+def test_leftovers_of_a_killed_run_are_removed_for_any_folder_name(
     tmp_path: Path, name: str
 ) -> None:
     dest = tmp_path / name
@@ -403,7 +405,7 @@ def test_what_a_killed_run_left_is_cleared_up_whatever_the_name_of_the_folder(
 # --- what is exported ----------------------------------------------------------------------------
 
 
-def test_a_second_run_keeps_to_the_packages_of_the_first(vendored: Path) -> None:
+def test_a_second_run_exports_the_packages_of_the_first(vendored: Path) -> None:
     assert main(["export", str(vendored)]) == 0
     assert main(["export", str(vendored), "--force"]) == 0
     assert contents(vendored).keys() == {COMMON, VLLM, *OWN}
@@ -411,13 +413,13 @@ def test_a_second_run_keeps_to_the_packages_of_the_first(vendored: Path) -> None
     assert len(contents(vendored)) > 20
 
 
-def test_options_may_stand_before_the_folder(tmp_path: Path) -> None:
+def test_options_may_precede_the_folder(tmp_path: Path) -> None:
     dest = tmp_path / "out"
     assert main(["export", "--only", "entity.grpc", "--only", "smg.grpc.common", str(dest)]) == 0
     assert contents(dest).keys() == {"entity/grpc/llm.proto", COMMON, *OWN}
 
 
-def test_the_check_knows_the_packages_that_were_asked_for(
+def test_the_check_covers_the_exported_packages(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "--check", str(vendored), "--only", "vllm.grpc.engine"]) == 0
@@ -425,7 +427,7 @@ def test_the_check_knows_the_packages_that_were_asked_for(
     assert "missing package: entity.grpc" in capsys.readouterr().out
 
 
-def test_the_check_names_new_files_gone_files_and_gone_packages(
+def test_the_check_names_new_and_removed_files_and_removed_packages(
     vendored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((vendored / _tree.MANIFEST).read_text(encoding="utf-8"))

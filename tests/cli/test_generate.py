@@ -69,7 +69,7 @@ def protos_in(out: Path) -> set[str]:
     return {name.rpartition(".")[0] for name, _ in read_tree(out) if ".proto." in name}
 
 
-def test_an_unknown_language_is_answered_with_the_closest(
+def test_the_error_for_an_unknown_language_names_the_closest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate("typscript", tmp_path / "out") == 2
@@ -79,7 +79,7 @@ def test_an_unknown_language_is_answered_with_the_closest(
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
-def test_every_missing_plugin_is_named_with_its_installation(
+def test_each_missing_plugin_is_named_with_how_to_install_it(
     tmp_path: Path, programs: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert list(programs.iterdir()) == []
@@ -121,7 +121,7 @@ def test_a_plugin_that_fails_leaves_nothing_behind(
     assert [entry.name for entry in tmp_path.iterdir()] == ["programs"]
 
 
-def test_the_licence_goes_with_generated_code(tmp_path: Path, programs: Path) -> None:
+def test_the_license_is_copied_with_generated_code(tmp_path: Path, programs: Path) -> None:
     plugin = program(programs, "protoc-gen-es", "v2.17.0")  # one that has nothing to write
     plugin.write_text(
         plugin.read_text(encoding="utf-8").replace(
@@ -134,7 +134,7 @@ def test_the_licence_goes_with_generated_code(tmp_path: Path, programs: Path) ->
     assert (tmp_path / "out" / "package.json").exists()
 
 
-def test_only_takes_a_package_with_its_imports_and_a_new_run_keeps_them(
+def test_only_generates_a_package_with_its_imports_and_a_new_run_keeps_them(
     tmp_path: Path, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writer(programs, "protoc-gen-es")
@@ -157,7 +157,7 @@ def test_only_takes_a_package_with_its_imports_and_a_new_run_keeps_them(
     ("language", "file"),
     [("go", "smg/v1/smgstreams/streams.go"), ("typescript", "smg/v1/streams.js")],
 )
-def test_the_accumulator_of_streams_goes_with_their_contract(
+def test_the_stream_accumulator_is_generated_with_its_contract(
     language: str, file: str, tmp_path: Path, programs: Path
 ) -> None:
     for name in ("es", "go", "go-grpc"):
@@ -169,7 +169,7 @@ def test_the_accumulator_of_streams_goes_with_their_contract(
     assert (all_of_it / file).is_file()
 
 
-def test_a_package_gets_the_name_that_its_owner_gives_it(
+def test_the_owner_chooses_the_name_of_the_package(
     tmp_path: Path, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("es", "go", "go-grpc", "prost", "tonic"):
@@ -194,7 +194,7 @@ def test_a_package_gets_the_name_that_its_owner_gives_it(
     )
 
 
-def test_the_maven_group_is_the_owners(tmp_path: Path, programs: Path) -> None:
+def test_the_owner_chooses_the_maven_group(tmp_path: Path, programs: Path) -> None:
     shutil.copy(_languages.BUF.find() or "", programs)
     script = "import sys\nif sys.argv[1:] == ['--version']: print('libprotoc 25.9')\n"
     protoc = program(programs, "protoc", "25.9")
@@ -218,7 +218,7 @@ def test_the_maven_group_is_the_owners(tmp_path: Path, programs: Path) -> None:
         (("rust", "--crate", "1x"), "invalid name"),
     ],
 )
-def test_a_wrong_name_is_refused(
+def test_an_invalid_name_is_rejected(
     words: tuple[str, ...], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(words[0], tmp_path / "out", *words[1:]) == 2
@@ -255,7 +255,7 @@ def test_a_plugin_is_found_where_its_installer_puts_it(
     assert "entity/grpc/llm.proto" in protos_in(tmp_path / "out")
 
 
-def test_the_modules_of_rust_are_the_packages() -> None:
+def test_rust_modules_have_the_names_of_the_packages() -> None:
     files = [
         "src/vllm/vllm.rs",
         "src/vllm/grpc/engine/vllm.grpc.engine.rs",
@@ -302,7 +302,7 @@ def test_the_templates_are_in_the_wheel(wheel: Path) -> None:
         assert shipped[f"templates/{name}"] == data
 
 
-def test_the_version_is_one_that_other_registries_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_valid_in_other_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     spelled: list[str] = []
     for version in ("1.2.3", "1.2.3.dev4", "1.2.3rc1"):
         monkeypatch.setattr("smg_proto.cli._generate.__version__", version)

@@ -31,7 +31,7 @@ def team(tmp_path: Path) -> Path:
 # --- without a compiler --------------------------------------------------------------------------
 
 
-def test_every_file_of_the_contracts_has_its_module() -> None:
+def test_each_file_of_the_contracts_has_a_module() -> None:
     own = {f.name for f in smg_proto.descriptor_set().file if not f.name.startswith("google/")}
     assert len(modules()) == len(own)
     assert modules()["smg.v1.chat_pb2"] == "smg_proto.v1.chat_pb2"
@@ -51,7 +51,7 @@ def test_every_file_of_the_contracts_has_its_module() -> None:
         ("  from smg.v1 import chat_pb2 as x", "  from smg.v1 import chat_pb2 as x"),
     ],
 )
-def test_imports_of_the_contracts_alone_are_moved(line: str, expected: str) -> None:
+def test_only_imports_of_the_contracts_are_rewritten(line: str, expected: str) -> None:
     assert moved(f"import a\n{line}\n", modules()) == f"import a\n{expected}\n"
 
 
@@ -67,7 +67,7 @@ def test_imports_of_the_contracts_alone_are_moved(line: str, expected: str) -> N
         (["--lang", "go", "--proto", "."], "--proto and -I are for python, not for go"),
     ],
 )
-def test_wrong_usage_is_one_line(
+def test_usage_errors_are_one_line(
     words: list[str],
     problem: str,
     tmp_path: Path,
@@ -106,7 +106,7 @@ class TestCopies:
         assert {p.name for p in (tmp_path / "gen").iterdir()} == {"acme", "smg-proto.json"}
 
     @pytest.mark.parametrize("place", ["team", "team/third_party/smg", "other"])
-    def test_a_copy_of_another_release_is_refused_by_name(
+    def test_a_copy_of_another_release_is_rejected_by_name(
         self, place: str, team: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         copy = tmp_path / place
@@ -123,7 +123,7 @@ class TestCopies:
         assert f"{chat}: differs from smg-proto {smg_proto.__version__}" in shown
         assert not (tmp_path / "gen").exists()
 
-    def test_a_copy_under_another_name_is_refused_by_name(
+    def test_a_copy_under_another_name_is_rejected_by_name(
         self, team: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         shutil.copy(smg_proto.proto_path() / "smg/v1/content.proto", team / "content.proto")
@@ -135,7 +135,7 @@ class TestCopies:
         )
         assert 'import "smg/v1/content.proto"' in shown
 
-    def test_a_mistake_in_a_proto_is_told_with_its_line(
+    def test_a_mistake_in_a_proto_is_reported_with_its_line(
         self, team: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         part = team / "acme" / "v1" / "part.proto"
@@ -152,7 +152,7 @@ class TestCopies:
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("protobuf", ["4.25.8", "5.29.5", "6.33.6", "7.34.1", "7.36.2"])
-def test_messages_that_embed_the_contracts_on(
+def test_messages_that_embed_the_contracts_still_work(
     protobuf: str, wheel: Path, team: Path, tmp_path: Path
 ) -> None:
     """Imported, pickled, typed and of shared classes, beside other packages of the same names."""

@@ -42,7 +42,7 @@ def test_show_prints_a_definition_that_compiles_to_the_same_message(
     assert [line for line in code if line not in source.splitlines()] == []
 
 
-def test_show_prints_the_comments_and_what_is_newer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_comments_and_since(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "vllm.grpc.engine.SamplingParams.grammar_from_first_token"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "// Since 0.4.28."  # not at the end of a sentence, or of a list
@@ -50,9 +50,7 @@ def test_show_prints_the_comments_and_what_is_newer(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", ["smg.v1.ChatService/Chat", "/smg.v1.ChatService/Chat"])
-def test_show_takes_the_spelling_of_an_rpc_in_a_path(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_accepts_the_path_of_an_rpc(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", name]) == 0
     assert "rpc Chat(" in capsys.readouterr().out
 
@@ -84,7 +82,7 @@ def test_show_prints_reserved_numbers(capsys: pytest.CaptureFixture[str]) -> Non
     assert "  reserved 5;\n" in capsys.readouterr().out
 
 
-def test_show_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "smg.v1.MatchedStop", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     members = {member["name"]: member["number"] for member in shown["members"]}
@@ -105,7 +103,7 @@ def test_show_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
         (["list", "smg.v2"], "smg.v1"),
     ],
 )
-def test_a_wrong_name_gets_the_close_ones_and_exit_2(
+def test_an_unknown_name_lists_similar_ones_and_exits_with_2(
     words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
@@ -116,7 +114,7 @@ def test_a_wrong_name_gets_the_close_ones_and_exit_2(
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "smg.v1.ChatService"], ["--version"]])
-def test_a_reader_that_has_closed_is_no_error(words: list[str], tmp_path: Path) -> None:
+def test_a_closed_reader_is_not_an_error(words: list[str], tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "smg_proto", *words]
@@ -128,7 +126,7 @@ def test_a_reader_that_has_closed_is_no_error(words: list[str], tmp_path: Path) 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_locale_without_a_character_is_no_error(tmp_path: Path) -> None:
+def test_a_character_that_the_locale_lacks_is_not_an_error(tmp_path: Path) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "smg_proto", "diff", "self", "self", "--format", "markdown"]
     done = subprocess.run(command, capture_output=True, env=os.environ | ascii_only, cwd=tmp_path)

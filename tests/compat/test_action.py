@@ -65,19 +65,19 @@ def test_a_break_fails_the_job_annotates_the_line_and_writes_a_report(
     assert '"ruleId": "data"' in sarif.read_text(encoding="utf-8")
 
 
-def test_what_breaks_nobody_passes(repository: Path, tmp_path: Path) -> None:
+def test_a_compatible_change_passes(repository: Path, tmp_path: Path) -> None:
     done = act(repository, tmp_path, OLD=".")
     assert done.returncode == 0, done.stderr
     assert "verdict=compatible\n" in (tmp_path / "output").read_text(encoding="utf-8")
 
 
-def test_what_cannot_be_compared_is_no_verdict(repository: Path, tmp_path: Path) -> None:
+def test_there_is_no_verdict_if_the_comparison_fails(repository: Path, tmp_path: Path) -> None:
     assert act(repository, tmp_path, BASE="0" * 40).returncode == 2
     assert act(repository, tmp_path, OLD="no-such-folder").returncode == 2
     assert not (tmp_path / "output").exists()
 
 
-def test_an_input_is_never_a_part_of_the_script(repository: Path, tmp_path: Path) -> None:
+def test_inputs_are_never_part_of_the_script(repository: Path, tmp_path: Path) -> None:
     proof = tmp_path / "it ran"
     evil = f'$(touch "{proof}")"; touch "{proof}"; echo "'
     for name in ("OLD", "NEW", "LEVEL", "ARGUMENTS", "ACCEPT", "BASE"):

@@ -18,7 +18,7 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(smg_proto.__version__ in FROZEN.own, reason="this very commit is the release")
-def test_changes_since_the_last_release_are_named_and_the_version_is_big_enough() -> None:
+def test_changes_since_the_last_release_are_mentioned_and_the_version_step_suffices() -> None:
     text = section(CHANGELOG, "Unreleased")
     found = problems(FROZEN, smg_proto.descriptor_set(), text, smg_proto.__version__)
     assert list(found) == []
@@ -47,7 +47,7 @@ def drop_field(files: FileDescriptorSet) -> None:
 
 
 @pytest.mark.parametrize("name", ["`VllmEngine.New`", "vllm.grpc.engine.VllmEngine.New."])
-def test_a_new_symbol_has_to_be_named_in_a_minor_release(
+def test_a_new_symbol_must_be_mentioned_and_needs_a_minor_release(
     released: FileDescriptorSet, name: str
 ) -> None:
     add_rpc(released)
@@ -88,7 +88,7 @@ def released_with_mirrors(tmp_path: Path) -> tuple[Frozen, FileDescriptorSet]:
     return frozen, smg_proto.descriptor_set()
 
 
-def test_a_break_by_an_engine_takes_a_minor_release_and_an_entry(
+def test_a_break_by_an_engine_needs_a_minor_release_and_an_entry(
     released_with_mirrors: tuple[Frozen, FileDescriptorSet],
 ) -> None:
     frozen, files = released_with_mirrors
@@ -106,7 +106,7 @@ def test_a_break_by_an_engine_takes_a_minor_release_and_an_entry(
     assert "make it a minor release" in too_small
 
 
-def test_since_of_an_engines_contract_is_the_release_of_its_own_that_brought_it() -> None:
+def test_since_of_an_engine_contract_is_the_release_of_the_contract() -> None:
     now = contract(smg_proto.descriptor_set())
     assert list(misdated_upstream(FROZEN, now)) == []
     (line,) = (x for x in now if x.name == "vllm.ServerInfo.proto_version")
@@ -114,7 +114,7 @@ def test_since_of_an_engines_contract_is_the_release_of_its_own_that_brought_it(
     assert problem == f"{line.name}: the comment says since 0.1.0, but 0.6.0 added it"
 
 
-def test_without_changes_a_patch_release_will_do(released: FileDescriptorSet) -> None:
+def test_without_changes_a_patch_release_suffices(released: FileDescriptorSet) -> None:
     assert list(problems(FROZEN, released, "", "0.4.29")) == []
     assert len(list(problems(FROZEN, released, "", "0.4.28"))) == 1
 
@@ -133,7 +133,7 @@ def test_steps_between_versions(old: str, new: str, expected: str) -> None:
     assert step(old, new) == expected
 
 
-def test_every_version_has_a_link_to_what_it_changed() -> None:
+def test_every_version_links_to_its_changes() -> None:
     titles = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE)
     assert titles[0] == "Unreleased"
     assert re.findall(r"^\[(.+?)\]: https://", CHANGELOG, re.MULTILINE) == titles

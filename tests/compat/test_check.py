@@ -138,7 +138,7 @@ def check(capsys: pytest.CaptureFixture[str], code: int, *words: str | Path) -> 
     return said.out
 
 
-def test_a_server_of_the_same_contract_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_with_the_same_contract_passes(capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as address:
         said = check(capsys, 0, address)
         assert diff(load(f"grpc://{address}"), load("self")).verdict == "compatible"
@@ -149,7 +149,7 @@ def test_a_server_of_the_same_contract_is_fine(capsys: pytest.CaptureFixture[str
     assert said.endswith("fine\n")
 
 
-def test_what_an_older_server_lacks_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_symbols_that_an_older_server_lacks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(older) as address:
         said = check(capsys, 1, address)
         assert check(capsys, 0, address, "--allow-older").endswith("\nfine\n")
@@ -176,7 +176,7 @@ def test_an_enum_value_that_the_server_does_not_know_is_listed(
     assert "value smg.grpc.common.Modality." in said
 
 
-def test_what_a_newer_server_has_is_listed_and_no_failure(
+def test_symbols_that_only_a_newer_server_has_are_listed_and_pass(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving(newer) as address:
@@ -194,7 +194,7 @@ def test_what_a_newer_server_has_is_listed_and_no_failure(
         (without_presence, "presence vllm.grpc.engine.SamplingParams."),
     ],
 )
-def test_what_both_have_and_mean_differently_is_a_conflict(
+def test_symbols_that_differ_on_both_sides_are_conflicts(
     edit: Edit, conflict: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(edit) as address:
@@ -202,7 +202,7 @@ def test_what_both_have_and_mean_differently_is_a_conflict(
     assert conflict in said
 
 
-def test_a_field_of_another_name_is_not_lacking(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_renamed_field_is_not_missing(capsys: pytest.CaptureFixture[str]) -> None:
     def renamed(files: FileDescriptorSet) -> None:
         message(files, "GenerateRequest").field[0].name = "another"
 
@@ -210,7 +210,7 @@ def test_a_field_of_another_name_is_not_lacking(capsys: pytest.CaptureFixture[st
         assert "lacks" not in check(capsys, 0, address)
 
 
-def test_the_contract_that_the_engine_client_speaks_is_named(
+def test_the_contract_that_the_engine_client_uses_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving() as address:
@@ -223,14 +223,14 @@ def test_the_contract_that_the_engine_client_speaks_is_named(
     assert told["engines"] == ["vllm", "vllm.grpc.engine"]
 
 
-def test_a_server_that_is_not_healthy_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unhealthy_server_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(healthy=False) as address:
         assert "health: NOT_SERVING" in check(capsys, 1, address)
     with serving(healthy=None) as address:
         assert "no health service" in check(capsys, 0, address)
 
 
-def test_a_server_that_offers_nothing_known_is_not_fine(
+def test_a_server_without_known_services_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def edit(files: FileDescriptorSet) -> None:
@@ -241,7 +241,7 @@ def test_a_server_that_offers_nothing_known_is_not_fine(
     assert "services of the server only: shop.Shop" in said
 
 
-def test_a_server_that_cannot_be_reached_or_stays_silent_is_named(
+def test_an_unreachable_or_silent_server_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with closing(socket.create_server(("localhost", 0))) as silent:
@@ -250,7 +250,7 @@ def test_a_server_that_cannot_be_reached_or_stays_silent_is_named(
     assert "cannot be reached" in check(capsys, 2, address)
 
 
-def test_metadata_is_sent_and_never_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metadata_is_sent_and_never_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(interceptors=[Guard()]) as address:
         assert "--metadata" in check(capsys, 2, address)
         assert "s3cret" not in check(capsys, 2, address, "--metadata", "authorization:s3cret")
@@ -258,7 +258,7 @@ def test_metadata_is_sent_and_never_shown(capsys: pytest.CaptureFixture[str]) ->
     assert "s3cret" not in said
 
 
-def test_tls_is_spoken_with_the_given_roots_and_certificate(
+def test_tls_uses_the_given_roots_and_certificate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     authority = Authority()
@@ -282,9 +282,7 @@ def test_tls_is_spoken_with_the_given_roots_and_certificate(
 
 
 @pytest.mark.parametrize("address", ["", ":", "host:port", "localhost:99999"])
-def test_an_address_that_is_none_is_refused(
-    address: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_address_is_rejected(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     check(capsys, 2, address)
 
 

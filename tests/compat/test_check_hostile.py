@@ -64,7 +64,7 @@ def one_file_each(question: Any) -> Iterator[bytes]:
         yield files(BY_NAME[question.file_by_filename].SerializeToString())
 
 
-def test_a_server_that_answers_with_one_file_is_asked_for_the_imports(
+def test_imports_are_requested_from_a_server_that_sends_one_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with answering(one_file_each) as address:
@@ -122,7 +122,7 @@ ERROR = pb.ServerReflectionResponse(
         ({"list_services": [files(*[b"x" * 2**20] * 20)]}, "16 MiB"),
     ],
 )  # fmt: skip
-def test_an_odd_reflection_is_one_line_and_no_verdict(
+def test_invalid_reflection_is_one_line_without_a_verdict(
     said: dict[str, Sequence[bytes]], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with answering(odd(**said)) as address:
@@ -135,7 +135,7 @@ def test_an_odd_reflection_is_one_line_and_no_verdict(
     assert any(words in shown.err for words in told.split("|")), shown.err
 
 
-def test_files_that_import_one_another_in_a_circle_are_refused(
+def test_circular_imports_are_rejected(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     service = FileDescriptorProto(name="s.proto", package="s", dependency=["a.proto"])
@@ -154,7 +154,7 @@ def test_files_that_import_one_another_in_a_circle_are_refused(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_answers_without_an_end_come_to_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_endless_replies_are_ended(capsys: pytest.CaptureFixture[str]) -> None:
     """A server may send what nobody asked for, and each file may import one more."""
     count = iter(range(10**9))
 
@@ -241,7 +241,7 @@ def test_the_contract_of_a_server_without_reflection_is_named(
     assert spoken["lacks"] == []
 
 
-def test_an_older_server_without_reflection_is_told_by_what_it_lacks(
+def test_an_older_server_without_reflection_is_detected_by_missing_rpcs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with silent(FIRST) as (address, _):
@@ -279,7 +279,7 @@ def test_every_rpc_of_every_contract_is_judged_safe_only_if_it_is() -> None:
                 assert probe.data, rpc.name  # never a request that can be read
 
 
-def test_versions_and_unknown_fields_of_replies_are_told(
+def test_versions_and_unknown_fields_of_replies_are_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from smg_proto import vllm_engine_pb2 as vllm
@@ -293,7 +293,7 @@ def test_versions_and_unknown_fields_of_replies_are_told(
     assert "newer than this package: sets unknown fields (vllm.grpc.engine." in said
 
 
-def test_a_server_that_answers_to_everything_is_not_taken_for_one_that_has_everything(
+def test_a_server_that_accepts_every_method_is_not_assumed_to_have_every_rpc(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with silent(ALL, all_paths=True) as (address, _):
@@ -301,7 +301,7 @@ def test_a_server_that_answers_to_everything_is_not_taken_for_one_that_has_every
     assert "cannot detect its services" in capsys.readouterr().err
 
 
-def test_a_server_that_has_nothing_known_is_not_fine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_without_known_rpcs_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with silent([]) as (address, _):
         assert main(["check", address]) == 1
         assert main(["diff", f"grpc://{address}", "self"]) == 2
@@ -311,7 +311,7 @@ def test_a_server_that_has_nothing_known_is_not_fine(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "word", ["x-bin=?", "a b=secret", "k=\x1b[31m", "k=é", "novalue", "=v", "über=x"]
 )
-def test_metadata_that_cannot_be_sent_is_refused_and_not_shown(
+def test_invalid_metadata_is_rejected_and_not_printed(
     word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", "localhost:1", "--metadata", word]) == 2
@@ -320,6 +320,6 @@ def test_metadata_that_cannot_be_sent_is_refused_and_not_shown(
     assert word.partition("=")[2] not in said or not word.partition("=")[2]
 
 
-def test_a_port_that_was_not_given_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_port_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", "no-such-host.invalid", "--timeout", "2"])
     assert "the port defaults to 50051" in capsys.readouterr().err

@@ -19,17 +19,17 @@ def test_every_release_is_frozen_and_no_frozen_file_was_edited() -> None:
     assert list(FROZEN.defects()) == []
 
 
-def test_the_contract_of_today_keeps_all_that_was_released() -> None:
+def test_the_current_contract_keeps_all_released_symbols() -> None:
     now = contract(smg_proto.descriptor_set())
     assert list(FROZEN.broken_promises(now, smg_proto.__version__)) == []
 
 
-def test_between_a_release_and_today_there_are_only_additions_and_what_was_reviewed() -> None:
+def test_changes_since_a_release_are_additions_or_reviewed() -> None:
     files, version = smg_proto.descriptor_set(), smg_proto.__version__
     assert list(FROZEN.unaccepted(files, version)) == []
 
 
-def test_a_break_that_is_not_on_the_list_and_an_entry_without_a_break_are_found(
+def test_unlisted_breaks_and_entries_without_a_break_are_found(
     tmp_path: Path,
 ) -> None:
     """Each line of the list is needed: dropped, or about something else, the check fails."""
@@ -50,12 +50,12 @@ def test_a_break_that_is_not_on_the_list_and_an_entry_without_a_break_are_found(
 
 
 @pytest.mark.parametrize("version", WITH_VECTORS)
-def test_no_published_release_that_is_frozen_loses_data_or_calls_today(version: str) -> None:
+def test_no_frozen_release_loses_data_or_calls_with_the_current_contract(version: str) -> None:
     report = diff(load(FROZEN.image(f"published-{version}")), load("self"))
     assert not report.fails("rpc"), report.text()
 
 
-def test_published_releases_and_every_release_of_ours_have_vectors() -> None:
+def test_published_and_own_releases_have_vectors() -> None:
     there = {path.parent.name for path in FROZEN.fixtures()}
     published = {f"published-{version}" for version in WITH_VECTORS}
     assert there == {*published, *FROZEN.upstream, *FROZEN.own}
@@ -64,11 +64,11 @@ def test_published_releases_and_every_release_of_ours_have_vectors() -> None:
 @pytest.mark.parametrize(
     "path", FROZEN.fixtures(), ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
-def test_golden_vectors_read_the_same_then_and_now(path: Path) -> None:
+def test_golden_vectors_are_still_read_the_same(path: Path) -> None:
     assert list(GOLDEN.problems(path)) == []
 
 
-def test_since_of_a_mirrored_symbol_is_the_published_release_that_brought_it() -> None:
+def test_since_of_a_mirrored_symbol_is_the_release_that_added_it() -> None:
     first: dict[tuple[object, ...], str] = {}
     for version in PUBLISHED:
         for line in FROZEN.contracts[f"published-{version}"]:

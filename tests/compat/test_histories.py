@@ -65,9 +65,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_the_verdict_is_the_recorded_one_and_messages_bear_it_out(
-    step: Step, scratch: Path
-) -> None:
+def test_the_verdict_is_the_recorded_one_and_messages_confirm_it(step: Step, scratch: Path) -> None:
     old, new = step.contract(step.old, scratch), step.contract(step.new, scratch)
     report = diff(old, new)
     classes = [finding.cls for finding in report.findings]
@@ -90,6 +88,6 @@ def test_the_verdict_is_the_recorded_one_and_messages_bear_it_out(
     assert not broken or step.verdict == "data", broken
 
 
-def test_five_histories_at_least_are_told() -> None:
+def test_there_are_at_least_five_histories() -> None:
     assert len({step.package for step in STEPS}) >= 5
     assert {step.kind for step in STEPS} == {"pypi", "crate", "go", "npm"}

@@ -153,7 +153,7 @@ def test_the_verdict_is_the_true_one(release: str) -> None:
 
 
 @pytest.mark.parametrize("release", RELEASES[1:])
-def test_exactly_the_broken_fields_are_named_with_what_becomes_of_them(release: str) -> None:
+def test_exactly_the_broken_fields_are_named_with_the_effect(release: str) -> None:
     found = {f.symbol: f for f in report(release).findings if f.cls == "data"}
     losses = LOSSES.get(release, [])
     assert found.keys() == {loss.symbol for loss in losses}
@@ -174,25 +174,25 @@ def outcomes(witness: Witness | None) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("release", OTHERS)
-def test_what_breaks_without_a_byte_is_named_too(release: str) -> None:
+def test_breaks_without_wire_data_are_named(release: str) -> None:
     found = {(finding.cls, finding.symbol) for finding in breaking(release)}
     assert found >= set(OTHERS[release])
     if release not in LOSSES:
         assert found == set(OTHERS[release])
 
 
-def test_a_type_that_no_rpc_used_is_said_to_be_such() -> None:
+def test_a_type_that_no_rpc_used_is_reported_as_unused() -> None:
     assert all("No RPC used it" in finding.message for finding in breaking("0.4.14"))
 
 
-def test_releases_far_apart_that_agree_in_all_they_share_have_no_data_finding() -> None:
+def test_distant_releases_with_equal_shared_symbols_have_no_data_finding() -> None:
     far = diff(contract("0.4.6"), contract("0.4.28"))
     touched = [f.symbol for f in far.findings if f.cls in ("data", "rpc")]
     assert touched == []
     assert diff(contract("0.3.2"), contract("0.4.28")).verdict == "data"
 
 
-def test_the_page_is_what_the_tools_say_today() -> None:
+def test_the_page_matches_the_current_output() -> None:
     run(sys.executable, ROOT / "scripts" / "history.py", "--check")
 
 
@@ -210,7 +210,7 @@ def said_by_buf(title: str) -> dict[str, tuple[int, ...]]:
     return {release: errors for release, errors in said.items() if any(errors)}
 
 
-def test_buf_says_of_these_pairs_what_it_said_when_they_were_measured() -> None:
+def test_buf_still_reports_the_recorded_results() -> None:
     assert said_by_buf("smg-grpc-proto") == {
         "0.4.0": (8, 10, 4),
         "0.4.2": (9, 8, 1),

@@ -64,7 +64,7 @@ EVIL_NAMES = [
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
-def test_a_name_that_a_compiler_would_obey_is_refused_in_a_folder(
+def test_a_file_name_that_a_compiler_would_interpret_is_rejected_in_a_folder(
     name: str, tmp_path: Path, refused: Refused
 ) -> None:
     folder = protos(tmp_path / "tree", **{"sub/x.proto": TRAP, name: TRAP})
@@ -73,7 +73,7 @@ def test_a_name_that_a_compiler_would_obey_is_refused_in_a_folder(
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
-def test_a_name_that_a_compiler_would_obey_is_refused_in_a_wheel(
+def test_a_file_name_that_a_compiler_would_interpret_is_rejected_in_a_wheel(
     name: str, tmp_path: Path, refused: Refused
 ) -> None:
     path = tmp_path / "evil-1.0-py3-none-any.whl"
@@ -84,7 +84,7 @@ def test_a_name_that_a_compiler_would_obey_is_refused_in_a_wheel(
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
-def test_a_name_that_a_compiler_would_obey_is_refused_in_a_revision(
+def test_a_file_name_that_a_compiler_would_interpret_is_rejected_in_a_revision(
     name: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("git")
@@ -97,7 +97,7 @@ def test_a_name_that_a_compiler_would_obey_is_refused_in_a_revision(
 @pytest.mark.parametrize(
     "name", ["../out.proto", "/tmp/out.proto", "a/../../out.proto", "C:/x.proto"]
 )
-def test_a_name_that_leads_out_of_an_archive_is_refused(
+def test_a_path_that_leaves_the_archive_is_rejected(
     name: str, tmp_path: Path, refused: Refused
 ) -> None:
     wheel, crate = tmp_path / "evil.whl", tmp_path / "evil.crate"
@@ -146,7 +146,7 @@ def commit(folder: Path) -> None:
     git("commit", "-q", "-m", "first")
 
 
-def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
+def test_files_that_export_ignore_hides_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("git")
@@ -172,7 +172,7 @@ def test_what_a_repository_hides_from_archives_is_compared_all_the_same(
 # --- files that are none -------------------------------------------------------------------------
 
 
-def test_a_pipe_a_socket_or_a_dangling_link_is_refused_by_name(
+def test_a_pipe_a_socket_or_a_dangling_link_is_rejected_by_name(
     tmp_path: Path, refused: Refused
 ) -> None:
     folder = protos(tmp_path / "tree")
@@ -188,7 +188,7 @@ def test_a_pipe_a_socket_or_a_dangling_link_is_refused_by_name(
     assert "link.proto" in refused("diff", folder, "self")
 
 
-def test_a_link_within_the_tree_and_a_circle_of_folders_do_no_harm(tmp_path: Path) -> None:
+def test_links_within_the_tree_and_circular_folders_are_harmless(tmp_path: Path) -> None:
     folder = protos(tmp_path / "tree", **{"a/shop.proto": PROTO})
     (folder / "a" / "again").symlink_to(folder)
     (folder / "b").mkdir()
@@ -201,7 +201,7 @@ def test_a_device_is_not_read(spec: str, refused: Refused) -> None:
     assert spec in refused("diff", spec, "self")
 
 
-def test_a_pipe_as_the_contract_is_not_waited_for(tmp_path: Path, refused: Refused) -> None:
+def test_a_pipe_as_the_contract_does_not_block(tmp_path: Path, refused: Refused) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "neither a regular file nor a folder" in refused("diff", tmp_path / "pipe", "self")
 
@@ -209,7 +209,7 @@ def test_a_pipe_as_the_contract_is_not_waited_for(tmp_path: Path, refused: Refus
 # --- sizes ---------------------------------------------------------------------------------------
 
 
-def test_a_member_that_unpacks_to_more_than_it_may_is_refused(
+def test_a_member_that_unpacks_beyond_the_limit_is_rejected(
     tmp_path: Path, refused: Refused
 ) -> None:
     """It says of itself that it is small."""
@@ -223,7 +223,7 @@ def test_a_member_that_unpacks_to_more_than_it_may_is_refused(
         assert "MiB" in told or "damaged" in told or "not a FileDescriptorSet" in told
 
 
-def test_a_crate_that_unpacks_to_more_than_it_may_is_refused(
+def test_a_crate_that_unpacks_beyond_the_limit_is_rejected(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_limits, "MAX_UNPACKED_BYTES", 2**20)
@@ -236,7 +236,7 @@ def test_a_crate_that_unpacks_to_more_than_it_may_is_refused(
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_of_compression_that_cannot_be_bounded_are_refused(
+def test_compression_methods_without_a_bound_are_rejected(
     kind: int, tmp_path: Path, refused: Refused
 ) -> None:
     path = tmp_path / "x.whl"
@@ -277,7 +277,7 @@ def test_a_broken_crate_is_one_line(tmp_path: Path, refused: Refused) -> None:
         ("COMPILE_SECONDS", -1.0, "within -1 s"),
     ],
 )
-def test_each_bound_of_a_folder_is_told(
+def test_each_limit_of_a_folder_is_named(
     limit: str,
     value: float,
     word: str,
@@ -321,7 +321,7 @@ def test_a_long_chain_of_imports_and_types_is_read(tmp_path: Path) -> None:
     assert diff(load(old_path), load(old_path)).verdict == "compatible"
 
 
-def test_chains_beyond_the_bound_of_pure_python_and_deep_nesting_are_one_line(
+def test_chains_beyond_the_limit_and_deep_nesting_are_one_line(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, other = tmp_path / "old.binpb", tmp_path / "new.binpb"
@@ -341,7 +341,7 @@ def test_chains_beyond_the_bound_of_pure_python_and_deep_nesting_are_one_line(
     assert "nested more than 100 levels deep" in refused("diff", path, "self")
 
 
-def test_circles_doubles_and_other_contradictions_are_one_line(
+def test_cycles_duplicates_and_other_contradictions_are_one_line(
     tmp_path: Path, refused: Refused
 ) -> None:
     path = tmp_path / "x.binpb"
@@ -358,7 +358,7 @@ def test_circles_doubles_and_other_contradictions_are_one_line(
         assert "a.proto" in refused("diff", path, "self")
 
 
-def test_two_fields_that_json_writes_alike_are_no_obstacle_in_proto2(tmp_path: Path) -> None:
+def test_two_fields_with_one_json_name_are_allowed_in_proto2(tmp_path: Path) -> None:
     files = FileDescriptorSet()
     message = files.file.add(name="a.proto", package="a").message_type.add(name="M")
     for number, name in enumerate(("foo_bar", "fooBar"), 1):
@@ -368,7 +368,9 @@ def test_two_fields_that_json_writes_alike_are_no_obstacle_in_proto2(tmp_path: P
     assert diff(load(path), load(path)).verdict == "compatible"
 
 
-def test_an_edition_that_is_too_new_says_what_to_install(tmp_path: Path, refused: Refused) -> None:
+def test_the_error_for_a_newer_edition_says_what_to_install(
+    tmp_path: Path, refused: Refused
+) -> None:
     files = smg_proto.descriptor_set()
     files.file[-1].syntax = "editions"
     files.file[-1].edition = 99998  # type: ignore[assignment]
@@ -398,7 +400,7 @@ def test_control_characters_of_a_contract_do_not_reach_the_terminal(
         assert "[31m" in shown
 
 
-def test_what_nobody_foresaw_is_one_line_with_a_hint(
+def test_an_unexpected_error_is_one_line_with_a_hint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -417,7 +419,7 @@ def test_what_nobody_foresaw_is_one_line_with_a_hint(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
+def test_there_is_no_verdict_if_the_output_cannot_be_written() -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-m", "smg_proto", "diff", "self", "self"],
@@ -430,7 +432,7 @@ def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
     assert "No space left" in done.stderr
 
 
-def test_a_compiler_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_compiler_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "bin" / "buf"
     slow.parent.mkdir()
     slow.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n", encoding="utf-8")

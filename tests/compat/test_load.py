@@ -139,7 +139,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return old, tree(tmp_path / "new", "string id = 1; string total = 3;")
 
 
-def test_the_exit_code_is_one_from_the_asked_for_class_on(
+def test_the_exit_status_is_1_from_the_given_class_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = tree(tmp_path / "old", "int32 count = 1;")
@@ -172,7 +172,7 @@ def test_json_has_the_verdict_and_each_finding_with_its_witness(
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
-def test_people_read_the_symbol_who_notices_and_the_bytes(
+def test_text_output_has_the_symbol_the_affected_side_and_the_bytes(
     form: str, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["diff", *map(str, pair), "--format", form]) == 1
@@ -188,7 +188,7 @@ def test_people_read_the_symbol_who_notices_and_the_bytes(
         assert word in told
 
 
-def test_only_the_packages_asked_for_are_compared(
+def test_only_the_given_packages_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = smg_proto.descriptor_set()
@@ -213,9 +213,7 @@ def test_a_proto_that_does_not_compile_is_named(
     assert "shop.proto" in refused(capsys, "diff", broken, "self")
 
 
-def test_an_import_that_is_not_there_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_import_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = smg_proto.descriptor_set()
     kept = [file for file in files.file if file.name != "smg/v1/usage.proto"]
     path = tmp_path / "partial.binpb"
@@ -227,7 +225,7 @@ def test_an_import_that_is_not_there_is_named(
     assert "gone.proto" in refused(capsys, "diff", "self", absent)
 
 
-def test_descriptors_that_contradict_themselves_are_refused(
+def test_contradictory_descriptors_are_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = smg_proto.descriptor_set()
@@ -251,7 +249,7 @@ def test_descriptors_that_contradict_themselves_are_refused(
         ("", "HOST:PORT"),
     ],
 )
-def test_a_spec_that_names_nothing_says_what_to_write(
+def test_the_error_for_an_unknown_spec_says_what_to_write(
     spec: str, word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -260,7 +258,7 @@ def test_a_spec_that_names_nothing_says_what_to_write(
     assert word in refused(capsys, "diff", "self", spec)
 
 
-def test_files_of_other_kinds_are_refused(
+def test_files_of_other_kinds_are_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, empty, nothing = tmp_path / "notes.txt", tmp_path / "empty", tmp_path / "nothing"
@@ -271,7 +269,7 @@ def test_files_of_other_kinds_are_refused(
         assert path.name in refused(capsys, "diff", path, "self")
 
 
-def test_a_wheel_without_protos_or_cut_short_is_refused(
+def test_a_wheel_without_protos_or_cut_short_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare, spoilt, twice = (tmp_path / f"{name}.whl" for name in ("bare", "spoilt", "twice"))
@@ -296,7 +294,7 @@ def test_a_wheel_without_protos_or_cut_short_is_refused(
     assert "bare.whl" in refused(capsys, "diff", bare, "self")
 
 
-def test_spoilt_descriptor_sets_are_read_or_refused_and_never_crash(tmp_path: Path) -> None:
+def test_damaged_descriptor_sets_are_read_or_rejected_and_never_crash(tmp_path: Path) -> None:
     chance, path = random.Random(1), tmp_path / "spoilt.binpb"
     whole, ours = smg_proto.descriptor_set().SerializeToString(), load("self")
     refusals = 0
@@ -313,7 +311,7 @@ def test_spoilt_descriptor_sets_are_read_or_refused_and_never_crash(tmp_path: Pa
     assert 0 < refusals < 40
 
 
-def test_without_a_compiler_it_is_said_what_to_install(
+def test_the_error_without_a_compiler_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protos = tree(tmp_path / "protos", "string id = 1;")

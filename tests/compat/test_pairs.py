@@ -9,7 +9,7 @@ from pairs import Pair, contract, pairs, written
 from smg_proto.compat import Contract, diff
 
 
-def test_the_pairs_are_many_and_each_verdict_is_among_them() -> None:
+def test_there_are_many_pairs_with_every_verdict() -> None:
     assert len(pairs()) >= 150
     assert {pair.cls for pair in pairs()} == {
         "data", "rpc", "presence", "json", "source", "compatible",
@@ -31,7 +31,7 @@ def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
         assert bool(finding.witness) == (finding.cls == "data")
 
 
-def test_what_buf_says_is_written_beside_each_pair() -> None:
+def test_the_result_of_buf_is_recorded_with_each_pair() -> None:
     for path, text in written():
         assert path.read_text(encoding="utf-8") == text, "run tests/compat/pairs.py --write"
 
@@ -81,7 +81,7 @@ def complete(side: Contract, name: str, data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("pair", [p for p in pairs() if p.cls != "data"], ids=str)
-def test_what_is_no_data_break_survives_random_messages_in_both_directions(pair: Pair) -> None:
+def test_random_messages_survive_changes_that_are_not_data_breaks(pair: Pair) -> None:
     old, new = sides(pair)
     chance = random.Random(7)
     compared = diff(old, new).packages

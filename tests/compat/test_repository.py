@@ -88,7 +88,7 @@ def test_the_roots_of_a_repository_are_found(
     assert report.findings == (), report.text()
 
 
-def test_what_buf_leaves_out_is_left_out(tmp_path: Path) -> None:
+def test_paths_that_buf_excludes_are_excluded(tmp_path: Path) -> None:
     other = proto("other", "message Other {}")
     files = {
         "buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\n",
@@ -99,7 +99,7 @@ def test_what_buf_leaves_out_is_left_out(tmp_path: Path) -> None:
     assert load(write(tmp_path, files)).packages == {"money"}
 
 
-def test_our_reading_of_modules_is_that_of_buf(tmp_path: Path) -> None:
+def test_modules_are_read_as_buf_reads_them(tmp_path: Path) -> None:
     """The same files under the same names, whether buf or we read its configuration."""
     config = """\
 # A workspace.
@@ -133,7 +133,7 @@ breaking:
 
 
 @pytest.mark.parametrize("kind", ["folder", "wheel", "crate"])
-def test_imports_come_from_where_include_says(kind: str, tmp_path: Path) -> None:
+def test_imports_are_found_in_the_include_folders(kind: str, tmp_path: Path) -> None:
     shop = write(tmp_path / "shop", {"shop.proto": SHOP})
     with pytest.raises(ContractError, match=r"shop\.proto:3: imports money/money\.proto.* -I DIR"):
         load(shop)
@@ -172,7 +172,7 @@ def test_a_folder_of_a_revision_is_read_with_folders_of_the_same_revision(
         load("git:HEAD:no/such")
 
 
-def test_the_same_import_is_missing_in_the_same_words_whichever_compiler_is_there(
+def test_the_message_for_a_missing_import_is_the_same_with_each_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = write(tmp_path, {"shop.proto": SHOP})
@@ -200,7 +200,7 @@ def test_an_unresolved_dependency_of_buf_is_named(
 # --- broken files --------------------------------------------------------------------------------
 
 
-def test_a_broken_file_is_named_with_its_place(
+def test_a_broken_file_is_named_with_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path, {"proto/a/a.proto": proto("a", "message A { strin x = 1; }")})
@@ -208,7 +208,7 @@ def test_a_broken_file_is_named_with_its_place(
     assert f"{folder}/proto/a/a.proto:3:13: " in capsys.readouterr().err
 
 
-def test_with_keep_going_a_broken_file_and_its_importers_are_left_out_on_both_sides(
+def test_keep_going_omits_a_broken_file_and_its_importers_on_both_sides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = {
@@ -231,7 +231,7 @@ def test_with_keep_going_a_broken_file_and_its_importers_are_left_out_on_both_si
     assert main(["diff", str(old), str(new), "--exclude", "[bc].proto", "--level", "rpc"]) == 1
 
 
-def test_with_keep_going_files_that_import_each_other_are_left_out_with_a_broken_one(
+def test_keep_going_omits_files_that_import_each_other_and_a_broken_one(
     tmp_path: Path,
 ) -> None:
     folder = write(
@@ -258,7 +258,7 @@ def test_with_keep_going_the_number_of_broken_files_is_limited(
     assert load(folder, keep_going=True).every_package == {"a"}
 
 
-def test_nothing_but_broken_files_is_an_error_with_keep_going_too(
+def test_only_broken_files_are_an_error_even_with_keep_going(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path, {"a.proto": "broken"})
@@ -277,7 +277,7 @@ def test_folders_and_files_are_excluded(pattern: str, tmp_path: Path) -> None:
 # --- foreign packages ----------------------------------------------------------------------------
 
 
-def test_packages_of_others_are_compared_when_they_are_asked_for(
+def test_packages_of_others_are_compared_if_requested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def both(units: str) -> Files:
@@ -337,7 +337,7 @@ def test_accepted_findings_pass_and_each_line_is_needed(
         ("\udcff", [], "not UTF-8"),
     ],
 )  # fmt: skip
-def test_a_list_that_is_wrong_is_an_error(
+def test_an_invalid_list_is_an_error(
     line: str,
     words: list[str],
     told: str,
@@ -361,9 +361,7 @@ def test_an_acceptance_holds_until_its_version(pair: tuple[str, str], tmp_path: 
         assert main(["diff", *pair, *words]) == code, release
 
 
-def test_acceptances_of_packages_that_are_not_compared_are_left_alone(
-    pair: tuple[str, str], tmp_path: Path
-) -> None:
+def test_acceptances_for_other_packages_are_ignored(pair: tuple[str, str], tmp_path: Path) -> None:
     path = tmp_path / "accepted.txt"
     path.write_text("data other.Order.count: elsewhere\n", encoding="utf-8")
     assert main(["diff", *pair, "--accept", str(path)]) == 1
@@ -435,7 +433,7 @@ def test_junit_fails_the_symbols_that_break(
     assert (root.get("tests"), root.get("failures")) == ("1", "0")
 
 
-def test_a_comment_is_never_longer_than_it_may_be_and_says_what_it_leaves_out(
+def test_a_comment_stays_within_the_limit_and_says_what_it_omits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def many(kind: str) -> Files:
@@ -468,7 +466,7 @@ def test_findings_are_grouped_by_package(
     assert "  b.v1" in data
 
 
-def test_a_class_from_the_level_on_fails_and_a_milder_one_does_not(
+def test_classes_from_the_level_on_fail_and_milder_ones_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each class against each level."""
@@ -494,9 +492,7 @@ def test_a_class_from_the_level_on_fails_and_a_milder_one_does_not(
 # --- as a library ---------------------------------------------------------------------------------
 
 
-def test_a_report_says_what_is_found_and_what_was_accepted(
-    pair: tuple[str, str], tmp_path: Path
-) -> None:
+def test_a_report_has_findings_and_accepted_findings(pair: tuple[str, str], tmp_path: Path) -> None:
     report = diff(load(pair[0]), load(pair[1]))
     assert report.packages == ("shop",)
     (lost,) = (finding for finding in report.findings if finding.cls == "data")

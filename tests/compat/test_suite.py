@@ -62,19 +62,19 @@ def refresh_sums(frozen: Frozen) -> None:
     (frozen.home / "SHA256SUMS").write_text(frozen.sums(), encoding="utf-8")
 
 
-def test_untouched_it_finds_nothing(frozen: Frozen) -> None:
+def test_unchanged_files_pass(frozen: Frozen) -> None:
     assert all_problems(frozen) == []
 
 
 @pytest.mark.parametrize("name", ["contract.txt", "descriptors.binpb"])
 @pytest.mark.parametrize("release", ["published-0.4.14", "vllm-proto-0.4.0", OURS])
-def test_a_dropped_freeze_is_missed(frozen: Frozen, release: str, name: str) -> None:
+def test_a_removed_freeze_is_reported(frozen: Frozen, release: str, name: str) -> None:
     (frozen.home / "releases" / release / name).unlink()
     refresh_sums(frozen)
     assert f"releases/{release}/{name}: missing; every release has one" in list(frozen.defects())
 
 
-def test_each_dropped_file_of_vectors_is_missed(frozen: Frozen) -> None:
+def test_each_removed_file_of_vectors_is_reported(frozen: Frozen) -> None:
     dropped = frozen.fixtures()
     for path in dropped:
         path.unlink()
@@ -84,7 +84,7 @@ def test_each_dropped_file_of_vectors_is_missed(frozen: Frozen) -> None:
         assert f"{path.relative_to(frozen.home)}: missing; every release has one" in found
 
 
-def test_a_release_without_a_snapshot_is_missed(frozen: Frozen) -> None:
+def test_a_release_without_a_snapshot_is_reported(frozen: Frozen) -> None:
     found = list(Frozen(frozen.home, [*frozen.own, "10.0.0"]).defects())
     assert "releases/10.0.0/contract.txt: missing; every release has one" in found
 
@@ -137,7 +137,7 @@ def test_an_edited_vector_is_found_even_under_a_new_checksum(
         assert [p for p in found if p.startswith(where)], f"{where} {rows[number]}"
 
 
-def test_a_dropped_vector_is_missed(frozen: Frozen) -> None:
+def test_a_removed_vector_is_reported(frozen: Frozen) -> None:
     path = frozen.vectors(OURS) / "smg.v1.jsonl"
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for case in golden.REQUIRED:
@@ -172,7 +172,7 @@ def retyped(reader: type[Message], number: int) -> type[Message]:
 
 
 @pytest.mark.parametrize("side", ["today", "older"])
-def test_a_reader_that_takes_a_field_for_another_type_is_found(
+def test_a_reader_with_another_field_type_is_found(
     frozen: Frozen, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
     name = "vllm.grpc.engine.EmbedResponse"
@@ -196,7 +196,7 @@ def test_a_freeze_whose_lines_were_edited_is_found(frozen: Frozen) -> None:
         assert [p for p in found if release in p and p.endswith(dropped.name)]
 
 
-def test_a_stale_freeze_of_the_present_version_is_found(frozen: Frozen) -> None:
+def test_a_stale_freeze_of_the_current_version_is_found(frozen: Frozen) -> None:
     some = min(NOW, key=as_line)
     moved_on = NOW - {some} | {replace(some, comment="00000000")}
     assert list(frozen.broken_promises(moved_on, "9.9.10.dev0")) == [], (
@@ -222,7 +222,7 @@ def test_each_broken_promise_is_named(frozen: Frozen, change: dict[str, Any] | N
 
 
 @pytest.mark.parametrize("package", sorted(EXPERIMENTAL))
-def test_a_mirror_that_is_not_what_its_engine_published_last_is_named(
+def test_a_mirror_that_differs_from_its_engines_latest_release_is_named(
     frozen: Frozen, package: str
 ) -> None:
     victim = first_field(package)
@@ -264,14 +264,14 @@ def write_release(frozen: Frozen, release: str, files: FileDescriptorSet) -> Non
     frozen.write(release, facts(contract(files)), files, made)
 
 
-def test_a_published_number_that_comes_back_with_another_type_is_named(frozen: Frozen) -> None:
+def test_a_published_number_that_is_reused_with_another_type_is_named(frozen: Frozen) -> None:
     like = first_field("tokenspeed.grpc.scheduler")
     back = replace(like, name=f"{like.package}.MultimodalInputs.back", number=3, type="string")
     (problem,) = {p for p in frozen.broken_promises(NOW | {back}, "10.0.0.dev0") if "0.4.8" in p}
     assert problem == f"{back.name}: 3 had another type in published-0.4.8"
 
 
-def test_a_cell_that_is_missing_in_the_live_matrix_is_noticed(frozen: Frozen) -> None:
+def test_a_missing_cell_of_the_live_matrix_is_noticed(frozen: Frozen) -> None:
     every = cells(frozen)
     assert not uncovered(every, frozen)
     for cell in every:

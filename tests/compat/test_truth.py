@@ -300,7 +300,7 @@ def break_found(old: Contract, new: Contract, chance: random.Random) -> str:
 
 @settings(max_examples=300, deadline=None, phases=set(Phase) - {Phase.explain})
 @given(pairs, st.integers(0, 2**32))
-def test_a_data_verdict_is_given_if_and_only_if_messages_really_break(
+def test_the_verdict_is_data_if_and_only_if_messages_break(
     pair: tuple[Schema, Schema], seed: int
 ) -> None:
     old, new = contract(pair[0], "old"), contract(pair[1], "new")

@@ -39,7 +39,7 @@ def config(folder: Path, port: int, doors: list[str]) -> tuple[Path, bytes]:
     return file, authority.certificate
 
 
-def test_envoy_accepts_it(tmp_path: Path) -> None:
+def test_envoy_accepts_the_configuration(tmp_path: Path) -> None:
     file, _ = config(tmp_path, 1, ["127.0.0.1:1", "127.0.0.1:2"])
     command = [str(envoy()), "--mode", "validate", "-c", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -58,7 +58,7 @@ def running(file: Path) -> Iterator[None]:
         process.wait(30)
 
 
-def test_calls_go_through_it_to_every_front_door(tmp_path: Path) -> None:
+def test_calls_reach_every_front_door(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -60,7 +60,7 @@ def test_every_object_is_valid(built: Path, schemas: Path, version: str) -> None
     assert "Valid: 7, Invalid: 0, Errors: 0, Skipped: 0" in done.stdout
 
 
-def test_a_wrong_field_would_be_found(built: Path, schemas: Path, tmp_path: Path) -> None:
+def test_an_unknown_field_is_found(built: Path, schemas: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     text = built.read_text(encoding="utf-8")
     assert "maxUnavailable: 1" in text
@@ -69,7 +69,7 @@ def test_a_wrong_field_would_be_found(built: Path, schemas: Path, tmp_path: Path
     assert done.returncode == 1 and "maxUnavailabel" in done.stdout
 
 
-def test_all_that_is_promised_is_there(objects: dict[str, Any]) -> None:
+def test_all_promised_objects_exist(objects: dict[str, Any]) -> None:
     assert objects.keys() == {
         "ConfigMap",
         "Deployment",
@@ -110,7 +110,7 @@ def front_door(objects: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def test_the_front_door_takes_its_arguments(
+def test_the_front_door_accepts_its_arguments(
     objects: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # All are read, and then the certificate is not found.

@@ -60,7 +60,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @named(only("smg-proto", COMMANDS))
-def test_smg_proto_takes_the_arguments_on_the_page(words: list[str], ran: list[str]) -> None:
+def test_smg_proto_accepts_the_arguments_on_the_page(words: list[str], ran: list[str]) -> None:
     assert cli.main(words[1:]) == 0
     assert ran == [words[1]]
 
@@ -82,7 +82,7 @@ def test_a_subcommand_in_a_sentence_has_its_options(
 
 
 @named(only("pip", COMMANDS))
-def test_an_extra_to_install_is_one_that_there_is(words: list[str]) -> None:
+def test_an_extra_to_install_exists(words: list[str]) -> None:
     declared = PYPROJECT.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
     known = set(re.findall(r"^(\w+) = \[", declared, re.MULTILINE))
     assert words[:2] == ["pip", "install"]
@@ -92,7 +92,7 @@ def test_an_extra_to_install_is_one_that_there_is(words: list[str]) -> None:
 
 
 @named([(w, words) for w, words in [*COMMANDS, *SPOKEN] if words[0].startswith("scripts/")])
-def test_a_script_is_there_and_has_its_options(words: list[str]) -> None:
+def test_a_script_exists_with_its_options(words: list[str]) -> None:
     script = ROOT / words[0].rstrip("/")
     assert script.exists()
     for option in words[1:]:
@@ -107,7 +107,7 @@ def test_a_script_is_there_and_has_its_options(words: list[str]) -> None:
 
 
 @named([(where, words) for where, words in COMMANDS if words[0].endswith("/python")])
-def test_a_program_to_run_is_there(words: list[str]) -> None:
+def test_a_program_to_run_exists(words: list[str]) -> None:
     assert (ROOT / words[1]).is_file()
 
 

@@ -55,7 +55,7 @@ TASKS = [
 ]
 
 
-def test_every_example_is_known_here() -> None:
+def test_every_example_is_tested() -> None:
     assert sorted(EXAMPLES) == FILES
 
 
@@ -67,14 +67,14 @@ def test_the_example_runs(name: str, servers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_what_one_does_with_the_contract_is_short(name: str) -> None:
+def test_the_code_that_uses_the_contract_is_short(name: str) -> None:
     text = (FOLDER / name).read_text(encoding="utf-8")
     docstring = ast.parse(text).body[0]
     code = filter(str.strip, text.splitlines()[docstring.end_lineno :])
     assert len([*code]) <= (27 if name == "agent_loop.py" else SHORT)
 
 
-def test_quickstart_says_what_is_wrong_in_one_line() -> None:
+def test_the_error_of_quickstart_is_one_line() -> None:
     command = [sys.executable, str(FOLDER / "quickstart.py"), "127.0.0.1:1"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 1

@@ -16,7 +16,7 @@ def test_the_index_names_every_page_once() -> None:
     assert sorted(named) == sorted(pages | {"../CHANGELOG.md", "reference/README.md"})
 
 
-def test_the_picture_has_every_contract_of_an_engine_as_text() -> None:
+def test_the_picture_names_every_engine_contract() -> None:
     picture = ElementTree.parse(DOCS / "who-speaks-what.svg").getroot()
     said = {text.text for text in picture.iterfind("{*}text")}
     known = json.loads((DOCS / "engines.json").read_text(encoding="utf-8"))

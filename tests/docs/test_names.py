@@ -119,7 +119,7 @@ def test_a_generated_module_is_in_the_readme(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_what_a_module_lists_is_there(module: str) -> None:
+def test_the_names_in_all_exist(module: str) -> None:
     loaded = importlib.import_module(module)
     assert len(set(loaded.__all__)) == len(loaded.__all__)
     assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []

@@ -98,11 +98,11 @@ async def test_the_block_runs(block: Block, here: dict[str, str], tmp_path: Path
             await called
 
 
-def test_no_entry_is_left_of_a_block_that_is_gone() -> None:
+def test_no_entry_is_for_a_removed_block() -> None:
     assert SURROUNDINGS.keys() - {block.id for block in PYTHON} == set()
 
 
-def test_a_block_that_is_run_elsewhere_is_named_there() -> None:
+def test_a_block_that_another_test_runs_is_named_there() -> None:
     for block, test in ELSEWHERE.items():
         page, _, heading = block.partition("#")
         code = (ROOT / "tests" / test).read_text(encoding="utf-8")
@@ -116,7 +116,7 @@ def test_programs_of_the_guide_are_short() -> None:
     assert {name: count for name, count in lines.items() if count > 30} == {}
 
 
-def test_blocks_say_what_they_are() -> None:
+def test_blocks_have_a_known_language() -> None:
     # A block of another name, or of none, would not be run.
     assert {block.language for block in BLOCKS} <= {*PROGRAMS, "sh", "json", "yaml", ""}
     plain = [block for block in BLOCKS if block.language == ""]

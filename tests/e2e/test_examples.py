@@ -63,7 +63,7 @@ def test_a_program_runs_over_a_worker_that_speaks_grpc(
     assert re.search(prints, program(name, house.door.address, *words))
 
 
-def test_a_worker_comes_is_labelled_and_goes(house: House) -> None:
+def test_a_worker_is_added_labelled_and_removed(house: House) -> None:
     with run_vllm_engine(FakeVllmEngine(name="guest")) as address:
         printed = program("worker_lifecycle.py", house.door.address, f"grpc://{address}")
     first, labels, last = printed.splitlines()
@@ -71,7 +71,7 @@ def test_a_worker_comes_is_labelled_and_goes(house: House) -> None:
     assert "'shift'" in labels and "'zone'" in labels
 
 
-def test_what_needs_a_worker_that_speaks_http(
+def test_examples_that_need_an_http_worker(
     gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with over_http(gateway_python, tmp_path_factory.mktemp("over_http")) as house:

@@ -102,7 +102,7 @@ def test_a_deadline_stops_the_engine(slow: FakeVllmEngine, door: Door) -> None:
     eventually(lambda: idle(slow), "the engine is idle")
 
 
-def test_a_client_that_is_gone_stops_the_engine(slow: FakeVllmEngine, door: Door) -> None:
+def test_a_client_that_disconnects_stops_the_engine(slow: FakeVllmEngine, door: Door) -> None:
     with grpc.insecure_channel(door.address) as channel:
         events = smg_pb2_grpc.ChatServiceStub(channel).StreamChat(chat("slow", 2000))
         next(iter(events))
@@ -157,7 +157,7 @@ def test_an_engine_that_fails_in_the_middle_fails_the_stream(
         (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED_BY_BACKEND"),
     ],
 )
-def test_a_worker_that_refuses_is_seen_as_such(
+def test_a_rejection_by_the_worker_is_reported(
     slow: FakeVllmEngine,
     door: Door,
     status: grpc.StatusCode,
@@ -261,7 +261,7 @@ def metrics(door: Door) -> dict[str, float]:
     return {name: float(value) for name, _, value in pairs}
 
 
-def test_a_killed_gateway_is_seen_and_so_is_its_return(real: Gateway, door: Door) -> None:
+def test_health_follows_a_killed_and_restarted_gateway(real: Gateway, door: Door) -> None:
     health: Any = health_pb2_grpc.HealthStub(door.channel)
 
     def serving() -> bool:

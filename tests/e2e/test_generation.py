@@ -237,7 +237,7 @@ def test_chats_equal(house: House, case: Case) -> None:
         assert streamed["usage"] == expected["usage"]
 
 
-def test_a_whole_tool_conversation_goes_through(house: House) -> None:
+def test_a_complete_tool_conversation_works(house: House) -> None:
     call = smg.ToolCall(id="call_1", name="get_weather", arguments='{"city":"Paris"}')
     request = smg.ChatRequest(
         model=house.model,
@@ -276,7 +276,7 @@ def test_a_whole_tool_conversation_goes_through(house: House) -> None:
     assert views.chat(house.door.chats.Chat(request)) == expected
 
 
-def test_a_call_without_arguments_goes_back(house: House) -> None:
+def test_a_call_without_arguments_can_be_sent_back(house: House) -> None:
     """As engines give it for a function that takes none."""
     call, result = smg.ToolCall(id="call_1", name="add"), "done"
     chat = smg.ChatRequest(

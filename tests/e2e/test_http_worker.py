@@ -61,7 +61,7 @@ def test_embeddings_and_classes_equal(house: House) -> None:
     assert classes.results[0].label == there["data"][0]["label"] == "good"
 
 
-def test_a_recording_is_transcribed_whole_and_in_pieces(house: House) -> None:
+def test_a_recording_is_transcribed_unary_and_streamed(house: House) -> None:
     audio = rpc.AudioServiceStub(house.door.channel)
     request = smg.TranscribeRequest(model=MODEL, audio=b"RIFF", file_name="a.wav")
     whole = audio.Transcribe(request)
@@ -125,7 +125,7 @@ def test_decisions_equal(house: House) -> None:
 # --- Sessions ---
 
 
-def test_a_session_is_relayed_both_ways(house: House) -> None:
+def test_a_session_is_relayed_in_both_directions(house: House) -> None:
     realtime = rpc.RealtimeServiceStub(house.door.channel)
     events = [
         smg.RealtimeClientEvent(connect=smg.RealtimeConnect(model=MODEL)),
@@ -167,7 +167,7 @@ def test_sessions_and_secrets_equal(house: House) -> None:
 # --- Engines ---
 
 
-def test_engines_say_the_same(house: House) -> None:
+def test_engines_report_the_same(house: House) -> None:
     engines = rpc.EngineServiceStub(house.door.channel)
     info = engines.GetServerInfo(smg.GetServerInfoRequest())
     assert json.loads(info.json) == house.http.ask("GET", "/get_server_info")[1]

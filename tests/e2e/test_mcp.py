@@ -56,7 +56,7 @@ def test_a_tool_is_run_and_its_answer_used(
     assert said.message.parts[0].text == "It is 18 degrees."
 
 
-def test_a_stream_tells_of_the_call_as_it_happens(
+def test_a_stream_has_the_events_of_the_call(
     engine: FakeVllmEngine, door: Door, mcp_url: str
 ) -> None:
     engine.script.add(Answer(calls=[Call("get_weather", '{"city": "Rome"}')]))
@@ -71,7 +71,7 @@ def test_a_stream_tells_of_the_call_as_it_happens(
     assert events[-1].end.status == smg.RESPONSE_STATUS_COMPLETED
 
 
-def test_a_tool_that_fails_is_told_to_the_model(
+def test_the_model_gets_the_error_of_a_failed_tool(
     engine: FakeVllmEngine, door: Door, mcp_url: str
 ) -> None:
     engine.script.add(Answer(calls=[Call("fail", '{"city": "Oslo"}')]))
@@ -83,7 +83,7 @@ def test_a_tool_that_fails_is_told_to_the_model(
     assert reply.output[-1].message.parts[0].text == "I do not know."
 
 
-def test_a_server_that_is_not_there_is_named(door: Door) -> None:
+def test_an_unreachable_server_is_named(door: Door) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         door.responses.CreateResponse(request(f"http://127.0.0.1:{free_port()}/mcp"))
     failure = from_rpc_error(caught.value)
@@ -91,7 +91,7 @@ def test_a_server_that_is_not_there_is_named(door: Door) -> None:
     assert failure.reason == "MCP_SERVER_UNAVAILABLE"
 
 
-def test_mcp_items_are_refused_as_input(door: Door) -> None:
+def test_mcp_items_are_rejected_as_input(door: Door) -> None:
     call = smg.ToolCall(id="a", name="b", arguments="{}", server_label="weather")
     items = [smg.ResponseItem(tool_call=call)]
     with pytest.raises(grpc.RpcError) as caught:

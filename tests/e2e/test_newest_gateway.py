@@ -13,7 +13,7 @@ from smg_proto.testing import run_vllm_engine
 pytestmark = pytest.mark.e2e
 
 
-def test_the_newest_gateway_answers_the_same(tmp_path: Path) -> None:
+def test_the_newest_gateway_replies_the_same(tmp_path: Path) -> None:
     python = make_environment(tmp_path / "env", ["smg"])
     newest = run(python, "-c", "import importlib.metadata as m; print(m.version('smg'))").strip()
     said = {"role": "user", "content": "Hello."}

@@ -51,7 +51,7 @@ def test_classes_equal(house: House) -> None:
         assert all(math.isclose(a, b, rel_tol=1e-6) for a, b in pairs)
 
 
-def test_reranking_is_for_other_workers(house: House) -> None:
+def test_reranking_is_not_supported_over_grpc_workers(house: House) -> None:
     request = smg.RerankRequest(
         model=house.model, query="q", documents=[smg.RerankDocument(text=text) for text in "ab"]
     )
@@ -60,7 +60,7 @@ def test_reranking_is_for_other_workers(house: House) -> None:
     assert failure.reason == "UNSUPPORTED_BY_BACKEND"
 
 
-def test_tokens_equal_and_go_back_to_text(house: House) -> None:
+def test_tokens_equal_and_are_decoded(house: House) -> None:
     found = house.door.tokenizer.Tokenize(smg.TokenizeRequest(model=house.model, texts=TEXTS))
     there = house.http.post("/v1/tokenize", model=house.model, prompt=TEXTS)
     assert [list(one.ids) for one in found.sequences] == there["tokens"]
@@ -77,7 +77,7 @@ def test_a_model_without_tokenizer_is_named(house: House) -> None:
     assert _failure(house.door.tokenizer.Tokenize, request).reason == "TOKENIZER_NOT_FOUND"
 
 
-def test_reasoning_is_parsed_as_there(house: House) -> None:
+def test_reasoning_is_parsed_as_over_http(house: House) -> None:
     text = "<think>abc</think>def"
     found = house.door.parsers.ParseReasoning(smg.ParseReasoningRequest(text=text, parser="qwen3"))
     there = house.http.post("/parse/reasoning", text=text, reasoning_parser="qwen3")
@@ -85,7 +85,7 @@ def test_reasoning_is_parsed_as_there(house: House) -> None:
     assert found.reasoning_content == there["reasoning_text"] == "abc"
 
 
-def test_tool_calls_are_parsed_as_there(house: House) -> None:
+def test_tool_calls_are_parsed_as_over_http(house: House) -> None:
     text = 'so: <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     tool = smg.Tool(function=smg.FunctionTool(name="add"))
     request = smg.ParseToolCallsRequest(text=text, parser="qwen", tools=[tool])
@@ -108,7 +108,7 @@ def test_an_unknown_parser_is_named(house: House) -> None:
     assert _failure(house.door.parsers.ParseToolCalls, calls).reason == "PARSER_NOT_FOUND"
 
 
-def test_models_equal_and_tell_what_their_workers_can_do(house: House) -> None:
+def test_models_equal_and_report_their_capabilities(house: House) -> None:
     listed = house.door.models.ListModels(smg.ListModelsRequest()).models
     there = house.http.ask("GET", "/v1/models")[1]["data"]
     assert [(m.id, m.owned_by) for m in listed] == [(m["id"], m["owned_by"]) for m in there]
@@ -123,7 +123,7 @@ def test_models_equal_and_tell_what_their_workers_can_do(house: House) -> None:
     )
 
 
-def test_the_gateway_tells_its_version(house: House) -> None:
+def test_the_gateway_reports_its_version(house: House) -> None:
     info = house.door.gateway.GetGatewayInfo(smg.GetGatewayInfoRequest())
     assert info.version == house.http.ask("GET", "/loads")[1]["version"].removeprefix("smg-")
     assert info.proto_version == __version__
@@ -156,7 +156,7 @@ def test_the_cache_is_flushed(house: House) -> None:
     assert (flushed.flushed_workers, len(flushed.failures)) == (1, 0)
 
 
-def test_a_worker_comes_changes_and_goes(house: House) -> None:
+def test_a_worker_is_added_changed_and_removed(house: House) -> None:
     """Its model has another name, so nothing of the other tests goes there."""
     workers = house.door.workers
     with run_vllm_engine(FakeVllmEngine(name="guest")) as address:
@@ -237,7 +237,9 @@ def test_a_response_that_is_not_stored_cannot_be_read(house: House) -> None:
     assert failure.reason == "RESPONSE_NOT_FOUND"
 
 
-def test_a_background_response_is_polled_and_cannot_be_cancelled_late(house: House) -> None:
+def test_a_background_response_is_polled_and_cannot_be_cancelled_after_its_end(
+    house: House,
+) -> None:
     responses = house.door.responses
     request = smg.CreateResponseRequest(model=house.model, input="a", background=True, max_tokens=4)
     made = responses.CreateResponse(request)
@@ -264,7 +266,7 @@ def test_a_background_response_is_watched_to_its_end(house: House) -> None:
     assert failure.reason == "RESPONSE_NOT_FOUND"
 
 
-def test_a_key_does_the_work_once(house: House) -> None:
+def test_a_request_with_an_idempotency_key_runs_once(house: House) -> None:
     responses, workers = house.door.responses, house.door.workers
     request = smg.CreateResponseRequest(
         model=house.model, input="a", max_tokens=2, idempotency_key=house.model
@@ -283,7 +285,7 @@ def test_a_key_does_the_work_once(house: House) -> None:
         eventually(lambda: not _there(house, made.id), "the worker is gone")
 
 
-def test_the_request_id_comes_back_and_is_in_the_reply(house: House) -> None:
+def test_the_request_id_is_returned_and_in_the_reply(house: House) -> None:
     request = smg.ChatRequest(
         model=house.model,
         messages=[smg.ChatMessage(role=smg.ROLE_USER, content="a")],

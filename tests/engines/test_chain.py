@@ -145,7 +145,7 @@ CANNOT: dict[tuple[str, str], grpc.StatusCode] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_request_goes_all_the_way(chain: Chain, kind: str) -> None:
+def test_a_request_reaches_the_engine(chain: Chain, kind: str) -> None:
     cannot = CANNOT.get((chain.engine.name, kind))
     ask, expected = KINDS[kind]
     if cannot is None:

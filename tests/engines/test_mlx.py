@@ -51,7 +51,7 @@ def asked(ids: list[int] = IDS, *, stream: bool = False, **sampling: Any) -> pb.
     )
 
 
-def test_a_stream_has_one_token_a_message_and_ends_with_how(stub: Stub) -> None:
+def test_a_stream_has_one_token_per_message_and_a_finish_reason(stub: Stub) -> None:
     (whole,) = stub.Generate(asked(), timeout=TIMEOUT)
     *chunks, last = stub.Generate(asked(stream=True), timeout=TIMEOUT)
     assert [len(message.chunk.token_ids) for message in chunks] == [1] * 8

@@ -48,7 +48,7 @@ def is_gone(group: int) -> bool:
     return False
 
 
-def test_an_engine_that_is_killed_takes_its_processes_along(engine: Path, tmp_path: Path) -> None:
+def test_killing_an_engine_ends_its_processes(engine: Path, tmp_path: Path) -> None:
     with program([sys.executable, engine], tmp_path / "log") as running:
         running.until_ready()
         assert not is_gone(running.process.pid)
@@ -57,7 +57,7 @@ def test_an_engine_that_is_killed_takes_its_processes_along(engine: Path, tmp_pa
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_test_run_that_ends_early_takes_its_engines_along(
+def test_ending_a_test_run_early_ends_its_engines(
     engine: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     run = subprocess.Popen(

@@ -24,7 +24,7 @@ async def said(target: str) -> list[tuple[int, ...]]:
 
 @pytest.mark.vllm_cpu
 @pytest.mark.timeout(1200)
-async def test_vllm_and_mlx_say_the_same_greedily(running: Running) -> None:
+async def test_vllm_and_mlx_generate_the_same_greedy_tokens(running: Running) -> None:
     mlx = await said(running("mlx").target)
     assert len(mlx) == 20 and len(set(mlx)) == 20
     assert await said(running("vllm-cpu").target) == mlx

@@ -58,7 +58,7 @@ async def test_an_engine_passes(name: str, scenario: str, running: Running) -> N
     eventually(lambda: engine.running() == 0, "nothing is left in the engine")
 
 
-def test_deviations_are_of_engines_and_scenarios_that_there_are() -> None:
+def test_deviations_name_existing_engines_and_scenarios() -> None:
     for scenarios in DEVIATIONS.values():
         assert scenarios.keys() <= SCENARIOS.keys()
         assert all(one.keys() == {"error", "why"} and one["why"] for one in scenarios.values())
@@ -71,7 +71,7 @@ async def test_a_stale_deviation_fails(running: Running) -> None:
         await judged(engine, "health", {"error": ".", "why": "none"})
 
 
-async def test_another_deviation_than_told_fails(running: Running) -> None:
+async def test_a_deviation_other_than_the_recorded_one_fails(running: Running) -> None:
     engine = running("fake mlx.grpc.engine")
     with pytest.raises(AssertionError, match="another deviation than told: UnsupportedError: mlx"):
         await judged(engine, "n", {"error": "something else", "why": "none"})

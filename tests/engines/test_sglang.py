@@ -86,7 +86,7 @@ def status(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
     return error.code(), error.details()
 
 
-def test_without_stream_there_is_one_message_with_all(stub: Stub) -> None:
+def test_without_stream_one_message_has_all(stub: Stub) -> None:
     (reply,) = stub.TextGenerate(by_text(), timeout=TIMEOUT)
     assert reply.finished and reply.text == model().tokenizer.decode(said(IDS))
     told = meta(reply)
@@ -147,7 +147,7 @@ def test_abort_all_ends_every_stream(engine: Engine, stub: Stub) -> None:
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_an_abort_of_nobody_succeeds(stub: Stub) -> None:
+def test_aborting_an_unknown_request_succeeds(stub: Stub) -> None:
     assert stub.Abort(pb.AbortRequest(rid="nobody's"), timeout=TIMEOUT).success
 
 
@@ -207,7 +207,7 @@ def test_constraints_reach_the_engine(stub: Stub) -> None:
     assert reply.text == "a.b (c)"
 
 
-def test_what_the_runtime_refuses_is_internal(engine: Engine, stub: Stub) -> None:
+def test_rejections_by_the_runtime_are_internal(engine: Engine, stub: Stub) -> None:
     for reason, request in {
         "temperature must be": by_ids(sampling_params={"temperature": -1}),
         "top_p must be": by_ids(sampling_params={"top_p": 1.5}),
@@ -226,12 +226,12 @@ def test_a_message_over_four_mib_arrives(stub: Stub) -> None:
     assert code is grpc.StatusCode.INTERNAL and "longer than the model's context" in details
 
 
-def test_a_long_stream_is_whole(stub: Stub) -> None:
+def test_a_long_stream_is_complete(stub: Stub) -> None:
     *_, last = stub.Generate(long_request(), timeout=TIMEOUT)
     assert list(last.output_ids) == said(IDS, max_tokens=1000, ignore_eos=True)
 
 
-def test_twenty_at_once_are_as_alone(stub: Stub) -> None:
+def test_twenty_concurrent_requests_give_the_same_output(stub: Stub) -> None:
     prompts = [[300 + number, *IDS] for number in range(20)]
 
     def tokens(prompt: list[int]) -> list[int]:
@@ -280,7 +280,7 @@ def test_the_standard_services_are_not_there(channel: grpc.Channel) -> None:
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_what_server_and_model_say_of_themselves(engine: Engine, stub: Stub) -> None:
+def test_server_and_model_info(engine: Engine, stub: Stub) -> None:
     info = stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=TIMEOUT)
     assert json.loads(info.json_info)["served_model_name"] == engine.model
     assert info.model_path == json.loads(info.json_info)["model_path"]

@@ -85,7 +85,7 @@ def refused(stub: vllm_inference_pb2_grpc.InferenceStub, **fields: Any) -> str:
     return details
 
 
-def test_unary_has_the_whole_answer(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
+def test_a_unary_reply_is_complete(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
     reply = stub.Generate(asked(response={"prompt_token_ids": True}), timeout=TIMEOUT)
     assert list(reply.prompt_info.token_ids) == IDS
     assert list(reply.outputs.token_ids) == said(IDS)
@@ -95,7 +95,7 @@ def test_unary_has_the_whole_answer(stub: vllm_inference_pb2_grpc.InferenceStub)
     assert (finish.num_output_tokens, reply.prompt_info.num_prompt_tokens) == (8, len(IDS))
 
 
-def test_a_stream_is_prompt_info_then_pieces_then_how_it_ended(
+def test_a_stream_is_prompt_info_then_pieces_then_finish_info(
     stub: vllm_inference_pb2_grpc.InferenceStub,
 ) -> None:
     first, *rest = stub.GenerateStream(asked(), timeout=TIMEOUT)
@@ -107,12 +107,14 @@ def test_a_stream_is_prompt_info_then_pieces_then_how_it_ended(
     assert ended == [False] * (len(rest) - 1) + [True]
 
 
-def test_token_ids_are_a_prompt_as_text_is(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
+def test_token_ids_and_text_are_equal_prompts(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
     request = asked(token_ids={"ids": IDS})
     assert stub.Generate(request, timeout=TIMEOUT) == stub.Generate(asked(), timeout=TIMEOUT)
 
 
-def test_without_a_temperature_it_is_greedy(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
+def test_sampling_is_greedy_without_a_temperature(
+    stub: vllm_inference_pb2_grpc.InferenceStub,
+) -> None:
     request = asked()
     request.ClearField("temperature")
     assert list(stub.Generate(request, timeout=TIMEOUT).outputs.token_ids) == said(IDS)
@@ -180,7 +182,7 @@ def test_a_stop_token_is_named_and_leaves_no_text(
     assert reply.outputs.text == model().tokenizer.decode(said(IDS)[:3])
 
 
-def test_the_end_token_is_named_apart_from_a_stop_token(
+def test_the_end_token_is_reported_separately_from_stop_tokens(
     stub: vllm_inference_pb2_grpc.InferenceStub,
 ) -> None:
     reply = stub.Generate(asked(stopping={"max_new_tokens": 500}), timeout=TIMEOUT)
@@ -236,7 +238,7 @@ def test_constraints_reach_the_engine(stub: vllm_inference_pb2_grpc.InferenceStu
     assert "invalid json schema" in refused(stub, decoding={"json": "{bad"}).lower()
 
 
-def test_what_is_out_of_range_is_refused(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
+def test_values_out_of_range_are_rejected(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
     wrong: dict[str, dict[str, Any]] = {
         "temperature": {"temperature": -1},
         "top_p": {"sampling": {"top_p": 0.0}},
@@ -251,7 +253,7 @@ def test_what_is_out_of_range_is_refused(stub: vllm_inference_pb2_grpc.Inference
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_prompt_beyond_the_context_is_refused(
+def test_a_prompt_beyond_the_context_is_rejected(
     engine: Engine, stub: vllm_inference_pb2_grpc.InferenceStub
 ) -> None:
     assert "context" in refused(stub, token_ids={"ids": [300] * engine.context})
@@ -278,7 +280,7 @@ def test_lora_is_refused_when_it_is_off(
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_long_stream_is_whole(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
+def test_a_long_stream_is_complete(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
     tokens = [
         token
         for message in stub.GenerateStream(long_request(), timeout=TIMEOUT)
@@ -287,7 +289,9 @@ def test_a_long_stream_is_whole(stub: vllm_inference_pb2_grpc.InferenceStub) -> 
     assert tokens == said(IDS, max_tokens=2000, ignore_eos=True)
 
 
-def test_twenty_at_once_are_as_alone(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
+def test_twenty_concurrent_requests_give_the_same_output(
+    stub: vllm_inference_pb2_grpc.InferenceStub,
+) -> None:
     prompts = [[300 + number, *IDS] for number in range(20)]
 
     def tokens(prompt: list[int]) -> list[int]:
@@ -341,7 +345,7 @@ def test_there_is_no_reflection(channel: grpc.Channel) -> None:
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_what_server_and_model_say_of_themselves(
+def test_server_and_model_info(
     engine: Engine, control_stub: vllm_control_pb2_grpc.ControlStub
 ) -> None:
     server = control_stub.GetServerInfo(control.GetServerInfoRequest(), timeout=TIMEOUT)
@@ -352,13 +356,13 @@ def test_what_server_and_model_say_of_themselves(
     assert info.supports_text_input and info.supports_token_ids_input and not info.supports_lora
 
 
-def test_what_is_switched_off_says_so(control_stub: vllm_control_pb2_grpc.ControlStub) -> None:
+def test_disabled_features_are_named(control_stub: vllm_control_pb2_grpc.ControlStub) -> None:
     assert not control_stub.IsSleeping(control.IsSleepingRequest(), timeout=TIMEOUT).sleeping
     assert not control_stub.IsPaused(control.IsPausedRequest(), timeout=TIMEOUT).paused
 
 
 @pytest.mark.parametrize("engine", [REAL], indirect=True)
-def test_with_a_certificate_it_serves_over_tls(engine: Engine) -> None:
+def test_tls_with_a_certificate(engine: Engine) -> None:
     assert engine.tls
     target, roots = engine.tls
     credentials = grpc.ssl_channel_credentials(roots)

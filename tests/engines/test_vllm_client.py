@@ -187,7 +187,7 @@ async def test_completions_are_those_of_the_http_server(engine: Engine, params: 
     await compare(engine, params)
 
 
-def test_the_cases_end_in_every_way(engine: Engine) -> None:
+def test_the_cases_cover_every_finish_reason(engine: Engine) -> None:
     ends = {
         (choice["finish_reason"], choice["stop_reason"])
         for params in CASES.values()
@@ -208,7 +208,7 @@ async def test_structured_outputs_are_those_of_the_http_server(
     await compare(engine, params, structured_outputs=by_name)
 
 
-def test_several_prompts_are_as_each_alone(engine: Engine) -> None:
+def test_several_prompts_give_the_same_output_as_single_ones(engine: Engine) -> None:
     prompts = [[20, 21, 300], [300, 400], model().tokenizer.encode(PROMPT)]
     params: Params = {"max_tokens": 40, "temperature": 0.8, "seed": 3, "stop": " a"}
     alone = [post(engine, "/v1/completions", {"prompt": one, **params}) for one in prompts]
@@ -237,7 +237,7 @@ async def test_greedy_chat_is_that_of_the_http_server(
 
 
 @pytest.mark.engines
-def test_several_choices_are_refused_by_name(running: Running) -> None:
+def test_several_choices_are_rejected_by_name(running: Running) -> None:
     """Its HTTP server says: "Only n=1 is supported."."""
     with (
         VLLMGrpcClient(target=running("vllm-rs").target) as client,

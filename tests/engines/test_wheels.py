@@ -30,5 +30,5 @@ def test_an_old_libc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "has none" in VLLM_RS.unavailable()
 
 
-def test_a_python_without_a_wheel_has_none() -> None:
+def test_there_is_no_wheel_for_another_python() -> None:
     assert "has no wheel" in sglang_grpc("3.10").unavailable()

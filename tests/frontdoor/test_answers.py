@@ -64,7 +64,7 @@ GENERATIONS = [
         ({}, "could not read the gateway's"),
     ],
 )
-async def test_an_error_with_http_200_is_no_reply(
+async def test_an_error_with_http_200_is_a_failure(
     upstream: Upstream, channel: grpc.aio.Channel, name: str, body: Any, message: str
 ) -> None:
     upstream.answer(200, body)
@@ -97,7 +97,7 @@ async def test_an_error_with_http_200_is_no_reply(
         ("WorkerService.ListWorkers", {"workers": [{}]}),
     ],
 )
-async def test_an_answer_of_another_shape_is_no_reply(
+async def test_a_response_of_another_shape_is_a_failure(
     upstream: Upstream, channel: grpc.aio.Channel, name: str, body: Any
 ) -> None:
     upstream.answer(200, body)
@@ -106,7 +106,7 @@ async def test_an_answer_of_another_shape_is_no_reply(
 
 
 @pytest.mark.parametrize("body", [b'{"created":1e400}', b'{"created":Infinity}', b'{"a":NaN}'])
-async def test_numbers_beyond_json_are_no_reply(
+async def test_numbers_beyond_json_are_a_failure(
     upstream: Upstream, channel: grpc.aio.Channel, body: bytes
 ) -> None:
     upstream.answer(200, body)
@@ -127,7 +127,7 @@ async def test_a_number_instead_of_bytes_takes_no_memory(
     assert (await failure(channel, "ChatService.StreamChat")).reason == "WORKER_ERROR"
 
 
-async def test_arguments_of_a_function_without_any_go_back(
+async def test_empty_arguments_can_be_sent_back(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     tool_call = {"id": "c", "type": "function", "function": {"name": "now", "arguments": ""}}
@@ -180,7 +180,7 @@ async def test_an_error_s_message_is_found_in_every_form(
         ({"message": "m", "code": "other"}, Code.INTERNAL, "WORKER_ERROR"),
     ],
 )
-async def test_an_error_in_a_stream_may_bring_its_http_status(
+async def test_an_error_in_a_stream_may_have_its_http_status(
     upstream: Upstream, channel: grpc.aio.Channel, error: Any, code: Code, reason: str
 ) -> None:
     upstream.stream(sse([None, {"error": error}]))
@@ -199,7 +199,7 @@ async def test_an_event_named_error_is_a_failure(
     "value, seconds",
     [("0", 0), ("7", 7), ("1.5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)],
 )
-def test_a_retry_after_is_told(value: str, seconds: float) -> None:
+def test_retry_after_is_returned(value: str, seconds: float) -> None:
     found = from_response(503, {"retry-after": value}, b"", "").retry_after
     assert found is not None and found.total_seconds() == seconds
 
@@ -214,7 +214,7 @@ def test_a_retry_after_in_the_future_is_the_time_until_then() -> None:
 @pytest.mark.parametrize(
     "value", ["", "soon", "-1", "nan", "inf", "1e9", "²", "9" * 14, "9" * 5000]
 )
-def test_a_retry_after_that_is_none_is_left_out(value: str) -> None:
+def test_an_invalid_retry_after_is_omitted(value: str) -> None:
     error = from_response(429, {"retry-after": value}, b"", "")
     assert (error.code, error.retry_after) == (Code.RESOURCE_EXHAUSTED, None)
 
@@ -229,7 +229,7 @@ def test_the_gateway_s_codes_in_a_response_have_reasons() -> None:
 
 
 @pytest.mark.parametrize("value", ["caf\xe9", "a\tb", "x" * 3000])
-async def test_a_header_that_grpc_cannot_carry_costs_no_reply(
+async def test_a_header_that_grpc_cannot_carry_does_not_fail_the_call(
     upstream: Upstream, channel: grpc.aio.Channel, value: str
 ) -> None:
     names = ("x_request_id", "x_smg_routed_worker_id", "x_smg_parser")
@@ -320,7 +320,7 @@ async def test_the_status_does_not_wait_for_the_gateway_to_close(
     closed.set()
 
 
-async def test_the_connection_of_a_finished_stream_serves_again(
+async def test_the_connection_of_a_finished_stream_is_reused(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     peers: list[Any] = []
@@ -344,7 +344,7 @@ async def test_the_connection_of_a_finished_stream_serves_again(
 # --- Many inputs ---
 
 
-async def test_inputs_are_embedded_a_few_at_a_time_and_in_their_order(
+async def test_inputs_are_embedded_a_few_at_a_time_and_in_order(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     in_flight = most = 0
@@ -390,7 +390,7 @@ async def test_a_failed_input_ends_the_others(
 # --- Limits of the HTTP side ---
 
 
-async def test_an_answer_that_is_too_large_is_a_failure(upstream: Upstream) -> None:
+async def test_a_response_that_is_too_large_is_a_failure(upstream: Upstream) -> None:
     async with HttpUpstream(upstream.url, max_response=1000) as http:
         upstream.answer(200, b"x" * 1000)
         assert len((await http.fetch("GET", "/a")).body) == 1000
@@ -414,7 +414,7 @@ async def test_an_error_of_any_length_keeps_its_status(
 
 
 @pytest.mark.parametrize("status, reason", [(200, "WORKER_ERROR"), (503, "WORKER_UNAVAILABLE")])
-async def test_compressed_answers_are_not_inflated(
+async def test_compressed_responses_are_not_inflated(
     upstream: Upstream, channel: grpc.aio.Channel, status: int, reason: str
 ) -> None:
     """They were not asked for, and a few KiB can be a gigabyte."""
@@ -435,7 +435,7 @@ async def test_compressed_answers_are_not_inflated(
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", Code.UNAVAILABLE, "STREAM_TRUNCATED"),
     ],
 )
-async def test_garbage_is_not_taken_for_an_absent_gateway(
+async def test_garbage_is_not_reported_as_an_unreachable_gateway(
     raw: bytes, code: Code, reason: str
 ) -> None:
     """A client may repeat a call at a gateway that is not there."""

@@ -77,7 +77,7 @@ async def test_bytes_may_come_one_by_one(
     assert broken[-1] == whole[-1]
 
 
-async def test_an_answer_that_is_no_stream_is_a_failure(
+async def test_a_response_that_is_not_a_stream_is_a_failure(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.answer(200, {"choices": []})
@@ -88,7 +88,7 @@ async def test_an_answer_that_is_no_stream_is_a_failure(
 @pytest.mark.parametrize(
     "body", ["<html>", "[]", '{"choices": 3}', '{"usage": {"prompt_tokens": "x"}}']
 )
-async def test_an_answer_that_is_no_reply_is_a_failure(
+async def test_a_response_that_is_not_a_reply_is_a_failure(
     upstream: Upstream, channel: grpc.aio.Channel, body: str
 ) -> None:
     upstream.answer(200, body, content_type="application/json")
@@ -96,7 +96,7 @@ async def test_an_answer_that_is_no_reply_is_a_failure(
     assert (found.code, found.reason) == (Code.INTERNAL, "WORKER_ERROR")
 
 
-async def test_what_came_before_a_failure_is_told(
+async def test_deltas_before_a_failure_are_sent(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     failed = {"error": {"message": "Stream error", "type": "stream_error"}}
@@ -112,7 +112,7 @@ async def test_what_came_before_a_failure_is_told(
     assert "".join(event.delta.content for event in seen)
 
 
-async def test_deltas_that_come_together_are_one_message(
+async def test_deltas_that_arrive_together_are_one_message(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     """As happens when the client or the front door is slower than the gateway."""
@@ -122,7 +122,7 @@ async def test_deltas_that_come_together_are_one_message(
     assert delta.delta.text == "one two three four five six seven eight nine ten"
 
 
-async def test_a_cancelled_response_is_an_end_of_its_stream(
+async def test_a_cancelled_response_ends_its_stream(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.stream(*pieces("ResponseService.StreamResponse")[:4])

@@ -22,7 +22,7 @@ CHAT = EXCHANGES["chat"]["response"]["body"]
 FIRST = sse(EXCHANGES["chat_stream_usage"]["response"]["events"][0])
 
 
-async def test_headers_travel_by_a_list_and_no_others(
+async def test_only_listed_headers_are_forwarded(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.answer(200, CHAT, x_request_id="r-1", x_smg_routed_worker_id="grpc://w:1")
@@ -42,7 +42,7 @@ async def test_headers_travel_by_a_list_and_no_others(
 
 @pytest.mark.parametrize("name", ["ChatService.Chat", "ChatService.StreamChat"])
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-async def test_leaving_closes_the_request_upstream(
+async def test_cancelling_closes_the_request_upstream(
     upstream: Upstream, channel: grpc.aio.Channel, name: str, how: str
 ) -> None:
     upstream.stream(FIRST, 60.0) if "Stream" in name else upstream.say(_never)
@@ -102,7 +102,7 @@ async def test_a_slow_reader_stops_the_reading_upstream(
     await async_eventually(lambda: upstream.dropped, "the request upstream is closed")
 
 
-async def test_more_calls_than_allowed_are_told_to_come_back() -> None:
+async def test_calls_beyond_the_limit_are_rejected_with_a_retry_delay() -> None:
     async with run_upstream() as said, front_door(said, max_active=2) as channel:
         said.stream(FIRST, 60.0)
         start = stub(channel, "ChatService.StreamChat")
@@ -124,7 +124,7 @@ async def test_more_calls_than_allowed_are_told_to_come_back() -> None:
                 assert error.code() is Code.RESOURCE_EXHAUSTED
 
 
-async def test_a_message_of_64_mib_is_refused_and_the_next_one_served(
+async def test_a_message_of_64_mib_is_rejected_and_the_next_one_served(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     huge = smg.CompletionRequest(model="m", prompt="x" * (64 << 20))
@@ -169,7 +169,7 @@ async def test_an_upstream_that_is_too_slow_is_a_timeout() -> None:
         (302, Code.INTERNAL, "WORKER_ERROR"),
     ],
 )
-async def test_http_statuses_have_their_own(
+async def test_each_http_status_has_its_grpc_status(
     upstream: Upstream, channel: grpc.aio.Channel, http: int, code: Code, reason: str
 ) -> None:
     upstream.answer(http, "what went wrong", retry_after="7", location="http://127.0.0.1:9/")
@@ -190,7 +190,7 @@ async def test_http_statuses_have_their_own(
         (400, "previous_response_not_found", Code.NOT_FOUND, "RESPONSE_NOT_FOUND"),
     ],
 )
-async def test_codes_of_the_gateway_have_their_own(
+async def test_each_code_of_the_gateway_has_its_grpc_status(
     upstream: Upstream,
     channel: grpc.aio.Channel,
     http: int,
@@ -203,7 +203,7 @@ async def test_codes_of_the_gateway_have_their_own(
     assert (found.code, found.reason, found.metadata["code"]) == (status, reason, code)
 
 
-async def test_an_upstream_that_is_gone_is_unavailable() -> None:
+async def test_an_unreachable_upstream_is_unavailable() -> None:
     async with run_upstream() as said:
         url = said.url
     gone = Upstream(url)
@@ -216,7 +216,7 @@ async def test_an_upstream_that_is_gone_is_unavailable() -> None:
 
 
 @pytest.mark.parametrize("open_log", [False, True])
-async def test_content_is_in_the_log_only_when_asked_for(
+async def test_content_is_logged_only_if_requested(
     caplog: pytest.LogCaptureFixture, open_log: bool
 ) -> None:
     said_by_model = CHAT["choices"][0]["message"]["content"]

@@ -126,7 +126,7 @@ def kinds(data: Any) -> Iterator[Any]:
         yield from kinds(inner)
 
 
-def test_a_field_with_another_name_over_http_says_so() -> None:
+def test_the_comment_of_a_field_has_its_other_http_name() -> None:
     said = told()
     untold = set[str]()
     for field, paths in members().items():

@@ -134,7 +134,7 @@ def size(data: Json) -> int:
 
 @given(data=ODD_ANSWERS | VALUES, name=st.sampled_from(sorted(REPLY_TABLES)))
 @settings(FUZZ, max_examples=700)
-def test_any_answer_is_a_reply_or_an_error(data: Json, name: str) -> None:
+def test_any_response_is_a_reply_or_an_error(data: Json, name: str) -> None:
     try:
         reply = read_reply(REPLY_TABLES[name], data, "response")
     except SmgError as error:
@@ -360,25 +360,25 @@ def fill_json_texts(request: Any, texts: Iterator[str]) -> None:
     texts=st.lists(st.sampled_from(TEXTS), min_size=1),
 )
 @settings(FUZZ, max_examples=400)
-def test_any_request_is_json_or_refused_by_name(
+def test_any_request_is_json_or_rejected_by_name(
     name: str, seed: int, full: bool, texts: list[str]
 ) -> None:
     table = REQUEST_TABLES[name]
     request = random_message(table.message, seed, full=full)
     fill_json_texts(request, (texts[n % len(texts)] for n in range(10_000)))
-    send_or_refuse(table, request)
+    send_or_reject(table, request)
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(text[:20]))
-def test_a_good_request_with_odd_json_is_sent_or_refused(text: str) -> None:
+def test_a_valid_request_with_odd_json_is_sent_or_rejected(text: str) -> None:
     for request in (request_of(case) for case in CASES if "frames" not in case):
         fill_json_texts(request, (text for _ in range(1000)))
         for table in REQUEST_TABLES.values():
             if isinstance(request, table.message):
-                send_or_refuse(table, request)
+                send_or_reject(table, request)
 
 
-def send_or_refuse(table: Any, request: Any) -> None:
+def send_or_reject(table: Any, request: Any) -> None:
     try:
         out = write_request(table, request)
     except SmgError as error:

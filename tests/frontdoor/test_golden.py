@@ -14,7 +14,7 @@ NAMES = [case["name"] for case in CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
-async def test_an_rpc_is_what_it_was(
+async def test_an_rpc_equals_its_golden_files(
     case: dict[str, Any], upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     found = await observe(case, upstream, channel)

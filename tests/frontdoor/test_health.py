@@ -44,7 +44,7 @@ async def status(channel: grpc.aio.Channel, service: str = "") -> int:
 
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
-async def test_health_survives_an_odd_answer(upstream: Upstream, answer: Answer) -> None:
+async def test_health_survives_an_invalid_response(upstream: Upstream, answer: Answer) -> None:
     async def odd(request: web.Request) -> web.StreamResponse:
         return answer(request)
 
@@ -64,7 +64,7 @@ async def test_health_survives_an_odd_answer(upstream: Upstream, answer: Answer)
         await async_eventually(serving, "it is healthy again")
 
 
-async def test_a_defect_in_the_look_is_not_serving_and_a_line_in_the_log(
+async def test_an_internal_error_of_the_check_is_not_serving_and_logged(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     private = "a private question"

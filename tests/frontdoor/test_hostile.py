@@ -61,7 +61,7 @@ METHODS = [*REQUESTS, *STREAMS]
 
 
 @pytest.mark.parametrize("name", METHODS)
-async def test_bytes_that_are_no_message_are_refused_counted_and_one_line(
+async def test_invalid_messages_are_rejected_counted_and_logged_in_one_line(
     upstream: Upstream, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     service, _, method = name.partition(".")
@@ -89,7 +89,7 @@ async def test_bytes_that_are_no_message_are_refused_counted_and_one_line(
 
 @pytest.mark.parametrize("value", [b"a\r\nb: c", b"a\nb", b"a\0b", b"\x1b[31m", b"a\tb", b"\xff"])
 @pytest.mark.parametrize("key", [b"x-request-id", b"authorization"])
-async def test_metadata_that_is_no_header_is_refused_counted_and_not_sent(
+async def test_invalid_metadata_is_rejected_counted_and_not_sent(
     upstream: Upstream, caplog: pytest.LogCaptureFixture, key: bytes, value: bytes
 ) -> None:
     upstream.answer(200, CHAT)
@@ -160,7 +160,7 @@ async def test_an_id_is_one_segment_of_the_path(
 
 @pytest.mark.parametrize("name", BY_ID)
 @pytest.mark.parametrize("id", ["", ".", ".."])
-async def test_an_id_that_is_no_segment_is_refused(
+async def test_an_id_that_is_not_a_segment_is_rejected(
     upstream: Upstream, channel: grpc.aio.Channel, name: str, id: str
 ) -> None:
     found = await failure(channel, name, BY_ID[name](id))
@@ -185,7 +185,7 @@ async def flood(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-async def test_a_slow_reader_that_leaves_is_no_defect(
+async def test_a_slow_reader_that_cancels_is_not_an_internal_error(
     upstream: Upstream, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     upstream.say(flood)
@@ -212,7 +212,7 @@ async def test_a_slow_reader_that_leaves_is_no_defect(
 
 @pytest.mark.parametrize("name", ["ChatService.Chat", "ChatService.StreamChat"])
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-async def test_a_call_that_is_left_is_counted_as_what_it_was(
+async def test_a_cancelled_call_is_counted_with_its_status(
     upstream: Upstream, caplog: pytest.LogCaptureFixture, name: str, how: str
 ) -> None:
     async def never(_: web.Request) -> web.StreamResponse:
@@ -236,7 +236,7 @@ async def test_a_call_that_is_left_is_counted_as_what_it_was(
 # --- One client and the other ---
 
 
-async def test_cookies_of_the_gateway_are_kept_for_nobody(
+async def test_cookies_of_the_gateway_are_not_stored(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.answer(200, CHAT, set_cookie="session=of-client-a; Path=/")
@@ -269,7 +269,7 @@ async def test_proxies_of_the_environment_are_not_used(
         assert (await call(channel, "ChatService.Chat")).choices
 
 
-async def test_health_says_not_serving_before_the_drain(upstream: Upstream) -> None:
+async def test_health_is_not_serving_before_the_drain(upstream: Upstream) -> None:
     """So that balancers send nothing new, while what is in flight may end."""
     from grpc_health.v1 import health_pb2
 

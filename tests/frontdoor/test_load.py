@@ -173,7 +173,7 @@ async def test_no_stream_is_ok_without_its_end_when_the_gateway_is_killed(runnin
     await running.at_rest()
 
 
-async def test_many_calls_leave_nothing_behind(running: Running) -> None:
+async def test_many_calls_leave_no_resources_behind(running: Running) -> None:
     async with running.channel() as channel:
 
         async def some(number: int) -> None:
@@ -193,7 +193,7 @@ async def test_many_calls_leave_nothing_behind(running: Running) -> None:
         assert running.descriptors() <= files + 60  # 50 connections wait for the next calls
 
 
-async def test_clients_that_reset_at_once_leave_nothing_in_flight(running: Running) -> None:
+async def test_clients_that_reset_at_once_leave_no_calls_in_flight(running: Running) -> None:
     running.upstream.stream(EVENTS[0], 60.0)
     async with running.channel() as channel:
         calls = [stub(channel, "ChatService.StreamChat")(STREAM) for _ in range(500)]
@@ -232,7 +232,7 @@ async def test_slow_readers_take_no_memory(running: Running) -> None:
 # --- Attacks of clients ---
 
 
-async def test_messages_that_inflate_are_refused(running: Running) -> None:
+async def test_messages_that_inflate_are_rejected(running: Running) -> None:
     before = running.resident()
     bomb = gzip.compress(bytes(50 * MIB))  # 50 KiB; a request may have 32 MiB
     headers = [(b"grpc-encoding", b"gzip")]
@@ -246,7 +246,7 @@ async def test_messages_that_inflate_are_refused(running: Running) -> None:
     assert running.resident() - before < 64 * MIB
 
 
-async def test_too_much_of_anything_is_refused_and_the_others_are_served(running: Running) -> None:
+async def test_requests_beyond_a_limit_are_rejected_and_others_are_served(running: Running) -> None:
     async with running.channel() as channel:
         huge = smg.CompletionRequest(model="m", prompt="x" * (40 * MIB))
         send: Any = channel.unary_unary(
@@ -264,7 +264,7 @@ async def test_too_much_of_anything_is_refused_and_the_others_are_served(running
     await running.serves()
 
 
-async def test_idle_and_garbled_connections_are_no_hindrance(running: Running) -> None:
+async def test_idle_and_garbled_connections_do_no_harm(running: Running) -> None:
     before = running.descriptors()
     async with AsyncExitStack() as stack:
         for number in range(150):
@@ -358,7 +358,7 @@ async def test_every_fault_of_a_gateway_is_a_status_and_the_next_call_is_served(
                 assert (await call(channel, "ChatService.Chat")).choices, name
 
 
-async def test_a_gateway_that_drips_ends_by_the_limit_of_time() -> None:
+async def test_a_slow_gateway_is_ended_by_the_time_limit() -> None:
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "application/json"})
         await response.prepare(request)

@@ -126,7 +126,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("name, way", CASES)
-def test_a_field_is_carried_or_refused(name: str, way: list[FieldDescriptor]) -> None:
+def test_a_field_is_carried_or_rejected(name: str, way: list[FieldDescriptor]) -> None:
     table = REQUEST_TABLES[name]
     full, without = table.message(), table.message()
     put(full, way, leaf=True)
@@ -169,7 +169,7 @@ def talk(*messages: smg.ChatMessage) -> Any:
     return written(chat.REQUEST, messages=messages)["messages"]
 
 
-def test_unset_is_left_out_and_zero_is_not() -> None:
+def test_unset_is_omitted_and_zero_is_sent() -> None:
     assert written(chat.REQUEST, messages=USER).keys() == {"model", "messages"}
     zero = written(chat.REQUEST, messages=USER, temperature=0, seed=0, logprobs=0)
     assert (zero["temperature"], zero["seed"]) == (0, 0)
@@ -227,7 +227,7 @@ def test_media_have_the_form_of_their_route() -> None:
     ]
 
 
-def test_blocks_go_both_ways() -> None:
+def test_blocks_are_translated_in_both_directions() -> None:
     blocks = [
         smg.MessageBlock(reasoning=smg.Reasoning(text="hm", signature="s")),
         smg.MessageBlock(text="so"),
@@ -415,6 +415,6 @@ def test_every_field_of_a_reply_has_a_source() -> None:
         assert fields - table.rows.keys() - own == elsewhere, table.message
 
 
-def test_a_table_knows_its_fields() -> None:
+def test_a_table_rejects_unknown_fields() -> None:
     with pytest.raises(TypeError, match=r"smg\.v1\.TokenIds has no field idz"):
         Table(smg.TokenIds, {"idz": "ids"})

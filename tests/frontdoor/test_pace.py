@@ -87,13 +87,13 @@ async def deltas(stream: Tokens, pace: Pace | None = None) -> list[str]:
     return [event.delta.content for event in events if event.HasField("delta")]
 
 
-async def test_text_at_a_model_s_pace_is_sent_as_it_comes(clock: Clock) -> None:
+async def test_text_at_the_speed_of_a_model_is_sent_as_it_arrives(clock: Clock) -> None:
     stream = Tokens(clock, 50, apart=0.02)
     assert await deltas(stream) == ["x"] * 50
     assert stream.waits == 0
 
 
-async def test_text_that_comes_faster_is_sent_in_larger_pieces(clock: Clock) -> None:
+async def test_faster_text_is_sent_in_larger_pieces(clock: Clock) -> None:
     found = await deltas(Tokens(clock, 1000, apart=0.001))
     assert "".join(found) == "x" * 1000
     assert len(found) <= 1000 * 0.001 / MIN_PAUSE + 3

@@ -77,7 +77,7 @@ def alive(pid: int) -> bool:
 CALLS = 'smg_proto_requests_total{method="ChatService.Chat",code="OK"}'
 
 
-async def test_processes_share_the_port_and_their_numbers_are_summed(upstream: Upstream) -> None:
+async def test_processes_share_the_port_and_their_metrics_are_summed(upstream: Upstream) -> None:
     upstream.answer(200, MODELS)
     async with serve(upstream.url, *FLAGS) as (process, line):
         assert "; 2 processes; metrics on port " in line
@@ -98,7 +98,7 @@ async def test_processes_share_the_port_and_their_numbers_are_summed(upstream: U
         assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
 
 
-async def test_a_worker_that_dies_is_started_again_and_no_number_goes_back(
+async def test_a_worker_that_dies_is_restarted_and_no_counter_decreases(
     upstream: Upstream,
 ) -> None:
     upstream.answer(200, MODELS)
@@ -198,7 +198,7 @@ async def test_one_worker_can_be_drained_and_is_replaced(upstream: Upstream) -> 
         assert drained not in workers_of(process) and other in workers_of(process)
 
 
-async def test_workers_end_when_their_supervisor_is_gone(upstream: Upstream) -> None:
+async def test_workers_end_when_their_supervisor_dies(upstream: Upstream) -> None:
     upstream.answer(200, MODELS)
     async with serve(upstream.url, *FLAGS, "--drain", "1") as (process, line):
         assert line
@@ -209,7 +209,7 @@ async def test_workers_end_when_their_supervisor_is_gone(upstream: Upstream) -> 
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", "", "99999999999"])
-async def test_a_wrong_number_of_processes_is_one_line(
+async def test_an_invalid_number_of_processes_is_one_line(
     number: str, upstream: Upstream, refused: Refused
 ) -> None:
     upstream.answer(200, MODELS)
@@ -218,7 +218,7 @@ async def test_a_wrong_number_of_processes_is_one_line(
     )
 
 
-async def test_what_keeps_processes_from_serving_is_one_line(
+async def test_a_startup_error_of_processes_is_one_line(
     upstream: Upstream, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upstream.answer(404, "no")
@@ -249,7 +249,7 @@ async def test_auto_is_one_process_for_each_core(upstream: Upstream) -> None:
         assert (f"; {cores} processes" in line) == (cores > 1)
 
 
-def test_numbers_of_processes_are_summed_series_by_series() -> None:
+def test_metrics_of_processes_are_summed_per_series() -> None:
     one = (
         "# HELP a_total Things.\n# TYPE a_total counter\n"
         'a_total{x="1"} 2\na_total{x="a b"} 1\n'

@@ -39,7 +39,7 @@ def containers(data: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("name", REQUEST_TABLES)
 @given(first=SEEDS, second=SEEDS)
 @settings(max_examples=60, deadline=None)
-def test_a_write_leaves_nothing_behind(name: str, first: int, second: int) -> None:
+def test_writing_a_request_has_no_side_effects(name: str, first: int, second: int) -> None:
     table = REQUEST_TABLES[name]
     one, other = random_message(table.message, first), random_message(table.message, second)
     before, kept = as_text(written(table, one)), one.SerializeToString(deterministic=True)

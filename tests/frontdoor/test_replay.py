@@ -124,7 +124,7 @@ def test_every_recording_is_used() -> None:
 
 
 @pytest.mark.parametrize("name", GENERATIONS)
-async def test_a_generation_is_read_as_it_was_said(
+async def test_a_recorded_generation_is_read(
     upstream: Upstream, channel: grpc.aio.Channel, name: str
 ) -> None:
     upstream.replay(name)
@@ -157,7 +157,7 @@ SAYABLE = [
 
 
 @pytest.mark.parametrize("name", [name for name in SAYABLE if name not in recorded.UNSAYABLE])
-async def test_a_recorded_request_is_sent_as_it_was(
+async def test_a_recorded_request_is_sent_unchanged(
     upstream: Upstream, channel: grpc.aio.Channel, name: str
 ) -> None:
     path, body = (EXCHANGES[name]["request"][part] for part in ("path", "body"))
@@ -169,7 +169,7 @@ async def test_a_recorded_request_is_sent_as_it_was(
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_a_failure_becomes_its_status(
+async def test_a_recorded_failure_becomes_its_status(
     upstream: Upstream, channel: grpc.aio.Channel, name: str
 ) -> None:
     upstream.replay(name)
@@ -245,9 +245,7 @@ async def test_workers_loads_and_caches_are_read(
     assert flushed.failures[0].error.reason == "WORKER_ERROR"
 
 
-async def test_a_worker_is_read_after_it_was_changed(
-    upstream: Upstream, channel: grpc.aio.Channel
-) -> None:
+async def test_a_changed_worker_is_read(upstream: Upstream, channel: grpc.aio.Channel) -> None:
     (there,) = _body("workers")["workers"]
     for name, method in (
         ("worker_add", "WorkerService.CreateWorker"),
@@ -267,7 +265,7 @@ async def test_a_worker_is_read_after_it_was_changed(
     assert [(asked.method, asked.path) for asked in upstream.asked] == [("DELETE", "/workers/a")]
 
 
-async def test_a_pending_worker_has_no_made_up_kind(
+async def test_a_pending_worker_has_no_invented_kind(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     (there,) = _body("workers")["workers"]
@@ -284,7 +282,7 @@ async def test_a_gateway_without_models_has_an_empty_list(
     assert not (await call(channel, "ModelService.ListModels")).models
 
 
-async def test_several_texts_are_read_each_for_itself(
+async def test_several_texts_are_read_separately(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     request = recorded.completion(EXCHANGES["completion_two_prompts"]["request"]["body"])

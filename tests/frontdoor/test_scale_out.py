@@ -59,7 +59,7 @@ NOT_REPEATED = {
 }
 
 
-def test_every_rpc_is_repeated_or_known_not_to_be() -> None:
+def test_every_rpc_is_retried_or_listed_as_not_retried() -> None:
     config = json.loads(CONFIG)
     (methods,) = config["methodConfig"]
     # CANCELLED: what gRPC's server makes of a call that arrives while it begins to stop.
@@ -124,7 +124,7 @@ async def all_connected(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
-async def test_load_spreads_and_no_call_is_lost_when_one_goes(
+async def test_load_is_balanced_and_no_call_is_lost_when_a_front_door_stops(
     upstream: Upstream, number: signal.Signals
 ) -> None:
     upstream.answer(200, MODELS)
@@ -154,7 +154,7 @@ async def test_load_spreads_and_no_call_is_lost_when_one_goes(
         assert ended.keys() <= {"OK", *(["BEGUN"] if number == signal.SIGKILL else [])}, ended
 
 
-async def test_only_streams_that_have_begun_end_with_their_front_door(upstream: Upstream) -> None:
+async def test_only_started_streams_end_with_their_front_door(upstream: Upstream) -> None:
     events = [sse(event) for event in EXCHANGES["chat_stream_usage"]["response"]["events"]]
     upstream.answer(200, MODELS)
     async with doors(upstream, 3) as running, channel_to(running) as channel:
@@ -187,7 +187,7 @@ async def drain(stream: Any) -> None:
         pass
 
 
-async def test_an_old_connection_is_replaced_and_its_stream_ends_well() -> None:
+async def test_an_old_connection_is_replaced_and_its_stream_completes() -> None:
     settings = Options(upstream="http://127.0.0.1:1", max_connection_age=1).server_options
     server = Server(Address("127.0.0.1"), [], options=settings)
     go_on = asyncio.Event()

@@ -75,7 +75,7 @@ async def health(channel: grpc.aio.Channel, service: str) -> int:
     return int((await check(health_pb2.HealthCheckRequest(service=service))).status)
 
 
-async def test_it_says_what_it_serves_and_ends_when_told(upstream: Upstream) -> None:
+async def test_it_prints_what_it_serves_and_ends_on_a_signal(upstream: Upstream) -> None:
     upstream.answer(200, MODELS)
     flags = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
     async with serve(upstream.url, *flags) as (process, line):
@@ -101,7 +101,7 @@ async def test_it_says_what_it_serves_and_ends_when_told(upstream: Upstream) -> 
         assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_calls_at_work_may_end_after_sigterm(upstream: Upstream) -> None:
+async def test_calls_in_flight_may_finish_after_sigterm(upstream: Upstream) -> None:
     events = [sse(event) for event in EXCHANGES["chat_stream_usage"]["response"]["events"]]
     upstream.answer(200, MODELS)
     async with (
@@ -185,7 +185,7 @@ async def test_a_start_that_fails_holds_no_port(upstream: Upstream) -> None:
     "listen", ["127.0.0.1", "127.0.0.1:99999", ":1", "[::1]", "127.0.0.1:x", "unix:", ""]
 )
 @pytest.mark.parametrize("flag", ["--listen", "--metrics"])
-async def test_a_wrong_address_is_one_line(
+async def test_an_invalid_address_is_one_line(
     flag: str, listen: str, upstream: Upstream, refused: Refused
 ) -> None:
     if (flag, listen) == ("--metrics", ""):
@@ -286,7 +286,7 @@ async def test_an_upstream_that_cannot_be_used_is_one_line(
         assert "secret" not in said
 
 
-async def test_an_upstream_may_come_up_later(upstream: Upstream) -> None:
+async def test_an_upstream_may_start_later(upstream: Upstream) -> None:
     upstream.answer(502, "not yet")
     upstream.answer(404, "not yet")
     upstream.answer(200, MODELS)
@@ -295,7 +295,7 @@ async def test_an_upstream_may_come_up_later(upstream: Upstream) -> None:
         assert " on 127.0.0.1:" in line
 
 
-async def test_its_own_key_is_for_its_own_requests(
+async def test_its_own_key_is_used_only_for_its_own_requests(
     upstream: Upstream, tmp_path: Path, refused: Refused
 ) -> None:
     key = tmp_path / "key"
@@ -345,7 +345,7 @@ async def test_tls_and_clients_with_certificates(upstream: Upstream, tmp_path: P
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-async def test_probes_need_no_certificate_and_find_health_alone(
+async def test_probes_need_no_certificate_and_reach_only_health(
     processes: str, upstream: Upstream, tmp_path: Path
 ) -> None:
     issued = Authority().issue("localhost")
@@ -377,7 +377,7 @@ async def becomes_ready_as(channel: grpc.aio.Channel, status: int) -> None:
     await asyncio.wait_for(becomes(), 60)
 
 
-async def test_wrong_tls_files_are_one_line(
+async def test_invalid_tls_files_are_one_line(
     upstream: Upstream, tmp_path: Path, refused: Refused
 ) -> None:
     authority, other = Authority(), Authority()
@@ -402,7 +402,7 @@ async def test_wrong_tls_files_are_one_line(
         assert said in await refused(upstream.url, *flags)
 
 
-def test_an_unknown_setting_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_setting_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     for flags in (["--lisen", "x"], ["--max-active", "0"], ["--idle-timeout", "soon"]):
         with pytest.raises(SystemExit) as ended:
             main(["serve", "--upstream", "http://127.0.0.1:1", *flags])

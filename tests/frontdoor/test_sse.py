@@ -32,7 +32,7 @@ def read(*pieces: bytes) -> list[ServerSentEvent]:
     return [event for piece in pieces for event in decoder.feed(piece)]
 
 
-def test_events_are_read_whole() -> None:
+def test_complete_events_are_read() -> None:
     assert read(TEXT) == EVENTS
 
 
@@ -62,7 +62,7 @@ def test_any_bytes_cut_anywhere_give_the_same_events(text: bytes, sizes: list[in
     assert read(*pieces, rest) == read(text)
 
 
-def test_an_event_is_there_as_soon_as_its_last_line_end_is() -> None:
+def test_an_event_is_returned_as_soon_as_its_last_line_ends() -> None:
     decoder = Decoder()
     assert decoder.feed(b"data: a\r\n\r") == [(b"", b"a")]
     assert decoder.feed(b"\ndata: b\n\n") == [(b"", b"b")]
@@ -72,11 +72,11 @@ def test_an_event_with_a_byte_order_mark_before_it_is_read() -> None:
     assert read(b"\xef\xbb", b"\xbfdata: a\n\n", b"data: b\n\n") == [(b"", b"a"), (b"", b"b")]
 
 
-def test_an_event_that_is_not_whole_is_not_given() -> None:
+def test_an_incomplete_event_is_not_returned() -> None:
     assert read(b"data: a\n\ndata: b\n") == [(b"", b"a")]
 
 
-def test_garbage_is_no_event() -> None:
+def test_garbage_is_not_an_event() -> None:
     assert read(b"\xff\xfe garbage\nmore: garbage\n\n\n\n") == []
 
 
@@ -92,9 +92,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("first, more", ENDLESS.values(), ids=ENDLESS)
-def test_an_endless_event_is_refused_before_it_takes_more_memory_than_its_limit(
-    first: bytes, more: bytes
-) -> None:
+def test_an_endless_event_is_rejected_at_the_limit(first: bytes, more: bytes) -> None:
     limit = 100_000
     decoder = Decoder(limit)
     tracemalloc.start()
@@ -109,7 +107,7 @@ def test_an_endless_event_is_refused_before_it_takes_more_memory_than_its_limit(
 
 
 @pytest.mark.parametrize("piece", [b"event: " + b"x" * 200 + b"\n", b"data: " + b"x" * 200 + b"\n"])
-def test_the_limit_holds_for_a_line_that_comes_at_once(piece: bytes) -> None:
+def test_the_limit_holds_for_a_line_that_arrives_at_once(piece: bytes) -> None:
     with pytest.raises(TooLong):
         Decoder(100).feed(piece)
 

@@ -53,7 +53,7 @@ async def test_a_span_is_the_client_s_child_and_the_upstream_s_parent(
     assert "baggage" not in headers
 
 
-async def test_a_span_says_what_was_asked_and_what_it_cost(
+async def test_a_span_has_the_request_and_the_usage(
     spans: InMemorySpanExporter, upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.replay("chat")
@@ -156,7 +156,7 @@ async def test_a_long_name_is_cut(
         assert not re.search("x{257}", span.to_json())
 
 
-async def test_without_a_collector_the_client_s_trace_goes_on_as_it_came(
+async def test_without_a_collector_the_client_s_trace_is_forwarded_unchanged(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.replay("chat")

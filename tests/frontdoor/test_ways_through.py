@@ -60,7 +60,7 @@ def test_unknown_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.reason == "WORKER_ERROR"
 
 
-async def test_members_and_deltas_of_blocks_come_through(
+async def test_members_and_deltas_of_blocks_are_forwarded(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     started: Any = {"type": "text", "text": "", "colour": "red"}
@@ -84,7 +84,7 @@ async def test_members_and_deltas_of_blocks_come_through(
     }
 
 
-async def test_events_of_unknown_items_come_through(
+async def test_events_of_unknown_items_are_forwarded(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     image = {

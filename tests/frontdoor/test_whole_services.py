@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("field", REFUSED)
-async def test_it_is_refused_by_name(
+async def test_an_invalid_request_is_rejected_by_name(
     field: str, upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     name, request = REFUSED[field]
@@ -68,7 +68,7 @@ async def test_it_is_refused_by_name(
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "99", "1" * 30, "\u0661"])
-async def test_a_page_token_of_another_list_is_refused(
+async def test_a_page_token_of_another_list_is_rejected(
     token: str, upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.answer(200, WORKERS)
@@ -123,7 +123,7 @@ async def test_a_failure_is_not_remembered(upstream: Upstream, channel: grpc.aio
 
 
 @pytest.mark.parametrize("rpc", ["Embed", "Classify"])
-async def test_failed_inputs_are_told_beside_the_others(
+async def test_failed_inputs_are_reported_with_the_other_results(
     rpc: str, upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     kind = "embedding" if rpc == "Embed" else "classify"
@@ -184,7 +184,7 @@ async def test_workers_are_watched(
     assert found[3].worker.id == found[4].removed_id == "w2"
 
 
-async def test_a_watch_of_a_gateway_that_goes_is_unavailable(
+async def test_a_watch_is_unavailable_when_the_gateway_stops(
     upstream: Upstream, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_admin, "_WATCH_SECONDS", 0.01)
@@ -217,7 +217,7 @@ SESSIONS: dict[str, tuple[list[Any], str]] = {
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-async def test_a_bad_event_ends_the_session_by_name(
+async def test_an_invalid_event_ends_the_session_and_is_named(
     name: str, upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     events, field = SESSIONS[name]
@@ -257,7 +257,7 @@ async def test_a_session_that_breaks_is_truncated(
         assert (error.code, error.reason) == (Code.UNAVAILABLE, "STREAM_TRUNCATED")
 
 
-async def test_an_event_that_is_none_fails_the_session(
+async def test_an_invalid_event_of_the_gateway_fails_the_session(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     async def binary(_: web.Request, socket: web.WebSocketResponse) -> None:
@@ -273,7 +273,7 @@ async def test_an_event_that_is_none_fails_the_session(
 
 
 @pytest.mark.parametrize(("status", "reason"), [(401, "UNAUTHENTICATED"), (404, "ROUTE_NOT_FOUND")])
-async def test_a_session_that_is_not_admitted_has_the_reason(
+async def test_a_rejected_session_has_the_reason(
     status: int, reason: str, upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     upstream.answer(status, {"error": {"message": "no"}})
@@ -281,7 +281,7 @@ async def test_a_session_that_is_not_admitted_has_the_reason(
     assert error.reason == reason
 
 
-async def test_a_client_that_leaves_ends_the_session(
+async def test_a_client_that_cancels_ends_the_session(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     closed = asyncio.Event()

@@ -53,7 +53,7 @@ def test_messages_of_a_chat() -> None:
     assert json.loads(tool_result("c", weather).content) == {"city": "Oslo", "degrees": 3.0}
 
 
-def test_what_is_no_json_is_refused() -> None:
+def test_invalid_json_is_rejected() -> None:
     with pytest.raises(TypeError, match="object"):
         tool_result("c", object())
 
@@ -80,11 +80,11 @@ def test_parts(tmp_path: Path) -> None:
         (b"OggS\0", "audio/ogg"),
     ],
 )
-def test_data_says_its_type(data: bytes, media_type: str) -> None:
+def test_the_type_of_data_is_detected(data: bytes, media_type: str) -> None:
     assert audio(data).audio.media_type == media_type
 
 
-def test_data_of_an_unknown_type_needs_one() -> None:
+def test_data_of_an_unknown_type_needs_a_media_type() -> None:
     with pytest.raises(ValueError, match="media_type: unknown type of data"):
         image(b"RIFF....????")
     assert image(b"?", media_type="image/x").image.media_type == "image/x"
@@ -163,7 +163,7 @@ def by_number(cities: dict[int, str]) -> None: ...
         ("text", "function: must be a function or a model, not str"),
     ],
 )
-def test_a_function_that_no_model_can_call_is_refused(
+def test_a_function_that_no_model_can_call_is_rejected(
     function: Callable[..., None], said: str
 ) -> None:
     with pytest.raises(TypeError, match=said):

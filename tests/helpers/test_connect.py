@@ -104,7 +104,7 @@ def target(servicer: Server) -> Iterator[str]:
 # --- What goes with each call ---
 
 
-def test_key_and_metadata_go_with_every_kind_of_call(servicer: Server, target: str) -> None:
+def test_every_kind_of_call_sends_key_and_metadata(servicer: Server, target: str) -> None:
     keys = iter("abcd")
     more: list[tuple[str, str | bytes]] = [("x-tenant", "t"), ("x-bin", b"\0")]
     with connect(target, key=lambda: next(keys), metadata=iter(more)) as channel:
@@ -133,7 +133,7 @@ async def test_the_same_with_asyncio(servicer: Server, target: str) -> None:
     assert {found["authorization"] for found in servicer.metadata} == {"Bearer k"}
 
 
-def test_a_trace_goes_along_if_there_is_one(
+def test_the_current_trace_is_sent(
     servicer: Server, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def inject(carrier: dict[str, str]) -> None:
@@ -145,7 +145,7 @@ def test_a_trace_goes_along_if_there_is_one(
     assert servicer.metadata[0]["traceparent"] == "00-1-2-01"
 
 
-def test_a_call_that_was_not_begun_is_made_again(servicer: Server, target: str) -> None:
+def test_a_call_that_was_not_started_is_retried(servicer: Server, target: str) -> None:
     servicer.answers = [grpc.StatusCode.UNAVAILABLE, smg_pb2.ChatResponse(id="again")]
     with connect(target) as channel:
         assert smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK).id == "again"
@@ -196,7 +196,7 @@ async def test_tls(servicer: Server, tmp_path: Path) -> None:
         ({"target": "localhost:1", "tls": b"no"}, "tls: is not a certificate in PEM format"),
     ],
 )
-async def test_what_is_refused(
+async def test_invalid_arguments_are_rejected(
     make: Callable[..., Any], arguments: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
@@ -204,7 +204,7 @@ async def test_what_is_refused(
     assert str(caught.value).startswith(said)
 
 
-def test_a_key_in_clear_text_is_sent_only_if_that_is_allowed() -> None:
+def test_a_key_is_sent_in_clear_text_only_if_allowed() -> None:
     connect("example.org:50051", key="k", clear_text=True).close()
     connect("example.org:443", key="k").close()
     connect("dns:///localhost:1", key="k").close()
@@ -212,7 +212,7 @@ def test_a_key_in_clear_text_is_sent_only_if_that_is_allowed() -> None:
     connect("unix:/tmp/x", key="k").close()
 
 
-def test_a_bad_key_of_a_function_is_refused_at_the_call(target: str) -> None:
+def test_an_invalid_key_from_a_function_is_rejected_at_the_call(target: str) -> None:
     with connect(target, key=lambda: "") as channel, pytest.raises(ValueError, match="key: must"):
         smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK)
 
@@ -244,7 +244,7 @@ async def test_waiting_ends_when_it_is_ready(servicer: Server, target: str) -> N
     assert servicer.asked == 10
 
 
-async def test_waiting_for_what_has_failed_or_is_gone(servicer: Server, target: str) -> None:
+async def test_waiting_for_a_failed_or_deleted_object(servicer: Server, target: str) -> None:
     with connect(target) as channel:
         stub = smg_pb2_grpc.WorkerServiceStub(channel)
         servicer.answers = [PENDING, FAILED]
@@ -263,7 +263,7 @@ async def test_waiting_for_what_has_failed_or_is_gone(servicer: Server, target: 
             await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), "r")
 
 
-async def test_waiting_has_an_end(servicer: Server, target: str) -> None:
+async def test_waiting_has_a_time_limit(servicer: Server, target: str) -> None:
     servicer.answers = [PENDING]
     late = pytest.raises(TimeoutError, match=r"w is not ready after 0\.3 s")
     with connect(target) as channel, late:
@@ -274,7 +274,7 @@ async def test_waiting_has_an_end(servicer: Server, target: str) -> None:
             await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), "r", timeout=0.3)
 
 
-def test_the_package_lists_them() -> None:
+def test_the_package_lists_the_functions() -> None:
     assert {"connect", "wait_ready"} <= {*dir(smg_proto)}
     with pytest.raises(AttributeError, match="did you mean connect"):
         smg_proto.conect  # type: ignore[attr-defined]  # noqa: B018

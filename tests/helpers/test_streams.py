@@ -45,7 +45,7 @@ async def test_events_add_up_to_the_reply(vector: StreamVector) -> None:
 
 
 @named(WRONG)
-async def test_what_is_no_stream_is_refused_by_the_number_of_the_event(
+async def test_an_invalid_stream_is_rejected_with_the_number_of_the_event(
     vector: StreamVector,
 ) -> None:
     with pytest.raises(StreamError) as caught:
@@ -97,7 +97,7 @@ def test_completions_keep_log_probabilities_and_token_ids() -> None:
 # --- Reading ---
 
 
-def test_a_loop_that_was_left_goes_on_with_the_next_one() -> None:
+def test_a_second_loop_continues_the_stream() -> None:
     stream = Stream(A_CHAT)
     for event in stream:
         if event.delta.content == "It is ":
@@ -143,7 +143,7 @@ async def test_the_same_with_asyncio(
         assert await call.code() == grpc.StatusCode.CANCELLED
 
 
-async def test_a_loop_of_asyncio_that_was_left_goes_on_with_the_next_one() -> None:
+async def test_a_second_loop_of_asyncio_continues_the_stream() -> None:
     stream = AsyncStream(aio(A_CHAT))
     async for event in stream:
         if event.delta.content:

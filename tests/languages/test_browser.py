@@ -89,7 +89,7 @@ async def test_a_page_streams_a_chat(protocol: str, client: Path, page: Page) ->
         assert state == "[unavailable] try later"
 
 
-async def test_text_is_shown_as_it_comes_and_a_reload_ends_the_call(
+async def test_text_is_shown_as_it_arrives_and_a_reload_ends_the_call(
     client: Path, page: Page
 ) -> None:
     fake = FakeGateway(token_delay=0.5)

@@ -68,7 +68,7 @@ def test_a_faithful_executor_has_no_problems(vectors: list[Vector], entries: Pat
         ("refuse", "decode"),
     ],
 )
-def test_a_damaged_executor_is_found_out(
+def test_a_damaged_executor_is_detected(
     vectors: list[Vector], entries: Path, damage: str, check: str
 ) -> None:
     found = unexpected(executor(damage).outcomes(vectors), entries)
@@ -95,11 +95,11 @@ def test_an_executor_that_stops_early_is_an_error(vectors: list[Vector]) -> None
         Executor([sys.executable, "-c", "print('{}')"]).ask([{}, {}])
 
 
-def test_json_values_are_alike_in_all_but_the_digits_of_numbers() -> None:
+def test_json_values_may_differ_only_in_the_digits_of_numbers() -> None:
     assert alike(json.loads('{"a": [1, "x", true]}'), json.loads('{"a": [1.5, "x", true]}'))
     for one, other in (("1", '"1"'), ("1", "true"), ("{}", '{"a": 0}'), ("[1]", "[1, 1]")):
         assert not alike(json.loads(one), json.loads(other))
 
 
-def test_every_type_of_today_has_its_vectors(tmp_path: Path) -> None:
+def test_every_current_type_has_vectors(tmp_path: Path) -> None:
     assert {vector.message for vector in every_vector(tmp_path)} == todays_classes().keys()

@@ -146,7 +146,7 @@ def test_buf_curl(address: str, text: str) -> None:
     assert [detail["type"] for detail in error["details"]] == ["google.rpc.ErrorInfo"]
 
 
-def test_go_with_import_paths_of_ones_own(protos: Path) -> None:
+def test_go_with_own_import_paths(protos: Path) -> None:
     """M flags give each file the Go package that a team wants, over the unmodified protos."""
     toolchain = TOOLCHAINS["go"]("go")
     toolchain.home.mkdir(parents=True, exist_ok=True)

@@ -62,21 +62,21 @@ async def test_text_and_counts_come_from_the_engine() -> None:
 @pytest.mark.parametrize(
     ("code", "reason"), [("INVALID_ARGUMENT", "INVALID_REQUEST"), ("UNAVAILABLE", "WORKER_ERROR")]
 )
-async def test_a_status_of_the_engine_without_its_words(code: str, reason: str) -> None:
+async def test_a_status_of_the_engine_is_returned_without_its_text(code: str, reason: str) -> None:
     with serving({GENERATE: fails(grpc.StatusCode[code], "sesame")}) as server:
         error = await failure(server.target, "vllm")
     assert (error.code, error.reason) == (grpc.StatusCode[code], reason)
     assert "sesame" not in str(error)
 
 
-async def test_what_the_contract_cannot_express_names_the_field() -> None:
+async def test_the_error_names_a_field_that_the_contract_cannot_express() -> None:
     with serving() as server:
         error = await failure(server.target, "vllm", request_id="two words")
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert [violation.field for violation in error.field_violations] == ["request_id"]
 
 
-async def test_a_contract_without_text_is_no_backend() -> None:
+async def test_a_contract_without_text_is_rejected() -> None:
     with run_vllm_engine() as address:
         error = await failure(address, "vllm.grpc.engine")
         assert error.code is grpc.StatusCode.FAILED_PRECONDITION
@@ -86,7 +86,7 @@ async def test_a_contract_without_text_is_no_backend() -> None:
         await backend.aclose()
 
 
-async def test_a_caller_that_leaves_ends_the_request() -> None:
+async def test_a_caller_that_cancels_ends_the_request() -> None:
     with serving({GENERATE: hangs}) as server:
         backend = EngineBackend(server.target, contract="vllm")
         pieces = backend.generate(llm_pb2.GenerateRequest(prompt="Once"))
@@ -97,7 +97,7 @@ async def test_a_caller_that_leaves_ends_the_request() -> None:
         await backend.aclose()
 
 
-def test_a_wrong_option_shows_at_once() -> None:
+def test_an_invalid_option_fails_at_once() -> None:
     with pytest.raises(ParameterError):
         EngineBackend("localhost")
     with pytest.raises(TypeError):

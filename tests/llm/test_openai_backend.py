@@ -45,7 +45,7 @@ async def test_text_and_counts_come_from_the_server() -> None:
         )
 
 
-async def test_its_errors_are_typed_and_say_nothing_of_it() -> None:
+async def test_errors_are_typed_and_do_not_quote_the_server() -> None:
     async with upstream() as said:
         said.answer(404, {"error": {"message": "sesame", "code": "model_not_found"}})
         try:
@@ -74,7 +74,7 @@ def stream_of(said: Upstream) -> list[Any]:
     return connections
 
 
-async def test_a_connection_serves_one_request_after_another() -> None:
+async def test_a_connection_is_reused() -> None:
     async with upstream() as said:
         connections = stream_of(said)
         backend = OpenAIBackend(said.url, model="m")
@@ -100,7 +100,7 @@ async def test_first_requests_at_the_same_time_are_all_served() -> None:
         assert len(connections) == 5 and len({*texts}) == 1 and texts[0]
 
 
-async def test_a_caller_that_leaves_ends_the_request() -> None:
+async def test_a_caller_that_cancels_ends_the_request() -> None:
     async with upstream() as said:
         event = EXCHANGES["completion_stream_usage"]["response"]["events"][0]
         said.stream(sse(event), 60.0)

@@ -81,7 +81,7 @@ def text(replies: list[llm_pb2.GenerateResponse]) -> str:
     return "".join(reply.token for reply in replies)
 
 
-async def test_the_documented_lines_serve_in_an_aio_server() -> None:
+async def test_the_documented_code_serves_in_an_aio_server() -> None:
     server = grpc.aio.server()
     llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -94,7 +94,7 @@ async def test_the_documented_lines_serve_in_an_aio_server() -> None:
     await server.stop(None)
 
 
-def test_a_service_in_the_wrong_kind_of_server_names_the_right_one(
+def test_the_error_for_the_wrong_kind_of_server_names_the_right_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
@@ -147,7 +147,7 @@ def test_a_subclass_may_override_generate() -> None:
     assert asyncio.run(serve()) == "aa b b"
 
 
-def test_an_echo_counts_stops_and_ends(serving: Any) -> None:
+def test_the_echo_backend_counts_tokens_and_stops(serving: Any) -> None:
     with serving() as channel:
         replies = ask(channel, "one two three four")
         assert [reply.token for reply in replies[:-1]] == ["one", " two", " three", " four"]
@@ -159,7 +159,7 @@ def test_an_echo_counts_stops_and_ends(serving: Any) -> None:
         assert text(ask(channel, "one two three four", stop=["re", "x"])) == "one two th"
 
 
-def test_a_long_reply_comes_whole(serving: Any) -> None:
+def test_a_long_reply_is_complete(serving: Any) -> None:
     words = [f" {number}" for number in range(200)]
 
     async def count(prompt: str) -> AsyncIterator[str]:
@@ -170,7 +170,7 @@ def test_a_long_reply_comes_whole(serving: Any) -> None:
         assert [reply.token for reply in ask(channel)] == words
 
 
-def test_bad_requests_are_refused_with_the_field(serving: Any) -> None:
+def test_invalid_requests_are_rejected_with_the_field(serving: Any) -> None:
     with serving() as channel:
         for field, fields in (
             ("prompt", {"prompt": ""}),
@@ -200,7 +200,7 @@ def test_any_async_function_is_a_backend(serving: Any) -> None:
         assert [found.field for found in failure.field_violations] == ["temperature"]
 
 
-def test_a_failure_tells_its_status_and_nothing_of_the_backend(
+def test_a_failure_has_its_status_and_no_text_of_the_backend(
     serving: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(prompt: str) -> AsyncIterator[str]:
@@ -220,7 +220,7 @@ def test_a_failure_tells_its_status_and_nothing_of_the_backend(
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline", "client gone"])
-def test_a_caller_that_is_gone_stops_the_backend(serving: Any, how: str) -> None:
+def test_a_caller_that_disconnects_stops_the_backend(serving: Any, how: str) -> None:
     stopped = threading.Event()
 
     async def silent(prompt: str) -> AsyncIterator[str]:
@@ -264,7 +264,7 @@ def test_a_slow_reader_holds_the_backend_back(serving: Any) -> None:
         replies.cancel()
 
 
-def test_failover_goes_on_before_the_first_piece_only(serving: Any) -> None:
+def test_failover_happens_only_before_the_first_piece(serving: Any) -> None:
     def backend(name: str, *, before: bool, code: grpc.StatusCode) -> FunctionBackend:
         async def run(prompt: str) -> AsyncIterator[str]:
             if not before:
@@ -286,7 +286,7 @@ def test_failover_goes_on_before_the_first_piece_only(serving: Any) -> None:
         assert fails(channel).code is bad
 
 
-def test_when_to_try_again_reaches_the_caller(serving: Any) -> None:
+def test_the_retry_delay_reaches_the_caller(serving: Any) -> None:
     async def full(prompt: str) -> AsyncIterator[str]:
         yield ""
         wait = timedelta(seconds=7)
@@ -408,7 +408,7 @@ def test_a_vllm_engine_is_a_backend(serving: Any) -> None:
         assert SECRET not in str(failure)
 
 
-def test_an_engine_is_asked_what_the_caller_asked(serving: Any) -> None:
+def test_an_engine_gets_the_callers_parameters(serving: Any) -> None:
     engine = FakeVllmEngine()
     with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
         ask(channel, "a", max_tokens=4, temperature=0.5, top_p=0.25, seed=11, request_id="r-1")
@@ -431,7 +431,7 @@ def test_first_calls_at_the_same_time_open_one_client(serving: Any) -> None:
         assert seen.count("GetTokenizer") == 1
 
 
-def test_a_first_call_that_fails_is_not_the_last(serving: Any) -> None:
+def test_calls_work_after_a_failed_first_call(serving: Any) -> None:
     engine = FakeVllmEngine()
     with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
         engine.script.add(Fault(grpc.StatusCode.NOT_FOUND, SECRET), rpc="GetTokenizer")
@@ -440,7 +440,7 @@ def test_a_first_call_that_fails_is_not_the_last(serving: Any) -> None:
         assert text(ask(channel, "a", max_tokens=2))
 
 
-def test_a_full_engine_says_when_to_try_again(serving: Any) -> None:
+def test_a_full_engine_returns_a_retry_delay(serving: Any) -> None:
     class Full(FakeVllmEngine):
         async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
             context.set_trailing_metadata((("grpc-retry-pushback-ms", "1500"),))
@@ -533,7 +533,7 @@ def test_a_two_field_server_is_understood() -> None:
 # --- The adapter ---
 
 
-def test_an_adapter_serves_when_serve_returns_and_frees_its_port() -> None:
+def test_an_adapter_is_ready_when_serve_returns_and_frees_its_port() -> None:
     adapter = LLMGRPCAdapter({"host": "127.0.0.1", "port": 0}).serve()
     with grpc.insecure_channel(adapter.address) as channel:
         assert text(ask(channel, "here")) == "here"
@@ -545,7 +545,7 @@ def test_an_adapter_serves_when_serve_returns_and_frees_its_port() -> None:
         assert again.port == adapter.port
 
 
-def test_an_adapter_listens_on_this_machine_unless_told_otherwise() -> None:
+def test_an_adapter_listens_on_loopback_by_default() -> None:
     adapter = LLMGRPCAdapter()
     assert adapter.address == "127.0.0.1:50051"
     assert LLMGRPCAdapter({"host": "::1", "port": 1}).address == "[::1]:1"
@@ -575,7 +575,7 @@ def test_an_unknown_setting_is_named() -> None:
         LLMGRPCAdapter({"prot": 1})
 
 
-def test_a_shutdown_lets_calls_at_work_end() -> None:
+def test_a_shutdown_lets_calls_in_flight_finish() -> None:
     go_on = threading.Event()
 
     async def slow(prompt: str) -> AsyncIterator[str]:
@@ -598,7 +598,7 @@ def test_a_shutdown_lets_calls_at_work_end() -> None:
     assert adapter.wait(0)
 
 
-def test_an_adapter_that_runs_ends_at_a_signal_once_calls_have_ended() -> None:
+def test_a_signal_ends_an_adapter_after_its_calls() -> None:
     program = """
 import asyncio
 from smg_proto.llm import LLMGRPCAdapter
@@ -626,6 +626,6 @@ print("done")
         assert process.wait(30) == 0
 
 
-def test_it_is_imported_without_any_extra() -> None:
+def test_the_package_is_imported_without_any_extra() -> None:
     program = "import sys, smg_proto.llm; print({'aiohttp', 'pydantic'} & set(sys.modules))"
     assert run(sys.executable, "-c", program).strip() == "set()"

@@ -71,7 +71,7 @@ def _with(**changes: Any) -> Request:
 # vLLM
 
 
-def test_a_bare_request_leaves_the_choice_to_vllm_but_for_its_traps() -> None:
+def test_a_bare_request_uses_the_defaults_of_vllm_except_for_its_pitfalls() -> None:
     assert to_generate_request(REQUEST) == vllm.GenerateRequest(
         request_id="r",
         text="Once",
@@ -86,7 +86,7 @@ def test_a_bare_request_leaves_the_choice_to_vllm_but_for_its_traps() -> None:
     )
 
 
-def test_all_of_the_sampling_params_go_to_vllm() -> None:
+def test_all_sampling_params_are_sent_to_vllm() -> None:
     message = to_generate_request(_with(sampling_params=PARAMS))
     assert message.sampling_params == vllm.SamplingParams(
         temperature=0.7,
@@ -108,7 +108,7 @@ def test_greedy_is_temperature_zero_and_no_limit_is_off() -> None:
     assert (params.HasField("temperature"), params.temperature, params.top_k) == (True, 0.0, 0)
 
 
-def test_a_request_comes_back_from_vllm_with_the_numbers_that_were_meant() -> None:
+def test_a_request_is_read_back_from_vllm_with_the_original_numbers() -> None:
     sent = to_generate_request(_with(sampling_params=PARAMS))
     back = from_generate_request(sent, trace_id="t", model="m")
     assert back == _with(sampling_params=PARAMS)
@@ -119,7 +119,9 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too
 
 @settings(max_examples=60, deadline=None, database=None, suppress_health_check=SLOW)
 @given(request=models(Request, finite=True), data=st.data())
-def test_every_request_is_carried_or_refused_by_name(request: Request, data: st.DataObject) -> None:
+def test_every_request_is_converted_or_rejected_by_name(
+    request: Request, data: st.DataObject
+) -> None:
     params = data.draw(st.none() | models(SamplingParams, finite=True))
     request = request.model_copy(update={"sampling_params": params, "model": "m", "prompt": "p"})
     try:
@@ -138,7 +140,7 @@ def test_every_request_is_carried_or_refused_by_name(request: Request, data: st.
 
 @pytest.mark.parametrize("name", DROPPED)
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_what_cannot_be_told_is_refused_by_name_unless_it_may_be_dropped(
+def test_unsupported_fields_are_rejected_by_name_unless_dropping_is_allowed(
     bridge: Any, name: str
 ) -> None:
     values: dict[str, Any] = {"metadata": {}, "phase": "decode", "group_id": "g"}
@@ -149,7 +151,7 @@ def test_what_cannot_be_told_is_refused_by_name_unless_it_may_be_dropped(
 
 
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_messages_alone_and_other_strategies_are_refused(bridge: Any) -> None:
+def test_messages_without_a_prompt_and_other_strategies_are_rejected(bridge: Any) -> None:
     turn = ChatMessage(role="user", content="a secret")
     with pytest.raises(BridgeError, match="render them") as caught:
         bridge(_with(prompt="", messages=[turn]))
@@ -166,7 +168,7 @@ def test_messages_alone_and_other_strategies_are_refused(bridge: Any) -> None:
 @pytest.mark.parametrize("name", LOST)
 @pytest.mark.parametrize("strategy", ["greedy", "sampling"])
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_a_value_that_would_have_no_effect_is_refused_by_name_unless_it_may_be_dropped(
+def test_values_without_effect_are_rejected_by_name_unless_dropping_is_allowed(
     bridge: Any, strategy: str, name: str
 ) -> None:
     params = SamplingParams.model_validate({"strategy": strategy, "temperature": 0.7})
@@ -183,7 +185,7 @@ def test_a_value_that_would_have_no_effect_is_refused_by_name_unless_it_may_be_d
 
 
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_what_is_said_twice_alike_is_carried(bridge: Any) -> None:
+def test_equal_duplicate_values_are_converted(bridge: Any) -> None:
     said = PARAMS.model_copy(update={"max_tokens": REQUEST.max_tokens})
     twice = _with(temperature=0.7, top_p=0.9, sampling_params=said)
     assert bridge(twice) == bridge(_with(sampling_params=PARAMS))
@@ -193,7 +195,7 @@ def test_what_is_said_twice_alike_is_carried(bridge: Any) -> None:
 
 
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_numbers_that_do_not_fit_are_refused_by_name(bridge: Any) -> None:
+def test_numbers_out_of_range_are_rejected_by_name(bridge: Any) -> None:
     with pytest.raises(BridgeError, match=r"max_tokens cannot hold"):
         bridge(_with(max_tokens=2**40))
     with pytest.raises(BridgeError, match=r"SamplingParams\.seed cannot hold"):
@@ -211,14 +213,14 @@ def test_numbers_that_do_not_fit_are_refused_by_name(bridge: Any) -> None:
         (vllm.GenerateRequest(text="x"), "max_tokens"),
     ],
 )
-def test_what_sagellm_cannot_say_is_refused_by_name(
+def test_fields_that_sagellm_lacks_are_rejected_by_name(
     message: vllm.GenerateRequest, words: str
 ) -> None:
     with pytest.raises(BridgeError, match=words):
         from_generate_request(message)
 
 
-def test_an_empty_request_of_vllm_means_its_plain_defaults() -> None:
+def test_an_empty_request_of_vllm_means_its_defaults() -> None:
     made = from_generate_request(vllm.GenerateRequest(text="x"), max_tokens=16)
     assert made.max_tokens == 16
     assert made.sampling_params == SamplingParams(skip_special_tokens=False)
@@ -248,7 +250,7 @@ def test_arguments_of_the_client_are_the_same_request() -> None:
 # The gateway
 
 
-def test_a_request_for_the_gateway_says_what_was_said_and_no_more() -> None:
+def test_a_request_for_the_gateway_has_only_the_given_fields() -> None:
     assert to_completion_request(_with(temperature=0.0, top_p=0.5)) == smg.CompletionRequest(
         model="m", prompt="Once", max_tokens=8, temperature=0.0, top_p=0.5
     )
@@ -258,7 +260,7 @@ def test_a_request_for_the_gateway_says_what_was_said_and_no_more() -> None:
         to_completion_request(_with(model=""))
 
 
-def test_a_request_comes_back_from_the_gateway() -> None:
+def test_a_request_is_read_back_from_the_gateway() -> None:
     for request in (
         REQUEST,
         _with(temperature=0.5),
@@ -281,7 +283,7 @@ def test_a_request_comes_back_from_the_gateway() -> None:
         (smg.CompletionRequest(prompt="x"), "max_tokens"),
     ],
 )
-def test_what_sagellm_cannot_say_of_the_gateway_is_refused_by_name(
+def test_fields_of_the_gateway_that_sagellm_lacks_are_rejected_by_name(
     message: smg.CompletionRequest, words: str
 ) -> None:
     with pytest.raises(BridgeError, match=words):

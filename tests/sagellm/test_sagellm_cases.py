@@ -35,7 +35,7 @@ def _expected(case: dict[str, Any]) -> bool:
 @pytest.mark.parametrize(
     "case", CASES, ids=lambda case: f"{case['model']}-{case['version']}-{case['why']}"
 )
-def test_the_models_accept_and_refuse_what_the_protocol_does(case: dict[str, Any]) -> None:
+def test_the_models_accept_and_reject_the_same_as_the_protocol(case: dict[str, Any]) -> None:
     verdict = judge("smg_proto.sagellm", case["model"], case["input"])
     assert verdict["accepted"] == _expected(case)
     if not verdict["accepted"] or case["version"] not in (NEWEST, "both"):
@@ -50,7 +50,7 @@ def test_the_models_accept_and_refuse_what_the_protocol_does(case: dict[str, Any
         assert made.items() >= becomes.items()
 
 
-def test_every_model_of_the_fields_file_is_there_with_its_fields_in_order() -> None:
+def test_every_model_of_the_fields_file_exists_with_its_fields_in_order() -> None:
     fields: dict[str, list[str]] = {}
     for line in (
         Path(__file__).with_name("protocol_fields.tsv").read_text(encoding="utf-8").splitlines()[1:]
@@ -73,7 +73,7 @@ def test_every_model_of_the_fields_file_is_there_with_its_fields_in_order() -> N
     ],
     ids=["delta", "end"],
 )
-def test_an_event_in_the_old_spelling_becomes_one_in_the_new(old: dict[str, Any]) -> None:
+def test_an_event_in_the_old_spelling_is_converted(old: dict[str, Any]) -> None:
     ids = {"request_id": "r", "trace_id": "t", "engine_id": "e"}
     figures = {"ttft_ms": 1.0, "throughput_tps": 1.0, "peak_mem_mb": 1, "error_rate": 0.0}
     verdict = judge("smg_proto.sagellm", "StreamEvent", ids | old | {"metrics": figures})

@@ -106,7 +106,7 @@ def test_the_ranges_are_those_of_the_protocol() -> None:
     assert len(facts) > 40
 
 
-def test_the_comments_of_the_contract_state_the_ranges_that_hold() -> None:
+def test_the_comments_of_the_contract_state_the_enforced_ranges() -> None:
     comments = {
         name: " ".join(symbol.comment.split())
         for name, symbol in SYMBOLS.items()
@@ -116,7 +116,7 @@ def test_the_comments_of_the_contract_state_the_ranges_that_hold() -> None:
     assert stated == {field: [bounds] for field, bounds in _stated().items()}
 
 
-def test_what_is_accepted_does_not_come_from_comments() -> None:
+def test_validation_does_not_depend_on_comments() -> None:
     program = """
 import google.protobuf.descriptor_pb2, smg_proto
 def refuse(): raise AssertionError("the models read the comments of the contract")
@@ -139,7 +139,7 @@ def test_each_range_is_enforced_by_its_model(field: str) -> None:
 
 
 @pytest.mark.parametrize("name", WIRE)
-def test_what_the_contract_calls_required_is_required(name: str) -> None:
+def test_fields_that_the_contract_calls_required_are_required(name: str) -> None:
     """Of numbers, enums and messages; a string or a list that is required may be empty."""
     for symbol in _fields(name):
         field = symbol.name.rpartition(".")[2].removesuffix("_json")

@@ -75,7 +75,7 @@ def test_a_model_is_the_same_after_json(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["accepted"]], ids=lambda c: str(c["why"]))
-def test_every_accepted_case_can_be_carried(case: dict[str, Any]) -> None:
+def test_every_accepted_case_can_be_converted(case: dict[str, Any]) -> None:
     kind = getattr(smg_proto.sagellm, case["model"])
     if case["model"] not in WIRE and case["model"] != "StreamEvent":
         assert not hasattr(pb, case["model"])
@@ -88,7 +88,7 @@ def test_every_accepted_case_can_be_carried(case: dict[str, Any]) -> None:
     assert WIRE[type(model).__name__].from_proto(model.to_proto()) == model
 
 
-def test_presence_tells_unset_from_zero_and_empty() -> None:
+def test_presence_distinguishes_unset_from_zero_and_empty() -> None:
     bare = Request(request_id="r", trace_id="t", max_tokens=1)
     zero = bare.model_copy(update={"temperature": 0.0, "messages": [], "metadata": {}, "rank": 0})
     assert Request.from_proto(bare.to_proto()) == bare
@@ -186,7 +186,7 @@ def test_unknown_fields_are_kept_at_every_depth() -> None:
 
 @pytest.mark.parametrize("text", ["unknown_77", "unknown_2", "unknown_99999999999"])
 @pytest.mark.parametrize("strict", [False, True])
-def test_the_text_of_an_unknown_value_is_no_value(text: str, strict: bool) -> None:
+def test_the_text_of_an_unknown_value_is_not_a_value(text: str, strict: bool) -> None:
     turn, error = {"role": text, "content": "c"}, {"code": text, "message": "m"}
     for kind, values in ((ChatMessage, turn), (Error, error)):
         with pytest.raises(ValidationError, match=r"code|role"):
@@ -195,7 +195,7 @@ def test_the_text_of_an_unknown_value_is_no_value(text: str, strict: bool) -> No
             kind.model_validate_json(json.dumps(values), strict=strict)
 
 
-def test_an_unknown_value_must_be_one_that_the_wire_can_carry_and_no_member_has() -> None:
+def test_an_unknown_value_must_fit_the_wire_and_differ_from_all_members() -> None:
     for number in (0, 2**31, -(2**31) - 1, 99999999999):
         with pytest.raises(ValueError, match="32 bits"):
             Unknown(number)
@@ -204,7 +204,7 @@ def test_an_unknown_value_must_be_one_that_the_wire_can_carry_and_no_member_has(
     assert Error(code=Unknown(77), message="m").to_proto().code == 77
 
 
-def test_nothing_is_reported_of_a_peer_of_the_same_release() -> None:
+def test_nothing_is_reported_for_a_peer_of_the_same_release() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert stream_event_from_proto(END.to_proto()).unknown() == []
@@ -213,7 +213,7 @@ def test_nothing_is_reported_of_a_peer_of_the_same_release() -> None:
 # What cannot be carried, and what must not be read
 
 
-def test_a_message_is_held_to_the_rules_with_the_place_of_the_error() -> None:
+def test_a_message_is_validated_and_the_error_names_the_field() -> None:
     message = Response(
         request_id="r",
         trace_id="t",
@@ -244,7 +244,7 @@ def test_a_message_is_held_to_the_rules_with_the_place_of_the_error() -> None:
         ({"prompt": "\ud800"}, r"Request\.prompt.*UTF-8"),
     ],
 )
-def test_what_has_no_place_on_the_wire_is_refused_by_name(
+def test_values_that_the_wire_cannot_carry_are_rejected_by_name(
     changes: dict[str, Any], words: str
 ) -> None:
     request = Request(request_id="r", trace_id="t", max_tokens=1).model_copy(update=changes)
@@ -253,23 +253,23 @@ def test_what_has_no_place_on_the_wire_is_refused_by_name(
 
 
 @pytest.mark.parametrize("text", ["{", "nope", '{"a": NaN}', "[" * 100_000])
-def test_metadata_that_is_not_json_is_refused(text: str) -> None:
+def test_metadata_that_is_not_json_is_rejected(text: str) -> None:
     with pytest.raises(WireError, match=r"sagellm\.v1\.Request\.metadata_json: not a JSON object"):
         Request.from_proto(pb.Request(max_tokens=1, metadata_json=text))
 
 
-def test_metadata_that_is_no_object_is_refused() -> None:
+def test_metadata_that_is_not_an_object_is_rejected() -> None:
     with pytest.raises(ValidationError, match="metadata"):
         Request.from_proto(pb.Request(max_tokens=1, metadata_json="[1]"))
 
 
-def test_an_event_without_a_kind_or_of_another_kind_is_refused() -> None:
+def test_an_event_without_a_kind_or_of_another_kind_is_rejected() -> None:
     with pytest.raises(WireError, match="has no event"):
         stream_event_from_proto(pb.StreamEvent(request_id="r"))
     with pytest.raises(WireError, match=r"StreamEventStart.*has end"):
         StreamEventStart.from_proto(END.to_proto())
 
 
-def test_a_message_of_another_type_is_refused() -> None:
+def test_a_message_of_another_type_is_rejected() -> None:
     with pytest.raises(TypeError, match=r"takes a sagellm\.v1\.KVAllocateParams"):
         KVAllocateParams.from_proto(pb.KVHandle())  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ async def _failure(served: Served, message: pb.Request) -> grpc.aio.AioRpcError:
     return unary.value
 
 
-async def test_the_whole_answer_and_the_stream_say_the_same(served: Served) -> None:
+async def test_the_unary_reply_and_the_stream_have_the_same_content(served: Served) -> None:
     began = time.perf_counter()
     response = Response.from_proto(await served.stub.Generate(REQUEST.to_proto()), strict=True)
     took = 1000 * (time.perf_counter() - began)
@@ -104,7 +104,7 @@ async def test_the_whole_answer_and_the_stream_say_the_same(served: Served) -> N
     assert response.metrics.ttft_ms + sum(response.metrics.itl_list) < took
 
 
-async def test_what_a_newer_client_sends_is_logged_and_no_warning(
+async def test_unknown_fields_of_a_newer_client_are_logged_without_a_warning(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     message = REQUEST.to_proto()
@@ -119,7 +119,7 @@ async def test_what_a_newer_client_sends_is_logged_and_no_warning(
     assert REQUEST.prompt not in record.getMessage()
 
 
-async def test_the_service_lets_the_contract_say_which_of_two_values_has_an_effect(
+async def test_the_contract_decides_which_of_two_values_has_an_effect(
     served: Served,
 ) -> None:
     params = SamplingParams(temperature=0.0, max_tokens=3, length_penalty=2.0, beam_size=2)
@@ -152,7 +152,7 @@ async def test_the_service_lets_the_contract_say_which_of_two_values_has_an_effe
         (pb.Request(max_tokens=1, prompt="p", model="x"), Code.NOT_FOUND, "model"),
     ],
 )
-async def test_what_cannot_be_answered_is_refused_with_the_reason(
+async def test_unsupported_requests_are_rejected_with_the_reason(
     served: Served, message: pb.Request, code: grpc.StatusCode, words: str
 ) -> None:
     failure = await _failure(served, message)
@@ -182,7 +182,7 @@ async def test_the_end_before_a_failure_has_what_was_generated(served: Served) -
     assert await call.code() is Code.UNAVAILABLE
 
 
-async def test_cancelling_the_call_or_its_deadline_ends_the_work_in_the_engine(
+async def test_cancelling_or_the_deadline_stops_generation_in_the_engine(
     served: Served,
 ) -> None:
     counters = served.engine.record.counters

@@ -96,7 +96,7 @@ def test_a_stream_is_start_then_deltas_then_end() -> None:
         assert event.check() == stream_event_from_proto(event.to_proto())
 
 
-def test_the_metrics_are_what_the_clock_says() -> None:
+def test_the_metrics_are_measured() -> None:
     *_, end = _events(Clock())
     assert isinstance(end, StreamEventEnd)
     assert end.metrics.model_dump(exclude_defaults=True) == {
@@ -111,7 +111,7 @@ def test_the_metrics_are_what_the_clock_says() -> None:
     }
 
 
-def test_the_clock_starts_with_the_call_or_when_the_caller_says() -> None:
+def test_the_clock_starts_with_the_call_or_at_the_given_time() -> None:
     clock = Clock()
     events = stream_events(_chunks(clock), REQUEST, engine_id="e", clock=clock)
     clock.pass_(1.0)  # before the first event is taken
@@ -126,7 +126,7 @@ def test_the_clock_starts_with_the_call_or_when_the_caller_says() -> None:
     assert early.metrics.ttft_ms == 2500.0
 
 
-def test_the_whole_answer_is_in_the_events() -> None:
+def test_the_events_contain_the_complete_output() -> None:
     events = _events(Clock())
     response = response_from_events(events)
     assert (response.output_text, response.output_tokens) == ("one two three", [1, 2, 3, 4, 5])
@@ -172,7 +172,7 @@ class CallError(grpc.RpcError):
         (StatusError("UNIMPLEMENTED"), ErrorCode.NOT_IMPLEMENTED, False),
     ],
 )
-def test_a_failure_that_the_protocol_knows_ends_the_stream_with_an_error(
+def test_a_failure_of_the_protocol_ends_the_stream_with_an_error(
     failure: Exception, code: ErrorCode, retryable: bool | None
 ) -> None:
     *_, delta, end = _events(Clock(), failure)
@@ -214,7 +214,7 @@ def test_a_stream_that_stops_without_a_reason_is_unavailable() -> None:
     }
 
 
-def test_several_choices_are_refused() -> None:
+def test_several_choices_are_rejected() -> None:
     with pytest.raises(BridgeError, match="several choices"):
         list(stream_events([Chunk([Choice([1], index=1)])], REQUEST, engine_id="e"))
 

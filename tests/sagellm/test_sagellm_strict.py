@@ -40,7 +40,7 @@ RESPONSE: dict[str, Any] = {
 }
 
 
-def test_an_error_names_field_and_bound_but_not_what_was_given() -> None:
+def test_an_error_names_the_field_and_the_bound_and_not_the_value() -> None:
     with pytest.raises(ValidationError) as caught:
         Request.model_validate(REQUEST | {"prompt": ["a secret"], "temperature": 2.5})
     text = str(caught.value)
@@ -70,7 +70,7 @@ def test_an_error_names_field_and_bound_but_not_what_was_given() -> None:
         ({"max_tokens": "8"}, ("max_tokens",), "valid integer"),
     ],
 )
-def test_strict_refuses_a_request_that_the_protocol_lets_pass(
+def test_strict_rejects_a_request_that_the_protocol_accepts(
     changes: dict[str, Any], place: tuple[str, ...], words: str
 ) -> None:
     given = REQUEST | changes
@@ -87,7 +87,7 @@ def test_strict_refuses_a_request_that_the_protocol_lets_pass(
             Request.from_proto(lax.to_proto(), strict=True)
 
 
-def test_strict_reports_all_contradictions_at_once_with_their_places() -> None:
+def test_strict_reports_all_contradictions_at_once_with_their_fields() -> None:
     stamps = Timestamps(queued_at=4.0, scheduled_at=3.0, executed_at=2.0, completed_at=2.0)
     metrics = Metrics(**METRICS, itl_list=[1.0, float("nan")], timestamps=stamps)
     metrics.ttft_ms = float("inf")
@@ -101,7 +101,7 @@ def test_strict_reports_all_contradictions_at_once_with_their_places() -> None:
     ]
 
 
-def test_strict_passes_what_is_right_from_python_and_from_json() -> None:
+def test_strict_accepts_valid_requests_from_python_and_json() -> None:
     given = RESPONSE | {"metrics": METRICS, "error": {"code": "unavailable", "message": "m"}}
     model = Response.model_validate(given, strict=True)
     assert Response.model_validate_json(model.model_dump_json(), strict=True) == model
@@ -121,7 +121,7 @@ def test_strict_passes_what_is_right_from_python_and_from_json() -> None:
         ({"strategy": DecodingStrategy.SPECULATIVE, "n_speculative_tokens": 0}, "n_spec"),
     ],
 )
-def test_a_strategy_that_contradicts_another_field_is_refused_on_demand(
+def test_validate_strategy_params_rejects_a_contradicting_field(
     assign: dict[str, Any], words: str
 ) -> None:
     params = SamplingParams()
@@ -150,7 +150,7 @@ LONE = "half of a pair: \ud83d"
         ("OpenAIError", {"message": LONE, "type": "t"}, "message"),
     ],
 )
-def test_text_that_json_cannot_carry_is_refused_by_the_field(
+def test_text_that_json_cannot_carry_is_rejected_with_the_field(
     model: str, given: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(ValidationError, match="lone surrogate") as caught:
@@ -159,7 +159,7 @@ def test_text_that_json_cannot_carry_is_refused_by_the_field(
     assert "half" not in str(caught.value)
 
 
-def test_text_of_every_plane_passes_and_an_object_that_holds_itself_ends() -> None:
+def test_text_of_every_plane_and_cyclic_objects_are_accepted() -> None:
     metadata: dict[str, Any] = {"a": "é漢\U0001f600"}
     made = Request(**REQUEST, metadata=metadata)
     assert Request.model_validate_json(made.model_dump_json()) == made
@@ -167,7 +167,7 @@ def test_text_of_every_plane_passes_and_an_object_that_holds_itself_ends() -> No
     assert Request(**REQUEST, metadata=metadata).metadata is not None
 
 
-def test_presets_have_parameters_of_their_own() -> None:
+def test_presets_do_not_share_parameters() -> None:
     for preset in SamplingPreset:
         params = SamplingPreset.get_params(preset)
         params.check()
@@ -194,7 +194,7 @@ def test_versions_are_ordered_and_compatible_upwards() -> None:
         ("", r"invalid protocol version ''"),
     ],
 )
-def test_a_version_that_cannot_be_served_is_refused_with_the_reason(asked: str, words: str) -> None:
+def test_an_unsupported_version_is_rejected_with_the_reason(asked: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         negotiate_version(asked)
 

@@ -71,7 +71,7 @@ def test_a_stream_of_the_client_becomes_events_with_measured_metrics(
     assert metrics.throughput_tps > 8000 / took
 
 
-async def test_the_async_client_gives_the_same_answer(
+async def test_the_async_client_returns_the_same_result(
     client: VLLMGrpcClient, engine: Address[FakeVllmEngine]
 ) -> None:
     arguments = create_arguments(REQUEST)

@@ -49,7 +49,7 @@ def test_an_address_is_read(text: str, address: Address) -> None:
         ("unix:/" + "x" * 200, "path longer than 103 bytes"),
     ],
 )
-def test_what_is_not_an_address_is_named_in_one_line(text: str, why: str) -> None:
+def test_an_invalid_address_is_named_in_one_line(text: str, why: str) -> None:
     with pytest.raises(AddressError) as caught:
         Address.parse(text)
     assert why in str(caught.value)
@@ -65,7 +65,7 @@ def test_a_port_in_use_is_not_free() -> None:
     check_free(address)  # and is, once its owner has gone
 
 
-def test_a_host_that_is_not_this_machine_or_is_unknown_is_said() -> None:
+def test_a_remote_or_unknown_host_is_reported() -> None:
     with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0: cannot assign"):
         check_free(Address("192.0.2.1", 0))
     with pytest.raises(OSError, match=r"cannot listen on no-such-host\.invalid:0: "):
@@ -92,7 +92,7 @@ def test_a_unix_socket_is_free_if_nobody_listens(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")
-def test_a_reserved_port_is_shared_by_those_who_say_so_and_by_nobody_else() -> None:
+def test_a_reserved_port_is_shared_only_with_so_reuseport() -> None:
     address, held = reserve(Address("127.0.0.1", 0))
     try:
         with socket.socket() as worker:

@@ -54,7 +54,7 @@ async def test_an_unknown_service_is_not_found(stub: Any) -> None:
     watch.cancel()
 
 
-async def test_a_watcher_is_told_each_change_once(server: Server, stub: Any) -> None:
+async def test_a_watcher_gets_each_change_once(server: Server, stub: Any) -> None:
     watch = stub.Watch(Request(service=SERVICE), timeout=20)
     assert (await watch.read()).status == State.SERVING
     server.health.set_ready(True)  # no change
@@ -65,7 +65,7 @@ async def test_a_watcher_is_told_each_change_once(server: Server, stub: Any) -> 
     watch.cancel()
 
 
-async def test_a_drain_tells_watchers_first_and_waits_for_none_of_them(
+async def test_a_drain_notifies_watchers_first_and_does_not_wait_for_them(
     server: Server, stub: Any
 ) -> None:
     watch = stub.Watch(Request(service=SERVICE), timeout=20)

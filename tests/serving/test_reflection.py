@@ -109,7 +109,7 @@ def test_an_enum_value_is_found_by_both_of_its_names(client: Client) -> None:
         assert "ROLE_USER" in values
 
 
-def test_a_file_comes_with_all_that_it_imports(client: Client) -> None:
+def test_a_file_is_sent_with_all_its_imports(client: Client) -> None:
     for question in (
         {"file_by_filename": "smg/v1/chat.proto"},
         {"file_containing_symbol": "smg.v1.ChatService"},
@@ -162,7 +162,7 @@ def test_the_description_of_reflection_names_its_own_version(channel: grpc.Chann
         assert method.input_type == f".grpc.reflection.{version}.ServerReflectionRequest"
 
 
-def test_what_is_not_there_is_an_error_and_the_call_goes_on(client: Client) -> None:
+def test_an_unknown_symbol_is_an_error_and_the_call_continues(client: Client) -> None:
     for question in (
         {"file_by_filename": "smg/v1/none.proto"},
         {"file_containing_symbol": "smg.v1.None"},

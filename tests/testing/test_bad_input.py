@@ -222,7 +222,7 @@ OTHERS: list[tuple[Any, grpc.StatusCode, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "code", "reason"), OTHERS, ids=lambda v: str(v)[:40])
-def test_other_refusals(
+def test_other_rejections(
     channel: grpc.Channel, request_: Any, code: grpc.StatusCode, reason: str
 ) -> None:
     for call in rpcs_of(request_, channel):
@@ -230,7 +230,7 @@ def test_other_refusals(
         assert (found.code, found.reason) == (code, reason), str(found)
 
 
-def test_a_model_without_eyes_and_ears_refuses_media() -> None:
+def test_a_text_only_model_rejects_media() -> None:
     part = pb.ContentPart(image=PNG)
     with run_gateway(FakeGateway(media=())) as address, grpc.insecure_channel(address) as channel:
         for request in (with_part(part), with_block(pb.MessageBlock(image=PNG)), with_item(part)):
@@ -241,7 +241,7 @@ def test_a_model_without_eyes_and_ears_refuses_media() -> None:
         assert not {"vision", "audio"} & {*models[0].capabilities}
 
 
-def test_refusals_of_the_other_services(channel: grpc.Channel) -> None:
+def test_rejections_of_the_other_services(channel: grpc.Channel) -> None:
     embedding, tokenizer = rpc.EmbeddingServiceStub(channel), rpc.TokenizerServiceStub(channel)
     models, parser = rpc.ModelServiceStub(channel), rpc.ParserServiceStub(channel)
     worker, response = rpc.WorkerServiceStub(channel), rpc.ResponseServiceStub(channel)
@@ -318,7 +318,7 @@ def test_refusals_of_the_other_services(channel: grpc.Channel) -> None:
         assert (found.code, named in (found.reason, *fields)) == (code, True), str(found)
 
 
-def test_two_output_formats_cannot_be_written() -> None:
+def test_two_output_formats_cannot_be_set() -> None:
     both = '{"outputFormat": {"regex": "a", "grammar": "b"}}'
     with pytest.raises(json_format.ParseError, match="oneof"):
         json_format.Parse(both, pb.CompletionRequest())
@@ -334,7 +334,7 @@ def test_oversize_message_is_resource_exhausted(channel: grpc.Channel) -> None:
     assert "larger" in found.message
 
 
-def test_refusals_repeat_nothing_of_the_prompt(channel: grpc.Channel) -> None:
+def test_rejections_do_not_quote_the_prompt(channel: grpc.Channel) -> None:
     secret = "my secret diary"
     stub = rpc.ChatServiceStub(channel)
     said = pb.ChatMessage(role=pb.ROLE_USER, content=secret)

@@ -91,7 +91,7 @@ def test_gateway_loads_the_tokenizer_from_the_engine(url: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["One contract", "café 🙂", "  The answer is\n"])
 @pytest.mark.parametrize("fields", [{}, {"max_tokens": 5}, {"stop": ["th", " mo"]}], ids=str)
-def test_completion_is_what_the_fake_gateway_says(
+def test_completion_equals_that_of_the_fake_gateway(
     url: str, channel: grpc.Channel, prompt: str, fields: dict[str, Any]
 ) -> None:
     status, real = post(url, "/v1/completions", prompt=prompt, temperature=0, **fields)
@@ -105,7 +105,7 @@ def test_completion_is_what_the_fake_gateway_says(
     assert usage["completion_tokens"] == fake.completion_tokens
 
 
-def test_chat_is_what_the_fake_gateway_says(url: str, channel: grpc.Channel) -> None:
+def test_chat_equals_that_of_the_fake_gateway(url: str, channel: grpc.Channel) -> None:
     said = [
         ("system", "Be brief."),
         ("user", "What is a stream?"),

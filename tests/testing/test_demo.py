@@ -68,7 +68,7 @@ def reflected(channel: grpc.Channel) -> set[str]:
     return {service.name for service in reply.list_services_response.service}
 
 
-def test_it_serves_and_prints_all_that_it_should(running: tuple[str, str]) -> None:
+def test_it_serves_and_prints_all_services(running: tuple[str, str]) -> None:
     address, printed = running
     expected = {service.full_name for service in smg_pb2.DESCRIPTOR.services_by_name.values()}
     expected |= {"entity.grpc.LLMService", "vllm.grpc.engine.VllmEngine", "grpc.health.v1.Health"}
@@ -86,7 +86,7 @@ def test_it_serves_and_prints_all_that_it_should(running: tuple[str, str]) -> No
         assert name.rpartition(".")[2] in printed
 
 
-def test_the_line_to_try_works_as_it_is_printed(running: tuple[str, str]) -> None:
+def test_the_printed_command_works(running: tuple[str, str]) -> None:
     line = running[1].strip().splitlines()[-1].replace("python", sys.executable, 1)
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout[:7]) == (0, " serves"), done.stderr
@@ -115,7 +115,7 @@ def test_llm_service_streams_tokens_and_counts_them(running: tuple[str, str]) ->
             assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_engine_alone_is_a_worker_and_nothing_else() -> None:
+def test_engine_only_serves_only_the_engine() -> None:
     with demo("--engine-only") as (_, address, _), grpc.insecure_channel(address) as channel:
         assert {name for name in reflected(channel) if not name.startswith("grpc.")} == {
             "vllm.grpc.engine.VllmEngine"
@@ -123,7 +123,7 @@ def test_engine_alone_is_a_worker_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_signals_stop_it_cleanly_also_in_the_middle_of_a_stream(number: signal.Signals) -> None:
+def test_signals_stop_it_cleanly_even_during_a_stream(number: signal.Signals) -> None:
     with demo("--token-delay", "0.2") as (process, address, _):
         with grpc.insecure_channel(address) as channel:
             request = llm_pb2.GenerateRequest(prompt="One contract")

@@ -100,7 +100,7 @@ def test_stream_ends_with_a_complete_that_repeats_the_last_delta(
     assert end.finish_reason == "length"
 
 
-def test_without_stream_one_complete_per_choice_in_index_order(stub: Stub) -> None:
+def test_without_stream_there_is_one_complete_per_choice_in_order(stub: Stub) -> None:
     ends = ends_of(list(stub.Generate(request(n=3))))
     assert [end.index for end in ends] == [0, 1, 2]
     assert all(end.completion_tokens == len(end.output_ids) for end in ends)
@@ -125,7 +125,7 @@ PARAMETERS = st.fixed_dictionaries(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=st.text(min_size=1, max_size=20), parameters=PARAMETERS)
-def test_chunks_add_up_to_what_the_request_gives_without_stream(
+def test_chunks_add_up_to_the_reply_without_stream(
     stub: Stub, text: str, parameters: dict[str, object]
 ) -> None:
     whole = ends_of(list(stub.Generate(request(text, **parameters))))
@@ -247,11 +247,11 @@ def test_bad_kv_json_rank_and_token_ids_are_invalid(stub: Stub) -> None:
 @pytest.mark.parametrize(
     "fields", [{"regex": "a+"}, {"grammar": "root ::= x"}, {"structural_tag": "{}"}], ids=str
 )
-def test_what_the_model_cannot_do_is_unimplemented(stub: Stub, fields: dict[str, object]) -> None:
+def test_unsupported_features_are_unimplemented(stub: Stub, fields: dict[str, object]) -> None:
     assert status(lambda: list(stub.Generate(request("x", **fields))))[0] == Code.UNIMPLEMENTED
 
 
-def test_constraints_that_the_model_can_keep(stub: Stub) -> None:
+def test_supported_constraints(stub: Stub) -> None:
     schema = '{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}'
     for fields, text in (
         ({"json_schema": schema}, '{"n": 0}'),
@@ -279,9 +279,7 @@ def test_abort_ends_the_stream_with_ok_and_finish_reason_abort(
     assert engine.record.counters.aborted == aborted + 1
 
 
-def test_abort_without_stream_gives_the_tokens_made_so_far(
-    stub: Stub, engine: FakeVllmEngine
-) -> None:
+def test_abort_without_stream_returns_the_tokens_so_far(stub: Stub, engine: FakeVllmEngine) -> None:
     engine.token_delay = 0.01
     call = stub.Generate(
         pb.GenerateRequest(
@@ -295,9 +293,7 @@ def test_abort_without_stream_gives_the_tokens_made_so_far(
     assert end.finish_reason == "abort" and 0 < end.completion_tokens < 4000
 
 
-def test_abort_without_stream_keeps_the_choices_that_had_ended(
-    stub: Stub, engine: FakeVllmEngine
-) -> None:
+def test_abort_without_stream_keeps_finished_choices(stub: Stub, engine: FakeVllmEngine) -> None:
     short = list(stub.Generate(request("Say", n=2, max_tokens=1, temperature=2)))
     firsts = [end.output_ids[0] for end in ends_of(short)]
     assert firsts[0] != firsts[1]
@@ -335,7 +331,7 @@ def test_tokenizer_comes_in_chunks_with_the_digest_on_the_last(stub: Stub) -> No
     assert "tokenizer.json" in zipfile.ZipFile(io.BytesIO(data)).namelist()
 
 
-def test_kv_events_send_headers_before_there_is_any_event(stub: Stub) -> None:
+def test_kv_events_send_headers_before_the_first_event(stub: Stub) -> None:
     call = stub.SubscribeKvEvents(common_pb2.SubscribeKvEventsRequest(), timeout=30)
     call.initial_metadata()  # waits for the headers, or for the end
     assert call.is_active()
@@ -373,7 +369,7 @@ def test_kv_events_are_stored_blocks_and_loads(stub: Stub) -> None:
     call.cancel()
 
 
-def test_kv_events_refuse_a_cursor_and_may_be_switched_off(stub: Stub) -> None:
+def test_kv_events_reject_a_cursor_and_can_be_disabled(stub: Stub) -> None:
     old = common_pb2.SubscribeKvEventsRequest(start_sequence_number=3)
     assert status(lambda: list(stub.SubscribeKvEvents(old)))[0] == Code.OUT_OF_RANGE
     with (
@@ -428,7 +424,7 @@ def test_the_cache_is_not_flushed_while_a_request_runs(stub: Stub, engine: FakeV
     assert waiting.result().success
 
 
-def test_an_idle_server_sends_no_record_of_load(engine: FakeVllmEngine) -> None:
+def test_an_idle_server_sends_no_load(engine: FakeVllmEngine) -> None:
     """Like the published one, which does not read what the subscriber could take."""
     asked = common_pb2.SubscribeKvEventsRequest(load_records_before_first_batch=True)
     with run_vllm_engine() as idle, grpc.insecure_channel(idle) as channel:
@@ -436,7 +432,7 @@ def test_an_idle_server_sends_no_record_of_load(engine: FakeVllmEngine) -> None:
         assert status(lambda: list(call))[0] == Code.DEADLINE_EXCEEDED
 
 
-def test_only_the_first_end_token_is_silent(stub: Stub) -> None:
+def test_only_the_first_end_token_is_not_reported(stub: Stub) -> None:
     """Further ones, of the generation config, are reported as if they had been asked for."""
     first, second = (tokenizer().encode(text)[0] for text in ("<|end|>", "<|im_end|>"))
     assert list(stub.GetModelInfo(pb.GetModelInfoRequest()).eos_token_ids) == [first]
@@ -450,13 +446,13 @@ def test_only_the_first_end_token_is_silent(stub: Stub) -> None:
     assert end.finish_reason == "length"
 
 
-def test_a_cut_below_zero_is_none(stub: Stub) -> None:
+def test_negative_truncation_keeps_the_whole_prompt(stub: Stub) -> None:
     for cut, size in ((2, 2), (-1, 3), (-5, 3)):
         (end,) = ends_of(list(stub.Generate(request(truncate_prompt_tokens=cut))))
         assert end.prompt_tokens == size
 
 
-def test_scripted_answers_are_told_in_order_and_to_whom_they_are_for(
+def test_scripted_answers_are_used_in_order_for_matching_requests(
     stub: Stub, engine: FakeVllmEngine
 ) -> None:
     def text(reply: list[pb.GenerateResponse]) -> str:
@@ -472,7 +468,7 @@ def test_scripted_answers_are_told_in_order_and_to_whom_they_are_for(
     assert ends_of(list(stub.Generate(request())))[0].finish_reason == "error"
 
 
-def test_faults_strike_when_they_are_told_to(stub: Stub, engine: FakeVllmEngine) -> None:
+def test_faults_apply_at_the_given_message(stub: Stub, engine: FakeVllmEngine) -> None:
     before = astuple(engine.record.counters)
     engine.script.add(Fault(Code.UNAVAILABLE, "gone", after=2))
     call = stub.Generate(request(stream=True))
@@ -499,7 +495,7 @@ def test_requests_and_metadata_are_recorded(stub: Stub, engine: FakeVllmEngine) 
     assert ("x-test", "1") in last.metadata
 
 
-async def test_it_runs_in_the_callers_event_loop_too() -> None:
+async def test_it_also_runs_in_the_callers_event_loop() -> None:
     async with (
         serve_vllm_engine() as address,
         grpc.aio.insecure_channel(address) as channel,

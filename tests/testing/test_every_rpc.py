@@ -12,7 +12,7 @@ MODEL = "demo-model"
 
 
 @pytest.mark.parametrize("name", [*REQUESTS, *STREAMS, *CONVERSATIONS])
-def test_every_rpc_is_there(channel: grpc.Channel, name: str) -> None:
+def test_every_rpc_is_served(channel: grpc.Channel, name: str) -> None:
     """Whatever it says of this request, it is not that nobody has written it."""
     service, _, method = name.partition(".")
     ask = getattr(getattr(rpc, f"{service}Stub")(channel), method)
@@ -32,7 +32,7 @@ def test_every_rpc_is_there(channel: grpc.Channel, name: str) -> None:
         )
 
 
-def test_a_conversation_is_kept_and_gone_on_with(
+def test_a_conversation_is_stored_and_continued(
     channel: grpc.Channel, gateway: FakeGateway
 ) -> None:
     stub = rpc.ConversationServiceStub(channel)
@@ -75,7 +75,7 @@ def test_a_background_response_is_watched_to_its_end(
     assert last.end.status == pb.RESPONSE_STATUS_COMPLETED
 
 
-def test_a_key_makes_a_request_once(channel: grpc.Channel) -> None:
+def test_a_request_with_an_idempotency_key_runs_once(channel: grpc.Channel) -> None:
     responses, workers = rpc.ResponseServiceStub(channel), rpc.WorkerServiceStub(channel)
     request = pb.CreateResponseRequest(model=MODEL, input="a", idempotency_key="k")
     assert responses.CreateResponse(request).id == responses.CreateResponse(request).id
@@ -100,7 +100,7 @@ def test_workers_are_watched(channel: grpc.Channel) -> None:
     watch.cancel()
 
 
-def test_a_script_says_what_is_heard(channel: grpc.Channel, gateway: FakeGateway) -> None:
+def test_a_script_sets_the_transcription(channel: grpc.Channel, gateway: FakeGateway) -> None:
     stub = rpc.AudioServiceStub(channel)
     gateway.script.add(Answer("so it is"), rpc="Transcribe")
     request = pb.TranscribeRequest(model=MODEL, audio=b"RIFF")

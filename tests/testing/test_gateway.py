@@ -77,7 +77,7 @@ def test_chat_logprobs_bytes_are_the_text(channel: grpc.Channel, gateway: FakeGa
     assert choice.message.content == "café 🙂"
 
 
-def test_chat_tool_call_there_and_back(channel: grpc.Channel) -> None:
+def test_chat_tool_call_and_its_result(channel: grpc.Channel) -> None:
     stub = rpc.ChatServiceStub(channel)
     asked = said("Please call get_weather.")
     request = pb.ChatRequest(model=MODEL, messages=[asked], tools=[WEATHER], reasoning_effort="low")
@@ -133,7 +133,7 @@ def test_reasoning_can_be_left_in_the_text(channel: grpc.Channel, gateway: FakeG
     assert message.content == "<think>\nSix times seven.\n</think>\n\n42."
 
 
-def test_chat_goes_on_where_the_assistant_ends(channel: grpc.Channel) -> None:
+def test_chat_continues_the_assistants_message(channel: grpc.Channel) -> None:
     messages = [said("Go on."), said("One contract", pb.ROLE_ASSISTANT)]
     request = pb.ChatRequest(
         model=MODEL, messages=messages, continue_final_message=True, temperature=0
@@ -142,7 +142,7 @@ def test_chat_goes_on_where_the_assistant_ends(channel: grpc.Channel) -> None:
     assert reply.choices[0].message.content.startswith((" serves", " grows"))
 
 
-def test_json_schema_is_kept(channel: grpc.Channel) -> None:
+def test_json_schema_is_followed(channel: grpc.Channel) -> None:
     request = pb.ChatRequest(
         model=MODEL,
         messages=[said("x")],
@@ -152,7 +152,7 @@ def test_json_schema_is_kept(channel: grpc.Channel) -> None:
     assert reply.choices[0].message.content == '{"city": ""}'
 
 
-def test_message_blocks_keep_their_order_and_go_back(channel: grpc.Channel) -> None:
+def test_message_blocks_keep_their_order_and_can_be_sent_back(channel: grpc.Channel) -> None:
     stub = rpc.MessageServiceStub(channel)
     request = pb.CreateMessageRequest(model=MODEL, max_tokens=200, tools=[WEATHER])
     request.reasoning_effort = "low"
@@ -184,7 +184,7 @@ def test_message_finish_reasons(channel: grpc.Channel, gateway: FakeGateway) -> 
     assert stopped.blocks[0].text == "one "
 
 
-def test_stored_response_is_gone_on_from_listed_and_deleted(channel: grpc.Channel) -> None:
+def test_stored_response_is_continued_listed_and_deleted(channel: grpc.Channel) -> None:
     stub = rpc.ResponseServiceStub(channel)
     first = stub.CreateResponse(
         pb.CreateResponseRequest(
@@ -209,7 +209,7 @@ def test_stored_response_is_gone_on_from_listed_and_deleted(channel: grpc.Channe
     assert from_rpc_error(raised.value).reason == "RESPONSE_NOT_FOUND"
 
 
-def test_history_of_a_response_bears_on_the_next(channel: grpc.Channel) -> None:
+def test_the_history_of_a_response_affects_the_next(channel: grpc.Channel) -> None:
     stub = rpc.ResponseServiceStub(channel)
 
     def ask(**fields: Any) -> pb.Response:
@@ -297,7 +297,7 @@ def test_cancelled_stream_ends_the_generation(channel: grpc.Channel, gateway: Fa
     eventually(lambda: counters.running == 0)
 
 
-def test_request_id_comes_back_and_begins_the_reply_id(channel: grpc.Channel) -> None:
+def test_request_id_is_returned_and_starts_the_reply_id(channel: grpc.Channel) -> None:
     stub = rpc.ChatServiceStub(channel)
     request = pb.ChatRequest(model=MODEL, messages=[said("x")])
     reply, call = stub.Chat.with_call(request, metadata=(("x-request-id", "abc"),))
@@ -374,7 +374,7 @@ def test_parsers_of_the_contracts_examples(channel: grpc.Channel) -> None:
         assert (kept.content, len(kept.tool_calls)) == (broken, 0)
 
 
-def test_models_and_gateway_tell_what_there_is(channel: grpc.Channel) -> None:
+def test_models_and_gateway_info(channel: grpc.Channel) -> None:
     models = rpc.ModelServiceStub(channel)
     (model,) = models.ListModels(pb.ListModelsRequest()).models
     assert model.id == MODEL and model.context_length > 0
@@ -386,7 +386,7 @@ def test_models_and_gateway_tell_what_there_is(channel: grpc.Channel) -> None:
     assert info.max_request_bytes == 4 << 20
 
 
-def test_workers_live_in_memory(channel: grpc.Channel) -> None:
+def test_workers_are_stored_in_memory(channel: grpc.Channel) -> None:
     stub = rpc.WorkerServiceStub(channel)
     (built_in,) = stub.ListWorkers(pb.ListWorkersRequest(model=MODEL)).workers
     assert built_in.state == pb.WORKER_STATE_READY
@@ -430,7 +430,7 @@ def test_script_can_look_at_the_request(channel: grpc.Channel, gateway: FakeGate
     assert received.rpc == "ListModels"
 
 
-async def test_it_runs_in_the_callers_event_loop_too() -> None:
+async def test_it_also_runs_in_the_callers_event_loop() -> None:
     async with serve_gateway() as address, grpc.aio.insecure_channel(address) as channel:
         stub = rpc.CompletionServiceStub(channel)
         request = pb.CompletionRequest(model=MODEL, prompt="hello", max_tokens=5)

@@ -84,14 +84,14 @@ SAMPLINGS = st.builds(
 
 
 @given(prompt=TEXTS, sampling=SAMPLINGS)
-def test_same_prompt_seed_and_sampling_give_the_same_answer(
+def test_same_prompt_seed_and_sampling_give_the_same_output(
     prompt: str, sampling: Sampling
 ) -> None:
     assert answer(prompt, sampling) == answer(prompt, sampling)
 
 
 @given(prompt=TEXTS, sampling=SAMPLINGS)
-def test_shown_text_is_the_tokens_text_up_to_the_stop(prompt: str, sampling: Sampling) -> None:
+def test_text_is_that_of_the_tokens_up_to_the_stop(prompt: str, sampling: Sampling) -> None:
     pieces = answer(prompt, sampling)
     whole = model().tokenizer.decode([piece.step.token for piece in pieces])
     text, last = text_of(pieces), pieces[-1]
@@ -111,7 +111,7 @@ def test_shown_text_is_the_tokens_text_up_to_the_stop(prompt: str, sampling: Sam
 
 
 @given(prompt=TEXTS, sampling=SAMPLINGS)
-def test_bytes_of_shown_tokens_begin_with_the_shown_text(prompt: str, sampling: Sampling) -> None:
+def test_bytes_of_the_steps_start_with_the_text(prompt: str, sampling: Sampling) -> None:
     pieces = answer(prompt, sampling)
     shown = [step for piece in pieces for step in piece.shown]
     data = b"".join(model().tokenizer.token_bytes(step.token) for step in shown)
@@ -130,14 +130,14 @@ def test_prompt_seed_and_choice_make_a_difference() -> None:
     assert text_of(answer("Say hello", Sampling(temperature=0, seed=2))) == greedy
 
 
-def test_answers_end_by_themselves_and_speak_the_corpus_words() -> None:
+def test_outputs_end_and_use_the_words_of_the_corpus() -> None:
     pieces = answer("One contract", Sampling(temperature=0))
     assert pieces[-1].finish_reason == "stop" and len(pieces) < 200
     assert text_of(pieces).startswith(" serves many clients")
     assert all(token >= len(SPECIAL) for token in (piece.step.token for piece in pieces[:-1]))
 
 
-def test_bias_penalty_and_stop_token_bear_on_the_answer() -> None:
+def test_bias_penalty_and_stop_token_affect_the_output() -> None:
     token = model().tokenizer.encode(" noon")[0]
     forced = answer("x", Sampling(logit_bias=((token, 100.0),), max_tokens=3))
     assert [piece.step.token for piece in forced] == [token] * 3
@@ -188,12 +188,12 @@ def test_smallest_value_of_a_schema(schema: object, value: object) -> None:
         },
     ],
 )  # fmt: skip
-def test_schema_beyond_the_model_is_refused(schema: object) -> None:
+def test_unsupported_schema_is_rejected(schema: object) -> None:
     with pytest.raises(Unsupported):
         smallest_text(json.dumps(schema))
 
 
 @pytest.mark.parametrize("text", ["{", '{"type": "array", "minItems": "2"}', '{"enum": []}'])
-def test_text_that_is_no_schema_is_an_error(text: str) -> None:
+def test_text_that_is_not_a_schema_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         smallest_text(text)

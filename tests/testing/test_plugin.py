@@ -36,7 +36,7 @@ print([name for name in ("grpc", "google.protobuf") if name in sys.modules])
 """
 
 
-def test_fixtures_are_there_without_any_setting(tmp_path: Path) -> None:
+def test_fixtures_need_no_configuration(tmp_path: Path) -> None:
     (tmp_path / "test_users.py").write_text(USERS_TEST, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     command += ["-p", "no:hypothesispytest", "-p", "no:asyncio", "test_users.py"]
@@ -45,6 +45,6 @@ def test_fixtures_are_there_without_any_setting(tmp_path: Path) -> None:
     assert "3 passed" in done.stdout
 
 
-def test_plugin_costs_nothing_until_a_test_asks() -> None:
+def test_plugin_imports_nothing_until_a_fixture_is_used() -> None:
     done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

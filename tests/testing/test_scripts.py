@@ -34,7 +34,7 @@ def question(**fields: Any) -> pb.CreateResponseRequest:
 # --- MCP ---
 
 
-def test_the_gateway_runs_what_the_script_says(channel: grpc.Channel, gateway: FakeGateway) -> None:
+def test_the_gateway_runs_the_scripted_calls(channel: grpc.Channel, gateway: FakeGateway) -> None:
     gateway.script.add(Answer("It is mild.", reasoning="I look.", calls=[WARM]), times=2)
     for reply in both(channel, question()):
         tools, thought, call, said = reply.output
@@ -83,14 +83,14 @@ def test_without_a_script_the_model_calls_what_the_user_names(channel: grpc.Chan
         assert said.message.parts[0].text
 
 
-def test_no_more_calls_are_run_than_may_be(channel: grpc.Channel, gateway: FakeGateway) -> None:
+def test_max_tool_calls_limits_the_calls(channel: grpc.Channel, gateway: FakeGateway) -> None:
     gateway.script.add(Answer("Mild.", calls=[WARM, WARM, WARM]), times=2)
     for reply in both(channel, question(max_tool_calls=2)):
         kinds = [item.WhichOneof("item") for item in reply.output]
         assert kinds == ["mcp_tool_list", "tool_call", "tool_call", "message"]
 
 
-def test_what_mcp_made_does_not_go_back(channel: grpc.Channel, gateway: FakeGateway) -> None:
+def test_mcp_items_cannot_be_sent_back(channel: grpc.Channel, gateway: FakeGateway) -> None:
     responses, conversations = (
         rpc.ResponseServiceStub(channel),
         rpc.ConversationServiceStub(channel),
@@ -122,7 +122,9 @@ def test_another_picture_is_another_prompt(channel: grpc.Channel) -> None:
     assert reply(b"one") == reply(b"one") != reply(b"two")
 
 
-def test_images_and_sound_are_taken_where_the_contract_has_them(channel: grpc.Channel) -> None:
+def test_images_and_audio_are_accepted_where_the_contract_allows_them(
+    channel: grpc.Channel,
+) -> None:
     picture = pb.Media(url="https://example.org/cat.png")
     parts = [pb.ContentPart(image=picture), pb.ContentPart(audio=picture)]
     chat = pb.ChatRequest(model=MODEL, messages=[user(*parts)])
@@ -139,7 +141,7 @@ def test_images_and_sound_are_taken_where_the_contract_has_them(channel: grpc.Ch
 # --- Refusals and unknown kinds ---
 
 
-def test_a_refusal_has_its_own_place(channel: grpc.Channel, gateway: FakeGateway) -> None:
+def test_a_refusal_has_its_own_field(channel: grpc.Channel, gateway: FakeGateway) -> None:
     gateway.script.add(Answer(refusal="I will not.", reasoning="No."), times=6)
     chats, messages = rpc.ChatServiceStub(channel), rpc.MessageServiceStub(channel)
     chat = pb.ChatRequest(model=MODEL, messages=[user("x")])
@@ -155,7 +157,7 @@ def test_a_refusal_has_its_own_place(channel: grpc.Channel, gateway: FakeGateway
         assert part.refusal == "I will not."
 
 
-def test_unknown_kinds_come_through_and_go_back(
+def test_unknown_kinds_are_returned_and_can_be_sent_back(
     channel: grpc.Channel, gateway: FakeGateway
 ) -> None:
     gateway.script.add(Answer("Found.", opaque=[WEIRD]), times=6)
@@ -184,7 +186,7 @@ def test_unknown_kinds_come_through_and_go_back(
 # --- Workers ---
 
 
-def test_a_worker_fails_and_recovers_before_those_who_watch(
+def test_watchers_see_a_worker_fail_and_recover(
     channel: grpc.Channel, gateway: FakeGateway
 ) -> None:
     stub = rpc.WorkerServiceStub(channel)

@@ -182,7 +182,7 @@ def test_every_generation_rpc_is_tested() -> None:
 
 
 @each_pair
-def test_stream_put_together_is_the_unary_reply(
+def test_the_collected_stream_is_the_unary_reply(
     pair: Pair, channel: grpc.Channel, gateway: FakeGateway
 ) -> None:
     unary, streaming = pair.rpcs(channel)
@@ -240,7 +240,7 @@ FAULTS = [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE
 
 
 @each_pair
-def test_events_come_before_a_fault_as_they_are(
+def test_events_before_a_fault_are_unchanged(
     pair: Pair, channel: grpc.Channel, gateway: FakeGateway
 ) -> None:
     _, streaming = pair.rpcs(channel)

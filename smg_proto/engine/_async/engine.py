@@ -44,8 +44,8 @@ class AsyncEngine:
         self.also: tuple[str, ...] = _found.contracts[1:]
         """Other contracts that the server speaks at this address."""
         self.has_text: bool = _contract.has_text or _decoder is not None
-        """Whether prompts and output can be text. Without it, both are token ids only; a `decoder`
-        adds text."""
+        """Whether a text prompt is continued with text. Other contracts return only token ids,
+        unless a `decoder` adds text."""
         self._caller = _caller
         self._contract = _contract
         self._facts = _facts

@@ -66,7 +66,7 @@ class Contract:
     handled: ClassVar[frozenset[str]] = frozenset()
     """Parameters that `generate` writes itself."""
     has_text: ClassVar[bool] = False
-    """Whether prompts and output can be text."""
+    """Whether a text prompt is continued with text."""
     why: ClassVar[Mapping[str, str]] = {}
     """Unsupported parameter to the reason, if there is more to say than that it has no field."""
 
