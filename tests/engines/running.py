@@ -29,6 +29,7 @@ class Engine:
     running: Callable[[], int]
     stop: Callable[[], None]
     pace: Callable[[float], None] = nothing
+    http: str = ""  # http://127.0.0.1:PORT, its own HTTP server, if it has one
     tls: tuple[str, bytes] | None = None  # a target with TLS, and the roots to trust
 
 
