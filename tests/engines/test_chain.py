@@ -18,7 +18,6 @@ from e2e.house import Door, front_door, gateway
 from support import make_environment
 
 from engines.conftest import Running
-from engines.processes import free_port
 from engines.real import Workshop
 from engines.running import Engine
 from smg_proto import smg_pb2 as smg
@@ -63,9 +62,8 @@ def chain(
     template.write_text(TEMPLATE, encoding="utf-8")
     with ExitStack() as stack:
         if request.param == "vllm-rs":
-            port = free_port()
-            engine = stack.enter_context(workshop.frontend(home / "vllm-rs", http=port))
-            worker = f"http://127.0.0.1:{port}"
+            engine = stack.enter_context(workshop.frontend(home / "vllm-rs"))
+            worker = engine.http
         else:
             engine = running(request.param)
             worker = engine.target
