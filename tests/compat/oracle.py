@@ -82,8 +82,10 @@ def facts(message: Message, theirs: Descriptor | None, forward: bool | None) -> 
         name: object = named(field) if known else field.number
         value = here.get(field.number)
         if value is None:
-            # What is not set says its default, unless the other side has another kind of field.
-            if other is not None and is_scalar(field) and is_scalar(other):
+            # What is not set says its default, unless the other side has another kind of field, or
+            # this one under another number.
+            moved = known and other is not None and named(other) != named(field)
+            if other is not None and not moved and is_scalar(field) and is_scalar(other):
                 default = field.default_value
                 for path, fact, _ in of_one((name, 0), default, field, other, None):
                     yield path, fact, False

@@ -19,7 +19,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
 )
-from hypothesis import Phase, event, given, settings
+from hypothesis import Phase, event, example, given, settings
 from hypothesis import strategies as st
 from oracle import break_of, broken
 
@@ -298,8 +298,19 @@ def break_found(old: Contract, new: Contract, chance: random.Random) -> str:
     return ""
 
 
+def a_field_moves_to_a_number_where_its_default_is_what_was_sent() -> tuple[Schema, Schema]:
+    other, colors = (("b", 1, F.TYPE_DOUBLE, "one"),), (("NONE", 0), ("RED", 1))
+    old = (("a", 1, "Color", "one"), ("b", 2, F.TYPE_DOUBLE, "one"))
+    new = (("a", 2, "Color", "other default"),)
+    return (
+        Schema("proto3", "proto3", other, other, old, colors),
+        Schema("proto3", "proto2", other, other, new, colors),
+    )
+
+
 @settings(max_examples=300, deadline=None, phases=set(Phase) - {Phase.explain})
 @given(pairs, st.integers(0, 2**32))
+@example(a_field_moves_to_a_number_where_its_default_is_what_was_sent(), 0)
 def test_the_verdict_is_data_if_and_only_if_messages_break(
     pair: tuple[Schema, Schema], seed: int
 ) -> None:
