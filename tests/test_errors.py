@@ -269,3 +269,56 @@ def test_text_of_an_error_names_code_reason_and_fields() -> None:
         "INVALID_ARGUMENT (INVALID_REQUEST): n: must be at least 1"
     )
     assert DETAILS_KEY.endswith("-bin")
+
+
+def test_a_reason_of_another_domain_is_not_one_of_ours() -> None:
+    foreign = SmgError(Code.NOT_FOUND, "", reason="MODEL_NOT_FOUND", domain="example.com")
+    assert foreign.known_reason == smg_pb2.ERROR_REASON_UNSPECIFIED
+
+
+def test_an_error_that_is_not_of_a_call_has_neither_reason_nor_domain() -> None:
+    read = from_rpc_error(grpc.RpcError("closed"))
+    assert (read.code, read.message) == (Code.UNKNOWN, "closed")
+    assert (read.reason, read.domain) == ("", "")
+
+
+def test_errors_are_compared_by_identity_and_violations_by_value() -> None:
+    assert SmgError(Code.UNKNOWN, "a") != SmgError(Code.UNKNOWN, "a")
+    assert FieldViolation("a", "b") == FieldViolation("a", "b")
+    assert len({FieldViolation("a", "b"), FieldViolation("a", "b")}) == 1
+
+
+def test_invalid_names_its_fields_in_the_message_and_in_the_details() -> None:
+    violations = (FieldViolation("a", "is empty"), FieldViolation("b", "is negative"))
+    error = invalid(*violations)
+    assert error.message == "a: is empty; b: is negative"
+    assert tuple(from_status_bytes(to_status_bytes(error)).field_violations) == violations
+
+
+def with_violations(lengths: Sequence[int]) -> SmgError:
+    many = [FieldViolation("f", "x" * length) for length in lengths]
+    return SmgError(Code.INVALID_ARGUMENT, "m", reason="INVALID_REQUEST", field_violations=many)
+
+
+def test_details_take_up_to_3_kib_exactly() -> None:
+    sizes = {
+        len(to_status_bytes(with_violations([length])))
+        for length in range(2900, 3100)
+        if from_status_bytes(to_status_bytes(with_violations([length]))).field_violations
+    }
+    assert max(sizes) == 3072
+
+
+def test_as_many_violations_are_kept_as_fit() -> None:
+    data = to_status_bytes(with_violations([100] * 50))
+    kept = len(from_status_bytes(data).field_violations)
+    assert 0 < kept < 50
+    assert to_status_bytes(with_violations([100] * kept)) == data
+    assert len(data) + 110 > 3072  # no room for one more
+
+
+def test_without_room_for_metadata_violations_go_too() -> None:
+    error = with_violations([10])
+    error.metadata = {"x": "y" * 4000}
+    read = from_status_bytes(to_status_bytes(error))
+    assert (read.reason, dict(read.metadata), read.field_violations) == ("INVALID_REQUEST", {}, ())
