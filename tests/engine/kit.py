@@ -40,8 +40,9 @@ class Server:
         self.metadata.append(dict(details.invocation_metadata or ()))
 
         def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            if not context.add_callback(self.ended.set):  # ended already
+                self.ended.set()
             self.requests[path] = next(requests, b"")
-            context.add_callback(self.ended.set)
             for one in handler(self.requests[path], context) if callable(handler) else handler:
                 yield one.SerializeToString() if isinstance(one, Message) else one
 
@@ -85,8 +86,8 @@ def fails(code: grpc.StatusCode, details: str = "") -> Handler:
 def hangs(request: bytes, context: grpc.ServicerContext) -> Iterator[Any]:
     """Sends nothing until the call ends."""
     ended = threading.Event()
-    context.add_callback(ended.set)
-    ended.wait(PATIENCE)
+    if context.add_callback(ended.set):
+        ended.wait(PATIENCE)
     return iter(())
 
 

@@ -75,7 +75,8 @@ def test_the_error_without_a_contract_lists_what_was_tried(client: Client) -> No
             client.attribute(server.target, "contract")
         error = caught.value
         replies = {one.rpc: one.answer for one in error.tried}
-        assert replies.pop(V1) == "UNIMPLEMENTED"
+        # INTERNAL if the server resets the stream before it has read the request.
+        assert replies.pop(V1) in ("UNIMPLEMENTED", "INTERNAL")
         assert replies.pop(V1ALPHA) == "shop.v1.Orders"
         assert replies == {entry.probe: "UNIMPLEMENTED" for entry in CONTRACTS.values()}
         assert [one.contract for one in error.tried[2:]] == list(CONTRACTS)
