@@ -20,7 +20,7 @@ pytestmark = pytest.mark.site
 
 REFERENCE = "reference/smg.v1.html"
 MAX_TOKENS = f"{REFERENCE}#smg.v1.ChatRequest.max_tokens"
-CHANGES = f"changes/smg-grpc-proto-{smg_proto.__version__}.html"
+CHANGES = "changes/smg-grpc-proto-1.0.0.html"  # a release with breaks
 NO_PROSE = ("code", "pre", "script", "style")
 SHOWN = ["index.html", "guide.html", "engines.html", REFERENCE, CHANGES]
 
@@ -117,7 +117,7 @@ def test_a_page_of_changes_shows_witnesses(site: Path, files: dict[str, Content]
     assert "smg.v1.CompletionRequest.echo" in text
     assert "old to new, lost: smg.v1." in text and "as bytes" in text
     html = (site / CHANGES).read_text(encoding="utf-8")
-    assert re.search(r"ChatMessage\.parts</code></a> [^\n]*<ul>\n<li>old to new, misread: ", html)
+    assert re.search(r"ChatMessage\.parts</code></a>[^\n]*<ul>\n<li>old to new, misread: ", html)
 
 
 def test_no_markup_is_left_in_the_text(files: dict[str, Content]) -> None:
