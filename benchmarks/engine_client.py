@@ -144,8 +144,8 @@ class Pump(grpc.GenericRpcHandler):
     def __init__(self, count: int) -> None:
         self._ready = {f"/{path}": [*make(count)] for path, make, *_ in CASES.values()}
         info = runtime.GetServerInfoResponse(json_info='{"incremental_streaming_output": true}')
-        told = [info.SerializeToString()]
-        self._ready["/sglang.runtime.v1.SglangService/GetServerInfo"] = told
+        result = [info.SerializeToString()]
+        self._ready["/sglang.runtime.v1.SglangService/GetServerInfo"] = result
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         ready = self._ready[str(details.method)]

@@ -125,7 +125,7 @@ def free_port() -> int:
 
 
 @dataclass
-class House:
+class Deployment:
     """Where everything listens, and which process it is."""
 
     url: str
@@ -135,7 +135,7 @@ class House:
 
 
 @asynccontextmanager
-async def house(pace: float, doors: Mapping[str, Door] = OURS) -> AsyncIterator[House]:
+async def deployment(pace: float, doors: Mapping[str, Door] = OURS) -> AsyncIterator[Deployment]:
     """Worker, gateway, and some front doors."""
     port = free_port()
     with ExitStack() as stack:
@@ -153,7 +153,7 @@ async def house(pace: float, doors: Mapping[str, Door] = OURS) -> AsyncIterator[
         command += ["--disable-worker-overload-protection", "--max-concurrent-requests", "-1"]
         url = f"http://127.0.0.1:{port}"
         gateway, _ = stack.enter_context(process(*command, line=False))
-        found = House(url, {}, {"worker": running.pid, "gateway": gateway.pid})
+        found = Deployment(url, {}, {"worker": running.pid, "gateway": gateway.pid})
         await ready(url)
         serve = [sys.executable, "-m", "smg_proto", "serve", "--upstream", url]
         serve += ["--listen", "127.0.0.1:0", "--log-level", "error", "--wait", "60"]
@@ -262,8 +262,10 @@ async def compare_latency(what: str, http: Ask, door: Ask, rounds: int, times: i
         base.append(statistics.median(theirs))
         p50.append(statistics.median(ours) / statistics.median(theirs))
         p99.append(ours[int(times * 0.99)] / theirs[int(times * 0.99)])
-    told = f"{statistics.median(base) * 1000:.1f} ms over HTTP"
-    print(f"{what}: p50 {statistics.median(p50):.2f}x, p99 {statistics.median(p99):.2f}x ({told})")
+    result = f"{statistics.median(base) * 1000:.1f} ms over HTTP"
+    print(
+        f"{what}: p50 {statistics.median(p50):.2f}x, p99 {statistics.median(p99):.2f}x ({result})"
+    )
 
 
 @dataclass
@@ -291,7 +293,9 @@ async def cost(ask: Ask, streams: int, each: int, pids: Mapping[str, int]) -> Co
     return Cost(found, {name: seconds / tokens * 1e6 for name, seconds in spent.items()})
 
 
-async def compare_rate(what: str, http: Ask, doors: dict[str, Ask], at: House, rounds: int) -> None:
+async def compare_rate(
+    what: str, http: Ask, doors: dict[str, Ask], at: Deployment, rounds: int
+) -> None:
     ways = {"HTTP": http, **doors}
     shared = {name: at.pids[name] for name in ("worker", "gateway")}
     pids = {name: {**shared, **({name: at.pids[name]} if name in doors else {})} for name in ways}
@@ -308,13 +312,13 @@ async def compare_rate(what: str, http: Ask, doors: dict[str, Ask], at: House, r
             process: statistics.median(each.cpu[process] for each in costs)
             for process in costs[0].cpu
         }
-        told = ", ".join(f"{process} {time:.0f}" for process, time in spent.items())
-        print(f"{what}, {name}: {ratio:.2f}x; µs of processor a token: {told}")
+        result = ", ".join(f"{process} {time:.0f}" for process, time in spent.items())
+        print(f"{what}, {name}: {ratio:.2f}x; µs of processor a token: {result}")
 
 
 async def measure(pace: float, rounds: int, doors: Mapping[str, Door]) -> None:
     async with AsyncExitStack() as stack:
-        at = await stack.enter_async_context(house(pace, doors))
+        at = await stack.enter_async_context(deployment(pace, doors))
         connector = aiohttp.TCPConnector(limit=0)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         http_unary, http_stream = http_ways(session, at.url)
@@ -337,7 +341,7 @@ async def measure(pace: float, rounds: int, doors: Mapping[str, Door]) -> None:
 
 
 async def bytes_on_the_wire() -> None:
-    async with house(0) as at:
+    async with deployment(0) as at:
         targets = (("HTTP", at.url.removeprefix("http://")), ("gRPC", at.doors["front door"]))
         for name, target in targets:
             async with counting_proxy(target) as (proxy, counted):
@@ -386,7 +390,7 @@ def resident(pid: int) -> int:
 
 
 async def idle_memory(streams: int = 200) -> None:
-    async with house(60) as at, grpc.aio.insecure_channel(at.doors["front door"]) as channel:
+    async with deployment(60) as at, grpc.aio.insecure_channel(at.doors["front door"]) as channel:
         pid = at.pids["front door"]
         stub: rpc.ChatServiceAsyncStub = rpc.ChatServiceStub(channel)
 
@@ -407,7 +411,7 @@ async def idle_memory(streams: int = 200) -> None:
 
 async def load(seconds: float, streams: int) -> bool:
     """Streams without a pause; nothing may be lost, and memory may not grow."""
-    async with house(0.05) as at, grpc.aio.insecure_channel(at.doors["front door"]) as channel:
+    async with deployment(0.05) as at, grpc.aio.insecure_channel(at.doors["front door"]) as channel:
         pid = at.pids["front door"]
         _, stream = grpc_ways(channel)
         until = time.monotonic() + seconds

@@ -99,8 +99,8 @@ def environment(name: str, *requirements: str) -> Path:
 
 def versions(python: Path) -> dict[str, str]:
     code = "from importlib.metadata import version as v; print(v('protobuf'), v('grpcio'))"
-    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
-    return dict(zip(("protobuf", "grpcio"), said.split(), strict=True))
+    output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    return dict(zip(("protobuf", "grpcio"), output.split(), strict=True))
 
 
 def milliseconds(python: Path, code: str) -> float:

@@ -86,7 +86,7 @@ def response_event(text: str, number: int) -> tuple[str, dict[str, Any]]:
     }
 
 
-def said() -> list[dict[str, str]]:
+def output() -> list[dict[str, str]]:
     return [{"role": "user", "content": ASKED}]
 
 
@@ -110,7 +110,7 @@ APIS = [
         ),
         {
             "model": MODEL,
-            "messages": said(),
+            "messages": output(),
             "tools": [{"type": "function", "function": FUNCTION}],
             "stream": True,
         },
@@ -125,7 +125,7 @@ APIS = [
             turns=[pb.Turn(role=pb.ROLE_USER, blocks=[pb.MessageBlock(text=ASKED)])],
             max_tokens=64,
         ),
-        {"model": MODEL, "messages": said(), "max_tokens": 64, "stream": True},
+        {"model": MODEL, "messages": output(), "max_tokens": 64, "stream": True},
         lambda channel: rpc.MessageServiceStub(channel).StreamMessage,
         lambda event: event.delta.text,
         message_event,

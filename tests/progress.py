@@ -39,13 +39,13 @@ class Progress:
         for report in (report for reports in stats.values() for report in reports):
             if isinstance(report, pytest.TestReport):
                 seconds[report.nodeid] += report.duration
-        told = {
+        result = {
             "passed": len(stats.get("passed", ())) + len(stats.get("xfailed", ())),
             "failed": len(stats.get("failed", ())) + len(stats.get("error", ())),
             "skipped": Counter(_reason(report) for report in stats.get("skipped", ())),
             "slowest": max(seconds.items(), key=itemgetter(1), default=None),
         }
-        self._summary.write_text(json.dumps(told), encoding="utf-8")
+        self._summary.write_text(json.dumps(result), encoding="utf-8")
 
     def _watch(self) -> None:
         while not self._over.wait(LONG):

@@ -124,8 +124,8 @@ def test_base_install_requires_only_grpcio_and_protobuf(wheel: Path, tmp_path: P
         "protobuf",
         "typing-extensions",  # grpcio's own
     }
-    said = run(python.parent / "smg-proto", "--version", cwd=tmp_path)
-    assert said == f"smg-proto {smg_proto.__version__}\n"
+    output = run(python.parent / "smg-proto", "--version", cwd=tmp_path)
+    assert output == f"smg-proto {smg_proto.__version__}\n"
 
 
 def test_sdist_has_what_the_wheel_is_made_from(wheel: Path, sdist: Path, tmp_path: Path) -> None:
@@ -157,11 +157,11 @@ def test_pip_installs(way: str, source: Path, tmp_path: Path) -> None:
         "editable": ["--editable", str(source)],
     }[way]
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *what)
-    said = json.loads(run(python, "-c", PROBE, cwd=tmp_path))
-    assert said["version"] == smg_proto.__version__ and said["same"]
-    assert Path(said["at"]).is_relative_to(source if way == "editable" else tmp_path)
-    assert said["protos"] == len([name for name in tracked("proto") if name.endswith(".proto")])
-    assert said["files"] == len(smg_proto.descriptor_set().file)
+    output = json.loads(run(python, "-c", PROBE, cwd=tmp_path))
+    assert output["version"] == smg_proto.__version__ and output["same"]
+    assert Path(output["at"]).is_relative_to(source if way == "editable" else tmp_path)
+    assert output["protos"] == len([name for name in tracked("proto") if name.endswith(".proto")])
+    assert output["files"] == len(smg_proto.descriptor_set().file)
 
 
 def test_sdist_becomes_a_wheel_without_a_network(sdist: Path, wheel: Path, tmp_path: Path) -> None:

@@ -51,10 +51,10 @@ def stub(channel: grpc.Channel) -> vllm_engine_pb2_grpc.VllmEngineStub:
 
 def test_servicers_of_all_engines_can_be_imported(wheel: Path, tmp_path: Path) -> None:
     python = servicer_environment(tmp_path / "env", wheel)
-    said = json.loads(run(python, ROOT / "tests" / "peers" / "old_imports.py", cwd=tmp_path))
-    assert said["uses"] > 100
-    assert {f"{engine}_pb2_grpc" for engine in ENGINES} <= set(said["modules"])
-    assert not said["missing"]
+    output = json.loads(run(python, ROOT / "tests" / "peers" / "old_imports.py", cwd=tmp_path))
+    assert output["uses"] > 100
+    assert {f"{engine}_pb2_grpc" for engine in ENGINES} <= set(output["modules"])
+    assert not output["missing"]
 
 
 def request(
@@ -90,16 +90,16 @@ def test_a_unary_reply_has_every_choice(stub: vllm_engine_pb2_grpc.VllmEngineStu
 
 
 def test_logprobs_and_stops_arrive(stub: vllm_engine_pb2_grpc.VllmEngineStub) -> None:
-    asked = request("one two", stream=False, logprobs=2, prompt_logprobs=1, stop=["e t"])
-    (answer,) = (answer.complete for answer in stub.Generate(asked))
+    sent = request("one two", stream=False, logprobs=2, prompt_logprobs=1, stop=["e t"])
+    (answer,) = (answer.complete for answer in stub.Generate(sent))
     assert bytes(answer.output_ids) == b"one t"
     assert answer.WhichOneof("matched_stop") == "matched_stop_str"
     assert answer.matched_stop_str == "e t"
     assert list(answer.output_logprobs.top_logprobs[0].token_ids) == [ord("o"), ord("o") + 1]
     assert not answer.input_logprobs.token_logprobs[0].HasField("value")
     assert answer.input_logprobs.token_logprobs[1].value == -(ord("n") % 8) / 8
-    asked = request("one two", stream=False, stop_token_ids=[ord("e")])
-    (answer,) = (answer.complete for answer in stub.Generate(asked))
+    sent = request("one two", stream=False, stop_token_ids=[ord("e")])
+    (answer,) = (answer.complete for answer in stub.Generate(sent))
     assert answer.matched_token_id == ord("e")
 
 
@@ -107,20 +107,20 @@ def test_the_engine_gets_the_parameters(
     stub: vllm_engine_pb2_grpc.VllmEngineStub, servicer: Servicer
 ) -> None:
     constraint = vllm_engine_pb2.ChoiceConstraint(choices=["a", "b"])
-    asked = request("ab", "asked", temperature=0.0, seed=0, max_tokens=1, choice=constraint)
-    asked.data_parallel_rank = 0
-    *_, last = stub.Generate(asked, metadata=(("traceparent", "00-1-1-00"),))
+    sent = request("ab", "sent", temperature=0.0, seed=0, max_tokens=1, choice=constraint)
+    sent.data_parallel_rank = 0
+    *_, last = stub.Generate(sent, metadata=(("traceparent", "00-1-1-00"),))
     assert last.complete.finish_reason == "length"
-    (told,) = (
+    (result,) = (
         event
         for event in servicer.events()
-        if event.get("request_id") == "asked" and event["event"] == "generate"
+        if event.get("request_id") == "sent" and event["event"] == "generate"
     )
-    params = told["sampling_params"]
+    params = result["sampling_params"]
     assert (params["temperature"], params["top_p"], params["seed"]) == (0.0, 1.0, 0)
     assert params["structured_outputs"] == {"choice": ["a", "b"]}
-    assert told["data_parallel_rank"] == 0
-    assert told["trace_headers"] == {"traceparent": "00-1-1-00"}
+    assert result["data_parallel_rank"] == 0
+    assert result["trace_headers"] == {"traceparent": "00-1-1-00"}
 
 
 def test_abort_ends_a_stream(stub: vllm_engine_pb2_grpc.VllmEngineStub, servicer: Servicer) -> None:
@@ -141,7 +141,7 @@ def test_cancelling_reaches_the_engine(
 
 
 @pytest.mark.parametrize(
-    ("asked", "code", "chunks"),
+    ("sent", "code", "chunks"),
     [
         (request(""), grpc.StatusCode.INVALID_ARGUMENT, 0),
         (request("a", temperature=3.0), grpc.StatusCode.INVALID_ARGUMENT, 0),
@@ -155,13 +155,13 @@ def test_cancelling_reaches_the_engine(
 )
 def test_failures_arrive_as_statuses(
     stub: vllm_engine_pb2_grpc.VllmEngineStub,
-    asked: vllm_engine_pb2.GenerateRequest,
+    sent: vllm_engine_pb2.GenerateRequest,
     code: grpc.StatusCode,
     chunks: int,
 ) -> None:
     seen: list[vllm_engine_pb2.GenerateResponse] = []
     with pytest.raises(grpc.RpcError) as caught:
-        for answer in stub.Generate(asked):
+        for answer in stub.Generate(sent):
             seen.append(answer)
     assert isinstance(caught.value, grpc.Call) and caught.value.code() is code
     assert len(seen) == chunks

@@ -99,5 +99,5 @@ def test_every_cell_of_a_server_that_generates_is_on_the_page(server: dict[str, 
     column = row(" | ").index(server["name"])
     for key, title in TABLE["capabilities"].items():
         cell = server["can"].get(key)
-        said = f"{cell['says']} <sup>{MARKS[cell['by']]}</sup>" if cell else ""
-        assert row(f"{title} |")[column] == said, title
+        output = f"{cell['says']} <sup>{MARKS[cell['by']]}</sup>" if cell else ""
+        assert row(f"{title} |")[column] == output, title

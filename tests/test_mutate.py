@@ -135,9 +135,9 @@ def test_survivors_are_listed_and_the_tree_is_unchanged(
 ) -> None:
     before = content(project)
     assert mutated(project, "pkg/m.py", "--jobs", "2") == 1
-    said = capsys.readouterr().out.splitlines()
-    assert sorted(said[:-4]) == ["pkg/m.py:2: 3  ->  4", "pkg/m.py:2: x < 3  ->  (x <= 3)"]
-    assert said[-1] == "| `pkg/m.py` | 3 | 1 | 2 |"
+    output = capsys.readouterr().out.splitlines()
+    assert sorted(output[:-4]) == ["pkg/m.py:2: 3  ->  4", "pkg/m.py:2: x < 3  ->  (x <= 3)"]
+    assert output[-1] == "| `pkg/m.py` | 3 | 1 | 2 |"
     assert content(project) == before
 
 
@@ -174,7 +174,7 @@ def test_no_survivor_is_status_0_and_a_sample_is_the_same_each_time(
 
 @pytest.mark.packaging
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["pkg/none.py"], "no hand-written module 'pkg/none.py'"),
         (["pkg/m.py", "--sample", "0"], "1 or more"),
@@ -182,10 +182,10 @@ def test_no_survivor_is_status_0_and_a_sample_is_the_same_each_time(
     ],
 )
 def test_a_usage_error_is_status_2(
-    words: list[str], said: str, project: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], output: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mutated(project, *words) == 2
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
 @pytest.mark.packaging

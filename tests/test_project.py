@@ -53,7 +53,7 @@ def test_every_test_group_runs_in_the_workflow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "said", "used"),
+    ("language", "output", "used"),
     [
         ("go", r"Needs Go (\S+) or newer", r"go-version-file: clients/go/go\.mod"),
         ("typescript", r"Needs Node\.js (\d+) or newer", r'node-version: "{}"'),
@@ -62,9 +62,9 @@ def test_every_test_group_runs_in_the_workflow() -> None:
     ],
 )
 def test_the_oldest_toolchain_of_a_client_is_the_one_that_is_tested(
-    language: str, said: str, used: str
+    language: str, output: str, used: str
 ) -> None:
-    found = re.search(said, read(f"clients/{language}/README.md"))
+    found = re.search(output, read(f"clients/{language}/README.md"))
     assert found and re.search(used.format(re.escape(found[1])), job("languages"))
     if language == "go":
         assert re.search(rf"^go {re.escape(found[1])}(\.0)?$", read("clients/go/go.mod"), re.M)

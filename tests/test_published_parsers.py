@@ -33,13 +33,13 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
 
     def send(messages: list[Message]) -> list[tuple[bytes, bytes] | None]:
-        asked = [
+        requested = [
             [message.DESCRIPTOR.full_name, base64.b64encode(message.SerializeToString()).decode()]
             for message in messages
         ]
         done = subprocess.run(
             [python, ROOT / "tests" / "peers" / "reserialize.py"],
-            input=json.dumps(asked) + "\n",
+            input=json.dumps(requested) + "\n",
             capture_output=True,
             text=True,
         )

@@ -52,9 +52,9 @@ def ready(checkout: Path) -> Path:
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.9"])
 def test_an_old_python_is_reported_in_one_line(version: str, entry: str) -> None:
-    status, said = script(str(ROOT / entry), python=old_python(version))
+    status, output = script(str(ROOT / entry), python=old_python(version))
     assert status == 2
-    assert re.fullmatch(rf".*{entry}: Python {version} is too old: .* 3\.10 .*\n", said)
+    assert re.fullmatch(rf".*{entry}: Python {version} is too old: .* 3\.10 .*\n", output)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -62,25 +62,29 @@ def test_every_python_below_the_oldest_is_too_old(entry: str) -> None:
     code = (
         f"import runpy, sys; sys.version_info = (3, 9, 30); runpy.run_path({str(ROOT / entry)!r})"
     )
-    status, said = script("-c", code, PYTHONPATH=str(ROOT / "scripts"))
-    assert status == 2 and "Python 3.9 is too old" in said and said.count("\n") == 1
+    status, output = script("-c", code, PYTHONPATH=str(ROOT / "scripts"))
+    assert status == 2 and "Python 3.9 is too old" in output and output.count("\n") == 1
 
 
 def test_the_error_for_an_unknown_group_lists_the_groups() -> None:
-    status, said = script(str(ROOT / "scripts/test"), "cor")
-    assert status == 2 and "'cor'; choose from gate, core, typing" in said and said.count("\n") == 1
+    status, output = script(str(ROOT / "scripts/test"), "cor")
+    assert (
+        status == 2
+        and "'cor'; choose from gate, core, typing" in output
+        and output.count("\n") == 1
+    )
 
 
 def test_no_git_is_one_line(tmp_path: Path) -> None:
-    status, said = script(str(ROOT / "scripts/test"), "core", PATH=str(tmp_path))
-    assert status == 2 and said.startswith("test: git is not on PATH") and said.count("\n") == 1
+    status, output = script(str(ROOT / "scripts/test"), "core", PATH=str(tmp_path))
+    assert status == 2 and output.startswith("test: git is not on PATH") and output.count("\n") == 1
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_an_unwritable_folder_is_one_line(entry: str, checkout: Path) -> None:
     (checkout / ".venv").touch()
-    status, said = script(str(checkout / entry))
-    assert status == 2 and f"{checkout}/.venv" in said and said.count("\n") == 1, said
+    status, output = script(str(checkout / entry))
+    assert status == 2 and f"{checkout}/.venv" in output and output.count("\n") == 1, output
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -93,9 +97,9 @@ def test_a_damaged_environment_is_one_line(harm: str, entry: str, checkout: Path
     elif harm == "empty":
         python.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # as without a package
         python.chmod(0o755)
-    status, said = script(str(checkout / entry))
-    assert status == 2 and "is damaged" in said and "delete it" in said, said
-    assert said.count("\n") == 1
+    status, output = script(str(checkout / entry))
+    assert status == 2 and "is damaged" in output and "delete it" in output, output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -106,9 +110,9 @@ def test_an_environment_that_was_never_ready_and_does_not_run_is_one_line(
     python.parent.mkdir(parents=True)
     python.write_bytes(b"\x7fELF and no more")
     python.chmod(0o755)
-    status, said = script(str(checkout / entry))
-    assert status == 2 and f"{python} does not run" in said and "delete" in said, said
-    assert said.count("\n") == 1
+    status, output = script(str(checkout / entry))
+    assert status == 2 and f"{python} does not run" in output and "delete" in output, output
+    assert output.count("\n") == 1
 
 
 def test_an_environment_of_another_python_is_named(checkout: Path) -> None:
@@ -117,8 +121,8 @@ def test_an_environment_of_another_python_is_named(checkout: Path) -> None:
     python.chmod(0o755)
     command = [sys.executable, "-c", "import _venv; _venv.ensure('dev')"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=checkout / "scripts")
-    asked = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert f"{checkout}/.venv has Python 3.99; delete it to use {asked}\n" in done.stdout
+    sent = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert f"{checkout}/.venv has Python 3.99; delete it to use {sent}\n" in done.stdout
     assert done.returncode == 0
 
 
@@ -126,12 +130,12 @@ def test_an_environment_of_another_python_is_named(checkout: Path) -> None:
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_network_is_one_line(entry: str, checkout: Path) -> None:
     nowhere = "http://127.0.0.1:9/simple"
-    status, said = script(
+    status, output = script(
         str(checkout / entry),
         PIP_INDEX_URL=nowhere, PIP_FIND_LINKS="", PIP_NO_CACHE_DIR="1", PIP_RETRIES="0",
     )  # fmt: skip
-    assert status == 2 and "check that a Python package index can be reached" in said, said
-    assert said.count("\n") == 1
+    assert status == 2 and "check that a Python package index can be reached" in output, output
+    assert output.count("\n") == 1
 
 
 def test_a_reason_is_the_error_and_its_innermost_cause() -> None:
@@ -195,10 +199,10 @@ def test_a_run_prints_groups_times_and_reasons_of_skips(
     suite = SUITE.format(long=1, more="")
     (project / "tests" / "test_it.py").write_text(suite, encoding="utf-8")
     assert _runner.main(["core"]) == 0
-    said = capfd.readouterr().out
-    assert "== core: test behaviour over loopback" in said
-    assert re.search(r"running for \d+ s: tests/test_it\.py::test_long", said)
-    line = re.search(r"^core: (.+)$", said, re.MULTILINE)
+    output = capfd.readouterr().out
+    assert "== core: test behaviour over loopback" in output
+    assert re.search(r"running for \d+ s: tests/test_it\.py::test_long", output)
+    line = re.search(r"^core: (.+)$", output, re.MULTILINE)
     assert line
     assert re.fullmatch(
         r"4 passed, 0 failed, 2 skipped in \d+ s; "
@@ -206,7 +210,7 @@ def test_a_run_prints_groups_times_and_reasons_of_skips(
         r"skipped: no Python 3\.99 \(1\), no such program \(1\)",
         line[1],
     )
-    assert said.endswith("\n4 passed, 0 failed, 2 skipped\n")
+    assert output.endswith("\n4 passed, 0 failed, 2 skipped\n")
 
 
 @pytest.mark.packaging
@@ -228,9 +232,9 @@ def test_failures_are_counted_and_the_status_is_1(
         encoding="utf-8",
     )
     assert _runner.main(["slow"]) == 1
-    said = capfd.readouterr().out
-    assert "== slow-one: takes its time\n" in said
-    assert re.search(r"\n[01] passed, 1 failed, 0 skipped\n\Z", said)
+    output = capfd.readouterr().out
+    assert "== slow-one: takes its time\n" in output
+    assert re.search(r"\n[01] passed, 1 failed, 0 skipped\n\Z", output)
 
 
 @pytest.mark.packaging
@@ -245,9 +249,9 @@ def test_a_group_that_runs_only_by_name_is_in_no_other_run(
     )
     for words, counted in ([], "1"), (["slow"], "0"), (["slow-one"], "1"):
         assert _runner.main([*words]) == 0
-        said = capfd.readouterr().out
-        assert said.endswith(f"\n{counted} passed, 0 failed, 0 skipped\n")
-        assert ("== slow-one: takes its time" in said) == (words == ["slow-one"])
+        output = capfd.readouterr().out
+        assert output.endswith(f"\n{counted} passed, 0 failed, 0 skipped\n")
+        assert ("== slow-one: takes its time" in output) == (words == ["slow-one"])
 
 
 def test_every_test_of_a_slow_group_is_in_a_file_that_names_the_group(
@@ -315,8 +319,8 @@ def ci(tmp_path: Path) -> Callable[..., tuple[int, list[Any], str]]:
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         lines = done.stdout.splitlines()
-        told = [json.loads(line[5:]) for line in lines if line.startswith("told ")]
-        return done.returncode, told, lines[-1]
+        result = [json.loads(line[5:]) for line in lines if line.startswith("told ")]
+        return done.returncode, result, lines[-1]
 
     return start
 
@@ -336,10 +340,10 @@ def test_ci_runs_fresh_clones_with_only_git_and_python_and_then_the_slow_groups(
     assert oldest["python"] == 10 < newest["python"]
     assert oldest["env"]["LC_ALL"] == "C" and oldest["env"]["TZ"] != newest["env"].get("TZ")
     assert slow["groups"] == ["slow"]
-    for told in (newest, slow):
-        assert not {"MY_SETTING", "GRPC_VERBOSITY", "PYTHONPATH"} & told["env"].keys()
-        assert (told["env"]["PIP_CHOICE"], told["env"]["no_proxy"]) == ("mine", "a b")
-        assert told["env"]["CI"] == "true"
+    for result in (newest, slow):
+        assert not {"MY_SETTING", "GRPC_VERBOSITY", "PYTHONPATH"} & result["env"].keys()
+        assert (result["env"]["PIP_CHOICE"], result["env"]["no_proxy"]) == ("mine", "a b")
+        assert result["env"]["CI"] == "true"
 
 
 @pytest.mark.packaging

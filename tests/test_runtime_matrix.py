@@ -54,16 +54,16 @@ def messages() -> list[Message]:
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_package_works_on(cell: Cell, wheel: Path, messages: list[Message], tmp_path: Path) -> None:
-    said = run_cell(cell, wheel, messages, tmp_path)
-    for asked, found in zip((cell.protobuf, cell.grpcio), said["versions"], strict=False):
-        assert asked in (found, NEWEST)
-    assert said["versions"][2] == smg_proto.__version__
-    assert said["installed"]
-    assert said["implementation"] == cell.implementation
-    assert said["modules"] == count_modules()
-    assert said["sync"] == said["async"] == ["fine", [1, 2, 3], "m"]
-    assert said["helpers"] == [" serves many", "INVALID_REQUEST", ["max_tokens"], 0]
-    for message, answer in zip(messages, said["messages"], strict=True):
+    output = run_cell(cell, wheel, messages, tmp_path)
+    for sent, found in zip((cell.protobuf, cell.grpcio), output["versions"], strict=False):
+        assert sent in (found, NEWEST)
+    assert output["versions"][2] == smg_proto.__version__
+    assert output["installed"]
+    assert output["implementation"] == cell.implementation
+    assert output["modules"] == count_modules()
+    assert output["sync"] == output["async"] == ["fine", [1, 2, 3], "m"]
+    assert output["helpers"] == [" serves many", "INVALID_REQUEST", ["max_tokens"], 0]
+    for message, answer in zip(messages, output["messages"], strict=True):
         assert type(message).FromString(base64.b64decode(answer[1])) == message
 
 
@@ -76,14 +76,14 @@ def run_cell(cell: Cell, wheel: Path, messages: list[Message], folder: Path) -> 
     interpreter = make_environment(
         folder / "env", [wheel, *wanted], python=find_python(python) if python else None
     )
-    asked = [
+    sent = [
         [message.DESCRIPTOR.full_name, base64.b64encode(message.SerializeToString()).decode()]
         for message in messages
     ]
     done = subprocess.run(
         [interpreter, "-W", "error", "-m", "peers.runtime_cell"],
         cwd=ROOT / "tests",
-        input=json.dumps(asked) + "\n",
+        input=json.dumps(sent) + "\n",
         env={"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": cell.implementation},
         capture_output=True,
         text=True,

@@ -181,15 +181,15 @@ def test_finish_reasons_are_texts_of_one_vocabulary() -> None:
 
 
 def test_each_error_reason_names_its_one_status_code() -> None:
-    told: dict[str, str] = {}
+    result: dict[str, str] = {}
     for symbol in SYMBOLS:
         if symbol.kind == "value" and symbol.name.startswith("smg.v1.ErrorReason."):
             name = symbol.name.rpartition(".ERROR_REASON_")[2]
             code = re.match(r"([A-Z_]+)\.", symbol.comment)
-            told[name] = code[1] if code else ""
+            result[name] = code[1] if code else ""
     table = {reason: code.name for reason, code in errors.CODES.items()}
-    assert table == {reason: code for reason, code in told.items() if code}
-    assert {reason for reason, code in told.items() if not code} == {
+    assert table == {reason: code for reason, code in result.items() if code}
+    assert {reason for reason, code in result.items() if not code} == {
         "UNSPECIFIED",
         "MCP_TOOL_FAILED",
     }
@@ -216,8 +216,8 @@ def test_lists_are_paged() -> None:
     lists = [(service, method) for service, method in RPCS if method.name.startswith("List")]
     assert len(lists) >= 5
     for _, method in lists:
-        asked = MESSAGES[method.input_type.removeprefix(".smg.v1.")]
-        shape = {field.name: field.type for field in asked.field}
+        sent = MESSAGES[method.input_type.removeprefix(".smg.v1.")]
+        shape = {field.name: field.type for field in sent.field}
         assert shape["page_size"] == FieldDescriptorProto.TYPE_INT32, method.name
         assert shape["page_token"] == FieldDescriptorProto.TYPE_STRING, method.name
         assert "next_page_token" in {field.name for field in reply_of(method).field}, method.name
@@ -257,8 +257,8 @@ def test_requests_can_carry_unknown_parameters(name: str) -> None:
 def test_replies_have_usage_report_and_unknown_members_at_the_same_numbers() -> None:
     checked = 0
     for service, method in RPCS:
-        asked = method.input_type.removeprefix(".smg.v1.")
-        if asked in EXTRA_BODY and not method.server_streaming and "Count" not in method.name:
+        sent = method.input_type.removeprefix(".smg.v1.")
+        if sent in EXTRA_BODY and not method.server_streaming and "Count" not in method.name:
             checked += 1
             by_name = {field.name: field.number for field in reply_of(method).field}
             assert by_name["usage"] == 5, (service, method.name)

@@ -59,16 +59,16 @@ def pyright(python: Path, *include: str, cwd: Path) -> list[dict[str, Any]]:
         "exclude": ["**/*_pb2.py", "**/*_pb2_grpc.py"],  # their types are in the .pyi beside them
     }
     (cwd / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
-    said = run("pyright", "--outputjson", "--pythonpath", python, cwd=cwd, check=False)
-    report = json.loads(said)
+    output = run("pyright", "--outputjson", "--pythonpath", python, cwd=cwd, check=False)
+    report = json.loads(output)
     assert report["summary"]["filesAnalyzed"] >= len(include)
     found: list[dict[str, Any]] = report["generalDiagnostics"]
     return found
 
 
 def test_mypy_finds_nothing_in_the_samples(python: Path, folder: Path) -> None:
-    said = mypy(python, *(path.name for path in SAMPLES), cwd=folder)
-    assert said == f"Success: no issues found in {len(SAMPLES)} source files\n"
+    output = mypy(python, *(path.name for path in SAMPLES), cwd=folder)
+    assert output == f"Success: no issues found in {len(SAMPLES)} source files\n"
 
 
 def test_pyright_finds_nothing_in_the_samples(python: Path, folder: Path) -> None:
@@ -103,8 +103,8 @@ def marked() -> set[int]:
 
 
 def test_mypy_flags_every_mistake_and_nothing_else(python: Path, folder: Path) -> None:
-    said = mypy(python, MISTAKES.name, cwd=folder)
-    assert {int(line) for line in re.findall(r"mistakes\.py:(\d+): error", said)} == marked()
+    output = mypy(python, MISTAKES.name, cwd=folder)
+    assert {int(line) for line in re.findall(r"mistakes\.py:(\d+): error", output)} == marked()
 
 
 def test_pyright_flags_every_mistake_and_nothing_else(python: Path, folder: Path) -> None:

@@ -258,8 +258,8 @@ def steps(*words: str, stop_at: int = 0) -> int:
         os._exit(code)
     os.close(write)
     os.waitpid(child, 0)
-    with os.fdopen(read) as told:
-        return int(told.read() or 0)
+    with os.fdopen(read) as result:
+        return int(result.read() or 0)
 
 
 STEPS = {

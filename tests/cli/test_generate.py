@@ -31,8 +31,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def program(folder: Path, name: str, version: str) -> Path:
     """A plugin that tells a version, and writes nothing but an error."""
     path = folder / name
-    said = f'[ "$1" = --version ] && echo "{name} {version}" && exit 0'
-    path.write_text(f"#!/bin/sh\n{said}\necho out of order >&2\nexit 1\n", encoding="utf-8")
+    output = f'[ "$1" = --version ] && echo "{name} {version}" && exit 0'
+    path.write_text(f"#!/bin/sh\n{output}\necho out of order >&2\nexit 1\n", encoding="utf-8")
     path.chmod(0o755)
     return path
 

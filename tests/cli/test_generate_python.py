@@ -167,8 +167,8 @@ def test_messages_that_embed_the_contracts_still_work(
         (others / name).mkdir(parents=True)
         (others / name / "__init__.py").touch()
     program = team / "program.py"
-    said = run(python, "-W", "error", program, PYTHONPATH=f"{others}:{out}")
-    assert said == "shared\n"
+    output = run(python, "-W", "error", program, PYTHONPATH=f"{others}:{out}")
+    assert output == "shared\n"
     assert "Success" in mypy(python, program, out)
     # Types, not Any: a wrong one is noticed.
     mistakes = program.read_text(encoding="utf-8").replace('text="Hello"', "text=7")

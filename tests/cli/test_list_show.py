@@ -65,8 +65,8 @@ def test_show_of_a_package_prints_all_its_definitions(capsys: pytest.CaptureFixt
     files = re.findall(r"^// (smg/v1/.*)$", shown, re.MULTILINE)
     assert sorted(files) == sorted({s.file for s in mine})
     assert main(["show", "smg.v1", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {each["name"] for each in told} == {s.name for s in top}
+    result = json.loads(capsys.readouterr().out)
+    assert {each["name"] for each in result} == {s.name for s in top}
 
 
 def test_show_separates_files_by_an_empty_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,10 +107,10 @@ def test_an_unknown_name_lists_similar_ones_and_exits_with_2(
     words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
-    told = capsys.readouterr()
-    assert hint in told.err
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    result = capsys.readouterr()
+    assert hint in result.err
+    assert result.err.count("\n") == 1
+    assert result.out == ""
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "smg.v1.ChatService"], ["--version"]])

@@ -70,8 +70,10 @@ def _of_go(spec: str, scratch: Path) -> Path:
 def go_module(package: str, version: str, scratch: Path) -> Path:
     """The module in Go's own cache."""
     with tempfile.TemporaryDirectory(dir=scratch) as empty:
-        said = run(need("go"), "mod", "download", "-json", f"{package}@{version}", cwd=Path(empty))
-    return Path(json.loads(said)["Dir"])
+        output = run(
+            need("go"), "mod", "download", "-json", f"{package}@{version}", cwd=Path(empty)
+        )
+    return Path(json.loads(output)["Dir"])
 
 
 def buf_errors(old: Contract, new: Contract, scratch: Path) -> tuple[int, ...]:

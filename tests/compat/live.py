@@ -134,14 +134,14 @@ def wrong(got: dict[str, Any], client: Installed, server: Installed, there: set[
         return "" if got["code"] == "UNIMPLEMENTED" else f"{got['code']}, not UNIMPLEMENTED"
     if mode == "fail":
         expected = (FAILURE[0].name, FAILURE[1], DETAILS.hex())
-        said = (got["code"], got["message"], got["details"])
-        return "" if said == expected else f"the error came as {said}"
+        printed = (got["code"], got["message"], got["details"])
+        return "" if printed == expected else f"the error came as {printed}"
     if mode == "leave":
         return "" if got["code"] == "CANCELLED" and got["replies"] else f"left, but {got['code']}"
     if got["code"] != "OK":
         return f"{got['code']}: {got['message']}"
-    asked, _, _ = client.rpcs[method].partition(" -> ")
-    request = client.classes[asked.removeprefix("stream ")]
+    sent, _, _ = client.rpcs[method].partition(" -> ")
+    request = client.classes[sent.removeprefix("stream ")]
     if not same(request, got["request"], value(request.DESCRIPTOR)):
         return "the server did not get all of the request"
     answered = server.classes[server.rpcs[method].rpartition(" ")[2]]

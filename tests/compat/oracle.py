@@ -156,15 +156,15 @@ def broken(data: bytes, writer: type[Message], reader: type[Message], forward: b
     sent.MergeFromString(data)
     try:
         read.MergeFromString(data)
-        heard = {path: fact for path, fact, _ in facts(read, described(writer), None)}
+        received = {path: fact for path, fact, _ in facts(read, described(writer), None)}
     except (DecodeError, UnicodeDecodeError) as error:
         return f"cannot be parsed: {error}"
     if not complete(read) and complete(sent):
         return "is incomplete to its reader"
     for path, fact, on_wire in facts(sent, described(reader), forward):
-        if path in heard:
-            if fact is not None and heard[path] != fact:
-                return f"{path}: {fact!r} is {heard[path]!r}"
+        if path in received:
+            if fact is not None and received[path] != fact:
+                return f"{path}: {fact!r} is {received[path]!r}"
         elif on_wire:
             return f"{path}: {fact!r} is lost"
     return ""

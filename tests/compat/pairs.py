@@ -61,9 +61,9 @@ def side_of(text: str, side: str) -> str:
 
 
 def parse(name: str, head: str, body: str) -> Pair:
-    title, judged, *said = (part.strip() for part in head.split("|"))
+    title, judged, *output = (part.strip() for part in head.split("|"))
     cls, *rest = (part.strip() for part in judged.split(","))
-    pair = Pair(name, title, cls, "", "by name" in rest, said[0] if said else "", body)
+    pair = Pair(name, title, cls, "", "by name" in rest, output[0] if output else "", body)
     pair.direction = next((word for word in rest if word != "by name"), "")
     if not body.startswith("@"):
         body = f"@ t.proto {body}"
@@ -171,27 +171,31 @@ def judged_by_buf() -> dict[str, str]:
             done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
             assert done.returncode in (0, 100), done.stderr
             for line in done.stdout.splitlines():
-                said = json.loads(line)
+                output = json.loads(line)
                 for name in re.findall(
-                    r"\b([a-z0-9]+?\d+)/", f"{said.get('path')} {said['message']}"
+                    r"\b([a-z0-9]+?\d+)/", f"{output.get('path')} {output['message']}"
                 ):
                     broken.setdefault(name, set()).add(level)
-                if "path" not in said:
-                    for name in re.findall(r"\b([a-z]+[0-9]*?[a-z]\d+)\b", said["message"]):
+                if "path" not in output:
+                    for name in re.findall(r"\b([a-z]+[0-9]*?[a-z]\d+)\b", output["message"]):
                         broken.setdefault(name, set()).add(level)
-    said = {p.name: " ".join(lv for lv in LEVELS if lv in broken.get(p.name, ())) for p in pairs()}
-    return {p.name: "x" if p.message_set else said[p.name] or "-" for p in pairs()}
+    output = {
+        p.name: " ".join(lv for lv in LEVELS if lv in broken.get(p.name, ())) for p in pairs()
+    }
+    return {p.name: "x" if p.message_set else output[p.name] or "-" for p in pairs()}
 
 
 def written() -> Iterator[tuple[Path, str]]:
     """Each file of pairs as it is with what buf says today."""
-    said = judged_by_buf()
+    output = judged_by_buf()
     for path in sorted(FOLDER.glob("*.txt")):
         numbers = iter(range(10_000))
 
         def head(match: re.Match[str], path: Path = path, numbers: Iterator[int] = numbers) -> str:
             title, judged, *_ = match[1].split("|")
-            return f"== {title.strip()} | {judged.strip()} | {said[f'{path.stem}{next(numbers)}']}"
+            return (
+                f"== {title.strip()} | {judged.strip()} | {output[f'{path.stem}{next(numbers)}']}"
+            )
 
         yield (
             path,

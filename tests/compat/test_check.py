@@ -130,36 +130,36 @@ def without_presence(files: FileDescriptorSet) -> None:
 
 def check(capsys: pytest.CaptureFixture[str], code: int, *words: str | Path) -> str:
     assert main(["check", *map(str, words)]) == code
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     if code == 2:
-        assert said.out == ""
-        assert said.err.count("\n") == 1, said.err
-        return said.err
-    return said.out
+        assert output.out == ""
+        assert output.err.count("\n") == 1, output.err
+        return output.err
+    return output.out
 
 
 def test_a_server_with_the_same_contract_passes(capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as address:
-        said = check(capsys, 0, address)
+        output = check(capsys, 0, address)
         assert diff(load(f"grpc://{address}"), load("self")).verdict == "compatible"
-    assert "health: SERVING" in said
-    assert f"services of both: {ENGINE}" in said
-    assert said.splitlines()[2].startswith("services of this package only: ")
-    assert "trtllm.TrtllmService" in said.splitlines()[2]
-    assert said.endswith("fine\n")
+    assert "health: SERVING" in output
+    assert f"services of both: {ENGINE}" in output
+    assert output.splitlines()[2].startswith("services of this package only: ")
+    assert "trtllm.TrtllmService" in output.splitlines()[2]
+    assert output.endswith("fine\n")
 
 
 def test_symbols_that_an_older_server_lacks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(older) as address:
-        said = check(capsys, 1, address)
+        output = check(capsys, 1, address)
         assert check(capsys, 0, address, "--allow-older").endswith("\nfine\n")
-        told = json.loads(check(capsys, 1, address, "--format", "json"))
-    assert f"{ENGINE}.Abort: the server lacks it: UNIMPLEMENTED" in said
-    assert said.count("the server does not know it: it ignores it") == 1
-    assert said.count("the server does not know it: it never sets it") == 1
-    assert told["fine"] is False
-    assert [gap["kind"] for gap in told["server_lacks"]] == ["rpc", "field", "field"]
-    assert told["conflicts"] == []
+        result = json.loads(check(capsys, 1, address, "--format", "json"))
+    assert f"{ENGINE}.Abort: the server lacks it: UNIMPLEMENTED" in output
+    assert output.count("the server does not know it: it ignores it") == 1
+    assert output.count("the server does not know it: it never sets it") == 1
+    assert result["fine"] is False
+    assert [gap["kind"] for gap in result["server_lacks"]] == ["rpc", "field", "field"]
+    assert result["conflicts"] == []
 
 
 def test_an_enum_value_that_the_server_does_not_know_is_listed(
@@ -172,18 +172,18 @@ def test_an_enum_value_that_the_server_does_not_know_is_listed(
         del next(e for e in common.enum_type if e.name == "Modality").value[-1]
 
     with serving(edit, services=[service]) as address:
-        said = check(capsys, 1, address)
-    assert "value smg.grpc.common.Modality." in said
+        output = check(capsys, 1, address)
+    assert "value smg.grpc.common.Modality." in output
 
 
 def test_symbols_that_only_a_newer_server_has_are_listed_and_pass(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving(newer) as address:
-        said = check(capsys, 0, address)
-    assert "this package lacks" in said
-    assert f"rpc   {ENGINE}.Newcomer" in said
-    assert "GenerateRequest.newcomer: this package does not know it: it cannot set it" in said
+        output = check(capsys, 0, address)
+    assert "this package lacks" in output
+    assert f"rpc   {ENGINE}.Newcomer" in output
+    assert "GenerateRequest.newcomer: this package does not know it: it cannot set it" in output
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_symbols_that_differ_on_both_sides_are_conflicts(
     edit: Edit, conflict: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(edit) as address:
-        said = check(capsys, 1, address, "--allow-older")
-    assert conflict in said
+        output = check(capsys, 1, address, "--allow-older")
+    assert conflict in output
 
 
 def test_a_renamed_field_is_not_missing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,13 +214,13 @@ def test_the_contract_that_the_engine_client_uses_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with serving() as address:
-        said = check(capsys, 0, address)
-    assert "\nsmg_proto.engine uses vllm.grpc.engine\n" in said
+        output = check(capsys, 0, address)
+    assert "\nsmg_proto.engine uses vllm.grpc.engine\n" in output
     with serving(services=["vllm.grpc.engine.VllmEngine", "vllm.Inference"]) as address:
-        said = check(capsys, 0, address)
-        assert "uses vllm; the server also has vllm.grpc.engine\n" in said
-        told = json.loads(check(capsys, 0, address, "--format", "json"))
-    assert told["engines"] == ["vllm", "vllm.grpc.engine"]
+        output = check(capsys, 0, address)
+        assert "uses vllm; the server also has vllm.grpc.engine\n" in output
+        result = json.loads(check(capsys, 0, address, "--format", "json"))
+    assert result["engines"] == ["vllm", "vllm.grpc.engine"]
 
 
 def test_an_unhealthy_server_fails(capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,8 +237,8 @@ def test_a_server_without_known_services_fails(
         files.file.add(name="shop.proto", package="shop", syntax="proto3").service.add(name="Shop")
 
     with serving(edit, services=["shop.Shop"]) as address:
-        said = check(capsys, 1, address)
-    assert "services of the server only: shop.Shop" in said
+        output = check(capsys, 1, address)
+    assert "services of the server only: shop.Shop" in output
 
 
 def test_an_unreachable_or_silent_server_is_named(
@@ -254,8 +254,8 @@ def test_metadata_is_sent_and_never_printed(capsys: pytest.CaptureFixture[str]) 
     with serving(interceptors=[Guard()]) as address:
         assert "--metadata" in check(capsys, 2, address)
         assert "s3cret" not in check(capsys, 2, address, "--metadata", "authorization:s3cret")
-        said = check(capsys, 0, address, "--metadata", "Authorization=s3cret")
-    assert "s3cret" not in said
+        output = check(capsys, 0, address, "--metadata", "Authorization=s3cret")
+    assert "s3cret" not in output
 
 
 def test_tls_uses_the_given_roots_and_certificate(

@@ -76,11 +76,11 @@ def test_imports_are_requested_from_a_server_that_sends_one_file(
     assert set(report.packages) == {"trtllm", "smg.grpc.common"}
 
 
-def odd(**said: Any) -> Answer:
+def odd(**output: Any) -> Answer:
     def answer(question: Any) -> Iterator[bytes]:
         kind = question.WhichOneof("message_request")
         default = [listing(ENGINE)] if kind == "list_services" else [files()]
-        yield from said.get(kind, default)
+        yield from output.get(kind, default)
 
     return answer
 
@@ -104,7 +104,7 @@ ERROR = pb.ServerReflectionResponse(
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("output", "result"),
     [
         ({"list_services": []}, "did not reply|ended without a reply"),
         ({"list_services": [b""]}, "does not send the list"),
@@ -123,16 +123,16 @@ ERROR = pb.ServerReflectionResponse(
     ],
 )  # fmt: skip
 def test_invalid_reflection_is_one_line_without_a_verdict(
-    said: dict[str, Sequence[bytes]], told: str, capsys: pytest.CaptureFixture[str]
+    output: dict[str, Sequence[bytes]], result: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with answering(odd(**said)) as address:
+    with answering(odd(**output)) as address:
         assert main(["check", address, "--timeout", "3"]) == 2
         shown = capsys.readouterr()
         assert main(["diff", "self", f"grpc://{address}"]) == 2
     assert shown.out == ""
     assert shown.err.count("\n") == 1
     assert shown.err.rstrip("\n").isprintable()
-    assert any(words in shown.err for words in told.split("|")), shown.err
+    assert any(words in shown.err for words in result.split("|")), shown.err
 
 
 def test_circular_imports_are_rejected(
@@ -229,14 +229,14 @@ def test_the_contract_of_a_server_without_reflection_is_named(
 ) -> None:
     with silent(ALL) as (address, _):
         assert main(["check", address]) == 0
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         assert main(["check", address, "--format", "json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-    assert "services of both: vllm.grpc.engine.VllmEngine" in said
-    assert "reflection: none" in said
-    assert "not tried, because a call could change something:" in said
-    assert told["reflection"] is False
-    (spoken,) = told["spoken"]
+        result = json.loads(capsys.readouterr().out)
+    assert "services of both: vllm.grpc.engine.VllmEngine" in output
+    assert "reflection: none" in output
+    assert "not tried, because a call could change something:" in output
+    assert result["reflection"] is False
+    (spoken,) = result["spoken"]
     assert spoken["service"] == SERVICES[0]
     assert spoken["lacks"] == []
 
@@ -246,10 +246,10 @@ def test_an_older_server_without_reflection_is_detected_by_missing_rpcs(
 ) -> None:
     with silent(FIRST) as (address, _):
         assert main(["check", address]) == 1
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         assert main(["check", address, "--allow-older"]) == 0
-    assert "lacks (UNIMPLEMENTED): GetLoads" in said
-    assert "release: 0.3.2 or newer, but older than 0.4.2" in said
+    assert "lacks (UNIMPLEMENTED): GetLoads" in output
+    assert "release: 0.3.2 or newer, but older than 0.4.2" in output
 
 
 def test_no_call_changes_anything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,9 +288,9 @@ def test_versions_and_unknown_fields_of_replies_are_reported(
     reply = vllm.GetServerInfoResponse().SerializeToString() + b"\xa2\x9c\x01\x01x"
     with silent(ALL, {"GetServerInfo": reply}) as (address, _):
         assert main(["check", address]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert text
-    assert "newer than this package: sets unknown fields (vllm.grpc.engine." in said
+    assert "newer than this package: sets unknown fields (vllm.grpc.engine." in output
 
 
 def test_a_server_that_accepts_every_method_is_not_assumed_to_have_every_rpc(
@@ -315,9 +315,9 @@ def test_invalid_metadata_is_rejected_and_not_printed(
     word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", "localhost:1", "--metadata", word]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("smg-proto check: --metadata: ")
-    assert word.partition("=")[2] not in said or not word.partition("=")[2]
+    output = capsys.readouterr().err
+    assert output.startswith("smg-proto check: --metadata: ")
+    assert word.partition("=")[2] not in output or not word.partition("=")[2]
 
 
 def test_a_missing_port_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,8 +206,8 @@ def section(title: str) -> list[str]:
 def said_by_buf(title: str) -> dict[str, tuple[int, ...]]:
     """The releases of a table for which buf reports errors: how many at each level."""
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in section(title)]
-    said = {row[0]: tuple(int(cell or 0) for cell in row[-3:]) for row in cells}
-    return {release: errors for release, errors in said.items() if any(errors)}
+    output = {row[0]: tuple(int(cell or 0) for cell in row[-3:]) for row in cells}
+    return {release: errors for release, errors in output.items() if any(errors)}
 
 
 def test_buf_still_reports_the_recorded_results() -> None:

@@ -31,13 +31,13 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     def refuse(*words: str | Path) -> str:
         before = sorted(map(str, tmp_path.rglob("*")))
         assert main([str(word) for word in words]) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.endswith("\n")
-        assert said.err[:-1].isprintable(), said.err
-        assert "unexpected" not in said.err
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.endswith("\n")
+        assert output.err[:-1].isprintable(), output.err
+        assert "unexpected" not in output.err
         assert sorted(map(str, tmp_path.rglob("*"))) == before
-        return said.err
+        return output.err
 
     return refuse
 
@@ -219,8 +219,8 @@ def test_a_member_that_unpacks_beyond_the_limit_is_rejected(
             wheel.writestr(name, b"\0" * (200 * 2**20))
         data = path.read_bytes()
         path.write_bytes(data.replace(struct.pack("<I", 200 * 2**20), struct.pack("<I", 10)))
-        told = refused("diff", path, "self")
-        assert "MiB" in told or "damaged" in told or "not a FileDescriptorSet" in told
+        result = refused("diff", path, "self")
+        assert "MiB" in result or "damaged" in result or "not a FileDescriptorSet" in result
 
 
 def test_a_crate_that_unpacks_beyond_the_limit_is_rejected(
@@ -408,8 +408,8 @@ def test_an_unexpected_error_is_one_line_with_a_hint(
 
     monkeypatch.setattr("smg_proto.cli._diff.diff", broken)
     assert main(["diff", "self", "self"]) == 2
-    said = capsys.readouterr().err
-    assert said == (
+    output = capsys.readouterr().err
+    assert output == (
         "smg-proto diff: unexpected LookupError: oh\\x1b[31m; "
         "set SMG_PROTO_TRACEBACK=1 for a traceback\n"
     )

@@ -29,10 +29,10 @@ def tree(folder: Path, fields: str, imports: str = "") -> Path:
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """What the command says when it cannot read its input: one line, and nothing else."""
     assert main([str(word) for word in words]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1, said.err
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1, output.err
+    return output.err
 
 
 def modules_of_this_package() -> Iterator[tuple[Path, str]]:
@@ -125,8 +125,8 @@ def test_a_version_that_was_never_published_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path))
-    said = refused(capsys, "diff", "pypi:smg-grpc-proto==0.0.1", "self")
-    assert "smg-grpc-proto==0.0.1" in said
+    output = refused(capsys, "diff", "pypi:smg-grpc-proto==0.0.1", "self")
+    assert "smg-grpc-proto==0.0.1" in output
     assert list(tmp_path.rglob("*")) == []
 
 
@@ -154,17 +154,17 @@ def test_json_has_the_verdict_and_each_finding_with_its_witness(
     pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["diff", *map(str, pair), "--format", "json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told.keys() == {"old", "new", "verdict", "findings", "packages", "accepted"}
-    assert told["verdict"] == "data"
+    result = json.loads(capsys.readouterr().out)
+    assert result.keys() == {"old", "new", "verdict", "findings", "packages", "accepted"}
+    assert result["verdict"] == "data"
     keys = {"class", "package", "symbol", "message", "removal", "by_name", "file", "line"}
-    assert all(f.keys() >= keys | {"witness"} for f in told["findings"])
-    (lost,) = (f for f in told["findings"] if f["class"] == "data")
+    assert all(f.keys() >= keys | {"witness"} for f in result["findings"])
+    (lost,) = (f for f in result["findings"] if f["class"] == "data")
     assert lost["symbol"] == "shop.Order.count"
     assert lost["witness"]["bytes"] == "1007"
     assert lost["witness"]["sent"] == "count: 7"
     assert lost["witness"]["outcome"] == "lost"
-    assert {f["class"] for f in told["findings"] if f["witness"] is None} == {
+    assert {f["class"] for f in result["findings"] if f["witness"] is None} == {
         "json",
         "source",
         "notice",
@@ -176,7 +176,7 @@ def test_text_output_has_the_symbol_the_affected_side_and_the_bytes(
     form: str, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["diff", *map(str, pair), "--format", form]) == 1
-    told = capsys.readouterr().out
+    result = capsys.readouterr().out
     for word in (
         "shop.Order.count",
         "a new reader loses",
@@ -185,7 +185,7 @@ def test_text_output_has_the_symbol_the_affected_side_and_the_bytes(
         "old to new",
         "data",
     ):
-        assert word in told
+        assert word in result
 
 
 def test_only_the_given_packages_are_compared(
@@ -218,9 +218,9 @@ def test_a_missing_import_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     kept = [file for file in files.file if file.name != "smg/v1/usage.proto"]
     path = tmp_path / "partial.binpb"
     path.write_bytes(FileDescriptorSet(file=kept).SerializeToString())
-    said = refused(capsys, "diff", path, "self")
-    assert "smg/v1/usage.proto" in said
-    assert "--include_imports" in said
+    output = refused(capsys, "diff", path, "self")
+    assert "smg/v1/usage.proto" in output
+    assert "--include_imports" in output
     absent = tree(tmp_path / "absent", "string id = 1;", 'import "gone.proto";\n')
     assert "gone.proto" in refused(capsys, "diff", "self", absent)
 

@@ -22,8 +22,8 @@ def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
     assert report.verdict == pair.cls, report.text()
     witnesses = [w for f in report.findings for w in f.witnesses]
     ways = {witness.direction for witness in witnesses}
-    told = "both" if len(ways) == 2 else "".join(ways)
-    assert told == pair.direction, report.text()
+    result = "both" if len(ways) == 2 else "".join(ways)
+    assert result == pair.direction, report.text()
     data = [finding for finding in report.findings if finding.cls == "data"]
     assert all(f.by_name for f in data) == (pair.by_name or not data), report.text()
     assert ("judging by the names" in report.text()) == any(f.by_name for f in data)

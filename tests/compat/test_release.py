@@ -40,8 +40,8 @@ def commit(repository: Path, path: str, old: str, new: str) -> None:
 
 def state(repository: Path) -> tuple[str, ...]:
     """All that a release that is not made must leave alone."""
-    asked = (["rev-parse", "HEAD"], ["tag"], ["status", "--porcelain", "--ignored=no"])
-    return tuple(git(repository, *words) for words in asked)
+    sent = (["rev-parse", "HEAD"], ["tag"], ["status", "--porcelain", "--ignored=no"])
+    return tuple(git(repository, *words) for words in sent)
 
 
 @pytest.fixture(scope="module")

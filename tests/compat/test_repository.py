@@ -222,12 +222,12 @@ def test_keep_going_omits_a_broken_file_and_its_importers_on_both_sides(
     assert main(["diff", str(old), str(new)]) == 2
     capsys.readouterr()
     assert main(["diff", str(old), str(new), "--keep-going", "--format", "json"]) == 1
-    said = capsys.readouterr()
-    told = json.loads(said.out)
-    assert told["packages"] == ["a"]
-    assert {finding["symbol"] for finding in told["findings"]} == {"a.A.x"}
-    assert "left out b.proto: " in said.err
-    assert "left out c.proto: " in said.err
+    output = capsys.readouterr()
+    reported = json.loads(output.out)
+    assert reported["packages"] == ["a"]
+    assert {finding["symbol"] for finding in reported["findings"]} == {"a.A.x"}
+    assert "left out b.proto: " in output.err
+    assert "left out c.proto: " in output.err
     assert main(["diff", str(old), str(new), "--exclude", "[bc].proto", "--level", "rpc"]) == 1
 
 
@@ -315,16 +315,16 @@ def test_accepted_findings_pass_and_each_line_is_needed(
     assert lines.count("\n") == 3
     path.write_text(f"# Reviewed.\n\n{lines}", encoding="utf-8")
     assert main(["diff", *pair, "--accept", str(path), "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["verdict"] == "compatible"
-    assert {finding["class"] for finding in told["accepted"]} == {"data", "json", "source"}
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["verdict"] == "compatible"
+    assert {finding["class"] for finding in reported["accepted"]} == {"data", "json", "source"}
     for gone in lines.splitlines():
         path.write_text("\n".join(set(lines.splitlines()) - {gone}), encoding="utf-8")
         assert main(["diff", *pair, "--accept", str(path)]) == 1
 
 
 @pytest.mark.parametrize(
-    ("line", "words", "told"),
+    ("line", "words", "reported"),
     [
         ("data shop.Order.gone: why", [], "1: stale: there is no data finding about"),
         ("data shop.Order.count until 2.0: why", [], "give --release"),
@@ -340,7 +340,7 @@ def test_accepted_findings_pass_and_each_line_is_needed(
 def test_an_invalid_list_is_an_error(
     line: str,
     words: list[str],
-    told: str,
+    reported: str,
     pair: tuple[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -348,9 +348,9 @@ def test_an_invalid_list_is_an_error(
     path = tmp_path / "accepted.txt"
     path.write_bytes(line.encode(errors="surrogateescape"))
     assert main(["diff", *pair, "--accept", str(path), *words]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert told in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert reported in output.err
 
 
 def test_an_acceptance_holds_until_its_version(pair: tuple[str, str], tmp_path: Path) -> None:
@@ -442,10 +442,10 @@ def test_a_comment_stays_within_the_limit_and_says_what_it_omits(
 
     old, new = write(tmp_path / "old", many("int32")), write(tmp_path / "new", many("string"))
     assert main(["diff", str(old), str(new), "--format", "markdown"]) == 1
-    told = capsys.readouterr().out
-    assert 60_000 < len(told.encode()) <= 65_536
-    shown = sum(line.startswith("- ") for line in told.splitlines())
-    assert f"\n{599 * 3 - shown} more findings are omitted" in told
+    reported = capsys.readouterr().out
+    assert 60_000 < len(reported.encode()) <= 65_536
+    shown = sum(line.startswith("- ") for line in reported.splitlines())
+    assert f"\n{599 * 3 - shown} more findings are omitted" in reported
 
 
 def test_findings_are_grouped_by_package(

@@ -18,11 +18,11 @@ def test_the_index_names_every_page_once() -> None:
 
 def test_the_picture_names_every_engine_contract() -> None:
     picture = ElementTree.parse(DOCS / "who-speaks-what.svg").getroot()
-    said = {text.text for text in picture.iterfind("{*}text")}
+    output = {text.text for text in picture.iterfind("{*}text")}
     known = json.loads((DOCS / "engines.json").read_text(encoding="utf-8"))
     generating = [server for server in known["servers"] if "streams" in server["can"]]
     for server in generating:
         called = " *" if "the gateway" in server["callers"] else ""
-        assert f"{server['contract']}{called}" in said
-    assert {"smg.v1", "HTTP", "entity.grpc", "smg-proto serve"} <= said
+        assert f"{server['contract']}{called}" in output
+    assert {"smg.v1", "HTTP", "entity.grpc", "smg-proto serve"} <= output
     assert all(picture.findtext(f"{{*}}{name}", "").strip() for name in ("title", "desc"))

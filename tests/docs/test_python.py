@@ -29,12 +29,12 @@ async def here(servers: dict[str, str]) -> AsyncIterator[dict[str, str]]:
     """What stands for the placeholders of `Surroundings`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    async with upstream() as said:
-        said.answer(200, {"object": "list", "data": [{"id": "demo-model", "object": "model"}]})
+    async with upstream() as shown:
+        shown.answer(200, {"object": "list", "data": [{"id": "demo-model", "object": "model"}]})
         engine_port = servers["engine"].rpartition(":")[2]
         yield servers | {
             "engine_port": engine_port,
-            "upstream": said.url,
+            "upstream": shown.url,
             "port": port,
             "root": str(ROOT),
         }

@@ -7,7 +7,7 @@ import pytest
 from peers.start import published_servicer, servicer_environment
 from support import eventually, listens, make_environment
 
-from e2e.house import House, free_port, front_door, gateway
+from e2e.deployment import Deployment, free_port, front_door, gateway
 from smg_proto.testing import FakeVllmEngine, run_vllm_engine
 
 GATEWAY = "smg==1.13.0"
@@ -51,9 +51,9 @@ def mcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session", params=["fake", "published"])
-def house(
+def deployment(
     request: pytest.FixtureRequest, gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[House]:
+) -> Iterator[Deployment]:
     """A gateway over our fake engine, or over the published servicer, and the front door."""
     home = tmp_path_factory.mktemp(request.param)
     template = home / "template.jinja"
@@ -72,4 +72,4 @@ def house(
         flags = [*PARSERS, "--chat-template", str(template)]
         real = stack.enter_context(gateway(gateway_python, home, worker, flags=flags))
         door = stack.enter_context(front_door(real.http.url, home))
-        yield House(real.http, door, model, engine)
+        yield Deployment(real.http, door, model, engine)

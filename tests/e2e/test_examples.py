@@ -9,7 +9,7 @@ import pytest
 from support import ROOT, run
 
 from e2e.conftest import PARSERS
-from e2e.house import House, front_door, gateway, over_http
+from e2e.deployment import Deployment, front_door, gateway, over_http
 from smg_proto.testing import Answer, Call, FakeVllmEngine, run_vllm_engine
 
 pytestmark = pytest.mark.e2e
@@ -36,14 +36,16 @@ PROGRAMS = {
 
 
 @pytest.fixture(scope="module")
-def house(gateway_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def deployment(
+    gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     home, engine = tmp_path_factory.mktemp("examples"), FakeVllmEngine()
     with (
         run_vllm_engine(engine) as worker,
         gateway(gateway_python, home, worker, flags=PARSERS) as real,
         front_door(real.http.url, home) as door,
     ):
-        yield House(real.http, door, engine.name, engine)
+        yield Deployment(real.http, door, engine.name, engine)
 
 
 def program(name: str, *words: str) -> str:
@@ -52,20 +54,20 @@ def program(name: str, *words: str) -> str:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_runs_over_a_worker_that_speaks_grpc(
-    house: House, mcp_url: str, name: str
+    deployment: Deployment, mcp_url: str, name: str
 ) -> None:
     answers, prints = PROGRAMS[name]
-    assert house.engine
-    house.engine.script.clear()
+    assert deployment.engine
+    deployment.engine.script.clear()
     for answer in answers:
-        house.engine.script.add(answer)
+        deployment.engine.script.add(answer)
     words = [mcp_url] if name == "mcp_tools.py" else []
-    assert re.search(prints, program(name, house.door.address, *words))
+    assert re.search(prints, program(name, deployment.door.address, *words))
 
 
-def test_a_worker_is_added_labelled_and_removed(house: House) -> None:
+def test_a_worker_is_added_labelled_and_removed(deployment: Deployment) -> None:
     with run_vllm_engine(FakeVllmEngine(name="guest")) as address:
-        printed = program("worker_lifecycle.py", house.door.address, f"grpc://{address}")
+        printed = program("worker_lifecycle.py", deployment.door.address, f"grpc://{address}")
     first, labels, last = printed.splitlines()
     assert (first, last) == ("WORKER_STATE_READY", "removed")
     assert "'shift'" in labels and "'zone'" in labels
@@ -74,12 +76,12 @@ def test_a_worker_is_added_labelled_and_removed(house: House) -> None:
 def test_examples_that_need_an_http_worker(
     gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with over_http(gateway_python, tmp_path_factory.mktemp("over_http")) as house:
-        assert program("image.py", house.door.address) == "so it is\n"
-        assert house.worker
-        path, body = house.worker.received[-1]
+    with over_http(gateway_python, tmp_path_factory.mktemp("over_http")) as deployment:
+        assert program("image.py", deployment.door.address) == "so it is\n"
+        assert deployment.worker
+        path, body = deployment.worker.received[-1]
         (_, picture) = body["messages"][0]["content"]
         assert path == "/v1/chat/completions"
         assert picture["image_url"]["url"] == "https://example.org/cat.png"
-        printed = program("embeddings.py", house.door.address)
+        printed = program("embeddings.py", deployment.door.address)
         assert printed == "1000 vectors of {1536}, 3000 tokens\n"

@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support import ROOT, eventually
 
-from e2e.house import Door, Gateway, front_door, gateway
+from e2e.deployment import Door, Gateway, front_door, gateway
 from smg_proto import smg_pb2 as smg
 from smg_proto import smg_pb2_grpc
 from smg_proto.errors import from_rpc_error

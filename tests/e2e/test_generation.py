@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e import views
-from e2e.house import House
+from e2e.deployment import Deployment
 from smg_proto import smg_pb2 as smg
 from smg_proto import vllm_engine_pb2
 
@@ -83,29 +83,29 @@ COMPLETIONS = {
 
 
 @pytest.mark.parametrize("case", COMPLETIONS.values(), ids=COMPLETIONS.keys())
-def test_completions_equal(house: House, case: Case) -> None:
-    request = smg.CompletionRequest(model=house.model, prompt=case.says, **case.proto)
-    body = {"model": house.model, "prompt": case.says, **case.http}
-    with house.saying(case.says):
-        house.http.post("/v1/completions", **body)  # from here on the prompt is in the cache
-        expected = views.completion_http(house.http.post("/v1/completions", **body))
+def test_completions_equal(deployment: Deployment, case: Case) -> None:
+    request = smg.CompletionRequest(model=deployment.model, prompt=case.says, **case.proto)
+    body = {"model": deployment.model, "prompt": case.says, **case.http}
+    with deployment.saying(case.says):
+        deployment.http.post("/v1/completions", **body)  # from here on the prompt is in the cache
+        expected = views.completion_http(deployment.http.post("/v1/completions", **body))
         assert case.shows in str(expected)
-        assert views.completion(house.door.completions.Complete(request)) == expected
-        streamed = views.completion_stream(house.door.completions.StreamComplete(request))
+        assert views.completion(deployment.door.completions.Complete(request)) == expected
+        streamed = views.completion_stream(deployment.door.completions.StreamComplete(request))
         # A stream over HTTP does not tell which stop matched.
         assert streamed == expected | {"stop": None}
 
 
-def test_token_ids_go_in_and_out(house: House) -> None:
-    sequence = house.door.tokenizer.Tokenize(
-        smg.TokenizeRequest(model=house.model, texts=[PLAIN])
+def test_token_ids_go_in_and_out(deployment: Deployment) -> None:
+    sequence = deployment.door.tokenizer.Tokenize(
+        smg.TokenizeRequest(model=deployment.model, texts=[PLAIN])
     ).sequences[0]
-    request = smg.CompletionRequest(model=house.model, prompt_token_ids=sequence, max_tokens=5)
+    request = smg.CompletionRequest(model=deployment.model, prompt_token_ids=sequence, max_tokens=5)
     body = {"input_ids": list(sequence.ids), "sampling_params": {"max_new_tokens": 5}}
-    with house.saying(PLAIN):
-        (expected,) = house.http.post("/generate", model=house.model, **body)
-        reply = house.door.completions.Complete(request)
-        events = list(house.door.completions.StreamComplete(request))
+    with deployment.saying(PLAIN):
+        (expected,) = deployment.http.post("/generate", model=deployment.model, **body)
+        reply = deployment.door.completions.Complete(request)
+        events = list(deployment.door.completions.StreamComplete(request))
     assert reply.text == expected["text"]
     assert list(reply.token_ids) == expected["output_ids"] == _ids(events)
     assert reply.finish_reason == expected["meta_info"]["finish_reason"]["type"] == "length"
@@ -212,35 +212,35 @@ CHATS = {
 
 
 @pytest.mark.parametrize("case", CHATS.values(), ids=CHATS.keys())
-def test_chats_equal(house: House, case: Case) -> None:
+def test_chats_equal(deployment: Deployment, case: Case) -> None:
     request = smg.ChatRequest(
-        model=house.model,
+        model=deployment.model,
         messages=[
             smg.ChatMessage(role=smg.ROLE_SYSTEM, content="Be short."),
             smg.ChatMessage(role=smg.ROLE_USER, content=case.says),
         ],
         **case.proto,
     )
-    said = [{"role": "system", "content": "Be short."}, {"role": "user", "content": case.says}]
-    body = {"model": house.model, "messages": said, **case.http}
-    with house.saying(case.says):
-        house.http.post("/v1/chat/completions", **body)
-        expected = views.chat_http(house.http.post("/v1/chat/completions", **body))
+    printed = [{"role": "system", "content": "Be short."}, {"role": "user", "content": case.says}]
+    body = {"model": deployment.model, "messages": printed, **case.http}
+    with deployment.saying(case.says):
+        deployment.http.post("/v1/chat/completions", **body)
+        expected = views.chat_http(deployment.http.post("/v1/chat/completions", **body))
         assert case.shows in str(expected)
-        assert views.chat(house.door.chats.Chat(request)) == expected
-        streamed = views.chat_stream(house.door.chats.StreamChat(request))
+        assert views.chat(deployment.door.chats.Chat(request)) == expected
+        streamed = views.chat_stream(deployment.door.chats.StreamChat(request))
         usage = {"include_usage": True}
-        chunks = house.http.events("/v1/chat/completions", **body, stream_options=usage)
+        chunks = deployment.http.events("/v1/chat/completions", **body, stream_options=usage)
         assert streamed == views.chat_stream_http(chunks)
         # The gateway counts reasoning tokens otherwise in streams.
         expected["usage"]["reasoning"] = streamed["usage"]["reasoning"]
         assert streamed["usage"] == expected["usage"]
 
 
-def test_a_complete_tool_conversation_works(house: House) -> None:
+def test_a_complete_tool_conversation_works(deployment: Deployment) -> None:
     call = smg.ToolCall(id="call_1", name="get_weather", arguments='{"city":"Paris"}')
     request = smg.ChatRequest(
-        model=house.model,
+        model=deployment.model,
         messages=[
             smg.ChatMessage(role=smg.ROLE_USER, content="How warm is Paris?"),
             smg.ChatMessage(role=smg.ROLE_ASSISTANT, tool_calls=[call]),
@@ -250,7 +250,7 @@ def test_a_complete_tool_conversation_works(house: House) -> None:
         temperature=0,
     )
     body: dict[str, Any] = {
-        "model": house.model,
+        "model": deployment.model,
         "temperature": 0,
         "messages": [
             {"role": "user", "content": "How warm is Paris?"},
@@ -271,16 +271,16 @@ def test_a_complete_tool_conversation_works(house: House) -> None:
             {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
         ],
     }
-    house.http.post("/v1/chat/completions", **body)
-    expected = views.chat_http(house.http.post("/v1/chat/completions", **body))
-    assert views.chat(house.door.chats.Chat(request)) == expected
+    deployment.http.post("/v1/chat/completions", **body)
+    expected = views.chat_http(deployment.http.post("/v1/chat/completions", **body))
+    assert views.chat(deployment.door.chats.Chat(request)) == expected
 
 
-def test_a_call_without_arguments_can_be_sent_back(house: House) -> None:
+def test_a_call_without_arguments_can_be_sent_back(deployment: Deployment) -> None:
     """As engines give it for a function that takes none."""
     call, result = smg.ToolCall(id="call_1", name="add"), "done"
     chat = smg.ChatRequest(
-        model=house.model,
+        model=deployment.model,
         messages=[
             smg.ChatMessage(role=smg.ROLE_USER, content="Add."),
             smg.ChatMessage(role=smg.ROLE_ASSISTANT, tool_calls=[call]),
@@ -288,14 +288,14 @@ def test_a_call_without_arguments_can_be_sent_back(house: House) -> None:
         ],
         max_tokens=3,
     )
-    assert house.door.chats.Chat(chat).choices
+    assert deployment.door.chats.Chat(chat).choices
     items = [
         smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="Add.")),
         smg.ResponseItem(tool_call=call),
         smg.ResponseItem(tool_result=smg.ToolResult(call_id="call_1", content=result)),
     ]
-    request = smg.CreateResponseRequest(model=house.model, items=items)
-    assert house.door.responses.CreateResponse(request).output
+    request = smg.CreateResponseRequest(model=deployment.model, items=items)
+    assert deployment.door.responses.CreateResponse(request).output
 
 
 MESSAGES = {
@@ -332,29 +332,34 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("case", MESSAGES.values(), ids=MESSAGES.keys())
-def test_messages_equal(house: House, case: Case) -> None:
+def test_messages_equal(deployment: Deployment, case: Case) -> None:
     request = smg.CreateMessageRequest(
-        model=house.model,
+        model=deployment.model,
         max_tokens=200,
         system="Be short.",
         turns=[smg.Turn(role=smg.ROLE_USER, blocks=[smg.MessageBlock(text=case.says)])],
         **case.proto,
     )
-    said = [{"role": "user", "content": [{"type": "text", "text": case.says}]}]
-    body = {"model": house.model, "max_tokens": 200, "system": "Be short.", "messages": said}
+    printed = [{"role": "user", "content": [{"type": "text", "text": case.says}]}]
+    body = {
+        "model": deployment.model,
+        "max_tokens": 200,
+        "system": "Be short.",
+        "messages": printed,
+    }
     body |= case.http
-    with house.saying(case.says):
-        house.http.post("/v1/messages", **body)
-        expected = views.message_http(house.http.post("/v1/messages", **body))
+    with deployment.saying(case.says):
+        deployment.http.post("/v1/messages", **body)
+        expected = views.message_http(deployment.http.post("/v1/messages", **body))
         assert case.shows in str(expected)
-        assert views.message(house.door.messages.CreateMessage(request)) == expected
-        streamed = views.message_stream(house.door.messages.StreamMessage(request))
-        events = house.http.events("/v1/messages", **body)
+        assert views.message(deployment.door.messages.CreateMessage(request)) == expected
+        streamed = views.message_stream(deployment.door.messages.StreamMessage(request))
+        events = deployment.http.events("/v1/messages", **body)
         assert streamed == views.message_stream_http(events)
-    counted = house.door.messages.CountMessageTokens(request)
+    counted = deployment.door.messages.CountMessageTokens(request)
     del body["max_tokens"]
     body.pop("stop_sequences", None)
-    there = house.http.post("/v1/messages/count_tokens", **body)
+    there = deployment.http.post("/v1/messages/count_tokens", **body)
     assert counted.prompt_tokens == there["input_tokens"]
 
 
@@ -377,20 +382,20 @@ RESPONSES = {
 
 
 @pytest.mark.parametrize("case", RESPONSES.values(), ids=RESPONSES.keys())
-def test_responses_equal(house: House, case: Case) -> None:
+def test_responses_equal(deployment: Deployment, case: Case) -> None:
     request = smg.CreateResponseRequest(
-        model=house.model, input=case.says, temperature=0, **case.proto
+        model=deployment.model, input=case.says, temperature=0, **case.proto
     )
-    body = {"model": house.model, "input": case.says, "temperature": 0, **case.http}
-    with house.saying(case.says):
-        house.http.post("/v1/responses", **body)
-        expected = views.response_http(house.http.post("/v1/responses", **body))
+    body = {"model": deployment.model, "input": case.says, "temperature": 0, **case.http}
+    with deployment.saying(case.says):
+        deployment.http.post("/v1/responses", **body)
+        expected = views.response_http(deployment.http.post("/v1/responses", **body))
         assert case.shows in str(expected)
-        made = house.door.responses.CreateResponse(request)
+        made = deployment.door.responses.CreateResponse(request)
         assert views.response(made) == expected
         assert dict(made.metadata) == case.http.get("metadata", {})
-        streamed = views.response_stream(house.door.responses.StreamResponse(request))
-        events = house.http.events("/v1/responses", **body)
+        streamed = views.response_stream(deployment.door.responses.StreamResponse(request))
+        events = deployment.http.events("/v1/responses", **body)
         assert streamed == views.response_stream_http(events)
 
 
@@ -418,33 +423,33 @@ FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_structured_output_equals(house: House, form: str) -> None:
+def test_structured_output_equals(deployment: Deployment, form: str) -> None:
     says, proto, completion, chat = FORMS[form]
     given = smg.OutputFormat(**proto)
-    with house.saying(says):
-        ask = {"model": house.model, "prompt": says, **completion}
-        house.http.post("/v1/completions", **ask)
-        expected = views.completion_http(house.http.post("/v1/completions", **ask))
-        request = smg.CompletionRequest(model=house.model, prompt=says, output_format=given)
-        assert views.completion(house.door.completions.Complete(request)) == expected
+    with deployment.saying(says):
+        ask = {"model": deployment.model, "prompt": says, **completion}
+        deployment.http.post("/v1/completions", **ask)
+        expected = views.completion_http(deployment.http.post("/v1/completions", **ask))
+        request = smg.CompletionRequest(model=deployment.model, prompt=says, output_format=given)
+        assert views.completion(deployment.door.completions.Complete(request)) == expected
         assert expected["text"] == says
 
-        talk = {"model": house.model, "messages": [{"role": "user", "content": says}], **chat}
-        house.http.post("/v1/chat/completions", **talk)
-        answer = views.chat_http(house.http.post("/v1/chat/completions", **talk))
-        said = smg.ChatMessage(role=smg.ROLE_USER, content=says)
-        ask_chat = smg.ChatRequest(model=house.model, messages=[said], output_format=given)
-        assert views.chat(house.door.chats.Chat(ask_chat)) == answer
-    if house.engine:
-        received = house.engine.record.received[-1].request
+        talk = {"model": deployment.model, "messages": [{"role": "user", "content": says}], **chat}
+        deployment.http.post("/v1/chat/completions", **talk)
+        answer = views.chat_http(deployment.http.post("/v1/chat/completions", **talk))
+        printed = smg.ChatMessage(role=smg.ROLE_USER, content=says)
+        ask_chat = smg.ChatRequest(model=deployment.model, messages=[printed], output_format=given)
+        assert views.chat(deployment.door.chats.Chat(ask_chat)) == answer
+    if deployment.engine:
+        received = deployment.engine.record.received[-1].request
         assert isinstance(received, vllm_engine_pb2.GenerateRequest)
         constraint = received.sampling_params.WhichOneof("constraint")
         assert constraint == (form if form in ("regex", "grammar") else "json_schema")
 
 
-def test_the_model_obeys_a_schema_by_itself(house: House) -> None:
-    if house.engine is None:
+def test_the_model_obeys_a_schema_by_itself(deployment: Deployment) -> None:
+    if deployment.engine is None:
         pytest.skip("an engine that echoes obeys no schema")
     given = smg.OutputFormat(json_schema=smg.JsonSchema(schema_json=WEATHER))
-    request = smg.CompletionRequest(model=house.model, prompt="How warm?", output_format=given)
-    assert isinstance(json.loads(house.door.completions.Complete(request).text)["city"], str)
+    request = smg.CompletionRequest(model=deployment.model, prompt="How warm?", output_format=given)
+    assert isinstance(json.loads(deployment.door.completions.Complete(request).text)["city"], str)

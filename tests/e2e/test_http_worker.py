@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import eventually
 
-from e2e.house import House, over_http
+from e2e.deployment import Deployment, over_http
 from e2e.http_worker import ANSWERS, METRICS, MODEL
 from smg_proto import smg_pb2 as smg
 from smg_proto import smg_pb2_grpc as rpc
@@ -23,7 +23,9 @@ KEY = (("authorization", "Bearer key"),)  # which the gateway passes on to the w
 
 
 @pytest.fixture(scope="module")
-def house(gateway_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def deployment(
+    gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     with over_http(gateway_python, tmp_path_factory.mktemp("http")) as found:
         yield found
 
@@ -37,32 +39,34 @@ def failure(call: Any, request: Any) -> SmgError:
 # --- Inputs ---
 
 
-def test_reranking_equals(house: House) -> None:
+def test_reranking_equals(deployment: Deployment) -> None:
     documents = [smg.RerankDocument(text=text) for text in "ab"]
     request = smg.RerankRequest(model=MODEL, query="q", documents=documents)
-    there = house.http.post("/rerank", model=MODEL, query="q", documents=["a", "b"])
-    found = house.door.embeddings.Rerank(request)
+    there = deployment.http.post("/rerank", model=MODEL, query="q", documents=["a", "b"])
+    found = deployment.door.embeddings.Rerank(request)
     assert [(one.index, one.score) for one in found.results] == [
         (one["index"], one["score"]) for one in there["results"]
     ]
     assert [one.index for one in found.results] == [1, 0]
 
 
-def test_embeddings_and_classes_equal(house: House) -> None:
+def test_embeddings_and_classes_equal(deployment: Deployment) -> None:
     inputs = [smg.EmbedInput(text="a"), smg.EmbedInput(text="b")]
     request = smg.EmbedRequest(model=MODEL, inputs=inputs, dimensions=2)
-    there = house.http.post("/v1/embeddings", model=MODEL, input="a", dimensions=2)
-    found = house.door.embeddings.Embed(request)
+    there = deployment.http.post("/v1/embeddings", model=MODEL, input="a", dimensions=2)
+    found = deployment.door.embeddings.Embed(request)
     vector = there["data"][0]["embedding"]
     assert [list(one.values) for one in found.embeddings] == [vector, vector]
     assert found.usage.prompt_tokens == 2 * there["usage"]["prompt_tokens"]
-    classes = house.door.embeddings.Classify(smg.ClassifyRequest(model=MODEL, inputs=inputs[:1]))
-    there = house.http.post("/v1/classify", model=MODEL, input="a")
+    classes = deployment.door.embeddings.Classify(
+        smg.ClassifyRequest(model=MODEL, inputs=inputs[:1])
+    )
+    there = deployment.http.post("/v1/classify", model=MODEL, input="a")
     assert classes.results[0].label == there["data"][0]["label"] == "good"
 
 
-def test_a_recording_is_transcribed_unary_and_streamed(house: House) -> None:
-    audio = rpc.AudioServiceStub(house.door.channel)
+def test_a_recording_is_transcribed_unary_and_streamed(deployment: Deployment) -> None:
+    audio = rpc.AudioServiceStub(deployment.door.channel)
     request = smg.TranscribeRequest(model=MODEL, audio=b"RIFF", file_name="a.wav")
     whole = audio.Transcribe(request)
     expected = ANSWERS["/v1/audio/transcriptions"]
@@ -73,7 +77,7 @@ def test_a_recording_is_transcribed_unary_and_streamed(house: House) -> None:
     assert "".join(event.delta.text for event in deltas) == whole.text
 
 
-def test_decisions_equal(house: House) -> None:
+def test_decisions_equal(deployment: Deployment) -> None:
     options = [smg.DecisionOption(value="sky"), smg.DecisionOption(value="sea")]
     levels = [smg.DecisionOption(value="low"), smg.DecisionOption(value="high")]
     questions = [
@@ -107,9 +111,9 @@ def test_decisions_equal(house: House) -> None:
             },
         ],
     }
-    status, there = house.http.ask("POST", "/v1/decisions", body)
+    status, there = deployment.http.ask("POST", "/v1/decisions", body)
     assert status == 200, there
-    reply = rpc.DecisionServiceStub(house.door.channel).Decide(request)
+    reply = rpc.DecisionServiceStub(deployment.door.channel).Decide(request)
     predicate, choice, score = reply.answers
     expected = there["answers"]
     assert predicate.probability == expected[0]["probability"] == 0.75
@@ -125,8 +129,8 @@ def test_decisions_equal(house: House) -> None:
 # --- Sessions ---
 
 
-def test_a_session_is_relayed_in_both_directions(house: House) -> None:
-    realtime = rpc.RealtimeServiceStub(house.door.channel)
+def test_a_session_is_relayed_in_both_directions(deployment: Deployment) -> None:
+    realtime = rpc.RealtimeServiceStub(deployment.door.channel)
     events = [
         smg.RealtimeClientEvent(connect=smg.RealtimeConnect(model=MODEL)),
         smg.RealtimeClientEvent(audio=b"\0\1sound"),
@@ -134,8 +138,8 @@ def test_a_session_is_relayed_in_both_directions(house: House) -> None:
     ]
     found: list[Any] = []
     sent: SimpleQueue[Any] = SimpleQueue()  # a client that ends its events ends the session
-    for said in events:
-        sent.put(said)
+    for output in events:
+        sent.put(output)
     session = realtime.Converse(iter(sent.get, None), timeout=60, metadata=KEY)
     for event in session:
         found.append(event)
@@ -149,16 +153,16 @@ def test_a_session_is_relayed_in_both_directions(house: House) -> None:
     assert found[1].audio == b"\0\1sound"
 
 
-def test_sessions_and_secrets_equal(house: House) -> None:
-    realtime = rpc.RealtimeServiceStub(house.door.channel)
+def test_sessions_and_secrets_equal(deployment: Deployment) -> None:
+    realtime = rpc.RealtimeServiceStub(deployment.door.channel)
     request = smg.CreateRealtimeSessionRequest(model=MODEL)
     made = realtime.CreateRealtimeSession(request, metadata=KEY)
     body = {"model": MODEL, "type": "realtime"}
-    status, there = house.http.ask("POST", "/v1/realtime/sessions", body, **dict(KEY))
+    status, there = deployment.http.ask("POST", "/v1/realtime/sessions", body, **dict(KEY))
     assert status == 200 and made.id == there["id"]
     assert made.client_secret == there["client_secret"]["value"] not in made.session_json
-    asked = smg.CreateClientSecretRequest(model=MODEL)
-    secret = realtime.CreateClientSecret(asked, metadata=KEY)
+    requested = smg.CreateClientSecretRequest(model=MODEL)
+    secret = realtime.CreateClientSecret(requested, metadata=KEY)
     assert secret.client_secret == "ek_2"
     transcribing = smg.CreateTranscriptionSessionRequest(model=MODEL)
     assert realtime.CreateTranscriptionSession(transcribing, metadata=KEY).id == "sess_1"
@@ -167,29 +171,29 @@ def test_sessions_and_secrets_equal(house: House) -> None:
 # --- Engines ---
 
 
-def test_engines_report_the_same(house: House) -> None:
-    engines = rpc.EngineServiceStub(house.door.channel)
+def test_engines_report_the_same(deployment: Deployment) -> None:
+    engines = rpc.EngineServiceStub(deployment.door.channel)
     info = engines.GetServerInfo(smg.GetServerInfoRequest())
-    assert json.loads(info.json) == house.http.ask("GET", "/get_server_info")[1]
+    assert json.loads(info.json) == deployment.http.ask("GET", "/get_server_info")[1]
     model = engines.GetModelInfo(smg.GetModelInfoRequest())
-    assert json.loads(model.json) == house.http.ask("GET", "/get_model_info")[1]
+    assert json.loads(model.json) == deployment.http.ask("GET", "/get_model_info")[1]
     assert engines.CheckGeneration(smg.CheckGenerationRequest()) is not None
     metrics = engines.GetEngineMetrics(smg.GetEngineMetricsRequest()).text
-    assert metrics == house.http.ask("GET", "/engine_metrics")[1]
+    assert metrics == deployment.http.ask("GET", "/engine_metrics")[1]
     assert METRICS.split()[2] in metrics or not metrics
     assert "1" in engines.StartProfile(smg.StartProfileRequest()).message
     assert "1" in engines.StopProfile(smg.StopProfileRequest()).message
 
 
-def test_caches_are_flushed_and_loads_are_those_of_the_gateway(house: House) -> None:
-    assert house.door.workers.FlushCache(smg.FlushCacheRequest()).flushed_workers == 1
-    found = house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
-    there = house.http.ask("GET", "/loads")[1]["loads"]
+def test_caches_are_flushed_and_loads_are_those_of_the_gateway(deployment: Deployment) -> None:
+    assert deployment.door.workers.FlushCache(smg.FlushCacheRequest()).flushed_workers == 1
+    found = deployment.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
+    there = deployment.http.ask("GET", "/loads")[1]["loads"]
     assert [load.worker_url for load in found.loads] == [load["worker"] for load in there]
 
 
-def test_a_worker_is_replaced_and_loses_labels(house: House) -> None:
-    workers = house.door.workers
+def test_a_worker_is_replaced_and_loses_labels(deployment: Deployment) -> None:
+    workers = deployment.door.workers
     (worker,) = workers.ListWorkers(smg.ListWorkersRequest()).workers
     spec = smg.WorkerSpec()
     spec.CopyFrom(worker.spec)
@@ -200,7 +204,7 @@ def test_a_worker_is_replaced_and_loses_labels(house: House) -> None:
     fewer = smg.UpdateWorkerRequest(id=worker.id, remove_labels=["rack"], api_key="")
     workers.UpdateWorker(fewer)
     eventually(lambda: "rack" not in workers.GetWorker(get).spec.labels, "the label is gone")
-    there = house.http.ask("GET", f"/workers/{worker.id}")[1]
+    there = deployment.http.ask("GET", f"/workers/{worker.id}")[1]
     assert dict(workers.GetWorker(get).spec.labels) == there["labels"]
     eventually(lambda: workers.GetWorker(get).state == smg.WORKER_STATE_READY, "it is ready again")
 
@@ -208,11 +212,11 @@ def test_a_worker_is_replaced_and_loses_labels(house: House) -> None:
 # --- What the gateway keeps itself ---
 
 
-def test_conversations_equal(house: House) -> None:
-    conversations = rpc.ConversationServiceStub(house.door.channel)
+def test_conversations_equal(deployment: Deployment) -> None:
+    conversations = rpc.ConversationServiceStub(deployment.door.channel)
     made = conversations.CreateConversation(smg.CreateConversationRequest(metadata={"k": "v"}))
     one = smg.GetConversationRequest(id=made.id)
-    there = house.http.ask("GET", f"/v1/conversations/{made.id}")[1]
+    there = deployment.http.ask("GET", f"/v1/conversations/{made.id}")[1]
     found = conversations.GetConversation(one)
     assert (found.id, dict(found.metadata)) == (there["id"], there["metadata"])
     assert found.create_time.seconds == there["created_at"]
@@ -227,7 +231,7 @@ def test_conversations_equal(house: House) -> None:
     added = conversations.CreateConversationItems(add).items
     assert len(added) == 2 and all(item.id for item in added)
     listed = conversations.ListConversationItems(smg.ListConversationItemsRequest(id=made.id))
-    there = house.http.ask("GET", f"/v1/conversations/{made.id}/items?order=asc")[1]["data"]
+    there = deployment.http.ask("GET", f"/v1/conversations/{made.id}/items?order=asc")[1]["data"]
     assert [item.id for item in listed.items] == [item["id"] for item in there]
     newest = smg.ListConversationItemsRequest(id=made.id, newest_first=True, page_size=1)
     page = conversations.ListConversationItems(newest)
@@ -246,8 +250,10 @@ def test_conversations_equal(house: House) -> None:
     assert failure(conversations.GetConversation, one).reason == "CONVERSATION_NOT_FOUND"
 
 
-def test_tokenizers_are_added_listed_used_and_removed(house: House, tmp_path: Path) -> None:
-    stub = house.door.tokenizer
+def test_tokenizers_are_added_listed_used_and_removed(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    stub = deployment.door.tokenizer
     source = tmp_path / "tokenizer"
     with zipfile.ZipFile(io.BytesIO(FakeVllmEngine().model.tokenizer.bundle)) as bundle:
         bundle.extractall(source)
@@ -259,7 +265,7 @@ def test_tokenizers_are_added_listed_used_and_removed(house: House, tmp_path: Pa
         return stub.GetTokenizerStatus(status).state
 
     eventually(lambda: state() == smg.TOKENIZER_STATE_READY, "it is loaded")
-    there = house.http.ask("GET", "/v1/tokenizers")[1]["tokenizers"]
+    there = deployment.http.ask("GET", "/v1/tokenizers")[1]["tokenizers"]
     listed = stub.ListTokenizers(smg.ListTokenizersRequest()).tokenizers
     assert [one.id for one in listed] == [one["id"] for one in there]
     assert stub.GetTokenizer(smg.GetTokenizerRequest(id=made.id)).name == "mine"

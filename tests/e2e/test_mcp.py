@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from e2e.house import Door, free_port, front_door, gateway
+from e2e.deployment import Door, free_port, front_door, gateway
 from smg_proto import smg_pb2 as smg
 from smg_proto.errors import from_rpc_error
 from smg_proto.testing import Answer, Call, FakeVllmEngine, run_vllm_engine
@@ -47,13 +47,13 @@ def test_a_tool_is_run_and_its_answer_used(
     engine.script.add(Answer(calls=[Call("get_weather", '{"city": "Paris"}')]))
     engine.script.add(Answer(text="It is 18 degrees."))
     reply = door.responses.CreateResponse(request(mcp_url))
-    tools, call, said = reply.output
+    tools, call, printed = reply.output
     assert {tool.name for tool in tools.mcp_tool_list.tools} == {"get_weather", "fail"}
     assert tools.mcp_tool_list.server_label == "weather"
     assert (call.tool_call.name, call.tool_call.server_label) == ("get_weather", "weather")
     assert call.tool_call.arguments == '{"city":"Paris"}'
     assert "18 degrees in Paris" in call.tool_call.output
-    assert said.message.parts[0].text == "It is 18 degrees."
+    assert printed.message.parts[0].text == "It is 18 degrees."
 
 
 def test_a_stream_has_the_events_of_the_call(
@@ -78,8 +78,8 @@ def test_the_model_gets_the_error_of_a_failed_tool(
     engine.script.add(Answer(text="I do not know."))
     reply = door.responses.CreateResponse(request(mcp_url))
     (call,) = (item.tool_call for item in reply.output if item.HasField("tool_call"))
-    told = call.error.message + call.output
-    assert "no weather in Oslo" in told
+    result = call.error.message + call.output
+    assert "no weather in Oslo" in result
     assert reply.output[-1].message.parts[0].text == "I do not know."
 
 

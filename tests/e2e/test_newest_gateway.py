@@ -6,7 +6,7 @@ import pytest
 from support import make_environment, run
 
 from e2e import views
-from e2e.house import front_door, gateway
+from e2e.deployment import front_door, gateway
 from smg_proto import smg_pb2 as smg
 from smg_proto.testing import run_vllm_engine
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.e2e
 def test_the_newest_gateway_replies_the_same(tmp_path: Path) -> None:
     python = make_environment(tmp_path / "env", ["smg"])
     newest = run(python, "-c", "import importlib.metadata as m; print(m.version('smg'))").strip()
-    said = {"role": "user", "content": "Hello."}
-    body = {"model": "demo-model", "messages": [said], "temperature": 0}
+    output = {"role": "user", "content": "Hello."}
+    body = {"model": "demo-model", "messages": [output], "temperature": 0}
     request = smg.ChatRequest(
         model="demo-model",
         messages=[smg.ChatMessage(role=smg.ROLE_USER, content="Hello.")],

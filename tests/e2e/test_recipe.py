@@ -14,7 +14,7 @@ import pytest
 from support import ROOT, eventually, make_environment
 
 from e2e.conftest import GATEWAY
-from e2e.house import CLOSED, Http, free_port
+from e2e.deployment import CLOSED, Http, free_port
 from smg_proto.testing._model import MODEL_NAME
 
 pytestmark = pytest.mark.e2e
@@ -86,9 +86,9 @@ def test_the_recipe_works_as_printed(tmp_path: Path) -> None:
         )
         assert run.returncode == 0, run.stderr
         assert run.stdout.startswith("One contract") and "finish reason: length" in run.stdout
-        said = subprocess.run(
+        output = subprocess.run(
             [other, "-c", here(program)], capture_output=True, text=True, timeout=PATIENCE
         )
-        assert said.returncode == 0, said.stderr
-        assert said.stdout.strip()
+        assert output.returncode == 0, output.stderr
+        assert output.stdout.strip()
         assert MODEL_NAME in program

@@ -8,7 +8,7 @@ import pytest
 from frontdoor.replay import EXCHANGES
 from support import eventually
 
-from e2e.house import House
+from e2e.deployment import Deployment
 from smg_proto import __version__, wait_ready
 from smg_proto import smg_pb2 as smg
 from smg_proto.errors import SmgError, from_rpc_error
@@ -20,79 +20,95 @@ pytestmark = pytest.mark.e2e
 TEXTS = ["hello world", "a"]
 
 
-def test_embeddings_equal_one_request_for_each_input(house: House) -> None:
-    found = house.door.embeddings.Embed(
-        smg.EmbedRequest(model=house.model, inputs=[smg.EmbedInput(text=text) for text in TEXTS])
+def test_embeddings_equal_one_request_for_each_input(deployment: Deployment) -> None:
+    found = deployment.door.embeddings.Embed(
+        smg.EmbedRequest(
+            model=deployment.model, inputs=[smg.EmbedInput(text=text) for text in TEXTS]
+        )
     )
-    there = [house.http.post("/v1/embeddings", model=house.model, input=text) for text in TEXTS]
+    there = [
+        deployment.http.post("/v1/embeddings", model=deployment.model, input=text) for text in TEXTS
+    ]
     assert len(found.embeddings) == len(there)
     for one, other in zip(found.embeddings, there, strict=True):
         expected = other["data"][0]["embedding"]
         assert len(one.values) == len(expected)
         assert all(map(lambda a, b: math.isclose(a, b, rel_tol=1e-6), one.values, expected))
     assert found.usage.prompt_tokens == sum(one["usage"]["prompt_tokens"] for one in there)
-    assert found.model == house.model
+    assert found.model == deployment.model
 
 
-def test_dimensions_that_the_worker_ignores_are_not_silently_ignored(house: House) -> None:
-    request = smg.EmbedRequest(model=house.model, inputs=[smg.EmbedInput(text="a")], dimensions=3)
-    assert _failure(house.door.embeddings.Embed, request).reason == "UNSUPPORTED_BY_BACKEND"
+def test_dimensions_that_the_worker_ignores_are_not_silently_ignored(
+    deployment: Deployment,
+) -> None:
+    request = smg.EmbedRequest(
+        model=deployment.model, inputs=[smg.EmbedInput(text="a")], dimensions=3
+    )
+    assert _failure(deployment.door.embeddings.Embed, request).reason == "UNSUPPORTED_BY_BACKEND"
 
 
-def test_classes_equal(house: House) -> None:
-    found = house.door.embeddings.Classify(
-        smg.ClassifyRequest(model=house.model, inputs=[smg.EmbedInput(text=text) for text in TEXTS])
+def test_classes_equal(deployment: Deployment) -> None:
+    found = deployment.door.embeddings.Classify(
+        smg.ClassifyRequest(
+            model=deployment.model, inputs=[smg.EmbedInput(text=text) for text in TEXTS]
+        )
     )
     for one, text in zip(found.results, TEXTS, strict=True):
-        (other,) = house.http.post("/v1/classify", model=house.model, input=text)["data"]
+        (other,) = deployment.http.post("/v1/classify", model=deployment.model, input=text)["data"]
         assert one.label == other["label"]
         assert len(one.probabilities) == other["num_classes"]
         pairs = zip(one.probabilities, other["probs"], strict=True)
         assert all(math.isclose(a, b, rel_tol=1e-6) for a, b in pairs)
 
 
-def test_reranking_is_not_supported_over_grpc_workers(house: House) -> None:
+def test_reranking_is_not_supported_over_grpc_workers(deployment: Deployment) -> None:
     request = smg.RerankRequest(
-        model=house.model, query="q", documents=[smg.RerankDocument(text=text) for text in "ab"]
+        model=deployment.model,
+        query="q",
+        documents=[smg.RerankDocument(text=text) for text in "ab"],
     )
-    failure = _failure(house.door.embeddings.Rerank, request)
+    failure = _failure(deployment.door.embeddings.Rerank, request)
     assert failure.code is grpc.StatusCode.UNIMPLEMENTED
     assert failure.reason == "UNSUPPORTED_BY_BACKEND"
 
 
-def test_tokens_equal_and_are_decoded(house: House) -> None:
-    found = house.door.tokenizer.Tokenize(smg.TokenizeRequest(model=house.model, texts=TEXTS))
-    there = house.http.post("/v1/tokenize", model=house.model, prompt=TEXTS)
+def test_tokens_equal_and_are_decoded(deployment: Deployment) -> None:
+    found = deployment.door.tokenizer.Tokenize(
+        smg.TokenizeRequest(model=deployment.model, texts=TEXTS)
+    )
+    there = deployment.http.post("/v1/tokenize", model=deployment.model, prompt=TEXTS)
     assert [list(one.ids) for one in found.sequences] == there["tokens"]
-    back = house.door.tokenizer.Detokenize(
-        smg.DetokenizeRequest(model=house.model, sequences=found.sequences)
+    back = deployment.door.tokenizer.Detokenize(
+        smg.DetokenizeRequest(model=deployment.model, sequences=found.sequences)
     )
     assert list(back.texts) == TEXTS
-    tokens = house.http.post("/v1/detokenize", model=house.model, tokens=there["tokens"])
+    tokens = deployment.http.post("/v1/detokenize", model=deployment.model, tokens=there["tokens"])
     assert list(back.texts) == tokens["text"]
 
 
-def test_a_model_without_tokenizer_is_named(house: House) -> None:
+def test_a_model_without_tokenizer_is_named(deployment: Deployment) -> None:
     request = smg.TokenizeRequest(model="nope", texts=["a"])
-    assert _failure(house.door.tokenizer.Tokenize, request).reason == "TOKENIZER_NOT_FOUND"
+    assert _failure(deployment.door.tokenizer.Tokenize, request).reason == "TOKENIZER_NOT_FOUND"
 
 
-def test_reasoning_is_parsed_as_over_http(house: House) -> None:
+def test_reasoning_is_parsed_as_over_http(deployment: Deployment) -> None:
     text = "<think>abc</think>def"
-    found = house.door.parsers.ParseReasoning(smg.ParseReasoningRequest(text=text, parser="qwen3"))
-    there = house.http.post("/parse/reasoning", text=text, reasoning_parser="qwen3")
+    found = deployment.door.parsers.ParseReasoning(
+        smg.ParseReasoningRequest(text=text, parser="qwen3")
+    )
+    there = deployment.http.post("/parse/reasoning", text=text, reasoning_parser="qwen3")
     assert found.content == there["normal_text"] == "def"
     assert found.reasoning_content == there["reasoning_text"] == "abc"
 
 
-def test_tool_calls_are_parsed_as_over_http(house: House) -> None:
+def test_tool_calls_are_parsed_as_over_http(deployment: Deployment) -> None:
     text = 'so: <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     tool = smg.Tool(function=smg.FunctionTool(name="add"))
     request = smg.ParseToolCallsRequest(text=text, parser="qwen", tools=[tool])
-    found = house.door.parsers.ParseToolCalls(request)
+    found = deployment.door.parsers.ParseToolCalls(request)
     function = {"type": "function", "function": {"name": "add", "parameters": {}}}
     body = {"text": text, "tool_call_parser": "qwen", "tools": [function]}
-    there = house.http.post("/parse/function_call", **body)
+    there = deployment.http.post("/parse/function_call", **body)
     assert found.content == there["remaining_text"]
     (call,) = there["tool_calls"]
     assert [(one.name, one.arguments) for one in found.tool_calls] == [
@@ -101,40 +117,40 @@ def test_tool_calls_are_parsed_as_over_http(house: House) -> None:
     assert call["function"]["name"] == "add"
 
 
-def test_an_unknown_parser_is_named(house: House) -> None:
+def test_an_unknown_parser_is_named(deployment: Deployment) -> None:
     reasoning = smg.ParseReasoningRequest(text="a", parser="nope")
     calls = smg.ParseToolCallsRequest(text="a", parser="nope")
-    assert _failure(house.door.parsers.ParseReasoning, reasoning).reason == "PARSER_NOT_FOUND"
-    assert _failure(house.door.parsers.ParseToolCalls, calls).reason == "PARSER_NOT_FOUND"
+    assert _failure(deployment.door.parsers.ParseReasoning, reasoning).reason == "PARSER_NOT_FOUND"
+    assert _failure(deployment.door.parsers.ParseToolCalls, calls).reason == "PARSER_NOT_FOUND"
 
 
-def test_models_equal_and_report_their_capabilities(house: House) -> None:
-    listed = house.door.models.ListModels(smg.ListModelsRequest()).models
-    there = house.http.ask("GET", "/v1/models")[1]["data"]
+def test_models_equal_and_report_their_capabilities(deployment: Deployment) -> None:
+    listed = deployment.door.models.ListModels(smg.ListModelsRequest()).models
+    there = deployment.http.ask("GET", "/v1/models")[1]["data"]
     assert [(m.id, m.owned_by) for m in listed] == [(m["id"], m["owned_by"]) for m in there]
-    worker = house.http.ask("GET", "/workers")[1]["workers"][0]["models"][0]
-    one = house.door.models.GetModel(smg.GetModelRequest(id=house.model))
+    worker = deployment.http.ask("GET", "/workers")[1]["workers"][0]["models"][0]
+    one = deployment.door.models.GetModel(smg.GetModelRequest(id=deployment.model))
     assert one == listed[0]
     assert list(one.capabilities) == worker["model_type"]
     assert one.context_length == worker["context_length"]
-    assert _failure(house.door.models.GetModel, smg.GetModelRequest(id="nope")).reason in (
+    assert _failure(deployment.door.models.GetModel, smg.GetModelRequest(id="nope")).reason in (
         "MODEL_NOT_FOUND",
         "ROUTE_NOT_FOUND",
     )
 
 
-def test_the_gateway_reports_its_version(house: House) -> None:
-    info = house.door.gateway.GetGatewayInfo(smg.GetGatewayInfoRequest())
-    assert info.version == house.http.ask("GET", "/loads")[1]["version"].removeprefix("smg-")
+def test_the_gateway_reports_its_version(deployment: Deployment) -> None:
+    info = deployment.door.gateway.GetGatewayInfo(smg.GetGatewayInfoRequest())
+    assert info.version == deployment.http.ask("GET", "/loads")[1]["version"].removeprefix("smg-")
     assert info.proto_version == __version__
     assert "smg.v1.ChatService" in info.services
 
 
-def test_loads_equal(house: House) -> None:
-    house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
-    eventually(lambda: house.http.ask("GET", "/loads")[1]["loads"], "the loads are read")
-    found = house.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
-    there = house.http.ask("GET", "/loads")[1]
+def test_loads_equal(deployment: Deployment) -> None:
+    deployment.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
+    eventually(lambda: deployment.http.ask("GET", "/loads")[1]["loads"], "the loads are read")
+    found = deployment.door.workers.GetWorkerLoads(smg.GetWorkerLoadsRequest())
+    there = deployment.http.ask("GET", "/loads")[1]
     (one,), (other,) = found.loads, there["loads"]
     assert one.worker_url == other["worker"]
     assert one.max_running_requests == other["max_running_requests"] > 0
@@ -151,14 +167,14 @@ def members(data: Any) -> Any:
     return [members(data[0])] if isinstance(data, list) and data else None
 
 
-def test_the_cache_is_flushed(house: House) -> None:
-    flushed = house.door.workers.FlushCache(smg.FlushCacheRequest())
+def test_the_cache_is_flushed(deployment: Deployment) -> None:
+    flushed = deployment.door.workers.FlushCache(smg.FlushCacheRequest())
     assert (flushed.flushed_workers, len(flushed.failures)) == (1, 0)
 
 
-def test_a_worker_is_added_changed_and_removed(house: House) -> None:
+def test_a_worker_is_added_changed_and_removed(deployment: Deployment) -> None:
     """Its model has another name, so nothing of the other tests goes there."""
-    workers = house.door.workers
+    workers = deployment.door.workers
     with run_vllm_engine(FakeVllmEngine(name="guest")) as address:
         spec = smg.WorkerSpec(url=f"grpc://{address}", priority=7, labels={"team": "a"})
         made = workers.CreateWorker(smg.CreateWorkerRequest(spec=spec))
@@ -172,7 +188,7 @@ def test_a_worker_is_added_changed_and_removed(house: House) -> None:
         assert get().spec.labels["team"] == "a"
         assert (get().runtime, get().connection_mode) == ("vllm", "grpc")
         everyone = workers.ListWorkers(smg.ListWorkersRequest()).workers
-        there = house.http.ask("GET", "/workers")[1]["workers"]
+        there = deployment.http.ask("GET", "/workers")[1]["workers"]
         assert {w.id for w in everyone} == {w["id"] for w in there}
         (guest,) = workers.ListWorkers(smg.ListWorkersRequest(model="guest")).workers
         assert guest.id == made.id
@@ -184,20 +200,20 @@ def test_a_worker_is_added_changed_and_removed(house: House) -> None:
         assert get().spec.labels["team"] == "a"
         assert get().spec.labels["shift"] == "late"
         workers.DeleteWorker(smg.DeleteWorkerRequest(id=made.id))
-        eventually(lambda: not _there(house, made.id), "the worker is gone")
+        eventually(lambda: not _there(deployment, made.id), "the worker is gone")
     failure = _failure(workers.GetWorker, smg.GetWorkerRequest(id=made.id))
     assert failure.reason == "WORKER_NOT_FOUND"
     assert _failure(workers.GetWorker, smg.GetWorkerRequest(id="nope")).reason == "INVALID_REQUEST"
 
 
-def _there(house: House, id: str) -> bool:
-    everyone = house.door.workers.ListWorkers(smg.ListWorkersRequest()).workers
+def _there(deployment: Deployment, id: str) -> bool:
+    everyone = deployment.door.workers.ListWorkers(smg.ListWorkersRequest()).workers
     return id in {worker.id for worker in everyone}
 
 
-def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
-    responses = house.door.responses
-    first = smg.CreateResponseRequest(model=house.model, input="How are you?", max_tokens=4)
+def test_a_response_is_stored_continued_and_deleted(deployment: Deployment) -> None:
+    responses = deployment.door.responses
+    first = smg.CreateResponseRequest(model=deployment.model, input="How are you?", max_tokens=4)
     made = responses.CreateResponse(first)
     stored = responses.GetResponse(smg.GetResponseRequest(id=made.id))
     assert list(stored.output) == list(made.output)
@@ -209,9 +225,9 @@ def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
     # What came out goes back in, as items or by its id.
     more = smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="And?"))
     both = [item, *made.output, more]
-    by_items = smg.CreateResponseRequest(model=house.model, items=both, max_tokens=4)
+    by_items = smg.CreateResponseRequest(model=deployment.model, items=both, max_tokens=4)
     by_id = smg.CreateResponseRequest(
-        model=house.model, input="And?", previous_response_id=made.id, max_tokens=4
+        model=deployment.model, input="And?", previous_response_id=made.id, max_tokens=4
     )
     one, other = responses.CreateResponse(by_items), responses.CreateResponse(by_id)
     assert one.usage.prompt_tokens == other.usage.prompt_tokens
@@ -230,18 +246,22 @@ def test_a_response_is_stored_continued_and_deleted(house: House) -> None:
         ), failure
 
 
-def test_a_response_that_is_not_stored_cannot_be_read(house: House) -> None:
-    request = smg.CreateResponseRequest(model=house.model, input="a", store=False, max_tokens=2)
-    made = house.door.responses.CreateResponse(request)
-    failure = _failure(house.door.responses.GetResponse, smg.GetResponseRequest(id=made.id))
+def test_a_response_that_is_not_stored_cannot_be_read(deployment: Deployment) -> None:
+    request = smg.CreateResponseRequest(
+        model=deployment.model, input="a", store=False, max_tokens=2
+    )
+    made = deployment.door.responses.CreateResponse(request)
+    failure = _failure(deployment.door.responses.GetResponse, smg.GetResponseRequest(id=made.id))
     assert failure.reason == "RESPONSE_NOT_FOUND"
 
 
 def test_a_background_response_is_polled_and_cannot_be_cancelled_after_its_end(
-    house: House,
+    deployment: Deployment,
 ) -> None:
-    responses = house.door.responses
-    request = smg.CreateResponseRequest(model=house.model, input="a", background=True, max_tokens=4)
+    responses = deployment.door.responses
+    request = smg.CreateResponseRequest(
+        model=deployment.model, input="a", background=True, max_tokens=4
+    )
     made = responses.CreateResponse(request)
     assert made.status in (smg.RESPONSE_STATUS_QUEUED, smg.RESPONSE_STATUS_IN_PROGRESS)
     poll = smg.GetResponseRequest(id=made.id)
@@ -252,9 +272,11 @@ def test_a_background_response_is_polled_and_cannot_be_cancelled_after_its_end(
     assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_background_response_is_watched_to_its_end(house: House) -> None:
-    responses = house.door.responses
-    request = smg.CreateResponseRequest(model=house.model, input="a", background=True, max_tokens=4)
+def test_a_background_response_is_watched_to_its_end(deployment: Deployment) -> None:
+    responses = deployment.door.responses
+    request = smg.CreateResponseRequest(
+        model=deployment.model, input="a", background=True, max_tokens=4
+    )
     made = responses.CreateResponse(request)
     watched = collect(responses.WatchResponse(smg.WatchResponseRequest(id=made.id), timeout=60))
     stored = responses.GetResponse(smg.GetResponseRequest(id=made.id))
@@ -266,10 +288,10 @@ def test_a_background_response_is_watched_to_its_end(house: House) -> None:
     assert failure.reason == "RESPONSE_NOT_FOUND"
 
 
-def test_a_request_with_an_idempotency_key_runs_once(house: House) -> None:
-    responses, workers = house.door.responses, house.door.workers
+def test_a_request_with_an_idempotency_key_runs_once(deployment: Deployment) -> None:
+    responses, workers = deployment.door.responses, deployment.door.workers
     request = smg.CreateResponseRequest(
-        model=house.model, input="a", max_tokens=2, idempotency_key=house.model
+        model=deployment.model, input="a", max_tokens=2, idempotency_key=deployment.model
     )
     first = responses.CreateResponse(request)
     assert responses.CreateResponse(request).id == first.id
@@ -282,16 +304,16 @@ def test_a_request_with_an_idempotency_key_runs_once(house: House) -> None:
         assert workers.CreateWorker(create).id == made.id
         wait_ready(workers, made, timeout=60)
         workers.DeleteWorker(smg.DeleteWorkerRequest(id=made.id))
-        eventually(lambda: not _there(house, made.id), "the worker is gone")
+        eventually(lambda: not _there(deployment, made.id), "the worker is gone")
 
 
-def test_the_request_id_is_returned_and_in_the_reply(house: House) -> None:
+def test_the_request_id_is_returned_and_in_the_reply(deployment: Deployment) -> None:
     request = smg.ChatRequest(
-        model=house.model,
+        model=deployment.model,
         messages=[smg.ChatMessage(role=smg.ROLE_USER, content="a")],
         max_tokens=2,
     )
-    reply, call = house.door.chats.Chat.with_call(
+    reply, call = deployment.door.chats.Chat.with_call(
         request, metadata=(("x-request-id", "mine-1"), ("x-smg-parser", "symphony"))
     )
     assert dict(call.initial_metadata())["x-request-id"] == "mine-1"
@@ -301,13 +323,13 @@ def test_the_request_id_is_returned_and_in_the_reply(house: House) -> None:
     assert reply.pipeline.total_duration.nanos > 0
 
 
-def test_errors_of_the_gateway_are_typed(house: House) -> None:
-    chats = house.door.chats
+def test_errors_of_the_gateway_are_typed(deployment: Deployment) -> None:
+    chats = deployment.door.chats
     hello = smg.ChatMessage(role=smg.ROLE_USER, content="a")
     unknown = _failure(chats.Chat, smg.ChatRequest(model="nope", messages=[hello]))
     assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
     assert dict(unknown.metadata) == {"http_status": "404", "code": "model_not_found"}
-    hot = smg.ChatRequest(model=house.model, messages=[hello], temperature=9)
+    hot = smg.ChatRequest(model=deployment.model, messages=[hello], temperature=9)
     failure = _failure(chats.Chat, hot)
     assert (failure.code, failure.reason) == (
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -315,7 +337,7 @@ def test_errors_of_the_gateway_are_typed(house: House) -> None:
     )
     assert [found.field for found in failure.field_violations] == ["temperature"]
     long = smg.ChatMessage(role=smg.ROLE_USER, content="many words " * 4000)
-    failure = _failure(chats.Chat, smg.ChatRequest(model=house.model, messages=[long]))
+    failure = _failure(chats.Chat, smg.ChatRequest(model=deployment.model, messages=[long]))
     assert failure.reason == "CONTEXT_LENGTH_EXCEEDED"
 
 

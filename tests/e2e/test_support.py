@@ -19,7 +19,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from e2e.conftest import GATEWAY, PARSERS, TEMPLATE
-from e2e.house import House, front_door, gateway, over_http
+from e2e.deployment import Deployment, front_door, gateway, over_http
 from smg_proto import smg_pb2 as smg
 from smg_proto.build import function_tool, image, user
 from smg_proto.frontdoor._ignored import Gateway, ignored_fields
@@ -177,27 +177,29 @@ UNTRIED = {
 
 
 @pytest.fixture(scope="module")
-def over_grpc(gateway_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def over_grpc(
+    gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     home, engine = tmp_path_factory.mktemp("grpc"), FakeVllmEngine()
     template = home / "template.jinja"
     # Also what a template can be told.
-    told = "{{ mood | default('') }}{{ reasoning_effort | default('') }}"
-    template.write_text(told + TEMPLATE, encoding="utf-8")
+    result = "{{ mood | default('') }}{{ reasoning_effort | default('') }}"
+    template.write_text(result + TEMPLATE, encoding="utf-8")
     flags = [*PARSERS, "--chat-template", str(template)]
     with (
         run_vllm_engine(engine) as worker,
         gateway(gateway_python, home, worker, flags=flags) as real,
         front_door(real.http.url, home) as door,
     ):
-        yield House(real.http, door, engine.name, engine)
+        yield Deployment(real.http, door, engine.name, engine)
 
 
 @pytest.fixture(scope="module")
 def houses(
-    over_grpc: House, gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, House]]:
-    with over_http(gateway_python, tmp_path_factory.mktemp("http")) as house:
-        yield {"grpc": over_grpc, "http": house}
+    over_grpc: Deployment, gateway_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Deployment]]:
+    with over_http(gateway_python, tmp_path_factory.mktemp("http")) as deployment:
+        yield {"grpc": over_grpc, "http": deployment}
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +216,7 @@ def record() -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("rpc", PROBES)
 def test_fields_are_honored_as_recorded(
-    houses: dict[str, House], record: dict[str, Any], rpc: str
+    houses: dict[str, Deployment], record: dict[str, Any], rpc: str
 ) -> None:
     base, probes = PROBES[rpc]
     seen = {
@@ -292,29 +294,34 @@ def put(request: Any, path: str, value: Any) -> None:
         setattr(request, name, value)
 
 
-def outcome(house: House, rpc: str, base: Any, probe: Probe) -> str:
+def outcome(deployment: Deployment, rpc: str, base: Any, probe: Probe) -> str:
     """Whether a field was honored, ignored or rejected, and whether streams differ.
 
     The worker that speaks HTTP is relayed, and has no streams.
     """
     stub, *methods = RPCS[rpc]
-    calls = [getattr(getattr(house.door, stub), method) for method in methods]
-    found = [one_outcome(house, call, base, probe) for call in calls[: 2 if house.engine else 1]]
+    calls = [getattr(getattr(deployment.door, stub), method) for method in methods]
+    found = [
+        one_outcome(deployment, call, base, probe)
+        for call in calls[: 2 if deployment.engine else 1]
+    ]
     return found[0] if len({*found}) == 1 else f"{found[0]}, in streams {found[1]}"
 
 
-def one_outcome(house: House, call: Callable[[Any], Any], base: Any, probe: Probe) -> str:
-    asked = request_of(base, probe, house.model)
-    with house.saying(probe.says):
+def one_outcome(deployment: Deployment, call: Callable[[Any], Any], base: Any, probe: Probe) -> str:
+    sent = request_of(base, probe, deployment.model)
+    with deployment.saying(probe.says):
         try:
-            plain = look(house, call, request_of(base, probe, house.model, with_field=False))
-            found = look(house, call, asked)
+            plain = look(
+                deployment, call, request_of(base, probe, deployment.model, with_field=False)
+            )
+            found = look(deployment, call, sent)
         except grpc.RpcError as error:
             assert error.code() in REJECTED, f"{probe.path}: {error}"
             return "rejected"
-    if probe.returns and house.engine:
+    if probe.returns and deployment.engine:
         return "honored" if probe.returns(found.reply) else "ignored"
-    return "honored" if found.told() != plain.told() else "ignored"
+    return "honored" if found.result() != plain.result() else "ignored"
 
 
 REJECTED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
@@ -336,12 +343,12 @@ class Look:
     received: list[Any]
     reply: Any
 
-    def told(self) -> Any:
+    def result(self) -> Any:
         return stable([self.received, json_format.MessageToDict(self.reply)])
 
 
-def look(house: House, call: Callable[[Any], Any], request: Any) -> Look:
-    with received(house) as found:
+def look(deployment: Deployment, call: Callable[[Any], Any], request: Any) -> Look:
+    with received(deployment) as found:
         reply = call(request)
         if not isinstance(reply, Message):
             reply = collect(reply)
@@ -349,20 +356,20 @@ def look(house: House, call: Callable[[Any], Any], request: Any) -> Look:
 
 
 @contextmanager
-def received(house: House) -> Iterator[list[Any]]:
+def received(deployment: Deployment) -> Iterator[list[Any]]:
     """The requests that the worker gets in the meantime."""
     found: list[Any] = []
-    if house.engine:
-        house.engine.record.received.clear()
+    if deployment.engine:
+        deployment.engine.record.received.clear()
         yield found
-        for each in tuple(house.engine.record.received):
+        for each in tuple(deployment.engine.record.received):
             if each.rpc in ("Generate", "Embed"):
                 found.append(json_format.MessageToDict(each.request))
     else:
-        assert house.worker
-        house.worker.received.clear()
+        assert deployment.worker
+        deployment.worker.received.clear()
         yield found
-        found.extend(house.worker.received)
+        found.extend(deployment.worker.received)
 
 
 def stable(data: Any) -> Any:

@@ -328,7 +328,7 @@ def message_stream_http(events: Iterable[Json]) -> View:
 def _item(item: smg.ResponseItem) -> View:
     match item.WhichOneof("item"):
         case "message":
-            return {"said": [part.text for part in item.message.parts]}
+            return {"printed": [part.text for part in item.message.parts]}
         case "reasoning":
             return {"thought": item.reasoning.text}
         case "tool_call":
@@ -362,8 +362,8 @@ def response_stream(events: Iterable[smg.ResponseEvent]) -> View:
                 texts[delta.output_index] = texts.get(delta.output_index, "") + found
             case "item_end":
                 item = _item(event.item_end.item)
-                said = "".join(item.get("said") or ())
-                made = said or item.get("thought") or item.get("arguments") or ""
+                printed = "".join(item.get("printed") or ())
+                made = printed or item.get("thought") or item.get("arguments") or ""
                 assert texts.get(event.item_end.output_index, "") == made
                 whole.output.append(event.item_end.item)
             case _:
@@ -387,7 +387,7 @@ def response_http(reply: Json) -> View:
     for item in reply["output"]:
         match item["type"]:
             case "message":
-                items.append({"said": [part["text"] for part in item["content"]]})
+                items.append({"printed": [part["text"] for part in item["content"]]})
             case "reasoning":
                 items.append({"thought": "".join(part["text"] for part in item["content"])})
             case "function_call":

@@ -51,7 +51,7 @@ class Sequence:
 
 
 @dataclass(eq=False)
-class Asked:
+class Request:
     """A request as the model takes it."""
 
     request_id: str
@@ -73,10 +73,10 @@ class Fake:
         self.model: Model = model()
         self.token_delay = 0.0
         self.aborts = 0
-        self.running: set[Asked] = set()
+        self.running: set[Request] = set()
         self.requests: list[Any] = []
 
-    def asked(self, request: Any) -> Asked:
+    def requested(self, request: Any) -> Request:
         raise NotImplementedError
 
     def chunk(self, request: Any, sequence: Sequence) -> Any:
@@ -88,36 +88,38 @@ class Fake:
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.requests.append(request)
         try:
-            asked = self.asked(request)
-            self.check(asked)
+            requested = self.requested(request)
+            self.check(requested)
         except Refused as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        self.running.add(asked)
+        self.running.add(requested)
         ended = False
         try:
-            async for message in self.messages(request, asked):
+            async for message in self.messages(request, requested):
                 yield message
-            ended = not asked.aborted
+            ended = not requested.aborted
         finally:
-            self.running.discard(asked)
+            self.running.discard(requested)
             self.aborts += not ended
 
-    def check(self, asked: Asked) -> None:
-        if not all(token < self.model.tokenizer.vocab_size for token in asked.prompt):
+    def check(self, requested: Request) -> None:
+        if not all(token < self.model.tokenizer.vocab_size for token in requested.prompt):
             raise Refused("the prompt has a token id outside the vocabulary")
-        if not asked.prompt or len(asked.prompt) >= self.model.context_length:
+        if not requested.prompt or len(requested.prompt) >= self.model.context_length:
             raise Refused("the prompt is empty, or does not fit the context")
-        if not 0 <= asked.sampling.temperature <= 2:
+        if not 0 <= requested.sampling.temperature <= 2:
             raise Refused("temperature must be from 0 to 2")
 
-    async def messages(self, request: Any, asked: Asked) -> AsyncIterator[Any]:
-        sequences = [Sequence(index, len(asked.prompt)) for index in range(asked.n)]
-        sources = [generate(self.model, asked.prompt, asked.sampling, s.index) for s in sequences]
+    async def messages(self, request: Any, requested: Request) -> AsyncIterator[Any]:
+        sequences = [Sequence(index, len(requested.prompt)) for index in range(requested.n)]
+        sources = [
+            generate(self.model, requested.prompt, requested.sampling, s.index) for s in sequences
+        ]
         going = list(zip(sequences, sources, strict=True))
         while going:
             for sequence, source in list(going):
                 await asyncio.sleep(self.token_delay)
-                if asked.aborted:
+                if requested.aborted:
                     for cut, _ in going:
                         cut.reason = self.abort_reason
                     going.clear()
@@ -125,24 +127,24 @@ class Fake:
                 piece = next(source)
                 sequence.made.append(piece.step)
                 sequence.reason, sequence.matched = piece.finish_reason, piece.matched
-                if asked.stream:
+                if requested.stream:
                     yield self.chunk(request, sequence)
                 if piece.finish_reason:
                     going.remove((sequence, source))
-                    if asked.stream:
+                    if requested.stream:
                         yield self.complete(request, sequence, True)
                 else:
                     sequence.sent = len(sequence.made)
-        if asked.aborted and not self.abort_reason:
+        if requested.aborted and not self.abort_reason:
             return
         for sequence in sequences:
-            if not asked.stream or sequence.reason == self.abort_reason:
-                yield self.complete(request, sequence, asked.stream)
+            if not requested.stream or sequence.reason == self.abort_reason:
+                yield self.complete(request, sequence, requested.stream)
 
     def mark(self, *ids: str) -> bool:
-        found = [asked for asked in self.running if asked.request_id in ids]
-        for asked in found:
-            asked.aborted = True
+        found = [requested for requested in self.running if requested.request_id in ids]
+        for requested in found:
+            requested.aborted = True
         return bool(found)
 
     async def Abort(self, request: Any, context: Any) -> Any:
@@ -228,13 +230,13 @@ def match(message: Any, sequence: Sequence, text: str, token: str) -> Any:
 class FakeScheduler(Fake):
     """Of SGLang's kind: totals in chunks, and `complete` repeats the last of them."""
 
-    def asked(self, request: Any) -> Asked:
+    def requested(self, request: Any) -> Request:
         if getattr(request, "lora_id", ""):
             raise Refused("no such adapter is loaded")
         params = request.sampling_params
         sampling = self.sampling(request, params)
         ids = list(request.tokenized.input_ids)
-        return Asked(request.request_id, ids, sampling, max(params.n, 1), request.stream)
+        return Request(request.request_id, ids, sampling, max(params.n, 1), request.stream)
 
     def sampling(self, request: Any, params: Any) -> Sampling:
         return Sampling(
@@ -333,7 +335,7 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
     pb = trtllm
     abort_reason = "cancelled"
 
-    def asked(self, request: trtllm.GenerateRequest) -> Asked:
+    def requested(self, request: trtllm.GenerateRequest) -> Request:
         config, guide = request.sampling_config, request.guided_decoding
         if not request.max_tokens:
             raise Refused("max_tokens must be at least 1")
@@ -367,7 +369,7 @@ class FakeTrtllm(Fake, trtllm_grpc.TrtllmServiceServicer):
         )
         ids = list(request.tokenized.input_token_ids)
         n = max(config.num_return_sequences, 1)
-        return Asked(request.request_id, ids, sampling, n, request.streaming)
+        return Request(request.request_id, ids, sampling, n, request.streaming)
 
     def scored_prompt(self, request: Any) -> list[Any]:
         if not request.output_config.HasField("prompt_logprobs"):
@@ -440,7 +442,7 @@ class FakeMlx(Fake, mlx_grpc.MlxEngineServicer):
     pb = mlx
     abort_reason = ""
 
-    def asked(self, request: mlx.GenerateRequest) -> Asked:
+    def requested(self, request: mlx.GenerateRequest) -> Request:
         if request.WhichOneof("input") != "tokenized":
             raise Refused("only tokenized input is supported")
         params = request.sampling_params
@@ -460,7 +462,7 @@ class FakeMlx(Fake, mlx_grpc.MlxEngineServicer):
             logprobs=params.logprobs if params.logprobs > 0 else None,
         )
         ids = list(request.tokenized.input_ids)
-        return Asked(request.request_id, ids, sampling, 1, request.stream)
+        return Request(request.request_id, ids, sampling, 1, request.stream)
 
     def scored(self, request: Any, steps: list[Step]) -> Any:
         top = request.sampling_params.logprobs

@@ -51,14 +51,14 @@ class Process:
         for line in self.process.stdout:
             if not line.startswith('{"event"'):
                 continue
-            told = json.loads(line)
-            event = told["event"]
+            result = json.loads(line)
+            event = result["event"]
             if event == "ready":
-                self.ready = told
+                self.ready = result
             elif event == "start":
-                self.running.add(told["id"])
+                self.running.add(result["id"])
             else:
-                self.running.discard(told["id"])
+                self.running.discard(result["id"])
             self.counts[event] += 1
 
     def until_ready(self, seconds: float = SLOW_START) -> dict[str, Any]:

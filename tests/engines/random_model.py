@@ -80,9 +80,9 @@ def _write_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         name: {"dtype": "F32", "shape": shapes[name], "data_offsets": [end - len(data), end]}
         for (name, data), end in zip(tensors.items(), ends, strict=True)
     }
-    told = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    told += b" " * (-len(told) % 8)
-    path.write_bytes(struct.pack("<Q", len(told)) + told + b"".join(tensors.values()))
+    result = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    result += b" " * (-len(result) % 8)
+    path.write_bytes(struct.pack("<Q", len(result)) + result + b"".join(tensors.values()))
 
 
 def _numbers(shape: tuple[int, ...], draw: random.Random) -> bytes:

@@ -159,9 +159,11 @@ class Workshop:
         command += ["--host", "127.0.0.1"]
         command += ["--port", str(port), "--served-model-name", MODEL_NAME, "--dtype", "float32"]
         command += ["--max-model-len", str(CONTEXT), "--enforce-eager"]
-        told = folder / "events"
-        os.mkfifo(told)
-        settings = environment(ENGINE_EVENTS=str(told), ENGINE_HTTP=str(http_port), **VLLM_SETTINGS)
+        result = folder / "events"
+        os.mkfifo(result)
+        settings = environment(
+            ENGINE_EVENTS=str(result), ENGINE_HTTP=str(http_port), **VLLM_SETTINGS
+        )
         with program(command, folder / "vllm.log", settings) as server:
             # Its first start in an environment compiles the bytecode of three processes.
             until_serving(target := f"127.0.0.1:{port}", server, 3 * SLOW_START)
@@ -199,7 +201,7 @@ def described(
     name: str, contract: str, target: str, engine: Process, server: Process | None = None
 ) -> Engine:
     standin = contract in ("vllm", "sglang.runtime.v1")
-    told = Engine(
+    result = Engine(
         name=name,
         contract=contract,
         target=target,
@@ -211,8 +213,8 @@ def described(
         stop=(server or engine).kill,
     )
     if standin:
-        told.pace = engine.pace
-    return told
+        result.pace = engine.pace
+    return result
 
 
 def with_http(engine: Engine, port: int) -> Engine:

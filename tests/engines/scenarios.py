@@ -43,31 +43,31 @@ def scenario(function: Callable[[AsyncEngine, Engine], Awaitable[None]]) -> Scen
 
 
 async def greedy(client: AsyncEngine, count: int = 8, **more: Any) -> Completion:
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": count, "temperature": 0} | more
-    return await client.complete(timeout=PATIENCE, **asked)
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": count, "temperature": 0} | more
+    return await client.complete(timeout=PATIENCE, **sent)
 
 
 async def words(client: AsyncEngine) -> dict[str, Any]:
     """A prompt that is continued with text, where the contract has any."""
     try:
-        told = await client.complete(prompt=TEXT, max_tokens=4, timeout=PATIENCE)
+        result = await client.complete(prompt=TEXT, max_tokens=4, timeout=PATIENCE)
     except (UnsupportedError, RequestError):
         return {"token_ids": PROMPT}
-    return {"prompt": TEXT} if told.text else {"token_ids": PROMPT}
+    return {"prompt": TEXT} if result.text else {"token_ids": PROMPT}
 
 
 @scenario
 async def unary(client: AsyncEngine, engine: Engine) -> None:
-    told = await greedy(client, ignore_eos=True)
-    assert len(told.token_ids) == 8
-    assert told.choices[0].finish_reason == "length"
-    assert (told.usage.prompt_tokens, told.usage.completion_tokens) == (len(PROMPT), 8)
+    result = await greedy(client, ignore_eos=True)
+    assert len(result.token_ids) == 8
+    assert result.choices[0].finish_reason == "length"
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (len(PROMPT), 8)
 
 
 @scenario
 async def stream(client: AsyncEngine, engine: Engine) -> None:
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 8, "ignore_eos": True}
-    pieces = [piece async for piece in client.generate(**asked, timeout=PATIENCE)]
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 8, "ignore_eos": True}
+    pieces = [piece async for piece in client.generate(**sent, timeout=PATIENCE)]
     assert sum(len(piece.token_ids) for piece in pieces) == 8
     assert len([piece for piece in pieces if piece.token_ids]) > 1
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
@@ -78,49 +78,49 @@ async def stream(client: AsyncEngine, engine: Engine) -> None:
 
 @scenario
 async def stream_equals_unary(client: AsyncEngine, engine: Engine) -> None:
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 16, "temperature": 0}
-    pieces = [piece async for piece in client.generate(**asked, timeout=PATIENCE)]
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 16, "temperature": 0}
+    pieces = [piece async for piece in client.generate(**sent, timeout=PATIENCE)]
     ids = tuple(token for piece in pieces for token in piece.token_ids)
     assert ids == (await greedy(client, 16)).token_ids
 
 
 @scenario
 async def token_ids(client: AsyncEngine, engine: Engine) -> None:
-    told = (await greedy(client)).token_ids
-    assert told and all(0 <= token < engine.vocabulary for token in told)
-    assert (await greedy(client)).token_ids == told
+    result = (await greedy(client)).token_ids
+    assert result and all(0 <= token < engine.vocabulary for token in result)
+    assert (await greedy(client)).token_ids == result
 
 
 @scenario
 async def text(client: AsyncEngine, engine: Engine) -> None:
-    asked: dict[str, Any] = {"prompt": TEXT, "max_tokens": 16, "temperature": 0}
-    told = await client.complete(**asked, timeout=PATIENCE)
-    assert told.text, "no text"
-    pieces = [piece async for piece in client.generate(**asked, timeout=PATIENCE)]
-    assert "".join(piece.text or "" for piece in pieces) == told.text
+    sent: dict[str, Any] = {"prompt": TEXT, "max_tokens": 16, "temperature": 0}
+    result = await client.complete(**sent, timeout=PATIENCE)
+    assert result.text, "no text"
+    pieces = [piece async for piece in client.generate(**sent, timeout=PATIENCE)]
+    assert "".join(piece.text or "" for piece in pieces) == result.text
 
 
 @scenario
 async def tokenizer(client: AsyncEngine, engine: Engine) -> None:
     decoder = await client.tokenizer()
     assert decoder.decode(decoder.encode(TEXT)) == TEXT
-    asked: dict[str, Any] = {"prompt": TEXT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
+    sent: dict[str, Any] = {"prompt": TEXT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
     async with connect(engine.target, decoder="server", timeout=PATIENCE) as decoding:
         assert decoding.has_text
-        told = await decoding.complete(**asked, timeout=PATIENCE)
-        pieces = [piece async for piece in decoding.generate(**asked, timeout=PATIENCE)]
-    assert told.text == decoder.decode(told.token_ids)
-    assert "".join(piece.text or "" for piece in pieces) == told.text
+        result = await decoding.complete(**sent, timeout=PATIENCE)
+        pieces = [piece async for piece in decoding.generate(**sent, timeout=PATIENCE)]
+    assert result.text == decoder.decode(result.token_ids)
+    assert "".join(piece.text or "" for piece in pieces) == result.text
     plain = await greedy(client, 16, token_ids=decoder.encode(TEXT), ignore_eos=True)
-    assert (plain.text, plain.token_ids) == (None, told.token_ids)
+    assert (plain.text, plain.token_ids) == (None, result.token_ids)
 
 
 @scenario
 async def cancel(client: AsyncEngine, engine: Engine) -> None:
     before = engine.aborts()
     engine.pace(0.02)
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
-    async with client.generate(**asked, timeout=PATIENCE) as pieces:
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
+    async with client.generate(**sent, timeout=PATIENCE) as pieces:
         async for piece in pieces:
             if piece.token_ids:
                 break
@@ -132,9 +132,9 @@ async def cancel(client: AsyncEngine, engine: Engine) -> None:
 async def abort_by_id(client: AsyncEngine, engine: Engine) -> None:
     before = engine.aborts()
     engine.pace(0.02)
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
     reason = None
-    async with client.generate(**asked, timeout=PATIENCE) as pieces:
+    async with client.generate(**sent, timeout=PATIENCE) as pieces:
         async for piece in pieces:
             if piece.token_ids and reason is None:
                 reason = ""
@@ -147,42 +147,42 @@ async def abort_by_id(client: AsyncEngine, engine: Engine) -> None:
 
 @scenario
 async def stop_string(client: AsyncEngine, engine: Engine) -> None:
-    asked = await words(client)
-    asked |= {"max_tokens": 64, "ignore_eos": True, "stop": LETTERS, "timeout": PATIENCE}
-    told = await client.complete(**asked)
-    assert told.choices[0].finish_reason == "stop"
-    assert told.choices[0].matched_stop in LETTERS
-    assert not any(letter in (told.text or "") for letter in LETTERS)
+    sent = await words(client)
+    sent |= {"max_tokens": 64, "ignore_eos": True, "stop": LETTERS, "timeout": PATIENCE}
+    result = await client.complete(**sent)
+    assert result.choices[0].finish_reason == "stop"
+    assert result.choices[0].matched_stop in LETTERS
+    assert not any(letter in (result.text or "") for letter in LETTERS)
 
 
 @scenario
 async def stop_token(client: AsyncEngine, engine: Engine) -> None:
     ids = (await greedy(client, ignore_eos=True)).token_ids
     stop, first = ids[3], ids.index(ids[3])
-    told = await greedy(client, ignore_eos=True, stop_token_ids=[stop])
-    assert told.choices[0].finish_reason == "stop"
-    assert told.choices[0].matched_stop == stop
-    assert told.token_ids in (ids[:first], ids[: first + 1])
+    result = await greedy(client, ignore_eos=True, stop_token_ids=[stop])
+    assert result.choices[0].finish_reason == "stop"
+    assert result.choices[0].matched_stop == stop
+    assert result.token_ids in (ids[:first], ids[: first + 1])
 
 
 @scenario
 async def n(client: AsyncEngine, engine: Engine) -> None:
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 6, "ignore_eos": True, "n": 3}
-    for told in (
-        await client.complete(**asked, timeout=PATIENCE),
-        await collected(client, **asked),
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 6, "ignore_eos": True, "n": 3}
+    for result in (
+        await client.complete(**sent, timeout=PATIENCE),
+        await collected(client, **sent),
     ):
-        assert [choice.index for choice in told.choices] == [0, 1, 2]
-        assert [len(choice.token_ids) for choice in told.choices] == [6, 6, 6]
-        assert {choice.finish_reason for choice in told.choices} == {"length"}
-        assert told.usage.completion_tokens == 18
+        assert [choice.index for choice in result.choices] == [0, 1, 2]
+        assert [len(choice.token_ids) for choice in result.choices] == [6, 6, 6]
+        assert {choice.finish_reason for choice in result.choices} == {"length"}
+        assert result.usage.completion_tokens == 18
 
 
-async def collected(client: AsyncEngine, **asked: Any) -> Completion:
+async def collected(client: AsyncEngine, **sent: Any) -> Completion:
     """The same as complete(), from a stream."""
     from smg_proto.engine._fold import Fold
 
-    pieces = client.generate(**asked, timeout=PATIENCE)
+    pieces = client.generate(**sent, timeout=PATIENCE)
     fold = Fold(pieces.request_id)
     async for piece in pieces:
         fold.add(piece)
@@ -201,23 +201,23 @@ async def seed(client: AsyncEngine, engine: Engine) -> None:
 
 @scenario
 async def logprobs(client: AsyncEngine, engine: Engine) -> None:
-    asked: dict[str, Any] = {"ignore_eos": True, "logprobs": 2}
-    told = (await greedy(client, **asked)).choices[0]
+    sent: dict[str, Any] = {"ignore_eos": True, "logprobs": 2}
+    result = (await greedy(client, **sent)).choices[0]
     streamed = (
-        await collected(client, token_ids=PROMPT, max_tokens=8, temperature=0, **asked)
+        await collected(client, token_ids=PROMPT, max_tokens=8, temperature=0, **sent)
     ).choices[0]
-    for choice in (told, streamed):
+    for choice in (result, streamed):
         assert [one.token_id for one in choice.logprobs] == list(choice.token_ids)
         assert all(one.logprob <= 1e-4 and 1 <= len(one.top) <= 3 for one in choice.logprobs)
-    close = zip(told.logprobs, streamed.logprobs, strict=True)
+    close = zip(result.logprobs, streamed.logprobs, strict=True)
     assert all(abs(one.logprob - other.logprob) < 1e-3 for one, other in close)
 
 
 @scenario
 async def prompt_logprobs(client: AsyncEngine, engine: Engine) -> None:
-    told = await greedy(client, 2, ignore_eos=True, prompt_logprobs=2)
+    result = await greedy(client, 2, ignore_eos=True, prompt_logprobs=2)
     streamed = await collected(client, token_ids=PROMPT, max_tokens=2, prompt_logprobs=2)
-    for completion in (told, streamed):
+    for completion in (result, streamed):
         first, *rest = completion.prompt_logprobs
         assert first is None
         assert [one.token_id for one in rest if one] == PROMPT[1:]
@@ -227,34 +227,36 @@ async def prompt_logprobs(client: AsyncEngine, engine: Engine) -> None:
 
 @scenario
 async def structured_json(client: AsyncEngine, engine: Engine) -> None:
-    asked = await words(client)
+    sent = await words(client)
     # No room for white space, of which a model with random weights has no end.
     schema = {"enum": [7, 8]}
-    told = await client.complete(**asked, max_tokens=64, json_schema=schema, timeout=PATIENCE)
-    assert told.choices[0].finish_reason == "stop"
-    if told.text:
-        assert json.loads(told.text) in (7, 8)
+    result = await client.complete(**sent, max_tokens=64, json_schema=schema, timeout=PATIENCE)
+    assert result.choices[0].finish_reason == "stop"
+    if result.text:
+        assert json.loads(result.text) in (7, 8)
 
 
 @scenario
 async def structured_choice(client: AsyncEngine, engine: Engine) -> None:
-    asked = await words(client)
-    told = await client.complete(**asked, max_tokens=64, choice=["left", "right"], timeout=PATIENCE)
-    assert told.choices[0].finish_reason == "stop"
-    assert told.text in ("left", "right") or not told.text
+    sent = await words(client)
+    result = await client.complete(
+        **sent, max_tokens=64, choice=["left", "right"], timeout=PATIENCE
+    )
+    assert result.choices[0].finish_reason == "stop"
+    assert result.text in ("left", "right") or not result.text
 
 
 @scenario
 async def max_tokens(client: AsyncEngine, engine: Engine) -> None:
     for count in (1, 5, 33):
-        told = await greedy(client, count, ignore_eos=True)
-        assert (len(told.token_ids), told.choices[0].finish_reason) == (count, "length")
+        result = await greedy(client, count, ignore_eos=True)
+        assert (len(result.token_ids), result.choices[0].finish_reason) == (count, "length")
 
 
 @scenario
 async def min_tokens(client: AsyncEngine, engine: Engine) -> None:
-    told = await greedy(client, 60, min_tokens=50)
-    assert 50 <= len(told.token_ids) <= 60
+    result = await greedy(client, 60, min_tokens=50)
+    assert 50 <= len(result.token_ids) <= 60
 
 
 @scenario
@@ -280,9 +282,9 @@ async def prompt_too_long(client: AsyncEngine, engine: Engine) -> None:
 
 @scenario
 async def long_stream(client: AsyncEngine, engine: Engine) -> None:
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
-    told = await collected(client, **asked)
-    assert len(told.token_ids) == 1000
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
+    result = await collected(client, **sent)
+    assert len(result.token_ids) == 1000
 
 
 @scenario
@@ -290,14 +292,14 @@ async def twenty_at_once(client: AsyncEngine, engine: Engine) -> None:
     prompts = [[300 + number, 301, 302] for number in range(20)]
     alone = [(await greedy(client, token_ids=prompt)).token_ids for prompt in prompts]
     together = await asyncio.gather(*(greedy(client, token_ids=prompt) for prompt in prompts))
-    assert [told.token_ids for told in together] == alone
+    assert [result.token_ids for result in together] == alone
 
 
 @scenario
 async def slow_reader(client: AsyncEngine, engine: Engine) -> None:
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 200, "ignore_eos": True}
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 200, "ignore_eos": True}
     ids: list[int] = []
-    async for piece in client.generate(**asked, temperature=0, timeout=PATIENCE):
+    async for piece in client.generate(**sent, temperature=0, timeout=PATIENCE):
         ids += piece.token_ids
         if len(ids) < 20:
             await asyncio.sleep(0.01)
@@ -307,9 +309,9 @@ async def slow_reader(client: AsyncEngine, engine: Engine) -> None:
 @scenario
 async def server_stops(client: AsyncEngine, engine: Engine) -> None:
     engine.pace(0.02)
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
     with pytest.raises(EngineError) as caught:
-        async for piece in client.generate(**asked, timeout=PATIENCE):
+        async for piece in client.generate(**sent, timeout=PATIENCE):
             if piece.token_ids:
                 await asyncio.to_thread(engine.stop)
     assert caught.value.code in ("UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN")
@@ -327,21 +329,21 @@ async def health(client: AsyncEngine, engine: Engine) -> None:
 
 @scenario
 async def info(client: AsyncEngine, engine: Engine) -> None:
-    told = await client.info()
-    assert (client.contract, told.contract) == (engine.contract, engine.contract)
-    assert told.model == engine.model
-    assert told.context_length == engine.context
+    result = await client.info()
+    assert (client.contract, result.contract) == (engine.contract, engine.contract)
+    assert result.model == engine.model
+    assert result.context_length == engine.context
 
 
 @scenario
 async def load(client: AsyncEngine, engine: Engine) -> None:
     engine.pace(0.02)
-    asked: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
+    sent: dict[str, Any] = {"token_ids": PROMPT, "max_tokens": 1000, "ignore_eos": True}
 
     async def running(count: int) -> bool:
         return (await client.load()).running == count
 
-    async with client.generate(**asked, timeout=PATIENCE) as pieces:
+    async with client.generate(**sent, timeout=PATIENCE) as pieces:
         await pieces.__anext__()
         await async_eventually(lambda: running(1), "a load of one")
     await async_eventually(lambda: running(0), "a load of none")

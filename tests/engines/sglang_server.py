@@ -61,8 +61,8 @@ class Handle:
         self.aborted |= set(self.running) if abort_all else {rid} & self.running
 
     def get_model_info(self) -> str:
-        told = {"model_path": str(self.home), "served_model_name": model().name}
-        return json.dumps({**told, "is_generation": True, "model_type": "smg_demo"})
+        result = {"model_path": str(self.home), "served_model_name": model().name}
+        return json.dumps({**result, "is_generation": True, "model_type": "smg_demo"})
 
     def get_server_info(self) -> str:
         return json.dumps({"version": "0.5.23", "max_running_requests": 256, "page_size": 16})
@@ -79,8 +79,8 @@ class Handle:
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> str:
         tokens = model().tokenizer.encode(text)
-        told = {"tokens": tokens, "count": len(tokens)}
-        return json.dumps({**told, "max_model_len": CONTEXT, "input_text": text})
+        result = {"tokens": tokens, "count": len(tokens)}
+        return json.dumps({**result, "max_model_len": CONTEXT, "input_text": text})
 
     def detokenize(self, tokens: list[int]) -> str:
         return json.dumps({"text": model().tokenizer.decode(tokens)})
@@ -90,21 +90,21 @@ class Handle:
         chunk_callback(json.dumps([load]).encode(), finished=True)
 
     def flush_cache(self, chunk_callback: Callback) -> None:
-        told = {"success": True, "message": "Cache flushed."}
-        chunk_callback(json.dumps(told).encode(), finished=True)
+        result = {"success": True, "message": "Cache flushed."}
+        chunk_callback(json.dumps(result).encode(), finished=True)
 
-    def _embed(self, asked: Params, tell: Callback) -> None:
-        tokens = prompt_of(asked)
-        meta = {"id": asked["rid"], "prompt_tokens": len(tokens)}
+    def _embed(self, sent: Params, tell: Callback) -> None:
+        tokens = prompt_of(sent)
+        meta = {"id": sent["rid"], "prompt_tokens": len(tokens)}
         tell({"embedding": model().embed(tokens), "meta_info": meta}, finished=True)
 
-    def _generate(self, asked: Params, tell: Callback) -> None:
-        rid: str = asked["rid"]
+    def _generate(self, sent: Params, tell: Callback) -> None:
+        rid: str = sent["rid"]
         self.running.add(rid)
         self.parent.tell("start", id=rid)
         how = "end"
         try:
-            how = self._answer(asked, tell)
+            how = self._answer(sent, tell)
         except ValueError as error:  # as SGLang's runtime tells of what it refuses
             tell({}, finished=True, error=str(error))
         finally:
@@ -112,14 +112,14 @@ class Handle:
             self.aborted.discard(rid)
             self.parent.tell(how, id=rid)
 
-    def _answer(self, asked: Params, tell: Callback) -> str:
+    def _answer(self, sent: Params, tell: Callback) -> str:
         """Send the chunks of a request; how it ended."""
-        rid: str = asked["rid"]
+        rid: str = sent["rid"]
         room = threading.Event()
         tell.set_on_ready(room.set)
-        prompt = prompt_of(asked)
-        sampling = sampling_of(asked)
-        choices = [Choice(asked, prompt, index) for index in range(count_of(asked))]
+        prompt = prompt_of(sent)
+        sampling = sampling_of(sent)
+        choices = [Choice(sent, prompt, index) for index in range(count_of(sent))]
         open_choices = [(choice, answer(prompt, sampling, choice.index)) for choice in choices]
         while open_choices:
             time.sleep(self.parent.delay)
@@ -127,7 +127,7 @@ class Handle:
                 choice.take([] if rid in self.aborted else [next(pieces)])
                 if choice.reason is not None:
                     open_choices.remove((choice, pieces))
-                if asked.get("stream"):
+                if sent.get("stream"):
                     chunk = choice.chunk(incremental=self.incremental)
                     status = tell(chunk, finished=not open_choices)
                     if status == type(status).Closed:
@@ -135,7 +135,7 @@ class Handle:
                     if status == type(status).Pending and open_choices:
                         room.wait()  # the client is slow: the chunk was taken, no other will be
                         room.clear()
-        if not asked.get("stream"):
+        if not sent.get("stream"):
             for number, choice in enumerate(choices, start=1):
                 tell(choice.chunk(incremental=False), finished=number == len(choices))
         return "abort" if rid in self.aborted else "end"

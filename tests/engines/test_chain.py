@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from e2e.conftest import GATEWAY, PARSERS, TEMPLATE
-from e2e.house import Door, front_door, gateway
+from e2e.deployment import Door, front_door, gateway
 from support import make_environment
 
 from engines.conftest import Running
@@ -158,9 +158,9 @@ def test_a_request_reaches_the_engine(chain: Chain, kind: str) -> None:
 async def test_the_text_is_that_of_the_engine(chain: Chain) -> None:
     ids = tokenizer().encode(PROMPT)
     async with connect(chain.engine.target, timeout=TIMEOUT) as engine:
-        told = await engine.complete(token_ids=ids, max_tokens=COUNT, temperature=0)
+        result = await engine.complete(token_ids=ids, max_tokens=COUNT, temperature=0)
     request = smg.CompletionRequest(
         model=chain.model, prompt=PROMPT, max_tokens=COUNT, temperature=0
     )
     text = chain.door.completions.Complete(request, timeout=TIMEOUT).text
-    assert text == tokenizer().decode(told.token_ids)
+    assert text == tokenizer().decode(result.token_ids)

@@ -41,7 +41,7 @@ def stub(channel: grpc.Channel) -> Stub:
     return Stub(channel)
 
 
-def asked(ids: list[int] = IDS, *, stream: bool = False, **sampling: Any) -> pb.GenerateRequest:
+def sent(ids: list[int] = IDS, *, stream: bool = False, **sampling: Any) -> pb.GenerateRequest:
     wanted = pb.SamplingParams(**{"max_tokens": 8, "temperature": 0, **sampling})
     prompt = pb.TokenizedInput(input_ids=ids)
     # The server drops what it holds under an id some time after the reply: an id that is used
@@ -52,8 +52,8 @@ def asked(ids: list[int] = IDS, *, stream: bool = False, **sampling: Any) -> pb.
 
 
 def test_a_stream_has_one_token_per_message_and_a_finish_reason(stub: Stub) -> None:
-    (whole,) = stub.Generate(asked(), timeout=TIMEOUT)
-    *chunks, last = stub.Generate(asked(stream=True), timeout=TIMEOUT)
+    (whole,) = stub.Generate(sent(), timeout=TIMEOUT)
+    *chunks, last = stub.Generate(sent(stream=True), timeout=TIMEOUT)
     assert [len(message.chunk.token_ids) for message in chunks] == [1] * 8
     made = [message.chunk.token_ids[0] for message in chunks]
     assert made == list(whole.complete.output_ids)
@@ -62,9 +62,9 @@ def test_a_stream_has_one_token_per_message_and_a_finish_reason(stub: Stub) -> N
 
 
 def test_a_stop_token_is_named(stub: Stub) -> None:
-    (whole,) = stub.Generate(asked(), timeout=TIMEOUT)
+    (whole,) = stub.Generate(sent(), timeout=TIMEOUT)
     stop = whole.complete.output_ids[2]
-    (reply,) = stub.Generate(asked(stop_token_ids=[stop]), timeout=TIMEOUT)
+    (reply,) = stub.Generate(sent(stop_token_ids=[stop]), timeout=TIMEOUT)
     assert (reply.complete.finish_reason, reply.complete.matched_stop_token_id) == ("stop", stop)
 
 
@@ -83,8 +83,8 @@ def test_health_and_reflection_are_there(channel: grpc.Channel) -> None:
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (told,) = stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT)
-    names = {service.name for service in told.list_services_response.service}
+    (result,) = stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT)
+    names = {service.name for service in result.list_services_response.service}
     assert "mlx.grpc.engine.MlxEngine" in names
 
 
@@ -93,7 +93,7 @@ def test_an_id_outside_of_the_vocabulary_ends_the_server(running: Running) -> No
     with running.fresh("mlx") as engine, grpc.insecure_channel(engine.target) as channel:
         stub = Stub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            list(stub.Generate(asked([1_000_000_000]), timeout=TIMEOUT))
+            list(stub.Generate(sent([1_000_000_000]), timeout=TIMEOUT))
         error: Any = caught.value
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         with pytest.raises(grpc.RpcError) as caught:

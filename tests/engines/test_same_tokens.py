@@ -10,21 +10,21 @@ from smg_proto.testing._tokenizer import tokenizer
 PROMPTS = [sentence[: 12 + number] for number, sentence in enumerate(list(sentences())[:20])]
 
 
-async def said(target: str) -> list[tuple[int, ...]]:
+async def output(target: str) -> list[tuple[int, ...]]:
     """The greedy tokens of each prompt, from an engine that may be at work on all at once."""
     async with connect(target, timeout=120) as engine:
-        asked = [
+        sent = [
             await engine.complete(
                 token_ids=tokenizer().encode(prompt), max_tokens=16, temperature=0, ignore_eos=True
             )
             for prompt in PROMPTS
         ]
-    return [told.token_ids for told in asked]
+    return [result.token_ids for result in sent]
 
 
 @pytest.mark.vllm_cpu
 @pytest.mark.timeout(1200)
 async def test_vllm_and_mlx_generate_the_same_greedy_tokens(running: Running) -> None:
-    mlx = await said(running("mlx").target)
+    mlx = await output(running("mlx").target)
     assert len(mlx) == 20 and len(set(mlx)) == 20
-    assert await said(running("vllm-cpu").target) == mlx
+    assert await output(running("vllm-cpu").target) == mlx

@@ -35,8 +35,8 @@ async def judged(engine: Engine, scenario: str, deviation: Mapping[str, str] | N
     except (AssertionError, EngineError, pytest.fail.Exception) as error:
         if deviation is None:
             raise
-        told = f"{type(error).__name__}: {error}: {getattr(error, 'details', '')}"
-        assert re.search(deviation["error"], told), f"another deviation than told: {told}"
+        result = f"{type(error).__name__}: {error}: {getattr(error, 'details', '')}"
+        assert re.search(deviation["error"], result), f"another deviation than told: {result}"
     else:
         if deviation is not None:
             pytest.fail(f"stale: {engine.name} passes {scenario}; strike it from deviations.json")

@@ -69,10 +69,10 @@ def long_request(**fields: Any) -> pb.GenerateRequest:
     return by_ids(sampling_params=sampling, stream=True, **fields)
 
 
-def said(prompt: list[int], **sampling: Any) -> list[int]:
+def output(prompt: list[int], **sampling: Any) -> list[int]:
     """The tokens that the small model says to this."""
-    asked = Sampling(**{"temperature": 0.0, "max_tokens": 8, **sampling})
-    return [piece.step.token for piece in generate(model(), prompt, asked)]
+    sent = Sampling(**{"temperature": 0.0, "max_tokens": 8, **sampling})
+    return [piece.step.token for piece in generate(model(), prompt, sent)]
 
 
 def meta(message: Any) -> dict[str, Any]:
@@ -88,29 +88,29 @@ def status(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
 
 def test_without_stream_one_message_has_all(stub: Stub) -> None:
     (reply,) = stub.TextGenerate(by_text(), timeout=TIMEOUT)
-    assert reply.finished and reply.text == model().tokenizer.decode(said(IDS))
-    told = meta(reply)
-    assert (told["prompt_tokens"], told["completion_tokens"]) == (len(IDS), 8)
-    assert told["finish_reason"] == {"type": "length", "length": 8}
+    assert reply.finished and reply.text == model().tokenizer.decode(output(IDS))
+    result = meta(reply)
+    assert (result["prompt_tokens"], result["completion_tokens"]) == (len(IDS), 8)
+    assert result["finish_reason"] == {"type": "length", "length": 8}
     (tokens,) = stub.Generate(by_ids(), timeout=TIMEOUT)
-    assert list(tokens.output_ids) == said(IDS)
+    assert list(tokens.output_ids) == output(IDS)
 
 
 def test_each_message_of_a_stream_repeats_all_so_far(stub: Stub) -> None:
     messages = list(stub.Generate(by_ids(stream=True), timeout=TIMEOUT))
-    assert [list(one.output_ids) for one in messages] == [said(IDS)[: n + 1] for n in range(8)]
+    assert [list(one.output_ids) for one in messages] == [output(IDS)[: n + 1] for n in range(8)]
     assert [one.finished for one in messages] == [False] * 7 + [True]
     assert [meta(one)["completion_tokens"] for one in messages] == [*range(1, 9)]
     *_, last = stub.TextGenerate(by_text(stream=True), timeout=TIMEOUT)
-    assert last.text == model().tokenizer.decode(said(IDS))
+    assert last.text == model().tokenizer.decode(output(IDS))
 
 
 @pytest.mark.parametrize("engine", [DELTAS], indirect=True)
 def test_started_to_stream_increments_it_sends_what_is_new(stub: Stub) -> None:
     messages = list(stub.Generate(by_ids(stream=True), timeout=TIMEOUT))
-    assert [list(one.output_ids) for one in messages] == [[token] for token in said(IDS)]
+    assert [list(one.output_ids) for one in messages] == [[token] for token in output(IDS)]
     texts = [one.text for one in stub.TextGenerate(by_text(stream=True), timeout=TIMEOUT)]
-    assert len(texts) == 8 and "".join(texts) == model().tokenizer.decode(said(IDS))
+    assert len(texts) == 8 and "".join(texts) == model().tokenizer.decode(output(IDS))
 
 
 def test_a_cancelled_stream_is_aborted_in_the_engine(engine: Engine, stub: Stub) -> None:
@@ -152,7 +152,7 @@ def test_aborting_an_unknown_request_succeeds(stub: Stub) -> None:
 
 
 def test_a_stop_string_cuts_the_text(stub: Stub) -> None:
-    text = model().tokenizer.decode(said(IDS))
+    text = model().tokenizer.decode(output(IDS))
     stop = text[9:13]
     request = by_text(sampling_params={"stop": ["never", stop]})
     (reply,) = stub.TextGenerate(request, timeout=TIMEOUT)
@@ -161,10 +161,10 @@ def test_a_stop_string_cuts_the_text(stub: Stub) -> None:
 
 
 def test_a_stop_token_is_named(stub: Stub) -> None:
-    stop = said(IDS)[3]
+    stop = output(IDS)[3]
     (reply,) = stub.Generate(by_ids(sampling_params={"stop_token_ids": [stop]}), timeout=TIMEOUT)
     assert meta(reply)["finish_reason"] == {"type": "stop", "matched": stop}
-    assert list(reply.output_ids) == said(IDS)[:4]
+    assert list(reply.output_ids) == output(IDS)[:4]
 
 
 def test_several_sequences_come_without_an_index(stub: Stub) -> None:
@@ -185,12 +185,12 @@ def test_a_seed_repeats_itself(stub: Stub) -> None:
 
 
 def test_log_probabilities_travel_as_json(stub: Stub) -> None:
-    asked = {"return_logprob": True, "top_logprobs_num": 2, "return_text_in_logprobs": True}
-    (reply,) = stub.TextGenerate(by_text(**asked), timeout=TIMEOUT)
-    told = meta(reply)
+    sent = {"return_logprob": True, "top_logprobs_num": 2, "return_text_in_logprobs": True}
+    (reply,) = stub.TextGenerate(by_text(**sent), timeout=TIMEOUT)
+    result = meta(reply)
     pieces = list(generate(model(), IDS, Sampling(temperature=0.0, max_tokens=8, logprobs=2)))
     for piece, row, top in zip(
-        pieces, told["output_token_logprobs"], told["output_top_logprobs"], strict=True
+        pieces, result["output_token_logprobs"], result["output_top_logprobs"], strict=True
     ):
         assert row[0] == pytest.approx(piece.step.logprob) and row[1] == piece.step.token
         assert row[2] == model().tokenizer.decode([piece.step.token])
@@ -228,7 +228,7 @@ def test_a_message_over_four_mib_arrives(stub: Stub) -> None:
 
 def test_a_long_stream_is_complete(stub: Stub) -> None:
     *_, last = stub.Generate(long_request(), timeout=TIMEOUT)
-    assert list(last.output_ids) == said(IDS, max_tokens=1000, ignore_eos=True)
+    assert list(last.output_ids) == output(IDS, max_tokens=1000, ignore_eos=True)
 
 
 def test_twenty_concurrent_requests_give_the_same_output(stub: Stub) -> None:
@@ -241,16 +241,16 @@ def test_twenty_concurrent_requests_give_the_same_output(stub: Stub) -> None:
 
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(tokens, prompts))
-    assert found == [said(prompt, max_tokens=30) for prompt in prompts]
+    assert found == [output(prompt, max_tokens=30) for prompt in prompts]
 
 
 def test_a_slow_reader_loses_nothing(engine: Engine, stub: Stub) -> None:
     call = stub.Generate(long_request(), timeout=TIMEOUT)
     next(call)
     (reply,) = stub.Generate(by_ids(), timeout=TIMEOUT)  # others go on meanwhile
-    assert list(reply.output_ids) == said(IDS)
+    assert list(reply.output_ids) == output(IDS)
     *_, last = call
-    assert list(last.output_ids) == said(IDS, max_tokens=1000, ignore_eos=True)
+    assert list(last.output_ids) == output(IDS, max_tokens=1000, ignore_eos=True)
     eventually(lambda: engine.running() == 0)
 
 

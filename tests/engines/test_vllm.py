@@ -50,7 +50,7 @@ def control_stub(channel: grpc.Channel) -> vllm_control_pb2_grpc.ControlStub:
     return vllm_control_pb2_grpc.ControlStub(channel)
 
 
-def asked(**fields: Any) -> inference.GenerateRequest:
+def sent(**fields: Any) -> inference.GenerateRequest:
     """A request for eight greedy tokens with their ids, unless the fields say otherwise."""
     request = inference.GenerateRequest(text=PROMPT, temperature=0)
     request.stopping.max_new_tokens = 8
@@ -60,13 +60,13 @@ def asked(**fields: Any) -> inference.GenerateRequest:
 
 
 def long_request(**fields: Any) -> inference.GenerateRequest:
-    return asked(stopping={"max_new_tokens": 2000, "ignore_eos": True}, **fields)
+    return sent(stopping={"max_new_tokens": 2000, "ignore_eos": True}, **fields)
 
 
-def said(prompt: list[int], **sampling: Any) -> list[int]:
+def output(prompt: list[int], **sampling: Any) -> list[int]:
     """The tokens that the small model says to this."""
-    asked = Sampling(**{"temperature": 0.0, "max_tokens": 8, **sampling})
-    return [piece.step.token for piece in generate(model(), prompt, asked)]
+    sent = Sampling(**{"temperature": 0.0, "max_tokens": 8, **sampling})
+    return [piece.step.token for piece in generate(model(), prompt, sent)]
 
 
 def status(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
@@ -78,18 +78,18 @@ def status(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
 
 def refused(stub: vllm_inference_pb2_grpc.InferenceStub, **fields: Any) -> str:
     """The reason of an INVALID_ARGUMENT, unary and streamed."""
-    code, details = status(lambda: stub.Generate(asked(**fields), timeout=TIMEOUT))
+    code, details = status(lambda: stub.Generate(sent(**fields), timeout=TIMEOUT))
     assert code is grpc.StatusCode.INVALID_ARGUMENT, details
-    streamed = status(lambda: list(stub.GenerateStream(asked(**fields), timeout=TIMEOUT)))
+    streamed = status(lambda: list(stub.GenerateStream(sent(**fields), timeout=TIMEOUT)))
     assert streamed[0] is code
     return details
 
 
 def test_a_unary_reply_is_complete(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    reply = stub.Generate(asked(response={"prompt_token_ids": True}), timeout=TIMEOUT)
+    reply = stub.Generate(sent(response={"prompt_token_ids": True}), timeout=TIMEOUT)
     assert list(reply.prompt_info.token_ids) == IDS
-    assert list(reply.outputs.token_ids) == said(IDS)
-    assert reply.outputs.text == model().tokenizer.decode(said(IDS))
+    assert list(reply.outputs.token_ids) == output(IDS)
+    assert reply.outputs.text == model().tokenizer.decode(output(IDS))
     finish = reply.outputs.finish_info
     assert finish.finish_reason == inference.FinishInfo.LENGTH
     assert (finish.num_output_tokens, reply.prompt_info.num_prompt_tokens) == (8, len(IDS))
@@ -98,26 +98,26 @@ def test_a_unary_reply_is_complete(stub: vllm_inference_pb2_grpc.InferenceStub) 
 def test_a_stream_is_prompt_info_then_pieces_then_finish_info(
     stub: vllm_inference_pb2_grpc.InferenceStub,
 ) -> None:
-    first, *rest = stub.GenerateStream(asked(), timeout=TIMEOUT)
+    first, *rest = stub.GenerateStream(sent(), timeout=TIMEOUT)
     assert first.HasField("prompt_info") and not first.HasField("outputs")
-    assert [token for message in rest for token in message.outputs.token_ids] == said(IDS)
+    assert [token for message in rest for token in message.outputs.token_ids] == output(IDS)
     text = "".join(message.outputs.text for message in rest)
-    assert text == model().tokenizer.decode(said(IDS))
+    assert text == model().tokenizer.decode(output(IDS))
     ended = [message.outputs.HasField("finish_info") for message in rest]
     assert ended == [False] * (len(rest) - 1) + [True]
 
 
 def test_token_ids_and_text_are_equal_prompts(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    request = asked(token_ids={"ids": IDS})
-    assert stub.Generate(request, timeout=TIMEOUT) == stub.Generate(asked(), timeout=TIMEOUT)
+    request = sent(token_ids={"ids": IDS})
+    assert stub.Generate(request, timeout=TIMEOUT) == stub.Generate(sent(), timeout=TIMEOUT)
 
 
 def test_sampling_is_greedy_without_a_temperature(
     stub: vllm_inference_pb2_grpc.InferenceStub,
 ) -> None:
-    request = asked()
+    request = sent()
     request.ClearField("temperature")
-    assert list(stub.Generate(request, timeout=TIMEOUT).outputs.token_ids) == said(IDS)
+    assert list(stub.Generate(request, timeout=TIMEOUT).outputs.token_ids) == output(IDS)
 
 
 def test_a_cancelled_stream_is_aborted_in_the_engine(
@@ -160,43 +160,43 @@ def test_abort_by_id_ends_the_stream_as_aborted(
 
 
 def test_a_stop_string_cuts_the_text(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    text = model().tokenizer.decode(said(IDS))
+    text = model().tokenizer.decode(output(IDS))
     stop = text[9:13]
     for include in (False, True):
         stopping = {"stop_strings": [stop], "include_stop_strings": include}
-        reply = stub.Generate(asked(stopping=stopping), timeout=TIMEOUT)
+        reply = stub.Generate(sent(stopping=stopping), timeout=TIMEOUT)
         assert reply.outputs.text == text[: text.index(stop)] + (stop if include else "")
         assert reply.outputs.finish_info.finish_reason == inference.FinishInfo.STOP
         assert reply.outputs.finish_info.stop_string == stop
-        streamed = stub.GenerateStream(asked(stopping=stopping), timeout=TIMEOUT)
+        streamed = stub.GenerateStream(sent(stopping=stopping), timeout=TIMEOUT)
         assert "".join(message.outputs.text for message in streamed) == reply.outputs.text
 
 
 def test_a_stop_token_is_named_and_leaves_no_text(
     stub: vllm_inference_pb2_grpc.InferenceStub,
 ) -> None:
-    stop = said(IDS)[3]
-    reply = stub.Generate(asked(stopping={"stop_token_ids": [stop]}), timeout=TIMEOUT)
+    stop = output(IDS)[3]
+    reply = stub.Generate(sent(stopping={"stop_token_ids": [stop]}), timeout=TIMEOUT)
     assert reply.outputs.finish_info.stop_token_id == stop
-    assert list(reply.outputs.token_ids) == said(IDS)[:4]
-    assert reply.outputs.text == model().tokenizer.decode(said(IDS)[:3])
+    assert list(reply.outputs.token_ids) == output(IDS)[:4]
+    assert reply.outputs.text == model().tokenizer.decode(output(IDS)[:3])
 
 
 def test_the_end_token_is_reported_separately_from_stop_tokens(
     stub: vllm_inference_pb2_grpc.InferenceStub,
 ) -> None:
-    reply = stub.Generate(asked(stopping={"max_new_tokens": 500}), timeout=TIMEOUT)
+    reply = stub.Generate(sent(stopping={"max_new_tokens": 500}), timeout=TIMEOUT)
     finish = reply.outputs.finish_info
     assert (finish.finish_reason, finish.eos_token_id) == (inference.FinishInfo.STOP, 2)
     ignored = stub.Generate(
-        asked(stopping={"max_new_tokens": 500, "ignore_eos": True}), timeout=TIMEOUT
+        sent(stopping={"max_new_tokens": 500, "ignore_eos": True}), timeout=TIMEOUT
     )
     assert ignored.outputs.finish_info.num_output_tokens == 500
 
 
 def test_a_seed_repeats_itself(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
     def text(seed: int) -> str:
-        request = asked(temperature=1.5, sampling={"seed": seed}, stopping={"max_new_tokens": 40})
+        request = sent(temperature=1.5, sampling={"seed": seed}, stopping={"max_new_tokens": 40})
         return stub.Generate(request, timeout=TIMEOUT).outputs.text
 
     assert text(5) == text(5)
@@ -212,13 +212,13 @@ def test_log_probabilities_of_prompt_and_output(
         "output_logprobs": True,
         "output_candidates": {"top_n": 2},
     }
-    reply = stub.Generate(asked(response=wanted), timeout=TIMEOUT)
+    reply = stub.Generate(sent(response=wanted), timeout=TIMEOUT)
     pieces = list(generate(model(), IDS, Sampling(temperature=0.0, max_tokens=8, logprobs=2)))
     expected = [piece.step.logprob for piece in pieces]
     assert list(reply.outputs.logprobs) == pytest.approx(expected, abs=1e-5)
     assert list(reply.outputs.ranks) == [1] * 8
-    for piece, told in zip(pieces, reply.outputs.candidate_tokens, strict=True):
-        assert [token.id for token in told.tokens] == [token for token, _ in piece.step.top]
+    for piece, result in zip(pieces, reply.outputs.candidate_tokens, strict=True):
+        assert [token.id for token in result.tokens] == [token for token, _ in piece.step.top]
     # The first token of a prompt has nothing before it.
     assert reply.prompt_info.logprobs[0] == 0 and reply.prompt_info.ranks[0] == 0
     assert len(reply.prompt_info.logprobs) == len(IDS)
@@ -230,10 +230,10 @@ def test_log_probabilities_have_a_limit(stub: vllm_inference_pb2_grpc.InferenceS
 
 
 def test_constraints_reach_the_engine(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    choice = stub.Generate(asked(decoding={"choice": {"choices": ["yes", "no"]}}), timeout=TIMEOUT)
+    choice = stub.Generate(sent(decoding={"choice": {"choices": ["yes", "no"]}}), timeout=TIMEOUT)
     assert choice.outputs.text == "yes"
     schema = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
-    reply = stub.Generate(asked(decoding={"json": schema}), timeout=TIMEOUT)
+    reply = stub.Generate(sent(decoding={"json": schema}), timeout=TIMEOUT)
     assert reply.outputs.text == '{"a": 0}'
     assert "invalid json schema" in refused(stub, decoding={"json": "{bad"}).lower()
 
@@ -260,20 +260,20 @@ def test_a_prompt_beyond_the_context_is_rejected(
 
 
 def test_a_message_over_four_mib_arrives(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    request = asked(text="x " * (5 << 19))
+    request = sent(text="x " * (5 << 19))
     code, details = status(lambda: stub.Generate(request, timeout=TIMEOUT))
     assert code is grpc.StatusCode.INVALID_ARGUMENT and "context" in details
 
 
 def test_another_model_is_not_found(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    code, details = status(lambda: stub.Generate(asked(model="other"), timeout=TIMEOUT))
+    code, details = status(lambda: stub.Generate(sent(model="other"), timeout=TIMEOUT))
     assert code is grpc.StatusCode.NOT_FOUND and "other" in details
 
 
 def test_lora_is_refused_when_it_is_off(
     stub: vllm_inference_pb2_grpc.InferenceStub, control_stub: vllm_control_pb2_grpc.ControlStub
 ) -> None:
-    code, _ = status(lambda: stub.Generate(asked(lora_name="adapter"), timeout=TIMEOUT))
+    code, _ = status(lambda: stub.Generate(sent(lora_name="adapter"), timeout=TIMEOUT))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     listing = control.ListLorasRequest()
     code, _ = status(lambda: control_stub.ListLoras(listing, timeout=TIMEOUT))
@@ -286,7 +286,7 @@ def test_a_long_stream_is_complete(stub: vllm_inference_pb2_grpc.InferenceStub) 
         for message in stub.GenerateStream(long_request(), timeout=TIMEOUT)
         for token in message.outputs.token_ids
     ]
-    assert tokens == said(IDS, max_tokens=2000, ignore_eos=True)
+    assert tokens == output(IDS, max_tokens=2000, ignore_eos=True)
 
 
 def test_twenty_concurrent_requests_give_the_same_output(
@@ -295,13 +295,13 @@ def test_twenty_concurrent_requests_give_the_same_output(
     prompts = [[300 + number, *IDS] for number in range(20)]
 
     def tokens(prompt: list[int]) -> list[int]:
-        request = asked(token_ids={"ids": prompt}, stopping={"max_new_tokens": 30})
+        request = sent(token_ids={"ids": prompt}, stopping={"max_new_tokens": 30})
         streamed = stub.GenerateStream(request, timeout=TIMEOUT)
         return [token for message in streamed for token in message.outputs.token_ids]
 
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(tokens, prompts))
-    assert found == [said(prompt, max_tokens=30) for prompt in prompts]
+    assert found == [output(prompt, max_tokens=30) for prompt in prompts]
 
 
 def test_a_slow_reader_loses_nothing(
@@ -311,7 +311,7 @@ def test_a_slow_reader_loses_nothing(
     next(call)
     eventually(lambda: engine.running() == 0, "the engine is done, the client is not")
     tokens = [token for message in call for token in message.outputs.token_ids]
-    assert tokens == said(IDS, max_tokens=2000, ignore_eos=True)
+    assert tokens == output(IDS, max_tokens=2000, ignore_eos=True)
 
 
 @pytest.mark.parametrize("name", ["fake vllm", REAL])
@@ -368,9 +368,9 @@ def test_tls_with_a_certificate(engine: Engine) -> None:
     credentials = grpc.ssl_channel_credentials(roots)
     with grpc.secure_channel(target, credentials) as channel:
         stub = vllm_inference_pb2_grpc.InferenceStub(channel)
-        reply = stub.Generate(asked(), timeout=TIMEOUT, wait_for_ready=True)
-    assert list(reply.outputs.token_ids) == said(IDS)
+        reply = stub.Generate(sent(), timeout=TIMEOUT, wait_for_ready=True)
+    assert list(reply.outputs.token_ids) == output(IDS)
     with grpc.insecure_channel(target) as channel:
         stub = vllm_inference_pb2_grpc.InferenceStub(channel)
-        code, _ = status(lambda: stub.Generate(asked(), timeout=TIMEOUT))
+        code, _ = status(lambda: stub.Generate(sent(), timeout=TIMEOUT))
         assert code is grpc.StatusCode.UNAVAILABLE

@@ -106,8 +106,8 @@ def post(engine: Engine, path: str, body: Params) -> Params:
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(request, timeout=60) as reply:
-        told: Params = json.load(reply)
-    return told
+        reported: Params = json.load(reply)
+    return reported
 
 
 def replied(reply: Params) -> list[Any]:
@@ -152,7 +152,7 @@ def grpc_logprobs(choice: Any) -> list[Any]:
     return [[{token: value} for token, value in chosen], found.top_ids]
 
 
-async def said(engine: Engine, resource: str, params: Params, **settings: Any) -> list[Any]:
+async def output(engine: Engine, resource: str, params: Params, **settings: Any) -> list[Any]:
     """What the sync and the async client return, each without a stream and with one."""
     create = attrgetter(f"{resource}.create")
     with VLLMGrpcClient(target=engine.target, **settings) as client:
@@ -174,12 +174,12 @@ def request(engine: Engine, params: Params) -> Params:
 
 async def compare(engine: Engine, params: Params, **http: Any) -> None:
     """The client's completions are those of the HTTP server, for which `http` is what differs."""
-    asked = request(engine, params)
-    reply = post(engine, "/v1/completions", asked | http)
-    for result in await said(engine, "completions", asked):
+    sent = request(engine, params)
+    reply = post(engine, "/v1/completions", sent | http)
+    for result in await output(engine, "completions", sent):
         assert replied(result.model_dump()) == replied(reply)
-        for told, expected in zip(result.choices, reply["choices"], strict=True):
-            assert grpc_logprobs(told) == http_logprobs(engine, expected)
+        for reported, expected in zip(result.choices, reply["choices"], strict=True):
+            assert grpc_logprobs(reported) == http_logprobs(engine, expected)
 
 
 @pytest.mark.parametrize("params", CASES.values(), ids=CASES)
@@ -230,9 +230,9 @@ async def test_greedy_chat_is_that_of_the_http_server(
         settings["decoder"] = TokenDecoder.from_model_path(write_model(tmp_path))
     ends: list[Params] = [{"max_tokens": 12}, {"max_tokens": 60}, {"max_tokens": 60, "stop": "s"}]
     for end in ends:
-        asked: Params = {"messages": messages, "temperature": 0, **end}
-        expected = replied(post(engine, "/v1/chat/completions", asked))
-        for result in await said(engine, "chat.completions", asked, **settings):
+        sent: Params = {"messages": messages, "temperature": 0, **end}
+        expected = replied(post(engine, "/v1/chat/completions", sent))
+        for result in await output(engine, "chat.completions", sent, **settings):
             assert replied(result.model_dump()) == expected
 
 

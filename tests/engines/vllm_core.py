@@ -55,30 +55,30 @@ UTILITIES = {
 @dataclass
 class Request:
     prompt: list[int]
-    asked: dict[str, Any]
+    sent: dict[str, Any]
     began: bool = False
     due: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        asked = self.asked
+        sent = self.sent
         self.pieces = answer(
             self.prompt,
             Sampling(
-                max_tokens=asked.get("max_tokens"),
-                temperature=asked.get("temperature", 1.0),
-                top_p=asked.get("top_p", 1.0),
-                top_k=max(asked.get("top_k", 0), 0),
-                min_p=asked.get("min_p", 0.0),
-                frequency_penalty=asked.get("frequency_penalty", 0.0),
-                presence_penalty=asked.get("presence_penalty", 0.0),
-                repetition_penalty=asked.get("repetition_penalty", 1.0),
-                logit_bias=tuple(sorted((asked.get("logit_bias") or {}).items())),
-                seed=asked.get("seed") or 0,
-                min_tokens=asked.get("min_tokens", 0),
-                stop_token_ids=tuple(asked.get("stop_token_ids") or ()),
-                ignore_eos=asked.get("_eos_token_id") is None,
-                logprobs=asked.get("logprobs"),
-                replacement=_constrained(asked.get("structured_outputs") or {}),
+                max_tokens=sent.get("max_tokens"),
+                temperature=sent.get("temperature", 1.0),
+                top_p=sent.get("top_p", 1.0),
+                top_k=max(sent.get("top_k", 0), 0),
+                min_p=sent.get("min_p", 0.0),
+                frequency_penalty=sent.get("frequency_penalty", 0.0),
+                presence_penalty=sent.get("presence_penalty", 0.0),
+                repetition_penalty=sent.get("repetition_penalty", 1.0),
+                logit_bias=tuple(sorted((sent.get("logit_bias") or {}).items())),
+                seed=sent.get("seed") or 0,
+                min_tokens=sent.get("min_tokens", 0),
+                stop_token_ids=tuple(sent.get("stop_token_ids") or ()),
+                ignore_eos=sent.get("_eos_token_id") is None,
+                logprobs=sent.get("logprobs"),
+                replacement=_constrained(sent.get("structured_outputs") or {}),
             ),
         )
 
@@ -101,23 +101,23 @@ class Request:
         ], finish is not None
 
     def _logprobs(self, piece: Piece) -> list[Any] | None:
-        count = self.asked.get("logprobs")
+        count = self.sent.get("logprobs")
         return None if count is None else _table([_row(piece.step, count)], "<i4", "<f4")
 
     def _prompt_logprobs(self) -> list[Any] | None:
-        count = self.asked.get("prompt_logprobs")
+        count = self.sent.get("prompt_logprobs")
         if count is None:
             return None
         rows = [_row(step, count) for step in score(model(), self.prompt, count)]
         return _table(rows, "int32", "float32")
 
 
-def _constrained(asked: dict[str, Any]) -> str | None:
+def _constrained(sent: dict[str, Any]) -> str | None:
     """A text that keeps to the constraint; the model is free of those that it does not know."""
-    if "json" in asked or asked.get("json_object"):
-        schema = asked.get("json", "")
+    if "json" in sent or sent.get("json_object"):
+        schema = sent.get("json", "")
         return smallest_text(schema if isinstance(schema, str) else json.dumps(schema))
-    choices: list[str] = asked.get("choice") or []
+    choices: list[str] = sent.get("choice") or []
     return choices[0] if choices else None
 
 
@@ -180,18 +180,18 @@ class Core:
 
     def _take(self, frames: list[bytes]) -> None:
         kind = frames[0][0]
-        told: Any = msgpack.unpackb(frames[1], strict_map_key=False)
+        result: Any = msgpack.unpackb(frames[1], strict_map_key=False)
         if kind == ADD:
-            self.requests[told[0]] = Request(told[1], told[3])
-            self.parent.tell("start", id=told[0])
+            self.requests[result[0]] = Request(result[1], result[3])
+            self.parent.tell("start", id=result[0])
         elif kind == ABORT:
-            gone = [name for name in told if self.requests.pop(name, None)]
+            gone = [name for name in result if self.requests.pop(name, None)]
             for name in gone:
                 self.parent.tell("abort", id=name)
             if gone:  # the frontend cannot read a message that says nothing
                 self._send([[name, [], None, None, None, ABORTED] for name in gone], gone)
         elif kind == UTILITY:
-            _, call, name, _ = told
+            _, call, name, _ = result
             self._send([], [], [call, None, [None, UTILITIES.get(name)]])
 
     def _step(self) -> None:
@@ -218,8 +218,8 @@ class Core:
 
 
 def _status(status: str) -> bytes:
-    told = {"status": status, "local": False, "headless": True, "parallel_config_hash": None}
-    packed: bytes = msgpack.packb(told)
+    result = {"status": status, "local": False, "headless": True, "parallel_config_hash": None}
+    packed: bytes = msgpack.packb(result)
     return packed
 
 

@@ -84,8 +84,8 @@ def add_http() -> None:
 
 def relay() -> None:
     out = events()
-    with os.fdopen(PIPE, encoding="utf-8", closefd=False) as told:
-        for line in iter(told.readline, ""):
+    with os.fdopen(PIPE, encoding="utf-8", closefd=False) as result:
+        for line in iter(result.readline, ""):
             print(line, end="", file=out, flush=True)
 
 

@@ -136,13 +136,13 @@ async def _converse(channel: grpc.aio.Channel, name: str, requests: list[Any]) -
     """What comes back while the client goes on listening."""
     over = asyncio.Event()
 
-    async def said() -> AsyncIterator[Any]:
+    async def output() -> AsyncIterator[Any]:
         for each in requests:
             yield each
         await over.wait()
 
     try:
-        return [event async for event in stub(channel, name)(said())]
+        return [event async for event in stub(channel, name)(output())]
     finally:
         over.set()
 

@@ -9,8 +9,8 @@ from frontdoor.replay import upstream as run_upstream
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
-    async with run_upstream() as said:
-        yield said
+    async with run_upstream() as output:
+        yield output
 
 
 @pytest.fixture

@@ -50,13 +50,13 @@ async def observe(case: dict[str, Any], upstream: Any, channel: grpc.aio.Channel
         reply: Any = list(joined([shown(event) for event in found]))
     else:
         reply = shown(found)
-    asked = upstream.asked
+    sent = upstream.sent
     if case["rpc"] in ONE_EACH:
-        asked = sorted(asked, key=lambda each: json.dumps(each.body))
+        sent = sorted(sent, key=lambda each: json.dumps(each.body))
     http = [
         {"method": each.method, "path": each.path}
         | ({} if each.body is None else {"body": each.body})
-        for each in asked
+        for each in sent
     ]
     return case | {"http": http, "reply": reply}
 
@@ -101,8 +101,8 @@ def continues(ours: Any, theirs: Any) -> bool:
 async def rewrite() -> None:
     from frontdoor.replay import front_door, upstream
 
-    async with upstream() as said, front_door(said) as channel:
-        found = [await observe(case, said, channel) for case in CASES]
+    async with upstream() as output, front_door(output) as channel:
+        found = [await observe(case, output, channel) for case in CASES]
     lines = [
         ",\n".join(
             f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in case.items()

@@ -11,8 +11,8 @@ PLAIN = ("model", "temperature", "top_p", "top_k", "max_tokens", "logprobs", "n"
 
 def chat(body: Any) -> smg.ChatRequest:
     request = smg.ChatRequest(**plain(body, "model", "n", "stop", "temperature"))
-    for said in body.get("messages", ()):
-        request.messages.add(role=ROLES[said["role"]], content=said["content"])
+    for output in body.get("messages", ()):
+        request.messages.add(role=ROLES[output["role"]], content=output["content"])
     for tool in body.get("tools", ()):
         request.tools.append(function(tool["function"], "parameters"))
     if "max_tokens" in body:

@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
-class Asked:
+class Sent:
     """A request as it arrived."""
 
     method: str
@@ -37,7 +37,7 @@ class Asked:
 @dataclass
 class Upstream:
     url: str = ""
-    asked: list[Asked] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
     # Whether a front door is about to ask for the version, which is nothing to note.
     probe: bool = False
     # Requests whose connection the front door closed before the answer was over.
@@ -93,16 +93,16 @@ class Upstream:
         async def handler(request: web.Request) -> web.StreamResponse:
             socket = web.WebSocketResponse()
             await socket.prepare(request)
-            asked = self.asked[-1]
-            asked.body = []
+            sent = self.sent[-1]
+            sent.body = []
             while True:
                 frame = await socket.receive()
                 if frame.type is not WSMsgType.TEXT:
                     break
-                asked.body.append(json.loads(frame.data))
-                if asked.body[-1]["type"] == "response.create":
-                    for said in frames:
-                        await socket.send_json(said)
+                sent.body.append(json.loads(frame.data))
+                if sent.body[-1]["type"] == "response.create":
+                    for output in frames:
+                        await socket.send_json(output)
                     break
             await socket.close()
             return socket
@@ -132,7 +132,7 @@ class Upstream:
         if self.probe and path == "/loads":
             self.probe = False
             return web.json_response({})
-        self.asked.append(Asked(request.method, path, dict(request.headers), body))
+        self.sent.append(Sent(request.method, path, dict(request.headers), body))
         if not self._handlers:
             return web.json_response({"error": {"message": "nothing to say"}}, status=404)
         handler = self._handlers.pop(0) if len(self._handlers) > 1 else self._handlers[0]
@@ -143,7 +143,7 @@ class Upstream:
             raise
 
     def forget(self) -> None:
-        self.asked.clear()
+        self.sent.clear()
         self._handlers.clear()
 
 
@@ -171,28 +171,28 @@ def sse(event: list[Any]) -> bytes:
 
 @asynccontextmanager
 async def upstream() -> AsyncIterator[Upstream]:
-    said = Upstream()
+    output = Upstream()
     application = web.Application(client_max_size=1 << 30)
-    application.router.add_route("*", r"/{path:[\s\S]*}", said._serve)
+    application.router.add_route("*", r"/{path:[\s\S]*}", output._serve)
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    said.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    output.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        yield said
+        yield output
     finally:
         await runner.cleanup()
 
 
 @asynccontextmanager
-async def front_door(said: Upstream, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
+async def front_door(output: Upstream, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a front door before it."""
-    settings = Options(upstream=said.url, listen="127.0.0.1:0", wait=None, **options)
+    settings = Options(upstream=output.url, listen="127.0.0.1:0", wait=None, **options)
     async with (
         FrontDoor(settings) as door,
         grpc.aio.insecure_channel(
             f"127.0.0.1:{door.port}", options=[("grpc.max_send_message_length", -1)]
         ) as channel,
     ):
-        said.forget()  # the look at the start
+        output.forget()  # the look at the start
         yield channel

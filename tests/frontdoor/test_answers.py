@@ -137,7 +137,7 @@ async def test_empty_arguments_can_be_sent_back(
     request = smg.ChatRequest(model="m", messages=[reply.choices[0].message])
     await call(channel, "ChatService.Chat", request)
     sent = {"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}}
-    assert upstream.asked[-1].body["messages"] == [message | {"tool_calls": [sent]}]
+    assert upstream.sent[-1].body["messages"] == [message | {"tool_calls": [sent]}]
 
 
 # --- Errors in their many forms ---
@@ -384,7 +384,7 @@ async def test_a_failed_input_ends_the_others(
     request = smg.EmbedRequest(model="m", inputs=[smg.EmbedInput(text=str(n)) for n in range(40)])
     found = await failure(channel, "EmbeddingService.Embed", request)
     assert (found.code, found.message) == (Code.INVALID_ARGUMENT, "not this one")
-    assert len(upstream.asked) <= 8
+    assert len(upstream.sent) <= 8
 
 
 # --- Limits of the HTTP side ---
@@ -423,7 +423,7 @@ async def test_compressed_responses_are_not_inflated(
         found = await failure(channel, name)
         assert found.reason == reason
         assert found.metadata.get("http_status", "200") == str(status)
-    assert {asked.headers["Accept-Encoding"] for asked in upstream.asked} == {"identity"}
+    assert {requested.headers["Accept-Encoding"] for requested in upstream.sent} == {"identity"}
 
 
 @pytest.mark.parametrize(

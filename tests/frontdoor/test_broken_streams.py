@@ -129,4 +129,4 @@ async def test_a_cancelled_response_ends_its_stream(
     upstream.answer(200, {"id": RESPONSE_ID, "status": "cancelled"})
     events = await call(channel, "ResponseService.StreamResponse")
     assert events[-1].end.status == smg.RESPONSE_STATUS_CANCELLED
-    assert upstream.asked[-1].path == f"/v1/responses/{RESPONSE_ID}"
+    assert upstream.sent[-1].path == f"/v1/responses/{RESPONSE_ID}"

@@ -34,8 +34,8 @@ async def test_only_listed_headers_are_forwarded(
     reply = await ask
     assert (await ask.initial_metadata())["x-request-id"] == "r-1"
     assert reply.pipeline.worker_url == "grpc://w:1"
-    (asked,) = upstream.asked
-    arrived = {name.lower(): value for name, value in asked.headers.items()}
+    (requested,) = upstream.sent
+    arrived = {name.lower(): value for name, value in requested.headers.items()}
     assert {name: arrived[name] for name in sent} == sent
     assert not other.keys() & arrived.keys()
 
@@ -52,7 +52,7 @@ async def test_cancelling_closes_the_request_upstream(
         await ask.read()
     else:
         waiting = asyncio.ensure_future(_result(ask))
-        await async_eventually(lambda: upstream.asked, "it has arrived")
+        await async_eventually(lambda: upstream.sent, "it has arrived")
     if how == "cancel":
         ask.cancel()
     await async_eventually(lambda: upstream.dropped == 1, "it was closed")
@@ -103,8 +103,8 @@ async def test_a_slow_reader_stops_the_reading_upstream(
 
 
 async def test_calls_beyond_the_limit_are_rejected_with_a_retry_delay() -> None:
-    async with run_upstream() as said, front_door(said, max_active=2) as channel:
-        said.stream(FIRST, 60.0)
+    async with run_upstream() as output, front_door(output, max_active=2) as channel:
+        output.stream(FIRST, 60.0)
         start = stub(channel, "ChatService.StreamChat")
         held = [start(STREAMS["ChatService.StreamChat"]) for _ in range(2)]
         for ask in held:
@@ -113,9 +113,9 @@ async def test_calls_beyond_the_limit_are_rejected_with_a_retry_delay() -> None:
         assert (found.code, found.reason) == (Code.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert found.retry_after is not None
         held[0].cancel()
-        await async_eventually(lambda: said.dropped == 1, "one is gone")
-        said.forget()
-        said.answer(200, CHAT)
+        await async_eventually(lambda: output.dropped == 1, "one is gone")
+        output.forget()
+        output.answer(200, CHAT)
         while True:
             try:
                 assert (await call(channel, "ChatService.Chat")).id
@@ -130,20 +130,20 @@ async def test_a_message_of_64_mib_is_rejected_and_the_next_one_served(
     huge = smg.CompletionRequest(model="m", prompt="x" * (64 << 20))
     found = await failure(channel, "CompletionService.Complete", huge)
     assert found.code is Code.RESOURCE_EXHAUSTED
-    assert not upstream.asked
+    assert not upstream.sent
     upstream.replay("completion")
     assert (await call(channel, "CompletionService.Complete")).text
 
 
 async def test_an_upstream_that_is_too_slow_is_a_timeout() -> None:
     limits = Timeouts(connect=1, request=0.2, idle=0.2)
-    async with run_upstream() as said, front_door(said, timeouts=limits) as channel:
-        said.say(_never)
+    async with run_upstream() as output, front_door(output, timeouts=limits) as channel:
+        output.say(_never)
         for name in ("ChatService.Chat", "ChatService.StreamChat"):
             found = await failure(channel, name)
             assert (found.code, found.reason) == (Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT")
-        said.forget()
-        said.stream(FIRST, 60.0)
+        output.forget()
+        output.stream(FIRST, 60.0)
         found = await failure(channel, "ChatService.StreamChat")
         assert (found.code, found.reason) == (Code.DEADLINE_EXCEEDED, "WORKER_TIMEOUT")
 
@@ -204,8 +204,8 @@ async def test_each_code_of_the_gateway_has_its_grpc_status(
 
 
 async def test_an_unreachable_upstream_is_unavailable() -> None:
-    async with run_upstream() as said:
-        url = said.url
+    async with run_upstream() as output:
+        url = output.url
     gone = Upstream(url)
     async with front_door(gone) as channel:
         for name in (*REQUESTS, *STREAMS, *CONVERSATIONS):
@@ -223,10 +223,10 @@ async def test_content_is_logged_only_if_requested(
     request = smg.ChatRequest(
         model="m", messages=[smg.ChatMessage(role=smg.ROLE_USER, content="a private question")]
     )
-    async with run_upstream() as said, front_door(said, log_content=open_log) as channel:
+    async with run_upstream() as output, front_door(output, log_content=open_log) as channel:
         with caplog.at_level(logging.DEBUG):
-            said.answer(200, CHAT)
-            said.answer(400, {"error": {"message": "bad: a private question", "code": "x"}})
+            output.answer(200, CHAT)
+            output.answer(400, {"error": {"message": "bad: a private question", "code": "x"}})
             ask = stub(channel, "ChatService.Chat")
             await ask(request, metadata=(("authorization", "Bearer sesame"),))
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -67,7 +67,7 @@ def comments() -> Iterator[tuple[str, str]]:
                     )
 
 
-def told() -> dict[str, set[str]]:
+def result() -> dict[str, set[str]]:
     """The names after `HTTP:`, to the end of that sentence."""
     found: dict[str, set[str]] = {}
     for field, comment in comments():
@@ -105,7 +105,7 @@ def test_a_name_in_a_comment_is_a_name_in_the_tables() -> None:
     tables, written = members(), {key for case in CASES for key in keys(case)}
     types = {str(value) for case in CASES for value in kinds(case)}
     checked = 0
-    for field, names in told().items():
+    for field, names in result().items():
         for name in names:
             paths = tables.get(field, set())
             known = any(ends_with(path, name) or name in path.split(".") for path in paths)
@@ -127,12 +127,12 @@ def kinds(data: Any) -> Iterator[Any]:
 
 
 def test_the_comment_of_a_field_has_its_other_http_name() -> None:
-    said = told()
+    output = result()
     untold = set[str]()
     for field, paths in members().items():
         own = field.partition(".")[2]
         renamed = {path for path in paths if not ends_with(path, own)}
-        names = said.get(field, set())
+        names = output.get(field, set())
         if any(not any(ends_with(path, name) for name in names) for path in renamed):
             untold.add(field)
     assert untold == UNTOLD

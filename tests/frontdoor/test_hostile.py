@@ -84,7 +84,7 @@ async def test_invalid_messages_are_rejected_counted_and_logged_in_one_line(
         (line,) = our_lines(caplog)
         assert f"method={name} code=INVALID_ARGUMENT" in line
         assert "private" not in caplog.text
-    assert not upstream.asked
+    assert not upstream.sent
 
 
 @pytest.mark.parametrize("value", [b"a\r\nb: c", b"a\nb", b"a\0b", b"\x1b[31m", b"a\tb", b"\xff"])
@@ -99,11 +99,11 @@ async def test_invalid_metadata_is_rejected_counted_and_not_sent(
         with caplog.at_level(logging.INFO):
             await asyncio.wait_for(raw_http2.call(door.port, path, message, [(key, value)]), 60)
             assert counted(door) == {ended("ChatService.Chat", Code.INVALID_ARGUMENT): 1}
-            assert not upstream.asked
+            assert not upstream.sent
             (line,) = [line for line in our_lines(caplog) if "smg.v1" in line or "rpc" in line]
             assert "method=ChatService.Chat code=INVALID_ARGUMENT" in line
         await asyncio.wait_for(raw_http2.call(door.port, path, message, [(key, b"fine")]), 60)
-        assert len(upstream.asked) == 1
+        assert len(upstream.sent) == 1
 
 
 def test_every_header_is_checked() -> None:
@@ -151,7 +151,7 @@ async def test_an_id_is_one_segment_of_the_path(
         upstream.forget()
         upstream.answer(404, {"error": {"message": "no", "code": "not_found"}})
         assert (await failure(channel, name, BY_ID[name](id))).code is Code.NOT_FOUND
-        path, _, query = upstream.asked[0].path.partition("?")
+        path, _, query = upstream.sent[0].path.partition("?")
         segments = path.removeprefix("/v1").removesuffix("/cancel").removesuffix("/input_items")
         _, _, last = segments.lstrip("/").partition("/")
         assert "/" not in last and unquote(last) == id
@@ -168,7 +168,7 @@ async def test_an_id_that_is_not_a_segment_is_rejected(
         Code.INVALID_ARGUMENT,
         ["id"],
     )
-    assert not upstream.asked
+    assert not upstream.sent
 
 
 # --- Clients that leave ---
@@ -225,7 +225,7 @@ async def test_a_cancelled_call_is_counted_with_its_status(
         with caplog.at_level(logging.INFO):
             request = (REQUESTS | STREAMS)[name]
             ask = stub(channel, name)(request, timeout=1 if how == "deadline" else None)
-            await async_eventually(lambda: upstream.asked, "it has arrived")
+            await async_eventually(lambda: upstream.sent, "it has arrived")
             if how == "cancel":
                 ask.cancel()
             assert await ask.code() is code
@@ -242,7 +242,7 @@ async def test_cookies_of_the_gateway_are_not_stored(
     upstream.answer(200, CHAT, set_cookie="session=of-client-a; Path=/")
     await call(channel, "ChatService.Chat")
     await call(channel, "ChatService.Chat")
-    assert not any("Cookie" in asked.headers for asked in upstream.asked)
+    assert not any("Cookie" in sent.headers for sent in upstream.sent)
 
 
 async def test_keys_and_headers_of_one_call_are_not_in_the_next(
@@ -253,7 +253,7 @@ async def test_keys_and_headers_of_one_call_are_not_in_the_next(
     names = [name for name in HEADERS_IN if name != "traceparent"]
     await ask(REQUESTS["ChatService.Chat"], metadata=[(name, "of client a") for name in names])
     await ask(REQUESTS["ChatService.Chat"])
-    first, second = ({key.lower() for key in asked.headers} for asked in upstream.asked)
+    first, second = ({key.lower() for key in sent.headers} for sent in upstream.sent)
     assert {*names} <= first
     assert not {*names} & second
 

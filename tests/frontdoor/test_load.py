@@ -241,7 +241,7 @@ async def test_messages_that_inflate_are_rejected(running: Running) -> None:
         await asyncio.wait_for(
             raw_http2.call(running.port, path, bomb, headers, compressed=True), 60
         )
-    assert not running.upstream.asked
+    assert not running.upstream.sent
     await running.serves()
     assert running.resident() - before < 64 * MIB
 
@@ -260,7 +260,7 @@ async def test_requests_beyond_a_limit_are_rejected_and_others_are_served(runnin
             assert await code_of(ask(request, metadata=metadata)) != "OK"
         many = smg.ChatRequest(model="m", messages=[smg.ChatMessage() for _ in range(200_000)])
         assert await code_of(ask(many)) == "INVALID_REQUEST"
-    assert not running.upstream.asked
+    assert not running.upstream.sent
     await running.serves()
 
 
@@ -370,7 +370,7 @@ async def test_a_slow_gateway_is_ended_by_the_time_limit() -> None:
     from frontdoor.replay import upstream as run_upstream
 
     limits = Timeouts(connect=5, request=1, idle=5)
-    async with run_upstream() as said, front_door(said, timeouts=limits) as channel:
-        said.say(drip)
+    async with run_upstream() as output, front_door(output, timeouts=limits) as channel:
+        output.say(drip)
         assert await code_of(call(channel, "ChatService.Chat")) == "WORKER_TIMEOUT"
-        await async_eventually(lambda: said.dropped == 1, "it is closed")
+        await async_eventually(lambda: output.dropped == 1, "it is closed")

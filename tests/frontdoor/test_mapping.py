@@ -200,8 +200,8 @@ def test_media_have_the_form_of_their_route() -> None:
         smg.ContentPart(audio=link),
         smg.ContentPart(video=link),
     ]
-    (said,) = talk(smg.ChatMessage(role=smg.ROLE_USER, parts=parts))
-    assert said["content"] == [
+    (output,) = talk(smg.ChatMessage(role=smg.ROLE_USER, parts=parts))
+    assert output["content"] == [
         {"type": "text", "text": "see"},
         {
             "type": "image_url",

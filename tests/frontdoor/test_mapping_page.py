@@ -12,9 +12,9 @@ IDS = {"resp_1": "{id}", "conv_1": "{id}", "w1": "{id}", "t1": "{id}", "org%2Fm"
 PARTS = IDS | {"msg_1": "{item_id}"}
 
 
-def route(asked: dict[str, Any]) -> str:
-    path = asked["path"].partition("?")[0]
-    return f"{asked['method']} {'/'.join(PARTS.get(part, part) for part in path.split('/'))}"
+def route(sent: dict[str, Any]) -> str:
+    path = sent["path"].partition("?")[0]
+    return f"{sent['method']} {'/'.join(PARTS.get(part, part) for part in path.split('/'))}"
 
 
 def test_the_page_has_the_routes_of_each_rpc() -> None:

@@ -77,8 +77,8 @@ class Marks:
 
 def lost(marks: Marks, reply: Any, known: dict[str, str]) -> list[str]:
     """The paths of marks that are not in a reply, but those that need not be."""
-    told = "".join(map(json_format.MessageToJson, reply if isinstance(reply, list) else [reply]))
-    gone = {path for mark, path in marks.made.items() if mark not in told}
+    result = "".join(map(json_format.MessageToJson, reply if isinstance(reply, list) else [reply]))
+    gone = {path for mark, path in marks.made.items() if mark not in result}
     return sorted(path for path in gone if not any(path.startswith(each) for each in known))
 
 
@@ -185,14 +185,14 @@ async def test_blocks_of_a_stream_one_by_one(upstream: Upstream, channel: grpc.a
         start = marks.model(Message, "message") | {"content": [], "stop_reason": None}
         block = marks.model(model, "block")
         end = marks.model(RawMessageDeltaEvent, "end")
-        said: list[dict[str, Any]] = [
+        printed: list[dict[str, Any]] = [
             {"type": "message_start", "message": start | {"usage": {}}},
             {"type": "content_block_start", "index": 0, "content_block": block},
             {"type": "content_block_stop", "index": 0},
             end,
             {"type": "message_stop"},
         ]
-        upstream.stream(*(sse([event["type"], event]) for event in said))
+        upstream.stream(*(sse([event["type"], event]) for event in printed))
         events = await call(channel, "MessageService.StreamMessage")
         first = {"message": "said again at the end", "end.usage.input_tokens": SUMMED}
         if model.__name__ == "ToolUseBlock":
@@ -212,7 +212,7 @@ async def test_deltas_of_blocks_one_by_one(upstream: Upstream, channel: grpc.aio
         upstream.forget()
         marks = Marks({})
         block = blocks.get(model.__name__, {"type": "text", "text": ""})
-        said: list[dict[str, Any]] = [
+        printed: list[dict[str, Any]] = [
             {"type": "message_start", "message": {"id": "m", "model": "x", "usage": {}}},
             {"type": "content_block_start", "index": 0, "content_block": block},
             {"type": "content_block_delta", "index": 0, "delta": marks.model(model, "")},
@@ -220,7 +220,7 @@ async def test_deltas_of_blocks_one_by_one(upstream: Upstream, channel: grpc.aio
             {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
             {"type": "message_stop"},
         ]
-        upstream.stream(*(sse([event["type"], event]) for event in said))
+        upstream.stream(*(sse([event["type"], event]) for event in printed))
         events = await call(channel, "MessageService.StreamMessage")
         assert lost(marks, events, {}) == [], model.__name__
 
@@ -251,14 +251,14 @@ async def test_events_of_a_response_one_by_one(
         tried += 1
         item = {"type": "message", "id": "m", "role": "assistant", "content": []}
         response = {"id": "r", "model": "m", "status": "completed", "output": [item]}
-        said: list[dict[str, Any]] = [
+        printed: list[dict[str, Any]] = [
             {"type": "response.created", "response": response | {"status": "in_progress"}},
             {"type": "response.output_item.added", "output_index": 0, "item": item},
             event,
             {"type": "response.output_item.done", "output_index": 0, "item": item},
             {"type": "response.completed", "response": response},
         ]
-        upstream.stream(*(sse([one["type"], one]) for one in said))
+        upstream.stream(*(sse([one["type"], one]) for one in printed))
         events = await call(channel, "ResponseService.StreamResponse")
         assert lost(marks, events, NAMES) == [], model.__name__
     assert tried >= 15
@@ -270,7 +270,7 @@ async def test_the_last_event_of_a_response(upstream: Upstream, channel: grpc.ai
     marks = Marks({"status": "completed", "error": None, "incomplete_details": None})
     response = marks.model(Response, "")
     items = response["output"]
-    said: list[dict[str, Any]] = [
+    printed: list[dict[str, Any]] = [
         {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
         *(
             {"type": "response.output_item.done", "output_index": index, "item": item}
@@ -278,6 +278,6 @@ async def test_the_last_event_of_a_response(upstream: Upstream, channel: grpc.ai
         ),
         {"type": "response.completed", "response": response},
     ]
-    upstream.stream(*(sse([one["type"], one]) for one in said))
+    upstream.stream(*(sse([one["type"], one]) for one in printed))
     events = await call(channel, "ResponseService.StreamResponse")
     assert lost(marks, events, SETTINGS) == []

@@ -89,9 +89,9 @@ async def test_processes_share_the_port_and_their_metrics_are_summed(upstream: U
             for channel in opened:
                 await call(channel, "ChatService.Chat")
                 assert await health(channel, "smg.v1.ChatService") == SERVING
-            told = await metrics(line)
-            assert told[CALLS] == 24
-            assert told["smg_proto_workers"] == 2
+            result = await metrics(line)
+            assert result[CALLS] == 24
+            assert result["smg_proto_workers"] == 2
             # All 24 connections to one of two: that happens once in 8 million runs.
             assert all(sockets(pid) > before for pid, before in idle.items())
         process.send_signal(signal.SIGTERM)
@@ -118,12 +118,12 @@ async def test_a_worker_that_dies_is_restarted_and_no_counter_decreases(
         assert new != killed
 
         async def restarted() -> dict[str, float]:
-            while (told := await metrics(line))["smg_proto_worker_restarts_total"] < 1:
+            while (result := await metrics(line))["smg_proto_worker_restarts_total"] < 1:
                 await asyncio.sleep(0.05)
-            return told
+            return result
 
-        told = await asyncio.wait_for(restarted(), PATIENCE)
-        assert told[CALLS] == before[CALLS] == 8
+        result = await asyncio.wait_for(restarted(), PATIENCE)
+        assert result[CALLS] == before[CALLS] == 8
         async with channels(line, 8) as opened:
             for channel in opened:
                 await call(channel, "ChatService.Chat")
@@ -141,11 +141,11 @@ async def test_sigterm_drains_all_processes(upstream: Upstream) -> None:
         pids = workers_of(process)
         upstream.forget()
         upstream.stream(events[0], go_on, *events[1:])
-        asked = [
+        sent = [
             stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
             for channel in opened
         ]
-        for each in asked:
+        for each in sent:
             await each.read()
         process.send_signal(signal.SIGTERM)
 
@@ -159,7 +159,7 @@ async def test_sigterm_drains_all_processes(upstream: Upstream) -> None:
 
         await asyncio.wait_for(refuses(), PATIENCE)
         go_on.set()
-        for each in asked:
+        for each in sent:
             last: Any = None
             while (event := await each.read()) is not grpc.aio.EOF:
                 last = event
@@ -179,22 +179,22 @@ async def test_one_worker_can_be_drained_and_is_replaced(upstream: Upstream) -> 
     ):
         upstream.forget()
         upstream.stream(events[0], go_on, *events[1:])
-        asked = [
+        sent = [
             stub(channel, "ChatService.StreamChat")(STREAMS["ChatService.StreamChat"])
             for channel in opened
         ]
-        for each in asked:
+        for each in sent:
             await each.read()
         drained, other = workers_of(process)
         os.kill(drained, signal.SIGTERM)
         go_on.set()
-        for each in asked:
+        for each in sent:
             while await each.read() is not grpc.aio.EOF:
                 pass
             assert await each.code() is grpc.StatusCode.OK
         assert process.stderr
-        while b"worker started" not in (said := await process.stderr.readline()):
-            assert said
+        while b"worker started" not in (output := await process.stderr.readline()):
+            assert output
         assert drained not in workers_of(process) and other in workers_of(process)
 
 

@@ -96,7 +96,7 @@ async def test_one_client_s_setting_is_not_in_another_s_request(
             **fields,
         )
         await stub.CreateMessage(request)
-        return upstream.asked[-1].body["tool_choice"]
+        return upstream.sent[-1].body["tool_choice"]
 
     plain = {"type": "auto"}
     assert await sent() == plain

@@ -141,11 +141,11 @@ async def test_a_recorded_generation_is_read(
             return
         assert ours(reply) == theirs(body)
         assert reply.id == body["id"]
-        assert upstream.asked[0].path == EXCHANGES[name]["request"]["path"]
+        assert upstream.sent[0].path == EXCHANGES[name]["request"]["path"]
     else:
-        read, heard = STREAM_VIEWS[method]
+        read, received = STREAM_VIEWS[method]
         events = [data for _, data in response["events"] if data != "[DONE]"]
-        assert read(reply) == heard(events)
+        assert read(reply) == received(events)
         assert reply[-1].end.pipeline.HasField("time_to_first_token")
 
 
@@ -164,8 +164,8 @@ async def test_a_recorded_request_is_sent_unchanged(
     upstream.answer(400, {"error": {"message": "seen"}})
     method = OTHERS.get(name) or (STREAMED if body.get("stream") else UNARY)[path]
     await failure(channel, method, recorded.REQUESTS[path](body))
-    assert upstream.asked[0].path == path
-    assert upstream.asked[0].body == recorded.as_sent(path, body)
+    assert upstream.sent[0].path == path
+    assert upstream.sent[0].body == recorded.as_sent(path, body)
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -232,10 +232,10 @@ async def test_workers_loads_and_caches_are_read(
     upstream.forget()
     upstream.replay("loads")
     loads = await call(channel, "WorkerService.GetWorkerLoads")
-    (load,), (told,) = loads.loads, _body("loads")["loads"]
-    assert load.running_requests == told["num_running_reqs"]
-    assert load.kv_used_tokens == told["num_used_tokens"]
-    assert load.generation_throughput == told["gen_throughput"]
+    (load,), (result,) = loads.loads, _body("loads")["loads"]
+    assert load.running_requests == result["num_running_reqs"]
+    assert load.kv_used_tokens == result["num_used_tokens"]
+    assert load.generation_throughput == result["gen_throughput"]
     assert loads.read_time.ToJsonString() == "2026-01-01T00:00:00Z"
     upstream.forget()
     upstream.replay("flush_cache_partial")
@@ -255,14 +255,14 @@ async def test_a_changed_worker_is_read(upstream: Upstream, channel: grpc.aio.Ch
         upstream.replay(name)
         upstream.answer(200, there)
         assert (await call(channel, method)).spec.url == there["url"]
-        assert [asked.method for asked in upstream.asked] == [
+        assert [sent.method for sent in upstream.sent] == [
             EXCHANGES[name]["request"]["method"],
             "GET",
         ]
     upstream.forget()
     upstream.replay("worker_delete")
     await call(channel, "WorkerService.DeleteWorker")
-    assert [(asked.method, asked.path) for asked in upstream.asked] == [("DELETE", "/workers/a")]
+    assert [(sent.method, sent.path) for sent in upstream.sent] == [("DELETE", "/workers/a")]
 
 
 async def test_a_pending_worker_has_no_invented_kind(
@@ -288,9 +288,9 @@ async def test_several_texts_are_read_separately(
     request = recorded.completion(EXCHANGES["completion_two_prompts"]["request"]["body"])
     upstream.replay("completion_two_prompts")
     reply = await call(channel, "CompletionService.Complete", request)
-    told = _body("completion_two_prompts")["choices"]
-    assert [choice.text for choice in reply.choices] == [choice["text"] for choice in told]
-    assert (reply.text, reply.finish_reason) == (told[0]["text"], "stop")
+    result = _body("completion_two_prompts")["choices"]
+    assert [choice.text for choice in reply.choices] == [choice["text"] for choice in result]
+    assert (reply.text, reply.finish_reason) == (result[0]["text"], "stop")
     upstream.forget()
     upstream.replay("completion_stream_n2")
     request = recorded.completion(EXCHANGES["completion_stream_n2"]["request"]["body"])
@@ -313,7 +313,7 @@ async def test_token_ids_are_read_from_generate(
     (there,) = _body("generate")
     assert (reply.text, list(reply.token_ids)) == (there["text"], there["output_ids"])
     assert (reply.finish_reason, reply.model) == ("length", "m")
-    assert upstream.asked[0].path == "/generate"
+    assert upstream.sent[0].path == "/generate"
     upstream.forget()
     upstream.replay("generate_stream")
     events = await call(channel, "CompletionService.StreamComplete", request)

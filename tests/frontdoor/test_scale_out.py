@@ -106,8 +106,8 @@ def reply_to_chats(upstream: Upstream) -> None:
 
 
 async def served(line: str) -> float:
-    told = await metrics(line)
-    return sum(value for series, value in told.items() if "requests_started_total{" in series)
+    result = await metrics(line)
+    return sum(value for series, value in result.items() if "requests_started_total{" in series)
 
 
 async def all_connected(

@@ -52,9 +52,9 @@ class Refused:
     async def __call__(self, upstream: str, *flags: str) -> str:
         words = ["serve", "--upstream", upstream, "--listen", "127.0.0.1:0", *flags]
         assert await asyncio.to_thread(main, words) == 2
-        said = self._capsys.readouterr().err
-        assert said.startswith("smg-proto serve: ") and said.count("\n") == 1, said
-        return said
+        output = self._capsys.readouterr().err
+        assert output.startswith("smg-proto serve: ") and output.count("\n") == 1, output
+        return output
 
 
 @pytest.fixture
@@ -92,11 +92,11 @@ async def test_it_prints_what_it_serves_and_ends_on_a_signal(upstream: Upstream)
             await call(channel, "ChatService.Chat")
             url = f"http://127.0.0.1:{line.rpartition(' ')[2]}/metrics"
             async with aiohttp.ClientSession() as session, session.get(url) as reply:
-                told = await reply.text()
+                result = await reply.text()
             counted = 'smg_proto_requests_total{method="ChatService.Chat",code="OK"} 1'
-            assert counted in told.splitlines()
+            assert counted in result.splitlines()
             bucket = 'request_duration_seconds_bucket{method="ChatService.Chat",le="+Inf"} 1'
-            assert bucket in told
+            assert bucket in result
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0
 
@@ -162,10 +162,10 @@ async def test_a_signal_while_it_waits_for_the_upstream_ends_it(upstream: Upstre
     command = [sys.executable, "-m", "smg_proto", "serve", "--upstream", upstream.url]
     command += ["--listen", "127.0.0.1:0", "--wait", "600"]
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
-    await async_eventually(lambda: upstream.asked, "it looks at the upstream")
+    await async_eventually(lambda: upstream.sent, "it looks at the upstream")
     process.send_signal(signal.SIGTERM)
-    printed, said = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, printed, said) == (0, b"", b"")
+    printed, output = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, printed, output) == (0, b"", b"")
 
 
 async def test_a_start_that_fails_holds_no_port(upstream: Upstream) -> None:
@@ -228,8 +228,8 @@ async def test_too_few_open_files_are_a_warning_with_the_number(upstream: Upstre
             )
             assert line.split()[3] == ("200" if warned else "856")
         process.terminate()
-        said = (await process.communicate())[1].decode()
-        assert ("limit of open files too low: 200, but up to 856 may be needed" in said) == warned
+        output = (await process.communicate())[1].decode()
+        assert ("limit of open files too low: 200, but up to 856 may be needed" in output) == warned
 
 
 async def _says(upstream: str, *flags: str) -> str:
@@ -246,10 +246,10 @@ async def test_a_port_in_use_is_one_line(upstream: Upstream, refused: Refused) -
         async with serve(upstream.url, "--listen", address) as (process, line):
             assert line == ""
             assert process.stderr
-            said = (await process.stderr.read()).decode()
+            output = (await process.stderr.read()).decode()
             assert await process.wait() == 2
-        assert said.startswith(f"smg-proto serve: cannot listen on {address}: ")
-        assert said.count("\n") == 1
+        assert output.startswith(f"smg-proto serve: cannot listen on {address}: ")
+        assert output.count("\n") == 1
         assert "cannot listen on" in await refused(upstream.url, "--metrics", address)
 
 
@@ -259,7 +259,7 @@ async def test_an_upstream_that_cannot_be_used_is_one_line(
     async with run_upstream() as other:
         gone = other.url
     assert "does not respond" in await refused(gone)
-    for status, body, said in (
+    for status, body, output in (
         (404, "no", "is not OpenAI-compatible"),
         (200, "<html>", "is not OpenAI-compatible"),
         (200, {"models": []}, "is not OpenAI-compatible"),
@@ -267,7 +267,7 @@ async def test_an_upstream_that_cannot_be_used_is_one_line(
     ):
         upstream.forget()
         upstream.answer(status, body)
-        assert said in await refused(upstream.url)
+        assert output in await refused(upstream.url)
     for url in ("localhost:1", "ftp://127.0.0.1", "http://", "http://:1"):
         assert "not http:// or https://" in await refused(url)
     for url in (
@@ -281,9 +281,9 @@ async def test_an_upstream_that_cannot_be_used_is_one_line(
         assert "use http://HOST:PORT" in await refused(url)
     assert "more than a host and a path" in await refused("http://127.0.0.1/?a=1")
     for url in ("http://me:secret@127.0.0.1:1", "http://me:secret@[::1"):
-        said = await refused(url)
-        assert "password" in said or "credentials" in said
-        assert "secret" not in said
+        output = await refused(url)
+        assert "password" in output or "credentials" in output
+        assert "secret" not in output
 
 
 async def test_an_upstream_may_start_later(upstream: Upstream) -> None:
@@ -306,11 +306,11 @@ async def test_its_own_key_is_used_only_for_its_own_requests(
         serve(upstream.url, *flags) as (_, line),
         grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
     ):
-        assert upstream.asked[0].headers["Authorization"] == "Bearer own-key"
+        assert upstream.sent[0].headers["Authorization"] == "Bearer own-key"
         upstream.forget()
         upstream.replay("chat")
         await call(channel, "ChatService.Chat")
-        assert not any(name.lower() == "authorization" for name in upstream.asked[0].headers)
+        assert not any(name.lower() == "authorization" for name in upstream.sent[0].headers)
     (tmp_path / "empty").touch()
     assert "could not read the key" in await refused(
         upstream.url, "--upstream-key-file", str(tmp_path / "none")
@@ -389,7 +389,7 @@ async def test_invalid_tls_files_are_one_line(
     (tmp_path / "locked key").write_bytes(locked.key)
     cert, key, junk = (str(tmp_path / name) for name in ("cert", "key", "junk"))
     locked_cert, locked_key = str(tmp_path / "locked cert"), str(tmp_path / "locked key")
-    for flags, said in (
+    for flags, output in (
         (("--tls-cert", cert), "give both --tls-cert and --tls-key"),
         (("--client-ca", cert), "--client-ca needs --tls-cert"),
         (("--tls-cert", cert, "--tls-key", key), "are not a matching certificate and key"),
@@ -399,7 +399,7 @@ async def test_invalid_tls_files_are_one_line(
         (("--upstream-ca", str(tmp_path)), "no CA certificates in"),
         (("--tls-cert", locked_cert, "--tls-key", locked_key), "the key is encrypted"),
     ):
-        assert said in await refused(upstream.url, *flags)
+        assert output in await refused(upstream.url, *flags)
 
 
 def test_an_unknown_setting_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -411,14 +411,14 @@ def test_an_unknown_setting_is_a_usage_error(capsys: pytest.CaptureFixture[str])
 
 
 async def test_health_follows_the_upstream() -> None:
-    async with run_upstream() as said:
-        said.answer(200, MODELS)
+    async with run_upstream() as output:
+        output.answer(200, MODELS)
         async with (
-            serve(said.url, "--listen", "127.0.0.1:0") as (_, line),
+            serve(output.url, "--listen", "127.0.0.1:0") as (_, line),
             grpc.aio.insecure_channel(f"127.0.0.1:{port_of(line)}") as channel,
         ):
             assert await health(channel, "smg.v1.ChatService") == SERVING
-            said.ready = False
+            output.ready = False
             while await health(channel, "smg.v1.ChatService") != NOT_SERVING:
                 await asyncio.sleep(0.05)
             assert await health(channel, "") == NOT_SERVING

@@ -46,7 +46,7 @@ async def test_a_span_is_the_client_s_child_and_the_upstream_s_parent(
     span, _ = only(spans)
     assert span.parent and span.context
     assert (span.parent.trace_id, span.parent.span_id) == (int(TRACE, 16), int(PARENT, 16))
-    headers = {name.lower(): value for name, value in upstream.asked[0].headers.items()}
+    headers = {name.lower(): value for name, value in upstream.sent[0].headers.items()}
     own = f"{span.context.span_id:016x}"
     assert headers["traceparent"] == f"00-{TRACE}-{own}-01"
     assert headers["tracestate"] == "a=b"
@@ -162,5 +162,5 @@ async def test_without_a_collector_the_client_s_trace_is_forwarded_unchanged(
     upstream.replay("chat")
     ask = stub(channel, "ChatService.Chat")
     await ask(REQUESTS["ChatService.Chat"], metadata=(("traceparent", TRACEPARENT),))
-    headers = {name.lower(): value for name, value in upstream.asked[0].headers.items()}
+    headers = {name.lower(): value for name, value in upstream.sent[0].headers.items()}
     assert headers["traceparent"] == TRACEPARENT

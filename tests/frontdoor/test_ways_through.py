@@ -64,12 +64,12 @@ async def test_members_and_deltas_of_blocks_are_forwarded(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:
     started: Any = {"type": "text", "text": "", "colour": "red"}
-    said = {"type": "text_delta", "text": "a", "weight": 2}
+    output = {"type": "text_delta", "text": "a", "weight": 2}
     odd = {"type": "wave_delta", "wave": "~"}
     events: list[Any] = [
         {"type": "message_start", "message": {"id": "m", "model": "x", "usage": {}}},
         {"type": "content_block_start", "index": 0, "content_block": started},
-        {"type": "content_block_delta", "index": 0, "delta": said},
+        {"type": "content_block_delta", "index": 0, "delta": output},
         {"type": "content_block_delta", "index": 0, "delta": odd},
         {"type": "content_block_stop", "index": 0},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},

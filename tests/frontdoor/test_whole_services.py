@@ -64,7 +64,7 @@ async def test_an_invalid_request_is_rejected_by_name(
     (violation,) = error.field_violations
     assert violation.field == field.partition(" ")[0]
     assert "(" not in field or field.partition("(")[2].strip(")") in violation.description
-    assert [asked for asked in upstream.asked if asked.method != "GET"] == []
+    assert [sent for sent in upstream.sent if sent.method != "GET"] == []
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "99", "1" * 30, "\u0661"])
@@ -102,12 +102,12 @@ async def test_a_repeated_request_gets_the_first_reply(
 
     first, again = await asyncio.gather(create(request("k")), create(request("k")))
     assert first.id == again.id == "resp_a"
-    assert len(upstream.asked) == 1
+    assert len(upstream.sent) == 1
     # Another key, another caller and no key are other requests.
     assert (await create(request("other"))).id == "resp_b"
     await create(request("k"), metadata=[("authorization", "Bearer x")])
     await create(request(""))
-    assert len(upstream.asked) == 4
+    assert len(upstream.sent) == 4
 
 
 async def test_a_failure_is_not_remembered(upstream: Upstream, channel: grpc.aio.Channel) -> None:
@@ -130,7 +130,7 @@ async def test_failed_inputs_are_reported_with_the_other_results(
     good = EXCHANGES[kind]["response"]["body"]
 
     async def answer(_: web.Request) -> web.Response:
-        if upstream.asked[-1].body["input"].startswith("bad"):
+        if upstream.sent[-1].body["input"].startswith("bad"):
             return web.json_response({"error": {"message": "no"}}, status=400)
         return web.json_response(good)
 
@@ -295,12 +295,12 @@ async def test_a_client_that_cancels_ends_the_session(
         closed.set()
         return socket
 
-    async def said() -> AsyncIterator[Any]:
+    async def output() -> AsyncIterator[Any]:
         yield CONNECT
         await asyncio.Event().wait()
 
     upstream.say(handler)
-    talk = stub(channel, "RealtimeService.Converse")(said())
+    talk = stub(channel, "RealtimeService.Converse")(output())
     assert (await talk.read()).type == "session.created"
     talk.cancel()
     await asyncio.wait_for(closed.wait(), 30)

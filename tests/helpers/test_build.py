@@ -44,8 +44,8 @@ def test_messages_of_a_chat() -> None:
     assert system("Be brief.") == pb.ChatMessage(role=pb.ROLE_SYSTEM, content="Be brief.")
     assert user("Hello") == pb.ChatMessage(role=pb.ROLE_USER, content="Hello")
     call = pb.ToolCall(id="c", name="f", arguments="{}")
-    said = pb.ChatMessage(role=pb.ROLE_ASSISTANT, content="Well", tool_calls=[call])
-    assert assistant("Well", tool_calls=[call]) == said
+    printed = pb.ChatMessage(role=pb.ROLE_ASSISTANT, content="Well", tool_calls=[call])
+    assert assistant("Well", tool_calls=[call]) == printed
     result = pb.ChatMessage(role=pb.ROLE_TOOL, tool_call_id="c", content="18")
     assert tool_result(call, "18") == tool_result("c", "18") == tool_result(call, 18) == result
     assert tool_result("c", {"é": [1]}).content == '{"é": [1]}'
@@ -153,7 +153,7 @@ def by_number(cities: dict[int, str]) -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "printed"),
     [
         (without_annotation, "parameter city of without_annotation: needs an annotation"),
         (with_the_rest, r"parameter cities of with_the_rest: .*cannot be passed by name"),
@@ -164,9 +164,9 @@ def by_number(cities: dict[int, str]) -> None: ...
     ],
 )
 def test_a_function_that_no_model_can_call_is_rejected(
-    function: Callable[..., None], said: str
+    function: Callable[..., None], printed: str
 ) -> None:
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises(TypeError, match=printed):
         function_tool(function)
 
 

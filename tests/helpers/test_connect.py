@@ -38,11 +38,11 @@ class Server(
     def __init__(self) -> None:
         self.metadata: list[dict[str, str | bytes]] = []
         self.answers: list[Any] = []
-        self.asked = 0
+        self.requested = 0
 
     def _answer(self, context: grpc.ServicerContext) -> Any:
         self.metadata.append(dict(context.invocation_metadata()))
-        self.asked += 1
+        self.requested += 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, grpc.StatusCode):
             context.abort(answer, "as told")
@@ -149,7 +149,7 @@ def test_a_call_that_was_not_started_is_retried(servicer: Server, target: str) -
     servicer.answers = [grpc.StatusCode.UNAVAILABLE, smg_pb2.ChatResponse(id="again")]
     with connect(target) as channel:
         assert smg_pb2_grpc.ChatServiceStub(channel).Chat(ASK).id == "again"
-    assert servicer.asked == 2
+    assert servicer.requested == 2
 
 
 def test_messages_of_any_size(servicer: Server, target: str) -> None:
@@ -183,7 +183,7 @@ async def test_tls(servicer: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [connect, connect_aio])
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "output"),
     [
         ({"target": ""}, "target: '' is not a gRPC target; use HOST:PORT"),
         ({"target": "http://a:1"}, "target: 'http://a:1' is not a gRPC target"),
@@ -197,11 +197,11 @@ async def test_tls(servicer: Server, tmp_path: Path) -> None:
     ],
 )
 async def test_invalid_arguments_are_rejected(
-    make: Callable[..., Any], arguments: dict[str, Any], said: str
+    make: Callable[..., Any], arguments: dict[str, Any], output: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
         make(**arguments)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(output)
 
 
 def test_a_key_is_sent_in_clear_text_only_if_allowed() -> None:
@@ -241,7 +241,7 @@ async def test_waiting_ends_when_it_is_ready(servicer: Server, target: str) -> N
         assert await wait_ready_aio(smg_pb2_grpc.WorkerServiceStub(channel), "w") == READY
         servicer.answers = [QUEUED, ENDED]
         assert await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), QUEUED) == ENDED
-    assert servicer.asked == 10
+    assert servicer.requested == 10
 
 
 async def test_waiting_for_a_failed_or_deleted_object(servicer: Server, target: str) -> None:

@@ -105,7 +105,7 @@ def json_problem(vector: Vector, reply: Reply) -> str | None:
         return f"refused: {reply.get('error')}"
     if reply["json"] == vector.value:
         return None
-    if not alike(reply["json"], vector.value):
+    if not same(reply["json"], vector.value):
         return f"other JSON: {shortened(reply['json'])}, not {shortened(vector.value)}"
     try:  # A float may be written with more digits than it has.
         message = ParseDict(reply["json"], vector.type())
@@ -130,13 +130,13 @@ def shown(message: Message) -> str:
     return MessageToString(message, print_unknown_fields=True)
 
 
-def alike(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether two JSON values differ in numbers at most."""
     match one, other:
         case dict(), dict():
-            return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+            return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
         case list(), list():
-            return len(one) == len(other) and all(map(alike, one, other))
+            return len(one) == len(other) and all(map(same, one, other))
         case bool(), _:
             return one is other
         case ((int() | float()), (int() | float())):

@@ -64,7 +64,7 @@ async def page(tmp_path: Path) -> AsyncGenerator[Page, None]:
         yield page
 
 
-async def asked(page: Page, protocol: str) -> tuple[str, str]:
+async def sent(page: Page, protocol: str) -> tuple[str, str]:
     """What the page shows once the reply has come: its text, and how it ended."""
     await page.evaluate(f"document.querySelector('select').value = {protocol!r}")
     await page.evaluate("document.querySelector('form').requestSubmit()")
@@ -82,9 +82,9 @@ async def test_a_page_streams_a_chat(protocol: str, client: Path, page: Page) ->
             request = smg_pb2.ChatRequest(model="demo-model", messages=[message])
             reply = smg_pb2_grpc.ChatServiceStub(channel).Chat(request)
         tokens = f"{reply.usage.completion_tokens} tokens"
-        assert await asked(page, protocol) == (reply.choices[0].message.content, tokens)
+        assert await sent(page, protocol) == (reply.choices[0].message.content, tokens)
         gateway.servicer.script.add(Fault(grpc.StatusCode.UNAVAILABLE, "try later", after=3))
-        text, state = await asked(page, protocol)
+        text, state = await sent(page, protocol)
         assert text != ""
         assert state == "[unavailable] try later"
 

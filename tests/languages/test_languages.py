@@ -63,13 +63,13 @@ def adds_up_the_events_of_streams(executor: Executor) -> None:
         {"message": v.message, "events": [event.SerializeToString().hex() for event in v.events]}
         for v in vectors
     ]
-    for vector, said in zip(vectors, executor.ask(requests), strict=True):
+    for vector, output in zip(vectors, executor.ask(requests), strict=True):
         if vector.error:
-            assert said["error"] == vector.error, vector.name
+            assert output["error"] == vector.error, vector.name
         else:
-            assert said.get("text", "") == vector.text, vector.name
+            assert output.get("text", "") == vector.text, vector.name
             # Bytes as Python writes them: each language has an order of its own.
-            reply = type(vector.reply).FromString(bytes.fromhex(said["hex"]))
+            reply = type(vector.reply).FromString(bytes.fromhex(output["hex"]))
             assert reply.SerializeToString() == vector.reply.SerializeToString(), vector.name
 
 

@@ -55,9 +55,9 @@ def text(address: str) -> str:
     """What every client should get, as Python gets it."""
     with grpc.insecure_channel(address) as channel:
         stub = smg_pb2_grpc.CompletionServiceStub(channel)
-        said = stub.Complete(smg_pb2.CompletionRequest(**REQUEST)).text
-    assert said
-    return str(said)
+        output = stub.Complete(smg_pb2.CompletionRequest(**REQUEST)).text
+    assert output
+    return str(output)
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +107,9 @@ def test_grpcurl(source: str, address: str, text: str, protos: Path, tmp_path: P
         "protos": ["-import-path", protos, "-proto", "smg/v1/completion.proto"],
     }
     command: Command = [installed(GRPCURL), "-plaintext", *options[source], "-d"]
-    asked = json.dumps(REQUEST)
-    assert json.loads(run(*command, asked, address, f"{SERVICE}/Complete"))["text"] == text
-    assert streamed(run(*command, asked, address, f"{SERVICE}/StreamComplete")) == text
+    sent = json.dumps(REQUEST)
+    assert json.loads(run(*command, sent, address, f"{SERVICE}/Complete"))["text"] == text
+    assert streamed(run(*command, sent, address, f"{SERVICE}/StreamComplete")) == text
     wrong = [*command, json.dumps(WRONG), address, f"{SERVICE}/Complete"]
     done = subprocess.run(wrong, capture_output=True, text=True)
     assert "Code: NotFound" in done.stderr
@@ -119,21 +119,21 @@ def test_grpcurl(source: str, address: str, text: str, protos: Path, tmp_path: P
 
 def test_ghz(address: str) -> None:
     ghz: Command = [installed(GHZ), "--insecure", "-n", "4", "-c", "1", "-O", "json"]
-    for call, asked, status in (
+    for call, sent, status in (
         ("Complete", REQUEST, "OK"),
         ("StreamComplete", REQUEST, "OK"),
         ("Complete", WRONG, "NotFound"),
     ):
-        words = ["--call", f"{SERVICE}.{call}", "-d", json.dumps(asked), address]
+        words = ["--call", f"{SERVICE}.{call}", "-d", json.dumps(sent), address]
         report = json.loads(run(*ghz, *words, cwd=ROOT))
         assert report["statusCodeDistribution"] == {status: 4}
 
 
 def test_buf_curl(address: str, text: str) -> None:
     curl: Command = ["buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d"]
-    url, asked = f"http://{address}/{SERVICE}", json.dumps(REQUEST)
-    assert json.loads(run(*curl, asked, f"{url}/Complete"))["text"] == text
-    assert streamed(run(*curl, asked, f"{url}/StreamComplete")) == text
+    url, sent = f"http://{address}/{SERVICE}", json.dumps(REQUEST)
+    assert json.loads(run(*curl, sent, f"{url}/Complete"))["text"] == text
+    assert streamed(run(*curl, sent, f"{url}/StreamComplete")) == text
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         [*map(str, curl), json.dumps(WRONG), f"{url}/Complete"],
@@ -210,21 +210,21 @@ def generate(python: Path, protos: Path, out: Path, plugin: str, *options: str) 
 def test_grpclib(python: Path, address: str, text: str, protos: Path, tmp_path: Path) -> None:
     out = tmp_path / "gen"
     generate(python, protos, out, "grpclib_python", f"--python_out={out}")
-    said = run(python, HERE / "grpclib_client.py", address, PYTHONPATH=str(out))
-    assert said.splitlines() == [text, text, ERROR]
+    output = run(python, HERE / "grpclib_client.py", address, PYTHONPATH=str(out))
+    assert output.splitlines() == [text, text, ERROR]
 
 
 def test_betterproto2(python: Path, address: str, text: str, protos: Path, tmp_path: Path) -> None:
     option = "--python_betterproto2_opt=client_generation=async"
     generate(python, protos, tmp_path / "gen" / "acme", "python_betterproto2", option)
     program = HERE / "betterproto2_client.py"
-    said = run(python, program, address, PYTHONPATH=str(tmp_path / "gen"))
-    assert said.splitlines() == [text, text, ERROR]
+    output = run(python, program, address, PYTHONPATH=str(tmp_path / "gen"))
+    assert output.splitlines() == [text, text, ERROR]
 
 
 def test_grpc_requests(python: Path, address: str, text: str) -> None:
-    said = run(python, HERE / "grpc_requests_client.py", address)
-    assert said.splitlines() == [text, text, ERROR]
+    output = run(python, HERE / "grpc_requests_client.py", address)
+    assert output.splitlines() == [text, text, ERROR]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="connectrpc wants Python 3.11")
@@ -242,8 +242,8 @@ def test_connectrpc_and_protobuf_py(address: str, text: str, protos: Path, tmp_p
     template = json.dumps({"version": "v2", "plugins": plugins})
     run("buf", "generate", protos, "--template", template, cwd=tmp_path)
     program = HERE / "connectrpc_client.py"
-    said = run(python, program, address, PYTHONPATH=str(tmp_path / "gen"))
-    assert said.splitlines() == [text, text, ERROR]
+    output = run(python, program, address, PYTHONPATH=str(tmp_path / "gen"))
+    assert output.splitlines() == [text, text, ERROR]
 
 
 def test_grpc_js(address: str, text: str, protos: Path) -> None:
@@ -253,5 +253,5 @@ def test_grpc_js(address: str, text: str, protos: Path) -> None:
     shutil.copytree(HERE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py"))
     options = ("--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
     run("npm", "install", *options, cwd=folder)
-    said = run("node", "grpc_js_client.cjs", address, protos, cwd=folder)
-    assert said.splitlines() == [text, text, ERROR]
+    output = run("node", "grpc_js_client.cjs", address, protos, cwd=folder)
+    assert output.splitlines() == [text, text, ERROR]

@@ -48,8 +48,14 @@ async def test_text_and_counts_come_from_the_engine() -> None:
     last.outputs.finish_info.num_output_tokens = 2
     last.outputs.finish_info.finish_reason = vllm.FinishInfo.LENGTH
     with serving({GENERATE: [info, first, last]}) as server:
-        asked = {"max_tokens": 2, "temperature": 0.5, "seed": 3, "stop": ["x"], "request_id": "r"}
-        replies = await generate(server.target, "vllm", **asked)
+        requested = {
+            "max_tokens": 2,
+            "temperature": 0.5,
+            "seed": 3,
+            "stop": ["x"],
+            "request_id": "r",
+        }
+        replies = await generate(server.target, "vllm", **requested)
         sent = vllm.GenerateRequest.FromString(server.requests[GENERATE])
     assert [reply.token for reply in replies] == [" upon", " a", ""]
     end = replies[-1]

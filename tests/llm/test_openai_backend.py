@@ -13,8 +13,8 @@ from smg_proto.errors import from_rpc_error
 from smg_proto.llm import LLMService, OpenAIBackend
 
 
-async def generate(said: Upstream, **fields: object) -> list[llm_pb2.GenerateResponse]:
-    service = LLMService(OpenAIBackend(f"{said.url}/v1", model="m", api_key="k"))
+async def generate(output: Upstream, **fields: object) -> list[llm_pb2.GenerateResponse]:
+    service = LLMService(OpenAIBackend(f"{output.url}/v1", model="m", api_key="k"))
     server = grpc.aio.server()
     llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -29,16 +29,16 @@ async def generate(said: Upstream, **fields: object) -> list[llm_pb2.GenerateRes
 
 
 async def test_text_and_counts_come_from_the_server() -> None:
-    async with upstream() as said:
-        said.replay("completion_stream_usage")
-        replies = await generate(said, max_tokens=20, temperature=0.5, stop=["x"], seed=3)
+    async with upstream() as output:
+        output.replay("completion_stream_usage")
+        replies = await generate(output, max_tokens=20, temperature=0.5, stop=["x"], seed=3)
         assert "".join(r.token for r in replies).startswith("one two three")
         end = replies[-1]
         assert (end.finish_reason, end.prompt_tokens, end.completion_tokens) == ("stop", 12, 11)
-        (asked,) = said.asked
-        assert asked.headers["Authorization"] == "Bearer k"
-        assert asked.body | {"prompt": "a", "model": "m", "max_tokens": 20} == asked.body
-        assert (asked.body["temperature"], asked.body["stop"], asked.body["seed"]) == (
+        (sent,) = output.sent
+        assert sent.headers["Authorization"] == "Bearer k"
+        assert sent.body | {"prompt": "a", "model": "m", "max_tokens": 20} == sent.body
+        assert (sent.body["temperature"], sent.body["stop"], sent.body["seed"]) == (
             0.5,
             ["x"],
             3,
@@ -46,17 +46,17 @@ async def test_text_and_counts_come_from_the_server() -> None:
 
 
 async def test_errors_are_typed_and_do_not_quote_the_server() -> None:
-    async with upstream() as said:
-        said.answer(404, {"error": {"message": "sesame", "code": "model_not_found"}})
+    async with upstream() as output:
+        output.answer(404, {"error": {"message": "sesame", "code": "model_not_found"}})
         try:
-            await generate(said)
+            await generate(output)
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error)
         assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
         assert "sesame" not in str(failure)
 
 
-def stream_of(said: Upstream) -> list[Any]:
+def stream_of(output: Upstream) -> list[Any]:
     """Have the server reply to each request with a stream; the connection of each request."""
     connections: list[Any] = []
 
@@ -70,14 +70,14 @@ def stream_of(said: Upstream) -> list[Any]:
         await asyncio.sleep(0.01)  # the end of the answer comes behind its last event
         return response
 
-    said.say(handler)
+    output.say(handler)
     return connections
 
 
 async def test_a_connection_is_reused() -> None:
-    async with upstream() as said:
-        connections = stream_of(said)
-        backend = OpenAIBackend(said.url, model="m")
+    async with upstream() as output:
+        connections = stream_of(output)
+        backend = OpenAIBackend(output.url, model="m")
         for _ in range(12):
             async for _piece in backend.generate(llm_pb2.GenerateRequest(prompt="a")):
                 pass
@@ -87,9 +87,9 @@ async def test_a_connection_is_reused() -> None:
 
 
 async def test_first_requests_at_the_same_time_are_all_served() -> None:
-    async with upstream() as said:
-        connections = stream_of(said)
-        backend = OpenAIBackend(said.url, model="m")
+    async with upstream() as output:
+        connections = stream_of(output)
+        backend = OpenAIBackend(output.url, model="m")
 
         async def text() -> str:
             pieces = backend.generate(llm_pb2.GenerateRequest(prompt="a"))
@@ -101,13 +101,13 @@ async def test_first_requests_at_the_same_time_are_all_served() -> None:
 
 
 async def test_a_caller_that_cancels_ends_the_request() -> None:
-    async with upstream() as said:
+    async with upstream() as output:
         event = EXCHANGES["completion_stream_usage"]["response"]["events"][0]
-        said.stream(sse(event), 60.0)
-        backend = OpenAIBackend(said.url, model="m")
+        output.stream(sse(event), 60.0)
+        backend = OpenAIBackend(output.url, model="m")
         pieces = backend.generate(llm_pb2.GenerateRequest(prompt="a"))
         async for _piece in pieces:
             break
         await pieces.aclose()
-        await async_eventually(lambda: said.dropped == 1, "the request is closed")
+        await async_eventually(lambda: output.dropped == 1, "the request is closed")
         await backend.aclose()

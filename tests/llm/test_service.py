@@ -214,8 +214,8 @@ def test_a_failure_has_its_status_and_no_text_of_the_backend(
         assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "WORKER_ERROR")
         typed = fails(channel, "typed")
         assert (typed.code, typed.reason) == (grpc.StatusCode.UNAVAILABLE, "QUEUE_TIMEOUT")
-    for told in (str(failure), str(typed), caplog.text):
-        assert SECRET not in told and "secret prompt" not in told
+    for reported in (str(failure), str(typed), caplog.text):
+        assert SECRET not in reported and "secret prompt" not in reported
     assert "RuntimeError" in caplog.text
 
 
@@ -413,11 +413,11 @@ def test_an_engine_gets_the_callers_parameters(serving: Any) -> None:
     with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
         ask(channel, "a", max_tokens=4, temperature=0.5, top_p=0.25, seed=11, request_id="r-1")
         seen: list[Any] = [s.request for s in engine.record.received if s.rpc == "Generate"]
-        (asked,) = seen
-        sampling = asked.sampling_params
+        (sent,) = seen
+        sampling = sent.sampling_params
         assert (sampling.max_tokens, sampling.seed) == (4, 11)
         assert (sampling.temperature, sampling.top_p) == (0.5, 0.25)
-        assert asked.request_id.startswith("r-1")
+        assert sent.request_id.startswith("r-1")
 
 
 def test_first_calls_at_the_same_time_open_one_client(serving: Any) -> None:
@@ -425,8 +425,8 @@ def test_first_calls_at_the_same_time_open_one_client(serving: Any) -> None:
     with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
         engine.script.add(Fault(delay=0.2), rpc="GetTokenizer", times=None)
         with futures.ThreadPoolExecutor(max_workers=4) as callers:
-            asked = [callers.submit(ask, channel, "a", max_tokens=2) for _ in range(4)]
-            assert all(text(each.result()) for each in asked)
+            sent = [callers.submit(ask, channel, "a", max_tokens=2) for _ in range(4)]
+            assert all(text(each.result()) for each in sent)
         seen = [received.rpc for received in engine.record.received]
         assert seen.count("GetTokenizer") == 1
 
@@ -506,8 +506,8 @@ def test_a_two_field_client_is_served(serving: Any) -> None:
 def test_a_two_field_server_is_understood() -> None:
     request, reply = two_fields()
 
-    def generate(asked: Any, context: grpc.ServicerContext) -> Iterator[Message]:
-        for word in asked.prompt.split():
+    def generate(sent: Any, context: grpc.ServicerContext) -> Iterator[Message]:
+        for word in sent.prompt.split():
             yield reply(token=word)
 
     handler: Callable[..., Any] = grpc.unary_stream_rpc_method_handler

@@ -47,16 +47,16 @@ def chat() -> None:
 def telemetry() -> None:
     from opentelemetry import trace
 
-    asked: list[str] = []
+    sent: list[str] = []
 
     class Tracers(trace.TracerProvider):
         def get_tracer(self, *words: Any, **more: Any) -> trace.Tracer:
-            asked.append(words[0])
+            sent.append(words[0])
             return trace.NoOpTracer()
 
     trace.set_tracer_provider(Tracers())
     client()
-    assert asked
+    assert sent
 
 
 def demo() -> None:
@@ -64,8 +64,8 @@ def demo() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout
-            said = next(line for line in server.stdout if "listening on " in line)
-            with grpc.insecure_channel(re.split("listening on |,", said)[1]) as channel:
+            output = next(line for line in server.stdout if "listening on " in line)
+            with grpc.insecure_channel(re.split("listening on |,", output)[1]) as channel:
                 request = smg_pb2.CompletionRequest(model="demo-model", prompt="x", max_tokens=3)
                 assert smg_pb2_grpc.CompletionServiceStub(channel).Complete(request).text
         finally:

@@ -185,13 +185,13 @@ class _Outputs:
 
     def output(self, completions: list[Any], finished: bool) -> Any:
         transfer = (self.params.extra_args or {}).get("kv_transfer_params")
-        asked = self.params.prompt_logprobs
+        requested = self.params.prompt_logprobs
         return SimpleNamespace(
             prompt_token_ids=self.prompt,
             prompt_logprobs=(
                 None
-                if asked is None
-                else [None, *(logprobs(token, asked) for token in self.prompt[1:])]
+                if requested is None
+                else [None, *(logprobs(token, requested) for token in self.prompt[1:])]
             ),
             outputs=completions,
             finished=finished,
@@ -250,11 +250,13 @@ class _Choice:
     def taken(self) -> Any:
         """A CompletionOutput of the tokens that were not told of yet."""
         tokens, self.sent = self.tokens[self.sent :], len(self.tokens)
-        asked = self.params.logprobs
+        requested = self.params.logprobs
         return SimpleNamespace(
             index=self.index,
             token_ids=tokens,
-            logprobs=None if asked is None else [logprobs(token, asked) for token in tokens],
+            logprobs=None
+            if requested is None
+            else [logprobs(token, requested) for token in tokens],
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
         )

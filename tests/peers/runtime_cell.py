@@ -105,7 +105,7 @@ def main() -> None:
     smg_pb2_grpc.add_ModelServiceServicer_to_server(Models(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    said = {
+    output = {
         "sync": call(address),
         "async": asyncio.run(call_async(address)),
         "helpers": helpers(),
@@ -116,7 +116,7 @@ def main() -> None:
         "messages": answer(sys.stdin.readline()),
     }
     server.stop(None).wait()
-    print(json.dumps(said))
+    print(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -186,8 +186,8 @@ def test_values_without_effect_are_rejected_by_name_unless_dropping_is_allowed(
 
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_equal_duplicate_values_are_converted(bridge: Any) -> None:
-    said = PARAMS.model_copy(update={"max_tokens": REQUEST.max_tokens})
-    twice = _with(temperature=0.7, top_p=0.9, sampling_params=said)
+    output = PARAMS.model_copy(update={"max_tokens": REQUEST.max_tokens})
+    twice = _with(temperature=0.7, top_p=0.9, sampling_params=output)
     assert bridge(twice) == bridge(_with(sampling_params=PARAMS))
     greedy = SamplingParams.model_validate({"strategy": "greedy"})
     zero = _with(temperature=0.0, sampling_params=greedy)

@@ -186,7 +186,7 @@ def test_versions_are_ordered_and_compatible_upwards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("sent", "words"),
     [
         ("0.2", r"incompatible protocol version 0\.2: this server has 0\.1"),
         ("1.0", r"same major version"),
@@ -194,9 +194,9 @@ def test_versions_are_ordered_and_compatible_upwards() -> None:
         ("", r"invalid protocol version ''"),
     ],
 )
-def test_an_unsupported_version_is_rejected_with_the_reason(asked: str, words: str) -> None:
+def test_an_unsupported_version_is_rejected_with_the_reason(sent: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        negotiate_version(asked)
+        negotiate_version(sent)
 
 
 def test_frozen_names_that_this_package_has_are_here() -> None:

@@ -25,15 +25,17 @@ def grpcurl(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def said(*words: str) -> str:
+def output(*words: str) -> str:
     done = grpcurl(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_grpcurl_lists_and_describes_with_comments(address: str) -> None:
-    assert "smg.v1.ChatService" in said(address, "list").split()
-    assert "smg.v1.CompletionService.Complete" in said(address, "list", "smg.v1.CompletionService")
+    assert "smg.v1.ChatService" in output(address, "list").split()
+    assert "smg.v1.CompletionService.Complete" in output(
+        address, "list", "smg.v1.CompletionService"
+    )
     for symbol in (
         "smg.v1.CompletionService",
         "smg.v1.CompletionService.Complete",
@@ -44,20 +46,20 @@ def test_grpcurl_lists_and_describes_with_comments(address: str) -> None:
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     ):
-        assert symbol.rpartition(".")[2] in said(address, "describe", symbol)
-    assert "//" in said(address, "describe", "smg.v1.CompletionService.Complete")
+        assert symbol.rpartition(".")[2] in output(address, "describe", symbol)
+    assert "//" in output(address, "describe", "smg.v1.CompletionService.Complete")
 
 
 def test_grpcurl_calls_and_reads_json_names_and_typed_details(address: str) -> None:
-    reply = json.loads(said("-d", REQUEST, address, "smg.v1.CompletionService/Complete"))
+    reply = json.loads(output("-d", REQUEST, address, "smg.v1.CompletionService/Complete"))
     assert (reply["finishReason"], reply["completionTokens"]) == ("length", 4)
-    events = said("-d", REQUEST, address, "smg.v1.CompletionService.StreamComplete")
+    events = output("-d", REQUEST, address, "smg.v1.CompletionService.StreamComplete")
     assert '"delta"' in events and '"end"' in events
     failed = grpcurl("-d", '{"model": "none", "prompt": "a"}', "-format-error", address,
                      "smg.v1.CompletionService/Complete")  # fmt: skip
     assert failed.returncode
     assert "MODEL_NOT_FOUND" in failed.stderr and "not recognized" not in failed.stderr
-    assert "SERVING" in said(address, "grpc.health.v1.Health/Check")
+    assert "SERVING" in output(address, "grpc.health.v1.Health/Check")
 
 
 @pytest.mark.parametrize(

@@ -181,9 +181,9 @@ def test_every_violation_names_its_field(channel: grpc.Channel) -> None:
     for request, fields in INVALID:
         for call in rpcs_of(request, channel):
             found = refusal(lambda call=call, request=request: call(request))  # type: ignore[misc]
-            said = f"{request}: {found}"
-            assert (found.code, found.reason) == (Code.INVALID_ARGUMENT, "INVALID_REQUEST"), said
-            assert [violation.field for violation in found.field_violations] == fields, said
+            output = f"{request}: {found}"
+            assert (found.code, found.reason) == (Code.INVALID_ARGUMENT, "INVALID_REQUEST"), output
+            assert [violation.field for violation in found.field_violations] == fields, output
             assert found.domain == "smg.v1"
 
 
@@ -337,7 +337,7 @@ def test_oversize_message_is_resource_exhausted(channel: grpc.Channel) -> None:
 def test_rejections_do_not_quote_the_prompt(channel: grpc.Channel) -> None:
     secret = "my secret diary"
     stub = rpc.ChatServiceStub(channel)
-    said = pb.ChatMessage(role=pb.ROLE_USER, content=secret)
-    for request in (chat(messages=[said], n=0), chat(messages=[said], model=secret)):
+    output = pb.ChatMessage(role=pb.ROLE_USER, content=secret)
+    for request in (chat(messages=[output], n=0), chat(messages=[output], model=secret)):
         found = refusal(lambda request=request: stub.Chat(request))  # type: ignore[misc]
         assert secret not in str(found) and secret not in repr(found)

@@ -106,18 +106,18 @@ def test_completion_equals_that_of_the_fake_gateway(
 
 
 def test_chat_equals_that_of_the_fake_gateway(url: str, channel: grpc.Channel) -> None:
-    said = [
+    output = [
         ("system", "Be brief."),
         ("user", "What is a stream?"),
         ("assistant", "It"),
         ("user", "?"),
     ]
     roles = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
-    messages = [{"role": role, "content": text} for role, text in said]
+    messages = [{"role": role, "content": text} for role, text in output]
     status, real = post(url, "/v1/chat/completions", messages=messages, temperature=0)
     request = pb.ChatRequest(
         model=MODEL,
-        messages=[pb.ChatMessage(role=roles[role], content=text) for role, text in said],
+        messages=[pb.ChatMessage(role=roles[role], content=text) for role, text in output],
         temperature=0,
     )
     fake = rpc.ChatServiceStub(channel).Chat(request)

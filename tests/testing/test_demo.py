@@ -169,9 +169,9 @@ def test_bad_address_is_one_clear_line(listen: str, capsys: pytest.CaptureFixtur
 def test_bad_delay_is_one_clear_line(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["demo", f"--token-delay={seconds}"])
-    said = capsys.readouterr().err.splitlines()[-1]
+    output = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
-    assert said.endswith(f"--token-delay: must be a number from 0 to 60, not {seconds!r}")
+    assert output.endswith(f"--token-delay: must be a number from 0 to 60, not {seconds!r}")
 
 
 def test_default_port_is_8000(capsys: pytest.CaptureFixture[str]) -> None:

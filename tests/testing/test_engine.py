@@ -170,12 +170,12 @@ def test_token_ids_contain_the_stop_and_the_stop_is_named(
     assert tokenizer().decode(end.output_ids[-1:], skip_special=False) == "<|end|>"
 
 
-@pytest.mark.parametrize(("asked", "listed"), [(0, None), (1, 1), (3, 3), (-1, 0)])
+@pytest.mark.parametrize(("sent", "listed"), [(0, None), (1, 1), (3, 3), (-1, 0)])
 def test_top_logprobs_layout(
-    stub: Stub, engine: FakeVllmEngine, asked: int, listed: int | None
+    stub: Stub, engine: FakeVllmEngine, sent: int, listed: int | None
 ) -> None:
     engine.max_logprobs = -1  # or -1 is refused
-    parameters = {"logprobs": asked, "prompt_logprobs": asked, "max_tokens": 6, "temperature": 2.0}
+    parameters = {"logprobs": sent, "prompt_logprobs": sent, "max_tokens": 6, "temperature": 2.0}
     (end,) = ends_of(list(stub.Generate(request("The gateway takes a", **parameters))))
     output, prompt = end.output_logprobs, end.input_logprobs
     assert list(output.token_ids) == list(end.output_ids)
@@ -426,9 +426,9 @@ def test_the_cache_is_not_flushed_while_a_request_runs(stub: Stub, engine: FakeV
 
 def test_an_idle_server_sends_no_load(engine: FakeVllmEngine) -> None:
     """Like the published one, which does not read what the subscriber could take."""
-    asked = common_pb2.SubscribeKvEventsRequest(load_records_before_first_batch=True)
+    sent = common_pb2.SubscribeKvEventsRequest(load_records_before_first_batch=True)
     with run_vllm_engine() as idle, grpc.insecure_channel(idle) as channel:
-        call = Stub(channel).SubscribeKvEvents(asked, timeout=1.5)  # it is due after one second
+        call = Stub(channel).SubscribeKvEvents(sent, timeout=1.5)  # it is due after one second
         assert status(lambda: list(call))[0] == Code.DEADLINE_EXCEEDED
 
 

@@ -36,8 +36,10 @@ def test_a_conversation_is_stored_and_continued(
     channel: grpc.Channel, gateway: FakeGateway
 ) -> None:
     stub = rpc.ConversationServiceStub(channel)
-    said = pb.ResponseItem(message=pb.ItemMessage(role=pb.ROLE_USER, content="Hi"))
-    made = stub.CreateConversation(pb.CreateConversationRequest(metadata={"k": "v"}, items=[said]))
+    output = pb.ResponseItem(message=pb.ItemMessage(role=pb.ROLE_USER, content="Hi"))
+    made = stub.CreateConversation(
+        pb.CreateConversationRequest(metadata={"k": "v"}, items=[output])
+    )
     gateway.script.add(Answer("Hello."))
     request = pb.CreateResponseRequest(model=MODEL, input="Again", conversation_id=made.id)
     assert rpc.ResponseServiceStub(channel).CreateResponse(request).conversation_id == made.id

@@ -19,7 +19,7 @@ CITY = '{"type":"object","properties":{"city":{"type":"string"}},"required":["ci
 WEATHER = pb.Tool(function=pb.FunctionTool(name="get_weather", parameters_json=CITY))
 
 
-def said(text: str, role: pb.Role.ValueType = pb.ROLE_USER) -> pb.ChatMessage:
+def printed(text: str, role: pb.Role.ValueType = pb.ROLE_USER) -> pb.ChatMessage:
     return pb.ChatMessage(role=role, content=text)
 
 
@@ -71,7 +71,7 @@ def test_echo_and_logprobs_cover_the_whole_text(channel: grpc.Channel) -> None:
 
 def test_chat_logprobs_bytes_are_the_text(channel: grpc.Channel, gateway: FakeGateway) -> None:
     gateway.script.add(Answer("café 🙂"))
-    request = pb.ChatRequest(model=MODEL, messages=[said("x")], logprobs=0)
+    request = pb.ChatRequest(model=MODEL, messages=[printed("x")], logprobs=0)
     choice = rpc.ChatServiceStub(channel).Chat(request).choices[0]
     assert b"".join(entry.bytes for entry in choice.logprobs).decode() == choice.message.content
     assert choice.message.content == "café 🙂"
@@ -79,8 +79,8 @@ def test_chat_logprobs_bytes_are_the_text(channel: grpc.Channel, gateway: FakeGa
 
 def test_chat_tool_call_and_its_result(channel: grpc.Channel) -> None:
     stub = rpc.ChatServiceStub(channel)
-    asked = said("Please call get_weather.")
-    request = pb.ChatRequest(model=MODEL, messages=[asked], tools=[WEATHER], reasoning_effort="low")
+    sent = printed("Please call get_weather.")
+    request = pb.ChatRequest(model=MODEL, messages=[sent], tools=[WEATHER], reasoning_effort="low")
     reply = stub.Chat(request).choices[0]
     assert reply.finish_reason == "tool_calls"
     (call,) = reply.message.tool_calls
@@ -109,7 +109,7 @@ def test_tool_choice(channel: grpc.Channel, fields: dict[str, Any], names: list[
     if "tool_choice" in fields and fields["tool_choice"].function:
         fields = {"tool_choice": pb.ToolChoice(function="tool_c")}
     request = pb.ChatRequest(
-        model=MODEL, messages=[said("use tool_a and tool_b")], tools=tools, **fields
+        model=MODEL, messages=[printed("use tool_a and tool_b")], tools=tools, **fields
     )
     message = rpc.ChatServiceStub(channel).Chat(request).choices[0].message
     assert [call.name for call in message.tool_calls] == [f"tool_{name}" for name in names]
@@ -120,7 +120,7 @@ def test_arguments_stay_json_text(channel: grpc.Channel, gateway: FakeGateway) -
     gateway.script.add(
         Answer("", "think", [Call("f", '{"b": 1, "a": 3.0, "c": 12345678901234567}')])
     )
-    request = pb.ChatRequest(model=MODEL, messages=[said("x")], tools=[WEATHER])
+    request = pb.ChatRequest(model=MODEL, messages=[printed("x")], tools=[WEATHER])
     message = rpc.ChatServiceStub(channel).Chat(request).choices[0].message
     assert message.tool_calls[0].arguments == '{"b":1,"a":3.0,"c":12345678901234567}'
     assert (message.reasoning_content, message.content) == ("think", "")
@@ -128,13 +128,13 @@ def test_arguments_stay_json_text(channel: grpc.Channel, gateway: FakeGateway) -
 
 def test_reasoning_can_be_left_in_the_text(channel: grpc.Channel, gateway: FakeGateway) -> None:
     gateway.script.add(Answer("42.", reasoning="Six times seven."))
-    request = pb.ChatRequest(model=MODEL, messages=[said("x")], separate_reasoning=False)
+    request = pb.ChatRequest(model=MODEL, messages=[printed("x")], separate_reasoning=False)
     message = rpc.ChatServiceStub(channel).Chat(request).choices[0].message
     assert message.content == "<think>\nSix times seven.\n</think>\n\n42."
 
 
 def test_chat_continues_the_assistants_message(channel: grpc.Channel) -> None:
-    messages = [said("Go on."), said("One contract", pb.ROLE_ASSISTANT)]
+    messages = [printed("Go on."), printed("One contract", pb.ROLE_ASSISTANT)]
     request = pb.ChatRequest(
         model=MODEL, messages=messages, continue_final_message=True, temperature=0
     )
@@ -145,7 +145,7 @@ def test_chat_continues_the_assistants_message(channel: grpc.Channel) -> None:
 def test_json_schema_is_followed(channel: grpc.Channel) -> None:
     request = pb.ChatRequest(
         model=MODEL,
-        messages=[said("x")],
+        messages=[printed("x")],
         output_format=pb.OutputFormat(json_schema=pb.JsonSchema(schema_json=CITY)),
     )
     reply = rpc.ChatServiceStub(channel).Chat(request)
@@ -299,7 +299,7 @@ def test_cancelled_stream_ends_the_generation(channel: grpc.Channel, gateway: Fa
 
 def test_request_id_is_returned_and_starts_the_reply_id(channel: grpc.Channel) -> None:
     stub = rpc.ChatServiceStub(channel)
-    request = pb.ChatRequest(model=MODEL, messages=[said("x")])
+    request = pb.ChatRequest(model=MODEL, messages=[printed("x")])
     reply, call = stub.Chat.with_call(request, metadata=(("x-request-id", "abc"),))
     assert reply.id.startswith("abc")
     assert ("x-request-id", "abc") in [tuple(pair) for pair in call.initial_metadata() or ()]

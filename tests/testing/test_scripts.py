@@ -37,13 +37,13 @@ def question(**fields: Any) -> pb.CreateResponseRequest:
 def test_the_gateway_runs_the_scripted_calls(channel: grpc.Channel, gateway: FakeGateway) -> None:
     gateway.script.add(Answer("It is mild.", reasoning="I look.", calls=[WARM]), times=2)
     for reply in both(channel, question()):
-        tools, thought, call, said = reply.output
+        tools, thought, call, printed = reply.output
         assert [tool.name for tool in tools.mcp_tool_list.tools] == ["get_weather"]
         assert tools.mcp_tool_list.server_label == call.tool_call.server_label == "weather"
         assert thought.reasoning.text == "I look."
         assert (call.tool_call.name, call.tool_call.arguments) == ("get_weather", WARM.arguments)
         assert (call.tool_call.output, call.status) == ("18 degrees", pb.ITEM_STATUS_COMPLETED)
-        assert said.message.parts[0].text == "It is mild."
+        assert printed.message.parts[0].text == "It is mild."
         assert reply.finish_reason == "stop"
 
 
@@ -77,10 +77,10 @@ def test_without_a_script_the_model_calls_what_the_user_names(channel: grpc.Chan
     server = pb.McpTool(server_label="weather", allowed_tools=["get_weather", "get_time"])
     request = question(input="Ask get_weather.", tools=[pb.Tool(mcp=server)])
     for reply in both(channel, request):
-        tools, call, said = reply.output
+        tools, call, printed = reply.output
         assert [tool.name for tool in tools.mcp_tool_list.tools] == ["get_weather", "get_time"]
         assert call.tool_call.name == "get_weather" and call.tool_call.output
-        assert said.message.parts[0].text
+        assert printed.message.parts[0].text
 
 
 def test_max_tool_calls_limits_the_calls(channel: grpc.Channel, gateway: FakeGateway) -> None:
@@ -115,8 +115,8 @@ def test_another_picture_is_another_prompt(channel: grpc.Channel) -> None:
     stub = rpc.ChatServiceStub(channel)
 
     def reply(data: bytes) -> str:
-        said = user("What is this?", image(data, media_type="image/png"))
-        request = pb.ChatRequest(model=MODEL, messages=[said], temperature=0)
+        printed = user("What is this?", image(data, media_type="image/png"))
+        request = pb.ChatRequest(model=MODEL, messages=[printed], temperature=0)
         return stub.Chat(request).choices[0].message.content
 
     assert reply(b"one") == reply(b"one") != reply(b"two")

@@ -59,9 +59,9 @@ def test_the_prompt_is_what_the_models_template_makes(
         {"role": "user", "content": "c"},
     ]
     chat(both, client, messages=messages, max_tokens=1)
-    told = [("system", "Be brief."), ("user", "a\nb"), ("assistant", ""), ("user", "c")]
-    assert prompt_of(engine) == render_chat(told)
-    assert list(sent(engine).tokenized.input_ids) == tokenizer().encode(render_chat(told))
+    result = [("system", "Be brief."), ("user", "a\nb"), ("assistant", ""), ("user", "c")]
+    assert prompt_of(engine) == render_chat(result)
+    assert list(sent(engine).tokenized.input_ids) == tokenizer().encode(render_chat(result))
     assert not sent(engine).tokenized.original_text
 
 
@@ -73,8 +73,8 @@ def test_a_reply_can_be_put_back_among_the_messages(
     chat(
         both, client, messages=[*HELLO, reply, {"role": "user", "content": "Again."}], max_tokens=1
     )
-    told = [("user", "Say hello."), ("assistant", "Hello there!"), ("user", "Again.")]
-    assert prompt_of(engine) == render_chat(told)
+    result = [("user", "Say hello."), ("assistant", "Hello there!"), ("user", "Again.")]
+    assert prompt_of(engine) == render_chat(result)
 
 
 def test_a_stream_has_openais_shape(both: Both, client: Any, engine: FakeVllmEngine) -> None:
@@ -99,14 +99,14 @@ def test_a_stream_has_openais_shape(both: Both, client: Any, engine: FakeVllmEng
 def test_logprobs_are_listed_as_openai_does(
     both: Both, client: Any, engine: FakeVllmEngine
 ) -> None:
-    asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, "max_tokens": 4}
-    whole = chat(both, client, **asked).choices[0]
+    requested: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, "max_tokens": 4}
+    whole = chat(both, client, **requested).choices[0]
     assert len(whole.logprobs.content) == 4
     for entry, token in zip(whole.logprobs.content, whole.token_ids, strict=True):
         assert entry.token_id == token and entry.bytes == list(entry.token.encode())
         assert entry.top_logprobs[0].token_id == token
         assert len(entry.top_logprobs) <= 2 and entry.logprob <= 0
-    chunks = both.each(chat(both, client, stream=True, **asked))
+    chunks = both.each(chat(both, client, stream=True, **requested))
     streamed = [e for c in chunks if c.choices[0].logprobs for e in c.choices[0].logprobs.content]
     assert streamed == whole.logprobs.content
     assert sent(engine).sampling_params.logprobs == 2
@@ -275,8 +275,8 @@ def test_templates_are_rendered_as_transformers_renders_them(both: Both) -> None
     text = of_source(
         both, source, messages=messages, chat_template_kwargs={"flag": "!"},
     )  # fmt: skip
-    told = json.dumps({"role": "user", "content": " é<a> "}, ensure_ascii=False)
-    assert text == f"<|start|>é<a><|end|>\n{told}>!True"
+    result = json.dumps({"role": "user", "content": " é<a> "}, ensure_ascii=False)
+    assert text == f"<|start|>é<a><|end|>\n{result}>!True"
 
 
 def test_tools_and_calls_reach_the_template(both: Both) -> None:

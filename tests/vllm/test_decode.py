@@ -164,10 +164,12 @@ def tokens(text: str) -> list[Sequence[int]]:
 
 
 def test_text_is_cut_at_the_stop_string_and_nothing_of_it_leaks_out() -> None:
-    asked: dict[str, Any] = {"stop": ["three", "zzz"]}
-    deltas = cut(tokens("one two three"), "three", **asked)
+    requested: dict[str, Any] = {"stop": ["three", "zzz"]}
+    deltas = cut(tokens("one two three"), "three", **requested)
     assert "".join(deltas) == "one two " == "".join(deltas[:-1])
-    assert "".join(cut(tokens("one two three"), "three", **asked, keep_stop=True)).endswith("three")
+    assert "".join(cut(tokens("one two three"), "three", **requested, keep_stop=True)).endswith(
+        "three"
+    )
     # Several tokens at once, with text after the stop.
     inside = cut([ALL["byte level"].encode("one two three four")], "wo th", stop=["wo th"])
     assert "".join(inside) == "one t"
@@ -195,11 +197,11 @@ def test_an_end_token_leaves_no_text(end: str) -> None:
     """Nobody asked for it: it is the model's own, special or not."""
     decoder = ALL["byte level"]
     token = decoder.encode(end)
-    asked: dict[str, Any] = {"skip_special_tokens": False, "reason": "stop"}
+    requested: dict[str, Any] = {"skip_special_tokens": False, "reason": "stop"}
     hi = [decoder.encode("hi"), token]
-    assert "".join(cut(hi, None, **asked)) == "hi"
-    assert "".join(cut([hi[0] + token], token[0], **asked)) == "hi"
-    assert "".join(cut(hi, None, **asked, keep_stop=True)) == f"hi{end}"
+    assert "".join(cut(hi, None, **requested)) == "hi"
+    assert "".join(cut([hi[0] + token], token[0], **requested)) == "hi"
+    assert "".join(cut(hi, None, **requested, keep_stop=True)) == f"hi{end}"
     assert "".join(cut([*hi, hi[0]], None, skip_special_tokens=False)) == f"hi{end}hi"
     assert "".join(cut(hi, None, skip_special_tokens=False)) == f"hi{end}"  # cut by max_tokens
 
@@ -237,14 +239,14 @@ def test_stop_strings_hold_on_the_wire(
     engine.tokens_per_chunk = per_chunk
     client = both.make(address, decoder=decoder)
     for include, expected in ((False, "one two "), (True, "one two three")):
-        asked: dict[str, Any] = {
+        requested: dict[str, Any] = {
             "prompt": "x", "stop": ["three"], "include_stop_str_in_output": include,
         }  # fmt: skip
         for _ in range(3):
             engine.script.add(Answer("one two three four"), rpc="Generate")
-        whole = both.create(client, **asked).choices[0]
-        final = both.final(client, **asked).choices[0]
-        chunks = both.chunks(client, **asked)
+        whole = both.create(client, **requested).choices[0]
+        final = both.final(client, **requested).choices[0]
+        chunks = both.chunks(client, **requested)
         assert whole.text == final.text == expected
         assert text_of(chunks) == expected
         assert whole.stop_reason == final.stop_reason == "three"
@@ -274,21 +276,21 @@ BY_HAND: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "asked", "expected"), BY_HAND)
+@pytest.mark.parametrize(("answer", "requested", "expected"), BY_HAND)
 def test_text_by_hand_is_the_text_of_the_client(
     answer: str,
-    asked: dict[str, Any],
+    requested: dict[str, Any],
     expected: str,
     both: Both,
     address: Address[FakeVllmEngine],
     decoder: TokenDecoder,
 ) -> None:
     client = both.make(address, decoder=None)
-    params: dict[str, Any] = {"prompt": "x", "n": 2, "seed": 1, **asked}
-    if "max_tokens" in asked:
+    params: dict[str, Any] = {"prompt": "x", "n": 2, "seed": 1, **requested}
+    if "max_tokens" in requested:
         params["max_tokens"] += len(decoder.encode(answer))
-    if "stop_token_ids" in asked:
-        params["stop_token_ids"] = decoder.encode(asked["stop_token_ids"][0])
+    if "stop_token_ids" in requested:
+        params["stop_token_ids"] = decoder.encode(requested["stop_token_ids"][0])
     address.servicer.script.add(Answer(answer), rpc="Generate", times=None)
     with_text = both.create(client, **params, decoder=decoder)
     assert [c.text for c in with_text.choices] == [expected] * 2

@@ -365,12 +365,12 @@ async def test_a_cancel_while_the_token_is_renewed_is_kept(
     address: Address[FakeVllmEngine], engine: FakeVllmEngine
 ) -> None:
     engine.script.add(Fault(Code.UNAVAILABLE), rpc="Generate")
-    renewing, go_on, asked = asyncio.Event(), asyncio.Event(), 0
+    renewing, go_on, sent = asyncio.Event(), asyncio.Event(), 0
 
     async def token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
+        nonlocal sent
+        sent += 1
+        if sent > 1:
             renewing.set()
             await go_on.wait()
         return "t"

@@ -306,16 +306,16 @@ NOTHING: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("asked", NOTHING)
+@pytest.mark.parametrize("requested", NOTHING)
 def test_what_asks_for_nothing_is_accepted(
-    asked: dict[str, Any], both: Both, client: Any, engine: FakeVllmEngine
+    requested: dict[str, Any], both: Both, client: Any, engine: FakeVllmEngine
 ) -> None:
     """As programs written for OpenAI's library do."""
-    both.create(client, prompt="x", max_tokens=1, **asked)
+    both.create(client, prompt="x", max_tokens=1, **requested)
     expected = pb.SamplingParams()
     expected.CopyFrom(ONLY_OFF)
     expected.max_tokens = 1
-    if "n" in asked:
+    if "n" in requested:
         expected.n, expected.seed = 2, 1
     assert sent(engine).sampling_params == expected
 

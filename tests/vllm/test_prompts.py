@@ -70,11 +70,11 @@ def test_each_prompt_has_its_own_limits(both: Both, gated: Address[FakeVllmEngin
 
 
 def test_every_chunk_says_which_choice_it_belongs_to(both: Both, client: Any) -> None:
-    asked: dict[str, Any] = {"max_tokens": 5, "n": 2, "seed": 1}
-    chunks = both.chunks(client, prompt=PROMPTS, **asked)
-    alone = [both.create(client, prompt=prompt, **asked) for prompt in PROMPTS]
-    whole = both.create(client, prompt=PROMPTS, **asked)
-    final = both.final(client, prompt=PROMPTS, **asked)
+    sent: dict[str, Any] = {"max_tokens": 5, "n": 2, "seed": 1}
+    chunks = both.chunks(client, prompt=PROMPTS, **sent)
+    alone = [both.create(client, prompt=prompt, **sent) for prompt in PROMPTS]
+    whole = both.create(client, prompt=PROMPTS, **sent)
+    final = both.final(client, prompt=PROMPTS, **sent)
     for index in range(6):
         expected = alone[index // 2].choices[index % 2]
         mine = [c.choices[0] for c in chunks if c.choices[0].index == index]
@@ -128,12 +128,12 @@ def test_a_failing_input_ends_the_other_embeddings(
 def test_a_call_that_cannot_be_begun_ends_the_others(
     what: str, both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
 ) -> None:
-    asked = 0
+    sent = 0
 
     def token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked == 3:
+        nonlocal sent
+        sent += 1
+        if sent == 3:
             raise RuntimeError("no more tokens")
         return "t"
 

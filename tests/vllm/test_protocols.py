@@ -75,16 +75,16 @@ def requests(engine: FakeVllmEngine) -> list[pb.GenerateRequest]:
     return sorted(found, key=lambda request: request.request_id)
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("sent", ASKED.values(), ids=ASKED)
 def test_both_protocols_give_the_same(
     both: Both,
     address: Address[FakeVllmEngine],
     engine: FakeVllmEngine,
     inference: Address[FakeVllmEngine],
     server: InferenceEngine,
-    asked: dict[str, Any],
+    sent: dict[str, Any],
 ) -> None:
-    params: dict[str, Any] = {"prompt": PROMPT, "request_id": "same", "model": "m", **asked}
+    params: dict[str, Any] = {"prompt": PROMPT, "request_id": "same", "model": "m", **sent}
     results = []
     for target, protocol in ((address, "engine"), (inference, "inference"), (inference, "auto")):
         client = both.make(target, protocol=protocol)
@@ -112,9 +112,9 @@ def test_both_protocols_give_the_same(
         request.sampling_params.ClearField("truncate_prompt_tokens")
     assert back == sorted(there * 2, key=lambda request: request.request_id)
     cut = {request.truncate_prompt_tokens for _, request in server.taken}
-    assert cut == {asked.get("truncate_prompt_tokens", 0)}
+    assert cut == {sent.get("truncate_prompt_tokens", 0)}
     names = [name for name, _ in server.taken]
-    assert ("Generate" in names) == ("n" not in asked)
+    assert ("Generate" in names) == ("n" not in sent)
 
 
 def test_the_first_chunk_has_text_though_the_protocol_is_not_known(
@@ -145,8 +145,8 @@ def test_the_server_is_described_in_the_same_terms(
     client = both.make(inference)
     info = both.run(client.models.retrieve())
     assert (info.id, info.model_path) == (server.name, "/no/such/path")
-    told = both.run(client.health.server_info())
-    assert (told.block_size, told.max_num_seqs, told.data_parallel_size) == (16, 8, 2)
+    reported = both.run(client.health.server_info())
+    assert (reported.block_size, reported.max_num_seqs, reported.data_parallel_size) == (16, 8, 2)
     assert both.run(client.is_healthy())
     both.run(client.health.abort("nobody"))
     assert both.create(client, prompt=PROMPT, max_tokens=1).model == server.name
@@ -208,8 +208,8 @@ def test_media_and_kv_parameters_are_translated(
         (1, "http://h/a.png"),
         (2, "http://h/b"),
     ]
-    told = done.choices[0].kv_transfer_params
-    assert told and told["remote_engine_id"] == "fake"
+    reported = done.choices[0].kv_transfer_params
+    assert reported and reported["remote_engine_id"] == "fake"
 
 
 def test_an_engine_is_asked_once_only(
@@ -231,10 +231,10 @@ def test_what_an_engine_says_that_it_lacks_stays_its_own_error(
 ) -> None:
     engine.script.add(Fault(grpc.StatusCode.UNIMPLEMENTED, "not in this build"), rpc="Generate")
     client = both.make(address, decoder=None)
-    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 1, "model": "m"}
+    sent: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 1, "model": "m"}
     with pytest.raises(VLLMGrpcUnimplementedError, match="not in this build"):
-        both.create(client, **asked)
-    assert both.create(client, **asked).choices[0].finish_reason == "length"
+        both.create(client, **sent)
+    assert both.create(client, **sent).choices[0].finish_reason == "length"
 
 
 def test_a_protocol_that_was_named_is_kept_to(

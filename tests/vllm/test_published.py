@@ -103,17 +103,17 @@ def test_parameters_reach_the_engine(both: Both, client: Any, servicer: Servicer
         client, prompt="abc", request_id=f"params-{both.asynchronous}", temperature=0.5, seed=7,
         structured_outputs=StructuredOutputs(regex="a+"), traceparent=trace,
     )  # fmt: skip
-    asked = [
+    sent = [
         e
         for e in servicer.events()
         if e["event"] == "generate" and e["request_id"].startswith("params-")
     ][-1]
-    given = asked["sampling_params"]
+    given = sent["sampling_params"]
     assert (given["temperature"], given["seed"], given["n"]) == (0.5, 7, 1)
     assert given["top_p"] == 1.0 and given["max_tokens"] is None
     assert given["skip_special_tokens"] is True
     assert "a+" in str(given["structured_outputs"])
-    assert asked["trace_headers"]["traceparent"] == trace
+    assert sent["trace_headers"]["traceparent"] == trace
 
 
 def test_leaving_a_stream_ends_the_request_in_the_engine(

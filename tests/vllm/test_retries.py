@@ -39,9 +39,9 @@ def test_a_busy_server_is_asked_again_with_the_same_request(
     engine.script.add(Fault(status), rpc="Generate", times=2)
     read = both.final if stream else both.create
     assert read(quick, prompt="x", max_tokens=2).choices[0].finish_reason
-    asked = requests(engine)
-    assert len(asked) == 3 and asked[0] == asked[1] == asked[2]
-    assert asked[0].request_id
+    requested = requests(engine)
+    assert len(requested) == 3 and requested[0] == requested[1] == requested[2]
+    assert requested[0].request_id
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -39,15 +39,15 @@ def test_a_model_whose_json_is_none_has_no_defaults(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Odd(FakeVllmEngine):
-        told = ""
+        result = ""
 
         async def GetModelInfo(self, request: Any, context: Any) -> pb.GetModelInfoResponse:
-            return pb.GetModelInfoResponse(model_path="m", default_sampling_params_json=self.told)
+            return pb.GetModelInfoResponse(model_path="m", default_sampling_params_json=self.result)
 
     with run_vllm_engine(Odd()) as address:
         client = both.make(address)
-        for told in ("", "{", "[1]", '{"a":' * 100_000 + "1" + "}" * 100_000):
-            monkeypatch.setattr(Odd, "told", told)
+        for result in ("", "{", "[1]", '{"a":' * 100_000 + "1" + "}" * 100_000):
+            monkeypatch.setattr(Odd, "result", result)
             assert both.run(client.models.retrieve()).default_sampling_params == {}
 
 

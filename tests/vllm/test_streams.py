@@ -31,12 +31,12 @@ def test_a_stream_and_an_unstreamed_completion_amount_to_the_same(
     both: Both, address: Address[FakeVllmEngine], decoder: TokenDecoder
 ) -> None:
     client = both.make(address, decoder=decoder)
-    asked: dict[str, Any] = {
+    sent: dict[str, Any] = {
         "prompt": PROMPT * 4, "max_tokens": 12, "n": 2, "temperature": 1.0, "seed": 3,
         "logprobs": 3, "prompt_logprobs": 1, "request_id": "same",
     }  # fmt: skip
-    whole = both.create(client, **asked)
-    streamed = both.final(client, **asked)
+    whole = both.create(client, **sent)
+    streamed = both.final(client, **sent)
     different = {"created", "usage"}  # the prompt of the second is in the cache
     assert streamed.model_dump(exclude=different) == whole.model_dump(exclude=different)
     assert used(streamed).completion_tokens == used(whole).completion_tokens == 24
@@ -54,11 +54,11 @@ def test_chunks_bring_deltas_and_each_choice_ends_once(both: Both, client: Any) 
 
 
 def test_usage_comes_with_the_stream_when_it_is_asked_for(both: Both, client: Any) -> None:
-    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 4}
-    *_, before, last = both.chunks(client, **asked, stream_options={"include_usage": True})
+    sent: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 4}
+    *_, before, last = both.chunks(client, **sent, stream_options={"include_usage": True})
     assert last.choices == [] and used(last).completion_tokens == 4
     assert before.choices[0].finish_reason and before.usage is None
-    chunks = both.chunks(client, **asked, stream_options={"continuous_usage_stats": True})
+    chunks = both.chunks(client, **sent, stream_options={"continuous_usage_stats": True})
     assert [used(c).completion_tokens for c in chunks] == [1, 2, 3, 4, 4]
 
 
@@ -334,9 +334,9 @@ def test_what_has_come_so_far_does_not_change_later(
 
 
 def test_assembled_results_are_what_validated_ones_would_be(both: Both, client: Any) -> None:
-    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 3, "logprobs": 2}
-    whole = both.create(client, **asked)
-    chunks = both.chunks(client, **asked, stream_options={"include_usage": True})
+    sent: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 3, "logprobs": 2}
+    whole = both.create(client, **sent)
+    chunks = both.chunks(client, **sent, stream_options={"include_usage": True})
     results: list[Completion | CompletionChunk] = [whole, *chunks]
     for made in results:
         again = type(made).model_validate(made.model_dump())

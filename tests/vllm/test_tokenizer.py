@@ -48,7 +48,7 @@ class OwnTokenizer(FakeVllmEngine):
         super().__init__(name=f"model-{random.getrandbits(64):x}")
         self.bundle = self.model.tokenizer.bundle if bundle is None else bundle
         self.pause = 0.0
-        self.told = hashlib.sha256(self.bundle).hexdigest()
+        self.result = hashlib.sha256(self.bundle).hexdigest()
 
     async def GetTokenizer(
         self, request: Any, context: Any
@@ -60,10 +60,10 @@ class OwnTokenizer(FakeVllmEngine):
         for start in range(0, len(self.bundle), 65536):
             last = start + 65536 >= len(self.bundle)
             yield common_pb2.GetTokenizerChunk(
-                data=self.bundle[start : start + 65536], sha256=self.told if last else ""
+                data=self.bundle[start : start + 65536], sha256=self.result if last else ""
             )
 
-    def asked(self, rpc: str = "GetTokenizer") -> int:
+    def sent(self, rpc: str = "GetTokenizer") -> int:
         return [r.rpc for r in self.record.received].count(rpc)
 
 
@@ -90,7 +90,7 @@ def test_text_is_there_without_asking(both: Both, fresh: Address[FakeVllmEngine]
     chunks = both.chunks(client, prompt=PROMPT, max_tokens=6)
     assert "".join(c.choices[0].text or "" for c in chunks) == text
     assert both.final(client, prompt=PROMPT, max_tokens=6).choices[0].text == text
-    assert engine.asked() == engine.asked("GetModelInfo") == 1
+    assert engine.sent() == engine.sent("GetModelInfo") == 1
 
 
 def test_the_first_stream_has_text_from_its_first_chunk(
@@ -107,7 +107,7 @@ def test_the_tokenizer_is_fetched_beside_the_request_and_not_before_it(
 ) -> None:
     client, engine = both.make(fresh), own(fresh)
     both.run(client.health.check())
-    assert engine.asked() == 0
+    assert engine.sent() == 0
     both.create(client, prompt=PROMPT, max_tokens=2)
     rpcs = [r.rpc for r in engine.record.received]
     assert rpcs.index("Generate") < rpcs.index("GetTokenizer")
@@ -121,7 +121,7 @@ def test_clients_of_one_server_share_its_tokenizer(
     both.create(first.with_options(timeout=30), prompt=PROMPT, max_tokens=2)
     second = both.make(fresh)
     assert both.create(second, prompt=PROMPT, max_tokens=2).choices[0].text
-    assert engine.asked() == 1
+    assert engine.sent() == 1
     mine: TokenDecoder = both.run(first.tokenizer.decoder())
     assert both.run(second.tokenizer.decoder()) is mine
     made = TokenDecoder.afrom_client if both.asynchronous else TokenDecoder.from_client
@@ -130,7 +130,7 @@ def test_clients_of_one_server_share_its_tokenizer(
     with run_vllm_engine(OwnTokenizer()) as other:
         third = both.make(other)
         assert both.run(third.tokenizer.decoder()) is mine
-        assert own(other).asked() == 1
+        assert own(other).sent() == 1
 
 
 def test_no_decoder_fetches_nothing(both: Both, fresh: Address[FakeVllmEngine]) -> None:
@@ -138,7 +138,7 @@ def test_no_decoder_fetches_nothing(both: Both, fresh: Address[FakeVllmEngine]) 
     choice = both.create(client, prompt=PROMPT, max_tokens=3).choices[0]
     assert choice.text is None and len(choice.token_ids) == 3
     assert all(c.choices[0].text is None for c in both.chunks(client, prompt=PROMPT, max_tokens=3))
-    assert engine.asked() == 0
+    assert engine.sent() == 0
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_server_without_a_tokenizer_gives_token_ids(
             assert choice.text is None and len(choice.token_ids) == 3
             final = both.final(client, prompt=PROMPT, max_tokens=3).choices[0]
             assert final.text is None and final.token_ids == choice.token_ids
-    assert engine.asked() == 1
+    assert engine.sent() == 1
     assert len([r for r in caplog.records if "no tokenizer" in r.getMessage()]) == 1
     # Who asks for it is told why there is none; and it may be there by now.
     with pytest.raises((VLLMGrpcError, FileNotFoundError)):
@@ -172,7 +172,7 @@ def test_without_the_library_there_are_token_ids_too(
     monkeypatch.setattr(f"smg_proto.vllm.{module}.caller.find_spec", lambda name: None)
     client = both.make(fresh)
     assert both.create(client, prompt=PROMPT, max_tokens=3).choices[0].text is None
-    assert own(fresh).asked() == 0
+    assert own(fresh).sent() == 0
     with pytest.raises(ImportError, match="decode"):
         both.run(client.tokenizer.decoder())
 
@@ -186,9 +186,9 @@ def test_a_tokenizer_that_is_late_ends_the_call_within_its_own_limit(
     for read in (both.create, both.final):
         with pytest.raises(VLLMGrpcTimeoutError, match=r"tokenizer did not arrive .* decoder=None"):
             read(client, prompt=PROMPT, max_tokens=2, timeout=0.4)
-    assert engine.asked() == 1  # the fetch goes on, for those who come later
+    assert engine.sent() == 1  # the fetch goes on, for those who come later
     assert both.create(client, prompt=PROMPT, max_tokens=2, timeout=20).choices[0].text
-    assert engine.asked() == 1
+    assert engine.sent() == 1
 
 
 def test_a_failure_that_passes_is_raised_and_tried_again(
@@ -206,7 +206,7 @@ def test_a_failure_that_passes_is_raised_and_tried_again(
 
 def test_a_damaged_tokenizer_is_none(both: Both, fresh: Address[FakeVllmEngine]) -> None:
     client, engine = both.make(fresh), own(fresh)
-    engine.told = "0" * 64
+    engine.result = "0" * 64
     assert both.create(client, prompt=PROMPT, max_tokens=2).choices[0].text is None
     with pytest.raises(VLLMGrpcDataLossError):
         both.run(client.tokenizer.decoder())
@@ -217,7 +217,7 @@ def test_closing_the_client_ends_the_fetch(both: Both, fresh: Address[FakeVllmEn
     engine.pause = 30.0
     client = both.make(fresh)
     stream = both.stream(client, prompt=PROMPT, max_tokens=2)
-    both.eventually(lambda: engine.asked() == 1)
+    both.eventually(lambda: engine.sent() == 1)
     both.run(client.close())
     with pytest.raises(VLLMGrpcError):
         both.next(stream)
@@ -397,10 +397,10 @@ def archive(files: dict[str, str], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return buffer.getvalue()
 
 
-def chunks_of(data: bytes, told: str | None = None) -> "BundleBuilder[TokenizerBundle]":
+def chunks_of(data: bytes, result: str | None = None) -> "BundleBuilder[TokenizerBundle]":
     builder = BundleBuilder(TokenizerBundle)
     builder.add(common_pb2.GetTokenizerChunk(data=data[:5]))
-    digest = hashlib.sha256(data).hexdigest() if told is None else told
+    digest = hashlib.sha256(data).hexdigest() if result is None else result
     builder.add(common_pb2.GetTokenizerChunk(data=data[5:], sha256=digest))
     return builder
 

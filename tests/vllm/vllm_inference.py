@@ -36,12 +36,12 @@ class InferenceEngine(FakeVllmEngine):
         vllm_control_pb2_grpc.add_ControlServicer_to_server(_Control(self), server)
 
 
-def engine_request(asked: inference.GenerateRequest) -> pb.GenerateRequest:
+def engine_request(sent: inference.GenerateRequest) -> pb.GenerateRequest:
     """What the engine is to do for a request."""
-    sampling, decoding, stopping = asked.sampling, asked.decoding, asked.stopping
-    reply = asked.response
+    sampling, decoding, stopping = sent.sampling, sent.decoding, sent.stopping
+    reply = sent.response
     made = pb.SamplingParams(
-        temperature=asked.temperature,
+        temperature=sent.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         min_p=sampling.min_p,
@@ -61,21 +61,21 @@ def engine_request(asked: inference.GenerateRequest) -> pb.GenerateRequest:
         spaces_between_special_tokens=True,
         logprobs=_count(reply.output_candidates) if reply.output_logprobs else None,
         prompt_logprobs=_count(reply.prompt_candidates) if reply.prompt_logprobs else None,
-        truncate_prompt_tokens=asked.truncate_prompt_tokens or None,
-        grammar_from_first_token=asked.engine_reasoning_gate.reasoning_ended,
+        truncate_prompt_tokens=sent.truncate_prompt_tokens or None,
+        grammar_from_first_token=sent.engine_reasoning_gate.reasoning_ended,
     )
     form = decoding.WhichOneof("structured_output")
     if form == "choice":
         made.choice.choices.extend(decoding.choice.choices)
     elif form is not None:
         setattr(made, "json_schema" if form == "json" else form, getattr(decoding, form))
-    request = pb.GenerateRequest(request_id=asked.request_id, sampling_params=made, stream=True)
-    if asked.HasField("text"):
-        request.text = asked.text
+    request = pb.GenerateRequest(request_id=sent.request_id, sampling_params=made, stream=True)
+    if sent.HasField("text"):
+        request.text = sent.text
     else:
-        request.tokenized.input_ids.extend(asked.token_ids.ids)
-    if asked.kv.HasField("kv_transfer_params"):
-        request.kv_transfer_params_json = MessageToJson(asked.kv.kv_transfer_params)
+        request.tokenized.input_ids.extend(sent.token_ids.ids)
+    if sent.kv.HasField("kv_transfer_params"):
+        request.kv_transfer_params_json = MessageToJson(sent.kv.kv_transfer_params)
     return request
 
 
@@ -111,23 +111,23 @@ class _Inference(vllm_inference_pb2_grpc.InferenceServicer):
     async def _messages(
         self, request: inference.GenerateRequest, context: Any
     ) -> AsyncIterator[inference.GenerateResponse]:
-        asked = engine_request(request)
-        params = asked.sampling_params
+        sent = engine_request(request)
+        params = sent.sampling_params
         plan = TextPlan(
             params.skip_special_tokens,
             params.stop,
             params.stop_token_ids,
             params.include_stop_str_in_output,
-            asked.text or asked.tokenized.input_ids[-8:],
+            sent.text or sent.tokenized.input_ids[-8:],
             bool(params.stop and params.min_tokens),
         )
         texts: dict[int, ChoiceText] = {}
-        told = False
-        async for message in self._engine.Generate(asked, context):
+        result = False
+        async for message in self._engine.Generate(sent, context):
             ends = message.HasField("complete")
             found = message.complete if ends else message.chunk
-            if not told:
-                told = True
+            if not result:
+                result = True
                 yield inference.GenerateResponse(prompt_info=_prompt(found))
             text = texts.setdefault(found.index, plan.new(self._engine.decoder))
             output = inference.SequenceOutput(index=found.index)

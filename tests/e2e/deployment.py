@@ -185,7 +185,7 @@ def front_door(upstream: str, folder: Path, *flags: str) -> Iterator[Door]:
 
 
 @dataclass
-class House:
+class Deployment:
     """A gateway over one worker, with the front door before it."""
 
     http: Http
@@ -207,7 +207,7 @@ class House:
 
 
 @contextmanager
-def over_http(python: Path, folder: Path) -> Iterator[House]:
+def over_http(python: Path, folder: Path) -> Iterator[Deployment]:
     """A gateway over a worker that speaks HTTP, which a client has added and seen become ready."""
     with ExitStack() as stack:
         worker = stack.enter_context(http_worker())
@@ -221,7 +221,7 @@ def over_http(python: Path, folder: Path) -> Iterator[House]:
         states = (event.worker.state for event in watch if event.worker.id == made.id)
         assert smg.WORKER_STATE_READY in states
         watch.cancel()
-        yield House(real.http, door, MODEL, worker=worker)
+        yield Deployment(real.http, door, MODEL, worker=worker)
 
 
 def _json(data: bytes) -> Any:
