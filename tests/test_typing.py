@@ -44,7 +44,9 @@ def folder(tmp_path: Path) -> Path:
 
 def mypy(python: Path, *words: str, cwd: Path) -> str:
     """What mypy --strict prints, without any configuration."""
-    options = ["--strict", "--config-file=", f"--cache-dir={ROOT / '.cache' / 'mypy'}"]
+    # mypy fails if two of it write one cache at the same time.
+    cache = ROOT / ".cache" / f"mypy-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    options = ["--strict", "--config-file=", f"--cache-dir={cache}"]
     command = [sys.executable, "-m", "mypy", f"--python-executable={python}", *options, *words]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stdout + done.stderr
