@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from smg_proto._connect import wait_response as wait_response
     from smg_proto._connect import wait_response_aio as wait_response_aio
 
-__version__ = "1.0.0"
+__version__ = "1.1.0.dev0"
 
 
 # Functions of _connect.py, which needs grpc.
