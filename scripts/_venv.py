@@ -15,6 +15,7 @@ import _require_python  # noqa: F401  # pyright: ignore[reportUnusedImport]
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+UV = [str(PYTHON), "-m", "uv"]
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 HEARTBEAT = 30  # seconds between messages while a command prints nothing
 
@@ -50,7 +51,7 @@ def ensure(purpose: str) -> Path:
         # uv takes seconds where pip takes a minute.
         pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
         _run("install uv", [*pip, _pinned("uv")])
-        uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON)]
+        uv = [*UV, "pip", "install", "--python", str(PYTHON)]
         _run("install the packages", [*uv, "-c", str(CONSTRAINTS), *what])
         stamp.write_text(wanted(), encoding="utf-8")
     except OSError as error:

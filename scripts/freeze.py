@@ -68,10 +68,9 @@ def published(version: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         python = Path(scratch, "venv", "bin", "python")
         made = Path(scratch, "made")
-        uv: list[str | Path] = [_venv.PYTHON, "-m", "uv"]
-        subprocess.run([*uv, "venv", "-q", python.parents[1]], check=True)
+        subprocess.run([*_venv.UV, "venv", "-q", python.parents[1]], check=True)
         wheel = f"smg-grpc-proto=={version}"
-        subprocess.run([*uv, "pip", "install", "-q", "--python", python, wheel], check=True)
+        subprocess.run([*_venv.UV, "pip", "install", "-q", "--python", python, wheel], check=True)
         script = Path(__file__).with_name("_vectors.py")
         subprocess.run([python, script, "smg_grpc_proto", made], check=True, cwd=scratch)
         files = FileDescriptorSet.FromString((made / "descriptors.binpb").read_bytes())

@@ -33,7 +33,6 @@ ROOT = _venv.ROOT
 DIST = ROOT / "dist"
 INIT = ROOT / "smg_proto" / "__init__.py"
 CHANGELOG = ROOT / "CHANGELOG.md"
-UV = [str(_venv.PYTHON), "-m", "uv"]
 CYCLONEDX = "cyclonedx-bom==7.5.0"
 
 
@@ -111,10 +110,10 @@ def write_release(version: str) -> None:
 
 def bill_of_materials(wheel: Path, version: str, source: Path, environment: Path) -> str:
     """What a base install of the wheel consists of, at the versions of the tree's constraints."""
-    run(*UV, "venv", "-q", environment)
+    run(*_venv.UV, "venv", "-q", environment)
     pins = source / "scripts" / "constraints.txt"
-    run(*UV, "pip", "install", "-q", "--python", environment, "--constraints", pins, wheel)
-    cyclonedx = [*UV, "tool", "run", "-q", "--from", CYCLONEDX, "cyclonedx-py", "environment"]
+    run(*_venv.UV, "pip", "install", "-q", "--python", environment, "--constraints", pins, wheel)
+    cyclonedx = [*_venv.UV, "tool", "run", "-q", "--from", CYCLONEDX, "cyclonedx-py", "environment"]
     options = ["--output-reproducible", "--mc-type", "library", "--pyproject"]
     about = source / "pyproject.toml"
     bill = json.loads(run(*cyclonedx, *options, about, environment, capture=True))
@@ -129,7 +128,7 @@ def build(out: Path, tree: str) -> str:
         archive, source = Path(scratch, "tree.tar"), Path(scratch, "source")
         git("archive", f"--output={archive}", tree)
         shutil.unpack_archive(archive, source)
-        run(*UV, "build", "-q", "--out-dir", out, source)
+        run(*_venv.UV, "build", "-q", "--out-dir", out, source)
         (wheel,) = out.glob("*.whl")
         name, version, *_ = wheel.name.split("-")
         bill = bill_of_materials(wheel, version, source, Path(scratch, "environment"))

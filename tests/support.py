@@ -99,10 +99,15 @@ def make_environment(
     return interpreter
 
 
-def tracked(*folders: str) -> list[str]:
-    """Files of this checkout that belong to the project, below these folders."""
+def need_checkout() -> None:
+    """Skip in a source distribution, which lacks git and the files of CI."""
     if not (ROOT / ".git").exists():
         pytest.skip("checks a git checkout; this is a source distribution")
+
+
+def tracked(*folders: str) -> list[str]:
+    """Files of this checkout that belong to the project, below these folders."""
+    need_checkout()
     command = ["ls-files", "--cached", "--others", "--exclude-standard", *folders]
     names = run("git", *command, cwd=ROOT).splitlines()
     return [name for name in names if (ROOT / name).is_file()]

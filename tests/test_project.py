@@ -5,7 +5,7 @@ from pathlib import Path
 
 import _runner
 import pytest
-from support import ROOT, need, run, tracked
+from support import ROOT, need, need_checkout, run, tracked
 
 import smg_proto
 
@@ -73,7 +73,7 @@ def test_the_oldest_toolchain_of_a_client_is_the_one_that_is_tested(
 def test_what_cpp_needs_is_installed_wherever_it_is_built() -> None:
     packages = re.search(r"packages = \(([^)]+)\)", read("tests/languages/toolchains.py"))
     assert packages
-    tracked()  # the second file is only in a checkout
+    need_checkout()
     for text in (job("languages"), read(".ci/run")):
         assert " ".join(re.findall(r'"(.+?)"', packages[1])) in " ".join(text.split())
 

@@ -10,21 +10,19 @@ from smg_proto import __version__
 from smg_proto.cli import COMMANDS, main
 
 
-def actions(command: str) -> list[argparse.Action]:
+def parser_of(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     import_module(f"smg_proto.cli._{command}").arguments(parser)
-    return [*parser._actions]
+    return parser
 
 
 def parsed(command: str, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    import_module(f"smg_proto.cli._{command}").arguments(parser)
-    return parser.parse_args(words)
+    return parser_of(command).parse_args(words)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_described_and_its_value_has_a_name(command: str) -> None:
-    for action in actions(command):
+    for action in parser_of(command)._actions:
         assert action.help, f"{action.dest} has no help"
         if action.nargs != 0 and not action.choices:
             assert action.metavar, f"the value of {action.dest} has no name"
