@@ -6,13 +6,16 @@
     scripts/mutate.py smg_proto/errors.py --tests tests/test_errors.py --jobs 2
 
 Each mutant runs in a copy of the repository until a test fails. The tests are those of the module
-(TESTS below) that run its line, or all of them if none does in this process. Exit status: 0 all
-mutants were noticed, 1 some survived, 2 usage error, or the tests fail without a mutant.
+(TESTS below) that run its line, the quickest first; or all of them, if none does in this process.
+Exit status: 0 all mutants were noticed, 1 some survived, 2 usage error, or the tests fail without
+a mutant.
 """
 
 import argparse
 import ast
 import copy
+import json
+import math
 import os
 import queue
 import random
@@ -21,10 +24,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +91,9 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.FloorDiv: ast.Mult,
 }
 # A mutant counts as endless, and therefore as noticed, after this many seconds plus this many times
-# the duration of the tests without one.
-MIN_SECONDS, TIMES = 60, 10
-MAX_NAMED_TESTS = 500  # run all tests instead of more than this many by name
+# the duration of its tests without one.
+MIN_SECONDS, TIMES = 20, 5
+MAX_NAMED = 500  # run all tests instead of more than this many by name
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ class Mutant:
     omitted: str = ""  # the argument or entry that is left out
 
     def source(self, original: bytes) -> bytes:
-        return original[: self.start] + self.after.encode() + original[self.end :]
+        """With as many lines as the original has."""
+        lines = "\n" * self.before.count("\n")
+        after = f"{self.after[:-1]}{lines})" if self.after.endswith(")") else self.after + lines
+        return original[: self.start] + after.encode() + original[self.end :]
 
     def __str__(self) -> str:
         before, after = (" ".join(text.split())[:100] for text in (self.before, self.after))
@@ -120,10 +125,15 @@ def mutants(path: Path, source: bytes) -> list[Mutant]:
         starts.append(starts[-1] + len(text))
     mutants: list[Mutant] = []
     for node in _code(ast.parse(source)):
+        changes = dict(_changes(node))
+        if isinstance(node, ast.If | ast.While):
+            node = node.test
+            if not dict(_changes(node)) or not isinstance(node, ast.Compare | ast.UnaryOp):
+                changes[f"({ast.unparse(ast.UnaryOp(ast.Not(), node))})"] = ""
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
         before = source[start:end].decode()
-        for after, omitted in dict(_changes(node)).items():
+        for after, omitted in changes.items():
             mutants.append(Mutant(path, node.lineno, start, end, before, after, omitted))
     return sorted(mutants, key=lambda mutant: (mutant.start, mutant.after))
 
@@ -190,10 +200,40 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
             yield "break", ""
         case _:
             pass
-    if isinstance(node, ast.If | ast.While) and not isinstance(node.test, ast.Compare):
-        yield changed(test=ast.UnaryOp(ast.Not(), node.test)), ""
     if isinstance(node, ast.Expr | ast.AugAssign | ast.Raise | ast.Delete):
         yield "pass", ""
+
+
+@dataclass(frozen=True)
+class Tests:
+    """The tests of some modules, as a run without a mutant found them."""
+
+    places: Sequence[str]  # files and folders
+    durations: Mapping[str, float]  # of each test, by its name
+    slow: Sequence[str]  # tests to leave out
+    by_line: Mapping[Path, Mapping[int, Sequence[str]]]
+
+    def near(self, mutant: Mutant) -> list[str]:
+        """The tests that run the lines of the mutant, the quickest first.
+
+        None if no test of this process does, or if they also run on import.
+        """
+        lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
+        names = {name for line in lines for name in self.by_line[mutant.path].get(line, [])}
+        if "" in names:
+            return []
+        quick = names.difference(self.slow) or names
+        return sorted(quick, key=lambda name: self.durations.get(name, 0))
+
+    def seconds(self, names: Sequence[str]) -> float:
+        """When a run of these counts as endless."""
+        known = sum(self.durations.get(name, 0) for name in names)
+        return MIN_SECONDS + TIMES * (known or sum(self.durations.values()))
+
+    @property
+    def timeout(self) -> str:
+        """The option for one test that does not end."""
+        return f"--timeout={MIN_SECONDS + TIMES * max(self.durations.values(), default=0)}"
 
 
 class Copy:
@@ -207,6 +247,7 @@ class Copy:
                 (home / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(root / name, home / name)
         self._home = home
+        self._forks: subprocess.Popen[str] | None = None
         self._python = home / ".venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / ".venv"], check=True)
         # First the copy, then the packages of this environment, without its own link to `root`.
@@ -218,54 +259,106 @@ class Copy:
                 place.symlink_to(program)
         (packages / "copy.pth").write_text(f"{home}\n{ours}\n", encoding="utf-8")
 
-    def measure(self, tests: Sequence[str], package: str) -> bool:
-        """Whether the tests pass. Records which lines of the package they run."""
-        return self.passes(
-            [f"--cov={package}", "--cov-context=test", "--cov-report=", *tests], 1800
-        )
-
-    def tests_by_line(self, path: Path) -> dict[int, list[str]]:
-        """The tests that ran each line of a module."""
+    def measure(
+        self, places: Sequence[str], paths: Iterable[Path], jobs: int = 1, quick: float = math.inf
+    ) -> Tests | None:
+        """Run the tests without a mutant; None if one fails."""
+        package = next(iter(paths)).parts[0]
+        coverages = [f"--cov={package}", "--cov-context=test", "--cov-report=", "-n", str(jobs)]
+        durations = self._home / "durations.json"
+        process = self._start("--durations-to", str(durations), *coverages, *places)
+        try:
+            if process.wait():
+                return None
+        finally:
+            _kill(process)
         data = coverage.CoverageData(str(self._home / ".coverage"))
         data.read()
-        contexts = data.contexts_by_lineno(str(self._home / path))
-        return {
-            line: sorted({name.rpartition("|")[0] for name in names} - {""})
-            for line, names in contexts.items()
-        }
+        seconds = json.loads(durations.read_text(encoding="utf-8"))
+        return Tests(
+            places,
+            seconds,
+            [name for name in seconds if seconds[name] > quick],
+            {path: _tests_by_line(data, self._home / path) for path in paths},
+        )
 
-    def survives(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
+    def survives(self, mutant: Mutant, tests: Tests) -> bool:
         path = self._home / mutant.path
         original = path.read_bytes()
         for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             stale.unlink()
         path.write_bytes(mutant.source(original))
         try:
-            return self.passes(tests, seconds, PYTHONDONTWRITEBYTECODE="1")
+            near = tests.near(mutant)
+            reply = self._fork(path, original, near, tests) if near else "unable"
+            if reply == "unable":
+                reply = self._run(near if 0 < len(near) <= MAX_NAMED else tests.places, tests)
+            return reply == "passed"
         finally:
             path.write_bytes(original)
 
-    def passes(self, tests: Sequence[str], seconds: float, **env: str) -> bool:
-        """Whether the tests pass. Those that failed last run first."""
+    def close(self) -> None:
+        if self._forks:
+            _kill(self._forks)
+
+    def _fork(self, path: Path, original: bytes, names: list[str], tests: Tests) -> str:
+        """The reply of a process that has everything loaded."""
+        if not self._forks or self._forks.poll() is not None:
+            self._forks = self._start("--forks", tests.timeout, *tests.places)
+        assert self._forks.stdin and self._forks.stdout
+        request = {
+            "module": str(path),
+            "before": original.decode(),
+            "after": path.read_text(encoding="utf-8"),
+            "tests": names,
+            "seconds": tests.seconds(names),
+        }
+        print(json.dumps(request), file=self._forks.stdin, flush=True)
+        return self._forks.stdout.readline().strip() or "unable"
+
+    def _run(self, names: Sequence[str], tests: Tests) -> str:
+        """The same from a new process. Tests that failed last run first."""
+        durations = str(self._home / "durations.json")
+        slow = [f"--deselect={name}" for name in tests.slow if name not in names]
+        options = ["--durations-to", durations, "-x", "--ff", tests.timeout, *slow]
+        process = self._start(*options, *names)
+        try:
+            return "failed" if process.wait(tests.seconds(names)) else "passed"
+        except subprocess.TimeoutExpired:
+            return "failed"
+        finally:
+            _kill(process)
+
+    def _start(self, *words: str) -> subprocess.Popen[str]:
         chosen = " and ".join(f"not {_runner.marker(name)}" for name in [*_runner.groups()][2:])
-        command = [str(self._python), "-m", "pytest", "-q", "-x", "--ff", "-m", chosen, *tests]
+        forks = Path(__file__).with_name("_forks.py")
+        command = [str(self._python), str(forks), *words, "-q", "-m", chosen]
         path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])
-        clean = _venv.environment() | {"PATH": path, "VIRTUAL_ENV": str(self._home / ".venv")} | env
-        with subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=self._home,
-            env=clean,
-            stdout=subprocess.DEVNULL,
+            env=_venv.environment()
+            | {"PATH": path, "VIRTUAL_ENV": str(self._home / ".venv")}
+            | {"PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            text=True,
             start_new_session=True,
-        ) as process:
-            try:
-                return process.wait(timeout=seconds) == 0
-            except subprocess.TimeoutExpired:
-                return False
-            finally:
-                with suppress(ProcessLookupError):  # stop what the tests have started too
-                    os.killpg(process.pid, signal.SIGKILL)
+        )
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with process, suppress(ProcessLookupError):  # what the tests have started too
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _tests_by_line(data: coverage.CoverageData, path: Path) -> dict[int, list[str]]:
+    """The tests that ran each line of a module; "" for what ran on import."""
+    return {
+        line: sorted({name.rpartition("|")[0] for name in names})
+        for line, names in data.contexts_by_lineno(str(path)).items()
+    }
 
 
 def files(name: str, root: Path) -> list[Path]:
@@ -294,29 +387,29 @@ def tests_of(path: Path, root: Path) -> list[str]:
 
 
 def survivors(
-    chosen: Sequence[Mutant], tests: Sequence[str], root: Path, jobs: int
+    chosen: Sequence[Mutant],
+    places: Sequence[str],
+    root: Path,
+    jobs: int = 1,
+    quick: float = math.inf,
 ) -> list[Mutant] | None:
     """The mutants that the tests do not notice; None if the tests fail without a mutant."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
         for number in range(min(jobs, max(1, len(chosen)))):
-            copies.put(Copy(root, Path(folder).resolve() / str(number)))
+            copies.put(
+                stack.enter_context(closing(Copy(root, Path(folder).resolve() / str(number))))
+            )
         first = copies.get()
-        started = time.monotonic()
-        if not first.measure(tests, chosen[0].path.parts[0]):
+        tests = first.measure(places, {mutant.path for mutant in chosen}, jobs, quick)
+        if tests is None:
             return None
-        limit = MIN_SECONDS + TIMES * (time.monotonic() - started)
-        paths = {mutant.path for mutant in chosen}
-        by_line = {path: first.tests_by_line(path) for path in paths}
         copies.put(first)
 
         def survives(mutant: Mutant) -> bool:
-            lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
-            near = {test for line in lines for test in by_line[mutant.path].get(line, [])}
             free_copy = copies.get()
             try:
-                selected = sorted(near) if 0 < len(near) <= MAX_NAMED_TESTS else tests
-                survived = free_copy.survives(mutant, selected, limit)
+                survived = free_copy.survives(mutant, tests)
             finally:
                 copies.put(free_copy)
             if survived:
@@ -338,6 +431,13 @@ def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="run N mutants in parallel"
     )
+    parser.add_argument(
+        "--quick",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="leave out tests that take longer; more mutants survive, in less time",
+    )
     args = parser.parse_args(words)
     if args.jobs < 1 or (args.sample is not None and args.sample < 1):
         parser.error("--jobs and --sample must be 1 or more")
@@ -358,7 +458,7 @@ def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
                 parser.error(f"no tests known for {mutant.path}; give them with --tests")
             groups.setdefault(tests, []).append(mutant)
         for tests, own in groups.items():
-            result = survivors(own, tests, root, args.jobs)
+            result = survivors(own, tests, root, args.jobs, args.quick)
             if result is None:
                 parser.error(f"{' '.join(tests)} fail without a mutant; fix them first")
             survived += len(result)
