@@ -63,7 +63,7 @@ def test_parts(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(png)
     shown = image("https://example.org/a.png", detail="low")
     message = user("What is", shown, image(png), image(tmp_path / "a"))
-    assert not message.content
+    assert (message.role, message.content) == (pb.ROLE_USER, "")
     assert [part.WhichOneof("part") for part in message.parts] == ["text", *["image"] * 3]
     assert (message.parts[1].image.url, message.parts[1].image.detail) == (shown.image.url, "low")
     assert message.parts[2] == message.parts[3]
@@ -78,10 +78,20 @@ def test_parts(tmp_path: Path) -> None:
         (b"\xff\xd8\xff\xe0", "image/jpeg"),
         (b"GIF89a", "image/gif"),
         (b"OggS\0", "audio/ogg"),
+        (b"fLaC\0", "audio/flac"),
+        (b"ID3\4", "audio/mpeg"),
+        (b"\xff\xfb\x90", "audio/mpeg"),
     ],
 )
 def test_the_type_of_data_is_detected(data: bytes, media_type: str) -> None:
-    assert audio(data).audio.media_type == media_type
+    assert audio(data).audio == pb.Media(data=data, media_type=media_type)
+    assert audio(data, media_type="audio/x").audio.media_type == "audio/x"
+
+
+def test_a_url_keeps_its_type_and_data_their_detail() -> None:
+    url = "https://example.org/a"
+    assert audio(url, media_type="audio/x").audio == pb.Media(url=url, media_type="audio/x")
+    assert image(b"GIF89a", detail="low").image.detail == "low"
 
 
 def test_data_of_an_unknown_type_needs_a_media_type() -> None:
@@ -139,10 +149,22 @@ def test_a_tool_from_a_function() -> None:
     assert (named.name, named.description) == ("weather", "Short.")
 
 
+def with_names_of_types(city: "str", é: "bool") -> None:
+    """Größe."""
+
+
+def test_a_tool_from_a_function_with_annotations_as_text() -> None:
+    tool = function_tool(with_names_of_types).function
+    types = {"city": {"type": "string"}, "é": {"type": "boolean"}}
+    assert json.loads(tool.parameters_json)["properties"] == types
+    assert "é" in tool.parameters_json and tool.description == "Größe."
+
+
 def test_a_tool_from_a_model() -> None:
     tool = function_tool(Weather)
     assert (tool.function.name, tool.function.description) == ("Weather", "How it is outside.")
     assert schema_of(tool)["required"] == ["city", "degrees"]
+    assert "description" not in schema_of(tool)
 
 
 def without_annotation(city) -> None: ...  # type: ignore[no-untyped-def]
@@ -217,3 +239,40 @@ def test_a_reply_that_does_not_fit_is_not_shown() -> None:
         assert "secret" not in repr(caught.value) + repr(caught.value.__context__)
     with pytest.raises(ValueError, match="does not fit Weather: the text: json_invalid"):
         parse(pb.ChatResponse(), Weather)
+
+
+class Shy:
+    """A model of another library, with an error of its own."""
+
+    @classmethod
+    def model_validate_json(cls, text: str) -> "Shy":
+        raise ValueError("its own words")
+
+    @classmethod
+    def model_json_schema(cls) -> dict[str, Any]:
+        return {}
+
+
+def test_an_error_of_another_kind_of_model_is_left_as_it_is() -> None:
+    with pytest.raises(ValueError, match="its own words"):
+        parse(pb.CompletionResponse(text="{}"), Shy)
+
+
+def test_only_the_place_and_the_kind_of_a_misfit_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pydantic is asked for nothing else, since the rest has the text."""
+    requested: list[dict[str, bool]] = []
+
+    class Problem(ValueError):
+        def errors(self, **options: bool) -> list[dict[str, Any]]:
+            requested.append(options)
+            return [{"loc": ("city", 0), "type": "missing", "input": "secret"}]
+
+    def fail(text: str) -> Shy:
+        raise Problem
+
+    monkeypatch.setattr(Shy, "model_validate_json", fail)
+    with pytest.raises(ValueError, match=r"does not fit Shy: city\.0: missing$"):
+        parse(pb.CompletionResponse(), Shy)
+    assert requested == [{"include_url": False, "include_context": False, "include_input": False}]

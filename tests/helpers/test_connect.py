@@ -39,8 +39,10 @@ class Server(
         self.metadata: list[dict[str, str | bytes]] = []
         self.answers: list[Any] = []
         self.requested = 0
+        self.ids: set[str] = set()
 
-    def _answer(self, context: grpc.ServicerContext) -> Any:
+    def _answer(self, context: grpc.ServicerContext, id: str = "") -> Any:
+        self.ids.add(id)
         self.metadata.append(dict(context.invocation_metadata()))
         self.requested += 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -61,12 +63,12 @@ class Server(
     def GetWorker(
         self, request: smg_pb2.GetWorkerRequest, context: grpc.ServicerContext
     ) -> smg_pb2.Worker:
-        return self._answer(context)  # type: ignore[no-any-return]
+        return self._answer(context, request.id)  # type: ignore[no-any-return]
 
     def GetResponse(
         self, request: smg_pb2.GetResponseRequest, context: grpc.ServicerContext
     ) -> smg_pb2.Response:
-        return self._answer(context)  # type: ignore[no-any-return]
+        return self._answer(context, request.id)  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -234,14 +236,16 @@ async def test_waiting_ends_when_it_is_ready(servicer: Server, target: str) -> N
     with connect(target) as channel:
         servicer.answers = [PENDING, PENDING, READY]
         assert wait_ready(smg_pb2_grpc.WorkerServiceStub(channel), PENDING) == READY
+        assert servicer.ids == {"w"}
         servicer.answers = [QUEUED, ENDED]
         assert wait_response(smg_pb2_grpc.ResponseServiceStub(channel), "r") == ENDED
+    servicer.ids.clear()
     async with connect_aio(target) as channel:
         servicer.answers = [PENDING, PENDING, READY]
         assert await wait_ready_aio(smg_pb2_grpc.WorkerServiceStub(channel), "w") == READY
         servicer.answers = [QUEUED, ENDED]
         assert await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), QUEUED) == ENDED
-    assert servicer.requested == 10
+    assert servicer.requested == 10 and servicer.ids == {"w", "r"}
 
 
 async def test_waiting_for_a_failed_or_deleted_object(servicer: Server, target: str) -> None:
@@ -272,6 +276,21 @@ async def test_waiting_has_a_time_limit(servicer: Server, target: str) -> None:
     async with connect_aio(target) as channel:
         with pytest.raises(TimeoutError):
             await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), "r", timeout=0.3)
+
+
+def test_a_server_that_is_too_late_is_a_timeout_too(servicer: Server, target: str) -> None:
+    servicer.answers = [grpc.StatusCode.DEADLINE_EXCEEDED]
+    with connect(target) as channel, pytest.raises(TimeoutError, match="as told"):
+        wait_ready(smg_pb2_grpc.WorkerServiceStub(channel), "w")
+
+
+def test_other_arguments_of_a_call_are_passed_on() -> None:
+    """Nothing listens there: the call waits until its deadline only because it is told to."""
+    with connect("unix:/nothing/listens/here") as channel:
+        stub = smg_pb2_grpc.ChatServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Chat(ASK, timeout=0.5, wait_for_ready=True)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_the_package_lists_the_functions() -> None:

@@ -86,7 +86,7 @@ def test_completions_keep_log_probabilities_and_token_ids() -> None:
             pb.CompletionEvent(
                 delta=pb.CompletionDelta(text=" is", logprobs=logprobs[1], token_ids=[8, 9])
             ),
-            pb.CompletionEvent(end=pb.CompletionResponse(finish_reason="length")),
+            pb.CompletionEvent(end=pb.CompletionResponse(finish_reason="length", token_ids=[7])),
         ]
     )
     assert "".join(stream.text_deltas) == "It is"
