@@ -207,12 +207,12 @@ def _from_engine(error: "VLLMGrpcError") -> SmgError:
     """The engine's status without its text."""
     from smg_proto.vllm import VLLMGrpcValidationError
 
-    wait = error.pushback
+    wait = error.pushback or 0.0
     params = [error.param] if isinstance(error, VLLMGrpcValidationError) else []
     return SmgError(
         getattr(grpc.StatusCode, error.code or "", grpc.StatusCode.INTERNAL),
         "the engine failed",
         reason="INVALID_REQUEST" if params else "WORKER_ERROR",
         field_violations=[FieldViolation(param, "the engine rejects it") for param in params],
-        retry_after=timedelta(seconds=wait) if wait and wait > 0 else None,
+        retry_after=timedelta(seconds=wait) if wait > 0 else None,
     )

@@ -87,19 +87,25 @@ async def test_a_contract_without_text_is_rejected() -> None:
         error = await failure(address, "vllm.grpc.engine")
         assert error.code is grpc.StatusCode.FAILED_PRECONDITION
         backend = EngineBackend(address)
-        with pytest.raises(SmgError, match=r"contract vllm\.grpc\.engine has no text"):
+        with pytest.raises(SmgError, match=r"\(WORKER_ERROR\): .* has no text"):
             await backend.generate(llm_pb2.GenerateRequest(prompt="Once")).__anext__()
         await backend.aclose()
 
 
-async def test_a_caller_that_cancels_ends_the_request() -> None:
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_the_request_ends_with_the_caller_and_with_the_backend(how: str) -> None:
     with serving({GENERATE: hangs}) as server:
         backend = EngineBackend(server.target, contract="vllm")
         pieces = backend.generate(llm_pb2.GenerateRequest(prompt="Once"))
         reading = asyncio.ensure_future(pieces.__anext__())
         await async_eventually(lambda: GENERATE in server.called)
-        reading.cancel()
-        await async_eventually(server.ended.is_set, "the call has ended at the engine")
+        if how == "cancel":
+            reading.cancel()
+        else:
+            await backend.aclose()
+        await async_eventually(server.ended.is_set, "the call has ended at the engine", 5)
+        with pytest.raises((SmgError, asyncio.CancelledError)):
+            await reading
         await backend.aclose()
 
 

@@ -4,12 +4,13 @@ import asyncio
 from typing import Any
 
 import grpc
+import pytest
 from aiohttp import web
 from frontdoor.replay import EXCHANGES, Upstream, sse, upstream
 from support import async_eventually
 
 from smg_proto import llm_pb2, llm_pb2_grpc
-from smg_proto.errors import from_rpc_error
+from smg_proto.errors import SmgError, from_rpc_error
 from smg_proto.llm import LLMService, OpenAIBackend
 
 
@@ -38,6 +39,7 @@ async def test_text_and_counts_come_from_the_server() -> None:
         (sent,) = output.sent
         assert sent.headers["Authorization"] == "Bearer k"
         assert sent.body | {"prompt": "a", "model": "m", "max_tokens": 20} == sent.body
+        assert (sent.body["stream"], sent.body["stream_options"]) == (True, {"include_usage": True})
         assert (sent.body["temperature"], sent.body["stop"], sent.body["seed"]) == (
             0.5,
             ["x"],
@@ -45,24 +47,34 @@ async def test_text_and_counts_come_from_the_server() -> None:
         )
 
 
+async def failure(output: Upstream) -> SmgError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await generate(output)
+    return from_rpc_error(caught.value)
+
+
 async def test_errors_are_typed_and_do_not_quote_the_server() -> None:
     async with upstream() as output:
         output.answer(404, {"error": {"message": "sesame", "code": "model_not_found"}})
-        try:
-            await generate(output)
-        except grpc.aio.AioRpcError as error:
-            failure = from_rpc_error(error)
-        assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
-        assert "sesame" not in str(failure)
+        error = await failure(output)
+        assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+        assert "sesame" not in str(error)
+
+
+async def test_a_stream_that_ends_early_is_an_error() -> None:
+    async with upstream() as output:
+        output.stream(sse(EXCHANGES["completion_stream_usage"]["response"]["events"][0]))
+        error = await failure(output)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STREAM_TRUNCATED")
 
 
 def stream_of(output: Upstream) -> list[Any]:
-    """Have the server reply to each request with a stream; the connection of each request."""
+    """Have the server reply to each request with a stream; the transport of each request."""
     connections: list[Any] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
         assert request.transport
-        connections.append(request.transport.get_extra_info("peername"))
+        connections.append(request.transport)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         for event in EXCHANGES["completion_stream_usage"]["response"]["events"]:
@@ -82,6 +94,7 @@ async def test_a_connection_is_reused() -> None:
             async for _piece in backend.generate(llm_pb2.GenerateRequest(prompt="a")):
                 pass
         await backend.aclose()
+        await async_eventually(lambda: all(each.is_closing() for each in connections))
         # Not always the same: its end may still be on the way when the next request begins.
         assert len(connections) == 12 > len({*connections})
 
@@ -98,6 +111,8 @@ async def test_first_requests_at_the_same_time_are_all_served() -> None:
         texts = await asyncio.gather(*(text() for _ in range(5)))
         await backend.aclose()
         assert len(connections) == 5 and len({*texts}) == 1 and texts[0]
+        assert await text() == texts[0]  # a closed backend opens again
+        await backend.aclose()
 
 
 async def test_a_caller_that_cancels_ends_the_request() -> None:

@@ -1,11 +1,13 @@
 """LLMService over its backends, in a `grpc.server` and in a `grpc.aio.server`."""
 
 import asyncio
+import gc
 import logging
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -18,16 +20,17 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import run
+from support import eventually, run
 
 from smg_proto import llm_pb2, llm_pb2_grpc
-from smg_proto.errors import SmgError, from_rpc_error
+from smg_proto.errors import FieldViolation, SmgError, from_rpc_error
 from smg_proto.llm import (
     AdapterConfig,
     Failover,
     FunctionBackend,
     LLMGRPCAdapter,
     LLMService,
+    OpenAIBackend,
     Piece,
     SyncLLMService,
     VLLMBackend,
@@ -39,8 +42,10 @@ SECRET = "sesame"
 
 
 @contextmanager
-def sync_server(backend: Any = None, **options: Any) -> Iterator[grpc.Channel]:
-    service = SyncLLMService(backend, **options)
+def sync_server(
+    backend: Any = None, kind: type[SyncLLMService] = SyncLLMService, **options: Any
+) -> Iterator[grpc.Channel]:
+    service = kind(backend, **options)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     llm_pb2_grpc.add_LLMServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -91,6 +96,8 @@ async def test_the_documented_code_serves_in_an_aio_server() -> None:
             llm_pb2.GenerateRequest(prompt="Hello, world!"), timeout=20
         )
         assert "".join([reply.token async for reply in call]) == "Hello, world!"
+        with pytest.raises(grpc.aio.AioRpcError, match="prompt: is required"):
+            await llm_pb2_grpc.LLMServiceStub(channel).Generate(llm_pb2.GenerateRequest()).read()
     await server.stop(None)
 
 
@@ -197,7 +204,8 @@ def test_any_async_function_is_a_backend(serving: Any) -> None:
         assert [reply.token for reply in replies] == ["A", "B", "!"]
         assert replies[-1].completion_tokens == 2
         failure = fails(channel, "a", temperature=1.0)
-        assert [found.field for found in failure.field_violations] == ["temperature"]
+        (found,) = failure.field_violations
+        assert found == FieldViolation("temperature", "is not supported by this backend")
 
 
 def test_a_failure_has_its_status_and_no_text_of_the_backend(
@@ -217,6 +225,47 @@ def test_a_failure_has_its_status_and_no_text_of_the_backend(
     for reported in (str(failure), str(typed), caplog.text):
         assert SECRET not in reported and "secret prompt" not in reported
     assert "RuntimeError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("INVALID_ARGUMENT", "the backend rejects the request"),
+        ("NOT_FOUND", "the backend does not have this model"),
+        ("UNAUTHENTICATED", "the backend requires another key"),
+        ("PERMISSION_DENIED", "the backend does not permit the request"),
+        ("RESOURCE_EXHAUSTED", "the backend is full; try again later"),
+        ("DEADLINE_EXCEEDED", "the backend did not reply in time"),
+        ("UNAVAILABLE", "the backend cannot be reached"),
+        ("UNIMPLEMENTED", "the backend does not support the request"),
+        ("DATA_LOSS", "the backend failed"),
+    ],
+)
+def test_the_message_follows_from_the_status(code: str, message: str) -> None:
+    async def broken(prompt: str) -> AsyncIterator[str]:
+        raise SmgError(grpc.StatusCode[code], SECRET)
+        yield
+
+    with aio_server(broken) as channel:
+        assert fails(channel).message == message
+
+
+@pytest.mark.parametrize(
+    ("reason", "metadata"),
+    [("INVALID_REQUEST", {"http_status": "400"}), ("CONTEXT_LENGTH_EXCEEDED", {})],
+)
+def test_fields_that_another_server_rejects_have_no_text_of_it(
+    reason: str, metadata: dict[str, str]
+) -> None:
+    async def broken(prompt: str) -> AsyncIterator[str]:
+        code, fields = grpc.StatusCode.INVALID_ARGUMENT, [FieldViolation("prompt", SECRET)]
+        raise SmgError(code, "no", reason, metadata=metadata, field_violations=fields)
+        yield
+
+    with aio_server(broken) as channel:
+        failure = fails(channel)
+    assert failure.reason == reason
+    assert failure.field_violations == (FieldViolation("prompt", "the backend rejects it"),)
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline", "client gone"])
@@ -313,6 +362,11 @@ def test_failover_closes_all_its_backends_even_if_one_fails() -> None:
     assert sorted(closed) == ["a", "b"]
 
 
+def test_failover_needs_a_backend() -> None:
+    with pytest.raises(ValueError, match="at least one backend"):
+        Failover()
+
+
 # --- The end of a service in a grpc.server ---
 
 
@@ -357,8 +411,7 @@ def test_close_releases_callers_and_leaves_no_thread() -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 next(call)
             failure = from_rpc_error(caught.value)
-            assert failure.code is grpc.StatusCode.UNAVAILABLE
-            assert failure.message == "the service is closed"
+            assert str(failure) == "UNAVAILABLE (WORKER_ERROR): the service is closed"
         assert fails(channel).message == "the service is closed"
         service.close()  # once more does no harm
     server.stop(0).wait()
@@ -383,6 +436,64 @@ def test_a_stopped_server_leaves_no_thread_in_a_call() -> None:
     assert backend.events == ["stopped", "closed"]
 
 
+def test_a_call_that_is_cancelled_before_its_backend_starts_ends() -> None:
+    reached, ended = threading.Event(), threading.Event()
+
+    class Late(SyncLLMService):
+        def Generate(self, request: Any, context: Any) -> Iterator[Any]:
+            reached.set()
+            eventually(lambda: not context.is_active())
+            try:
+                yield from super().Generate(request, context)
+            finally:
+                ended.set()
+
+    async def silent(prompt: str) -> AsyncIterator[str]:
+        await asyncio.sleep(3600)
+        yield ""
+
+    with sync_server(silent, kind=Late) as channel:
+        request = llm_pb2.GenerateRequest(prompt="a")
+        replies = llm_pb2_grpc.LLMServiceStub(channel).Generate(request, timeout=60)
+        assert reached.wait(20)
+        replies.cancel()
+        assert ended.wait(5)
+
+
+def test_a_subclass_that_closes_the_replies_stops_the_backend() -> None:
+    stopped = threading.Event()
+
+    async def silent(prompt: str) -> AsyncIterator[str]:
+        try:
+            yield "first"
+            await asyncio.sleep(3600)
+        finally:
+            stopped.set()
+
+    class First(SyncLLMService):
+        def Generate(self, request: Any, context: Any) -> Iterator[Any]:
+            replies: Any = super().Generate(request, context)
+            yield next(replies)
+            replies.close()
+            yield llm_pb2.GenerateResponse(token=f" stopped: {stopped.wait(5)}")
+
+    with sync_server(silent, kind=First) as channel:
+        assert text(ask(channel)) == "first stopped: True"
+
+
+def test_the_service_keeps_nothing_of_a_finished_call() -> None:
+    tasks: list[weakref.ref[Any]] = []
+
+    async def noted(prompt: str) -> AsyncIterator[str]:
+        task: Any = asyncio.current_task()
+        tasks.append(weakref.ref(task))
+        yield "a"
+
+    with sync_server(noted) as channel:
+        ask(channel)
+        eventually(lambda: tasks[0]() is None or gc.collect() < 0, seconds=5)
+
+
 def test_a_service_without_a_call_starts_no_thread() -> None:
     before = threads()
     service = SyncLLMService()
@@ -391,6 +502,18 @@ def test_a_service_without_a_call_starts_no_thread() -> None:
 
 
 # --- A vLLM engine behind it ---
+
+
+@pytest.mark.parametrize(
+    ("backend", "module"),
+    [(OpenAIBackend, "smg_proto._http.upstream"), (VLLMBackend, "smg_proto.vllm")],
+)
+def test_a_backend_without_its_extra_fails_at_once(
+    backend: Callable[[str], object], module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=module):
+        backend("http://127.0.0.1:1")
 
 
 def test_a_vllm_engine_is_a_backend(serving: Any) -> None:
@@ -410,14 +533,25 @@ def test_a_vllm_engine_is_a_backend(serving: Any) -> None:
 
 def test_an_engine_gets_the_callers_parameters(serving: Any) -> None:
     engine = FakeVllmEngine()
-    with run_vllm_engine(engine) as address, serving(VLLMBackend(str(address))) as channel:
+    with (
+        run_vllm_engine(engine) as address,
+        serving(VLLMBackend(str(address), token=SECRET)) as channel,
+    ):
         ask(channel, "a", max_tokens=4, temperature=0.5, top_p=0.25, seed=11, request_id="r-1")
-        seen: list[Any] = [s.request for s in engine.record.received if s.rpc == "Generate"]
-        (sent,) = seen
+        (seen,) = [received for received in engine.record.received if received.rpc == "Generate"]
+        assert dict(seen.metadata)["authorization"] == f"Bearer {SECRET}"
+        sent: Any = seen.request
         sampling = sent.sampling_params
         assert (sampling.max_tokens, sampling.seed) == (4, 11)
         assert (sampling.temperature, sampling.top_p) == (0.5, 0.25)
         assert sent.request_id.startswith("r-1")
+
+
+def test_the_error_names_a_field_that_the_client_rejects(serving: Any) -> None:
+    with run_vllm_engine() as address, serving(VLLMBackend(str(address))) as channel:
+        failure = fails(channel, request_id="")
+    assert (failure.code.name, failure.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert failure.field_violations == (FieldViolation("request_id", "the engine rejects it"),)
 
 
 def test_first_calls_at_the_same_time_open_one_client(serving: Any) -> None:
@@ -440,10 +574,15 @@ def test_calls_work_after_a_failed_first_call(serving: Any) -> None:
         assert text(ask(channel, "a", max_tokens=2))
 
 
-def test_a_full_engine_returns_a_retry_delay(serving: Any) -> None:
+@pytest.mark.parametrize(
+    ("pushback", "delay"), [("500", timedelta(seconds=0.5)), ("0", None), ("never", None)]
+)
+def test_a_full_engine_returns_a_retry_delay(
+    serving: Any, pushback: str, delay: timedelta | None
+) -> None:
     class Full(FakeVllmEngine):
         async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", "1500"),))
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, SECRET)
             yield  # never reached; makes it a stream
 
@@ -453,7 +592,7 @@ def test_a_full_engine_returns_a_retry_delay(serving: Any) -> None:
     ):
         failure = fails(channel, "a")
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert failure.retry_after == timedelta(seconds=1.5)
+    assert failure.retry_after == delay
 
 
 def test_closing_a_service_closes_its_engine_client(
@@ -539,6 +678,9 @@ def test_an_adapter_is_ready_when_serve_returns_and_frees_its_port() -> None:
         assert text(ask(channel, "here")) == "here"
     with pytest.raises(OSError, match="cannot listen on 127"):
         LLMGRPCAdapter({"host": "127.0.0.1", "port": adapter.port}).serve()
+    for start in (adapter.serve, adapter.run):
+        with pytest.raises(RuntimeError, match="already started"):
+            start()
     adapter.shutdown()
     assert adapter.wait(0)
     with LLMGRPCAdapter({"host": "127.0.0.1", "port": adapter.port}) as again:
@@ -551,6 +693,13 @@ def test_an_adapter_listens_on_loopback_by_default() -> None:
     assert LLMGRPCAdapter({"host": "::1", "port": 1}).address == "[::1]:1"
     with pytest.raises(ValueError, match=r'invalid address "127\.0\.0\.1:65536": the port'):
         LLMGRPCAdapter({"port": 65536})
+
+
+@pytest.mark.parametrize(("settings", "limit"), [({}, 4 << 20), ({"max_request": 100}, 100)])
+def test_a_request_above_the_maximum_is_rejected(settings: dict[str, int], limit: int) -> None:
+    with aio_server(**settings) as channel:
+        failure = fails(channel, "a" * limit, stop=["a"])  # a short reply
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_an_adapter_serves_health_and_reflection() -> None:
