@@ -3,12 +3,14 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -32,6 +34,21 @@ def eventually(
         if time.monotonic() > ends:
             pytest.fail(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.01)
+
+
+@contextmanager
+def unhandled_signals_fail() -> Iterator[None]:
+    """A test that does not handle SIGINT or SIGTERM fails, instead of ending all tests."""
+
+    def fail(number: int, _: object) -> None:
+        raise AssertionError(f"unhandled {signal.Signals(number).name}")
+
+    previous = {number: signal.signal(number, fail) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def listens(port: int) -> bool:

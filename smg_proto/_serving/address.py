@@ -6,6 +6,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 # Linux's sun_path holds 108 bytes including the final zero; macOS' holds 104.
 MAX_UNIX_PATH_BYTES = 103
@@ -110,29 +111,37 @@ def _bound(address: Address, *, share: bool = False) -> list[socket.socket]:
     failed: OSError | None = None
     port = address.port
     for family, where in dict.fromkeys((family, each) for family, *_, each in resolved):
-        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            if os.name != "nt":  # on Windows it would let two servers bind the port
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if share:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                # As in gRPC, "[::]" includes IPv4.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where[0] != "::"))
-            sock.bind((where[0], port, *where[2:]))
+            sock = _bound_socket(family, (where[0], port, *where[2:]), share)
         except OSError as error:
-            sock.close()
             if error.errno == errno.EADDRINUSE or family == socket.AF_INET:
                 for other in sockets:
                     other.close()
                 raise
             failed = error  # no IPv6 on this machine; localhost has another address
-            continue
-        port = sock.getsockname()[1]
-        sockets.append(sock)
+        else:
+            port = sock.getsockname()[1]
+            sockets.append(sock)
     if not sockets:
         raise failed or OSError("the host has no address")
     return sockets
+
+
+def _bound_socket(family: int, where: tuple[Any, ...], share: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name != "nt":  # on Windows it would let two servers bind the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # As in gRPC, "[::]" includes IPv4.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where[0] != "::"))
+        sock.bind(where)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _check_path_free(address: Address) -> None:
@@ -145,13 +154,15 @@ def _check_path_free(address: Address) -> None:
         raise OSError("the path is not a socket")
     # gRPC replaces a socket that nobody listens on any more.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, suppress(ConnectionError):
-        trial.settimeout(1)
+        trial.setblocking(False)
         try:
             trial.connect(address.path)
         except FileNotFoundError:
             return
+        except BlockingIOError:  # many clients wait for its server
+            pass
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    return error.strerror.lower() if error.strerror else str(error)

@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
-import subprocess
 import sys
 import threading
 import weakref
@@ -20,7 +20,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import eventually, run
+from support import async_eventually, eventually, run, unhandled_signals_fail
 
 from smg_proto import llm_pb2, llm_pb2_grpc
 from smg_proto.errors import FieldViolation, SmgError, from_rpc_error
@@ -747,32 +747,28 @@ def test_a_shutdown_lets_calls_in_flight_finish() -> None:
     assert adapter.wait(0)
 
 
-def test_a_signal_ends_an_adapter_after_its_calls() -> None:
-    program = """
-import asyncio
-from smg_proto.llm import LLMGRPCAdapter
+def test_a_signal_ends_an_adapter_after_its_calls(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def slow(prompt: str) -> AsyncIterator[str]:
+        yield "a"
+        os.kill(os.getpid(), signal.SIGTERM)
+        await async_eventually(lambda: "stopping drain=5s" in caplog.text)
+        yield "b"
 
-async def slow(prompt):
-    yield "a"
-    await asyncio.sleep(1)
-    yield "b"
+    def call() -> str:
+        eventually(lambda: adapter.port)
+        with grpc.insecure_channel(adapter.address) as channel:
+            return text(ask(channel))
 
-LLMGRPCAdapter({"port": 0, "backend": slow}).run()
-print("done")
-"""
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        address = process.stdout.readline().split()[-1]
-        with grpc.insecure_channel(address) as channel:
-            replies = llm_pb2_grpc.LLMServiceStub(channel).Generate(
-                llm_pb2.GenerateRequest(prompt="a"), timeout=30
-            )
-            assert next(replies).token == "a"
-            process.send_signal(signal.SIGTERM)
-            assert [reply.token for reply in replies] == ["b"]
-        assert process.stdout.read() == "done\n"
-        assert process.wait(30) == 0
+    adapter = LLMGRPCAdapter({"port": 0, "backend": slow})
+    with futures.ThreadPoolExecutor() as pool, unhandled_signals_fail():
+        called = pool.submit(call)
+        with caplog.at_level(logging.INFO):
+            adapter.run()
+        assert called.result() == "ab"
+    assert capsys.readouterr().out == f"LLMService on {adapter.address}\n"
+    assert adapter.wait(0)
 
 
 def test_the_package_is_imported_without_any_extra() -> None:

@@ -1,7 +1,10 @@
 """Addresses: which are read, which are refused, and whether they are free."""
 
 import socket
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,7 @@ from smg_proto._serving.address import Address, AddressError, check_free, reserv
         ("localhost:65535", Address("localhost", 65535)),
         ("[::1]:50051", Address("::1", 50051)),
         ("0.0.0.0:1", Address("0.0.0.0", 1)),
-        ("unix:/run/x.sock", Address(path="/run/x.sock")),
+        ("unix:/run/x.sock", Address("", 0, "/run/x.sock")),
         ("unix:///run/x.sock", Address(path="/run/x.sock")),
         ("unix:x.sock", Address(path="x.sock")),
     ],
@@ -55,14 +58,73 @@ def test_an_invalid_address_is_named_in_one_line(text: str, why: str) -> None:
     assert why in str(caught.value)
 
 
-def test_a_port_in_use_is_not_free() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = Address("127.0.0.1", taken.getsockname()[1])
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="no IPv6 on this machine")
+
+
+def family(host: str) -> int:
+    return 99 if not host else socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def resolve(patch: pytest.MonkeyPatch, hosts: list[str]) -> None:
+    def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+        return [(family(each), socket.SOCK_STREAM, 0, "", (each, port)) for each in hosts]
+
+    patch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    ("used", "hosts"),
+    [
+        ("127.0.0.1", ["127.0.0.1"]),
+        pytest.param("::1", ["::1", "127.0.0.1"], marks=needs_ipv6),
+        pytest.param("0.0.0.0", ["::"], marks=needs_ipv6),
+    ],
+)
+def test_a_port_in_use_is_not_free(
+    used: str, hosts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(monkeypatch, hosts)
+    with (
+        socket.create_server((used, 0), family=family(used)) as taken,
+        socket.socket(family(used)) as client,
+    ):
+        address = Address("host", taken.getsockname()[1])
         with pytest.raises(OSError, match="address already in use; choose another port"):
             check_free(address)
-    check_free(address)  # and is, once its owner has gone
+        client.connect(taken.getsockname())
+        taken.accept()[0].close()  # first, so that the system keeps this end for a while
+    check_free(address)  # its owner has gone
+
+
+@pytest.mark.parametrize(
+    ("hosts", "problem"),
+    [
+        (["127.0.0.1", "::1"], ""),
+        (["2001:db8::1", "127.0.0.1"], ""),
+        (["", "127.0.0.1"], ""),  # a kernel without IPv6
+        pytest.param(["2001:db8::1"], "cannot assign requested address", marks=needs_ipv6),
+        (["127.0.0.1", "192.0.2.1"], "cannot assign requested address"),
+        ([], "the host has no address"),
+    ],
+)
+def test_a_host_may_have_addresses_of_a_protocol_that_the_machine_lacks(
+    hosts: list[str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(monkeypatch, hosts)
+    try:
+        check_free(Address("host", 0))
+    except OSError as error:
+        assert problem and f"cannot listen on host:0: {problem}; " in str(error)
+    else:
+        assert not problem
 
 
 def test_a_remote_or_unknown_host_is_reported() -> None:
@@ -86,9 +148,31 @@ def test_a_unix_socket_is_free_if_nobody_listens(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(OSError, match="the path is not a socket"):
         check_free(Address(path=str(file)))
-    with pytest.raises(OSError, match="no folder"):
-        check_free(Address(path=str(tmp_path / "none" / "x.sock")))
+    with pytest.raises(OSError, match=r"no folder .*/None; choose another path"):
+        check_free(Address(path=str(tmp_path / "None" / "x.sock")))
     assert file.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse more connections")
+def test_a_unix_socket_is_not_free_if_its_server_accepts_no_more(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.sock")
+    with ExitStack() as opened:
+        server = opened.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(path)
+        server.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                client = opened.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(path)
+        with pytest.raises(OSError, match="address already in use"):
+            check_free(Address(path=path))
+
+
+def test_a_system_without_unix_sockets_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(OSError, match="this system has no Unix sockets;"):
+        check_free(Address(path="x.sock"))
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")
@@ -107,3 +191,9 @@ def test_a_reserved_port_is_shared_only_with_so_reuseport() -> None:
     finally:
         for each in held:
             each.close()
+
+
+def test_a_system_that_cannot_share_ports_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "SO_REUSEPORT", 9999, raising=False)  # no option of any system
+    with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:0: "):
+        reserve(Address("127.0.0.1", 0))

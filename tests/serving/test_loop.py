@@ -1,0 +1,60 @@
+"""An event loop in its own thread."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+from smg_proto._serving.loop import LoopThread
+
+
+def test_coroutines_run_in_a_thread_that_does_not_keep_the_program_alive() -> None:
+    async def thread() -> threading.Thread:
+        return threading.current_thread()
+
+    loop = LoopThread("some name")
+    try:
+        running = loop.run(thread())
+        assert running.is_alive() and running.daemon and running.name == "some name"
+    finally:
+        loop.close()
+    assert not running.is_alive()
+    loop.close()  # once more does no harm
+
+
+def test_close_lets_what_it_ends_clean_up() -> None:
+    events: list[str] = []
+    started = threading.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)
+            events.append("cancelled")
+            raise
+
+    loop = LoopThread("work")
+    loop.submit(work())
+    assert started.wait(20)
+    loop.close()
+    assert events == ["cancelled"]
+
+
+def test_close_ends_generators() -> None:
+    events: list[str] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            events.append("closed")
+
+    async def first() -> int:
+        return await anext(generator)
+
+    generator = numbers()
+    loop = LoopThread("generator")
+    assert loop.run(first()) == 1
+    loop.close()
+    assert events == ["closed"]
