@@ -385,6 +385,7 @@ class Silent:
             yield Piece("first")
             await asyncio.sleep(3600)
         finally:
+            await asyncio.sleep(0)  # takes its time
             self.events.append("stopped")
 
     async def aclose(self) -> None:

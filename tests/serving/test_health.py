@@ -1,12 +1,14 @@
 """grpc.health.v1 of our servers."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support import async_eventually
 
 from smg_proto._serving.address import Address
 from smg_proto._serving.server import Server
@@ -66,8 +68,9 @@ async def test_a_watcher_gets_each_change_once(server: Server, stub: Any) -> Non
 
 
 async def test_a_drain_notifies_watchers_first_and_does_not_wait_for_them(
-    server: Server, stub: Any
+    server: Server, stub: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    before = len(asyncio.all_tasks())
     watch = stub.Watch(Request(service=SERVICE), timeout=20)
     reflect = stub_of_reflection(server)
     assert (await watch.read()).status == State.SERVING
@@ -81,6 +84,17 @@ async def test_a_drain_notifies_watchers_first_and_does_not_wait_for_them(
         assert server.health.status(SERVICE) == State.NOT_SERVING
         assert await call.read() is grpc.aio.EOF
     await asyncio.wait_for(stopping, 20)
+    await async_eventually(lambda: len(asyncio.all_tasks()) <= before, "no task is left")
+    gc.collect()
+    assert not caplog.records  # of tasks whose error nobody sees
+
+
+async def test_a_finished_call_of_reflection_leaves_no_task(server: Server) -> None:
+    before = len(asyncio.all_tasks())
+    async with stub_of_reflection(server) as call:
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+    await async_eventually(lambda: len(asyncio.all_tasks()) <= before, "no task is left")
 
 
 class stub_of_reflection:
