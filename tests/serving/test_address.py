@@ -75,7 +75,8 @@ def family(host: str) -> int:
 
 def resolve(patch: pytest.MonkeyPatch, hosts: list[str]) -> None:
     def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
-        return [(family(each), socket.SOCK_STREAM, 0, "", (each, port)) for each in hosts]
+        places = [(each, port, 0, 1) if ":" in each else (each, port) for each in hosts]
+        return [(family(each[0]), socket.SOCK_STREAM, 0, "", each) for each in places]
 
     patch.setattr(socket, "getaddrinfo", getaddrinfo)
 
@@ -111,12 +112,16 @@ def test_a_port_in_use_is_not_free(
         (["2001:db8::1", "127.0.0.1"], ""),
         (["", "127.0.0.1"], ""),  # a kernel without IPv6
         pytest.param(["2001:db8::1"], "cannot assign requested address", marks=needs_ipv6),
+        pytest.param(["fe80::1"], "cannot assign requested address", marks=needs_ipv6),
         (["127.0.0.1", "192.0.2.1"], "cannot assign requested address"),
         ([], "the host has no address"),
     ],
 )
 def test_a_host_may_have_addresses_of_a_protocol_that_the_machine_lacks(
-    hosts: list[str], problem: str, monkeypatch: pytest.MonkeyPatch
+    hosts: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     resolve(monkeypatch, hosts)
     try:
@@ -125,6 +130,7 @@ def test_a_host_may_have_addresses_of_a_protocol_that_the_machine_lacks(
         assert problem and f"cannot listen on host:0: {problem}; " in str(error)
     else:
         assert not problem
+    assert not recwarn.list  # of a socket that stays open
 
 
 def test_a_remote_or_unknown_host_is_reported() -> None:

@@ -4,6 +4,8 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 
+import pytest
+
 from smg_proto._serving.loop import LoopThread
 
 
@@ -41,7 +43,8 @@ def test_close_lets_what_it_ends_clean_up() -> None:
     assert events == ["cancelled"]
 
 
-def test_close_ends_generators() -> None:
+@pytest.mark.parametrize("unfinished", [0, 1])
+def test_close_ends_generators(unfinished: int) -> None:
     events: list[str] = []
 
     async def numbers() -> AsyncIterator[int]:
@@ -55,6 +58,8 @@ def test_close_ends_generators() -> None:
 
     generator = numbers()
     loop = LoopThread("generator")
+    for _ in range(unfinished):
+        loop.submit(asyncio.sleep(60))
     assert loop.run(first()) == 1
     loop.close()
     assert events == ["closed"]

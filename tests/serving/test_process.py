@@ -124,6 +124,7 @@ async def test_a_signal_while_it_starts_cancels_the_start(served: Served) -> Non
     running = asyncio.create_task(served.run())
     await async_eventually(lambda: served.events)
     served.shutdown.signalled()
+    await async_eventually(lambda: "cancelled" in served.events, "the start is cancelled", 5)
     assert await asyncio.wait_for(running, 10) == ["start", "cancelled"]
 
 
