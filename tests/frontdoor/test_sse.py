@@ -68,8 +68,13 @@ def test_an_event_is_returned_as_soon_as_its_last_line_ends() -> None:
     assert decoder.feed(b"\ndata: b\n\n") == [(b"", b"b")]
 
 
+def test_a_line_ending_of_two_pieces_is_one() -> None:
+    assert read(b"data: a\r", b"", b"\ndata: b\r", b"\n", b"\n") == [(b"", b"a\nb")]
+
+
 def test_an_event_with_a_byte_order_mark_before_it_is_read() -> None:
     assert read(b"\xef\xbb", b"\xbfdata: a\n\n", b"data: b\n\n") == [(b"", b"a"), (b"", b"b")]
+    assert read(b"\n", b"\xef\xbb\xbfdata: a\n\n") == []  # only before the first line
 
 
 def test_an_incomplete_event_is_not_returned() -> None:
@@ -106,10 +111,23 @@ def test_an_endless_event_is_rejected_at_the_limit(first: bytes, more: bytes) ->
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("piece", [b"event: " + b"x" * 200 + b"\n", b"data: " + b"x" * 200 + b"\n"])
-def test_the_limit_holds_for_a_line_that_arrives_at_once(piece: bytes) -> None:
+@pytest.mark.parametrize(
+    ("pieces", "size"),
+    [
+        ([b"event: 123\n"], 10),
+        ([b"data: 1234\n"], 10),
+        ([b"data: 1234"], 10),
+        ([b"event: 1\n", b"data:"], 13),
+        ([b"data: 1\ndata: 2\n"], 14),
+    ],
+)
+def test_the_limit_is_the_largest_size_of_an_event(pieces: list[bytes], size: int) -> None:
+    largest, too_small = Decoder(size), Decoder(size - 1)
+    for piece in pieces:
+        largest.feed(piece)
     with pytest.raises(TooLong):
-        Decoder(100).feed(piece)
+        for piece in pieces:
+            too_small.feed(piece)
 
 
 def test_the_limit_is_for_one_event_not_for_all() -> None:

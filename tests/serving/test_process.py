@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -144,6 +145,13 @@ async def test_a_failed_start_or_stop_is_raised() -> None:
                 ),
                 10,
             )
+
+
+def test_a_system_without_a_limit_of_open_files_has_no_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert raise_descriptor_limit(1 << 62) == ""
 
 
 UNLIMITED = resource.RLIM_INFINITY
