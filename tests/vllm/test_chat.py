@@ -45,7 +45,7 @@ def test_a_reply_has_openais_shape(both: Both, client: Any, engine: FakeVllmEngi
     assert (choice.message.role, choice.message.content) == ("assistant", "Hello there!")
     assert choice.finish_reason == "stop" and reply.usage is not None
     assert reply.usage.completion_tokens == len(choice.token_ids)
-    named = chat(both, client)
+    named = chat(both, client, timeout=None)
     assert named.model == engine.name
 
 
@@ -179,6 +179,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"logprobs": 2}, "logprobs"),
     ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 2**31}, "top_logprobs"),
     ({"max_tokens": 1, "max_completion_tokens": 1}, "max_completion_tokens"),
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {"type": "xml"}}, "response_format"),

@@ -53,6 +53,7 @@ def test_retries_are_limited_and_can_be_switched_off(
     for client, more, tries in (
         (quick, {}, 3),
         (quick, {"max_retries": 0}, 1),
+        (quick, {"timeout": v.NOT_GIVEN, "wait_for_ready": None, "max_retries": 0}, 1),
         (quick.with_options(max_retries=1), {}, 2),
     ):
         engine.record.received.clear()

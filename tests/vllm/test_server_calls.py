@@ -61,6 +61,8 @@ def test_health(both: Both, client: Any, engine: FakeVllmEngine) -> None:
     assert both.run(client.wait_for_ready(timeout=0.3, poll_interval=0.05)) is False
     engine.healthy = True
     assert both.run(client.wait_for_ready(timeout=30, poll_interval=0.05)) is True
+    assert both.run(client.wait_for_ready(timeout=0.9)) is True
+    assert both.run(client.wait_for_ready(timeout=0)) is False
 
 
 def test_a_server_that_is_not_there_is_not_healthy(both: Both) -> None:

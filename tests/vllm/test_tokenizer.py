@@ -188,8 +188,11 @@ def test_a_tokenizer_that_is_late_ends_the_call_within_its_own_limit(
     for read in (both.create, both.final):
         with pytest.raises(VLLMGrpcTimeoutError, match=r"tokenizer did not arrive .* decoder=None"):
             read(client, prompt=PROMPT, max_tokens=2, timeout=0.4)
+    with pytest.raises(VLLMGrpcTimeoutError, match="tokenizer did not arrive"):
+        both.run(client.embeddings.create(input=PROMPT, timeout=0.2))
     assert engine.sent() == 1  # the fetch goes on, for those who come later
     assert both.create(client, prompt=PROMPT, max_tokens=2, timeout=20).choices[0].text
+    assert both.run(client.embeddings.create(input=PROMPT, timeout=20)).data
     assert engine.sent() == 1
 
 
