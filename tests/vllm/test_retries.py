@@ -214,7 +214,8 @@ def test_an_error_tells_status_details_request_and_metadata(
         assert (error.code, error.details, error.request_id) == (status.name, "not now", "mine")
         assert ("x-cost", "7") in error.trailing_metadata and error.pushback == 0.25
         assert error.retryable == (status in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED))
-        assert f"code={status.name}" in str(error) and "secret" not in str(error)
+        assert f"code={status.name} | details=not now | request_id=mine" in str(error)
+        assert "secret" not in str(error)
         assert ADVICE.get(status, f"the call ended {status.name}") in str(error)
 
 
