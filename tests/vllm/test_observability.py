@@ -56,6 +56,7 @@ with VLLMGrpcClient(target={str(address)!r}) as client:
         )
         assert done.returncode == 0, done.stderr
         assert ("rpc=Generate request_id=cmpl-" in done.stderr) == shown
+        assert (" DEBUG smg_proto.vllm: " in done.stderr) == shown
         assert PROMPT not in done.stderr
 
 
