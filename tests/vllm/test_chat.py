@@ -45,6 +45,8 @@ def test_a_reply_has_openais_shape(both: Both, client: Any, engine: FakeVllmEngi
     assert (choice.message.role, choice.message.content) == ("assistant", "Hello there!")
     assert choice.finish_reason == "stop" and reply.usage is not None
     assert reply.usage.completion_tokens == len(choice.token_ids)
+    assert "metadata" not in str(reply.model_dump())
+    assert ChatCompletion().initial_metadata == ()
     named = chat(both, client, timeout=None)
     assert named.model == engine.name
 
@@ -383,6 +385,22 @@ def test_a_hostile_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises((VLLMGrpcFailedPreconditionError, VLLMGrpcValidationError)) as caught:
         compiled(source).render(messages=[{"role": "user", "content": SECRET}])
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", ["{{ a }}", "{{ [].count(a) }}"])
+def test_steps_are_counted(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "{% for a in range(300) %}" + body + "{% endfor %}"
+    compiled(source).render()
+    monkeypatch.setattr(_template, "MAX_STEPS", 200)
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="exceeds a limit of time or size"):
+        compiled(source).render()
+
+
+def test_powers_have_a_limit() -> None:
+    assert compiled("{{ 2 ** 64 }} {{ (2 ** 32) ** 2 }}").render() == f"{2**64} {2**64}"
+    for source in ("{{ 2 ** 65 }}", "{{ (2 ** 32 + 1) ** 2 }}"):
+        with pytest.raises(VLLMGrpcFailedPreconditionError, match="exceeds a limit"):
+            compiled(source).render()
 
 
 def test_a_slow_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
