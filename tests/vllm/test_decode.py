@@ -400,9 +400,9 @@ def test_a_result_without_a_request_is_decoded_as_it_shows() -> None:
     assert decoder.decode_completion(made) == "one two"
     assert decoder.decode_completion(made, skip_special_tokens=False) == "one two<end>"
     stopped = CompletionChoice(
-        token_ids=decoder.encode("one t"), finish_reason="stop", stop_reason=" t"
+        token_ids=decoder.encode("one t"), finish_reason="stop", stop_reason="e t"
     )
-    assert decoder.decode_completions(Completion(choices=[stopped, choice])) == ["one", "one two"]
+    assert decoder.decode_completions(Completion(choices=[stopped, choice])) == ["on", "one two"]
     assert decoder.decode_completion(Completion()) == ""
 
 

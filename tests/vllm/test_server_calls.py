@@ -16,6 +16,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
+from smg_proto.vllm._types import Result
 
 
 def test_the_model_describes_itself(both: Both, client: Any, engine: FakeVllmEngine) -> None:
@@ -215,3 +216,14 @@ def test_a_model_without_a_name_is_asked_for_it_only_once(
         assert both.create(client, prompt="x", max_tokens=1).model == ""
     assert both.create(client, prompt="x", max_tokens=1, model="mine").model == "mine"
     assert [r.rpc for r in engine.record.received].count("GetModelInfo") == 1
+
+
+def test_messages_and_metadata_are_in_no_dump_and_no_repr() -> None:
+    kinds, found = [Result], 0
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        for name in {"raw", "initial_metadata", "trailing_metadata"} & kind.model_fields.keys():
+            field = kind.model_fields[name]
+            assert (field.exclude, field.repr) == (True, False), (kind, name)
+            found += 1
+    assert found > 10
