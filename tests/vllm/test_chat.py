@@ -362,6 +362,7 @@ HOSTILE = {
     "pads a filter": "{{ 'a' | center(10**10) }}",
     "formats": "{{ '%10000000000d' % 1 }}",
     "formats in another way": "{{ '{:10000000000}'.format(1) }}",
+    "formats what it does not print": "{% set x = '%40000000d' % 1 %}",
     "replaces": "{% set x = 'a' * 100000 %}{{ x.replace('a', x) }}",
     "replaces by a filter": "{% set x = 'a' * 100000 %}{{ x | replace('a', x) }}",
     "joins": "{% set x = 'a' * 100000 %}{{ x.join(x) }}",
