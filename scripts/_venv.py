@@ -68,7 +68,9 @@ def wanted() -> str:
 
 def environment() -> dict[str, str]:
     """The environment of commands in .venv: its programs first, without the caller's Python."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    # Compiled modules are kept: the tests start hundreds of programs, which import the same ones.
+    others = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+    clean = {k: v for k, v in os.environ.items() if k not in others}
     path = f"{VENV / 'bin'}{os.pathsep}{clean.get('PATH', '')}"
     # uv uses the certificates that pip and git trust here.
     return {"UV_SYSTEM_CERTS": "1"} | clean | {"PATH": path, "VIRTUAL_ENV": str(VENV)}

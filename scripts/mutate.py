@@ -93,7 +93,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 # A mutant counts as endless, and therefore as noticed, after this many seconds plus this many times
 # the duration of its tests without one.
 MIN_SECONDS, TIMES = 20, 5
-MAX_NAMED = 500  # run all tests instead of more than this many by name
+MAX_NAMED = 300  # tests in the arguments of a new process
 
 
 @dataclass(frozen=True)
@@ -210,20 +210,29 @@ class Tests:
 
     places: Sequence[str]  # files and folders
     durations: Mapping[str, float]  # of each test, by its name
-    slow: Sequence[str]  # tests to leave out
     by_line: Mapping[Path, Mapping[int, Sequence[str]]]
+    quick: float = math.inf  # longer tests are left out
 
     def near(self, mutant: Mutant) -> list[str]:
         """The tests that run the lines of the mutant, the quickest first.
 
-        None if no test of this process does, or if they also run on import.
+        Empty if no test of this process does, or if they also run on import.
         """
         lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
         names = {name for line in lines for name in self.by_line[mutant.path].get(line, [])}
-        if "" in names:
-            return []
-        quick = names.difference(self.slow) or names
-        return sorted(quick, key=lambda name: self.durations.get(name, 0))
+        return [] if "" in names else self._chosen(names)
+
+    def of_new_process(self, mutant: Mutant) -> Sequence[str]:
+        """Those of its lines or else its module, if only quick ones are asked for; or all."""
+        near = self.near(mutant)
+        lines = self.by_line[mutant.path].values()
+        if not near and self.quick < math.inf:
+            near = self._chosen({name for names in lines for name in names} - {""})[:MAX_NAMED]
+        return near if 0 < len(near) <= MAX_NAMED else self.places
+
+    def _chosen(self, names: set[str]) -> list[str]:
+        ordered = sorted(names, key=lambda name: self.durations.get(name, 0))
+        return [name for name in ordered if self.durations.get(name, 0) <= self.quick] or ordered
 
     def seconds(self, names: Sequence[str]) -> float:
         """When a run of these counts as endless."""
@@ -278,8 +287,8 @@ class Copy:
         return Tests(
             places,
             seconds,
-            [name for name in seconds if seconds[name] > quick],
             {path: _tests_by_line(data, self._home / path) for path in paths},
+            quick,
         )
 
     def survives(self, mutant: Mutant, tests: Tests) -> bool:
@@ -292,7 +301,7 @@ class Copy:
             near = tests.near(mutant)
             reply = self._fork(path, original, near, tests) if near else "unable"
             if reply == "unable":
-                reply = self._run(near if 0 < len(near) <= MAX_NAMED else tests.places, tests)
+                reply = self._run(tests.of_new_process(mutant), tests)
             return reply == "passed"
         finally:
             path.write_bytes(original)
@@ -319,9 +328,7 @@ class Copy:
     def _run(self, names: Sequence[str], tests: Tests) -> str:
         """The same from a new process. Tests that failed last run first."""
         durations = str(self._home / "durations.json")
-        slow = [f"--deselect={name}" for name in tests.slow if name not in names]
-        options = ["--durations-to", durations, "-x", "--ff", tests.timeout, *slow]
-        process = self._start(*options, *names)
+        process = self._start("--durations-to", durations, "-x", "--ff", tests.timeout, *names)
         try:
             return "failed" if process.wait(tests.seconds(names)) else "passed"
         except subprocess.TimeoutExpired:
@@ -436,7 +443,8 @@ def main(words: Sequence[str] | None = None, root: Path = _venv.ROOT) -> int:
         type=float,
         default=math.inf,
         metavar="SECONDS",
-        help="leave out tests that take longer; more mutants survive, in less time",
+        help="leave out tests that take longer, and most where a mutant runs on import: "
+        "takes less time, and lists some that all tests would notice",
     )
     args = parser.parse_args(words)
     if args.jobs < 1 or (args.sample is not None and args.sample < 1):

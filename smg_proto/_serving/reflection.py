@@ -110,6 +110,7 @@ class _Index:
 
     def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
         self._files = {file.name: file for file in files}
+        self._data = {name: file.SerializeToString() for name, file in self._files.items()}
         self._home = {name: file.name for file in self._files.values() for name in _symbols(file)}
 
     def closure(self, name: str, *, by_name: bool) -> list[bytes]:
@@ -121,7 +122,7 @@ class _Index:
             return []
         names: dict[str, None] = {}
         self._collect(first, names)
-        return [self._files[name].SerializeToString() for name in reversed(names)]
+        return [self._data[name] for name in reversed(names)]
 
     def _collect(self, name: str, names: dict[str, None]) -> None:
         """Add a file after its imports. In reverse order, it precedes them."""

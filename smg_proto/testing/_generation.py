@@ -67,12 +67,13 @@ def generate(
     room = model.context_length - len(prompt)
     limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
     text = _Text(sampling.stop)
+    stop_token_ids = frozenset(sampling.stop_token_ids)
     steps = _steps(model, prompt, sampling, index)
     for made, (step, final) in enumerate(steps, start=1):
         ended, matched = final, None
         raw = model.tokenizer.token_bytes(step.token, skip_special=sampling.skip_special)
         if made >= sampling.min_tokens and not final:
-            if step.token in sampling.stop_token_ids:
+            if step.token in stop_token_ids:
                 ended, matched = True, step.token
             elif step.token in EOS and not sampling.ignore_eos:
                 # Only the first end token is not reported; the others count as stop tokens.
@@ -149,15 +150,16 @@ def _choose(
     draw: random.Random,
 ) -> int:
     """Sample a token in the order that is common: penalties, temperature, top-k, min-p, top-p."""
-    counts = Counter(made)
-    seen = counts.keys() | set(prompt)
-    for token, value in logits.items():
-        if token in seen and sampling.repetition_penalty != 1.0:
-            rate = sampling.repetition_penalty
-            value = value / rate if value > 0 else value * rate
-        if token in counts:
-            value -= sampling.frequency_penalty * counts[token] + sampling.presence_penalty
-        logits[token] = value
+    rate = sampling.repetition_penalty
+    if rate != 1.0 or sampling.frequency_penalty or sampling.presence_penalty:
+        counts = Counter(made)
+        seen = counts.keys() | set(prompt)
+        for token, value in logits.items():
+            if token in seen and rate != 1.0:
+                value = value / rate if value > 0 else value * rate
+            if token in counts:
+                value -= sampling.frequency_penalty * counts[token] + sampling.presence_penalty
+            logits[token] = value
     ranked = sorted(logits.items(), key=lambda item: (-item[1], item[0]))
     if sampling.temperature < 1e-5:
         return ranked[0][0]

@@ -47,6 +47,10 @@ class Model:
         stop = self.tokenizer.encode(".")[0]
         after_one[stop] = spaced + Counter({END: len(spaced)})
         self._after_one, self._after_two = dict(after_one), dict(after_two)
+        # The last two tokens count for more than the last one.
+        self._after_both = {
+            pair: after_one[pair[1]] + counts + counts for pair, counts in after_two.items()
+        }
         self._spaced, self._plain = spaced, plain
 
     def logits(self, key: int, context: Sequence[int], made: int) -> dict[int, float]:
@@ -63,12 +67,12 @@ class Model:
         if not context:
             return self._plain
         last = context[-1]
-        pair = self._after_two.get((context[-2], last)) if len(context) > 1 else None
+        both = (context[-2], last) if len(context) > 1 else (-1, last)
         text = b"" if last < ADDED else self.tokenizer.token_bytes(last)
         if text and text[-1] >= 0x80:  # within a character, or at the end of the prompt
-            return pair if pair is not None and made else self._spaced
+            return self._after_two.get(both, self._spaced) if made else self._spaced
         if last in self._after_one and text.strip():
-            return self._after_one[last] + (pair + pair if pair else Counter())
+            return self._after_both.get(both, self._after_one[last])
         return self._spaced if text.strip() else self._plain
 
     def logprobs(self, logits: dict[int, float], token: int) -> dict[int, float]:

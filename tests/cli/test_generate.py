@@ -287,6 +287,8 @@ def test_every_language_has_a_template_with_its_plugins(name: str) -> None:
     for tool in LANGUAGES[name].tools:
         builtin = f"protoc_builtin: {name}"
         assert (builtin if tool.program == "protoc" else f"local: {tool.program}\n") in template
+    # Each plugin is started once, and not once for each folder of protos.
+    assert template.count("strategy: all\n") == template.count("out: ")
 
 
 def test_templates_are_for_known_languages_only() -> None:

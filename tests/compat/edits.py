@@ -55,9 +55,13 @@ class Edit:
 
     def new(self) -> FileDescriptorSet:
         """The contracts after the edit."""
-        tree = Tree(current())
-        self.apply(tree, self.symbol)
-        return tree.files
+        tree, edited = tree_of_all(), FileDescriptorSet()
+        try:
+            self.apply(tree, self.symbol)
+            edited.CopyFrom(tree.files)
+        finally:
+            tree.restore(current())
+        return edited
 
 
 @cache
@@ -68,9 +72,15 @@ def current() -> FileDescriptorSet:
     return files
 
 
+@cache
+def tree_of_all() -> Tree:
+    """A tree for all edits, one after the other: to make one takes longer than to compare."""
+    return Tree(current())
+
+
 def edits(kinds: Kinds) -> list[Edit]:
     """Each kind of edit, in the first suitable place of up to PER_KIND packages."""
-    tree = Tree(current())
+    tree = tree_of_all()
     found: list[Edit] = []
     for kind, (cls, find, apply) in kinds.items():
         places: dict[str, str] = {}

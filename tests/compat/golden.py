@@ -181,23 +181,25 @@ def fully_known(message: Message) -> bool:
     return written(known) == written(message)
 
 
+@cache
+def fact(line: Symbol, data: bool) -> Symbol:
+    """What of a symbol may not change: all of it, or with data, what keeps data."""
+    if not data:
+        return wire(line)
+    single = line.presence in ("implicit", "explicit")
+    return replace(wire(line), since="", presence="" if single else line.presence)
+
+
 def touched(old: set[Symbol], new: set[Symbol], data: bool = False) -> set[str]:
     """The messages that have, or reach, a field or oneof that is not the same any more.
 
     With data: only where that loses data; presence may come and go.
     """
-
-    def fact(line: Symbol) -> Symbol:
-        if not data:
-            return wire(line)
-        single = line.presence in ("implicit", "explicit")
-        return replace(wire(line), since="", presence="" if single else line.presence)
-
-    there = {fact(line) for line in new}
+    there = {fact(line, data) for line in new}
     found = {
         line.name.rpartition(".")[0]
         for line in old
-        if line.kind in ("field", "oneof") and fact(line) not in there
+        if line.kind in ("field", "oneof") and fact(line, data) not in there
     }
     holders: dict[str, set[str]] = {}
     for line in old:

@@ -210,15 +210,17 @@ def test_a_pipe_as_the_contract_does_not_block(tmp_path: Path, refused: Refused)
 
 
 def test_a_member_that_unpacks_beyond_the_limit_is_rejected(
-    tmp_path: Path, refused: Refused
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says of itself that it is small."""
+    for limit in ("MAX_DESCRIPTORS_BYTES", "MAX_MODULE_BYTES", "MAX_PROTO_BYTES"):
+        monkeypatch.setattr(_limits, limit, 2**20)
     for name in ("smg_proto/descriptors.binpb", "x_pb2.py", "x.proto"):
         path = tmp_path / "bomb.whl"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-            wheel.writestr(name, b"\0" * (200 * 2**20))
+            wheel.writestr(name, b"\0" * (2 * 2**20))
         data = path.read_bytes()
-        path.write_bytes(data.replace(struct.pack("<I", 200 * 2**20), struct.pack("<I", 10)))
+        path.write_bytes(data.replace(struct.pack("<I", 2 * 2**20), struct.pack("<I", 10)))
         result = refused("diff", path, "self")
         assert "MiB" in result or "damaged" in result or "not a FileDescriptorSet" in result
 

@@ -32,9 +32,20 @@ class Tree:
         self.services: dict[str, ServiceDescriptorProto] = {}
         self.rpcs: dict[str, MethodDescriptorProto] = {}
         for file in self.files.file:
-            if not file.package.startswith("google."):
-                for declared in declarations(file):
-                    self._add(declared)
+            self._add_file(file)
+
+    def restore(self, files: FileDescriptorSet) -> None:
+        """Undo all edits. These are the files as they were; an edit may have added some."""
+        del self.files.file[len(files.file) :]
+        for edited, file in zip(self.files.file, files.file, strict=True):
+            if edited != file:
+                edited.CopyFrom(file)
+                self._add_file(edited)
+
+    def _add_file(self, file: FileDescriptorProto) -> None:
+        if not file.package.startswith("google."):
+            for declared in declarations(file):
+                self._add(declared)
 
     def _add(self, declared: Declaration) -> None:
         name, proto = declared.name, declared.proto

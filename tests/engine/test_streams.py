@@ -261,10 +261,11 @@ def test_a_reply_that_cannot_be_parsed_fails(client: Client) -> None:
 
 
 def test_a_message_over_the_limit(client: Client) -> None:
-    chunk = pb.GenerateResponse(complete=pb.GenerateComplete(output_ids=[300] * (3 << 20)))
+    number = (2 << 20) + 1  # of two bytes each
+    chunk = pb.GenerateResponse(complete=pb.GenerateComplete(output_ids=[300] * number))
     with serving({GENERATE: [chunk]}) as server:
         completion = client.complete(server.target, LONG, **VLLM)  # over gRPC's own 4 MiB
-        assert len(completion.token_ids) == 3 << 20
+        assert len(completion.token_ids) == number
         with pytest.raises(BusyError):
             client.complete(server.target, LONG, max_message_bytes=1 << 20, **VLLM)
         with pytest.raises(BusyError):

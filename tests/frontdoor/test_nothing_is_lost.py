@@ -15,9 +15,14 @@ from google.protobuf import json_format
 from frontdoor.calls import call
 from frontdoor.replay import Upstream, sse
 
-openai = pytest.importorskip("openai")
-anthropic = pytest.importorskip("anthropic")
 pydantic = pytest.importorskip("pydantic")
+
+
+@pytest.fixture(autouse=True)
+def packages() -> None:
+    """The published packages. To import them takes seconds: not before a test needs them."""
+    pytest.importorskip("openai")
+    pytest.importorskip("anthropic")
 
 
 def kinds(annotation: Any) -> list[Any]:

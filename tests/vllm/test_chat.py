@@ -45,7 +45,9 @@ def test_a_reply_has_openais_shape(both: Both, client: Any, engine: FakeVllmEngi
     assert (choice.message.role, choice.message.content) == ("assistant", "Hello there!")
     assert choice.finish_reason == "stop" and reply.usage is not None
     assert reply.usage.completion_tokens == len(choice.token_ids)
-    named = chat(both, client)
+    assert "metadata" not in str(reply.model_dump())
+    assert ChatCompletion().initial_metadata == ()
+    named = chat(both, client, timeout=None)
     assert named.model == engine.name
 
 
@@ -179,6 +181,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"logprobs": 2}, "logprobs"),
     ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 2**31}, "top_logprobs"),
     ({"max_tokens": 1, "max_completion_tokens": 1}, "max_completion_tokens"),
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {"type": "xml"}}, "response_format"),
@@ -359,6 +362,7 @@ HOSTILE = {
     "pads a filter": "{{ 'a' | center(10**10) }}",
     "formats": "{{ '%10000000000d' % 1 }}",
     "formats in another way": "{{ '{:10000000000}'.format(1) }}",
+    "formats what it does not print": "{% set x = '%40000000d' % 1 %}",
     "replaces": "{% set x = 'a' * 100000 %}{{ x.replace('a', x) }}",
     "replaces by a filter": "{% set x = 'a' * 100000 %}{{ x | replace('a', x) }}",
     "joins": "{% set x = 'a' * 100000 %}{{ x.join(x) }}",
@@ -382,6 +386,22 @@ def test_a_hostile_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises((VLLMGrpcFailedPreconditionError, VLLMGrpcValidationError)) as caught:
         compiled(source).render(messages=[{"role": "user", "content": SECRET}])
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", ["{{ a }}", "{{ [].count(a) }}"])
+def test_steps_are_counted(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "{% for a in range(300) %}" + body + "{% endfor %}"
+    compiled(source).render()
+    monkeypatch.setattr(_template, "MAX_STEPS", 200)
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="exceeds a limit of time or size"):
+        compiled(source).render()
+
+
+def test_powers_have_a_limit() -> None:
+    assert compiled("{{ 2 ** 64 }} {{ (2 ** 32) ** 2 }}").render() == f"{2**64} {2**64}"
+    for source in ("{{ 2 ** 65 }}", "{{ (2 ** 32 + 1) ** 2 }}"):
+        with pytest.raises(VLLMGrpcFailedPreconditionError, match="exceeds a limit"):
+            compiled(source).render()
 
 
 def test_a_slow_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, text_of
 
 from smg_proto._tokens.text import TextPlan
 from smg_proto.testing import Address, Answer, FakeVllmEngine
-from smg_proto.vllm import TokenDecoder
+from smg_proto.vllm import Completion, CompletionChoice, CompletionChunk, TokenDecoder
 
 
 def byte_level() -> TokenDecoder:
@@ -390,3 +390,21 @@ def test_the_text_prompt_decides_the_first_blank(
     for prompt in ("Hello", byte_fallback().encode("Hello")):
         assert both.final(client, prompt=prompt).choices[0].text == " world"
     assert sent(scripted).stream
+
+
+def test_a_result_without_a_request_is_decoded_as_it_shows() -> None:
+    decoder = byte_level()
+    ids = [*decoder.encode("one two"), *decoder.encode("<end>")]
+    choice = CompletionChoice(token_ids=ids, finish_reason="length")
+    made = Completion(choices=[choice])
+    assert decoder.decode_completion(made) == "one two"
+    assert decoder.decode_completion(made, skip_special_tokens=False) == "one two<end>"
+    stopped = CompletionChoice(
+        token_ids=decoder.encode("one t"), finish_reason="stop", stop_reason="e t"
+    )
+    assert decoder.decode_completions(Completion(choices=[stopped, choice])) == ["on", "one two"]
+    assert decoder.decode_completion(Completion()) == ""
+
+
+def test_a_chunk_without_choices_adds_no_text() -> None:
+    assert byte_level().decode_chunk(CompletionChunk(id="x", created=0, model="m")) == ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from support import eventually
+from support import async_eventually, eventually
 from vllm_kit import Both, ScriptedEngine, chunk, complete
 
 from smg_proto import common_pb2
@@ -320,7 +320,7 @@ def test_a_close_in_the_moment_of_a_retry_is_kept(
     both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine, on_retry: Any
 ) -> None:
     engine.script.add(Fault(Code.UNAVAILABLE), rpc="Generate")
-    client = both.make(address, initial_backoff=3600.0, max_backoff=3600.0, timeout=None)
+    client = both.make(address, initial_backoff=20.0, max_backoff=20.0, timeout=None)
     stream: Any = both.stream(client, prompt="x", max_tokens=2000)
 
     def close() -> None:
@@ -395,15 +395,14 @@ def test_closing_ends_the_wait_for_a_retry(
     who: str, both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine, on_retry: Any
 ) -> None:
     engine.script.add(Fault(Code.UNAVAILABLE), rpc="Generate", times=None)
-    client = both.make(address, initial_backoff=3600.0, max_backoff=3600.0, timeout=None)
+    client = both.make(address, initial_backoff=20.0, max_backoff=20.0, timeout=None)
     stream: Any = both.stream(client, prompt="x", max_tokens=2000)
     waiting = threading.Event()
     on_retry(waiting.set)
 
     async def read_and_close() -> None:
         reading = asyncio.ensure_future(stream.__anext__())
-        while not waiting.is_set():
-            await asyncio.sleep(0.005)
+        await async_eventually(waiting.is_set, "a retry is waited for")
         await (stream if who == "stream" else client).close()
         await reading
 

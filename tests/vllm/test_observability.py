@@ -56,6 +56,7 @@ with VLLMGrpcClient(target={str(address)!r}) as client:
         )
         assert done.returncode == 0, done.stderr
         assert ("rpc=Generate request_id=cmpl-" in done.stderr) == shown
+        assert (" DEBUG smg_proto.vllm: " in done.stderr) == shown
         assert PROMPT not in done.stderr
 
 
@@ -88,7 +89,8 @@ def test_a_completion_is_a_span(
         assert seen["gen_ai.usage.input_tokens"] == result.usage.prompt_tokens
         assert seen["gen_ai.response.id"] == result.id
         assert seen["gen_ai.response.finish_reasons"] == (result.choices[0].finish_reason,)
-        assert str(seen["server.port"]) in address
+        host, _, port = address.rpartition(":")
+        assert (seen["server.address"], seen["server.port"]) == (host, int(port))
         assert PROMPT not in str(seen)
         assert span.context is not None
         parent = metadata_of(address.servicer, "Generate")["traceparent"]

@@ -24,7 +24,12 @@ from smg_proto.vllm import (
     VLLMGrpcInvalidArgumentError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm._params import ChatParams, CompletionParams, EmbeddingParams
+from smg_proto.vllm._params import (
+    ChatParams,
+    CompletionParams,
+    CompletionRequest,
+    EmbeddingParams,
+)
 
 ALL: dict[str, Any] = {
     "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "frequency_penalty": -1.5,
@@ -247,6 +252,37 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metadata": "x"}, "metadata"),
     ({"traceparent": "00-1-2-3"}, "traceparent"),
 ]  # fmt: skip
+
+
+INT32, UINT32 = 2**31 - 1, 2**32 - 1
+RANGES: list[tuple[str, float, float, float]] = [  # the least, the most, and what is beyond by
+    ("temperature", 0.0, 2.0, 0.001),
+    ("top_p", 0.001, 1.0, 0.001),
+    ("top_k", -1, INT32, 1),
+    ("min_p", 0.0, 1.0, 0.001),
+    ("frequency_penalty", -2.0, 2.0, 0.001),
+    ("presence_penalty", -2.0, 2.0, 0.001),
+    ("max_tokens", 1, UINT32, 1),
+    ("min_tokens", 0, UINT32, 1),
+    ("n", 1, 16384, 1),
+    ("logprobs", -1, INT32, 1),
+    ("prompt_logprobs", -1, INT32, 1),
+    ("seed", -INT32 - 1, INT32, 1),
+    ("truncate_prompt_tokens", -1, INT32, 1),
+    ("data_parallel_rank", 0, INT32, 1),
+]
+
+
+@pytest.mark.parametrize(("name", "least", "most", "step"), RANGES, ids=[r[0] for r in RANGES])
+def test_ranges_include_their_ends(name: str, least: float, most: float, step: float) -> None:
+    for value in (least, most):
+        request = CompletionRequest.of({name: value})
+        assert getattr(request, name) == value
+        request.to_grpc()
+    for value in (least - step, most + step):
+        with pytest.raises(VLLMGrpcValidationError) as caught:
+            CompletionRequest.of({name: value})
+        assert caught.value.param == name
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from vllm_inference import InferenceEngine
 from vllm_kit import Both, text_of, used
 
 from smg_proto import vllm_engine_pb2 as pb
+from smg_proto import vllm_inference_pb2
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import (
     MediaRef,
@@ -17,6 +18,8 @@ from smg_proto.vllm import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
+from smg_proto.vllm._inference import translated
+from smg_proto.vllm._params import CompletionRequest
 
 PROMPT = "The quick brown"
 SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
@@ -256,3 +259,23 @@ def test_a_server_of_neither_says_so(both: Both) -> None:
         for _ in range(2):
             with pytest.raises(VLLMGrpcUnimplementedError):
                 both.create(client, prompt=PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("json_schema", "json"),
+        ("regex", "regex"),
+        ("grammar", "grammar"),
+        ("structural_tag", "structural_tag"),
+        ("json_object", "json_object"),
+    ],
+)
+def test_each_constraint_has_a_field_in_the_other_protocol(name: str, field: str) -> None:
+    value: Any = True if name == "json_object" else "[a-z]"
+    params = CompletionRequest.of({}).to_grpc()
+    setattr(params, name, value)
+    _, made = translated("Generate", pb.GenerateRequest(sampling_params=params))
+    assert isinstance(made, vllm_inference_pb2.GenerateRequest)
+    assert made.decoding.WhichOneof("structured_output") == field
+    assert getattr(made.decoding, field) == value

@@ -53,6 +53,7 @@ def test_retries_are_limited_and_can_be_switched_off(
     for client, more, tries in (
         (quick, {}, 3),
         (quick, {"max_retries": 0}, 1),
+        (quick, {"timeout": v.NOT_GIVEN, "wait_for_ready": None, "max_retries": 0}, 1),
         (quick.with_options(max_retries=1), {}, 2),
     ):
         engine.record.received.clear()
@@ -180,6 +181,20 @@ CLASSES = {
     Code.UNAUTHENTICATED: v.VLLMGrpcUnauthenticatedError,
 }
 
+ADVICE = {
+    Code.CANCELLED: "was cancelled",
+    Code.INVALID_ARGUMENT: "correct it",
+    Code.DEADLINE_EXCEEDED: "a longer timeout= may help",
+    Code.NOT_FOUND: "does not have",
+    Code.PERMISSION_DENIED: "not allowed",
+    Code.RESOURCE_EXHAUSTED: "try again later",
+    Code.FAILED_PRECONDITION: "not configured",
+    Code.UNIMPLEMENTED: "does not support this call",
+    Code.INTERNAL: "the engine or its server failed",
+    Code.UNAVAILABLE: "try again later",
+    Code.UNAUTHENTICATED: "check token=",
+}
+
 
 def test_every_status_has_a_class() -> None:
     assert set(CLASSES) == set(Code) - {Code.OK}
@@ -199,7 +214,9 @@ def test_an_error_tells_status_details_request_and_metadata(
         assert (error.code, error.details, error.request_id) == (status.name, "not now", "mine")
         assert ("x-cost", "7") in error.trailing_metadata and error.pushback == 0.25
         assert error.retryable == (status in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED))
-        assert f"code={status.name}" in str(error) and "secret" not in str(error)
+        assert f"code={status.name} | details=not now | request_id=mine" in str(error)
+        assert "secret" not in str(error)
+        assert ADVICE.get(status, f"the call ended {status.name}") in str(error)
 
 
 # As in OpenAI's library, by the HTTP status that a gateway would make of it.

@@ -16,6 +16,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
+from smg_proto.vllm._types import Result
 
 
 def test_the_model_describes_itself(both: Both, client: Any, engine: FakeVllmEngine) -> None:
@@ -61,6 +62,8 @@ def test_health(both: Both, client: Any, engine: FakeVllmEngine) -> None:
     assert both.run(client.wait_for_ready(timeout=0.3, poll_interval=0.05)) is False
     engine.healthy = True
     assert both.run(client.wait_for_ready(timeout=30, poll_interval=0.05)) is True
+    assert both.run(client.wait_for_ready(timeout=0.9)) is True
+    assert both.run(client.wait_for_ready(timeout=0)) is False
 
 
 def test_a_server_that_is_not_there_is_not_healthy(both: Both) -> None:
@@ -213,3 +216,14 @@ def test_a_model_without_a_name_is_asked_for_it_only_once(
         assert both.create(client, prompt="x", max_tokens=1).model == ""
     assert both.create(client, prompt="x", max_tokens=1, model="mine").model == "mine"
     assert [r.rpc for r in engine.record.received].count("GetModelInfo") == 1
+
+
+def test_messages_and_metadata_are_in_no_dump_and_no_repr() -> None:
+    kinds, found = [Result], 0
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        for name in {"raw", "initial_metadata", "trailing_metadata"} & kind.model_fields.keys():
+            field = kind.model_fields[name]
+            assert (field.exclude, field.repr) == (True, False), (kind, name)
+            found += 1
+    assert found > 10

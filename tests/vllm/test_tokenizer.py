@@ -37,6 +37,8 @@ from smg_proto.vllm import (
     VLLMGrpcTimeoutError,
     VLLMGrpcUnavailableError,
 )
+from smg_proto.vllm._async import caller as async_caller
+from smg_proto.vllm._sync import caller as sync_caller
 
 PROMPT = "the quick brown"
 
@@ -186,8 +188,11 @@ def test_a_tokenizer_that_is_late_ends_the_call_within_its_own_limit(
     for read in (both.create, both.final):
         with pytest.raises(VLLMGrpcTimeoutError, match=r"tokenizer did not arrive .* decoder=None"):
             read(client, prompt=PROMPT, max_tokens=2, timeout=0.4)
+    with pytest.raises(VLLMGrpcTimeoutError, match="tokenizer did not arrive"):
+        both.run(client.embeddings.create(input=PROMPT, timeout=0.2))
     assert engine.sent() == 1  # the fetch goes on, for those who come later
     assert both.create(client, prompt=PROMPT, max_tokens=2, timeout=20).choices[0].text
+    assert both.run(client.embeddings.create(input=PROMPT, timeout=20)).data
     assert engine.sent() == 1
 
 
@@ -530,6 +535,17 @@ def test_a_name_that_comes_later_is_shown_then(both: Both, fresh: Address[FakeVl
         assert time.monotonic() < until
     engine.script.add(Fault(grpc.StatusCode.UNAVAILABLE), rpc="GetModelInfo", times=None)
     assert both.create(client, prompt=PROMPT, max_tokens=1).model == engine.name
+
+
+def test_a_result_waits_for_the_name(
+    both: Both, fresh: Address[FakeVllmEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (async_caller, sync_caller):
+        monkeypatch.setattr(module, "_LABEL_WAIT", 30.0)
+    client, engine = both.make(fresh, decoder=None), own(fresh)
+    engine.script.add(Fault(delay=0.2), rpc="GetModelInfo")
+    assert both.create(client, prompt=PROMPT, max_tokens=1).model == engine.name
+    assert own(fresh).sent("GetModelInfo") == 1
 
 
 def test_a_server_that_is_gone_is_no_missing_tokenizer(both: Both) -> None:
