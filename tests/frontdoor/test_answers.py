@@ -1,6 +1,7 @@
 """What the gateway answers, well or badly, is the reply or the status that it should be."""
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -13,7 +14,7 @@ from frontdoor.replay import EXCHANGES, Upstream, sse
 from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import from_response, reason_of
 from smg_proto._http.upstream import Upstream as HttpUpstream
-from smg_proto.errors import SmgError
+from smg_proto.errors import FieldViolation, SmgError
 
 Code = grpc.StatusCode
 CHAT = EXCHANGES["chat"]["response"]["body"]
@@ -172,8 +173,92 @@ async def test_an_error_s_message_is_found_in_every_form(
 
 
 @pytest.mark.parametrize(
+    "http, path, code, message, reason",
+    [
+        (400, "", "context_length_exceeded", "", "CONTEXT_LENGTH_EXCEEDED"),
+        (400, "", "multimodal_not_supported", "", "MULTIMODAL_NOT_SUPPORTED"),
+        (400, "", "tokenizer_not_found", "", "TOKENIZER_NOT_FOUND"),
+        (404, "", "tokenizer_not_found", "", "TOKENIZER_NOT_FOUND"),
+        (404, "/v1/tokenizers/a", "", "", "TOKENIZER_NOT_FOUND"),
+        (400, "/parse/reasoning", "", "Unknown parser", "PARSER_NOT_FOUND"),
+        (400, "/parse/reasoning", "", "no text", "INVALID_REQUEST"),
+        (400, "/v1/chat/completions", "", "Unknown role", "INVALID_REQUEST"),
+        (400, "", "previous_response_not_found", "", "RESPONSE_NOT_FOUND"),
+        (400, "", "conversation_not_found", "", "CONVERSATION_NOT_FOUND"),
+        (404, "", "conversation_not_found", "", "CONVERSATION_NOT_FOUND"),
+        (404, "/v1/conversations/a", "", "", "CONVERSATION_NOT_FOUND"),
+        (400, "", "response_already_completed", "", "RESPONSE_NOT_CANCELLABLE"),
+        (400, "", "another", "", "INVALID_REQUEST"),
+        (422, "", "", "", "INVALID_REQUEST"),
+        (401, "", "", "", "UNAUTHENTICATED"),
+        (403, "", "", "", "PERMISSION_DENIED"),
+        (404, "", "model_not_found", "", "MODEL_NOT_FOUND"),
+        (404, "/v1/responses/a", "not_found", "", "RESPONSE_NOT_FOUND"),
+        (404, "/v1/responses/a", "response_not_found", "", "RESPONSE_NOT_FOUND"),
+        (404, "/v1/responses/a", "unknown_url", "", "ROUTE_NOT_FOUND"),
+        (404, "/v1/completions", "not_found", "", "ROUTE_NOT_FOUND"),
+        (404, "/workers/a", "WORKER_NOT_FOUND", "", "WORKER_NOT_FOUND"),
+        (404, "", "", "", "ROUTE_NOT_FOUND"),
+        (409, "/workers", "", "", "WORKER_ALREADY_EXISTS"),
+        (409, "/v1/tokenizers", "", "", "TOKENIZER_ALREADY_EXISTS"),
+        (409, "/v1/completions", "", "", "WORKER_ERROR"),
+        (413, "", "", "", "REQUEST_TOO_LARGE"),
+        (424, "", "", "", "MCP_SERVER_UNAVAILABLE"),
+        (429, "", "", "", "OVERLOADED"),
+        (501, "", "", "", "UNSUPPORTED_BY_BACKEND"),
+        (503, "", "no_available_workers", "", "NO_AVAILABLE_WORKERS"),
+        (503, "", "admission_queue_timeout", "", "QUEUE_TIMEOUT"),
+        (502, "", "", "", "WORKER_UNAVAILABLE"),
+        (503, "", "", "", "WORKER_UNAVAILABLE"),
+        (408, "", "", "", "WORKER_TIMEOUT"),
+        (504, "", "", "", "WORKER_TIMEOUT"),
+        (500, "", "", "", "WORKER_ERROR"),
+    ],
+)
+def test_the_reason_follows_from_status_path_code_and_text(
+    http: int, path: str, code: str, message: str, reason: str
+) -> None:
+    body = json.dumps({"error": {"message": message, "code": code}}).encode()
+    error = from_response(http, {}, body, path)
+    assert (error.reason, error.message) == (reason, message or f"the gateway returned HTTP {http}")
+    assert error.metadata == {"http_status": str(http)} | ({"code": code} if code else {})
+
+
+@pytest.mark.parametrize(
+    "body, code, violations",
+    [
+        ({"error": {"code": "a", "type": "b"}, "code": "c"}, "c", []),
+        ({"error": {"code": "a", "type": "b"}}, "a", []),
+        ({"error": {"type": "b"}}, "b", []),
+        ({"code": "c" * 101}, "c" * 100, []),
+        ({"param": "p", "message": "m"}, "", [FieldViolation("p", "m")]),
+        ({"error": {"param": "q"}, "param": "p", "message": "m"}, "", [FieldViolation("q", "m")]),
+        (
+            {"detail": [{"loc": ["body", "a", 0], "msg": "m"}, {"loc": "b", "msg": "n"}]},
+            "",
+            [FieldViolation("a.0", "m"), FieldViolation("", "n")],
+        ),
+        ({"detail": [{"msg": "m"}] * 101}, "", [FieldViolation("", "m")] * 100),
+    ],
+)
+def test_the_code_and_the_fields_are_found_in_every_form(
+    body: Any, code: str, violations: list[FieldViolation]
+) -> None:
+    error = from_response(400, {}, json.dumps(body).encode(), "")
+    assert (error.metadata.get("code", ""), error.field_violations) == (code, violations)
+
+
+def test_the_header_has_the_code() -> None:
+    headers = {"x-smg-error-code": "model_not_found"}
+    error = from_response(404, headers, b'{"error": {"code": "other"}}', "")
+    assert (error.reason, error.metadata["code"]) == ("MODEL_NOT_FOUND", "model_not_found")
+
+
+@pytest.mark.parametrize(
     "error, code, reason",
     [
+        ({"message": "m", "code": 400.0}, Code.INTERNAL, "WORKER_ERROR"),
+        ({"message": "m", "code": 599}, Code.INTERNAL, "WORKER_ERROR"),
         ({"message": "m", "code": 429}, Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         ({"message": "m", "code": 400}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
         ({"message": "m", "code": 200}, Code.INTERNAL, "WORKER_ERROR"),
@@ -197,7 +282,14 @@ async def test_an_event_named_error_is_a_failure(
 
 @pytest.mark.parametrize(
     "value, seconds",
-    [("0", 0), ("7", 7), ("1.5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)],
+    [
+        ("0", 0),
+        ("7", 7),
+        ("1.5", 1.5),
+        ("9" * 9, 999_999_999),
+        ("0.000000009", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ],
 )
 def test_retry_after_is_returned(value: str, seconds: float) -> None:
     found = from_response(503, {"retry-after": value}, b"", "").retry_after
@@ -212,7 +304,8 @@ def test_a_retry_after_in_the_future_is_the_time_until_then() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "soon", "-1", "nan", "inf", "1e9", "²", "9" * 14, "9" * 5000]
+    "value",
+    ["", "soon", "-1", "nan", "inf", "1e9", "²", "9" * 10, "0." + "9" * 10, "9" * 14, "9" * 5000],
 )
 def test_an_invalid_retry_after_is_omitted(value: str) -> None:
     error = from_response(429, {"retry-after": value}, b"", "")
@@ -221,7 +314,9 @@ def test_an_invalid_retry_after_is_omitted(value: str) -> None:
 
 def test_the_gateway_s_codes_in_a_response_have_reasons() -> None:
     assert reason_of("context_length_exceeded") == "CONTEXT_LENGTH_EXCEEDED"
-    assert reason_of("server_error") == "WORKER_ERROR"
+    assert [reason_of(code) for code in ("", "server_error", "stream_error")] == [
+        "WORKER_ERROR"
+    ] * 3
     assert reason_of("something_new") == "SOMETHING_NEW"
 
 
