@@ -181,28 +181,6 @@ async def test_each_http_status_has_its_grpc_status(
         assert found.retry_after is not None and found.retry_after.total_seconds() == 7
 
 
-@pytest.mark.parametrize(
-    "http, code, status, reason",
-    [
-        (503, "no_available_workers", Code.UNAVAILABLE, "NO_AVAILABLE_WORKERS"),
-        (503, "admission_queue_timeout", Code.UNAVAILABLE, "QUEUE_TIMEOUT"),
-        (400, "multimodal_not_supported", Code.INVALID_ARGUMENT, "MULTIMODAL_NOT_SUPPORTED"),
-        (400, "previous_response_not_found", Code.NOT_FOUND, "RESPONSE_NOT_FOUND"),
-    ],
-)
-async def test_each_code_of_the_gateway_has_its_grpc_status(
-    upstream: Upstream,
-    channel: grpc.aio.Channel,
-    http: int,
-    code: str,
-    status: Code,
-    reason: str,
-) -> None:
-    upstream.answer(http, {"error": {"message": "m", "code": "other"}}, x_smg_error_code=code)
-    found = await failure(channel, "ChatService.Chat")
-    assert (found.code, found.reason, found.metadata["code"]) == (status, reason, code)
-
-
 async def test_an_unreachable_upstream_is_unavailable() -> None:
     async with front_door(Upstream("http://127.0.0.1:1")) as channel:
         for name in (*REQUESTS, *STREAMS, *CONVERSATIONS):
