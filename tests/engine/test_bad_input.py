@@ -214,6 +214,29 @@ def test_parameters(params: dict[str, Any], parameter: str) -> None:
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"token_ids": [0, 2**31 - 1]},
+        {"max_tokens": 1, "min_tokens": 1},
+        {"max_tokens": 2**31 - 1, "min_tokens": 0},
+        {"min_tokens": 2**31 - 1},
+        {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logprobs": 0},
+        {"temperature": 2.9e38, "top_p": 1e-9, "min_p": 1.0, "repetition_penalty": 1e-9},
+        {"presence_penalty": -2.0, "frequency_penalty": 2.0, "prompt_logprobs": 0},
+        {"presence_penalty": 2.0, "frequency_penalty": -2.0, "top_k": 2**31 - 1},
+        {"logprobs": 2**31 - 1, "prompt_logprobs": 2**31 - 1},
+        {"logit_bias": {0: -2.9e38, 2**31 - 1: 2.9e38}},
+        {"seed": 0, "n": 1, "stop": [], "stop_token_ids": []},
+        {"seed": 2**63 - 1, "n": 1000, "stop": ["a"] * 1000},
+        {"request_id": "!" + "a" * 254 + "~"},
+        {"ignore_eos": False, "json_object": True},
+    ],
+)
+def test_the_limits_of_parameters_are_valid(params: dict[str, Any]) -> None:
+    assert check(IDS | params).items() >= params.items()
+
+
 def test_a_schema_that_contains_itself_is_rejected() -> None:
     schema: dict[str, Any] = {}
     schema["a"] = schema

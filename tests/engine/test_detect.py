@@ -14,6 +14,7 @@ from smg_proto._probe import READS, UNKNOWN_RPC
 from smg_proto.engine import (
     AccessError,
     DeadlineError,
+    EngineError,
     NoContractError,
     ParameterError,
     UnavailableError,
@@ -122,10 +123,17 @@ def test_a_contract_that_is_passed_is_not_detected(client: Client) -> None:
         connect("localhost:1", contract="vllm.grpc")
 
 
-@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED"])
-def test_a_server_without_access_raises_access_error(client: Client, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("UNAUTHENTICATED", AccessError),
+        ("PERMISSION_DENIED", AccessError),
+        ("UNAVAILABLE", UnavailableError),
+    ],
+)
+def test_a_server_that_accepts_no_call(client: Client, code: str, kind: type[EngineError]) -> None:
     with serving(default=fails(grpc.StatusCode[code], "key sesame")) as server:
-        with pytest.raises(AccessError) as caught:
+        with pytest.raises(kind) as caught:
             client.attribute(server.target, "contract")
         assert (caught.value.code, caught.value.details) == (code, "key sesame")
         assert "sesame" not in str(caught.value)
