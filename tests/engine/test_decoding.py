@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import pytest
 
+import smg_proto.engine
 from engine.kit import Client, Handler, fails, serving
 from smg_proto import mlx_engine_pb2 as mlx
 from smg_proto import trtllm_service_pb2 as trtllm
@@ -148,6 +149,10 @@ def test_a_tokenizer_that_cannot_be_downloaded(client: Client, handlers: Any, pr
         assert "sesame" not in str(caught.value)
         with pytest.raises(FailedError, match=problem):
             client.attribute(server.target, "has_text", **options, decoder="server")
+
+
+def test_a_misspelled_name_is_no_attribute() -> None:
+    assert not hasattr(smg_proto.engine, "TokenDecoders")
 
 
 def test_a_decoder_of_another_type_is_rejected(client: Client) -> None:

@@ -427,8 +427,10 @@ def test_load_and_health_of_openengine(client: Client) -> None:
         health = client.call(server.target, "health", contract="openengine.v1")
         assert health == Health(False, "STARTING")
         for state in ("READY", "DEGRADED"):
-            reply = openengine.HealthResponse(state=f"HEALTH_STATE_{state}")
-            server.handlers["/openengine.v1.Control/Health"] = [reply]
+            value = openengine.HealthState.Value(f"HEALTH_STATE_{state}")
+            server.handlers["/openengine.v1.Control/Health"] = [
+                openengine.HealthResponse(state=value)
+            ]
             health = client.call(server.target, "health", contract="openengine.v1")
             assert health == Health(True, state)
         server.handlers["/openengine.v1.Control/GetLoad"] = [openengine.LoadInfo()]

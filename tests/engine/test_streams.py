@@ -12,6 +12,7 @@ import pytest
 from support import async_eventually, eventually
 
 from engine.kit import PATIENCE, Client, fails, hangs, serving
+from smg_proto import __version__
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.engine import (
     AccessError,
@@ -291,3 +292,4 @@ def test_metadata_of_the_call_and_of_the_connection(client: Client) -> None:
         (seen,) = server.metadata
         assert (seen["a"], seen["b-bin"], seen["c"]) == ("1", b"\x00", "3")
         assert seen["authorization"] == "Bearer sesame"
+        assert seen["user-agent"].startswith(f"smg-proto/{__version__} ")

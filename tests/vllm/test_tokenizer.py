@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import random
+import sys
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
@@ -369,6 +370,52 @@ def test_a_damaged_cache_is_passed_over(
     assert joined(TokenDecoder.from_bundle(bundle), [[0], [1]])
 
 
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {"VLLM_GRPC_CACHE": "/c"}, "/c/tokenizers/x"),
+        ("linux", {"VLLM_GRPC_CACHE": "OFF"}, None),
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/smg-proto/tokenizers/x"),
+        ("linux", {}, "/home/me/.cache/smg-proto/tokenizers/x"),
+        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/home/me/Library/Caches/smg-proto/tokenizers/x"),
+        ("win32", {"LOCALAPPDATA": "/l"}, "/l/smg-proto/tokenizers/x"),
+        ("win32", {}, "/home/me/AppData/Local/smg-proto/tokenizers/x"),
+    ],
+)
+def test_the_cache_is_where_the_system_has_its_caches(
+    platform: str,
+    variables: dict[str, str],
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("VLLM_GRPC_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/me", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", platform)
+        folder = tokens_bundle.cache_folder("x")
+    assert folder == (None if expected is None else Path(expected))
+
+
+def _full(*_: object) -> None:
+    raise OSError("no space")
+
+
+def test_a_file_is_kept_once_and_completely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    for content in (b"one", b"two"):
+        tokens_bundle.keep(folder, "a", content)
+        assert tokens_bundle.kept(folder, "a") == b"one"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(Path, "replace", _full)
+    tokens_bundle.keep(folder, "b", b"two")
+    assert [file.name for file in folder.iterdir()] == ["a"]
+    assert tokens_bundle.kept(folder, "b") is None
+
+
 @pytest.mark.parametrize("where", ["off", "/proc/nowhere"])
 def test_where_nothing_can_be_kept_nothing_is(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_GRPC_CACHE", where)
@@ -444,11 +491,14 @@ def test_a_download_that_fails_is_ended(both: Both, fresh: Address[FakeVllmEngin
         "/evil",
         "a/../../evil",
         "C:\\evil",
+        "C:evil",
         "a\\..\\..\\evil",
         "..",
         "",
         "a\nb",
-        "x" * 300,
+        "x" * 256,
+        "é" * 128,
+        "a/" * 250 + "b",
     ],
 )
 def test_nothing_is_written_outside_of_the_folder(name: str, tmp_path: Path) -> None:
@@ -459,20 +509,47 @@ def test_nothing_is_written_outside_of_the_folder(name: str, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "a/" * 249 + "bc"])
+def test_names_may_be_long(name: str) -> None:
+    assert bundle_of({name: "x"}).files == {name: b"x"}
+
+
+def test_folders_are_made_and_files_replaced(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        bundle = bundle_of({"a": content, "b/": "", "b/c/": "", "b/c/d": content})
+        assert bundle.extract(tmp_path / "new" / "folder") == tmp_path / "new" / "folder"
+        names = [*(tmp_path / "new" / "folder").rglob("*")]
+        found = {file.name: file.read_text(encoding="utf-8") for file in names if file.is_file()}
+        assert found == {"a": content, "d": content}
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressions_without_a_bound_are_refused(method: int) -> None:
     with pytest.raises(VLLMGrpcDataLossError, match="another method than deflate"):
         _ = bundle_of({"a": "b" * 1000}, method).files
+    stored = bundle_of({"a": "b"}, zipfile.ZIP_STORED)
+    assert stored.files == {"a": b"b"}
+    data = bytearray(stored.data)
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(signature) + flags] |= 1
+    with pytest.raises(VLLMGrpcDataLossError, match="is encrypted"):
+        _ = chunks_of(bytes(data)).build().files
 
 
 def test_bundles_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_bundle, "MAX_UNPACKED_BYTES", 5000)
     monkeypatch.setattr(tokens_bundle, "MAX_FILES", 3)
-    assert len(bundle_of({"a": "x" * 2500, "b": "x" * 2500}).files) == 2
+    assert len(bundle_of({"a": "x" * 2500, "b": "x" * 2500, "c": "", "d/": ""}).files) == 3
     with pytest.raises(VLLMGrpcDataLossError, match="unpacks to more"):
         _ = bundle_of({"a": "x" * 2500, "b": "x" * 2501}).files
     with pytest.raises(VLLMGrpcDataLossError, match="more than 3 files"):
         _ = bundle_of(dict.fromkeys("abcd", "")).files
+    data = archive({"a": ""})
+    monkeypatch.setattr(tokens_bundle, "MAX_PACKED_BYTES", len(data))
+    digest = hashlib.sha256(data).hexdigest().upper()
+    assert chunks_of(data, digest).build().files == {"a": b""}
+    with pytest.raises(VLLMGrpcDataLossError, match="has more than 0 MiB"):
+        chunks_of(data + b" ")
 
 
 def test_an_archive_that_lies_about_its_size_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
