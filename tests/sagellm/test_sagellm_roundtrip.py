@@ -24,6 +24,7 @@ from smg_proto.sagellm import (
     Metrics,
     Request,
     Response,
+    SamplingParams,
     StreamEvent,
     StreamEventDelta,
     StreamEventEnd,
@@ -270,6 +271,9 @@ def test_a_message_is_validated_and_the_error_names_the_field() -> None:
         ({"metadata": {"a": float("nan")}}, r"Request\.metadata.*JSON"),
         ({"metadata": {"a": object()}}, r"Request\.metadata.*JSON"),
         ({"prompt": "\ud800"}, r"Request\.prompt.*UTF-8"),
+        ({"temperature": "0"}, r"Request\.temperature.*double"),
+        ({"stream": "no"}, r"Request\.stream.*bool"),
+        ({"sampling_params": SamplingParams(seed=2**63)}, r"^SamplingParams\.seed.*int64"),
     ],
 )
 def test_values_that_the_wire_cannot_carry_are_rejected_by_name(

@@ -1,15 +1,17 @@
 """Validation: pydantic's errors with field and bound, and what strict adds. Versions, presets."""
 
+import json
 import re
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 
 import smg_proto.sagellm
 from smg_proto.sagellm import (
     DEFAULT_SAMPLING_PARAMS,
     PROTOCOL_VERSION,
+    ChatMessage,
     DecodingStrategy,
     Error,
     Metrics,
@@ -153,6 +155,18 @@ def test_the_limits_of_a_strategy_are_valid(given: dict[str, Any]) -> None:
 )
 def test_the_temperature_decides_an_unset_strategy(temperature: float, strategy: str) -> None:
     assert SamplingParams(temperature=temperature).strategy == strategy
+
+
+def test_options_of_pydantics_validation_are_supported() -> None:
+    class Marked(ChatMessage):
+        @field_validator("content")
+        @classmethod
+        def _mark(cls, value: str, info: ValidationInfo) -> str:
+            return f"{value}{info.context}"
+
+    given = {"role": "user", "content": "a"}
+    assert Marked.model_validate(given, context="!").content == "a!"
+    assert Marked.model_validate_json(json.dumps(given), context="!").content == "a!"
 
 
 LONE = "half of a pair: \ud83d"
