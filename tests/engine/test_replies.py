@@ -82,9 +82,19 @@ def test_log_probabilities_with_fewer_candidates_than_tokens() -> None:
     chunk = scheduler.GenerateStreamChunk(token_ids=[1, 2])
     chunk.output_logprobs.token_ids.extend([1, 2])
     chunk.output_logprobs.token_logprobs.extend([-0.5, -1.5])
-    chunk.output_logprobs.top_logprobs.add(token_ids=[9], values=[-0.25])
+    chunk.output_logprobs.top_logprobs.add(token_ids=[9, 8], values=[-0.25])
     (piece,) = read("sglang.grpc.scheduler", scheduler.GenerateResponse(chunk=chunk), logprobs=1)
     assert piece.logprobs == (Logprob(1, -0.5, ((9, -0.25),)), Logprob(2, -1.5))
+
+
+def test_log_probabilities_of_trtllm() -> None:
+    top = trtllm.TopLogprob(token_id=9, logprob=-0.25)
+    new = trtllm.GenerateStreamChunk(
+        token_ids=[1],
+        logprobs=[trtllm.TokenLogprob(token_id=1, logprob=-0.5, top_logprobs=[top])],
+    )
+    (piece,) = read("trtllm", trtllm.GenerateResponse(chunk=new), logprobs=1)
+    assert piece.logprobs == (Logprob(1, -0.5, ((9, -0.25),)),)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +209,7 @@ def scored_prompt(pb: Any, part: str) -> Any:
     given = getattr(message, part).input_logprobs
     given.token_ids.extend([5, 6, 7])
     given.top_logprobs.add()
-    given.top_logprobs.add(token_ids=[8], values=[-0.25])
+    given.top_logprobs.add(token_ids=[8, 9], values=[-0.25])
     given.token_logprobs.add()
     given.token_logprobs.add(value=-0.5)
     given.token_logprobs.add(value=-1.5)

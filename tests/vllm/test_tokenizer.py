@@ -12,7 +12,8 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -339,6 +340,68 @@ def test_end_tokens_are_those_that_the_model_names(tmp_path: Path) -> None:
     assert {3, 4, 5} < set(TokenDecoder.from_model_path(tmp_path).end_token_ids)
     (tmp_path / "config.json").write_text("not JSON", encoding="utf-8")
     assert 5 not in TokenDecoder.from_model_path(tmp_path).end_token_ids
+
+
+def test_the_other_files_of_a_tokenizer_are_kept(tmp_path: Path) -> None:
+    names = {
+        *("tokenizer_config.json", "generation_config.json", "config.json"),
+        *("special_tokens_map.json", "chat_template.jinja", "chat_template.json"),
+    }
+    files = model_files("byte level") | {name: f'"{name}"' for name in names}
+    expected = {name: f'"{name}"'.encode() for name in names}
+    bundle = bundle_of(files)
+    assert TokenDecoder.from_bundle(bundle).settings == expected
+    assert TokenDecoder.from_model_path(bundle.extract(tmp_path)).settings == expected
+
+
+def test_other_tokenizers_are_loaded_by_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AutoTokenizer:
+        added_tokens_decoder: ClassVar = {7: "<end>"}
+
+        def __init__(self, path: str) -> None:
+            self.name = (Path(path) / "name").read_text(encoding="utf-8")
+
+        @classmethod
+        def from_pretrained(cls, path: str) -> "AutoTokenizer":
+            return cls(path)
+
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            return [7] * add_special_tokens + [1] * len(text)
+
+        def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+            return f"{self.name} {ids} {skip_special_tokens}"
+
+    library = SimpleNamespace(AutoTokenizer=AutoTokenizer)
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    (tmp_path / "name").write_text("mine", encoding="utf-8")
+    files = {"name": "mine", "note": f"{random.getrandbits(64)}"}
+    for decoder in (
+        TokenDecoder.from_model_path(tmp_path),
+        TokenDecoder.from_bundle(bundle_of(files)),
+    ):
+        assert decoder.decode((1, 2)) == "mine [1, 2] True"
+        assert decoder.decode((1, 2), False) == "mine [1, 2] False"
+        assert decoder.encode("ab") == [7, 1, 1]
+        assert decoder.encode("ab", add_special_tokens=False) == [1, 1]
+        assert list(decoder.end_token_ids) == [7]
+
+
+def test_a_prompt_is_represented_by_a_token_of_plain_text() -> None:
+    decoder = ALL["byte level"]
+    (token,) = decoder.context("Once")
+    assert decoder.decode([token]).isalnum()
+    assert decoder.context("") == ()
+
+    class Symbols:
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            raise NotImplementedError
+
+        def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+            return "-" * len(ids)
+
+    assert TokenDecoder(Symbols()).context("Once") == []
 
 
 # The cache.
