@@ -47,7 +47,7 @@ TESTS = {
     "smg_proto/_http": ["tests/frontdoor", "tests/llm"],
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
     "smg_proto/errors.py": ["tests/test_errors.py", "tests/test_smg_v1.py"],
-    "smg_proto/_target.py": ["tests/helpers/test_connect.py"],
+    "smg_proto/_target.py": ["tests/helpers/test_connect.py", "tests/vllm/test_connection.py"],
     "smg_proto/_channel.py": [
         "tests/vllm/test_connection.py",
         "tests/engine/test_bad_input.py",
