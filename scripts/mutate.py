@@ -105,6 +105,7 @@ class Mutant:
     before: str
     after: str
     omitted: str = ""  # the argument or entry that is left out
+    on_import: bool = False  # in no function
 
     def source(self, original: bytes) -> bytes:
         """With as many lines as the original has."""
@@ -124,7 +125,10 @@ def mutants(path: Path, source: bytes) -> list[Mutant]:
     for text in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(text))
     mutants: list[Mutant] = []
-    for node in _code(ast.parse(source)):
+    tree = ast.parse(source)
+    in_functions = {id(inner) for node in ast.walk(tree) for inner in _body(node)}
+    for node in _code(tree):
+        on_import = id(node) not in in_functions
         changes = dict(_changes(node))
         if isinstance(node, ast.If | ast.While):
             node = node.test
@@ -134,8 +138,16 @@ def mutants(path: Path, source: bytes) -> list[Mutant]:
         end = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
         before = source[start:end].decode()
         for after, omitted in changes.items():
-            mutants.append(Mutant(path, node.lineno, start, end, before, after, omitted))
+            where = (path, node.lineno, start, end)
+            mutants.append(Mutant(*where, before, after, omitted, on_import))
     return sorted(mutants, key=lambda mutant: (mutant.start, mutant.after))
+
+
+def _body(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a function is called; nothing for another node."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for child in node.body if isinstance(node.body, list) else [node.body]:
+            yield from ast.walk(child)
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
@@ -216,8 +228,11 @@ class Tests:
     def near(self, mutant: Mutant) -> list[str]:
         """The tests that run the lines of the mutant, the quickest first.
 
-        Empty if no test of this process does, or if they also run on import.
+        Empty if no test of this process does, or if they also run on import, be it in the test
+        that imports the module first.
         """
+        if mutant.on_import:
+            return []
         lines = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
         names = {name for line in lines for name in self.by_line[mutant.path].get(line, [])}
         return [] if "" in names else self._chosen(names)

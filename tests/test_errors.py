@@ -194,6 +194,23 @@ def test_unreadable_details_are_read_as_none(data: bytes) -> None:
     assert isinstance(from_status_bytes(data), SmgError)
 
 
+def test_details_beside_one_that_cannot_be_read_are_read() -> None:
+    status = status_pb2.Status(message="full")
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    delay = error_details_pb2.RetryInfo()
+    delay.retry_delay.seconds = 2**62
+    status.details.add().Pack(delay)
+    for field in ("a", "b"):
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=field, description="must be set")
+        status.details.add().Pack(bad)
+    read = from_status_bytes(status.SerializeToString())
+    assert (read.code, read.message, read.reason) == (Code.UNKNOWN, "full", "")
+    assert read.retry_after == timedelta.max
+    violations = [FieldViolation(field, "must be set") for field in ("a", "b")]
+    assert list(read.field_violations) == violations
+
+
 def test_an_error_too_large_for_a_trailer_loses_details_but_not_its_reason() -> None:
     many = [FieldViolation(f"items[{n}]", "x" * 50) for n in range(500)]
     big = SmgError(

@@ -62,6 +62,16 @@ def test_a_survivor_is_shown_on_one_line_with_its_place() -> None:
     assert shown == ["m.py:1: 1  ->  2", "m.py:2: c=2 left out", "m.py:4: 2  ->  3"]
 
 
+def test_every_test_sees_mutants_of_what_runs_on_import() -> None:
+    """Not only those of the test that imports the module first, whose coverage it is."""
+    source = b"a = 1\nclass C:\n    b = 2\n    def f(c=3):\n        return 4\nd = lambda: 5\n"
+    lines = {number: ["first"] for number in range(1, 7)}
+    tests = mutate.Tests(["tests"], {}, {HERE: lines})
+    near = {mutant.before: tests.near(mutant) for mutant in mutate.mutants(HERE, source)}
+    functions = {"4": ["first"], "return 4": ["first"], "5": ["first"]}
+    assert near == {"1": [], "2": [], "3": []} | functions
+
+
 def test_every_module_has_existing_tests() -> None:
     for path in mutate.files("smg_proto", ROOT):
         tests = mutate.tests_of(path, ROOT)

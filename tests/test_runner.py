@@ -138,6 +138,17 @@ def test_no_network_is_one_line(entry: str, checkout: Path) -> None:
     assert output.count("\n") == 1
 
 
+def test_commands_keep_compiled_modules_whatever_the_callers_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MY_SETTING", "kept")
+    environment = _venv.environment()
+    assert environment["MY_SETTING"] == "kept"
+    assert not {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME"} & environment.keys()
+
+
 def test_a_reason_is_the_error_and_its_innermost_cause() -> None:
     printed = "Resolving\nerror: Request failed\n  cause: a client\n  cause: connection refused\n"
     assert _venv._reason(printed) == "Request failed: connection refused"

@@ -3,11 +3,10 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 # What a failed call raises. grpc.aio raises CancelledError for a call that this side cancelled, and
@@ -16,13 +15,13 @@ Failures: tuple[type[BaseException], ...] = (grpc.RpcError,)
 AsyncFailures: tuple[type[BaseException], ...] = (grpc.RpcError, asyncio.CancelledError)
 
 
-def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return function(*args, **kwargs)
+def run_blocking(work: Callable[..., T], *arguments: Any) -> T:
+    return work(*arguments)
 
 
-async def async_run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def async_run_blocking(work: Callable[..., T], *arguments: Any) -> T:
     """Call a slow function in another thread."""
-    return await asyncio.to_thread(function, *args, **kwargs)
+    return await asyncio.to_thread(work, *arguments)
 
 
 def being_cancelled() -> bool:

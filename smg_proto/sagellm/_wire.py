@@ -19,7 +19,7 @@ from smg_proto.sagellm._unknown import Unknown
 
 M = TypeVar("M", bound=Message)
 _JSON = "_json"  # the suffix of contract fields that hold JSON as text
-_KINDS = {1: "double", 3: "int64, -2^63 to 2^63-1", 5: "int32", 8: "bool", 9: "UTF-8 text"}
+_KINDS = {1: "double", 3: "int64, -2^63 to 2^63-1", 8: "bool", 9: "UTF-8 text"}
 _KINDS[14] = "its enum: a member, or Unknown with a number that no member has"
 
 

@@ -34,6 +34,12 @@ def write(folder: Path, files: Files) -> Path:
     return folder
 
 
+def build(folder: Path) -> str:
+    """A descriptor set of the folder, by the buf beside Python."""
+    run("buf", "build", "-o", "set.binpb", cwd=folder)
+    return str(folder / "set.binpb")
+
+
 def commit(folder: Path) -> None:
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
         run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words, cwd=folder)
@@ -297,30 +303,38 @@ def test_packages_of_others_are_compared_if_requested(
 # --- reviews -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("pair")
     old = proto("shop", "message Order {\n  int32 id = 1;\n  int32 count = 2;\n}")
     new = proto("shop", "message Order {\n  int32 id = 1;\n  string total = 3;\n}")
-    return str(write(tmp_path / "old", {"shop.proto": old})), str(
-        write(tmp_path / "new", {"shop.proto": new})
+    return str(write(folder / "old", {"shop.proto": old})), str(
+        write(folder / "new", {"shop.proto": new})
     )
 
 
+@pytest.fixture(scope="module")
+def compiled(pair: tuple[str, str]) -> tuple[str, str]:
+    """The same as descriptor sets, for tests that compare them many times."""
+    old, new = (build(Path(folder)) for folder in pair)
+    return old, new
+
+
 def test_accepted_findings_pass_and_each_line_is_needed(
-    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compiled: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "accepted.txt"
-    assert main(["diff", *pair, "--format", "accept"]) == 1
+    assert main(["diff", *compiled, "--format", "accept"]) == 1
     lines = capsys.readouterr().out
     assert lines.count("\n") == 3
     path.write_text(f"# Reviewed.\n\n{lines}", encoding="utf-8")
-    assert main(["diff", *pair, "--accept", str(path), "--format", "json"]) == 0
+    assert main(["diff", *compiled, "--accept", str(path), "--format", "json"]) == 0
     reported = json.loads(capsys.readouterr().out)
     assert reported["verdict"] == "compatible"
     assert {finding["class"] for finding in reported["accepted"]} == {"data", "json", "source"}
     for gone in lines.splitlines():
         path.write_text("\n".join(set(lines.splitlines()) - {gone}), encoding="utf-8")
-        assert main(["diff", *pair, "--accept", str(path)]) == 1
+        assert main(["diff", *compiled, "--accept", str(path)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -341,32 +355,34 @@ def test_an_invalid_list_is_an_error(
     line: str,
     words: list[str],
     reported: str,
-    pair: tuple[str, str],
+    compiled: tuple[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "accepted.txt"
     path.write_bytes(line.encode(errors="surrogateescape"))
-    assert main(["diff", *pair, "--accept", str(path), *words]) == 2
+    assert main(["diff", *compiled, "--accept", str(path), *words]) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert reported in output.err
 
 
-def test_an_acceptance_holds_until_its_version(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_an_acceptance_holds_until_its_version(compiled: tuple[str, str], tmp_path: Path) -> None:
     path = tmp_path / "accepted.txt"
     path.write_text("data shop.Order.count until 2.0.0: goes with 2", encoding="utf-8")
     for release, code in {"1.9": 0, "2.0.0rc1": 0, "2.0.0.dev3": 0, "2": 2, "10.0": 2}.items():
         words = ["--accept", str(path), "--release", release, "--level", "data"]
-        assert main(["diff", *pair, *words]) == code, release
+        assert main(["diff", *compiled, *words]) == code, release
 
 
-def test_acceptances_for_other_packages_are_ignored(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_acceptances_for_other_packages_are_ignored(
+    compiled: tuple[str, str], tmp_path: Path
+) -> None:
     path = tmp_path / "accepted.txt"
     path.write_text("data other.Order.count: elsewhere\n", encoding="utf-8")
-    assert main(["diff", *pair, "--accept", str(path)]) == 1
+    assert main(["diff", *compiled, "--accept", str(path)]) == 1
     assert read_acceptances(path)[0].reason == "elsewhere"
-    assert main(["diff", *pair, "--accept", str(tmp_path / "gone")]) == 2
+    assert main(["diff", *compiled, "--accept", str(tmp_path / "gone")]) == 2
 
 
 # --- formats -------------------------------------------------------------------------------------
@@ -469,7 +485,7 @@ def test_findings_are_grouped_by_package(
 def test_classes_from_the_level_on_fail_and_milder_ones_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each class against each level."""
+    """Each class against each level, of contracts that are compiled once."""
     classes = ["data", "rpc", "presence", "json", "source"]
     one = (
         "message M { int32 a = 1; } message N { int32 a = 1; } service S { rpc A(M) returns (M); }"
@@ -481,10 +497,13 @@ def test_classes_from_the_level_on_fail_and_milder_ones_pass(
         "json": one.replace("M { int32 a = 1", 'M { int32 a = 1 [json_name = "b"]'),
         "source": one.replace("returns (M)", "returns (N)"),
     }
-    old = write(tmp_path / "old", {"p.proto": proto("p", one)})
+    compiled = {
+        name: build(write(tmp_path / name, {"p.proto": proto("p", text)}))
+        for name, text in {"old": one, **edits}.items()
+    }
     for place, cls in enumerate(classes):
-        new = write(tmp_path / cls, {"p.proto": proto("p", edits[cls])})
-        codes = [main(["diff", str(old), str(new), "--level", level]) for level in classes]
+        words = ["diff", compiled["old"], compiled[cls], "--level"]
+        codes = [main([*words, level]) for level in classes]
         assert codes == [1 if n >= place else 0 for n in range(len(classes))], cls
     capsys.readouterr()
 

@@ -55,7 +55,7 @@ def test_targets(target: Any, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["h:1", "[::1]:50051", "unix:/run/x", "dns:///h:1", "10.1.1.1:1"]
+    "target", ["h:1", "h:65535", "[::1]:50051", "unix:/run/x", "dns:///h:1", "10.1.1.1:1"]
 )
 def test_valid_targets(target: str) -> None:
     connect(target)
@@ -68,6 +68,7 @@ def test_valid_targets(target: str) -> None:
         ({"timeout": -1}, "timeout"),
         ({"timeout": math.nan}, "timeout"),
         ({"timeout": math.inf}, "timeout"),
+        ({"timeout": 1.1e9}, "timeout"),
         ({"timeout": "5"}, "timeout"),
         ({"timeout": True}, "timeout"),
         ({"token": ""}, "token"),
@@ -75,6 +76,10 @@ def test_valid_targets(target: str) -> None:
         ({"token": "line\nbreak"}, "token"),
         ({"token": 7}, "token"),
         ({"metadata": "a=b"}, "metadata"),
+        ({"metadata": ""}, "metadata"),
+        ({"metadata": 0}, "metadata"),
+        ({"metadata": {"a": 7}}, "metadata"),
+        ({"metadata": {"a-bin": 7}}, "metadata"),
         ({"metadata": ["ab"]}, "metadata"),
         ({"metadata": [("a", "b", "c")]}, "metadata"),
         ({"metadata": {1: "b"}}, "metadata"),
@@ -85,15 +90,20 @@ def test_valid_targets(target: str) -> None:
         ({"metadata": {"a": "sesame\n"}}, "metadata"),
         ({"secure": False, "ca_certificate": b"x"}, "ca_certificate"),
         ({"client_key": b"x"}, "client_certificate"),
+        ({"client_certificate": b"x"}, "client_certificate"),
+        ({"secure": False, "client_key": b"x"}, "client_key"),
+        ({"secure": False, "server_name": "x"}, "server_name"),
         ({"ca_certificate": "/no/such/file"}, "ca_certificate"),
         ({"ca_certificate": "\0"}, "ca_certificate"),
         ({"max_message_bytes": -2}, "max_message_bytes"),
         ({"max_message_bytes": 1.5}, "max_message_bytes"),
+        ({"max_message_bytes": True}, "max_message_bytes"),
         ({"contract": "nothing"}, "contract"),
         ({"secure": "yes"}, "secure"),
         ({"server_name": ""}, "server_name"),
         ({"ca_certificate": b"no certificate"}, "ca_certificate"),
         ({"channel_options": "x"}, "channel_options"),
+        ({"channel_options": {1: 2}}, "channel_options"),
         ({"decoder": "gpt2"}, "decoder"),
     ],
 )
@@ -103,6 +113,25 @@ def test_settings(options: dict[str, Any], parameter: str) -> None:
     assert caught.value.parameter == parameter
     assert "sesame" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 1e9},
+        {"timeout": None},
+        {"token": "!~"},
+        {"metadata": ()},
+        {"metadata": {}},
+        {"metadata": {"a_b.c-1": " ~", "empty": ""}},
+        {"metadata": [["a", "b"], ("c-bin", b"\n")]},
+        {"max_message_bytes": 0},
+        {"channel_options": [("grpc.lb_policy_name", "round_robin")]},
+        {"secure": False},
+    ],
+)
+def test_valid_settings(options: dict[str, Any]) -> None:
+    connect("localhost:1", **options)
 
 
 @pytest.mark.parametrize("target", LOOPBACK)
@@ -147,6 +176,7 @@ IDS: dict[str, Any] = {"token_ids": [1]}
         ({"token_ids": []}, "token_ids"),
         ({"token_ids": "12"}, "token_ids"),
         ({"token_ids": b"12"}, "token_ids"),
+        ({"token_ids": bytearray(b"12")}, "token_ids"),
         ({"token_ids": 12}, "token_ids"),
         ({"token_ids": [1.0]}, "token_ids"),
         ({"token_ids": [True]}, "token_ids"),
@@ -212,6 +242,29 @@ def test_parameters(params: dict[str, Any], parameter: str) -> None:
     assert caught.value.parameter == parameter
     assert str(caught.value).startswith(f"invalid {parameter}: ")
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"token_ids": [0, 2**31 - 1]},
+        {"max_tokens": 1, "min_tokens": 1},
+        {"max_tokens": 2**31 - 1, "min_tokens": 0},
+        {"min_tokens": 2**31 - 1},
+        {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logprobs": 0},
+        {"temperature": 2.9e38, "top_p": 1e-9, "min_p": 1.0, "repetition_penalty": 1e-9},
+        {"presence_penalty": -2.0, "frequency_penalty": 2.0, "prompt_logprobs": 0},
+        {"presence_penalty": 2.0, "frequency_penalty": -2.0, "top_k": 2**31 - 1},
+        {"logprobs": 2**31 - 1, "prompt_logprobs": 2**31 - 1},
+        {"logit_bias": {0: -2.9e38, 2**31 - 1: 2.9e38}},
+        {"seed": 0, "n": 1, "stop": [], "stop_token_ids": []},
+        {"seed": 2**63 - 1, "n": 1000, "stop": ["a"] * 1000},
+        {"request_id": "!" + "a" * 254 + "~"},
+        {"ignore_eos": False, "json_object": True},
+    ],
+)
+def test_the_limits_of_parameters_are_valid(params: dict[str, Any]) -> None:
+    assert check(IDS | params).items() >= params.items()
 
 
 def test_a_schema_that_contains_itself_is_rejected() -> None:

@@ -5,11 +5,12 @@ from typing import Any
 import grpc
 import pytest
 
+import smg_proto.engine
 from engine.kit import Client, Handler, fails, serving
 from smg_proto import mlx_engine_pb2 as mlx
 from smg_proto import trtllm_service_pb2 as trtllm
 from smg_proto.common_pb2 import GetTokenizerChunk
-from smg_proto.engine import FailedError, ParameterError, UnsupportedError
+from smg_proto.engine import FailedError, ParameterError, TokenDecoder, UnsupportedError
 from smg_proto.testing._tokenizer import tokenizer
 
 TRTLLM = "/trtllm.TrtllmService"
@@ -114,6 +115,7 @@ def test_the_space_between_prompt_and_text_is_kept(client: Client) -> None:
 def test_the_callers_decoder_is_used(client: Client) -> None:
     with serving({f"{MLX}/GetTokenizer": BUNDLE_CHUNKS}) as server:
         decoder = client.call(server.target, "tokenizer", contract="mlx.grpc.engine")
+    assert type(decoder) is TokenDecoder
     assert decoder.decode(tokens("One contract")) == "One contract"
     with serving({f"{TRTLLM}/Generate": ends("One contract")}) as server:
         result = client.complete(server.target, PARAMS, contract="trtllm", decoder=decoder)
@@ -121,12 +123,13 @@ def test_the_callers_decoder_is_used(client: Client) -> None:
         assert server.called == [f"{TRTLLM}/Generate"]
 
 
-def test_a_contract_with_text_needs_no_decoder(client: Client) -> None:
+@pytest.mark.parametrize("name", ["vllm", "openengine.v1", "sglang.runtime.v1"])
+def test_a_contract_with_text_needs_no_decoder(client: Client, name: str) -> None:
     with serving({}) as server:
-        assert client.attribute(server.target, "has_text", contract="vllm", decoder="server")
-        assert server.called == []
-        with pytest.raises(UnsupportedError, match=r"vllm does not support tokenizer\(\)"):
-            client.call(server.target, "tokenizer", contract="vllm")
+        assert client.attribute(server.target, "has_text", contract=name, decoder="server")
+        assert not any("Tokenizer" in path for path in server.called)
+        with pytest.raises(UnsupportedError, match=rf"^{name} does not support tokenizer\(\)"):
+            client.call(server.target, "tokenizer", contract=name)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,10 @@ def test_a_tokenizer_that_cannot_be_downloaded(client: Client, handlers: Any, pr
         assert "sesame" not in str(caught.value)
         with pytest.raises(FailedError, match=problem):
             client.attribute(server.target, "has_text", **options, decoder="server")
+
+
+def test_a_misspelled_name_is_no_attribute() -> None:
+    assert not hasattr(smg_proto.engine, "TokenDecoders")
 
 
 def test_a_decoder_of_another_type_is_rejected(client: Client) -> None:

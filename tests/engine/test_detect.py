@@ -14,8 +14,10 @@ from smg_proto._probe import READS, UNKNOWN_RPC
 from smg_proto.engine import (
     AccessError,
     DeadlineError,
+    EngineError,
     NoContractError,
     ParameterError,
+    Tried,
     UnavailableError,
     connect,
 )
@@ -29,6 +31,7 @@ IDS = {"token_ids": [1]}
 
 def lists(*services: str) -> Any:
     reply = reflection_pb2.ServerReflectionResponse()
+    reply.list_services_response.SetInParent()
     for name in services:
         reply.list_services_response.service.add(name=name)
     return [reply]
@@ -122,10 +125,17 @@ def test_a_contract_that_is_passed_is_not_detected(client: Client) -> None:
         connect("localhost:1", contract="vllm.grpc")
 
 
-@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED"])
-def test_a_server_without_access_raises_access_error(client: Client, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("UNAUTHENTICATED", AccessError),
+        ("PERMISSION_DENIED", AccessError),
+        ("UNAVAILABLE", UnavailableError),
+    ],
+)
+def test_a_server_that_accepts_no_call(client: Client, code: str, kind: type[EngineError]) -> None:
     with serving(default=fails(grpc.StatusCode[code], "key sesame")) as server:
-        with pytest.raises(AccessError) as caught:
+        with pytest.raises(kind) as caught:
             client.attribute(server.target, "contract")
         assert (caught.value.code, caught.value.details) == (code, "key sesame")
         assert "sesame" not in str(caught.value)
@@ -187,6 +197,32 @@ def test_detection_continues_after_invalid_reflection_replies(client: Client, re
             client.attribute(server.target, "contract")
         assert len(str(caught.value)) < 4000
         assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "asks_older"),
+    [
+        ([b"\xff\xff\xff"], "no list of services", True),
+        ([], "no list of services", True),
+        ([reflection_pb2.ServerReflectionResponse()], "no list of services", True),
+        (fails(grpc.StatusCode.PERMISSION_DENIED), "PERMISSION_DENIED", True),
+        (lists(), "no services", False),
+        (
+            lists("a" * 101, "x\n", *(f"s{number}" for number in range(30))),
+            ", ".join(["a" * 100, *(f"s{number}" for number in range(19))]),
+            False,
+        ),
+    ],
+)
+def test_the_older_reflection_is_asked_if_the_newer_lists_nothing(
+    client: Client, reply: Any, answer: str, asks_older: bool
+) -> None:
+    handlers = {V1: reply, V1ALPHA: lists("shop.v1.Orders")}
+    with serving(handlers) as server, pytest.raises(NoContractError) as caught:
+        client.attribute(server.target, "contract")
+    first, second, *_ = caught.value.tried
+    assert first == Tried("reflection", V1, answer)
+    assert (second == Tried("reflection", V1ALPHA, "shop.v1.Orders")) is asks_older
 
 
 def test_every_call_of_the_detection_sends_the_metadata(client: Client) -> None:

@@ -10,6 +10,7 @@ from smg_proto import mlx_engine_pb2 as mlx
 from smg_proto import openengine_pb2 as openengine
 from smg_proto import sglang_runtime_pb2 as runtime
 from smg_proto import sglang_scheduler_pb2 as scheduler
+from smg_proto import tokenspeed_scheduler_pb2 as tokenspeed
 from smg_proto import trtllm_service_pb2 as trtllm
 from smg_proto import vllm_control_pb2 as control
 from smg_proto import vllm_engine_pb2 as engine
@@ -19,6 +20,8 @@ from smg_proto.engine import (
     BusyError,
     FailedError,
     Health,
+    Info,
+    Load,
     Logprob,
     Piece,
     RequestError,
@@ -79,9 +82,19 @@ def test_log_probabilities_with_fewer_candidates_than_tokens() -> None:
     chunk = scheduler.GenerateStreamChunk(token_ids=[1, 2])
     chunk.output_logprobs.token_ids.extend([1, 2])
     chunk.output_logprobs.token_logprobs.extend([-0.5, -1.5])
-    chunk.output_logprobs.top_logprobs.add(token_ids=[9], values=[-0.25])
+    chunk.output_logprobs.top_logprobs.add(token_ids=[9, 8], values=[-0.25])
     (piece,) = read("sglang.grpc.scheduler", scheduler.GenerateResponse(chunk=chunk), logprobs=1)
     assert piece.logprobs == (Logprob(1, -0.5, ((9, -0.25),)), Logprob(2, -1.5))
+
+
+def test_log_probabilities_of_trtllm() -> None:
+    top = trtllm.TopLogprob(token_id=9, logprob=-0.25)
+    new = trtllm.GenerateStreamChunk(
+        token_ids=[1],
+        logprobs=[trtllm.TokenLogprob(token_id=1, logprob=-0.5, top_logprobs=[top])],
+    )
+    (piece,) = read("trtllm", trtllm.GenerateResponse(chunk=new), logprobs=1)
+    assert piece.logprobs == (Logprob(1, -0.5, ((9, -0.25),)),)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +107,203 @@ def test_reasons(sent: str, reason: str) -> None:
     assert (piece.index, piece.finish_reason) == (1, reason)
 
 
-def test_a_stream_of_mlx_that_ends_without_complete_was_aborted(client: Client) -> None:
-    chunk = mlx.GenerateResponse(chunk=mlx.GenerateStreamChunk(token_ids=[1]))
+@pytest.mark.parametrize("ids", [(1,), ()])
+def test_a_stream_of_mlx_that_ends_without_complete_was_aborted(
+    client: Client, ids: tuple[int, ...]
+) -> None:
+    chunk = mlx.GenerateResponse(chunk=mlx.GenerateStreamChunk(token_ids=ids))
     with serving({"/mlx.grpc.engine.MlxEngine/Generate": [chunk]}) as server:
         result = client.complete(server.target, IDS, contract="mlx.grpc.engine")
-    assert (result.token_ids, result.choices[0].finish_reason) == ((1,), "abort")
+    assert (result.token_ids, result.choices[0].finish_reason) == (ids, "abort")
+    assert result.usage == Usage(None, len(ids))
+
+
+@pytest.mark.parametrize(
+    ("name", "pb", "engine", "version"),
+    [
+        ("vllm.grpc.engine", engine, "vLLM", {}),
+        ("sglang.grpc.scheduler", scheduler, "SGLang 1.2", {"sglang_version": "1.2"}),
+        ("tokenspeed.grpc.scheduler", tokenspeed, "TokenSpeed 1.2", {"tokenspeed_version": "1.2"}),
+        ("tokenspeed.grpc.scheduler", tokenspeed, "TokenSpeed", {}),
+        ("mlx.grpc.engine", mlx, "MLX", {}),
+    ],
+)
+def test_info_of_the_gateways_contracts(
+    client: Client, name: str, pb: Any, engine: str, version: dict[str, str]
+) -> None:
+    model = pb.GetModelInfoResponse(
+        model_path="/m", max_context_length=4096, vocab_size=1000, eos_token_ids=[2, 3]
+    )
+    handlers: Any = {
+        f"/{load(name).service}/GetModelInfo": [model],
+        f"/{load(name).service}/GetServerInfo": [pb.GetServerInfoResponse(**version)],
+    }
+    with serving(handlers) as server:
+        replies = (model, pb.GetServerInfoResponse(**version))
+        expected = Info(name, "/m", engine, 4096, 1000, (2, 3), replies)
+        assert client.call(server.target, "info", contract=name) == expected
+        model.served_model_name, model.max_context_length, model.vocab_size = "tiny", 0, 0
+        result = client.call(server.target, "info", contract=name)
+    assert (result.model, result.context_length, result.vocab_size) == ("tiny", None, None)
+
+
+def test_info_of_trtllm(client: Client) -> None:
+    model = trtllm.GetModelInfoResponse(model_id="tiny", max_seq_len=4096, vocab_size=1000)
+    reply = trtllm.GetServerInfoResponse(version="1.2")
+    handlers: Any = {
+        "/trtllm.TrtllmService/GetModelInfo": [model],
+        "/trtllm.TrtllmService/GetServerInfo": [reply],
+    }
+    with serving(handlers) as server:
+        result = client.call(server.target, "info", contract="trtllm")
+    expected = Info("trtllm", "tiny", "TensorRT-LLM 1.2", 4096, 1000, replies=(model, reply))
+    assert result == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "pb"),
+    [
+        ("vllm.grpc.engine", engine),
+        ("sglang.grpc.scheduler", scheduler),
+        ("tokenspeed.grpc.scheduler", tokenspeed),
+    ],
+)
+def test_load_of_several_ranks(client: Client, name: str, pb: Any) -> None:
+    ranks = [
+        pb.SchedulerLoad(num_running_reqs=2, num_waiting_reqs=1, token_usage=0.5),
+        pb.SchedulerLoad(num_running_reqs=3, num_waiting_reqs=0, token_usage=0.25),
+    ]
+    reply = pb.GetLoadsResponse(loads=ranks)
+    with serving({f"/{load(name).service}/GetLoads": [reply]}) as server:
+        assert client.call(server.target, "load", contract=name) == Load(5, 1, 0.5, (reply,))
+        server.handlers[f"/{load(name).service}/GetLoads"] = [b""]
+        result = client.call(server.target, "load", contract=name)
+    assert (result.running, result.waiting, result.cache_usage) == (0, 0, None)
+
+
+# --- every contract ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "expected"),
+    [
+        ("vllm.grpc.engine", engine.HealthCheckResponse(message="dead"), Health(False, "dead")),
+        ("mlx.grpc.engine", mlx.HealthCheckResponse(healthy=True), Health(True)),
+        ("trtllm", trtllm.HealthCheckResponse(status="OK"), Health(True, "OK")),
+        ("trtllm", trtllm.HealthCheckResponse(status="dead"), Health(False, "dead")),
+        ("sglang.runtime.v1", runtime.HealthCheckResponse(healthy=True), Health(True)),
+        ("sglang.runtime.v1", runtime.HealthCheckResponse(), Health(False)),
+    ],
+)
+def test_health(client: Client, name: str, reply: Any, expected: Health) -> None:
+    with serving({f"/{load(name).service}/HealthCheck": [reply]}) as server:
+        assert client.call(server.target, "health", contract=name) == expected
+
+
+def scored_prompt(pb: Any, part: str) -> Any:
+    """A reply of the gateway's contracts with the log probabilities of three tokens."""
+    if part == "chunk":
+        message = pb.GenerateResponse(chunk=pb.GenerateStreamChunk(token_ids=[9]))
+    else:
+        message = pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="stop"))
+    given = getattr(message, part).input_logprobs
+    given.token_ids.extend([5, 6, 7])
+    given.top_logprobs.add()
+    given.top_logprobs.add(token_ids=[8, 9], values=[-0.25])
+    given.token_logprobs.add()
+    given.token_logprobs.add(value=-0.5)
+    given.token_logprobs.add(value=-1.5)
+    return message
+
+
+_INPUT = {
+    "input_token_logprobs": "[[null, 5, null], [-0.5, 6, null], [-1.5, 7, null]]",
+    "input_top_logprobs": "[null, [[-0.25, 8, null]]]",
+}
+_OPEN = openengine.PromptOutput(
+    tokens=[
+        openengine.TokenInfo(token_id=5),
+        openengine.TokenInfo(
+            token_id=6,
+            logprob=-0.5,
+            candidates=[openengine.LogProb(token_id=8, logprob=-0.25)],
+        ),
+        openengine.TokenInfo(token_id=7, logprob=-1.5),
+    ]
+)
+_VLLM = vllm.PromptInfo(token_ids=[5, 6, 7], logprobs=[0.0, -0.5, -1.5])
+_VLLM.candidate_tokens.add()
+_VLLM.candidate_tokens.add().tokens.add(id=8, logprob=-0.25)
+_TRTLLM = trtllm.GenerateComplete(
+    finish_reason="stop",
+    prompt_tokens=3,
+    prompt_logprobs=[
+        trtllm.TokenLogprob(
+            token_id=6, logprob=-0.5, top_logprobs=[trtllm.TopLogprob(token_id=8, logprob=-0.25)]
+        ),
+        trtllm.TokenLogprob(token_id=7, logprob=-1.5),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "rpc", "first", "last"),
+    [
+        (
+            "vllm.grpc.engine",
+            "Generate",
+            scored_prompt(engine, "chunk"),
+            scored_prompt(engine, "complete"),
+        ),
+        ("vllm.grpc.engine", "Generate", None, scored_prompt(engine, "complete")),
+        (
+            "sglang.grpc.scheduler",
+            "Generate",
+            scored_prompt(scheduler, "chunk"),
+            scored_prompt(scheduler, "complete"),
+        ),
+        (
+            "trtllm",
+            "Generate",
+            trtllm.GenerateResponse(chunk=trtllm.GenerateStreamChunk(token_ids=[9])),
+            trtllm.GenerateResponse(complete=_TRTLLM),
+        ),
+        (
+            "vllm",
+            "GenerateStream",
+            vllm.GenerateResponse(prompt_info=_VLLM),
+            vllm.GenerateResponse(
+                outputs=vllm.SequenceOutput(finish_info=vllm.FinishInfo()), prompt_info=_VLLM
+            ),
+        ),
+        (
+            "openengine.v1",
+            "Generate",
+            openengine.GenerateResponse(prompt=_OPEN),
+            openengine.GenerateResponse(finished=openengine.GenerationFinished()),
+        ),
+        (
+            "sglang.runtime.v1",
+            "Generate",
+            runtime.GenerateResponse(output_ids=[9], meta_info=_INPUT),
+            runtime.GenerateResponse(meta_info=_INPUT | {"finish_reason": '"stop"'}),
+        ),
+    ],
+)
+def test_log_probabilities_of_the_prompt(
+    client: Client, name: str, rpc: str, first: Any, last: Any
+) -> None:
+    """One piece has them, also if more than one message does, or a message without a piece."""
+    expected = (None, Logprob(6, -0.5, ((8, -0.25),)), Logprob(7, -1.5))
+    messages = [first, last] if first else [last]
+    with serving({f"/{load(name).service}/{rpc}": messages}) as server:
+        params = IDS | {"prompt_logprobs": 1}
+        pieces = client.pieces(server.target, params, contract=name)
+        assert client.complete(server.target, params, contract=name).prompt_logprobs == expected
+        without = client.pieces(server.target, IDS, contract=name)
+    assert [piece.prompt_logprobs for piece in pieces if piece.prompt_logprobs] == [expected]
+    assert [piece.prompt_logprobs for piece in without if piece.prompt_logprobs] == []
+    assert {piece.text for piece in pieces} == {piece.text for piece in without}
 
 
 # --- vllm ----------------------------------------------------------------------------------------
@@ -190,8 +395,13 @@ def test_openengine() -> None:
     [
         ("INVALID_ARGUMENT", RequestError, "INVALID_ARGUMENT"),
         ("MODEL_NOT_FOUND", RequestError, "NOT_FOUND"),
+        ("REQUEST_NOT_FOUND", RequestError, "NOT_FOUND"),
+        ("KV_SESSION_NOT_FOUND", RequestError, "NOT_FOUND"),
         ("UNSUPPORTED_FEATURE", RequestError, "FAILED_PRECONDITION"),
+        ("ROLE_MISMATCH", RequestError, "FAILED_PRECONDITION"),
+        ("DUPLICATE_REQUEST", RequestError, "ALREADY_EXISTS"),
         ("OVERLOADED", BusyError, "RESOURCE_EXHAUSTED"),
+        ("CANCELLED", FailedError, "CANCELLED"),
         ("INTERNAL", FailedError, "INTERNAL"),
         ("UNSPECIFIED", FailedError, "INTERNAL"),
     ],
@@ -223,12 +433,54 @@ def test_load_and_health_of_openengine(client: Client) -> None:
     }
     with serving(handlers) as server:
         result = client.call(server.target, "load", contract="openengine.v1")
-        assert (result.running, result.waiting, result.cache_usage) == (2, 0, 0.25)
+        assert result == Load(2, 0, 0.25, (info,))
         health = client.call(server.target, "health", contract="openengine.v1")
         assert health == Health(False, "STARTING")
+        for state in ("READY", "DEGRADED"):
+            value = openengine.HealthState.Value(f"HEALTH_STATE_{state}")
+            server.handlers["/openengine.v1.Control/Health"] = [
+                openengine.HealthResponse(state=value)
+            ]
+            health = client.call(server.target, "health", contract="openengine.v1")
+            assert health == Health(True, state)
         server.handlers["/openengine.v1.Control/GetLoad"] = [openengine.LoadInfo()]
         result = client.call(server.target, "load", contract="openengine.v1")
         assert (result.running, result.waiting, result.cache_usage) == (None, None, None)
+
+
+def test_info_of_openengine(client: Client) -> None:
+    model = openengine.ModelInfo(model_id="/m", served_model_name="tiny", max_context_length=4096)
+    reply = openengine.ServerInfo(engine_name="TensorRT-LLM", engine_version="1.2")
+    handlers: Any = {
+        "/openengine.v1.Control/GetModelInfo": [model],
+        "/openengine.v1.Control/GetServerInfo": [reply],
+    }
+    with serving(handlers) as server:
+        result = client.call(server.target, "info", contract="openengine.v1")
+        expected = Info("openengine.v1", "tiny", "TensorRT-LLM 1.2", 4096, replies=(model, reply))
+        assert result == expected
+        server.handlers["/openengine.v1.Control/GetModelInfo"] = [
+            openengine.ModelInfo(model_id="/m")
+        ]
+        result = client.call(server.target, "info", contract="openengine.v1")
+    assert (result.model, result.context_length) == ("/m", None)
+
+
+@pytest.mark.parametrize("cached", [None, 0, 3])
+def test_usage_of_all_sequences(client: Client, cached: int | None) -> None:
+    """Counts of the prompt may be in any sequence's last message."""
+    usage = openengine.Usage(prompt_tokens=4, cached_prompt_tokens=cached)
+    tokens = openengine.TokenOutput(tokens=[openengine.TokenInfo(token_id=1)])
+    messages = [
+        openengine.GenerateResponse(token=tokens),
+        openengine.GenerateResponse(finished=openengine.GenerationFinished(output_index=0)),
+        openengine.GenerateResponse(
+            finished=openengine.GenerationFinished(output_index=1), usage=usage
+        ),
+    ]
+    with serving({"/openengine.v1.Inference/Generate": messages}) as server:
+        result = client.complete(server.target, IDS | {"n": 2}, contract="openengine.v1")
+    assert result.usage == Usage(4, 1, cached)
 
 
 # --- sglang.runtime.v1 ---------------------------------------------------------------------------
@@ -334,11 +586,12 @@ def test_cumulative_or_incremental_log_probabilities_of_sglang() -> None:
         result = read(
             "sglang.runtime.v1",
             ids(2, **scored(0, 2)),
-            ids(4, begin, END, **scored(begin, 4)),
+            ids(4, begin, **scored(begin, 4)),
+            ids(6, 2 * begin, END, **scored(2 * begin, 6)),
             logprobs=1,
         )
         scores = [one for piece in result for one in piece.logprobs]
-        assert scores == [Logprob(n, -n / 4, ((9, -0.25),)) for n in range(4)]
+        assert scores == [Logprob(n, -n / 4, ((9, -0.25),)) for n in range(6)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from support import async_eventually, eventually
 
 from engine.kit import PATIENCE, Client, fails, hangs, serving
+from smg_proto import __version__
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.engine import (
     AccessError,
@@ -196,25 +197,27 @@ def test_the_time_limit_of_other_calls(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "kind", "what"),
     [
-        ("INVALID_ARGUMENT", RequestError),
-        ("NOT_FOUND", RequestError),
-        ("FAILED_PRECONDITION", RequestError),
-        ("UNAUTHENTICATED", AccessError),
-        ("PERMISSION_DENIED", AccessError),
-        ("RESOURCE_EXHAUSTED", BusyError),
-        ("UNAVAILABLE", UnavailableError),
-        ("DEADLINE_EXCEEDED", DeadlineError),
-        ("INTERNAL", FailedError),
-        ("CANCELLED", FailedError),
-        ("DATA_LOSS", FailedError),
-        ("UNIMPLEMENTED", FailedError),
+        ("INVALID_ARGUMENT", RequestError, "the server rejects the request"),
+        ("OUT_OF_RANGE", RequestError, "the server rejects the request"),
+        ("NOT_FOUND", RequestError, "the server does not know what the request names"),
+        ("FAILED_PRECONDITION", RequestError, "the server is not set up for the request"),
+        ("ALREADY_EXISTS", RequestError, "the server already has a request with this id"),
+        ("UNAUTHENTICATED", AccessError, "the server rejects the credentials"),
+        ("PERMISSION_DENIED", AccessError, "the server does not allow the call"),
+        ("RESOURCE_EXHAUSTED", BusyError, "the engine is full, or a message exceeds a size limit"),
+        ("UNAVAILABLE", UnavailableError, "no server, or it does not accept calls now"),
+        ("DEADLINE_EXCEEDED", DeadlineError, "no complete reply in time"),
+        ("INTERNAL", FailedError, "the call failed with INTERNAL"),
+        ("CANCELLED", FailedError, "the server cancelled the call"),
+        ("DATA_LOSS", FailedError, "the call failed with DATA_LOSS"),
+        ("UNIMPLEMENTED", FailedError, "the server does not have the RPC"),
     ],
 )
 @pytest.mark.parametrize("after", [0, 2])
 def test_each_status_raises_its_error(
-    client: Client, code: str, kind: type[EngineError], after: int
+    client: Client, code: str, kind: type[EngineError], what: str, after: int
 ) -> None:
     def handle(request: bytes, context: Any) -> Iterator[Any]:
         for token in range(after):
@@ -225,7 +228,7 @@ def test_each_status_raises_its_error(
         with pytest.raises(kind) as caught:
             client.pieces(server.target, LONG, **VLLM)
         assert (caught.value.code, caught.value.details) == (code, "about a secret prompt")
-        assert server.target in str(caught.value)
+        assert str(caught.value).startswith(f"{server.target}: {what}")
         assert "secret" not in str(caught.value)
 
 
@@ -290,3 +293,4 @@ def test_metadata_of_the_call_and_of_the_connection(client: Client) -> None:
         (seen,) = server.metadata
         assert (seen["a"], seen["b-bin"], seen["c"]) == ("1", b"\x00", "3")
         assert seen["authorization"] == "Bearer sesame"
+        assert seen["user-agent"].startswith(f"smg-proto/{__version__} ")

@@ -221,7 +221,7 @@ def test_rejections_by_the_runtime_are_internal(engine: Engine, stub: Stub) -> N
 
 
 def test_a_message_over_four_mib_arrives(stub: Stub) -> None:
-    request = by_text(text="x " * (5 << 19))
+    request = by_text(text="contract " * (1 << 19))
     code, details = status(lambda: list(stub.TextGenerate(request, timeout=TIMEOUT)))
     assert code is grpc.StatusCode.INTERNAL and "longer than the model's context" in details
 

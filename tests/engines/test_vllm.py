@@ -260,7 +260,7 @@ def test_a_prompt_beyond_the_context_is_rejected(
 
 
 def test_a_message_over_four_mib_arrives(stub: vllm_inference_pb2_grpc.InferenceStub) -> None:
-    request = sent(text="x " * (5 << 19))
+    request = sent(text="contract " * (1 << 19))
     code, details = status(lambda: stub.Generate(request, timeout=TIMEOUT))
     assert code is grpc.StatusCode.INVALID_ARGUMENT and "context" in details
 

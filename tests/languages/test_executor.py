@@ -37,8 +37,12 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> list[Vector]:
-    every = every_vector(tmp_path_factory.mktemp("vectors"))
+def every(tmp_path_factory: pytest.TempPathFactory) -> list[Vector]:
+    return every_vector(tmp_path_factory.mktemp("vectors"))
+
+
+@pytest.fixture(scope="module")
+def vectors(every: list[Vector]) -> list[Vector]:
     return [vector for vector in every if vector.message == "vllm.grpc.engine.SamplingParams"]
 
 
@@ -101,5 +105,5 @@ def test_json_values_may_differ_only_in_the_digits_of_numbers() -> None:
         assert not same(json.loads(one), json.loads(other))
 
 
-def test_every_current_type_has_vectors(tmp_path: Path) -> None:
-    assert {vector.message for vector in every_vector(tmp_path)} == todays_classes().keys()
+def test_every_current_type_has_vectors(every: list[Vector]) -> None:
+    assert {vector.message for vector in every} == todays_classes().keys()

@@ -24,6 +24,7 @@ from smg_proto.sagellm import (
     Metrics,
     Request,
     Response,
+    SamplingParams,
     StreamEvent,
     StreamEventDelta,
     StreamEventEnd,
@@ -159,6 +160,9 @@ def test_an_unknown_kind_of_event_is_kept_and_reported_by_name() -> None:
     assert (event.event, event.event.number, event.request_id) == ("unknown_15", 15, "r")
     assert event.to_proto().SerializeToString() == newer
     assert '"event":"unknown_15"' in event.model_dump_json()
+    assert type(event.model_dump()["event"]) is Unknown
+    schema = StreamEventUnknown.model_json_schema(mode="serialization")
+    assert schema["properties"]["event"]["type"] == "string"
 
 
 def test_unknown_fields_are_kept_at_every_depth() -> None:
@@ -204,6 +208,31 @@ def test_an_unknown_value_must_fit_the_wire_and_differ_from_all_members() -> Non
     assert Error(code=Unknown(77), message="m").to_proto().code == 77
 
 
+@pytest.mark.parametrize("kind", ["start", "delta", "end", None])
+def test_a_server_is_not_warned(kind: str | None) -> None:
+    """Nor does it lose what it does not know."""
+    message = END.to_proto()
+    message.ClearField("end")
+    if kind == "end":
+        message.end.CopyFrom(END.to_proto().end)
+    elif kind:
+        getattr(message, kind).SetInParent()
+    message.MergeFromString(bytes([15 << 3 | 2, 0]))  # field 15, an empty message
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        event = stream_event_from_proto(message, warn=False)
+    assert event.unknown()[0] == "field 15 of sagellm.v1.StreamEvent"
+    assert event.to_proto() == message
+
+
+def test_a_strict_reader_rejects_figures_that_are_not_finite() -> None:
+    message = END.to_proto()
+    message.end.metrics.ttft_ms = float("inf")
+    assert stream_event_from_proto(message).to_proto() == message
+    with pytest.raises(ValidationError, match="finite"):
+        stream_event_from_proto(message, strict=True)
+
+
 def test_nothing_is_reported_for_a_peer_of_the_same_release() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -242,6 +271,9 @@ def test_a_message_is_validated_and_the_error_names_the_field() -> None:
         ({"metadata": {"a": float("nan")}}, r"Request\.metadata.*JSON"),
         ({"metadata": {"a": object()}}, r"Request\.metadata.*JSON"),
         ({"prompt": "\ud800"}, r"Request\.prompt.*UTF-8"),
+        ({"temperature": "0"}, r"Request\.temperature.*double"),
+        ({"stream": "no"}, r"Request\.stream.*bool"),
+        ({"sampling_params": SamplingParams(seed=2**63)}, r"^SamplingParams\.seed.*int64"),
     ],
 )
 def test_values_that_the_wire_cannot_carry_are_rejected_by_name(

@@ -1,15 +1,17 @@
 """Validation: pydantic's errors with field and bound, and what strict adds. Versions, presets."""
 
+import json
 import re
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 
 import smg_proto.sagellm
 from smg_proto.sagellm import (
     DEFAULT_SAMPLING_PARAMS,
     PROTOCOL_VERSION,
+    ChatMessage,
     DecodingStrategy,
     Error,
     Metrics,
@@ -132,6 +134,41 @@ def test_validate_strategy_params_rejects_a_contradicting_field(
         params.validate_strategy_params()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"strategy": DecodingStrategy.SAMPLING, "temperature": 1e-5},
+        {"strategy": DecodingStrategy.BEAM_SEARCH, "beam_size": 2},
+        {"strategy": DecodingStrategy.CONTRASTIVE, "alpha": 0.0, "penalty_alpha": 0.0},
+        {"strategy": DecodingStrategy.CONTRASTIVE, "alpha": 1.0},
+        {"strategy": DecodingStrategy.SPECULATIVE, "n_speculative_tokens": 1},
+        {"strategy": DecodingStrategy.GREEDY, "beam_size": 1},
+    ],
+)
+def test_the_limits_of_a_strategy_are_valid(given: dict[str, Any]) -> None:
+    SamplingParams(**given).validate_strategy_params()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "strategy"),
+    [(0.0, "greedy"), (9e-6, "greedy"), (1e-5, "sampling"), (1.0, "sampling")],
+)
+def test_the_temperature_decides_an_unset_strategy(temperature: float, strategy: str) -> None:
+    assert SamplingParams(temperature=temperature).strategy == strategy
+
+
+def test_options_of_pydantics_validation_are_supported() -> None:
+    class Marked(ChatMessage):
+        @field_validator("content")
+        @classmethod
+        def _mark(cls, value: str, info: ValidationInfo) -> str:
+            return f"{value}{info.context}"
+
+    given = {"role": "user", "content": "a"}
+    assert Marked.model_validate(given, context="!").content == "a!"
+    assert Marked.model_validate_json(json.dumps(given), context="!").content == "a!"
+
+
 LONE = "half of a pair: \ud83d"
 
 
@@ -168,9 +205,15 @@ def test_text_of_every_plane_and_cyclic_objects_are_accepted() -> None:
 
 
 def test_presets_do_not_share_parameters() -> None:
+    expected: dict[SamplingPreset, dict[str, Any]] = {
+        SamplingPreset.DETERMINISTIC: {"strategy": "greedy", "temperature": 0.0},
+        SamplingPreset.BALANCED: {"strategy": "sampling", "temperature": 0.7, "top_p": 0.9},
+        SamplingPreset.CREATIVE: {"strategy": "sampling", "temperature": 1.2, "top_p": 0.95},
+        SamplingPreset.PRECISE: {"strategy": "beam_search", "beam_size": 4, "length_penalty": 1.2},
+    }
     for preset in SamplingPreset:
         params = SamplingPreset.get_params(preset)
-        params.check()
+        assert params == SamplingParams(**expected[preset]).check()
         assert params is not SamplingPreset.get_params(preset)
     assert DEFAULT_SAMPLING_PARAMS.strategy is DecodingStrategy.GREEDY
 

@@ -6,12 +6,14 @@ import io
 import json
 import logging
 import random
+import sys
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -345,6 +347,68 @@ def test_end_tokens_are_those_that_the_model_names(tmp_path: Path) -> None:
     assert 5 not in TokenDecoder.from_model_path(tmp_path).end_token_ids
 
 
+def test_the_other_files_of_a_tokenizer_are_kept(tmp_path: Path) -> None:
+    names = {
+        *("tokenizer_config.json", "generation_config.json", "config.json"),
+        *("special_tokens_map.json", "chat_template.jinja", "chat_template.json"),
+    }
+    files = model_files("byte level") | {name: f'"{name}"' for name in names}
+    expected = {name: f'"{name}"'.encode() for name in names}
+    bundle = bundle_of(files)
+    assert TokenDecoder.from_bundle(bundle).settings == expected
+    assert TokenDecoder.from_model_path(bundle.extract(tmp_path)).settings == expected
+
+
+def test_other_tokenizers_are_loaded_by_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AutoTokenizer:
+        added_tokens_decoder: ClassVar = {7: "<end>"}
+
+        def __init__(self, path: str) -> None:
+            self.name = (Path(path) / "name").read_text(encoding="utf-8")
+
+        @classmethod
+        def from_pretrained(cls, path: str) -> "AutoTokenizer":
+            return cls(path)
+
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            return [7] * add_special_tokens + [1] * len(text)
+
+        def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+            return f"{self.name} {ids} {skip_special_tokens}"
+
+    library = SimpleNamespace(AutoTokenizer=AutoTokenizer)
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    (tmp_path / "name").write_text("mine", encoding="utf-8")
+    files = {"name": "mine", "note": f"{random.getrandbits(64)}"}
+    for decoder in (
+        TokenDecoder.from_model_path(tmp_path),
+        TokenDecoder.from_bundle(bundle_of(files)),
+    ):
+        assert decoder.decode((1, 2)) == "mine [1, 2] True"
+        assert decoder.decode((1, 2), False) == "mine [1, 2] False"
+        assert decoder.encode("ab") == [7, 1, 1]
+        assert decoder.encode("ab", add_special_tokens=False) == [1, 1]
+        assert list(decoder.end_token_ids) == [7]
+
+
+def test_a_prompt_is_represented_by_a_token_of_plain_text() -> None:
+    decoder = ALL["byte level"]
+    (token,) = decoder.context("Once")
+    assert decoder.decode([token]).isalnum()
+    assert decoder.context("") == ()
+
+    class Symbols:
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            raise NotImplementedError
+
+        def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+            return "-" * len(ids)
+
+    assert TokenDecoder(Symbols()).context("Once") == []
+
+
 # The cache.
 
 
@@ -372,6 +436,52 @@ def test_a_damaged_cache_is_passed_over(
     folder.mkdir(parents=True)
     (folder / "vocabulary").write_bytes(content)
     assert joined(TokenDecoder.from_bundle(bundle), [[0], [1]])
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {"VLLM_GRPC_CACHE": "/c"}, "/c/tokenizers/x"),
+        ("linux", {"VLLM_GRPC_CACHE": "OFF"}, None),
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/smg-proto/tokenizers/x"),
+        ("linux", {}, "/home/me/.cache/smg-proto/tokenizers/x"),
+        ("darwin", {"XDG_CACHE_HOME": "/x"}, "/home/me/Library/Caches/smg-proto/tokenizers/x"),
+        ("win32", {"LOCALAPPDATA": "/l"}, "/l/smg-proto/tokenizers/x"),
+        ("win32", {}, "/home/me/AppData/Local/smg-proto/tokenizers/x"),
+    ],
+)
+def test_the_cache_is_where_the_system_has_its_caches(
+    platform: str,
+    variables: dict[str, str],
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("VLLM_GRPC_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/me", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", platform)
+        folder = tokens_bundle.cache_folder("x")
+    assert folder == (None if expected is None else Path(expected))
+
+
+def _full(*_: object) -> None:
+    raise OSError("no space")
+
+
+def test_a_file_is_kept_once_and_completely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    for content in (b"one", b"two"):
+        tokens_bundle.keep(folder, "a", content)
+        assert tokens_bundle.kept(folder, "a") == b"one"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(Path, "replace", _full)
+    tokens_bundle.keep(folder, "b", b"two")
+    assert [file.name for file in folder.iterdir()] == ["a"]
+    assert tokens_bundle.kept(folder, "b") is None
 
 
 @pytest.mark.parametrize("where", ["off", "/proc/nowhere"])
@@ -449,11 +559,14 @@ def test_a_download_that_fails_is_ended(both: Both, fresh: Address[FakeVllmEngin
         "/evil",
         "a/../../evil",
         "C:\\evil",
+        "C:evil",
         "a\\..\\..\\evil",
         "..",
         "",
         "a\nb",
-        "x" * 300,
+        "x" * 256,
+        "é" * 128,
+        "a/" * 250 + "b",
     ],
 )
 def test_nothing_is_written_outside_of_the_folder(name: str, tmp_path: Path) -> None:
@@ -464,20 +577,47 @@ def test_nothing_is_written_outside_of_the_folder(name: str, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "a/" * 249 + "bc"])
+def test_names_may_be_long(name: str) -> None:
+    assert bundle_of({name: "x"}).files == {name: b"x"}
+
+
+def test_folders_are_made_and_files_replaced(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        bundle = bundle_of({"a": content, "b/": "", "b/c/": "", "b/c/d": content})
+        assert bundle.extract(tmp_path / "new" / "folder") == tmp_path / "new" / "folder"
+        names = [*(tmp_path / "new" / "folder").rglob("*")]
+        found = {file.name: file.read_text(encoding="utf-8") for file in names if file.is_file()}
+        assert found == {"a": content, "d": content}
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressions_without_a_bound_are_refused(method: int) -> None:
     with pytest.raises(VLLMGrpcDataLossError, match="another method than deflate"):
         _ = bundle_of({"a": "b" * 1000}, method).files
+    stored = bundle_of({"a": "b"}, zipfile.ZIP_STORED)
+    assert stored.files == {"a": b"b"}
+    data = bytearray(stored.data)
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(signature) + flags] |= 1
+    with pytest.raises(VLLMGrpcDataLossError, match="is encrypted"):
+        _ = chunks_of(bytes(data)).build().files
 
 
 def test_bundles_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_bundle, "MAX_UNPACKED_BYTES", 5000)
     monkeypatch.setattr(tokens_bundle, "MAX_FILES", 3)
-    assert len(bundle_of({"a": "x" * 2500, "b": "x" * 2500}).files) == 2
+    assert len(bundle_of({"a": "x" * 2500, "b": "x" * 2500, "c": "", "d/": ""}).files) == 3
     with pytest.raises(VLLMGrpcDataLossError, match="unpacks to more"):
         _ = bundle_of({"a": "x" * 2500, "b": "x" * 2501}).files
     with pytest.raises(VLLMGrpcDataLossError, match="more than 3 files"):
         _ = bundle_of(dict.fromkeys("abcd", "")).files
+    data = archive({"a": ""})
+    monkeypatch.setattr(tokens_bundle, "MAX_PACKED_BYTES", len(data))
+    digest = hashlib.sha256(data).hexdigest().upper()
+    assert chunks_of(data, digest).build().files == {"a": b""}
+    with pytest.raises(VLLMGrpcDataLossError, match="has more than 0 MiB"):
+        chunks_of(data + b" ")
 
 
 def test_an_archive_that_lies_about_its_size_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The gateway's five engine contracts: a stream of `chunk`, then a `complete` per sequence."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import Any, ClassVar
 
 from smg_proto.common_pb2 import GetTokenizerChunk, GetTokenizerRequest
@@ -72,8 +73,7 @@ class ChunkContract(Contract):
     def logprobs(self, message: Any) -> tuple[Logprob, ...]:
         """The log probabilities in a chunk or a `complete`."""
         given = message.output_logprobs
-        tops = list(given.top_logprobs)
-        tops += [None] * (len(given.token_ids) - len(tops))
+        tops = chain(given.top_logprobs, repeat(None))
         return tuple(
             Logprob(
                 token, value, tuple(zip(top.token_ids, top.values, strict=False)) if top else ()
@@ -84,7 +84,7 @@ class ChunkContract(Contract):
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
         part = message.chunk if message.HasField("chunk") else message.complete
         given = part.input_logprobs
-        tops = [*given.top_logprobs, *[None] * len(given.token_ids)]
+        tops = chain(given.top_logprobs, repeat(None))
         return tuple(
             Logprob(
                 token,

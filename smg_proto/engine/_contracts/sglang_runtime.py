@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, ClassVar
 
 from smg_proto import sglang_runtime_pb2 as pb
@@ -60,7 +61,7 @@ class SglangRuntime(Contract):
 
     def reader(self, params: CheckedParams, stream: bool, facts: Any) -> "RuntimeReader":
         kind = TextReader if "prompt" in params else IdsReader
-        return kind(params.n, "logprobs" in params, facts if stream else False)
+        return kind(params.n, "logprobs" in params, facts)
 
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
         return _scored(message.meta_info, "input")
@@ -205,12 +206,11 @@ def _scored(meta: Mapping[str, str], of: str) -> tuple[Logprob | None, ...]:
         _list(_json(meta[key])) if key in meta else []
         for key in (f"{of}_token_logprobs", f"{of}_top_logprobs")
     )
-    tops += [[]] * (len(tokens) - len(tops))
     return tuple(
         None
         if one[0] is None
         else Logprob(int(one[1]), float(one[0]), tuple((int(t[1]), float(t[0])) for t in top or ()))
-        for one, top in zip(tokens, tops, strict=False)
+        for one, top in zip(tokens, chain(tops, repeat(())), strict=False)
     )
 
 

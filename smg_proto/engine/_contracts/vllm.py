@@ -1,6 +1,7 @@
 """vllm: vLLM's own contract, served with --grpc-port."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, ClassVar
 
 from smg_proto import vllm_control_pb2 as control
@@ -128,9 +129,8 @@ class VllmReader(Reader):
 
 
 def _logprobs(new: Any) -> tuple[Logprob, ...]:
-    tops = [tuple((one.id, one.logprob) for one in at.tokens) for at in new.candidate_tokens]
-    tops += [()] * (len(new.logprobs) - len(tops))
-    return tuple(map(Logprob, new.token_ids, new.logprobs, tops))
+    tops = (tuple((one.id, one.logprob) for one in at.tokens) for at in new.candidate_tokens)
+    return tuple(map(Logprob, new.token_ids, new.logprobs, chain(tops, repeat(()))))
 
 
 CONTRACT = Vllm()
