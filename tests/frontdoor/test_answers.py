@@ -160,6 +160,7 @@ async def test_empty_arguments_can_be_sent_back(
         ({"detail": [7, None, {"loc": 5, "msg": 6}]}, "the gateway returned HTTP 400", []),
         ({"error": {"message": ["m"]}}, "the gateway returned HTTP 400", []),
         ("plain words", "plain words", []),
+        (b"caf\xe9", "caf\ufffd", []),
         ("[" * 100_000, "[" * 1000, []),
     ],
 )
