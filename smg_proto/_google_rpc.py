@@ -86,6 +86,8 @@ def read_status(data: bytes) -> ReadStatus:
             case "RetryInfo":
                 delay = detail.retry_delay
                 read.retry_delay = _delay(delay.seconds, delay.nanos)
+            case _:
+                pass
     return read
 
 

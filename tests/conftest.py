@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     found = ((mark.name, item.path) for item in items for mark in item.iter_markers())
     config.stash[MARKED] = set(found)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what was collected, which stays, from the searches for garbage during the tests."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,6 @@ ELSEWHERE = [
     "localhost.evil.example:1", "127.evil.example:1", "localhost-proxy.corp:1", "10.0.0.1:1",
     "127.0.0.1.evil.example:1", "[::2]:1", "0.0.0.0:1", "example.com:1", "evil?localhost:1",
     "dns:///localhost.evil:1", "dns://8.8.8.8/localhost:1", "dns:evil:1", "xds:localhost:1",
-    "ipv4:127.0.0.1:1,10.0.0.1:1", "ipv6:[::1]:1,[::2]:1",
+    "ipv4:127.0.0.1:1,10.0.0.1:1", "ipv6:[::1]:1,[::2]:1", "[::1].evil:1", "[::1]x:1",
 ]
 # fmt: on

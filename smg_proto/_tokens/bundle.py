@@ -147,9 +147,8 @@ def keep(folder: Path | None, name: str, content: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
             Path(fresh).replace(folder / name)
-        except BaseException:
+        finally:
             Path(fresh).unlink(missing_ok=True)
-            raise
 
 
 def kept(folder: Path | None, name: str) -> bytes | None:

@@ -192,6 +192,7 @@ IDS: dict[str, Any] = {"token_ids": [1]}
         (IDS | {"temperature": -0.1}, "temperature"),
         (IDS | {"temperature": math.nan}, "temperature"),
         (IDS | {"temperature": math.inf}, "temperature"),
+        (IDS | {"temperature": 3e38}, "temperature"),
         (IDS | {"temperature": 1e300}, "temperature"),
         (IDS | {"temperature": 10**400}, "temperature"),
         (IDS | {"temperature": "1"}, "temperature"),
@@ -234,6 +235,7 @@ IDS: dict[str, Any] = {"token_ids": [1]}
         (IDS | {"timeout": 0}, "timeout"),
         (IDS | {"metadata": "a"}, "metadata"),
         (IDS | {"best_of": 2}, "best_of"),
+        (IDS | {"x" * 81: 2}, "x" * 80),
     ],
 )
 def test_parameters(params: dict[str, Any], parameter: str) -> None:

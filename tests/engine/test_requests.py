@@ -219,6 +219,29 @@ def test_values_that_a_contract_does_not_support(
     assert caught.value.what == what
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "why"),
+    [
+        ("trtllm", {"logit_bias": {1: 1.0}}, "takes a number for every token"),
+        ("trtllm", {"lora": "a"}, "identifies adapters by number"),
+        ("trtllm", {"token_ids": None, "prompt": "a"}, "pass token_ids"),
+        ("trtllm", {"max_tokens": None}, "pass max_tokens"),
+        ("sglang.grpc.scheduler", {"token_ids": None, "prompt": "a"}, "pass token_ids"),
+        ("tokenspeed.grpc.scheduler", {"token_ids": None, "prompt": "a"}, "pass token_ids"),
+        ("tokenspeed.grpc.scheduler", {"prompt_logprobs": 1}, "the reply has no field for them"),
+        ("tokenspeed.grpc.scheduler", {"top_k": 0}, "leave it out"),
+        ("openengine.v1", {"top_k": 0}, "leave it out"),
+        ("mlx.grpc.engine", {"n": 2}, "one sequence per request"),
+        ("mlx.grpc.engine", {"stop": "a"}, "use stop_token_ids"),
+        ("mlx.grpc.engine", {"logprobs": 0}, "use at least 1"),
+        ("vllm.grpc.engine", {"lora": "a"}, "the contract has no field for it"),
+    ],
+)
+def test_the_error_says_why_and_what_to_do(name: str, parameters: dict[str, Any], why: str) -> None:
+    with pytest.raises(UnsupportedError, match=why):
+        request(name, **IDS | parameters)
+
+
 @pytest.mark.parametrize("name", ["sglang.grpc.scheduler", "sglang.runtime.v1"])
 def test_top_k_zero_is_minus_one_for_sglang(name: str) -> None:
     sent: Any = request(name, **IDS, top_k=0)

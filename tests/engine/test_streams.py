@@ -25,6 +25,7 @@ from smg_proto.engine import (
     UnavailableError,
     connect,
 )
+from smg_proto.engine._sync.calls import Caller
 from smg_proto.testing import FakeVllmEngine, Fault, run_vllm_engine
 
 GENERATE = "/vllm.grpc.engine.VllmEngine/Generate"
@@ -133,6 +134,25 @@ def test_closing_a_stream_wakes_its_reader_sync(engine: Any) -> None:
         stream.close()
         thread.join(PATIENCE)
         assert [type(error) for error in errors] == [ClosedError]
+
+
+def test_a_close_while_the_call_starts_is_kept(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.servicer.script.add(Fault(delay=PATIENCE))
+    starts = Caller.stream
+
+    def stream_and_close(*arguments: Any) -> Any:
+        started = starts(*arguments)
+        stream.close()
+        return started
+
+    monkeypatch.setattr(Caller, "stream", stream_and_close)
+    with connect(engine) as client:
+        stream = client.generate(**LONG)
+        with pytest.raises(ClosedError):
+            next(stream)
+    eventually(lambda: engine.servicer.record.counters.running == 0, "the server has ended it")
 
 
 async def test_closing_the_connection_ends_its_streams(engine: Any) -> None:

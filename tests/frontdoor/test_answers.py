@@ -464,6 +464,30 @@ async def test_inputs_are_embedded_a_few_at_a_time_and_in_order(
     assert most <= 8
 
 
+async def test_the_usage_of_embeddings_is_that_of_the_worker(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    request = smg.EmbedRequest(model="m", inputs=[smg.EmbedInput(text="a")])
+    for usage in ({}, {"usage": {"prompt_tokens": 0, "total_tokens": 0}}):
+        upstream.forget()
+        upstream.answer(200, {"data": [{"embedding": [1]}]} | usage)
+        reply = await call(channel, "EmbeddingService.Embed", request)
+        assert reply.HasField("usage") == bool(usage)
+
+
+async def test_dimensions_that_the_worker_ignores_are_an_error(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    request = smg.EmbedRequest(model="m", inputs=[smg.EmbedInput(text="a")], dimensions=2)
+    upstream.answer(200, {"data": [{"embedding": [1, 2]}]})
+    reply = await call(channel, "EmbeddingService.Embed", request)
+    assert list(reply.embeddings[0].values) == [1, 2]
+    upstream.forget()
+    upstream.answer(200, {"data": [{"embedding": [1, 2, 3]}]})
+    found = await failure(channel, "EmbeddingService.Embed", request)
+    assert found.reason == "UNSUPPORTED_BY_BACKEND" and "returned 3" in found.message
+
+
 async def test_a_failed_input_ends_the_others(
     upstream: Upstream, channel: grpc.aio.Channel
 ) -> None:

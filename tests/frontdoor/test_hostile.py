@@ -171,6 +171,16 @@ async def test_an_id_that_is_not_a_segment_is_rejected(
     assert not upstream.sent
 
 
+async def test_an_item_s_id_is_rejected_by_its_name(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    for name in ("GetConversationItem", "DeleteConversationItem"):
+        request = getattr(smg, f"{name}Request")(id="c", item_id="..")
+        found = await failure(channel, f"ConversationService.{name}", request)
+        assert [v.field for v in found.field_violations] == ["item_id"]
+    assert not upstream.sent
+
+
 # --- Clients that leave ---
 
 

@@ -111,6 +111,8 @@ class AsyncGeneration:
             raise ClosedError(f"{caller.target}: the stream has been closed")
         running = caller.stream(self._call, self._timeout, self._metadata)
         self._running = running
+        if self._closed:  # by another thread in the meantime
+            running.cancel()
         try:
             async for message in running:
                 for piece in read(message):
