@@ -160,6 +160,7 @@ async def test_empty_arguments_can_be_sent_back(
         ({"detail": [7, None, {"loc": 5, "msg": 6}]}, "the gateway returned HTTP 400", []),
         ({"error": {"message": ["m"]}}, "the gateway returned HTTP 400", []),
         ("plain words", "plain words", []),
+        (b"caf\xe9", "caf\ufffd", []),
         ("[" * 100_000, "[" * 1000, []),
     ],
 )
@@ -235,10 +236,20 @@ def test_the_code_and_the_fields_are_found_in_every_form(
     assert (error.metadata.get("code", ""), error.field_violations) == (code, violations)
 
 
-def test_the_header_has_the_code() -> None:
-    headers = {"x-smg-error-code": "model_not_found"}
-    error = from_response(404, headers, b'{"error": {"code": "other"}}', "")
-    assert (error.reason, error.metadata["code"]) == ("MODEL_NOT_FOUND", "model_not_found")
+@pytest.mark.parametrize(
+    "header, code",
+    [
+        ("model_not_found", "model_not_found"),
+        ("x" * 1024, "x" * 1024),
+        ("x" * 1025, "other"),
+        ("caf\xe9", "other"),
+        ("a\tb", "other"),
+        ("", "other"),
+    ],
+)
+def test_the_code_of_the_header_comes_first(header: str, code: str) -> None:
+    error = from_response(404, {"x-smg-error-code": header}, b'{"error": {"code": "other"}}', "")
+    assert error.metadata["code"] == code
 
 
 @pytest.mark.parametrize(
