@@ -74,9 +74,10 @@ def _run(session: pytest.Session, items: list[pytest.Item]) -> int:
 def replace_functions(module: str, before: str, after: str) -> bool:
     """Change the functions of a loaded module as its source changed, line for line.
 
-    False, with nothing changed, if something else differs, which runs on import. A module that is
-    not loaded yet counts as changed: it will be read from its file.
+    False if something else differs, which runs on import, or if a function is not found. A module
+    that is not loaded yet counts as changed: it will be read from its file.
     """
+    gc.unfreeze()  # frozen objects would not be found
     functions = [
         function
         for function in gc.get_objects()
@@ -98,10 +99,14 @@ def replace_functions(module: str, before: str, after: str) -> bool:
             if places.count(place) > 1 or one.co_freevars != other.co_freevars:
                 return False
             changed[place] = other
+    inner = {_place(code) for outer in changed.values() for code in [*_codes(outer)][1:]}
+    outermost = changed.keys() - inner  # these hold the code of the others
     for function in functions:
-        if code := changed.get(_place(function.__code__)):
+        place = _place(function.__code__)
+        if code := changed.get(place):
             function.__code__ = code
-    return bool(changed)
+            outermost.discard(place)
+    return bool(changed) and not outermost
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -1,5 +1,6 @@
 """scripts/_forks.py: which changes of a loaded module can be made in place."""
 
+import gc
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,18 @@ def test_functions_change_in_place(
     assert callable(look) and look(module, box) != expected
     assert change(module, old, new)
     assert look(module, box) == expected
+
+
+def test_functions_that_are_frozen_are_found(module: ModuleType) -> None:
+    gc.freeze()
+    assert change(module, "self.x < LIMIT", "self.x <= LIMIT")
+    assert module.Box(3).low
+
+
+def test_a_function_that_is_gone_is_not_changed(module: ModuleType) -> None:
+    del module.held
+    gc.collect()
+    assert not change(module, "yield 1", "yield 5")
 
 
 @pytest.mark.parametrize(
