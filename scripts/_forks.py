@@ -66,7 +66,7 @@ def _run(session: pytest.Session, items: list[pytest.Item]) -> int:
     for item, following in zip(items, [*items[1:], None], strict=True):
         item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
-            session._setupstate.teardown_exact(None)
+            session._setupstate.teardown_exact(None)  # pyright: ignore[reportPrivateUsage]
             return 1
     return 0
 
