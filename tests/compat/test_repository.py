@@ -521,3 +521,51 @@ def test_a_report_has_findings_and_accepted_findings(pair: tuple[str, str], tmp_
     rest = report.accept(read_acceptances(path))
     assert rest.verdict == "json"
     assert rest.accepted == (lost,)
+
+
+@pytest.mark.parametrize(
+    ("imported", "advice"),
+    [
+        ("money/money.proto", "give its folder with -I DIR"),
+        (
+            "google/api/http.proto",
+            "give its folder with -I DIR, or -I pypi:googleapis-common-protos==VERSION",
+        ),
+        ("google/other.proto", "give its folder with -I DIR"),
+    ],
+)
+def test_a_missing_import_says_where_to_get_it(imported: str, advice: str, tmp_path: Path) -> None:
+    write(tmp_path, {"shop.proto": proto("shop", "", imported)})
+    with pytest.raises(ContractError) as caught:
+        load(tmp_path)
+    assert str(caught.value).endswith(
+        f"shop.proto:3: imports {imported}, which does not exist; {advice}"
+    )
+
+
+def test_a_missing_dependency_of_buf_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"buf.build/owner/{letter}" for letter in "fbecad"]
+    config = "version: v2\ndeps:\n" + "".join(f"  - {name}\n" for name in names)
+    write(tmp_path, {"buf.yaml": config, "shop.proto": proto("shop", "", "money/money.proto")})
+    monkeypatch.setattr("smg_proto.compat._compile.program", lambda name: None)
+    with pytest.raises(ContractError) as caught:
+        load(tmp_path)
+    first_five = ", ".join(sorted(names)[:5])
+    assert str(caught.value).endswith(
+        f"; buf.yaml depends on {first_five}, which buf can fetch: pip install buf-bin"
+    )
+
+
+def test_a_value_with_a_backtick_stays_code_in_markdown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for side, default in (("old", "x`y"), ("new", "z")):
+        field = f'optional string a = 1 [default = "{default}"];'
+        text = f'syntax = "proto2";\npackage p;\nmessage M {{ {field} }}\n'
+        write(tmp_path / side, {"m.proto": text})
+    folders = [str(tmp_path / side) for side in ("old", "new")]
+    assert main(["diff", *folders, "--format", "markdown"]) == 1
+    output = capsys.readouterr().out
+    assert "sent `` nothing, so a is 'x`y' ``; read `nothing, so a is 'z'`" in output
