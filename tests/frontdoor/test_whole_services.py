@@ -263,10 +263,13 @@ async def test_an_invalid_event_of_the_gateway_fails_the_session(
     async def binary(_: web.Request, socket: web.WebSocketResponse) -> None:
         await socket.send_bytes(b"\0")
 
-    async def garbage(_: web.Request, socket: web.WebSocketResponse) -> None:
-        await socket.send_str("garbage")
+    def sends(text: str) -> Any:
+        async def send(_: web.Request, socket: web.WebSocketResponse) -> None:
+            await socket.send_str(text)
 
-    for ending in (binary, garbage):
+        return send
+
+    for ending in (binary, *map(sends, ("garbage", "[]", '{"x": 1}', '{"type": 1}'))):
         upstream.forget()
         error = await session(upstream, channel, ending)
         assert (error.code, error.reason) == (Code.INTERNAL, "WORKER_ERROR")
