@@ -423,10 +423,11 @@ def test_what_templates_do_with_loops_still_works() -> None:
         "{{ ['x', 'y'] | map('upper') | join }}{{ [{'a': 5}] | join('-', 'a') }}"
         "{{ 'a\\nb' | indent(2) }}{{ 7 % 4 }}{{ 2 ** 3 }}"
         "{{ {'a': [1]} | tojson(indent=1) }}{{ [1] * 2 }}{{ strftime_now('%%') }}"
+        "{{ 'aa'.replace('a', 'b', 1) }}"
     )
     assert compiled(source).render(xs=[1, 2, 3]) == (
         "1/3f2 2/313 3/3l2 b1a2none236" + "3,2,1['a', 'b']cbXY5a\n  b38"
-        '{\n "a": [\n  1\n ]\n}[1, 1]%'
+        '{\n "a": [\n  1\n ]\n}[1, 1]%ba'
     )
 
 
