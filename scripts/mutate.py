@@ -46,7 +46,9 @@ TESTS = {
     ],
     "smg_proto/_http": ["tests/frontdoor", "tests/llm"],
     "smg_proto/_pytest_plugin.py": ["tests/testing/test_plugin.py"],
+    "smg_proto/engine": ["tests/engine", "tests/engines"],
     "smg_proto/errors.py": ["tests/test_errors.py", "tests/test_smg_v1.py"],
+    "smg_proto/testing/_engine": ["tests/testing", "tests/engines"],
     "smg_proto/_target.py": ["tests/helpers/test_connect.py", "tests/vllm/test_connection.py"],
     "smg_proto/_channel.py": [
         "tests/vllm/test_connection.py",
