@@ -51,6 +51,14 @@ def unhandled_signals_fail() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def free_port() -> int:
+    """A port that is free now, for a program that has to be given one."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 def listens(port: int) -> bool:
     """Whether a server on this machine accepts connections at the port."""
     with socket.socket() as probe:

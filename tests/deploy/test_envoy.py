@@ -1,6 +1,5 @@
 """deploy/envoy.yaml: accepted by Envoy, and a way to several front doors."""
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,7 @@ import grpc
 import pytest
 from certificates import Authority
 from programs import envoy
-from support import ROOT
+from support import ROOT, free_port
 
 from smg_proto import smg_pb2, smg_pb2_grpc
 from smg_proto.testing import FakeGateway, run_gateway
@@ -59,9 +58,7 @@ def running(file: Path) -> Iterator[None]:
 
 
 def test_calls_reach_every_front_door(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with ExitStack() as stack:
         doors = [stack.enter_context(run_gateway(FakeGateway(token_delay=0.01))) for _ in range(2)]
         file, ca = config(tmp_path, port, [str(door) for door in doors])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from peers.start import published_servicer, servicer_environment
-from support import eventually, listens, make_environment
+from support import eventually, free_port, listens, make_environment
 
-from e2e.deployment import Deployment, free_port, front_door, gateway
+from e2e.deployment import Deployment, front_door, gateway
 from smg_proto.testing import FakeVllmEngine, run_vllm_engine
 
 GATEWAY = "smg==1.13.0"

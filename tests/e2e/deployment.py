@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from support import eventually
+from support import eventually, free_port
 
 from e2e.http_worker import MODEL, HttpWorker, http_worker
 from smg_proto import smg_pb2 as smg
@@ -31,13 +30,6 @@ CLOSED = {
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "NO_PROXY": "127.0.0.1,localhost",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from support import free_port
 
-from e2e.deployment import Door, free_port, front_door, gateway
+from e2e.deployment import Door, front_door, gateway
 from smg_proto import smg_pb2 as smg
 from smg_proto.errors import from_rpc_error
 from smg_proto.testing import Answer, Call, FakeVllmEngine, run_vllm_engine

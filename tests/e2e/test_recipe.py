@@ -11,10 +11,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support import ROOT, eventually, make_environment
+from support import ROOT, eventually, free_port, make_environment
 
 from e2e.conftest import GATEWAY
-from e2e.deployment import CLOSED, Http, free_port
+from e2e.deployment import CLOSED, Http
 from smg_proto.testing._model import MODEL_NAME
 
 pytestmark = pytest.mark.e2e

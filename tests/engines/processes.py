@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,13 +26,6 @@ except ProcessLookupError:
     pass
 """
 SLOW_START = 180.0  # seconds for a real engine to come up on a machine with much else to do
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -19,9 +19,9 @@ import grpc
 import pytest
 from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import ROOT, eventually, find_python, listens, make_environment, need, run
+from support import ROOT, eventually, find_python, free_port, listens, make_environment, need, run
 
-from engines.processes import SLOW_START, Process, free_port, program
+from engines.processes import SLOW_START, Process, program
 from engines.random_model import write_random_model
 from engines.running import Engine, Engines
 from engines.standin import CONTEXT, write_model

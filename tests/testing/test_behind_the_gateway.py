@@ -1,7 +1,6 @@
 """The fakes beside the real gateway: the engine works behind it, and FakeGateway answers as it."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -12,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from support import make_environment
+from support import free_port, make_environment
 
 from smg_proto import smg_pb2 as pb
 from smg_proto import smg_pb2_grpc as rpc
@@ -36,7 +35,7 @@ def url(engine: Address[FakeVllmEngine], tmp_path_factory: pytest.TempPathFactor
     """The HTTP address of a real gateway with the fake engine as its only worker."""
     home = tmp_path_factory.mktemp("smg")
     program = make_environment(home / "venv", [GATEWAY]).with_name("smg")
-    port, metrics = _free_port(), _free_port()
+    port, metrics = free_port(), free_port()
     command = [str(program), "launch", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics)]
     command += ["--worker-urls", f"grpc://{engine}"]
@@ -52,13 +51,6 @@ def url(engine: Address[FakeVllmEngine], tmp_path_factory: pytest.TempPathFactor
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def _ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> str:

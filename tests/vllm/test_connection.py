@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from certificates import Authority, Identity
+from support import free_port
 from targets import ELSEWHERE, LOOPBACK
 from vllm_kit import Both, metadata_of
 
@@ -270,12 +271,9 @@ def test_an_unknown_host_is_a_connection_error(both: Both) -> None:
 
 
 def test_wait_for_ready_waits_for_a_server_that_comes_later(both: Both) -> None:
-    import socket
     import threading
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     client = both.make(f"127.0.0.1:{port}", max_retries=0)
     done = threading.Event()
 
