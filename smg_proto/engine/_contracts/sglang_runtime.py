@@ -61,7 +61,7 @@ class SglangRuntime(Contract):
 
     def reader(self, params: CheckedParams, stream: bool, facts: Any) -> "RuntimeReader":
         kind = TextReader if "prompt" in params else IdsReader
-        return kind(params.n, "logprobs" in params, facts)
+        return kind(params.n, "logprobs" in params, facts if stream else False)
 
     def prompt_logprobs(self, message: Any) -> tuple[Logprob | None, ...]:
         return _scored(message.meta_info, "input")
