@@ -36,8 +36,8 @@ def judge(
     """
     sent_values = {descriptor.number: value for descriptor, value in sent.ListFields()}
     read_values = {descriptor.number: value for descriptor, value in read.ListFields()}
-    numbers = sorted(writer.message.fields.keys() | reader.message.fields.keys())
-    for number in numbers if only is None else [only]:
+    numbers: list[int] = [] if only is None else [only]
+    for number in numbers or sorted(writer.message.fields.keys() | reader.message.fields.keys()):
         f, g = writer.message.fields.get(number), reader.message.fields.get(number)
         arrived = number in read_values
         if g and g.presence == "required" and not arrived:

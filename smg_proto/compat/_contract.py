@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as ProtoMessage
 
-from smg_proto.compat._files import ContractError, in_order, pool_of
+from smg_proto.compat._files import ContractError, absolute, in_order, pool_of
 from smg_proto.compat._limits import MAX_TYPE_CHAIN
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ FOREIGN = ("google.", "grpc.")
 # in pure Python, they must exist first.
 _CLASS: Any = type(FileDescriptorProto)
 _EAGER = not _CLASS.__module__.startswith("google._upb")
+
+_SCALARS: Mapping[int, str] = {
+    number: name.removeprefix("TYPE_").lower() for name, number in FieldDescriptorProto.Type.items()
+}
 
 Presence = Literal["implicit", "explicit", "required", "repeated"]
 
@@ -75,10 +79,7 @@ class Field:
         if self.entry:
             key, value = self.entry.fields[1], self.entry.fields[2]
             return f"map<{key.spelled}, {value.spelled}>"
-        word = self.type_name
-        if not word:
-            kind = FieldDescriptorProto.Type.ValueType(self.kind)
-            word = FieldDescriptorProto.Type.Name(kind).removeprefix("TYPE_").lower()
+        word = self.type_name or _SCALARS[self.kind]
         if self.kind == FieldDescriptor.TYPE_GROUP:
             word = f"group {word}"
         return f"repeated {word}" if self.repeated else word
@@ -198,9 +199,10 @@ class Contract:
         self.skipped: Mapping[str, str] = skipped or {}
         self._shown: Mapping[str, str] = shown or {}
         given = {str(file.name) for file in files.file}
-        self.files: list[FileDescriptorProto] = in_order(files, origin)  # with imports
+        ordered = in_order(files, origin)
         self.own: frozenset[str] = frozenset(given if own is None else own & given)
-        self.pool: DescriptorPool = pool_of(self.files, origin)
+        self.pool: DescriptorPool = pool_of(ordered, origin)
+        self.files: list[FileDescriptorProto] = [absolute(file, self.pool) for file in ordered]
         self._read = Reader(self.pool, self.files)
         self.messages: Mapping[str, Message] = self._read.messages
         self.enums: Mapping[str, Enum] = self._read.enums

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from smg_proto.compat._contract import Contract, Rpc
+from smg_proto.compat._contract import Contract, Place, Rpc
 from smg_proto.compat._enums import Enums
 from smg_proto.compat._fields import Messages, who
 from smg_proto.compat._moves import findings as file_findings
@@ -33,6 +33,7 @@ class _Differ:
         self.replaced = replacements(self.messages, self.scope, self.changed)
         self.enums = Enums(self.messages, self.replaced)
         self.inside = Inside(self.messages)
+        self._located: dict[str, tuple[str, Place | None]] = {}
 
     def _reached(self, contract: Contract, own: set[str]) -> frozenset[str]:
         """The types that the contract's own types and services use or extend."""
@@ -57,9 +58,12 @@ class _Differ:
 
     def located(self, finding: Finding) -> Finding:
         """The finding with its package and place filled in."""
-        package = finding.package or self._package(finding.symbol)
-        place = self.new.place(finding.symbol) or self.old.place(finding.symbol)
-        return replace(finding, package=package, place=place)
+        symbol = finding.symbol
+        if symbol not in self._located:
+            place = self.new.place(symbol) or self.old.place(symbol)
+            self._located[symbol] = self._package(symbol), place
+        package, place = self._located[symbol]
+        return replace(finding, package=finding.package or package, place=place)
 
     def findings(self) -> Iterator[Finding]:
         yield from self._services()

@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
+    FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
 )
@@ -115,6 +117,59 @@ def pool_of(files: Iterable[FileDescriptorProto], origin: str) -> DescriptorPool
             reason = _too_new(plain) or f"is not valid: {error}"
             raise ContractError(f"{origin}: {file.name} {reason}") from error
     return pool
+
+
+def absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptorProto:
+    """The file with full names of types: some tools write `Inner` for `.package.Inner`.
+
+    pool: has the file.
+    """
+    if _all_absolute(file):
+        return file
+    full = FileDescriptorProto()
+    full.CopyFrom(file)
+    package = f"{file.package}." if file.package else ""
+    todo = [(message, package + message.name) for message in full.message_type]
+    extensions = [(extension, package) for extension in full.extension]
+    while todo:
+        message, name = todo.pop()
+        todo += [(nested, f"{name}.{nested.name}") for nested in message.nested_type]
+        extensions += [(extension, f"{name}.") for extension in message.extension]
+        known = pool.FindMessageTypeByName(name).fields_by_number
+        for field in message.field:
+            _name_type(field, known[field.number])
+    for extension, prefix in extensions:
+        descriptor = pool.FindExtensionByName(prefix + extension.name)
+        _name_type(extension, descriptor)
+        extension.extendee = f".{descriptor.containing_type.full_name}"
+    for service in full.service:
+        methods = pool.FindServiceByName(package + service.name).methods_by_name
+        for rpc in service.method:
+            rpc.input_type = f".{methods[rpc.name].input_type.full_name}"
+            rpc.output_type = f".{methods[rpc.name].output_type.full_name}"
+    return full
+
+
+def _all_absolute(file: FileDescriptorProto) -> bool:
+    todo: list[FileDescriptorProto | DescriptorProto] = [file]
+    while todo:
+        scope = todo.pop()
+        for extension in scope.extension:
+            if extension.extendee[:1] != "." or extension.type_name[:1] not in ("", "."):
+                return False
+        if isinstance(scope, DescriptorProto):
+            if any(field.type_name[:1] not in ("", ".") for field in scope.field):
+                return False
+            todo += scope.nested_type
+        else:
+            todo += scope.message_type
+    rpcs = (rpc for service in file.service for rpc in service.method)
+    return all(rpc.input_type[:1] == rpc.output_type[:1] == "." for rpc in rpcs)
+
+
+def _name_type(field: FieldDescriptorProto, descriptor: FieldDescriptor) -> None:
+    if kind := descriptor.message_type or descriptor.enum_type:
+        field.type_name = f".{kind.full_name}"
 
 
 def _distinct_json_names(message: DescriptorProto) -> None:

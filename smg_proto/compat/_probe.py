@@ -245,15 +245,16 @@ def _deliver(
         writer.message.name,
         sent.data.hex(),
         judgement.sent or sent.text or _text(sent.message),
-        judgement.read or _text(read),
+        judgement.read or _text(read, unknown=True),
         judgement.by_name,
     )
 
 
-def _text(message: ProtoMessage | None) -> str:
+def _text(message: ProtoMessage | None, unknown: bool = False) -> str:
+    """unknown: with fields that its own side does not know."""
     if message is None:
         return "nothing"
-    text = text_format.MessageToString(message, as_one_line=True, print_unknown_fields=True)
+    text = text_format.MessageToString(message, as_one_line=True, print_unknown_fields=unknown)
     if len(text) > MAX_VALUE_LENGTH:
         text = f"{text[:MAX_VALUE_LENGTH]}…"
     return text or "nothing"

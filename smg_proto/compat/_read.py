@@ -205,13 +205,13 @@ class Reader:
         descriptors = self._pool.FindMessageTypeByName(name).fields_by_number
         fields: dict[int, Field] = {}
         for proto in message.field:
-            field = _field(proto, name, descriptors[proto.number], features)
-            if field.type_name and (entry := self.entries.get(field.type_name)):
-                inner = self._fields(entry, field.type_name, features.within(entry))
-                field = replace(field, entry=Message(field.type_name, "", inner))
-            if oneof := oneof_of(proto, message):
-                field = replace(field, oneof=oneof)
-            fields[field.number] = field
+            oneof, map_entry = oneof_of(proto, message), None
+            kind = proto.type_name.lstrip(".")
+            if kind and (entry := self.entries.get(kind)):
+                inner = self._fields(entry, kind, features.within(entry))
+                map_entry = Message(kind, "", inner)
+            known = descriptors[proto.number]
+            fields[proto.number] = _field(proto, name, known, features, oneof, map_entry)
         return fields
 
 
@@ -245,7 +245,12 @@ def _rpc(name: str, rpc: MethodDescriptorProto) -> Rpc:
 
 
 def _field(
-    field: FieldDescriptorProto, parent: str, known: FieldDescriptor, features: Features
+    field: FieldDescriptorProto,
+    parent: str,
+    known: FieldDescriptor,
+    features: Features,
+    oneof: str = "",
+    entry: Message | None = None,
 ) -> Field:
     features = features.within(field)
     in_oneof = field.HasField("oneof_index") and not field.proto3_optional
@@ -263,9 +268,10 @@ def _field(
         kind=known.type,
         type_name=field.type_name.lstrip("."),
         presence=presence,
-        oneof="",
+        oneof=oneof,
         json_name=field.json_name or usual_json_name(field.name),
         deprecated=field.options.deprecated,
+        entry=entry,
         default=_default(known, presence),
         utf8=known.type == FieldDescriptor.TYPE_STRING and features.utf8_validation == 2,
         jstype=field.options.jstype,
@@ -283,8 +289,11 @@ def _default(known: FieldDescriptor, presence: Presence) -> object:
 def places(file: FileDescriptorProto) -> Iterator[tuple[str, int]]:
     """The symbols of a file with their lines, if the file has source information."""
     # The path of a declaration has an even length; other paths are of its parts.
-    located = ((place.path, place.span) for place in file.source_code_info.location)
-    lines = {tuple(path): span[0] + 1 for path, span in located if len(path) % 2 == 0}
+    lines = {
+        tuple(path): place.span[0] + 1
+        for place in file.source_code_info.location
+        if len(path := place.path) % 2 == 0
+    }
     for declared in declarations(file) if lines else ():
         if declared.kind != "file" and declared.path in lines:
             yield declared.name, lines[declared.path]

@@ -22,12 +22,16 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
 
 from smg_proto.compat import Contract
 from smg_proto.compat._programs import program
@@ -140,7 +144,36 @@ def compiled(side: str) -> Mapping[str, FileDescriptorProto]:
     return files
 
 
-def contract(pair: Pair, side: str) -> Contract:
+def relative(file: FileDescriptorProto) -> FileDescriptorProto:
+    """The file with relative names of its own package's types."""
+    shorter = FileDescriptorProto()
+    shorter.CopyFrom(file)
+    prefix = f".{file.package}." if file.package else "."
+    scopes: list[FileDescriptorProto | DescriptorProto] = [shorter]
+    while scopes:
+        scope = scopes.pop()
+        if isinstance(scope, DescriptorProto):
+            for field in scope.field:
+                if field.type_name:
+                    field.type_name = field.type_name.removeprefix(prefix)
+            scopes += scope.nested_type
+        else:
+            scopes += scope.message_type
+        for extension in scope.extension:
+            if extension.type_name:
+                extension.type_name = extension.type_name.removeprefix(prefix)
+            extension.extendee = extension.extendee.removeprefix(prefix)
+    for rpc in (rpc for service in shorter.service for rpc in service.method):
+        rpc.input_type = rpc.input_type.removeprefix(prefix)
+        rpc.output_type = rpc.output_type.removeprefix(prefix)
+    return shorter
+
+
+def contract(
+    pair: Pair,
+    side: str,
+    change: Callable[[FileDescriptorProto], FileDescriptorProto] = lambda file: file,
+) -> Contract:
     files = compiled(side)
     wanted, todo = dict[str, FileDescriptorProto](), [*pair.files[side]]
     while todo:
@@ -149,7 +182,7 @@ def contract(pair: Pair, side: str) -> Contract:
             wanted[name] = files[name]
             todo += files[name].dependency
     own = frozenset(pair.files[side])
-    return Contract(FileDescriptorSet(file=wanted.values()), side, own=own)
+    return Contract(FileDescriptorSet(file=map(change, wanted.values())), side, own=own)
 
 
 # --- what buf says -------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from oracle import break_of, broken
-from pairs import Pair, contract, pairs, written
+from pairs import Pair, contract, pairs, relative, written
 
 from smg_proto.compat import Contract, diff
 
@@ -29,6 +29,17 @@ def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
     assert ("judging by the names" in report.text()) == any(f.by_name for f in data)
     for finding in report.findings:
         assert bool(finding.witness) == (finding.cls == "data")
+
+
+@pytest.mark.parametrize("pair", pairs(), ids=str)
+def test_names_of_types_may_be_relative(pair: Pair) -> None:
+    """As protobuf.js writes them."""
+    old, new = sides(pair)
+    short = contract(pair, "old", relative), contract(pair, "new", relative)
+    assert diff(*short) == diff(old, new)
+    for full, same in zip((old, new), short, strict=True):
+        assert diff(full, same).findings == ()
+        assert (full.served, full.carriers) == (same.served, same.carriers)
 
 
 def test_the_result_of_buf_is_recorded_with_each_pair() -> None:
