@@ -5,6 +5,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
@@ -141,7 +142,8 @@ def absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptorP
     for extension, prefix in extensions:
         descriptor = pool.FindExtensionByName(prefix + extension.name)
         _name_type(extension, descriptor)
-        extension.extendee = f".{descriptor.containing_type.full_name}"
+        extended: Any = descriptor.containing_type
+        extension.extendee = f".{extended.full_name}"
     for service in full.service:
         methods = pool.FindServiceByName(package + service.name).methods_by_name
         for rpc in service.method:
