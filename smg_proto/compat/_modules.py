@@ -3,6 +3,7 @@
 import ast
 import re
 import zipfile
+from collections.abc import Callable, Collection, Mapping
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
@@ -10,7 +11,7 @@ from google.protobuf.message import DecodeError
 from smg_proto.compat import _limits as limits
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import size
-from smg_proto.compat._tree import read_member, zip_members
+from smg_proto.compat._tree import excluded, read_member, zip_members
 
 _TEXT = r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
 # As written by protoc 3.20 and newer, by older ones, and in the form that Python 2 accepts too.
@@ -20,12 +21,15 @@ _LITERAL = re.compile(
 )
 
 
-def from_modules(wheel: zipfile.ZipFile, origin: str) -> FileDescriptorSet | None:
-    """The files in a wheel's generated modules; None if it has no such modules."""
+def from_modules(
+    wheel: zipfile.ZipFile, origin: str, exclude: Collection[str] = ()
+) -> dict[str, FileDescriptorProto]:
+    """The files in a wheel's generated modules, by name. exclude: patterns of modules."""
     files: dict[str, FileDescriptorProto] = {}
     total = 0
-    modules = [n for n in sorted(zip_members(wheel, origin).items()) if n[0].endswith("_pb2.py")]
-    for name, member in modules:
+    for name, member in sorted(zip_members(wheel, origin).items()):
+        if not name.endswith("_pb2.py") or excluded(name, exclude):
+            continue
         source = read_member(wheel, member, limits.MAX_MODULE_BYTES, origin)
         total += len(source)
         if total > limits.MAX_DESCRIPTORS_BYTES:
@@ -36,11 +40,52 @@ def from_modules(wheel: zipfile.ZipFile, origin: str) -> FileDescriptorSet | Non
                 file = FileDescriptorProto.FromString(data)
             except DecodeError as error:
                 raise ContractError(f"{origin}: {name}: invalid descriptor") from error
-            if files.setdefault(file.name, file) != file:
+            other = files.setdefault(file.name, file)
+            if other != file and _known(other) != _known(file):
                 raise ContractError(
-                    f"{origin}: {name}: another module holds a different {file.name}"
+                    f"{origin}: {name}: the wheel holds a different {file.name} too; exclude one"
                 )
-    return FileDescriptorSet(file=files.values()) if files else None
+    return files
+
+
+def _known(file: FileDescriptorProto) -> FileDescriptorProto:
+    """The file without custom options, which compilers encode in different ways."""
+    known = FileDescriptorProto()
+    known.CopyFrom(file)
+    known.DiscardUnknownFields()
+    return known
+
+
+def complete(
+    own: dict[str, FileDescriptorProto],
+    find: Callable[[str], FileDescriptorProto | None],
+    missing: Callable[[str, str], ContractError],
+    keep_going: bool,
+) -> tuple[FileDescriptorSet, Mapping[str, str]]:
+    """The files with their imports, and those of its own that it leaves out, with the reasons.
+
+    missing: the error for a file and an import that is not found.
+    keep_going: leave out files with missing imports, and the files that import them.
+    """
+    other, skipped = dict[str, FileDescriptorProto](), dict[str, str]()
+    todo = [*own.values()]
+    while todo:
+        file = todo.pop()
+        for name in file.dependency if file.name not in skipped else ():
+            if name in own or name in other or name.startswith("google/protobuf/"):
+                continue
+            if name not in skipped and (found := find(name)):
+                other[name] = found
+                todo.append(found)
+                continue
+            error = missing(file.name, name)
+            if not keep_going or file.name not in own or len(own) == 1:
+                raise error
+            skipped[file.name] = str(error)
+            own.pop(file.name)
+            todo += [one for one in own.values() if file.name in one.dependency]
+            break
+    return FileDescriptorSet(file=[*own.values(), *other.values()]), skipped
 
 
 def serialized(source: bytes, origin: str) -> list[bytes]:
