@@ -258,7 +258,8 @@ class Contract:
         for name, raw in ours.raw_enums.items():
             if (counterpart := theirs.raw_enums.get(name)) and not _equal(raw, counterpart):
                 names.add(name)
-                names |= {carrier for carrier, _, _ in self.carriers.get(name, ())}
+                carriers = {carrier for carrier, _, _ in self.carriers.get(name, ())}
+                names |= carriers & theirs.raw_messages.keys()
         for name, raw in ours.raw_messages.items():
             if counterpart := theirs.raw_messages.get(name):
                 extended = name in ours.extensions or name in theirs.extensions

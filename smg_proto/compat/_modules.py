@@ -22,13 +22,16 @@ _LITERAL = re.compile(
 
 
 def from_modules(
-    wheel: zipfile.ZipFile, origin: str, exclude: Collection[str] = ()
+    wheel: zipfile.ZipFile, origin: str, exclude: Collection[str], ending: str = "_pb2.py"
 ) -> dict[str, FileDescriptorProto]:
-    """The files in a wheel's generated modules, by name. exclude: patterns of modules."""
+    """The files in a wheel's generated modules, by name.
+
+    exclude: patterns of modules. ending: of the names of modules.
+    """
     files: dict[str, FileDescriptorProto] = {}
     total = 0
     for name, member in sorted(zip_members(wheel, origin).items()):
-        if not name.endswith("_pb2.py") or excluded(name, exclude):
+        if not name.endswith(ending) or excluded(name, exclude):
             continue
         source = read_member(wheel, member, limits.MAX_MODULE_BYTES, origin)
         total += len(source)
@@ -94,7 +97,7 @@ def serialized(source: bytes, origin: str) -> list[bytes]:
     for match in _LITERAL.finditer(source.decode("utf-8", errors="replace")):
         literal = match["added"] or match["given"] or match["old"]
         try:
-            value = ast.literal_eval(literal)
+            value = ast.literal_eval(f"({literal})")  # of several lines after a formatter
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ContractError(f"{origin}: not a Python module: {error}") from error
         try:

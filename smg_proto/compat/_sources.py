@@ -70,9 +70,11 @@ class Sources:
             if generated := from_modules(wheel, self.spec, self.exclude):
                 return self.described(generated)
             tree = from_zip(wheel, self.spec, self.exclude)
-        if not tree.protos:
-            raise ContractError(f"{self.spec}: the wheel has neither protos nor generated modules")
-        return self._compiled(tree)
+            if tree.protos:
+                return self._compiled(tree)
+            if renamed := from_modules(wheel, self.spec, self.exclude, ".py"):
+                return self.described(renamed)
+        raise ContractError(f"{self.spec}: the wheel has neither protos nor generated modules")
 
     def described(self, files: Mapping[str, FileDescriptorProto]) -> Contract:
         """From descriptors, which may import those of something included."""

@@ -1,10 +1,13 @@
 """A contract is read from wherever it is; what cannot be read gets one line that says why."""
 
 import json
+import os
 import random
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -101,7 +104,7 @@ def described(name: str, *imports: str, field: str = "a") -> FileDescriptorProto
 
 
 def as_wheel(stem: Path, **modules: FileDescriptorProto) -> Path:
-    path = stem.with_suffix(".whl")
+    path = Path(f"{stem}.whl")
     with zipfile.ZipFile(path, "w") as wheel:
         for name, file in modules.items():
             source = f"DESCRIPTOR = pool.AddSerializedFile({file.SerializeToString()!r})\n"
@@ -110,7 +113,7 @@ def as_wheel(stem: Path, **modules: FileDescriptorProto) -> Path:
 
 
 def as_set(stem: Path, **files: FileDescriptorProto) -> Path:
-    path = stem.with_suffix(".binpb")
+    path = Path(f"{stem}.binpb")
     path.write_bytes(FileDescriptorSet(file=files.values()).SerializeToString())
     return path
 
@@ -183,6 +186,44 @@ def test_custom_options_may_be_encoded_in_two_ways_in_one_wheel(tmp_path: Path) 
     first.options.MergeFromString(b"\xca\x3e\x00")
     second.options.MergeFromString(b"\xc8\x3e\x01")
     assert set(load(as_wheel(tmp_path / "a", one=first, two=second)).messages) == {"a.M"}
+
+
+def test_generated_modules_may_be_renamed_and_formatted(tmp_path: Path) -> None:
+    data = described("a").SerializeToString()
+    literal = f"{data[:9]!r}\n    {data[9:]!r}"
+    path = tmp_path / "a.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("pack/__init__.py", "from pack import shop\n")
+        wheel.writestr("pack/shop.py", f"DESCRIPTOR = pool.AddSerializedFile(\n    {literal}\n)\n")
+    assert set(load(path).messages) == {"a.M"}
+
+
+@pytest.mark.parametrize("folder", ["cache", "cargo/registry/cache/index"])
+def test_names_of_packages_are_compared_as_registries_do(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CARGO_HOME", str(tmp_path / "cargo"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    program = tmp_path / "bin" / "cargo"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n", "utf-8")
+    program.chmod(0o755)
+    place = tmp_path / folder / ("wheels" if folder == "cache" else "")
+    place.mkdir(parents=True)
+    for name in ("shop_api-1.0.0", "shop_api-1.0.01", "shop-1.0.0"):
+        with tarfile.open(place / f"{name}.crate", "w:gz") as crate:
+            text = PROTO.format(imports="", fields=f"string {name[:4]}{len(name)} = 1;").encode()
+            member = tarfile.TarInfo(f"{name}/shop.proto")
+            member.size = len(text)
+            crate.addfile(member, BytesIO(text))
+    for _ in range(2):  # also from the cache
+        found = load("crate:shop-api@1.0.0").messages["shop.Order"]
+        assert [field.name for field in found.fields.values()] == ["shop14"]
+    wheels = tmp_path / "cache" / "wheels"
+    as_wheel(wheels / "Shop.Api-1.0-py3-none-any", a=described("a"))
+    as_wheel(wheels / "shop_api-1.0.1-py3-none-any", b=described("b"))
+    assert load("pypi:shop-api==1.0").packages == {"a"}
 
 
 def test_a_git_revision_is_read_from_its_descriptors_or_compiled(
