@@ -57,7 +57,8 @@ def crate(requirement: str) -> Path:
     wanted = _plain(match[0])
 
     def matches(path: Path) -> bool:
-        return path.suffix == ".crate" and _plain(path.stem) == wanted
+        # The build metadata of a version need not be given.
+        return path.suffix == ".crate" and wanted in (_plain(path.stem), _plain(path.stem, "+"))
 
     folder = cache()
     if cached := _first(folder, matches):
@@ -80,9 +81,9 @@ def crate(requirement: str) -> Path:
     raise ContractError(f"crate:{requirement}: cargo kept no archive; update Rust")
 
 
-def _plain(name: str) -> str:
-    """Registries do not distinguish names that are equal in this form."""
-    return re.sub(r"[-_.@]+", "_", name).lower()
+def _plain(name: str, end: str = "") -> str:
+    """Registries do not distinguish names that are equal in this form. end: where the name ends."""
+    return re.sub(r"[-_.@]+", "_", name.partition(end)[0] if end else name).lower()
 
 
 def _first(folder: Path, matches: Callable[[Path], bool]) -> Path | None:

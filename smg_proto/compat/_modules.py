@@ -17,7 +17,7 @@ _TEXT = r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
 # As written by protoc 3.20 and newer, by older ones, and in the form that Python 2 accepts too.
 _LITERAL = re.compile(
     rf"AddSerializedFile\(\s*(?P<added>b{_TEXT}(?:\s*b{_TEXT})*)"
-    rf"|\bserialized_pb=\s*(?:(?P<given>b{_TEXT}(?:\s*b{_TEXT})*)|_b\((?P<old>{_TEXT})\))"
+    rf"|\bserialized_pb=\s*\(?\s*(?:(?P<given>b{_TEXT}(?:\s*b{_TEXT})*)|_b\((?P<old>{_TEXT})\))"
 )
 
 

@@ -188,13 +188,16 @@ def test_custom_options_may_be_encoded_in_two_ways_in_one_wheel(tmp_path: Path) 
     assert set(load(as_wheel(tmp_path / "a", one=first, two=second)).messages) == {"a.M"}
 
 
-def test_generated_modules_may_be_renamed_and_formatted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "call", ["pool.AddSerializedFile(\n    {}\n)", "D(serialized_pb=(\n  {}\n))"]
+)
+def test_generated_modules_may_be_renamed_and_formatted(call: str, tmp_path: Path) -> None:
     data = described("a").SerializeToString()
     literal = f"{data[:9]!r}\n    {data[9:]!r}"
     path = tmp_path / "a.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("pack/__init__.py", "from pack import shop\n")
-        wheel.writestr("pack/shop.py", f"DESCRIPTOR = pool.AddSerializedFile(\n    {literal}\n)\n")
+        wheel.writestr("pack/shop.py", f"DESCRIPTOR = {call.format(literal)}\n")
     assert set(load(path).messages) == {"a.M"}
 
 
@@ -211,7 +214,7 @@ def test_names_of_packages_are_compared_as_registries_do(
     program.chmod(0o755)
     place = tmp_path / folder / ("wheels" if folder == "cache" else "")
     place.mkdir(parents=True)
-    for name in ("shop_api-1.0.0", "shop_api-1.0.01", "shop-1.0.0"):
+    for name in ("shop_api-1.0.0", "shop_api-1.0.01", "shop-1.0.0", "tool-2.0.0+linux"):
         with tarfile.open(place / f"{name}.crate", "w:gz") as crate:
             text = PROTO.format(imports="", fields=f"string {name[:4]}{len(name)} = 1;").encode()
             member = tarfile.TarInfo(f"{name}/shop.proto")
@@ -220,6 +223,8 @@ def test_names_of_packages_are_compared_as_registries_do(
     for _ in range(2):  # also from the cache
         found = load("crate:shop-api@1.0.0").messages["shop.Order"]
         assert [field.name for field in found.fields.values()] == ["shop14"]
+    assert "shop.Order" in load("crate:tool@2.0.0").messages
+    assert "shop.Order" in load("crate:tool@2.0.0+linux").messages
     wheels = tmp_path / "cache" / "wheels"
     as_wheel(wheels / "Shop.Api-1.0-py3-none-any", a=described("a"))
     as_wheel(wheels / "shop_api-1.0.1-py3-none-any", b=described("b"))
