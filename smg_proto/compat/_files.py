@@ -38,7 +38,7 @@ def parse(data: bytes, origin: str) -> FileDescriptorSet:
         raise ContractError(f"{origin}: more than {size(MAX_DESCRIPTORS_BYTES)} of descriptors")
     try:
         files = FileDescriptorSet.FromString(data)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:
         hint = "create one with protoc --include_imports --descriptor_set_out, or buf build -o"
         raise ContractError(
             f"{origin}: not a FileDescriptorSet, or nested more than 100 levels deep; {hint}"

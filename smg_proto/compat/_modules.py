@@ -41,7 +41,7 @@ def from_modules(
         for data in serialized(source, f"{origin}: {name}"):
             try:
                 file = FileDescriptorProto.FromString(data)
-            except DecodeError as error:
+            except (DecodeError, UnicodeDecodeError) as error:
                 raise ContractError(f"{origin}: {name}: invalid descriptor") from error
             other = files.setdefault(file.name, file)
             if other != file and _known(other) != _known(file):
