@@ -6,7 +6,7 @@ import pytest
 from oracle import break_of, broken
 from pairs import Pair, contract, pairs, relative, written
 
-from smg_proto.compat import Contract, diff
+from smg_proto.compat import Contract, Witness, diff
 
 
 def test_there_are_many_pairs_with_every_verdict() -> None:
@@ -29,6 +29,50 @@ def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
     assert ("judging by the names" in report.text()) == any(f.by_name for f in data)
     for finding in report.findings:
         assert bool(finding.witness) == (finding.cls == "data")
+
+
+@pytest.mark.parametrize(
+    ("title", "outcomes"),
+    [
+        ("a field is renumbered", ["lost", "lost, by name"]),
+        ("an enum value is renumbered", ["lost", "lost, by name"]),
+        ("a field within an extension is retyped", ["misread"]),
+        ("one to many, strings", ["lost"]),
+        ("two fields of one type swap their numbers", ["misread, by name"] * 4),
+        (
+            "a list's number goes to a field that takes only one",
+            ["misread", "misread, by name"] * 2,
+        ),
+    ],
+)
+def test_a_witness_has_its_outcome(title: str, outcomes: list[str]) -> None:
+    found = [w.outcome + ", by name" * w.by_name for w in witnesses(title)]
+    assert sorted(found) == sorted(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("title", "sent", "read"),
+    [
+        (
+            "a required message is added",
+            "nothing",
+            "nothing: the required i is missing, so the message is rejected",
+        ),
+        (
+            "a new first value of a closed enum",
+            "nothing, so e is A",
+            "nothing, so e is Z",
+        ),
+    ],
+)
+def test_a_witness_says_what_an_unset_field_means(title: str, sent: str, read: str) -> None:
+    first = witnesses(title)[0]
+    assert (first.sent, first.read) == (sent, read)
+
+
+def witnesses(title: str) -> list[Witness]:
+    (pair,) = (pair for pair in pairs() if pair.title == title)
+    return [w for finding in diff(*sides(pair)).findings for w in finding.witnesses]
 
 
 @pytest.mark.parametrize("pair", pairs(), ids=str)
