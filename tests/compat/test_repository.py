@@ -214,6 +214,23 @@ def test_imports_are_found_in_the_include_folders(kind: str, tmp_path: Path) -> 
     assert main(["diff", str(shop), str(shop), "-I", str(include)]) == 0
 
 
+def test_what_only_an_included_file_extends_is_not_compared(tmp_path: Path) -> None:
+    def side(name: str, kind: str) -> tuple[Path, Path]:
+        body = f"extend google.protobuf.FieldOptions {{ {kind} unit = 50001; }}"
+        unit = proto("shop", body, "google/protobuf/descriptor.proto")
+        shop = proto("shop", "message Order { int32 id = 1; }", "unit.proto")
+        return (
+            write(tmp_path / name, {"shop.proto": shop}),
+            write(tmp_path / f"{name}-include", {"unit.proto": unit}),
+        )
+
+    old, new = (
+        load(folder, include=[include])
+        for folder, include in (side("old", "int32"), side("new", "string"))
+    )
+    assert diff(old, new).verdict == "compatible"
+
+
 def test_a_folder_of_a_revision_is_read_with_folders_of_the_same_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
