@@ -121,7 +121,7 @@ def _pairs(
     if f.entry and g.entry:
         arrived = {_plain(key): value for key, value in read.items()}
         if any(_plain(key) not in arrived for key in sent):
-            yield Judgement("lost" if len(arrived) < len(sent) else "misread")
+            yield Judgement("misread")
             return
         yield from ((value, arrived[_plain(key)]) for key, value in sent.items())
     elif f.entry or g.entry:
@@ -142,8 +142,6 @@ def _value(
         if not judgement and (f.type_name == ANY) != (g.type_name == ANY):
             return Judgement("misread", by_name=True)
         return judgement
-    if f.is_message or g.is_message:
-        return Judgement("misread")
     if f.is_enum and g.is_enum:
         return _enum_value(writer, reader, f, g, sent, read, forward)
     if g.kind == FieldDescriptor.TYPE_STRING and isinstance(read, bytes):

@@ -218,8 +218,6 @@ class Contract:
 
     def without(self, names: Collection[str]) -> "Contract":
         """The same contract with these files excluded from the comparison."""
-        if not self.own & frozenset(names):
-            return self
         less = copy(self)
         less.own = self.own - frozenset(names)
         less.__dict__.pop("packages", None)

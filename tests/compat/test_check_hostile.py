@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 import smg_proto
 from smg_proto.cli import main
-from smg_proto.compat import diff, load
+from smg_proto.compat import Rpc, diff, load, probe_of
 
 ENGINE = "trtllm.TrtllmService"  # its file imports another
 Answer = Callable[[Any], Iterator[bytes]]
@@ -252,6 +252,14 @@ def test_an_older_server_without_reflection_is_detected_by_missing_rpcs(
     assert "release: 0.3.2 or newer, but older than 0.4.2" in output
 
 
+def test_an_rpc_is_tried_although_others_before_it_are_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with silent(["HealthCheck", "GetLoads"]) as (address, _):
+        assert main(["check", address]) == 1
+    assert "  has: HealthCheck, GetLoads\n" in capsys.readouterr().out
+
+
 def test_no_call_changes_anything(capsys: pytest.CaptureFixture[str]) -> None:
     with silent(ALL) as (address, recorder):
         main(["check", address])
@@ -263,8 +271,6 @@ def test_no_call_changes_anything(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_rpc_of_every_contract_is_judged_safe_only_if_it_is() -> None:
-    from smg_proto.compat import probe_of
-
     forbidden = (
         "Abort", "Shutdown", "Flush", "Update", "Load", "Unload", "Sleep", "Pause", "Resume",
         "Wake", "Start", "Stop", "Finish", "Init", "Create", "Delete", "Cancel", "Set", "Attach",
@@ -279,17 +285,38 @@ def test_every_rpc_of_every_contract_is_judged_safe_only_if_it_is() -> None:
                 assert probe.data, rpc.name  # never a request that can be read
 
 
+@pytest.mark.parametrize(
+    ("method", "idempotency", "effect"),
+    [
+        ("HealthCheck", "IDEMPOTENCY_UNKNOWN", "reads"),
+        ("Generate", "IDEMPOTENCY_UNKNOWN", "works"),
+        ("Generate", "NO_SIDE_EFFECTS", "works"),
+        ("Look", "NO_SIDE_EFFECTS", "reads"),
+        ("Look", "IDEMPOTENT", None),
+    ],
+)
+def test_a_method_without_side_effects_is_called_with_an_empty_request_unless_it_uses_the_engine(
+    method: str, idempotency: str, effect: str | None
+) -> None:
+    probe = probe_of(Rpc(f"p.S.{method}", "p.A", "p.B", False, False, False, idempotency))
+    assert (probe and probe.effect) == effect
+
+
 def test_versions_and_unknown_fields_of_replies_are_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from smg_proto import vllm_engine_pb2 as vllm
 
-    text = [f.name for f in vllm.GetServerInfoResponse.DESCRIPTOR.fields if f.type == f.TYPE_STRING]
-    reply = vllm.GetServerInfoResponse().SerializeToString() + b"\xa2\x9c\x01\x01x"
-    with silent(ALL, {"GetServerInfo": reply}) as (address, _):
+    replies = {
+        "GetModelInfo": b"\xff",  # cannot be read; the others can
+        "GetServerInfo": b"\xa2\x9c\x01\x01x",
+        "GetLoads": vllm.GetLoadsResponse(timestamp="now", version="1.2.3").SerializeToString(),
+    }
+    with silent(ALL, replies) as (address, _):
         assert main(["check", address]) == 0
     output = capsys.readouterr().out
-    assert text
+    assert "  version of the server: 1.2.3\n" in output
+    assert output.count(" of the server: ") == 1
     assert "newer than this package: sets unknown fields (vllm.grpc.engine." in output
 
 

@@ -11,7 +11,7 @@ from oracle import break_of, broken
 from pairs import Pair, contract, pairs, relative, written
 from support import run
 
-from smg_proto.compat import Contract, diff
+from smg_proto.compat import Contract, Witness, _contract, diff
 
 
 def test_there_are_many_pairs_with_every_verdict() -> None:
@@ -34,6 +34,91 @@ def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
     assert ("judging by the names" in report.text()) == any(f.by_name for f in data)
     for finding in report.findings:
         assert bool(finding.witness) == (finding.cls == "data")
+        assert finding.place or finding.symbol == finding.package
+
+
+@pytest.mark.parametrize(
+    ("title", "outcomes"),
+    [
+        ("a field is renumbered", ["lost", "lost, by name"]),
+        ("an enum value is renumbered", ["lost", "lost, by name"]),
+        ("a field within an extension is retyped", ["misread"]),
+        ("one to many, strings", ["lost"]),
+        ("two fields of one type swap their numbers", ["misread, by name"] * 4),
+        (
+            "a list's number goes to a field that takes only one",
+            ["misread", "misread, by name"] * 2,
+        ),
+    ],
+)
+def test_a_witness_has_its_outcome(title: str, outcomes: list[str]) -> None:
+    found = [w.outcome + ", by name" * w.by_name for w in witnesses(title)]
+    assert sorted(found) == sorted(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("title", "sent", "read"),
+    [
+        (
+            "a required message is added",
+            "nothing",
+            "nothing: the required i is missing, so the message is rejected",
+        ),
+        (
+            "a new first value of a closed enum",
+            "nothing, so e is A",
+            "nothing, so e is Z",
+        ),
+    ],
+)
+def test_a_witness_says_what_an_unset_field_means(title: str, sent: str, read: str) -> None:
+    first = witnesses(title)[0]
+    assert (first.sent, first.read) == (sent, read)
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("a map's values get another type", "Was map<string, int32>, is map<string, string>: "),
+        ("a group becomes a message", "Was group $P.M.G, is $P.M.G: "),
+        ("the responses are streamed", "Was unary, is server streaming: "),
+        ("the requests are streamed", "Was unary, is client streaming: "),
+        ("requests and responses are streamed", "Was unary, is bidirectional streaming: "),
+        ("an extension is added", "Added as 100: older peers ignore it."),
+    ],
+)
+def test_a_report_says_what_changed(title: str, words: str) -> None:
+    pair = titled(title)
+    assert words.replace("$P", pair.name) in diff(*sides(pair)).text()
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["a message holds itself deeper", "a field of a message that is held deep down is retyped"],
+)
+def test_classes_that_are_created_in_advance_give_the_same_report(
+    title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with protobuf in pure Python."""
+    report = diff(*sides(titled(title)))
+    monkeypatch.setattr(_contract, "_EAGER", True)
+    assert diff(*sides(titled(title))) == report
+
+
+def test_a_contract_without_a_file_has_the_packages_of_the_others() -> None:
+    pair = titled("an extension of another package's message is retyped")
+    whole = contract(pair, "old")
+    assert whole.packages == {pair.name, f"{pair.name}.b"}
+    assert whole.without([f"{pair.name}/b.proto"]).packages == {pair.name}
+
+
+def titled(title: str) -> Pair:
+    (pair,) = (pair for pair in pairs() if pair.title == title)
+    return pair
+
+
+def witnesses(title: str) -> list[Witness]:
+    return [w for finding in diff(*sides(titled(title))).findings for w in finding.witnesses]
 
 
 @pytest.mark.parametrize("pair", pairs(), ids=str)

@@ -94,10 +94,20 @@ def test_the_roots_of_a_repository_are_found(
     assert report.findings == (), report.text()
 
 
-def test_paths_that_buf_excludes_are_excluded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\n"},
+        {"buf.yaml": "version: v1beta1\nbuild:\n roots: [p]\n excludes: [p/tests]\n"},
+        {
+            "buf.work.yaml": "version: v1\ndirectories: [p]\n",
+            "p/buf.yaml": "version: v1\nbuild:\n  excludes: [tests]\n",
+        },
+    ],
+)
+def test_paths_that_buf_excludes_are_excluded(config: Files, tmp_path: Path) -> None:
     other = proto("other", "message Other {}")
-    files = {
-        "buf.yaml": "version: v2\nmodules:\n  - path: p\n    excludes:\n      - p/tests\n",
+    files = config | {
         "p/money/money.proto": MONEY,
         "p/tests/other.proto": "this is broken",
         "elsewhere/other.proto": other,
@@ -138,6 +148,49 @@ breaking:
     assert load(folder).own == load(folder / "buf.binpb").own
 
 
+def test_every_layout_of_lists_and_mappings_in_a_configuration_is_read(tmp_path: Path) -> None:
+    config = """\
+deps:
+version:\tv2
+modules:
+-
+ path: one
+ excludes:
+  - one/skipped
+-
+- path: two
+  includes:
+  - two/money
+lint:
+"""
+    files = at("one/shop", "two/money", buf__yaml=config) | {
+        "one/skipped/a.proto": "broken",
+        "two/more/b.proto": "broken",
+        "three/c.proto": "broken",
+    }
+    assert load(write(tmp_path, files)).packages == {"shop", "money"}
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("version: v2\n\tmodules:\n", "line 2 is indented with a tab"),
+        (f"version: v2\n{'a' * 1001}: b\n", "line 2 has more than 1000 characters"),
+        ("version: v2\n  modules:\n", "unexpected 'modules:'"),
+        ("modules: {path: one}\n", "'{path: one}' is not supported here"),
+        ("deps: [one,\n  two]\n", "'[one,' is not supported here"),
+    ],
+)
+def test_a_configuration_that_is_not_understood_is_named_with_its_problem(
+    config: str, problem: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, {"buf.yaml": config, "money.proto": MONEY})
+    with pytest.raises(ContractError) as caught:
+        load(folder)
+    hint = "give the folder of the protos instead"
+    assert str(caught.value) == f"{folder}: buf.yaml: {problem}; {hint}"
+
+
 @pytest.mark.parametrize("kind", ["folder", "wheel", "crate"])
 def test_imports_are_found_in_the_include_folders(kind: str, tmp_path: Path) -> None:
     shop = write(tmp_path / "shop", {"shop.proto": SHOP})
@@ -159,6 +212,23 @@ def test_imports_are_found_in_the_include_folders(kind: str, tmp_path: Path) -> 
     assert contract.packages == {"shop"}
     assert "money.Money" in contract.messages
     assert main(["diff", str(shop), str(shop), "-I", str(include)]) == 0
+
+
+def test_what_only_an_included_file_extends_is_not_compared(tmp_path: Path) -> None:
+    def side(name: str, kind: str) -> tuple[Path, Path]:
+        body = f"extend google.protobuf.FieldOptions {{ {kind} unit = 50001; }}"
+        unit = proto("shop", body, "google/protobuf/descriptor.proto")
+        shop = proto("shop", "message Order { int32 id = 1; }", "unit.proto")
+        return (
+            write(tmp_path / name, {"shop.proto": shop}),
+            write(tmp_path / f"{name}-include", {"unit.proto": unit}),
+        )
+
+    old, new = (
+        load(folder, include=[include])
+        for folder, include in (side("old", "int32"), side("new", "string"))
+    )
+    assert diff(old, new).verdict == "compatible"
 
 
 def test_a_folder_of_a_revision_is_read_with_folders_of_the_same_revision(
@@ -191,10 +261,11 @@ def test_the_message_for_a_missing_import_is_the_same_with_each_compiler(
     assert len(set(words)) == 1
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
 def test_an_unresolved_dependency_of_buf_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = "version: v2\ndeps:\n  - buf.build/acme/money\n"
+    config = f"version: {version}\ndeps:\n- buf.build/acme/money\n"
     shop = write(tmp_path / "s", {"buf.yaml": config, "shop.proto": SHOP})
     include = write(tmp_path / "include", {"money/money.proto": MONEY})
     assert load(shop, include=[include]).packages == {"shop"}
@@ -349,6 +420,8 @@ def test_accepted_findings_pass_and_each_line_is_needed(
         ("dat shop.Order.count: why", [], "write CLASS SYMBOL: REASON"),
         ("data a.B: x\ndata a.B: y", [], "duplicate of line 1"),
         ("\udcff", [], "not UTF-8"),
+        ("data shop.Order.count until soon: why", ["--release", "2.0.0"], "expired"),
+        pytest.param("#" * (4 * 2**20 + 1), [], "more than 4 MiB", id="large"),
     ],
 )  # fmt: skip
 def test_an_invalid_list_is_an_error(
@@ -367,12 +440,15 @@ def test_an_invalid_list_is_an_error(
     assert reported in output.err
 
 
-def test_an_acceptance_holds_until_its_version(compiled: tuple[str, str], tmp_path: Path) -> None:
+def test_an_acceptance_holds_until_its_version(
+    compiled: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "accepted.txt"
     path.write_text("data shop.Order.count until 2.0.0: goes with 2", encoding="utf-8")
     for release, code in {"1.9": 0, "2.0.0rc1": 0, "2.0.0.dev3": 0, "2": 2, "10.0": 2}.items():
         words = ["--accept", str(path), "--release", release, "--level", "data"]
         assert main(["diff", *compiled, *words]) == code, release
+        assert ("expired" in capsys.readouterr().err) is (code == 2), release
 
 
 def test_acceptances_for_other_packages_are_ignored(
@@ -382,7 +458,8 @@ def test_acceptances_for_other_packages_are_ignored(
     path.write_text("data other.Order.count: elsewhere\n", encoding="utf-8")
     assert main(["diff", *compiled, "--accept", str(path)]) == 1
     assert read_acceptances(path)[0].reason == "elsewhere"
-    assert main(["diff", *compiled, "--accept", str(tmp_path / "gone")]) == 2
+    with pytest.raises(ContractError, match="gone: No such file"):
+        read_acceptances(tmp_path / "gone")
 
 
 # --- formats -------------------------------------------------------------------------------------
