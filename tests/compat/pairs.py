@@ -34,7 +34,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 
-from smg_proto.compat import Contract, diff
+from smg_proto.compat import Contract, Finding, diff
 from smg_proto.compat._programs import program
 
 FOLDER = Path(__file__).parent / "pairs"
@@ -221,13 +221,20 @@ def judged_by_buf() -> dict[str, str]:
     return {p.name: "x" if p.message_set else output[p.name] or "-" for p in pairs()}
 
 
+def package_of(finding: Finding) -> str:
+    """The package, if the symbol does not tell: a file's."""
+    return f" ({finding.package})" if "/" in finding.symbol else ""
+
+
 def reports() -> Iterator[tuple[Path, str]]:
     """Each file of findings as it is with what they say today."""
     for name, members in groupby(pairs(), lambda pair: pair.file):
         blocks: list[str] = []
         for pair in members:
             findings = diff(contract(pair, "old"), contract(pair, "new")).findings
-            lines = "".join(f"{one.cls} {one.symbol}: {one.message}\n" for one in findings)
+            lines = "".join(
+                f"{one.cls} {one.symbol}{package_of(one)}: {one.message}\n" for one in findings
+            )
             blocks.append(f"== {pair.title}\n" + re.sub(rf"\b{pair.name}\b", "$P", lines))
         yield FOLDER / "reports" / name, "\n".join(blocks)
 

@@ -138,14 +138,11 @@ def test_messages_with_maps_are_compared_by_the_runtime_in_pure_python(tmp_path:
         files = {file.name: file for some in chosen for file in some}
         every = FileDescriptorSet(file=files.values())
         (tmp_path / f"{side}.binpb").write_bytes(every.SerializeToString())
-    diffed = [tmp_path / "old.binpb", tmp_path / "new.binpb", "--format", "json"]
+    diffed: list[str | Path] = [sys.executable, "-m", "smg_proto", "diff", "--format", "json"]
+    diffed += [tmp_path / "old.binpb", tmp_path / "new.binpb"]
     by_runtime = [
         json.loads(
-            run(
-                *(sys.executable, "-m", "smg_proto", "diff", *diffed),
-                check=False,
-                PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation,
-            )
+            run(*diffed, check=False, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation)
         )["findings"]
         for implementation in ("upb", "python")
     ]
