@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as ProtoMessage
 
-from smg_proto.compat._files import ContractError, absolute, in_order, pool_of
+from smg_proto.compat._files import ContractError, in_order, pool_of
 from smg_proto.compat._limits import MAX_TYPE_CHAIN
 
 if TYPE_CHECKING:
@@ -209,8 +209,9 @@ class Contract:
         given = {str(file.name) for file in files.file}
         ordered = in_order(files, origin)
         self.own: frozenset[str] = frozenset(given if own is None else own & given)
-        self.pool: DescriptorPool = pool_of(ordered, origin)
-        self.files: list[FileDescriptorProto] = [absolute(file, self.pool) for file in ordered]
+        self.pool: DescriptorPool
+        self.files: list[FileDescriptorProto]
+        self.pool, self.files = pool_of(ordered, origin)
         self._read = Reader(self.pool, self.files)
         self.messages: Mapping[str, Message] = self._read.messages
         self.enums: Mapping[str, Enum] = self._read.enums

@@ -106,27 +106,64 @@ def well_known(name: str, importer: str, origin: str) -> FileDescriptorProto:
     )
 
 
-def pool_of(files: Iterable[FileDescriptorProto], origin: str) -> DescriptorPool:
-    """A pool with only these files. ContractError if they are not consistent."""
-    pool = DescriptorPool()
+def pool_of(
+    files: Iterable[FileDescriptorProto], origin: str
+) -> tuple[DescriptorPool, list[FileDescriptorProto]]:
+    """A pool with only these files, and the files as protoc would write them.
+
+    Raises ContractError if they are not consistent.
+    """
+    pool, plain = DescriptorPool(), list[FileDescriptorProto]()
     for file in files:
-        plain = file
-        if file.HasField("source_code_info") or file.syntax in ("", "proto2"):
-            plain = FileDescriptorProto()
-            plain.CopyFrom(file)
-            plain.ClearField("source_code_info")
-            if plain.syntax in ("", "proto2"):
-                for message in plain.message_type:
-                    _distinct_json_names(message)
         try:
-            pool.AddSerializedFile(plain.SerializeToString())
-        except (TypeError, ValueError, KeyError, RecursionError) as error:
-            reason = _too_new(plain) or f"is not valid: {error}"
+            try:
+                _add(pool, file)
+            except _INVALID:
+                if not (corrected := _with_ends_after(file)):
+                    raise
+                _add(pool, file := corrected)
+        except _INVALID as error:
+            reason = _too_new(file) or f"is not valid: {error}"
             raise ContractError(f"{origin}: {file.name} {reason}") from error
-    return pool
+        plain.append(_absolute(file, pool))
+    return pool, plain
 
 
-def absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptorProto:
+_INVALID = (TypeError, ValueError, KeyError, RecursionError)  # what pools raise
+
+
+def _add(pool: DescriptorPool, file: FileDescriptorProto) -> None:
+    if file.HasField("source_code_info") or file.syntax in ("", "proto2"):
+        plain = FileDescriptorProto()
+        plain.CopyFrom(file)
+        plain.ClearField("source_code_info")
+        if plain.syntax in ("", "proto2"):
+            for message in plain.message_type:
+                _distinct_json_names(message)
+        file = plain
+    pool.AddSerializedFile(file.SerializeToString())
+
+
+def _with_ends_after(file: FileDescriptorProto) -> FileDescriptorProto | None:
+    """The file with ranges that end after their last number. None if there is nothing to correct.
+
+    protobuf.js writes the last number, so a range of one number is empty.
+    """
+    corrected = FileDescriptorProto()
+    corrected.CopyFrom(file)
+    todo, spans = [*corrected.message_type], list[Any]()
+    while todo:
+        message = todo.pop()
+        todo += message.nested_type
+        spans += [*message.reserved_range, *message.extension_range]
+    if not any(span.start == span.end for span in spans):
+        return None
+    for span in spans:
+        span.end += 1
+    return corrected
+
+
+def _absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptorProto:
     """The file with full names of types: some tools write `Inner` for `.package.Inner`.
 
     pool: has the file.

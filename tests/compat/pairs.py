@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -147,12 +148,13 @@ def compiled(side: str) -> Mapping[str, FileDescriptorProto]:
     return files
 
 
-def relative(file: FileDescriptorProto) -> FileDescriptorProto:
-    """The file with relative names of its own package's types."""
+def as_protobuf_js(file: FileDescriptorProto) -> FileDescriptorProto:
+    """The file with relative names of its own package's types, and the last numbers of ranges."""
     shorter = FileDescriptorProto()
     shorter.CopyFrom(file)
     prefix = f".{file.package}." if file.package else "."
     scopes: list[FileDescriptorProto | DescriptorProto] = [shorter]
+    spans: list[Any] = []
     while scopes:
         scope = scopes.pop()
         if isinstance(scope, DescriptorProto):
@@ -160,6 +162,7 @@ def relative(file: FileDescriptorProto) -> FileDescriptorProto:
                 if field.type_name:
                     field.type_name = field.type_name.removeprefix(prefix)
             scopes += scope.nested_type
+            spans += [*scope.reserved_range, *scope.extension_range]
         else:
             scopes += scope.message_type
         for extension in scope.extension:
@@ -169,6 +172,9 @@ def relative(file: FileDescriptorProto) -> FileDescriptorProto:
     for rpc in (rpc for service in shorter.service for rpc in service.method):
         rpc.input_type = rpc.input_type.removeprefix(prefix)
         rpc.output_type = rpc.output_type.removeprefix(prefix)
+    if any(span.end == span.start + 1 for span in spans):  # otherwise nobody can tell
+        for span in spans:
+            span.end -= 1
     return shorter
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from oracle import break_of, broken
-from pairs import Pair, contract, pairs, relative, reports, written
+from pairs import Pair, as_protobuf_js, contract, pairs, reports, written
 from support import run
 
 from smg_proto.compat import Contract, Witness, _contract, diff
@@ -122,10 +122,9 @@ def witnesses(title: str) -> list[Witness]:
 
 
 @pytest.mark.parametrize("pair", pairs(), ids=str)
-def test_names_of_types_may_be_relative(pair: Pair) -> None:
-    """As protobuf.js writes them."""
+def test_descriptors_of_protobuf_js_are_read_as_they_are_meant(pair: Pair) -> None:
     old, new = sides(pair)
-    short = contract(pair, "old", relative), contract(pair, "new", relative)
+    short = contract(pair, "old", as_protobuf_js), contract(pair, "new", as_protobuf_js)
     assert diff(*short) == diff(old, new)
     for full, same in zip((old, new), short, strict=True):
         assert diff(full, same).findings == ()
