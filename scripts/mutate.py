@@ -170,6 +170,8 @@ def _has_no_effect(node: ast.AST) -> bool:
             return True
         case ast.Assign(targets=[ast.Name(id="__all__")]) | ast.If(test=ast.Name("TYPE_CHECKING")):
             return True
+        case ast.Call(func=ast.Name(id="dataclass" | "TypeVar")):
+            return True
         case _:
             return False
 

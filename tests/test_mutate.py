@@ -49,6 +49,8 @@ def made(source: str) -> list[str]:
         ("'''Prose.'''", []),
         ("__all__ = [*a, *b]", []),
         ("if TYPE_CHECKING:\n    f(a=b)", []),
+        ("@dataclass(frozen=True)\nclass C:\n    a: int", []),
+        ('T = TypeVar("T", bound=int)', []),
         ("x = f'{1}'", []),
     ],
 )

@@ -123,19 +123,20 @@ def _add_imports(sources: _Sources, find: Find, origin: str, dependencies: Colle
                 where = f"{sources.shown[name]}:{line}"
                 raise BrokenFile(
                     f"{origin}: {where}: imports {imported}, which does not exist; "
-                    f"{_advice(imported, dependencies)}",
+                    f"{advice(imported, dependencies)}",
                     name,
                 )
 
 
-def _advice(imported: str, dependencies: Collection[str]) -> str:
-    advice = "give its folder with -I DIR"
+def advice(imported: str, dependencies: Collection[str] = ()) -> str:
+    """What to do about a missing import."""
+    words = "give its folder with -I DIR"
     if re.match(r"google/(api|rpc|type|logging|longrunning)/", imported):
-        advice += ", or -I pypi:googleapis-common-protos==VERSION"
+        words += ", or -I pypi:googleapis-common-protos==VERSION"
     if dependencies:
-        advice += f"; buf.yaml depends on {', '.join(sorted(dependencies)[:5])}"
-        advice += ", which buf can fetch: pip install buf-bin"
-    return advice
+        words += f"; buf.yaml depends on {', '.join(sorted(dependencies)[:5])}"
+        words += ", which buf can fetch: pip install buf-bin"
+    return words
 
 
 def _lock(tree: Tree, dependencies: Sequence[str]) -> dict[str, bytes]:

@@ -256,7 +256,8 @@ class Contract:
         for name, raw in ours.raw_enums.items():
             if (counterpart := theirs.raw_enums.get(name)) and not _equal(raw, counterpart):
                 names.add(name)
-                names |= {carrier for carrier, _, _ in self.carriers.get(name, ())}
+                carriers = {carrier for carrier, _, _ in self.carriers.get(name, ())}
+                names |= carriers & theirs.raw_messages.keys()
         for name, raw in ours.raw_messages.items():
             if counterpart := theirs.raw_messages.get(name):
                 extended = name in ours.extensions or name in theirs.extensions
@@ -307,7 +308,12 @@ class Contract:
         return ordered
 
     def _message_types(self, name: str) -> list[str]:
-        return [kind for kind, _, _ in self._read.held(name) if kind in self.messages]
+        """The types that a message or the entry of a map holds, entries included."""
+        entries, messages = self._read.entries, self._read.raw_messages
+        fields = list((entries.get(name) or messages[name].proto).field)
+        fields += [extension.proto for extension in self._read.extensions.get(name, ())]
+        kinds = [field.type_name[1:] for field in fields]
+        return [kind for kind in kinds if kind in messages or kind in entries]
 
     @cached_property
     def carriers(self) -> Mapping[str, list[tuple[str, int, str]]]:

@@ -98,7 +98,7 @@ def _spoken(server: Server, contract: Contract, service: Service) -> Spoken:
         if data and probe.effect == "reads":
             try:
                 replies.append(contract.message_class(rpc.response).FromString(data))
-            except DecodeError:
+            except (DecodeError, UnicodeDecodeError):
                 continue
     return Spoken(
         service.name,

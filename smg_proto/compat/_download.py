@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,9 +25,14 @@ def wheel(requirement: str) -> Path:
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)", requirement, re.ASCII)
     if not match:
         raise ContractError(f"pypi:{requirement}: not NAME==VERSION; use pypi:NAME==VERSION")
+    wanted = f"{_plain(match[1])}-{match[2]}-"
+
+    def matches(path: Path) -> bool:
+        name, _, rest = path.name.partition("-")
+        return path.suffix == ".whl" and f"{_plain(name)}-{rest}".startswith(wanted)
+
     folder = cache()
-    stem = re.sub(r"[-_.]+", "_", match[1]).lower() + f"-{match[2]}"
-    if cached := _cached(folder, f"{stem}-", ".whl"):
+    if cached := _first(folder, matches):
         return cached
     with tempfile.TemporaryDirectory() as scratch:
         options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "-q"]
@@ -48,9 +54,14 @@ def crate(requirement: str) -> Path:
     match = re.fullmatch(r"([A-Za-z][\w-]*)@(\d[\w.+-]*)", requirement, re.ASCII)
     if not match:
         raise ContractError(f"crate:{requirement}: not NAME@VERSION; use crate:NAME@VERSION")
+    wanted = _plain(match[0])
+
+    def matches(path: Path) -> bool:
+        # The build metadata of a version need not be given.
+        return path.suffix == ".crate" and wanted in (_plain(path.stem), _plain(path.stem, "+"))
+
     folder = cache()
-    stem = f"{match[1]}-{match[2]}"
-    if cached := _cached(folder, stem, ".crate"):
+    if cached := _first(folder, matches):
         return cached
     cargo = program("cargo")
     if not cargo:
@@ -64,23 +75,19 @@ def crate(requirement: str) -> Path:
             reason = error.output.partition("error: ")[2].partition("\n")[0]
             raise ContractError(f"crate:{requirement}: {reason or error.output}") from None
     home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
-    archives = sorted((home / "registry" / "cache").glob(f"*/{stem}.crate"))
-    if not archives:
-        raise ContractError(f"crate:{requirement}: cargo kept no archive; update Rust")
-    return _store(folder, archives[0])
+    for index in sorted((home / "registry" / "cache").glob("*")):
+        if archive := _first(index, matches):
+            return _store(folder, archive)
+    raise ContractError(f"crate:{requirement}: cargo kept no archive; update Rust")
 
 
-def _cached(folder: Path, start: str, suffix: str) -> Path | None:
-    """The package in the cache. start: the whole stem of its name, or a beginning ending in "-"."""
-    if not folder.is_dir():
-        return None
-    packages = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix == suffix
-        and (path.name.startswith(start) if start.endswith("-") else path.stem == start)
-    )
-    return packages[0] if packages else None
+def _plain(name: str, end: str = "") -> str:
+    """Registries do not distinguish names that are equal in this form. end: where the name ends."""
+    return re.sub(r"[-_.@]+", "_", name.partition(end)[0] if end else name).lower()
+
+
+def _first(folder: Path, matches: Callable[[Path], bool]) -> Path | None:
+    return min(filter(matches, folder.iterdir()), default=None) if folder.is_dir() else None
 
 
 def _store(folder: Path, package: Path) -> Path:

@@ -38,7 +38,7 @@ def parse(data: bytes, origin: str) -> FileDescriptorSet:
         raise ContractError(f"{origin}: more than {size(MAX_DESCRIPTORS_BYTES)} of descriptors")
     try:
         files = FileDescriptorSet.FromString(data)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:
         hint = "create one with protoc --include_imports --descriptor_set_out, or buf build -o"
         raise ContractError(
             f"{origin}: not a FileDescriptorSet, or nested more than 100 levels deep; {hint}"
@@ -48,16 +48,22 @@ def parse(data: bytes, origin: str) -> FileDescriptorSet:
     return files
 
 
-def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]:
-    """The files and the well-known ones that they import, each after its imports."""
-    if len(files.file) > MAX_DESCRIPTOR_FILES:
-        raise ContractError(f"{origin}: more than {MAX_DESCRIPTOR_FILES} files")
+def by_name(files: Iterable[FileDescriptorProto], origin: str) -> dict[str, FileDescriptorProto]:
+    """The files by name. ContractError if two different ones have the same name."""
     given: dict[str, FileDescriptorProto] = {}
-    for file in files.file:
+    for file in files:
         # str(): a name that is not UTF-8 is bytes here; the pool rejects it later.
         name = str(file.name)
         if given.setdefault(name, file) != file:
             raise ContractError(f"{origin}: two different files are named {name}; leave one out")
+    return given
+
+
+def in_order(files: FileDescriptorSet, origin: str) -> list[FileDescriptorProto]:
+    """The files and the well-known ones that they import, each after its imports."""
+    if len(files.file) > MAX_DESCRIPTOR_FILES:
+        raise ContractError(f"{origin}: more than {MAX_DESCRIPTOR_FILES} files")
+    given = by_name(files.file, origin)
     ordered: dict[str, FileDescriptorProto] = {}
     entered: set[str] = set()
     for first in sorted(given):
@@ -96,7 +102,7 @@ def well_known(name: str, importer: str, origin: str) -> FileDescriptorProto:
             return FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
     raise ContractError(
         f"{origin}: {importer} imports {name}, which is not included; "
-        "include imports with protoc --include_imports or buf build"
+        "include imports with protoc --include_imports or buf build, or give them with -I"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smg_proto.compat._contract import Contract
-from smg_proto.compat._files import ContractError, parse, read_file
+from smg_proto.compat._files import ContractError, by_name, parse, read_file
 from smg_proto.compat._limits import MAX_DESCRIPTORS_BYTES
 
 SPECS = """\
@@ -31,7 +31,7 @@ def load(
     foreign: prefixes of packages not to compare, instead of google. and grpc.
     keep_going: leave out files that do not compile; the contract lists them as `skipped`.
     """
-    text = str(spec)
+    text, files = str(spec), None
     match text.partition(":"):
         case "self", "", "":
             from smg_proto import descriptor_set
@@ -48,12 +48,14 @@ def load(
             pass
         case _:
             if _is_descriptors(Path(text), text):
-                data = read_file(Path(text), MAX_DESCRIPTORS_BYTES, text)
-                return Contract(parse(data, text), text, foreign=foreign)
+                files = parse(read_file(Path(text), MAX_DESCRIPTORS_BYTES, text), text)
+                if not (include or exclude or keep_going):
+                    return Contract(files, text, foreign=foreign)
     # Imported here, because most comparisons need neither archives nor compilers.
     from smg_proto.compat._sources import Sources
 
-    return Sources(text, [str(one) for one in include], exclude, foreign, keep_going).contract()
+    sources = Sources(text, [str(one) for one in include], exclude, foreign, keep_going)
+    return sources.contract() if files is None else sources.described(by_name(files.file, text))
 
 
 def _is_descriptors(path: Path, origin: str) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import re
 import zipfile
+from collections.abc import Callable, Collection, Mapping
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
@@ -10,22 +11,28 @@ from google.protobuf.message import DecodeError
 from smg_proto.compat import _limits as limits
 from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import size
-from smg_proto.compat._tree import read_member, zip_members
+from smg_proto.compat._tree import excluded, read_member, zip_members
 
 _TEXT = r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
 # As written by protoc 3.20 and newer, by older ones, and in the form that Python 2 accepts too.
 _LITERAL = re.compile(
     rf"AddSerializedFile\(\s*(?P<added>b{_TEXT}(?:\s*b{_TEXT})*)"
-    rf"|\bserialized_pb=\s*(?:(?P<given>b{_TEXT}(?:\s*b{_TEXT})*)|_b\((?P<old>{_TEXT})\))"
+    rf"|\bserialized_pb=\s*\(?\s*(?:(?P<given>b{_TEXT}(?:\s*b{_TEXT})*)|_b\((?P<old>{_TEXT})\))"
 )
 
 
-def from_modules(wheel: zipfile.ZipFile, origin: str) -> FileDescriptorSet | None:
-    """The files in a wheel's generated modules; None if it has no such modules."""
+def from_modules(
+    wheel: zipfile.ZipFile, origin: str, exclude: Collection[str], ending: str = "_pb2.py"
+) -> dict[str, FileDescriptorProto]:
+    """The files in a wheel's generated modules, by name.
+
+    exclude: patterns of modules. ending: of the names of modules.
+    """
     files: dict[str, FileDescriptorProto] = {}
     total = 0
-    modules = [n for n in sorted(zip_members(wheel, origin).items()) if n[0].endswith("_pb2.py")]
-    for name, member in modules:
+    for name, member in sorted(zip_members(wheel, origin).items()):
+        if not name.endswith(ending) or excluded(name, exclude):
+            continue
         source = read_member(wheel, member, limits.MAX_MODULE_BYTES, origin)
         total += len(source)
         if total > limits.MAX_DESCRIPTORS_BYTES:
@@ -34,13 +41,54 @@ def from_modules(wheel: zipfile.ZipFile, origin: str) -> FileDescriptorSet | Non
         for data in serialized(source, f"{origin}: {name}"):
             try:
                 file = FileDescriptorProto.FromString(data)
-            except DecodeError as error:
+            except (DecodeError, UnicodeDecodeError) as error:
                 raise ContractError(f"{origin}: {name}: invalid descriptor") from error
-            if files.setdefault(file.name, file) != file:
+            other = files.setdefault(file.name, file)
+            if other != file and _known(other) != _known(file):
                 raise ContractError(
-                    f"{origin}: {name}: another module holds a different {file.name}"
+                    f"{origin}: {name}: the wheel holds a different {file.name} too; exclude one"
                 )
-    return FileDescriptorSet(file=files.values()) if files else None
+    return files
+
+
+def _known(file: FileDescriptorProto) -> FileDescriptorProto:
+    """The file without custom options, which compilers encode in different ways."""
+    known = FileDescriptorProto()
+    known.CopyFrom(file)
+    known.DiscardUnknownFields()
+    return known
+
+
+def complete(
+    own: dict[str, FileDescriptorProto],
+    find: Callable[[str], FileDescriptorProto | None],
+    missing: Callable[[str, str], ContractError],
+    keep_going: bool,
+) -> tuple[FileDescriptorSet, Mapping[str, str]]:
+    """The files with their imports, and those of its own that it leaves out, with the reasons.
+
+    missing: the error for a file and an import that is not found.
+    keep_going: leave out files with missing imports, and the files that import them.
+    """
+    other, skipped = dict[str, FileDescriptorProto](), dict[str, str]()
+    todo = [*own.values()]
+    while todo:
+        file = todo.pop()
+        for name in file.dependency if file.name not in skipped else ():
+            if name in own or name in other or name.startswith("google/protobuf/"):
+                continue
+            if name not in skipped and (found := find(name)):
+                other[name] = found
+                todo.append(found)
+                continue
+            error = missing(file.name, name)
+            if not keep_going or file.name not in own or len(own) == 1:
+                raise error
+            skipped[file.name] = str(error)
+            own.pop(file.name)
+            todo += [one for one in own.values() if file.name in one.dependency]
+            break
+    return FileDescriptorSet(file=[*own.values(), *other.values()]), skipped
 
 
 def serialized(source: bytes, origin: str) -> list[bytes]:
@@ -49,7 +97,7 @@ def serialized(source: bytes, origin: str) -> list[bytes]:
     for match in _LITERAL.finditer(source.decode("utf-8", errors="replace")):
         literal = match["added"] or match["given"] or match["old"]
         try:
-            value = ast.literal_eval(literal)
+            value = ast.literal_eval(f"({literal})")  # of several lines after a formatter
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ContractError(f"{origin}: not a Python module: {error}") from error
         try:

@@ -91,7 +91,7 @@ class Conversation:
             raise self._invalid(f"sends more than {limits.size(limits.MAX_REPLIES_BYTES)}")
         try:
             reply = _Reply.FromString(data)
-        except DecodeError:
+        except (DecodeError, UnicodeDecodeError):
             raise self._invalid("sends a reply that cannot be parsed") from None
         if reply.HasField("error_response"):
             (subject,) = request.values()
@@ -104,7 +104,7 @@ class Conversation:
         for data in reply.file_descriptor_response.file_descriptor_proto:
             try:
                 file = FileDescriptorProto.FromString(data)
-            except DecodeError:
+            except (DecodeError, UnicodeDecodeError):
                 raise self._invalid(f"sends a file for {subject} that cannot be parsed") from None
             if files.setdefault(str(file.name), file) != file:
                 raise self._invalid(f"sends two different files named {file.name}")

@@ -4,17 +4,20 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from smg_proto.compat import _download
 from smg_proto.compat import _limits as limits
-from smg_proto.compat._compile import Find, compile_tree
+from smg_proto.compat._compile import Find, advice, compile_tree
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError, parse, read_file
-from smg_proto.compat._modules import from_modules
+from smg_proto.compat._modules import complete, from_modules
 from smg_proto.compat._tree import (
     Tree,
+    excluded,
     from_folder,
     from_git,
     from_tar,
@@ -64,12 +67,32 @@ class Sources:
                 data = read_member(wheel, member, limits.MAX_DESCRIPTORS_BYTES, self.spec)
                 files = parse(data, f"{self.spec}: {_DESCRIPTORS}")
                 return Contract(files, self.spec, foreign=self.foreign)
-            if generated := from_modules(wheel, self.spec):
-                return Contract(generated, self.spec, foreign=self.foreign)
+            if generated := from_modules(wheel, self.spec, self.exclude):
+                return self.described(generated)
             tree = from_zip(wheel, self.spec, self.exclude)
-        if not tree.protos:
-            raise ContractError(f"{self.spec}: the wheel has neither protos nor generated modules")
-        return self._compiled(tree)
+            if tree.protos:
+                return self._compiled(tree)
+            if renamed := from_modules(wheel, self.spec, self.exclude, ".py"):
+                return self.described(renamed)
+        raise ContractError(f"{self.spec}: the wheel has neither protos nor generated modules")
+
+    def described(self, files: Mapping[str, FileDescriptorProto]) -> Contract:
+        """From descriptors, which may import those of something included."""
+        own = {name: file for name, file in files.items() if not excluded(name, self.exclude)}
+        if not own:
+            raise ContractError(f"{self.spec}: every file is excluded")
+        included = _described(self.include)
+
+        def find(name: str) -> FileDescriptorProto | None:
+            return files.get(name) or included(name)
+
+        def missing(file: str, imported: str) -> ContractError:
+            why = f"{file} imports {imported}, which is not included"
+            return ContractError(f"{self.spec}: {why}; {advice(imported)}")
+
+        whole, skipped = complete(own, find, missing, self.keep_going)
+        names = frozenset(own)
+        return Contract(whole, self.spec, own=names, foreign=self.foreign, skipped=skipped)
 
     def _revision(self, words: str) -> Contract:
         revision, _, folder = words.partition(":")
@@ -119,6 +142,20 @@ def included(include: Sequence[str], revision: Tree | None = None) -> Find:
             if path.is_file():
                 return read_file(path, limits.MAX_PROTO_BYTES, str(path)), str(path)
         return None
+
+    return find
+
+
+def _described(include: Sequence[str]) -> Callable[[str], FileDescriptorProto | None]:
+    """Finds descriptors in what to include, which is read when something is missing."""
+    rest, found = iter(include), dict[str, FileDescriptorProto]()
+
+    def find(name: str) -> FileDescriptorProto | None:
+        while name not in found and (spec := next(rest, None)):
+            others = [other for other in include if other != spec]
+            for file in Sources(spec, others, (), None, keep_going=True).contract().files:
+                found.setdefault(file.name, file)
+        return found.get(name)
 
     return find
 

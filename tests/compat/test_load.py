@@ -1,14 +1,18 @@
 """A contract is read from wherever it is; what cannot be read gets one line that says why."""
 
 import json
+import os
 import random
 import sys
+import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto as F
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from support import ROOT, missing, need, run
 
 import smg_proto
@@ -80,6 +84,151 @@ def test_a_wheel_with_protos_only_is_compiled(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("shop.proto", PROTO.format(fields="string id = 1;", imports=""))
     assert load(path).packages == {"shop"}
+
+
+def described(name: str, *imports: str, field: str = "a") -> FileDescriptorProto:
+    """`NAME.proto` with the message `NAME.M`, which holds the messages of its imports."""
+    file = FileDescriptorProto(name=f"{name}.proto", package=name, syntax="proto3")
+    message = file.message_type.add(name="M")
+    message.field.add(name=field, number=1, label=F.LABEL_OPTIONAL, type=F.TYPE_INT32)
+    for number, imported in enumerate(imports, 2):
+        file.dependency.append(f"{imported}.proto")
+        message.field.add(
+            name=imported,
+            number=number,
+            label=F.LABEL_OPTIONAL,
+            type=F.TYPE_MESSAGE,
+            type_name=f".{imported}.M",
+        )
+    return file
+
+
+def as_wheel(stem: Path, **modules: FileDescriptorProto) -> Path:
+    path = Path(f"{stem}.whl")
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, file in modules.items():
+            source = f"DESCRIPTOR = pool.AddSerializedFile({file.SerializeToString()!r})\n"
+            wheel.writestr(f"pack/{name}_pb2.py", source)
+    return path
+
+
+def as_set(stem: Path, **files: FileDescriptorProto) -> Path:
+    path = Path(f"{stem}.binpb")
+    path.write_bytes(FileDescriptorSet(file=files.values()).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("write", [as_wheel, as_set])
+def test_descriptors_may_import_those_of_something_included(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = write(tmp_path / "old", a=described("a", "b"))
+    new = write(tmp_path / "new", a=described("a", "b", field="z"))
+    output = refused(capsys, "diff", old, new)
+    assert "a.proto imports b.proto, which is not included; " in output
+    assert "-I" in output
+    also = as_wheel(tmp_path / "b", b=described("b", "c"), d=described("d", "gone"))
+    more = as_wheel(tmp_path / "c", c=described("c"))
+    assert "b.proto imports c.proto" in refused(capsys, "diff", old, new, "-I", str(also))
+    including = [also, more]
+    report = diff(load(old, include=including), load(new, include=including))
+    assert {finding.symbol for finding in report.findings} == {"a.M.a"}
+    assert load(old, include=including).packages == {"a"}
+    folder = tmp_path / "protos"
+    folder.mkdir()
+    (folder / "b.proto").write_text('syntax = "proto3";\npackage b;\nmessage M {}\n', "utf-8")
+    (folder / "broken.proto").write_text("not a proto", "utf-8")
+    assert "b.M" in load(old, include=[folder, tmp_path / "not read"]).messages
+
+
+def test_the_wheel_that_has_the_imports_of_google_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = described("a")
+    file.dependency.append("google/api/annotations.proto")
+    wheel = as_wheel(tmp_path / "a", a=file)
+    assert "pypi:googleapis-common-protos==" in refused(capsys, "diff", wheel, wheel)
+
+
+@pytest.mark.parametrize("write", [as_wheel, as_set])
+def test_descriptors_with_missing_imports_can_be_left_out(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"a": described("a", "gone"), "b": described("b", "a"), "c": described("c", "b")}
+    old = write(tmp_path / "old", d=described("d"), **files)
+    new = write(tmp_path / "new", d=described("d", field="z"), **files)
+    kept = load(old, keep_going=True)
+    assert set(kept.messages) == {"d.M"}
+    assert {name: "imports" in why for name, why in kept.skipped.items()} == dict.fromkeys(
+        ["a.proto", "b.proto", "c.proto"], True
+    )
+    assert main(["diff", str(old), str(new), "--keep-going"]) == 1
+    output = capsys.readouterr()
+    assert "d.M.a: Renamed to z" in output.out
+    assert output.err.count("\n") == 3
+    alone = write(tmp_path / "alone", a=described("a", "gone"))
+    assert "a.proto imports gone.proto" in refused(capsys, "diff", alone, alone, "--keep-going")
+
+
+@pytest.mark.parametrize("write", [as_wheel, as_set])
+def test_files_can_be_excluded_from_descriptors(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "all", a=described("a", "b"), b=described("b"), c=described("c"))
+    less = load(path, exclude=["[bc].proto"])
+    assert less.packages == {"a"}
+    assert set(less.messages) == {"a.M", "b.M"}  # a imports b
+    assert "every file is excluded" in refused(capsys, "diff", path, path, "--exclude", "*.proto")
+
+
+def test_custom_options_may_be_encoded_in_two_ways_in_one_wheel(tmp_path: Path) -> None:
+    first, second = described("a"), described("a")
+    first.options.MergeFromString(b"\xca\x3e\x00")
+    second.options.MergeFromString(b"\xc8\x3e\x01")
+    assert set(load(as_wheel(tmp_path / "a", one=first, two=second)).messages) == {"a.M"}
+
+
+@pytest.mark.parametrize(
+    "call", ["pool.AddSerializedFile(\n    {}\n)", "D(serialized_pb=(\n  {}\n))"]
+)
+def test_generated_modules_may_be_renamed_and_formatted(call: str, tmp_path: Path) -> None:
+    data = described("a").SerializeToString()
+    literal = f"{data[:9]!r}\n    {data[9:]!r}"
+    path = tmp_path / "a.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("pack/__init__.py", "from pack import shop\n")
+        wheel.writestr("pack/shop.py", f"DESCRIPTOR = {call.format(literal)}\n")
+    assert set(load(path).messages) == {"a.M"}
+
+
+@pytest.mark.parametrize("folder", ["cache", "cargo/registry/cache/index"])
+def test_names_of_packages_are_compared_as_registries_do(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CARGO_HOME", str(tmp_path / "cargo"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    program = tmp_path / "bin" / "cargo"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n", "utf-8")
+    program.chmod(0o755)
+    place = tmp_path / folder / ("wheels" if folder == "cache" else "")
+    place.mkdir(parents=True)
+    for name in ("shop_api-1.0.0", "shop_api-1.0.01", "shop-1.0.0", "tool-2.0.0+linux"):
+        with tarfile.open(place / f"{name}.crate", "w:gz") as crate:
+            text = PROTO.format(imports="", fields=f"string {name[:4]}{len(name)} = 1;").encode()
+            member = tarfile.TarInfo(f"{name}/shop.proto")
+            member.size = len(text)
+            crate.addfile(member, BytesIO(text))
+    for _ in range(2):  # also from the cache
+        found = load("crate:shop-api@1.0.0").messages["shop.Order"]
+        assert [field.name for field in found.fields.values()] == ["shop14"]
+    assert "shop.Order" in load("crate:tool@2.0.0").messages
+    assert "shop.Order" in load("crate:tool@2.0.0+linux").messages
+    wheels = tmp_path / "cache" / "wheels"
+    as_wheel(wheels / "Shop.Api-1.0-py3-none-any", a=described("a"))
+    as_wheel(wheels / "shop_api-1.0.1-py3-none-any", b=described("b"))
+    assert load("pypi:shop-api==1.0").packages == {"a"}
 
 
 def test_a_git_revision_is_read_from_its_descriptors_or_compiled(
@@ -288,7 +437,10 @@ def test_a_wheel_without_protos_or_cut_short_is_rejected(
             .replace("LLMService", "LLMServicf")
         )
         wheel.writestr("two/llm_pb2.py", other)
-    assert "another module holds a different" in refused(capsys, "diff", twice, "self")
+    output = refused(capsys, "diff", twice, "self")
+    assert "two/llm_pb2.py: the wheel holds a different entity/grpc/llm.proto too; " in output
+    assert load(twice, exclude=["two"]).messages
+    assert load(twice, exclude=["two/llm_pb2.py"]).messages
     whole = bare.read_bytes()
     bare.write_bytes(whole[: len(whole) // 2])
     assert "bare.whl" in refused(capsys, "diff", bare, "self")

@@ -1,10 +1,15 @@
 """Minimal pairs of schemas over all of protobuf, each with the verdict that it deserves."""
 
+import json
 import random
+import sys
+from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from oracle import break_of, broken
 from pairs import Pair, contract, pairs, relative, written
+from support import run
 
 from smg_proto.compat import Contract, Witness, _contract, diff
 
@@ -125,6 +130,28 @@ def test_names_of_types_may_be_relative(pair: Pair) -> None:
     for full, same in zip((old, new), short, strict=True):
         assert diff(full, same).findings == ()
         assert (full.served, full.carriers) == (same.served, same.carriers)
+
+
+def test_messages_with_maps_are_compared_by_the_runtime_in_pure_python(tmp_path: Path) -> None:
+    for side in ("old", "new"):
+        chosen = [contract(pair, side).files for pair in pairs() if "map<" in pair.text]
+        files = {file.name: file for some in chosen for file in some}
+        every = FileDescriptorSet(file=files.values())
+        (tmp_path / f"{side}.binpb").write_bytes(every.SerializeToString())
+    diffed = [tmp_path / "old.binpb", tmp_path / "new.binpb", "--format", "json"]
+    by_runtime = [
+        json.loads(
+            run(
+                *(sys.executable, "-m", "smg_proto", "diff", *diffed),
+                check=False,
+                PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation,
+            )
+        )["findings"]
+        for implementation in ("upb", "python")
+    ]
+    upb, python = ({(f["class"], f["symbol"]) for f in found} for found in by_runtime)
+    # Pure Python keeps a number that a closed enum of a map does not name.
+    assert {symbol.partition(".")[0] for _, symbol in upb ^ python} == {"enums17"}
 
 
 def test_the_result_of_buf_is_recorded_with_each_pair() -> None:

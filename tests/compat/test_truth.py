@@ -51,6 +51,7 @@ class Schema:
     root: tuple[Field, ...]
     leaf: tuple[Field, ...]
     twin: tuple[Field, ...]
+    alone: tuple[Field, ...]  # of a message that nothing holds; () if there is none
     colors: tuple[tuple[str, int], ...]
 
 
@@ -88,6 +89,7 @@ schemas = st.builds(
     messages,
     messages,
     messages,
+    st.one_of(st.just(()), messages),
     colors,
 )
 
@@ -127,6 +129,7 @@ def mutated(draw: st.DrawFn, old: Schema) -> Schema:
         again(old.root),
         again(old.leaf),
         again(old.twin),
+        draw(st.one_of(st.just(()), st.just(old.alone), messages)),
         draw(st.one_of(st.just(old.colors), colors)),
     )
 
@@ -159,6 +162,8 @@ def types_file(schema: Schema) -> FileDescriptorProto:
     file = new_file("types.proto", "u", open_syntax(schema))
     declare(file, "Leaf", schema.leaf, schema)
     declare(file, "Twin", schema.twin, schema)
+    if schema.alone:
+        declare(file, "Alone", schema.alone, schema)
     first = schema.colors if closed(schema) else sorted(schema.colors, key=lambda v: v[1])
     for name, values in (("Color", first), ("Shade", (("SHADE_NONE", 0), ("SHADE_DARK", 1)))):
         enum: EnumDescriptorProto = file.enum_type.add(name=name)
@@ -303,8 +308,8 @@ def a_field_moves_to_a_number_where_its_default_is_what_was_sent() -> tuple[Sche
     old = (("a", 1, "Color", "one"), ("b", 2, F.TYPE_DOUBLE, "one"))
     new = (("a", 2, "Color", "other default"),)
     return (
-        Schema("proto3", "proto3", other, other, old, colors),
-        Schema("proto3", "proto2", other, other, new, colors),
+        Schema("proto3", "proto3", other, other, old, (), colors),
+        Schema("proto3", "proto2", other, other, new, (), colors),
     )
 
 
@@ -363,7 +368,7 @@ def test_every_change_of_a_fields_type_is_judged_as_messages_show() -> None:
 def every(chosen: Sequence[tuple[Kind, str]]) -> Contract:
     """One message, with one field, for each type."""
     leaf: tuple[Field, ...] = (("a", 1, F.TYPE_INT32, "one"), ("b", 2, F.TYPE_STRING, "one"))
-    schema = Schema("proto3", "proto3", (), leaf, (), (("NONE", 0), ("RED", 2)))
+    schema = Schema("proto3", "proto3", (), leaf, (), (), (("NONE", 0), ("RED", 2)))
     types = types_file(schema)
     file = new_file("root.proto", "t", "proto3")
     file.dependency.append(types.name)
