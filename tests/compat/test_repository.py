@@ -38,8 +38,8 @@ class Compilers:
         self.commands: list[Sequence[str]] = []
         self.files: list[Files] = []  # of the folder in which each is called
         self.names: list[str] = []
-        monkeypatch.setattr("smg_proto.compat._compile.program", lambda name: name)
-        monkeypatch.setattr("smg_proto.compat._compile.find_spec", lambda name: name)
+        monkeypatch.setattr("smg_proto.compat._compile.program", str)  # found
+        monkeypatch.setattr("smg_proto.compat._compile.find_spec", str)  # found
         monkeypatch.setattr("smg_proto.compat._compile.run", self.run)
 
     def run(self, command: Sequence[str], origin: str, *, seconds: float, cwd: Path) -> None:
