@@ -97,11 +97,29 @@ def test_a_witness_says_what_an_unset_field_means(title: str, sent: str, read: s
         ("the number of a removed value goes to another one", "Removed, and 1 is now C"),
         ("a closed enum gets a value, in a field", "Added as 2 to a closed enum: older peers read"),
         ("an open enum closes, in a field", "Was open, is closed: for numbers without a name, "),
+        ("an open enum closes, in a field", "; carried by $P.M.e."),
     ],
 )
 def test_a_report_says_what_changed(title: str, words: str) -> None:
     pair = titled(title)
     assert words.replace("$P", pair.name) in diff(*sides(pair)).text()
+
+
+@pytest.mark.parametrize(
+    ("title", "messages"),
+    [
+        ("an enum gets a value", ["Added as 2: older peers see a number without a name."]),
+        (
+            "an enum value is renamed",
+            [
+                "Renamed to C: JSON readers reject the name.",
+                "Renamed to C: code that names it fails.",
+            ],
+        ),
+    ],
+)
+def test_what_stays_is_not_reported(title: str, messages: list[str]) -> None:
+    assert [finding.message for finding in diff(*sides(titled(title))).findings] == messages
 
 
 @pytest.mark.parametrize(
