@@ -90,7 +90,7 @@ def _default_text(side: Side, field: Field) -> str:
     if field.is_enum and isinstance(field.default, int):
         names = side.contract.enums[field.type_name].names.get(field.default)
         return min(names) if names else str(field.default)
-    return repr(field.default) if isinstance(field.default, (str, bytes)) else str(field.default)
+    return field.shown_default
 
 
 def _set(

@@ -74,6 +74,14 @@ class Field:
         return self.entry.fields[2] if self.entry else self
 
     @property
+    def shown_default(self) -> str:
+        """The default of a scalar, much as a proto file spells it."""
+        if isinstance(self.default, bool):
+            return "true" if self.default else "false"
+        number = self.kind in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
+        return str(self.default) if number else repr(self.default)
+
+    @property
     def spelled(self) -> str:
         """The type as a proto file spells it."""
         if self.entry:

@@ -178,14 +178,14 @@ class Messages:
 
     def _options(self, old: Message, new: Message) -> Iterator[Finding]:
         if old.message_set != new.message_set:
-            what = "Is now a MessageSet" if new.message_set else "Is no longer a MessageSet"
-            text = f"{what}: its extensions are encoded differently."
+            what = "is now a MessageSet" if new.message_set else "is no longer a MessageSet"
+            text = f"I{what[1:]}: its extensions are encoded differently."
             yield Finding("source", old.name, text)
             sides = Side(self.old, old), Side(self.new, new)
             for number in old.fields.keys() & new.fields.keys():
                 f = old.fields[number]
                 witness = encoding_witness(*sides, number)
-                yield from self._shown(old, f, f"Its message {what.lower()}", witness)
+                yield from self._shown(old, f, f"Its message {what}", witness)
         for span in old.extension_ranges:
             if lost := _uncovered(span, new.extension_ranges):
                 text = f"No longer for extensions: {lost}. Code that uses these numbers fails."
@@ -222,13 +222,14 @@ def who(witness: Witness) -> str:
     while seen:
         old_first = seen.direction == "old to new"
         sender, reader = ("an old", "a new") if old_first else ("a new", "an old")
+        sets = "sets" if seen.bytes else "leaves unset"
         match seen.outcome:
             case "undecodable":
                 parts.append(f"{reader} reader cannot parse what {sender} sender writes")
             case "lost":
-                parts.append(f"{reader} reader loses what {sender} sender sets")
+                parts.append(f"{reader} reader loses what {sender} sender {sets}")
             case "misread":
-                parts.append(f"{reader} reader misreads what {sender} sender sets")
+                parts.append(f"{reader} reader misreads what {sender} sender {sets}")
         by_name = by_name and seen.by_name
         seen = seen.reverse
     return ", and ".join(parts) + (", judging by the names" if by_name else "")
@@ -248,7 +249,7 @@ def _difference(f: Field, g: Field) -> str:
 
 
 def _default(f: Field, g: Field) -> str:
-    return f"The default was {f.default!r}, is {g.default!r}"
+    return f"The default was {f.shown_default}, is {g.shown_default}"
 
 
 def _presence(f: Field, g: Field) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from smg_proto.compat._contract import Contract, Field
 from smg_proto.compat._enums import Enums
 from smg_proto.compat._fields import Messages
+from smg_proto.compat._json import json_form
 from smg_proto.compat._probe import message_witness
 from smg_proto.compat._report import Finding
 from smg_proto.compat._samples import Side, went_elsewhere
@@ -67,7 +68,10 @@ class Inside:
     def of_field(self, f: Field, g: Field) -> Iterator[Finding]:
         before, after = f.value.type_name, g.value.type_name
         if before and after and before != after:
-            yield from self.of_types(f.symbol, before, after)
+            other_form = json_form(f) != json_form(g)  # which is a finding for the field
+            for finding in self.of_types(f.symbol, before, after):
+                if not (other_form and finding.cls == "json"):
+                    yield finding
 
     def _all(self, before: str, after: str) -> Iterator[Finding]:
         old, new = self._messages.old, self._messages.new

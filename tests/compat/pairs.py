@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The pairs of schemas in pairs/*.txt: read, compiled, and judged by buf.
+"""The pairs of schemas in pairs/*.txt: read, compiled, and judged by buf and by this package.
 
-    tests/compat/pairs.py            say where buf says something else than is written
-    tests/compat/pairs.py --write    write what buf says
+    tests/compat/pairs.py            say where one of them says something else than is written
+    tests/compat/pairs.py --write    write both: the levels of buf, and reports/*.txt, the findings
 
 A pair is one text in which {-old-} and {+new+} stand for what only one side has:
 
@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
@@ -33,7 +34,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 
-from smg_proto.compat import Contract
+from smg_proto.compat import Contract, Finding, diff
 from smg_proto.compat._programs import program
 
 FOLDER = Path(__file__).parent / "pairs"
@@ -44,6 +45,7 @@ SIDES = ("old", "new")
 @dataclass
 class Pair:
     name: str  # also its package and folder
+    file: str  # that it is written in
     title: str
     cls: str
     direction: str  # "" where the class is not data
@@ -64,10 +66,11 @@ def side_of(text: str, side: str) -> str:
     return re.sub(kept, r"\1", re.sub(dropped, "", text, flags=re.S), flags=re.S)
 
 
-def parse(name: str, head: str, body: str) -> Pair:
+def parse(file: str, number: int, head: str, body: str) -> Pair:
+    name = f"{file.removesuffix('.txt')}{number}"
     title, judged, *output = (part.strip() for part in head.split("|"))
     cls, *rest = (part.strip() for part in judged.split(","))
-    pair = Pair(name, title, cls, "", "by name" in rest, output[0] if output else "", body)
+    pair = Pair(name, file, title, cls, "", "by name" in rest, output[0] if output else "", body)
     pair.direction = next((word for word in rest if word != "by name"), "")
     if not body.startswith("@"):
         body = f"@ t.proto {body}"
@@ -102,7 +105,7 @@ def pairs() -> tuple[Pair, ...]:
             re.split(r"^== ", path.read_text(encoding="utf-8"), flags=re.M)[1:]
         ):
             head, _, body = block.partition("\n")
-            found.append(parse(f"{path.stem}{number}", head, body.strip() + "\n"))
+            found.append(parse(path.name, number, head, body.strip() + "\n"))
     return tuple(found)
 
 
@@ -218,6 +221,24 @@ def judged_by_buf() -> dict[str, str]:
     return {p.name: "x" if p.message_set else output[p.name] or "-" for p in pairs()}
 
 
+def package_of(finding: Finding) -> str:
+    """The package, if the symbol does not tell: a file's."""
+    return f" ({finding.package})" if "/" in finding.symbol else ""
+
+
+def reports() -> Iterator[tuple[Path, str]]:
+    """Each file of findings as it is with what they say today."""
+    for name, members in groupby(pairs(), lambda pair: pair.file):
+        blocks: list[str] = []
+        for pair in members:
+            findings = diff(contract(pair, "old"), contract(pair, "new")).findings
+            lines = "".join(
+                f"{one.cls} {one.symbol}{package_of(one)}: {one.message}\n" for one in findings
+            )
+            blocks.append(f"== {pair.title}\n" + re.sub(rf"\b{pair.name}\b", "$P", lines))
+        yield FOLDER / "reports" / name, "\n".join(blocks)
+
+
 def written() -> Iterator[tuple[Path, str]]:
     """Each file of pairs as it is with what buf says today."""
     output = judged_by_buf()
@@ -238,10 +259,10 @@ def written() -> Iterator[tuple[Path, str]]:
 
 def main() -> int:
     stale = False
-    for path, text in written():
-        if text != path.read_text(encoding="utf-8"):
+    for path, text in (*written(), *reports()):
+        if not path.exists() or text != path.read_text(encoding="utf-8"):
             stale = True
-            print(f"{path}: buf says something else")
+            print(f"{path}: is not what is written")
             if "--write" in sys.argv[1:]:
                 path.write_text(text, encoding="utf-8")
     return 1 if stale else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from oracle import break_of, broken
-from pairs import Pair, contract, pairs, relative, written
+from pairs import Pair, contract, pairs, relative, reports, written
 from support import run
 
 from smg_proto.compat import Contract, Witness, _contract, diff
@@ -182,14 +182,11 @@ def test_messages_with_maps_are_compared_by_the_runtime_in_pure_python(tmp_path:
         files = {file.name: file for some in chosen for file in some}
         every = FileDescriptorSet(file=files.values())
         (tmp_path / f"{side}.binpb").write_bytes(every.SerializeToString())
-    diffed = [tmp_path / "old.binpb", tmp_path / "new.binpb", "--format", "json"]
+    diffed: list[str | Path] = [sys.executable, "-m", "smg_proto", "diff", "--format", "json"]
+    diffed += [tmp_path / "old.binpb", tmp_path / "new.binpb"]
     by_runtime = [
         json.loads(
-            run(
-                *(sys.executable, "-m", "smg_proto", "diff", *diffed),
-                check=False,
-                PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation,
-            )
+            run(*diffed, check=False, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation)
         )["findings"]
         for implementation in ("upb", "python")
     ]
@@ -200,6 +197,11 @@ def test_messages_with_maps_are_compared_by_the_runtime_in_pure_python(tmp_path:
 
 def test_the_result_of_buf_is_recorded_with_each_pair() -> None:
     for path, text in written():
+        assert path.read_text(encoding="utf-8") == text, "run tests/compat/pairs.py --write"
+
+
+def test_the_findings_of_each_pair_are_recorded() -> None:
+    for path, text in reports():
         assert path.read_text(encoding="utf-8") == text, "run tests/compat/pairs.py --write"
 
 
