@@ -52,9 +52,7 @@ class BrokenFile(ContractError):
         self.name = name
 
 
-def compile_tree(
-    tree: Tree, included: Find, elsewhere: Find, *, keep_going: bool = False
-) -> Compiled:
+def compile_tree(tree: Tree, included: Find, elsewhere: Find, *, keep_going: bool) -> Compiled:
     """Compile the protos of a tree. Other imports come from one of the two finders.
 
     keep_going: leave out broken files and the files that import them.
@@ -94,14 +92,14 @@ def compile_tree(
 def _leave_out(sources: _Sources, error: BrokenFile, skipped: dict[str, str]) -> None:
     """Remove a broken file and the files that import it."""
     skipped[error.name] = str(error)
+    del sources.own[error.name]
     todo = [error.name]
     while todo:
         broken = todo.pop()
-        sources.own.pop(broken, None)
         for name, data in [*sources.own.items()]:
             if any(imported == broken for imported, _ in imports(data)):
                 skipped[name] = f"{sources.shown[name]}: imports {broken}, which is left out"
-                sources.own.pop(name)
+                del sources.own[name]
                 todo.append(name)
 
 

@@ -94,6 +94,25 @@ def test_a_file_name_that_a_compiler_would_interpret_is_rejected_in_a_revision(
     assert "invalid file name" in refused("diff", "git:HEAD", "self")
 
 
+@pytest.mark.parametrize("name", ["@x/shop.proto", "-x/shop.proto", "../../x/shop.proto"])
+def test_a_name_that_only_an_import_gives_to_a_file_is_rejected(
+    name: str, tmp_path: Path, refused: Refused
+) -> None:
+    """The tree looks like the content of the folder that the import names."""
+    other = f'syntax = "proto3"; package other; import "{name}";\n'
+    folder = protos(tmp_path / "tree", **{"shop.proto": PROTO, "other.proto": other})
+    assert "invalid file name" in refused("diff", folder, "self")
+
+
+def test_a_name_that_a_compiler_would_interpret_is_rejected_in_an_include_folder(
+    tmp_path: Path, refused: Refused
+) -> None:
+    other = 'syntax = "proto3"; package other; import "@x.proto";\n'
+    folder = protos(tmp_path / "tree", **{"other.proto": other})
+    include = protos(tmp_path / "include", **{"@x.proto": PROTO})
+    assert "invalid file name" in refused("diff", folder, "self", "-I", include)
+
+
 @pytest.mark.parametrize(
     "name", ["../out.proto", "/tmp/out.proto", "a/../../out.proto", "C:/x.proto"]
 )
@@ -277,6 +296,7 @@ def test_a_broken_crate_is_one_line(tmp_path: Path, refused: Refused) -> None:
         ("MAX_FOLDER_ENTRIES", 1, "more than 1 entries"),
         ("MAX_FOLDER_DEPTH", 0, "more than 0 deep"),
         ("COMPILE_SECONDS", -1.0, "within -1 s"),
+        ("MAX_DESCRIPTORS_BYTES", 20, "compiles to more than 0 KiB of descriptors"),
     ],
 )
 def test_each_limit_of_a_folder_is_named(

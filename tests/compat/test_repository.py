@@ -1,8 +1,10 @@
 """smg-proto diff in somebody else's repository: roots, imports, modules, broken files, reviews."""
 
 import json
+import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +14,7 @@ from support import need, run
 
 from smg_proto.cli import main
 from smg_proto.compat import ContractError, diff, load, read_acceptances
+from smg_proto.compat._programs import ProgramError
 
 Files = dict[str, str]
 
@@ -25,6 +28,27 @@ MONEY = proto("money", "message Money { int64 units = 1; }")
 SHOP = proto(
     "shop", "message Order {\n  int32 id = 1;\n  money.Money price = 2;\n}", "money/money.proto"
 )
+
+
+class Compilers:
+    """In place of installed compilers: each records how it is called, and fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: str = "no") -> None:
+        self.output = output
+        self.commands: list[Sequence[str]] = []
+        self.files: list[Files] = []  # of the folder in which each is called
+        self.names: list[str] = []
+        monkeypatch.setattr("smg_proto.compat._compile.program", str)  # found
+        monkeypatch.setattr("smg_proto.compat._compile.find_spec", str)  # found
+        monkeypatch.setattr("smg_proto.compat._compile.run", self.run)
+
+    def run(self, command: Sequence[str], origin: str, *, seconds: float, cwd: Path) -> None:
+        self.commands.append(command)
+        found = [path for path in cwd.rglob("*") if path.is_file()]
+        self.files.append({p.relative_to(cwd).as_posix(): p.read_text("utf-8") for p in found})
+        if command[-1].startswith("@"):
+            self.names = Path(command[-1][1:]).read_text("utf-8").split()
+        raise ProgramError(f"{origin}: {command[0]} failed", self.output)
 
 
 def write(folder: Path, files: Files) -> Path:
@@ -261,6 +285,78 @@ def test_the_message_for_a_missing_import_is_the_same_with_each_compiler(
     assert len(set(words)) == 1
 
 
+def test_every_compiler_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compilers = Compilers(monkeypatch)
+    with pytest.raises(ContractError, match="buf failed"):
+        load(write(tmp_path, at("shop", "money")))
+    buf, grpc_tools, protoc = compilers.commands
+    assert (buf[:3], protoc[0]) == (["buf", "build", "--config"], "protoc")
+    assert grpc_tools[:3] == [sys.executable, "-m", "grpc_tools.protoc"]
+    assert compilers.names == ["money/money.proto", "shop/shop.proto"]
+    assert set(compilers.files[0]) == set(compilers.names)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_buf_alone_compiles_what_has_dependencies(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compilers = Compilers(monkeypatch)
+    config = f"version: {version}\ndeps:\n  - buf.build/acme/money\n"
+    files = {"buf.yaml": config, "buf.lock": "# locked\n", "shop.proto": SHOP}
+    with pytest.raises(ContractError, match="buf failed"):
+        load(write(tmp_path, files))
+    (command,), (sent,) = compilers.commands, compilers.files
+    assert "--config" not in command
+    wanted = {"version": version, "deps": ["buf.build/acme/money"]}
+    assert json.loads(sent.pop("buf.yaml")) == wanted
+    assert sent == {"buf.lock": "# locked\n", "shop.proto": SHOP}
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [
+        ("money.proto:4:5: bad", ": {}/money.proto:4:5: bad"),
+        (
+            "two problems\nmoney.proto:3:1: warning: odd\nmoney.proto:4:5: bad\nmoney.proto:6: bad",
+            ": {}/money.proto:4:5: bad (and 1 more)",
+        ),
+        ("x.proto:1:1: odd\nmoney.proto:4:5: bad", ": {}/money.proto:4:5: bad (and 1 more)"),
+        ("x.proto:1:1: odd\ny.proto: bad", ": x.proto:1:1: odd (and 1 more)"),
+        ("panic", ": buf failed"),
+    ],
+)
+def test_the_first_error_of_the_compiler_is_shown(
+    output: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Compilers(monkeypatch, output)
+    with pytest.raises(ContractError) as caught:
+        load(write(tmp_path, {"money.proto": MONEY}))
+    assert str(caught.value) == str(tmp_path) + shown.format(tmp_path)
+
+
+def test_what_included_files_import_is_found_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = proto("one", "message One { t.Two two = 1; t.Three three = 2; }", "b.proto", "c.proto")
+    folder = write(tmp_path / "s", {"a.proto": one, "b.proto": proto("t", "message Two {}")})
+    three = proto("t", "message Three { Four four = 1; }", "d.proto")
+    first = write(tmp_path / "first", {"c.proto": three})
+    second = write(tmp_path / "second", {"d.proto": proto("t", "message Four {}")})
+    assert "t.Four" in load(folder, include=[first, second]).messages
+    (folder / "b.proto").rename(first / "b.proto")
+    monkeypatch.setattr("smg_proto.compat._limits.MAX_PROTO_FILES", 2)
+    with pytest.raises(ContractError, match="imports more than 2 files"):
+        load(folder, include=[first, second])
+
+
+def test_a_configuration_without_any_proto_is_an_error(tmp_path: Path) -> None:
+    config = "version: v2\nmodules:\n  - path: gone\n"
+    folder = write(tmp_path, {"buf.yaml": config, "money.proto": MONEY})
+    with pytest.raises(ContractError) as caught:
+        load(folder)
+    assert str(caught.value) == f"{folder}: no .proto files"
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_an_unresolved_dependency_of_buf_is_named(
     version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -320,7 +416,21 @@ def test_keep_going_omits_files_that_import_each_other_and_a_broken_one(
             "d.proto": proto("d", "message D { c.C c = 1; }", "c.proto"),
         },
     )
-    assert load(folder, keep_going=True).every_package == {"a"}
+    contract = load(folder, keep_going=True)
+    assert contract.every_package == {"a"}
+    assert contract.skipped == {
+        "b.proto": contract.skipped["b.proto"],
+        "c.proto": f"{folder}/c.proto: imports b.proto, which is left out",
+        "d.proto": f"{folder}/d.proto: imports c.proto, which is left out",
+    }
+
+
+def test_a_broken_file_that_is_included_is_an_error_even_with_keep_going(tmp_path: Path) -> None:
+    files = {"a.proto": proto("a", "message A {}"), "shop.proto": SHOP}
+    folder = write(tmp_path / "tree", files)
+    include = write(tmp_path / "include", {"money/money.proto": "broken"})
+    with pytest.raises(ContractError, match=r"money/money\.proto:1:1: "):
+        load(folder, include=[include], keep_going=True)
 
 
 def test_with_keep_going_the_number_of_broken_files_is_limited(
