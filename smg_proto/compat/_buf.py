@@ -40,7 +40,7 @@ def modules(tree: Tree) -> Modules | None:
         return result
     result = Modules(dependencies=_texts(config.get("deps")))
     listed: Any = config.get("modules")
-    modules = listed if _is_list(listed) else [{}]
+    modules: list[Any] = listed if _is_list(listed) else [{}]
     for module in map(_members, modules):
         if module is not None:
             root = _clean(str(module.get("path", ".")))
