@@ -227,9 +227,10 @@ def judged_by_buf() -> dict[str, str]:
     return {p.name: "x" if p.message_set else output[p.name] or "-" for p in pairs()}
 
 
-def package_of(finding: Finding) -> str:
-    """The package, if the symbol does not tell: a file's."""
-    return f" ({finding.package})" if "/" in finding.symbol else ""
+def recorded(finding: Finding) -> str:
+    removal = " removal" if finding.removal else ""
+    package = f" ({finding.package})" if "/" in finding.symbol else ""  # of a file
+    return f"{finding.cls}{removal} {finding.symbol}{package}: {finding.message}\n"
 
 
 def reports() -> Iterator[tuple[Path, str]]:
@@ -238,9 +239,7 @@ def reports() -> Iterator[tuple[Path, str]]:
         blocks: list[str] = []
         for pair in members:
             findings = diff(contract(pair, "old"), contract(pair, "new")).findings
-            lines = "".join(
-                f"{one.cls} {one.symbol}{package_of(one)}: {one.message}\n" for one in findings
-            )
+            lines = "".join(map(recorded, findings))
             blocks.append(f"== {pair.title}\n" + re.sub(rf"\b{pair.name}\b", "$P", lines))
         yield FOLDER / "reports" / name, "\n".join(blocks)
 

@@ -77,20 +77,6 @@ def test_a_witness_says_what_an_unset_field_means(title: str, sent: str, read: s
 
 
 @pytest.mark.parametrize(
-    ("title", "removal"),
-    [
-        ("a field is removed", True),
-        ("a field is renumbered", False),
-        ("an enum loses a value", True),
-        ("two enum values swap their numbers", False),
-    ],
-)
-def test_a_finding_says_whether_something_was_removed(title: str, removal: bool) -> None:
-    findings = diff(*sides(titled(title))).findings
-    assert {finding.removal for finding in findings if finding.cls == "data"} == {removal}
-
-
-@pytest.mark.parametrize(
     "title",
     ["a message holds itself deeper", "a field of a message that is held deep down is retyped"],
 )
