@@ -1,6 +1,7 @@
 """Parses descriptor sets, and checks that they are complete and consistent."""
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
@@ -117,22 +118,35 @@ def pool_of(
     for file in files:
         try:
             try:
-                _add(pool, file)
+                data = _add(pool, file)
             except _INVALID:
                 if not (corrected := _with_ends_after(file)):
                     raise
-                _add(pool, file := corrected)
+                data = _add(pool, file := corrected)
         except _INVALID as error:
             reason = _too_new(file) or f"is not valid: {error}"
             raise ContractError(f"{origin}: {file.name} {reason}") from error
-        plain.append(_absolute(file, pool))
+        rpcs = [rpc for service in file.service for rpc in service.method]
+        names = {name[:1] for rpc in rpcs for name in (rpc.input_type, rpc.output_type)}
+        # To look at each field would take longer than all the rest.
+        if names - {"."} or _RELATIVE.search(data):
+            file = _absolute(file, pool)
+        plain.append(file)
     return pool, plain
 
 
 _INVALID = (TypeError, ValueError, KeyError, RecursionError)  # what pools raise
+# In the bytes of a file: the type of a field after the kind or label, or the message that a field
+# extends between its name and number, without a dot in front.
+_RELATIVE = re.compile(
+    rb"(?:\x28[\x0a\x0b\x0e]|\x20[\x01-\x03])\x32(?:[\x80-\xff].|.)[A-Za-z_]"
+    rb"|(?<=\w)\x12(?:[\x80-\xff].|[^.])[A-Za-z_][\w.]*\x18",
+    re.DOTALL,
+)
 
 
-def _add(pool: DescriptorPool, file: FileDescriptorProto) -> None:
+def _add(pool: DescriptorPool, file: FileDescriptorProto) -> bytes:
+    """Add the file to the pool; its bytes, without source information."""
     if file.HasField("source_code_info") or file.syntax in ("", "proto2"):
         plain = FileDescriptorProto()
         plain.CopyFrom(file)
@@ -141,7 +155,9 @@ def _add(pool: DescriptorPool, file: FileDescriptorProto) -> None:
             for message in plain.message_type:
                 _distinct_json_names(message)
         file = plain
-    pool.AddSerializedFile(file.SerializeToString())
+    data = file.SerializeToString()
+    pool.AddSerializedFile(data)
+    return data
 
 
 def _with_ends_after(file: FileDescriptorProto) -> FileDescriptorProto | None:
@@ -164,12 +180,10 @@ def _with_ends_after(file: FileDescriptorProto) -> FileDescriptorProto | None:
 
 
 def _absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptorProto:
-    """The file with full names of types: some tools write `Inner` for `.package.Inner`.
+    """The file with full names of types: protobuf.js writes `Inner` for `.package.Inner`.
 
     pool: has the file.
     """
-    if _all_absolute(file):
-        return file
     full = FileDescriptorProto()
     full.CopyFrom(file)
     package = f"{file.package}." if file.package else ""
@@ -193,23 +207,6 @@ def _absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptor
             rpc.input_type = f".{methods[rpc.name].input_type.full_name}"
             rpc.output_type = f".{methods[rpc.name].output_type.full_name}"
     return full
-
-
-def _all_absolute(file: FileDescriptorProto) -> bool:
-    todo: list[FileDescriptorProto | DescriptorProto] = [file]
-    while todo:
-        scope = todo.pop()
-        for extension in scope.extension:
-            if extension.extendee[:1] != "." or extension.type_name[:1] not in ("", "."):
-                return False
-        if isinstance(scope, DescriptorProto):
-            if any(field.type_name[:1] not in ("", ".") for field in scope.field):
-                return False
-            todo += scope.nested_type
-        else:
-            todo += scope.message_type
-    rpcs = (rpc for service in file.service for rpc in service.method)
-    return all(rpc.input_type[:1] == rpc.output_type[:1] == "." for rpc in rpcs)
 
 
 def _name_type(field: FieldDescriptorProto, descriptor: FieldDescriptor) -> None:
