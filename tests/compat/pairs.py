@@ -230,7 +230,12 @@ def judged_by_buf() -> dict[str, str]:
 def recorded(finding: Finding) -> str:
     removal = " removal" if finding.removal else ""
     package = f" ({finding.package})" if "/" in finding.symbol else ""  # of a file
-    return f"{finding.cls}{removal} {finding.symbol}{package}: {finding.message}\n"
+    lines = [f"{finding.cls}{removal} {finding.symbol}{package}: {finding.message}"]
+    for one in finding.witnesses:
+        name = ", by name" * one.by_name
+        said = f"{one.direction}, {one.outcome}{name}: {one.message} {one.bytes or '(no bytes)'}"
+        lines += [f"    {said}: {one.sent}  ->  {one.read}"]
+    return "\n".join([*lines, ""])
 
 
 def reports() -> Iterator[tuple[Path, str]]:

@@ -11,7 +11,7 @@ from oracle import break_of, broken
 from pairs import Pair, as_protobuf_js, contract, pairs, reports, written
 from support import run
 
-from smg_proto.compat import Contract, Witness, _contract, diff
+from smg_proto.compat import Contract, _contract, diff
 
 
 def test_there_are_many_pairs_with_every_verdict() -> None:
@@ -38,45 +38,6 @@ def test_a_pair_has_its_class_and_direction(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "outcomes"),
-    [
-        ("a field is renumbered", ["lost", "lost, by name"]),
-        ("an enum value is renumbered", ["lost", "lost, by name"]),
-        ("a field within an extension is retyped", ["misread"]),
-        ("one to many, strings", ["lost"]),
-        ("two fields of one type swap their numbers", ["misread, by name"] * 4),
-        (
-            "a list's number goes to a field that takes only one",
-            ["misread", "misread, by name"] * 2,
-        ),
-    ],
-)
-def test_a_witness_has_its_outcome(title: str, outcomes: list[str]) -> None:
-    found = [w.outcome + ", by name" * w.by_name for w in witnesses(title)]
-    assert sorted(found) == sorted(outcomes)
-
-
-@pytest.mark.parametrize(
-    ("title", "sent", "read"),
-    [
-        (
-            "a required message is added",
-            "nothing",
-            "nothing: the required i is missing, so the message is rejected",
-        ),
-        (
-            "a new first value of a closed enum",
-            "nothing, so e is A",
-            "nothing, so e is Z",
-        ),
-    ],
-)
-def test_a_witness_says_what_an_unset_field_means(title: str, sent: str, read: str) -> None:
-    first = witnesses(title)[0]
-    assert (first.sent, first.read) == (sent, read)
-
-
-@pytest.mark.parametrize(
     "title",
     ["a message holds itself deeper", "a field of a message that is held deep down is retyped"],
 )
@@ -99,10 +60,6 @@ def test_a_contract_without_a_file_has_the_packages_of_the_others() -> None:
 def titled(title: str) -> Pair:
     (pair,) = (pair for pair in pairs() if pair.title == title)
     return pair
-
-
-def witnesses(title: str) -> list[Witness]:
-    return [w for finding in diff(*sides(titled(title))).findings for w in finding.witnesses]
 
 
 @pytest.mark.parametrize("pair", pairs(), ids=str)
