@@ -180,9 +180,10 @@ def _with_ends_after(file: FileDescriptorProto) -> FileDescriptorProto | None:
 
 
 def _absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptorProto:
-    """The file with full names of types: protobuf.js writes `Inner` for `.package.Inner`.
+    """The file with full names of types, and its optional fields marked as such.
 
-    pool: has the file.
+    protobuf.js writes `Inner` for `.package.Inner`, and an optional field as a oneof. pool: has the
+    file.
     """
     full = FileDescriptorProto()
     full.CopyFrom(file)
@@ -196,6 +197,9 @@ def _absolute(file: FileDescriptorProto, pool: DescriptorPool) -> FileDescriptor
         known = pool.FindMessageTypeByName(name).fields_by_number
         for field in message.field:
             _name_type(field, known[field.number])
+            oneof = known[field.number].containing_oneof
+            if file.syntax == "proto3" and oneof and oneof.name == f"_{field.name}":
+                field.proto3_optional = True
     for extension, prefix in extensions:
         descriptor = pool.FindExtensionByName(prefix + extension.name)
         _name_type(extension, descriptor)

@@ -149,7 +149,8 @@ def compiled(side: str) -> Mapping[str, FileDescriptorProto]:
 
 
 def as_protobuf_js(file: FileDescriptorProto) -> FileDescriptorProto:
-    """The file with relative names of its own package's types, and the last numbers of ranges."""
+    """The file with relative names of its own package's types, no optional fields, and the last
+    numbers of ranges."""
     shorter = FileDescriptorProto()
     shorter.CopyFrom(file)
     prefix = f".{file.package}." if file.package else "."
@@ -161,6 +162,7 @@ def as_protobuf_js(file: FileDescriptorProto) -> FileDescriptorProto:
             for field in scope.field:
                 if field.type_name:
                     field.type_name = field.type_name.removeprefix(prefix)
+                    field.ClearField("proto3_optional")
             scopes += scope.nested_type
             spans += [*scope.reserved_range, *scope.extension_range]
         else:

@@ -11,8 +11,8 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import Edition, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto as F
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from support import ROOT, missing, need, run
 
 import smg_proto
@@ -199,6 +199,13 @@ def test_generated_modules_may_be_renamed_and_formatted(call: str, tmp_path: Pat
         wheel.writestr("pack/__init__.py", "from pack import shop\n")
         wheel.writestr("pack/shop.py", f"DESCRIPTOR = {call.format(literal)}\n")
     assert set(load(path).messages) == {"a.M"}
+
+
+def test_a_newer_edition_is_read(tmp_path: Path) -> None:
+    file = described("a")
+    file.syntax, file.edition = "editions", Edition.EDITION_2024
+    field = load(as_set(tmp_path / "a", a=file)).messages["a.M"].fields[1]
+    assert field.presence == "explicit"
 
 
 @pytest.mark.parametrize("folder", ["cache", "cargo/registry/cache/index"])
