@@ -129,7 +129,6 @@ class Enum:
     deprecated: frozenset[str] = frozenset()
     closed: bool = False  # readers treat a number without a name as an unknown field
     strict_json: bool = True
-    file: str = ""
 
     @cached_property
     def names(self) -> Mapping[int, frozenset[str]]:

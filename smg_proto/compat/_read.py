@@ -223,7 +223,6 @@ def _enum(raw: Raw) -> Enum:
         frozenset(value.name for value in raw.proto.value if value.options.deprecated),
         closed=raw.features.enum_type == 2,
         strict_json=raw.features.json_format == 1,
-        file=raw.file.name,
     )
 
 
@@ -253,7 +252,7 @@ def _field(
     entry: Message | None = None,
 ) -> Field:
     features = features.within(field)
-    in_oneof = field.HasField("oneof_index") and not field.proto3_optional
+    in_oneof = field.HasField("oneof_index")
     presence: Presence = "explicit" if known.has_presence else "implicit"
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
         presence = "repeated"

@@ -231,8 +231,10 @@ def judged_by_buf() -> dict[str, str]:
 
 def recorded(finding: Finding) -> str:
     removal = " removal" if finding.removal else ""
-    package = f" ({finding.package})" if "/" in finding.symbol else ""  # of a file
-    lines = [f"{finding.cls}{removal} {finding.symbol}{package}: {finding.message}"]
+    where = f" ({finding.package})"  # of a file
+    if finding.place and finding.place.line:
+        where = f" ({finding.place.file.rpartition('/')[2]}:{finding.place.line})"
+    lines = [f"{finding.cls}{removal} {finding.symbol}{where}: {finding.message}"]
     for one in finding.witnesses:
         name = ", by name" * one.by_name
         said = f"{one.direction}, {one.outcome}{name}: {one.message} {one.bytes or '(no bytes)'}"
