@@ -13,6 +13,9 @@ from smg_proto.compat._files import ContractError
 from smg_proto.compat._limits import size
 from smg_proto.compat._tree import excluded, read_member, zip_members
 
+# Finds the descriptor of an imported file.
+FindDescriptor = Callable[[str], FileDescriptorProto | None]
+
 _TEXT = r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
 # As written by protoc 3.20 and newer, by older ones, and in the form that Python 2 accepts too.
 _LITERAL = re.compile(
@@ -61,7 +64,7 @@ def _known(file: FileDescriptorProto) -> FileDescriptorProto:
 
 def complete(
     own: dict[str, FileDescriptorProto],
-    find: Callable[[str], FileDescriptorProto | None],
+    find: FindDescriptor,
     missing: Callable[[str, str], ContractError],
     keep_going: bool,
 ) -> tuple[FileDescriptorSet, Mapping[str, str]]:
@@ -71,7 +74,11 @@ def complete(
     keep_going: leave out files with missing imports, and the files that import them.
     """
     other, skipped = dict[str, FileDescriptorProto](), dict[str, str]()
-    todo = [*own.values()]
+    importers: dict[str, list[FileDescriptorProto]] = {}
+    for file in own.values():
+        for name in file.dependency:
+            importers.setdefault(name, []).append(file)
+    todo, broken = [*own.values()], 0
     while todo:
         file = todo.pop()
         for name in file.dependency if file.name not in skipped else ():
@@ -82,11 +89,15 @@ def complete(
                 todo.append(found)
                 continue
             error = missing(file.name, name)
+            broken += name not in skipped
             if not keep_going or file.name not in own or len(own) == 1:
                 raise error
+            if broken > limits.MAX_BROKEN_FILES:
+                most = f"more than {limits.MAX_BROKEN_FILES} files lack an import"
+                raise ContractError(f"{most}; the last is {error}")
             skipped[file.name] = str(error)
             own.pop(file.name)
-            todo += [one for one in own.values() if file.name in one.dependency]
+            todo += importers.get(file.name, ())
             break
     return FileDescriptorSet(file=[*own.values(), *other.values()]), skipped
 

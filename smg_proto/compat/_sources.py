@@ -4,7 +4,7 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -14,7 +14,7 @@ from smg_proto.compat import _limits as limits
 from smg_proto.compat._compile import Find, advice, compile_tree
 from smg_proto.compat._contract import Contract
 from smg_proto.compat._files import ContractError, parse, read_file
-from smg_proto.compat._modules import complete, from_modules
+from smg_proto.compat._modules import FindDescriptor, complete, from_modules
 from smg_proto.compat._tree import (
     Tree,
     excluded,
@@ -39,9 +39,11 @@ class Sources:
         exclude: Sequence[str],
         foreign: Sequence[str] | None,
         keep_going: bool,
+        find: FindDescriptor | None = None,
     ) -> None:
         self.spec, self.include, self.exclude = spec, include, exclude
         self.foreign, self.keep_going = foreign, keep_going
+        self.find: FindDescriptor = find or _described(include)  # what generated modules import
 
     def contract(self) -> Contract:
         match self.spec.partition(":"):
@@ -81,10 +83,9 @@ class Sources:
         own = {name: file for name, file in files.items() if not excluded(name, self.exclude)}
         if not own:
             raise ContractError(f"{self.spec}: every file is excluded")
-        included = _described(self.include)
 
         def find(name: str) -> FileDescriptorProto | None:
-            return files.get(name) or included(name)
+            return files.get(name) or self.find(name)
 
         def missing(file: str, imported: str) -> ContractError:
             why = f"{file} imports {imported}, which is not included"
@@ -146,14 +147,14 @@ def included(include: Sequence[str], revision: Tree | None = None) -> Find:
     return find
 
 
-def _described(include: Sequence[str]) -> Callable[[str], FileDescriptorProto | None]:
-    """Finds descriptors in what to include, which is read when something is missing."""
+def _described(include: Sequence[str]) -> FindDescriptor:
+    """Finds descriptors in what to include: each is read once, when something is missing."""
     rest, found = iter(include), dict[str, FileDescriptorProto]()
 
     def find(name: str) -> FileDescriptorProto | None:
         while name not in found and (spec := next(rest, None)):
-            others = [other for other in include if other != spec]
-            for file in Sources(spec, others, (), None, keep_going=True).contract().files:
+            source = Sources(spec, include, (), None, keep_going=True, find=find)
+            for file in source.contract().files:
                 found.setdefault(file.name, file)
         return found.get(name)
 

@@ -130,9 +130,9 @@ def test_descriptors_may_import_those_of_something_included(
     also = as_wheel(tmp_path / "b", b=described("b", "c"), d=described("d", "gone"))
     more = as_wheel(tmp_path / "c", c=described("c"))
     assert "b.proto imports c.proto" in refused(capsys, "diff", old, new, "-I", str(also))
-    including = [also, more]
-    report = diff(load(old, include=including), load(new, include=including))
-    assert {finding.symbol for finding in report.findings} == {"a.M.a"}
+    for including in ([also, more], [more, also]):
+        report = diff(load(old, include=including), load(new, include=including))
+        assert {finding.symbol for finding in report.findings} == {"a.M.a"}
     assert load(old, include=including).packages == {"a"}
     folder = tmp_path / "protos"
     folder.mkdir()
@@ -166,6 +166,11 @@ def test_descriptors_with_missing_imports_can_be_left_out(
     output = capsys.readouterr()
     assert "d.M.a: Renamed to z" in output.out
     assert output.err.count("\n") == 3
+    many = {f"m{number}": described(f"m{number}", f"gone{number}") for number in range(101)}
+    output = refused(capsys, "diff", write(tmp_path / "many", d=described("d"), **many), old)
+    assert "imports gone" in output
+    with pytest.raises(ContractError, match="more than 100 files lack an import; the last is"):
+        load(write(tmp_path / "many", d=described("d"), **many), keep_going=True)
     alone = write(tmp_path / "alone", a=described("a", "gone"))
     assert "a.proto imports gone.proto" in refused(capsys, "diff", alone, alone, "--keep-going")
 
