@@ -136,8 +136,10 @@ def test_descriptors_may_import_those_of_something_included(
     assert load(old, include=including).packages == {"a"}
     folder = tmp_path / "protos"
     folder.mkdir()
-    (folder / "b.proto").write_text('syntax = "proto3";\npackage b;\nmessage M {}\n', "utf-8")
-    (folder / "broken.proto").write_text("not a proto", "utf-8")
+    (folder / "b.proto").write_text(
+        'syntax = "proto3";\npackage b;\nmessage M {}\n', encoding="utf-8"
+    )
+    (folder / "broken.proto").write_text("not a proto", encoding="utf-8")
     assert "b.M" in load(old, include=[folder, tmp_path / "not read"]).messages
 
 
@@ -222,7 +224,7 @@ def test_names_of_packages_are_compared_as_registries_do(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     program = tmp_path / "bin" / "cargo"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\n", "utf-8")
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
     program.chmod(0o755)
     place = tmp_path / folder / ("wheels" if folder == "cache" else "")
     place.mkdir(parents=True)

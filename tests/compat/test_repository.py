@@ -45,9 +45,11 @@ class Compilers:
     def run(self, command: Sequence[str], origin: str, *, seconds: float, cwd: Path) -> None:
         self.commands.append(command)
         found = [path for path in cwd.rglob("*") if path.is_file()]
-        self.files.append({p.relative_to(cwd).as_posix(): p.read_text("utf-8") for p in found})
+        self.files.append(
+            {p.relative_to(cwd).as_posix(): p.read_text(encoding="utf-8") for p in found}
+        )
         if command[-1].startswith("@"):
-            self.names = Path(command[-1][1:]).read_text("utf-8").split()
+            self.names = Path(command[-1][1:]).read_text(encoding="utf-8").split()
         raise ProgramError(f"{origin}: {command[0]} failed", self.output)
 
 
