@@ -109,9 +109,10 @@ def _write_descriptor_set(dest: Path, packages: Iterable[str], force: bool) -> i
         if dest.is_file() and dest.read_bytes() != data and not force:
             raise CommandError(f"{dest}: a different file exists; overwrite it with --force")
         dest.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=dest.parent, delete=False) as scratch:
-            scratch.write(data)
-        Path(scratch.name).replace(dest)
+        with tempfile.TemporaryDirectory(dir=dest.parent) as scratch:
+            new = Path(scratch, dest.name)  # not a temporary file, which only its owner may read
+            new.write_bytes(data)
+            new.replace(dest)
     except OSError as error:
         raise CommandError(f"{error.filename or dest}: {error.strerror or error}") from error
     say(f"{dest}: wrote {len(files)} files of smg-proto {__version__} as one descriptor set")

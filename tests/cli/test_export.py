@@ -471,6 +471,24 @@ def test_a_descriptor_set_has_all_that_the_packages_import(tmp_path: Path) -> No
     assert [entry.name for entry in tmp_path.iterdir()] == ["vllm.binpb"]
 
 
+def test_a_descriptor_set_may_be_read_by_whoever_may_read_other_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, path = tmp_path / "other", tmp_path / "set.binpb"
+    other.touch()
+    assert main(["export", "--descriptor-set", str(path)]) == 0
+    assert path.stat().st_mode == other.stat().st_mode
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(target))
+
+    path.unlink()
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert main(["export", "--descriptor-set", str(path)]) == 2
+    assert capsys.readouterr().err == f"smg-proto export: {path}: Permission denied\n"
+    assert list(tmp_path.iterdir()) == [other]
+
+
 @pytest.mark.packaging
 @pytest.mark.parametrize(("compiler", "python"), [("1.62.3", "3.11"), ("newest", None)])
 def test_plain_protoc_compiles_all_of_it(
