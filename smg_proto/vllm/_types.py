@@ -7,14 +7,19 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import cache, cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto._channel import Metadata, json_object
+
+T = TypeVar("T")
+Raw: TypeAlias = SkipJsonSchema[SkipValidation[T]]
+"""What only this process can use: dumps and schemas do not include it."""
 
 
 def new_request_id(prefix: str) -> str:
@@ -135,7 +140,7 @@ class CompletionChoice(Result):
     logprobs: CompletionLogprobs | None = None
     prompt_logprobs: CompletionLogprobs | None = None
     kv_transfer_params: dict[str, Any] | None = None
-    raw: SkipValidation[pb.GenerateComplete | None] = Field(default=None, exclude=True, repr=False)
+    raw: Raw[pb.GenerateComplete | None] = Field(default=None, exclude=True, repr=False)
 
 
 class Completion(Decodable):
@@ -143,8 +148,8 @@ class Completion(Decodable):
     object: str = "text_completion"
     choices: list[CompletionChoice] = []
     usage: CompletionUsage | None = None
-    initial_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
-    trailing_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
+    initial_metadata: Raw[Metadata] = Field(default=(), exclude=True, repr=False)
+    trailing_metadata: Raw[Metadata] = Field(default=(), exclude=True, repr=False)
 
     @property
     def raw(self) -> list[pb.GenerateComplete]:
@@ -176,7 +181,7 @@ class CompletionChunk(Decodable):
     object: str = "text_completion.chunk"
     choices: list[CompletionChunkChoice] = []
     usage: CompletionUsage | None = None
-    raw: SkipValidation[pb.GenerateResponse | None] = Field(default=None, exclude=True, repr=False)
+    raw: Raw[pb.GenerateResponse | None] = Field(default=None, exclude=True, repr=False)
 
 
 # Chat.
@@ -212,7 +217,7 @@ class ChatCompletionChoice(Result):
     stop_reason: int | str | None = None
     logprobs: ChatLogprobs | None = None
     prompt_logprobs: CompletionLogprobs | None = None
-    raw: SkipValidation[pb.GenerateComplete | None] = Field(default=None, exclude=True, repr=False)
+    raw: Raw[pb.GenerateComplete | None] = Field(default=None, exclude=True, repr=False)
 
 
 class ChatCompletion(Generated):
@@ -220,8 +225,8 @@ class ChatCompletion(Generated):
     object: str = "chat.completion"
     choices: list[ChatCompletionChoice] = []
     usage: CompletionUsage | None = None
-    initial_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
-    trailing_metadata: SkipValidation[Metadata] = Field(default=(), exclude=True, repr=False)
+    initial_metadata: Raw[Metadata] = Field(default=(), exclude=True, repr=False)
+    trailing_metadata: Raw[Metadata] = Field(default=(), exclude=True, repr=False)
 
 
 class ChatCompletionDelta(Result):
@@ -243,7 +248,7 @@ class ChatCompletionChunk(Generated):
     object: str = "chat.completion.chunk"
     choices: list[ChatCompletionChunkChoice] = []
     usage: CompletionUsage | None = None
-    raw: SkipValidation[pb.GenerateResponse | None] = Field(default=None, exclude=True, repr=False)
+    raw: Raw[pb.GenerateResponse | None] = Field(default=None, exclude=True, repr=False)
 
 
 # Embeddings.
@@ -265,7 +270,7 @@ class EmbeddingResponse(Result):
     data: list[Embedding] = []
     model: str = ""
     usage: EmbeddingUsage | None = None
-    raw: SkipValidation[list[pb.EmbedResponse]] = Field(
+    raw: Raw[list[pb.EmbedResponse]] = Field(
         default_factory=list[pb.EmbedResponse], exclude=True, repr=False
     )
 
@@ -326,9 +331,7 @@ class ModelInfo(Result):
     max_req_input_len: int = 0
     default_sampling_params: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The model's own generation config, for chat and `use_model_defaults=True`."""
-    raw: SkipValidation[pb.GetModelInfoResponse | None] = Field(
-        default=None, exclude=True, repr=False
-    )
+    raw: Raw[pb.GetModelInfoResponse | None] = Field(default=None, exclude=True, repr=False)
 
     @property
     def id(self) -> str:
@@ -402,9 +405,7 @@ class ServerInfo(Result):
     engine_reasoning_parser: str = ""
     constrained_decoding_start: str = ""
     mm_encoder_budget: int = 0
-    raw: SkipValidation[pb.GetServerInfoResponse | None] = Field(
-        default=None, exclude=True, repr=False
-    )
+    raw: Raw[pb.GetServerInfoResponse | None] = Field(default=None, exclude=True, repr=False)
 
     @classmethod
     def from_grpc(cls, wire: pb.GetServerInfoResponse) -> "ServerInfo":
@@ -435,7 +436,7 @@ class Loads(Result):
     timestamp: str = ""
     version: str = ""
     loads: list[SchedulerLoad] = Field(default_factory=list[SchedulerLoad])
-    raw: SkipValidation[pb.GetLoadsResponse | None] = Field(default=None, exclude=True, repr=False)
+    raw: Raw[pb.GetLoadsResponse | None] = Field(default=None, exclude=True, repr=False)
 
     @property
     def active_requests(self) -> int:

@@ -218,10 +218,15 @@ def test_a_model_without_a_name_is_asked_for_it_only_once(
     assert [r.rpc for r in engine.record.received].count("GetModelInfo") == 1
 
 
-def test_messages_and_metadata_are_in_no_dump_and_no_repr() -> None:
+def test_messages_and_metadata_are_in_no_dump_no_schema_and_no_repr() -> None:
     kinds, found = [Result], 0
     for kind in kinds:
         kinds += kind.__subclasses__()
+        for mode in ("validation", "serialization"):
+            schema = kind.model_json_schema(mode=mode)
+            assert schema.get("properties", {}).keys() == {
+                name for name, field in kind.model_fields.items() if not field.exclude
+            }
         for name in {"raw", "initial_metadata", "trailing_metadata"} & kind.model_fields.keys():
             field = kind.model_fields[name]
             assert (field.exclude, field.repr) == (True, False), (kind, name)
