@@ -4,7 +4,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, get_args
 
-from pydantic import GetCoreSchemaHandler, SerializationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
 
@@ -33,6 +34,14 @@ class Unknown(str):
                 str, return_schema=core_schema.str_schema(), when_used="json"
             ),
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return (
+            handler(schema) if handler.mode == "serialization" else {"not": {}}
+        )  # never from JSON
 
     def __getnewargs__(self) -> Any:  # for copy and pickle
         return (self.number,)

@@ -163,6 +163,8 @@ def test_an_unknown_kind_of_event_is_kept_and_reported_by_name() -> None:
     assert type(event.model_dump()["event"]) is Unknown
     schema = StreamEventUnknown.model_json_schema(mode="serialization")
     assert schema["properties"]["event"]["type"] == "string"
+    schema = StreamEventUnknown.model_json_schema()
+    assert schema["properties"]["event"]["not"] == {}  # no JSON can become one
 
 
 def test_unknown_fields_are_kept_at_every_depth() -> None:
