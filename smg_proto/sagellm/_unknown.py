@@ -39,9 +39,8 @@ class Unknown(str):
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return (
-            handler(schema) if handler.mode == "serialization" else {"not": {}}
-        )  # never from JSON
+        # No JSON can become one.
+        return handler(schema) if handler.mode == "serialization" else {"not": {}}
 
     def __getnewargs__(self) -> Any:  # for copy and pickle
         return (self.number,)
