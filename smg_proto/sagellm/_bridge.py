@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from smg_proto.sagellm._models import DecodingStrategy, Request, SamplingParams
+from smg_proto.sagellm._models import GREEDY_BELOW, DecodingStrategy, Request, SamplingParams
 from smg_proto.sagellm._unknown import Unknown
 
 # Fields of Request without a counterpart in vLLM's and the gateway's API.
@@ -77,9 +77,9 @@ def sampling_of(request: Request, target: str, drop: Collection[str]) -> Samplin
     if original is None:
         return None
     match original.strategy:
-        case DecodingStrategy.SAMPLING:
+        case DecodingStrategy.SAMPLING if original.temperature >= GREEDY_BELOW:
             params = original
-        case DecodingStrategy.GREEDY:
+        case DecodingStrategy.GREEDY | DecodingStrategy.SAMPLING:
             params = original.model_copy(update={"temperature": 0.0})
         case Unknown() | DecodingStrategy():
             name = original.strategy.value

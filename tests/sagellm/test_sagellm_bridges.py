@@ -13,6 +13,7 @@ from smg_proto import vllm_engine_pb2 as vllm
 from smg_proto.sagellm import (
     BridgeError,
     ChatMessage,
+    DecodingStrategy,
     Request,
     SamplingParams,
     Unknown,
@@ -106,6 +107,15 @@ def test_greedy_is_temperature_zero_and_no_limit_is_off() -> None:
     greedy = SamplingParams(strategy="greedy", temperature=0.7, top_k=-1)  # type: ignore[arg-type]
     params = to_generate_request(_with(sampling_params=greedy)).sampling_params
     assert (params.HasField("temperature"), params.temperature, params.top_k) == (True, 0.0, 0)
+
+
+@pytest.mark.parametrize(("given", "sent"), [(1e-5, 1e-5), (9.9e-6, 0.0), (5e-85, 0.0)])
+def test_sampling_below_the_bound_for_greedy_is_greedy(given: float, sent: float) -> None:
+    params = SamplingParams(strategy=DecodingStrategy.SAMPLING, temperature=given)
+    gateway = to_completion_request(_with(sampling_params=params))
+    assert gateway.temperature == sent
+    back = from_completion_request(gateway, request_id="r", trace_id="t")
+    assert to_completion_request(back).temperature == sent
 
 
 def test_a_request_is_read_back_from_vllm_with_the_original_numbers() -> None:
