@@ -5,7 +5,7 @@ and `smg-proto show` use symbols; smg_proto.compat compares declarations.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +20,10 @@ from google.protobuf.descriptor_pb2 import (
 Kind = Literal["file", "service", "rpc", "message", "field", "oneof", "enum", "value", "reserved"]
 Presence = Literal["", "implicit", "explicit", "repeated", "map"]
 
+# The types of fields by number, as in a proto file.
+SCALARS: Mapping[int, str] = {
+    number: name.removeprefix("TYPE_").lower() for name, number in FieldDescriptorProto.Type.items()
+}
 # A comment may end with the release that introduced the symbol: "Since 0.4.24."
 _SINCE = re.compile(r"\s*\b(?:Since|First\s+published\s+in)\s+(\d+\.\d+\.\d+)\.\s*$")
 # Field numbers of descriptor.proto, which form the path of a declaration in SourceCodeInfo.
@@ -197,7 +201,7 @@ def type_name(field: FieldDescriptorProto) -> str:
     """A field's type as in a proto file, with the full names of messages and enums."""
     if field.type_name:
         return field.type_name.lstrip(".")
-    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    return SCALARS[field.type]
 
 
 def oneof_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:

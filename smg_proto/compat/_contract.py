@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
-    FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as ProtoMessage
 
+from smg_proto._descriptors import SCALARS
 from smg_proto.compat._files import ContractError, in_order, pool_of
 from smg_proto.compat._limits import MAX_TYPE_CHAIN
 
@@ -29,10 +29,6 @@ FOREIGN = ("google.", "grpc.")
 # in pure Python, they must exist first.
 _CLASS: Any = type(FileDescriptorProto)
 _EAGER = not _CLASS.__module__.startswith("google._upb")
-
-_SCALARS: Mapping[int, str] = {
-    number: name.removeprefix("TYPE_").lower() for name, number in FieldDescriptorProto.Type.items()
-}
 
 Presence = Literal["implicit", "explicit", "required", "repeated"]
 
@@ -87,7 +83,7 @@ class Field:
         if self.entry:
             key, value = self.entry.fields[1], self.entry.fields[2]
             return f"map<{key.spelled}, {value.spelled}>"
-        word = self.type_name or _SCALARS[self.kind]
+        word = self.type_name or SCALARS[self.kind]
         if self.kind == FieldDescriptor.TYPE_GROUP:
             word = f"group {word}"
         return f"repeated {word}" if self.repeated else word

@@ -57,8 +57,9 @@ def crate(requirement: str) -> Path:
     wanted = _plain(match[0])
 
     def matches(path: Path) -> bool:
-        # The build metadata of a version need not be given.
-        return path.suffix == ".crate" and wanted in (_plain(path.stem), _plain(path.stem, "+"))
+        # The build metadata of a version, after "+", need not be given.
+        names = path.stem, path.stem.partition("+")[0]
+        return path.suffix == ".crate" and wanted in map(_plain, names)
 
     folder = cache()
     if cached := _first(folder, matches):
@@ -81,9 +82,9 @@ def crate(requirement: str) -> Path:
     raise ContractError(f"crate:{requirement}: cargo kept no archive; update Rust")
 
 
-def _plain(name: str, end: str = "") -> str:
-    """Registries do not distinguish names that are equal in this form. end: where the name ends."""
-    return re.sub(r"[-_.@]+", "_", name.partition(end)[0] if end else name).lower()
+def _plain(name: str) -> str:
+    """Registries do not distinguish names that are equal in this form."""
+    return re.sub(r"[-_.@]+", "_", name).lower()
 
 
 def _first(folder: Path, matches: Callable[[Path], bool]) -> Path | None:

@@ -178,14 +178,14 @@ class Messages:
 
     def _options(self, old: Message, new: Message) -> Iterator[Finding]:
         if old.message_set != new.message_set:
-            what = "is now a MessageSet" if new.message_set else "is no longer a MessageSet"
-            text = f"I{what[1:]}: its extensions are encoded differently."
+            what = "now a MessageSet" if new.message_set else "no longer a MessageSet"
+            text = f"Is {what}: its extensions are encoded differently."
             yield Finding("source", old.name, text)
             sides = Side(self.old, old), Side(self.new, new)
             for number in old.fields.keys() & new.fields.keys():
                 f = old.fields[number]
                 witness = encoding_witness(*sides, number)
-                yield from self._shown(old, f, f"Its message {what}", witness)
+                yield from self._shown(old, f, f"Its message is {what}", witness)
         for span in old.extension_ranges:
             if lost := _uncovered(span, new.extension_ranges):
                 text = f"No longer for extensions: {lost}. Code that uses these numbers fails."
