@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from urllib.parse import quote
 
 from smg_proto.compat._limits import MAX_COMMENT_BYTES
 from smg_proto.compat._probe import Witness
@@ -10,7 +11,7 @@ from smg_proto.compat._report import CLASSES, Finding, FindingClass, Report, at_
 from smg_proto.compat._text import printable
 
 _SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
-_PAGE = "docs/diff.md"
+_PAGE = "https://github.com/smg-grpc-proto/smg-grpc-proto/blob/main/docs/diff.md"
 
 
 def _by_class(report: Report) -> Iterator[tuple[FindingClass, list[Finding]]]:
@@ -173,7 +174,7 @@ def _result(finding: Finding, level: str, accepted: bool = False) -> dict[str, o
         "logicalLocations": [{"fullyQualifiedName": finding.symbol}],
     }
     if finding.place:
-        physical: dict[str, object] = {"artifactLocation": {"uri": finding.place.file}}
+        physical: dict[str, object] = {"artifactLocation": {"uri": quote(finding.place.file)}}
         if finding.place.line:
             physical["region"] = {"startLine": finding.place.line}
         location["physicalLocation"] = physical

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def test_everything_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["export", str(dest)]) == 0
     assert f"{dest}: wrote " in capsys.readouterr().out
     written = contents(dest)
+    assert main(["export", str(dest)]) == 0
+    assert f"{dest}: already has {len(written) - 1} files of " in capsys.readouterr().out
     manifest = json.loads(written.pop(_tree.MANIFEST))
     licence = {"LICENSE": (ROOT / "LICENSE").read_bytes()}
     assert written == {
@@ -194,6 +197,24 @@ def test_a_broken_manifest_is_named(vendored: Path, capsys: pytest.CaptureFixtur
     assert "smg-proto.json: invalid manifest" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [(Path.mkdir, "Is a directory"), (os.mkfifo, "not a regular file")],
+    ids=["folder", "pipe"],
+)
+def test_a_manifest_that_is_no_file_is_named(
+    vendored: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], None],
+    problem: str,
+) -> None:
+    path = vendored / _tree.MANIFEST
+    path.unlink()
+    make(path)
+    assert main(["export", str(vendored), "--force"]) == 2
+    assert capsys.readouterr().err == f"smg-proto export: {path}: {problem}\n"
+
+
 def test_a_manifest_cannot_reach_outside_of_its_folder(vendored: Path) -> None:
     victim = vendored.parent / "victim"
     victim.write_text("mine", encoding="utf-8")
@@ -209,6 +230,43 @@ def test_checking_something_else_is_a_usage_error(
 ) -> None:
     assert main(["export", "--check", str(tmp_path)]) == 2
     assert "not written by smg-proto export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--all", "--only", "entity.grpc"], "--all and --only exclude each other"),
+        (
+            ["--check", "--descriptor-set"],
+            "--check is for folders; compare a descriptor set with diff",
+        ),
+        (["--descriptor-set"], "{}: not a file; choose another destination"),
+        (["--descriptor-set", "--force"], "{}: not a file; choose another destination"),
+    ],
+)
+def test_options_that_do_not_fit_are_a_usage_error(
+    vendored: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    before = contents(vendored)
+    capsys.readouterr()
+    assert main(["export", str(vendored), *options]) == 2
+    assert capsys.readouterr().err == f"smg-proto export: {message.format(vendored)}\n"
+    assert contents(vendored) == before
+
+
+def test_the_help_says_what_each_option_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "DEST a folder for nothing else",
+        "--only PACKAGE write this package and what it imports; repeatable",
+        "--all write all packages, whatever DEST has",
+        "--descriptor-set write a FileDescriptorSet",
+        "--check write nothing; report whether DEST is unmodified and up to date",
+        "--force overwrite local modifications",
+    ):
+        assert text in shown
 
 
 def test_a_destination_that_cannot_be_written_is_named(
@@ -441,6 +499,15 @@ def test_the_check_names_new_and_removed_files_and_removed_packages(
     assert f"  {COMMON} is new" in shown
     assert "  vllm/grpc/engine/former.proto was removed" in shown
     assert "  package vllm.former was removed" in shown
+    assert "could not compare" not in shown
+
+
+def test_the_check_says_why_an_older_copy_cannot_be_compared(
+    older: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (older / VLLM).write_text("message {\n", encoding="utf-8")
+    assert main(["export", "--check", str(older)]) == 1
+    assert f"could not compare the contracts: {older}: " in capsys.readouterr().out
 
 
 def test_the_check_notices_other_content_of_the_same_version(
