@@ -47,12 +47,11 @@ class Tree:
         self._bytes += len(data)
         if self._bytes > limits.MAX_PROTOS_BYTES:
             raise ContractError(
-                f"{self.origin}: more than {size(limits.MAX_PROTOS_BYTES)} of protos; "
-                "give a subfolder"
+                f"{self.origin}: more than {size(limits.MAX_PROTOS_BYTES)} of protos; exclude some"
             )
         if len(self.files) >= limits.MAX_PROTO_FILES:
             raise ContractError(
-                f"{self.origin}: more than {limits.MAX_PROTO_FILES} proto files; give a subfolder"
+                f"{self.origin}: more than {limits.MAX_PROTO_FILES} proto files; exclude some"
             )
         self.files[path] = data
 
@@ -273,7 +272,9 @@ def from_git(
     tree = Tree(origin)
     chosen = [path for path in sorted(blobs) if path in extra or is_relevant(path, exclude)]
     if len(chosen) > limits.MAX_PROTO_FILES:
-        raise ContractError(f"{origin}: more than {limits.MAX_PROTO_FILES} proto files")
+        raise ContractError(
+            f"{origin}: more than {limits.MAX_PROTO_FILES} proto files; exclude some"
+        )
     for path, data in _blobs(origin, within, {path: blobs[path][1] for path in chosen}).items():
         if blobs[path][0] == "120000":
             target = os.path.normpath(
@@ -312,7 +313,7 @@ def _blobs(origin: str, within: Collection[str], ids: dict[str, str]) -> dict[st
         total += int(line)
     bound = limits.MAX_PROTOS_BYTES + limits.MAX_DESCRIPTORS_BYTES
     if total > bound:
-        raise ContractError(f"{origin}: more than {size(bound)} of protos")
+        raise ContractError(f"{origin}: more than {size(bound)} of protos; exclude some")
     output = _git(
         origin, *within, "cat-file", "--batch=%(objectsize)", stdin=request, limit=bound + 2**24
     )

@@ -18,6 +18,7 @@ from support import ROOT, missing, need, run
 import smg_proto
 from smg_proto.cli import main
 from smg_proto.compat import ContractError, diff, load
+from smg_proto.compat._load import release_of
 
 PROTO = 'syntax = "proto3";\npackage shop;\n{imports}message Order {{ {fields} }}\n'
 
@@ -84,6 +85,7 @@ def test_a_wheel_with_protos_only_is_compiled(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("shop.proto", PROTO.format(fields="string id = 1;", imports=""))
     assert load(path).packages == {"shop"}
+    assert load(path.rename(tmp_path / "protos.zip")).packages == {"shop"}
 
 
 def described(name: str, *imports: str, field: str = "a") -> FileDescriptorProto:
@@ -206,6 +208,90 @@ def test_generated_modules_may_be_renamed_and_formatted(call: str, tmp_path: Pat
         wheel.writestr("pack/__init__.py", "from pack import shop\n")
         wheel.writestr("pack/shop.py", f"DESCRIPTOR = {call.format(literal)}\n")
     assert set(load(path).messages) == {"a.M"}
+
+
+def module(path: Path, source: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("a/README", "not a module")
+        wheel.writestr("a/__init__.py", "# no descriptors here")
+        wheel.writestr("a/shop_pb2.py", source)
+    return path
+
+
+def test_only_generated_modules_of_a_wheel_are_read_in_any_encoding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = f"DESCRIPTOR = pool.AddSerializedFile({described('a').SerializeToString()!r})\n"
+    source = b"# caf\xe9, in Latin-1\n" + call.encode()
+    assert set(load(module(tmp_path / "latin.whl", source)).messages) == {"a.M"}
+    for name, call, problem in (
+        ("escape", r"AddSerializedFile(b'\xg')", "a/shop_pb2.py: not a Python module: "),
+        ("letter", r"serialized_pb=_b('\u0100')", "a/shop_pb2.py: invalid descriptor"),
+        ("damage", r"AddSerializedFile(b'\xff')", "a/shop_pb2.py: invalid descriptor"),
+    ):
+        path = module(tmp_path / f"{name}.whl", call.encode())
+        assert f"{path}: {problem}" in refused(capsys, "diff", path, "self")
+
+
+@pytest.mark.parametrize("write", [as_wheel, as_set])
+def test_each_file_without_its_imports_counts_once(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smg_proto.compat._limits.MAX_BROKEN_FILES", 2)
+    broken = {name: described(name, "d", "inc", f"gone{name}", "too") for name in "abc"}
+    include = [as_wheel(tmp_path / "inc", inc=described("inc"))]
+    two = write(tmp_path / "two", d=described("d"), a=broken["a"], b=broken["b"])
+    found = load(two, include=include, keep_going=True)
+    assert (set(found.packages), set(found.skipped)) == ({"d"}, {"a.proto", "b.proto"})
+    assert "a.proto imports gonea.proto, which is not included; " in found.skipped["a.proto"]
+    three = write(tmp_path / "three", d=described("d"), **broken)
+    with pytest.raises(ContractError, match="more than 2 files lack an import; the last is"):
+        load(three, include=include, keep_going=True)
+    with pytest.raises(ContractError, match="imports gone"):
+        load(two, include=include)
+
+
+def test_a_broken_file_is_left_out_only_if_asked(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "shop", "string id = 1;")
+    (folder / "broken.proto").write_text("message {", encoding="utf-8")
+    with pytest.raises(ContractError, match=r"broken\.proto"):
+        load(folder)
+    assert load(folder, keep_going=True).packages == {"shop"}
+    assert load(folder, exclude=["broken.proto"]).packages == {"shop"}
+
+
+def test_packages_that_are_foreign_can_be_chosen_for_every_source(tmp_path: Path) -> None:
+    binary = as_set(tmp_path / "set", a=described("a"), b=described("b"))
+    wheel = as_wheel(tmp_path / "wheel", a=described("a"), b=described("b"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b"):
+        text = f'syntax = "proto3";\npackage {name};\nmessage M {{}}\n'
+        (folder / f"{name}.proto").write_text(text, encoding="utf-8")
+    descriptors = tmp_path / "descriptors.whl"
+    with zipfile.ZipFile(descriptors, "w") as archive:
+        archive.write(binary, "smg_proto/descriptors.binpb")
+    for path in (binary, wheel, folder, descriptors):
+        assert (load(path).packages, load(path, foreign=["a"]).packages) == ({"a", "b"}, {"b"})
+    assert load("self", foreign=["smg", "vllm"]).packages.isdisjoint(
+        {"smg.v1", "smg.grpc.common", "vllm.grpc.engine", "vllm"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "version"),
+    [
+        ("self", smg_proto.__version__),
+        ("pypi:some==1.2", "1.2"),
+        ("pypi:some", None),
+        ("crate:some@1.2+x", "1.2+x"),
+        ("crate:some", None),
+        ("git:v1.2", None),
+        ("some==1.2", None),
+    ],
+)
+def test_the_version_that_a_spec_names_is_known(spec: str, version: str | None) -> None:
+    assert release_of(spec) == version
 
 
 def test_a_newer_edition_is_read(tmp_path: Path) -> None:
@@ -403,7 +489,8 @@ def test_contradictory_descriptors_are_rejected(
 @pytest.mark.parametrize(
     ("spec", "word"),
     [
-        ("no/such/path", "No such file"),
+        ("no/such/path", ": no/such/path: No such file or directory; give a directory of "),
+        ("no\0path", "embedded null byte; give a directory of "),
         ("pypi:smg-grpc-proto", "NAME==VERSION"),
         ("pypi:--index-url=http://evil==1", "NAME==VERSION"),
         ("git:no-such-revision", "no such revision"),

@@ -15,6 +15,7 @@ from support import need, run
 from smg_proto.cli import main
 from smg_proto.compat import ContractError, diff, load, read_acceptances
 from smg_proto.compat._programs import ProgramError
+from smg_proto.compat._sources import included
 
 Files = dict[str, str]
 
@@ -238,6 +239,18 @@ def test_imports_are_found_in_the_include_folders(kind: str, tmp_path: Path) -> 
     assert contract.packages == {"shop"}
     assert "money.Money" in contract.messages
     assert main(["diff", str(shop), str(shop), "-I", str(include)]) == 0
+    other = tmp_path / "other.whl"
+    with zipfile.ZipFile(other, "w") as wheel:
+        wheel.writestr("tax.proto", proto("tax", ""))
+    assert load(shop, include=[other, include]).messages.keys() == contract.messages.keys()
+
+
+def test_nothing_outside_of_an_include_folder_is_looked_up(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"in/money.proto": MONEY, "out.proto": MONEY}) / "in"
+    find = included([str(folder)])
+    assert find("money.proto") == (MONEY.encode(), f"{folder}/money.proto")
+    names = ("", "../out.proto", "../in/money.proto", f"{folder}/money.proto", "gone.proto")
+    assert [find(name) for name in names] == [None] * len(names)
 
 
 def test_what_only_an_included_file_extends_is_not_compared(tmp_path: Path) -> None:
@@ -270,6 +283,14 @@ def test_a_folder_of_a_revision_is_read_with_folders_of_the_same_revision(
     write(folder, {"vendor/money/money.proto": "broken by now"})
     assert load("git:HEAD:api/v1", include=["vendor"]).packages == {"shop"}
     assert load("git:HEAD:api/v1", include=["git:HEAD:vendor"]).packages == {"shop"}
+    write(folder, {"other/money/money.proto": "another"})
+    commit(folder)
+    assert load("git:HEAD~1:api/v1", include=["vendor"]).packages == {"shop"}
+    with pytest.raises(ContractError, match=r"imports money/money\.proto, which does not exist"):
+        load("git:HEAD:api/v1")
+    write(folder, {"vendor/money/money.proto": MONEY})
+    commit(folder)
+    assert load("git:HEAD:api/v1", include=["other/x", "vendor"]).packages == {"shop"}
     with pytest.raises(ContractError, match=r"no \.proto files in the folder no/such"):
         load("git:HEAD:no/such")
 
