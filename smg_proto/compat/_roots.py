@@ -38,7 +38,7 @@ class Names:
     `proto/`, only the files in it count.
     """
 
-    def __init__(self, tree: Tree, available: Callable[[str], bool] = lambda name: False) -> None:
+    def __init__(self, tree: Tree, available: Callable[[str], bool]) -> None:
         self._tree = tree
         self.dependencies: list[str] = []
         paths = tree.protos
