@@ -272,7 +272,8 @@ def test_packages_that_are_foreign_can_be_chosen_for_every_source(tmp_path: Path
     with zipfile.ZipFile(descriptors, "w") as archive:
         archive.write(binary, "smg_proto/descriptors.binpb")
     for path in (binary, wheel, folder, descriptors):
-        assert (load(path).packages, load(path, foreign=["a"]).packages) == ({"a", "b"}, {"b"})
+        assert load(path).packages == {"a", "b"}
+        assert load(path, foreign=["a"]).packages == {"b"}
     assert load("self", foreign=["smg", "vllm"]).packages.isdisjoint(
         {"smg.v1", "smg.grpc.common", "vllm.grpc.engine", "vllm"}
     )
