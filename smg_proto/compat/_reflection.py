@@ -32,11 +32,7 @@ class Conversation:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._bytes = 0
         channels: Any = channel
-        call: Any = channels.stream_stream(
-            f"/{service}/ServerReflectionInfo",
-            request_serializer=None,
-            response_deserializer=None,
-        )
+        call: Any = channels.stream_stream(f"/{service}/ServerReflectionInfo")
         self._replies: Iterator[bytes] = call(iter(self._requests.get, None), **options)
 
     def close(self) -> None:

@@ -230,6 +230,22 @@ def test_an_unhealthy_server_fails(capsys: pytest.CaptureFixture[str]) -> None:
         assert "no health service" in check(capsys, 0, address)
 
 
+def test_a_health_service_that_knows_nothing_of_the_server_fails(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = grpc.server(ThreadPoolExecutor(2))
+    servicer = health.HealthServicer()
+    servicer.set("shop.Shop", health_pb2.HealthCheckResponse.SERVING)
+    servicer._server_status.pop("", None)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    try:
+        assert "health: SERVICE_UNKNOWN" in check(capsys, 1, f"localhost:{port}")
+    finally:
+        server.stop(None).wait()
+
+
 def test_a_server_without_known_services_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -283,7 +299,7 @@ def test_tls_uses_the_given_roots_and_certificate(
 
 @pytest.mark.parametrize("address", ["", ":", "host:port", "localhost:99999"])
 def test_an_invalid_address_is_rejected(address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    check(capsys, 2, address)
+    assert "use HOST:PORT" in check(capsys, 2, address) or address == "localhost:99999"
 
 
 def releases(capsys: pytest.CaptureFixture[str], address: str) -> dict[str, dict[str, str]]:

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 import smg_proto
 from smg_proto.cli import main
-from smg_proto.compat import Rpc, diff, load, probe_of
+from smg_proto.compat import ContractError, Rpc, Server, _limits, diff, load, probe_of
 
 ENGINE = "trtllm.TrtllmService"  # its file imports another
 Answer = Callable[[Any], Iterator[bytes]]
@@ -133,6 +133,34 @@ def test_invalid_reflection_is_one_line_without_a_verdict(
     assert shown.err.count("\n") == 1
     assert shown.err.rstrip("\n").isprintable()
     assert any(words in shown.err for words in result.split("|")), shown.err
+
+
+def test_each_limit_of_reflection_begins_beyond_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = listing("S" * 1000)
+    with answering(odd(list_services=[listed])) as address, Server(address) as server:
+        assert server.services() == ["S" * 1000]
+    with answering(odd(list_services=[listing("S" * 1001)])) as address:
+        with pytest.raises(ContractError, match="lists a service with an invalid name: 'SSS"):
+            load(f"grpc://{address}")
+    with answering(one_file_each) as address:
+        spec = f"grpc://{address}"
+        loaded = load(spec)
+        replies = [listing(ENGINE), *(files(file.SerializeToString()) for file in loaded.files)]
+        sizes = sum(len(data) for data in replies if b"google/protobuf" not in data[:40])
+        for limit, enough, problem in (
+            ("MAX_SERVICES", 1, "lists more than 0 services"),
+            ("MAX_SERVED_FILES", 2, "has more than 1 files"),
+            ("MAX_REPLIES_BYTES", sizes, f"sends more than {sizes // 1024} KiB"),
+        ):
+            with monkeypatch.context() as patched:
+                patched.setattr(_limits, limit, enough)
+                assert load(spec).services.keys() == {ENGINE}
+                patched.setattr(_limits, limit, enough - 1)
+                with pytest.raises(ContractError) as raised:
+                    load(spec)
+                assert str(raised.value) == f"{address}: its reflection service {problem}"
 
 
 def test_circular_imports_are_rejected(
@@ -318,6 +346,29 @@ def test_versions_and_unknown_fields_of_replies_are_reported(
     assert "  version of the server: 1.2.3\n" in output
     assert output.count(" of the server: ") == 1
     assert "newer than this package: sets unknown fields (vllm.grpc.engine." in output
+
+
+def test_probing_ends_where_the_server_denies_access(capsys: pytest.CaptureFixture[str]) -> None:
+    class Denying(Recorder):
+        def service(self, handler_call_details: Any) -> Any:
+            def deny(data: bytes, context: grpc.ServicerContext) -> None:
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+
+            known = super().service(handler_call_details)
+            return known and grpc.unary_unary_rpc_method_handler(deny)
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers([Denying(ALL, {}, False)])
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    try:
+        assert main(["check", f"localhost:{port}"]) == 2
+    finally:
+        server.stop(None)
+    assert capsys.readouterr().err == (
+        f"smg-proto check: localhost:{port}: the server denied access; "
+        "give credentials with --metadata or --cert and --key\n"
+    )
 
 
 def test_a_server_that_accepts_every_method_is_not_assumed_to_have_every_rpc(
