@@ -59,7 +59,7 @@ def one_file_each(question: Any) -> Iterator[bytes]:
     if question.list_services:
         yield listing(ENGINE)
     elif question.file_containing_symbol:
-        yield files(BY_NAME["trtllm/trtllm_service.proto"].SerializeToString())
+        yield files(SERVED)
     else:
         yield files(BY_NAME[question.file_by_filename].SerializeToString())
 
@@ -93,6 +93,7 @@ def repeated(data: bytes) -> Iterator[bytes]:
 EVIL = "\x1b]0;owned\x07\n\x1b[31m"
 GARBAGE = b"\xff" * 50
 OTHER = FileDescriptorProto(name="other.proto", package="other").SerializeToString()
+SERVED = BY_NAME["trtllm/trtllm_service.proto"].SerializeToString()
 WRONG = FileDescriptorProto(name="trtllm/trtllm_service.proto", package="x").SerializeToString()
 LOOP = [
     FileDescriptorProto(name=f"{name}.proto", dependency=[f"{other}.proto"])
@@ -120,6 +121,10 @@ ERROR = pb.ServerReflectionResponse(
         ({"file_containing_symbol": [files(OTHER, OTHER, WRONG, OTHER)]}, "do not declare"),
         ({"file_containing_symbol": [ERROR]}, f"failed for {ENGINE}"),
         ({"list_services": [files(*[b"x" * 2**20] * 20)]}, "16 MiB"),
+        (
+            {"file_containing_symbol": [files(SERVED)], "file_by_filename": [files(OTHER)]},
+            "sends other files instead of smg/grpc/common/common.proto",
+        ),
     ],
 )  # fmt: skip
 def test_invalid_reflection_is_one_line_without_a_verdict(
@@ -141,9 +146,9 @@ def test_each_limit_of_reflection_begins_beyond_its_value(
     listed = listing("S" * 1000)
     with answering(odd(list_services=[listed])) as address, Server(address) as server:
         assert server.services() == ["S" * 1000]
-    with answering(odd(list_services=[listing("S" * 1001)])) as address:
-        with pytest.raises(ContractError, match="lists a service with an invalid name: 'SSS"):
-            load(f"grpc://{address}")
+    too_long = pytest.raises(ContractError, match="lists a service with an invalid name: 'SSS")
+    with answering(odd(list_services=[listing("S" * 1001)])) as address, too_long:
+        load(f"grpc://{address}")
     with answering(one_file_each) as address:
         spec = f"grpc://{address}"
         loaded = load(spec)
