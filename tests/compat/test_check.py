@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 import smg_proto
 from smg_proto.cli import main
-from smg_proto.compat import diff, load
+from smg_proto.compat import ContractError, Server, diff, load
 
 ENGINE = "vllm.grpc.engine.VllmEngine"
 Edit = Callable[[FileDescriptorSet], None]
@@ -202,6 +202,54 @@ def test_symbols_that_differ_on_both_sides_are_conflicts(
     assert conflict in output
 
 
+def test_the_output_has_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    def edit(files: FileDescriptorSet) -> None:
+        older(files)
+        newer(files)
+        other(files)
+
+    with serving(edit, services=[ENGINE, "vllm.Inference"]) as address:
+        lines = check(capsys, 1, address).splitlines()
+        output = check(capsys, 1, address, "--format", "json")
+    assert lines.pop(2).startswith("services of this package only: entity.grpc.LLMService, ")
+    package = "vllm.grpc.engine"
+    assert lines == [
+        "health: SERVING",
+        f"services of both: vllm.Inference, {ENGINE}",
+        "services of the server only: none",
+        "release of vllm.Inference: 0.5.0 or newer",
+        f"release of {ENGINE}: partly 0.4.28, but not all of 0.3.2",
+        "",
+        "both have it, but read it differently (old: the server, new: this package):",
+        f"  data     {package}.GenerateRequest.request_id",
+        "           Was int64, is string: a new reader loses what an old sender sets, "
+        "and an old reader loses what a new sender sets.",
+        "",
+        "the server lacks:",
+        f"  rpc   {ENGINE}.Abort: the server lacks it: UNIMPLEMENTED",
+        f"  field {package}.GenerateComplete.media_identity: "
+        "the server does not know it: it never sets it",
+        f"  field {package}.GenerateRequest.extra_mm_inputs: "
+        "the server does not know it: it ignores it",
+        "",
+        "this package lacks:",
+        f"  rpc   {ENGINE}.Newcomer: this package lacks it: UNIMPLEMENTED",
+        f"  field {package}.GenerateRequest.newcomer: "
+        "this package does not know it: it cannot set it",
+        "smg_proto.engine uses vllm; the server also has vllm.grpc.engine",
+        "",
+        "not fine",
+    ]
+    result = json.loads(output)
+    assert output == json.dumps(result, indent=2) + "\n"
+    assert [*result] == [
+        "fine", "health", "reflection", "releases", "engines", "shared", "unserved", "unknown",
+        "conflicts", "server_lacks", "client_lacks",
+    ]  # fmt: skip
+    assert (result["health"], result["reflection"]) == ("SERVING", True)
+    assert [finding["class"] for finding in result["conflicts"]] == ["data"]
+
+
 def test_a_renamed_field_is_not_missing(capsys: pytest.CaptureFixture[str]) -> None:
     def renamed(files: FileDescriptorSet) -> None:
         message(files, "GenerateRequest").field[0].name = "another"
@@ -295,6 +343,28 @@ def test_tls_uses_the_given_roots_and_certificate(
         assert "TLS" in check(capsys, 2, plain, "--tls")
         assert "both" in check(capsys, 2, address, "--cert", cert)
         assert "no.pem" in check(capsys, 2, address, "--ca", tmp_path / "no.pem")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "3600.1", "nan"])
+def test_an_invalid_timeout_is_rejected(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(capsys, 2, "localhost:1", f"--timeout={seconds}").endswith(
+        f": invalid --timeout {seconds}: must be from 0 to 3600 seconds\n"
+    )
+
+
+def test_the_longest_timeout_is_an_hour_and_the_default_port_50051(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses: list[tuple[str, float]] = []
+
+    def record(server: Server) -> None:
+        addresses.append((server.address, server.access.timeout))
+        raise ContractError("not now")
+
+    monkeypatch.setattr(Server, "__post_init__", record)
+    for words in (["host", "--timeout", "3600"], ["[::1]"], ["[::1]:1"]):
+        check(capsys, 2, *words)
+    assert addresses == [("host:50051", 3600), ("[::1]:50051", 10), ("[::1]:1", 10)]
 
 
 @pytest.mark.parametrize("address", ["", ":", "host:port", "localhost:99999"])
