@@ -254,21 +254,6 @@ def test_options_that_do_not_fit_are_a_usage_error(
     assert contents(vendored) == before
 
 
-def test_the_help_says_what_each_option_does(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["export", "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    for text in (
-        "DEST a folder for nothing else",
-        "--only PACKAGE write this package and what it imports; repeatable",
-        "--all write all packages, whatever DEST has",
-        "--descriptor-set write a FileDescriptorSet",
-        "--check write nothing; report whether DEST is unmodified and up to date",
-        "--force overwrite local modifications",
-    ):
-        assert text in shown
-
-
 def test_a_destination_that_cannot_be_written_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

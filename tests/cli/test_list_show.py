@@ -12,6 +12,8 @@ import pytest
 from smg_proto import descriptor_set, proto_path
 from smg_proto._descriptors import symbols
 from smg_proto.cli import main
+from smg_proto.compat import diff, load
+from smg_proto.compat._contract import Message
 
 
 def test_list_names_every_service_with_its_rpcs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +42,49 @@ def test_show_prints_a_definition_that_compiles_to_the_same_message(
     code = [line for line in shown.splitlines() if not line.strip().startswith("//")]
     assert len(code) > 30
     assert [line for line in code if line not in source.splitlines()] == []
+
+
+def test_all_that_show_prints_compiles_to_the_same_contract(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without options other than `deprecated`, and each package in one file."""
+    contract = descriptor_set()
+    packages = {file.name: file.package for file in contract.file}
+    for package in sorted({name for name in packages.values() if not name.startswith("google.")}):
+        assert main(["show", package]) == 0
+        needed = {
+            name
+            for file in contract.file
+            if file.package == package
+            for name in file.dependency
+            if packages.get(name) != package
+        }
+        google = [name for name in needed if name.startswith("google/")]
+        others = {f"{packages[name]}.proto" for name in needed.difference(google)}
+        imports = "".join(f'import "{name}";\n' for name in sorted({*google, *others}))
+        text = f'syntax = "proto3";\npackage {package};\n{imports}{capsys.readouterr().out}'
+        (tmp_path / f"{package}.proto").write_text(text, encoding="utf-8")
+    shown = load(tmp_path)
+    report = diff(load("self"), shown, sorted({*packages.values()} & shown.packages))
+    # Files differ, and names of generated code and idempotency are options.
+    breaks = [f for f in report.findings if f.cls not in ("source", "notice")]
+    left = [f for f in breaks if not f.message.startswith("idempotency_level ")]
+    assert left == [], report.text()
+    for name, message in load("self").messages.items():
+        if message.package in shown.packages:
+            assert declared(shown.messages[name]) == declared(message)
+    for name, enum in load("self").enums.items():
+        if enum.package in shown.packages:
+            assert shown.enums[name].numbers == enum.numbers
+
+
+def declared(message: Message) -> list[object]:
+    """What a message declares, apart from places and options."""
+    fields = [
+        (f.number, f.name, f.type_name, f.presence, f.oneof, f.deprecated)
+        for f in message.fields.values()
+    ]
+    return [fields, message.reserved]
 
 
 def test_show_prints_comments_and_since(capsys: pytest.CaptureFixture[str]) -> None:
