@@ -1,13 +1,10 @@
 """A contract is read from wherever it is; what cannot be read gets one line that says why."""
 
 import json
-import os
 import random
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -302,36 +299,6 @@ def test_a_newer_edition_is_read(tmp_path: Path) -> None:
     assert field.presence == "explicit"
 
 
-@pytest.mark.parametrize("folder", ["cache", "cargo/registry/cache/index"])
-def test_names_of_packages_are_compared_as_registries_do(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("CARGO_HOME", str(tmp_path / "cargo"))
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    program = tmp_path / "bin" / "cargo"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\n", encoding="utf-8")
-    program.chmod(0o755)
-    place = tmp_path / folder / ("wheels" if folder == "cache" else "")
-    place.mkdir(parents=True)
-    for name in ("shop_api-1.0.0", "shop_api-1.0.01", "shop-1.0.0", "tool-2.0.0+linux"):
-        with tarfile.open(place / f"{name}.crate", "w:gz") as crate:
-            text = PROTO.format(imports="", fields=f"string {name[:4]}{len(name)} = 1;").encode()
-            member = tarfile.TarInfo(f"{name}/shop.proto")
-            member.size = len(text)
-            crate.addfile(member, BytesIO(text))
-    for _ in range(2):  # also from the cache
-        found = load("crate:shop-api@1.0.0").messages["shop.Order"]
-        assert [field.name for field in found.fields.values()] == ["shop14"]
-    assert "shop.Order" in load("crate:tool@2.0.0").messages
-    assert "shop.Order" in load("crate:tool@2.0.0+linux").messages
-    wheels = tmp_path / "cache" / "wheels"
-    as_wheel(wheels / "Shop.Api-1.0-py3-none-any", a=described("a"))
-    as_wheel(wheels / "shop_api-1.0.1-py3-none-any", b=described("b"))
-    assert load("pypi:shop-api==1.0").packages == {"a"}
-
-
 def test_a_git_revision_is_read_from_its_descriptors_or_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,28 +323,6 @@ def test_a_git_revision_is_read_from_its_descriptors_or_compiled(
     git("add", ".")
     git("commit", "-q", "-m", "second")
     assert load("git:HEAD").packages == load("self").packages
-
-
-@pytest.mark.packaging
-def test_a_published_version_is_downloaded_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path))
-    assert "vllm.grpc.engine" in load("pypi:smg-grpc-proto==0.4.10").packages
-    assert [path.suffix for path in (tmp_path / "wheels").iterdir()] == [".whl"]
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    assert "vllm.grpc.engine" in load("pypi:smg_grpc.Proto==0.4.10").packages
-
-
-@pytest.mark.packaging
-def test_a_version_that_was_never_published_is_unreadable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("SMG_PROTO_CACHE", str(tmp_path))
-    output = refused(capsys, "diff", "pypi:smg-grpc-proto==0.0.1", "self")
-    assert "smg-grpc-proto==0.0.1" in output
-    assert list(tmp_path.rglob("*")) == []
 
 
 # --- what the command prints ---------------------------------------------------------------------
