@@ -183,7 +183,8 @@ def read_member(
         with archive.open(member) as file:
             data = file.read(limit + 1)
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise ContractError(f"{origin} cannot be unpacked: {error}") from error
+        reason = str(error) or "it ends early"
+        raise ContractError(f"{origin} cannot be unpacked: {reason}") from error
     except (zipfile.BadZipFile, zlib.error) as error:
         raise ContractError(f"{origin} is damaged: {error}") from error
     if len(data) > limit:

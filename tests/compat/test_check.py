@@ -281,11 +281,12 @@ def test_an_unhealthy_server_fails(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_health_service_that_knows_nothing_of_the_server_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    class Unaware(health_pb2_grpc.HealthServicer):
+        def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+
     server = grpc.server(ThreadPoolExecutor(2))
-    servicer = health.HealthServicer()
-    servicer.set("shop.Shop", health_pb2.HealthCheckResponse.SERVING)
-    servicer._server_status.pop("", None)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(Unaware(), server)
     port = server.add_insecure_port("localhost:0")
     server.start()
     try:
