@@ -232,6 +232,45 @@ def test_objects_are_read_as_committed_not_as_replaced(
     assert load("git:HEAD").packages == {"shop"}
 
 
+def test_links_of_a_revision_are_followed_to_its_files_only(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("git")
+    folder = protos(tmp_path / "tree", **{"a/shop.proto": PROTO})
+    (folder / "b").mkdir()
+    (folder / "b" / "other.proto").symlink_to("../a/shop.proto")
+    commit(folder)
+    # A submodule is no file, whatever its name.
+    head = run("git", "rev-parse", "HEAD", cwd=folder).strip()
+    run("git", "update-index", "--add", "--cacheinfo", f"160000,{head},sub.proto", cwd=folder)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@x.org", "commit", "-qm", "2", cwd=folder)
+    monkeypatch.chdir(folder)
+    assert load("git:HEAD", exclude=["a"]).packages == {"shop"}
+    (tmp_path / "outside.proto").write_text(PROTO, encoding="utf-8")
+    for target in ("../../outside.proto", "other.proto", "gone.proto"):
+        (folder / "b" / "bad.proto").unlink(missing_ok=True)
+        (folder / "b" / "bad.proto").symlink_to(target)
+        commit(folder)
+        assert refused("diff", "git:HEAD", "self").endswith(
+            "git:HEAD: b/bad.proto: the link does not lead to a file of the tree; exclude it\n"
+        )
+
+
+def test_a_revision_that_is_none_is_named(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("git")
+    folder = protos(tmp_path / "tree")
+    commit(folder)
+    monkeypatch.chdir(folder)
+    usage = "no revision; use git:REVISION or git:REVISION:FOLDER"
+    for spec in ("git:", "git::a", "git:-x", "git:--output=x"):
+        assert refused("diff", spec, "self") == f"smg-proto diff: {spec}: {usage}\n"
+    for spec in ("git:gone", "git:HEAD^{tree}", "git:HEAD~1"):
+        expected = f"smg-proto diff: {spec}: no such revision in {folder}\n"
+        assert refused("diff", spec, "self") == expected
+
+
 # --- files that are none -------------------------------------------------------------------------
 
 
