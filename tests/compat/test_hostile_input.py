@@ -256,6 +256,33 @@ def test_links_of_a_revision_are_followed_to_its_files_only(
         )
 
 
+def test_a_file_that_a_copy_of_a_repository_lacks_is_named(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a partial clone: nothing is fetched."""
+    need("git")
+    folder = protos(tmp_path / "tree", **{"a.proto": PROTO, "b/shop.proto": f"// 2\n{PROTO}"})
+    commit(folder)
+    blob = run("git", "rev-parse", "HEAD:b/shop.proto", cwd=folder).strip()
+    (folder / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    monkeypatch.chdir(folder)
+    assert refused("diff", "git:HEAD", "self").endswith(
+        "git:HEAD: b/shop.proto is not in this copy of the repository\n"
+    )
+
+
+def test_without_git_a_revision_is_refused(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(_tree, "program", missing)
+    assert refused("diff", "git:HEAD", "self") == (
+        "smg-proto diff: git:HEAD: git is not installed; give a directory or a wheel instead\n"
+    )
+
+
 def test_a_revision_that_is_none_is_named(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
