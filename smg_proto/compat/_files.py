@@ -233,13 +233,13 @@ def _distinct_json_names(message: DescriptorProto) -> None:
 def _too_new(file: FileDescriptorProto) -> str:
     """Why the installed protobuf cannot read the file's edition; "" if it can."""
     number = edition(file)
-    name, release = _EDITIONS.get(number, (f"number {number}", "a newer release"))
+    name, release = _EDITIONS.get(number, (f"number {number}", ""))
     known = file.DESCRIPTOR.fields_by_name.get("edition")
     if number < 1000 or (
         known and known.enum_type and number <= _newest(known.enum_type.values_by_number)
     ):
         return ""
-    hint = f"install protobuf {release} or newer"
+    hint = f"install protobuf {release} or newer" if release else "install a newer protobuf"
     return f"uses edition {name}, which the installed protobuf cannot read; {hint}"
 
 

@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import (
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
 from support import need, run
 
 import smg_proto
 from smg_proto.cli import main
-from smg_proto.compat import ContractError, _contract, _limits, _tree, diff, load
+from smg_proto.compat import ContractError, _contract, _files, _limits, _tree, diff, load
 
 PROTO = 'syntax = "proto3"; package shop; message Order { int32 id = 1; }\n'
 Refused = Callable[..., str]
@@ -448,6 +452,15 @@ def test_each_limit_of_a_folder_is_named(
     assert word in refused("diff", folder, "self")
 
 
+def test_a_set_of_descriptors_from_anywhere_has_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = described(chain(1))
+    monkeypatch.setattr(_files, "MAX_DESCRIPTORS_BYTES", len(data))
+    assert len(_files.parse(data, "it").file) == 1
+    monkeypatch.setattr(_files, "MAX_DESCRIPTORS_BYTES", len(data) - 1)
+    with pytest.raises(ContractError, match="^it: more than 0 KiB of descriptors$"):
+        _files.parse(data, "it")
+
+
 # --- descriptors ---------------------------------------------------------------------------------
 
 
@@ -540,6 +553,49 @@ def test_the_error_for_a_newer_edition_says_what_to_install(
 
 
 EVIL_OPTION = 'option java_package = "\\033[31m\\u202e";'
+
+
+@pytest.mark.parametrize(
+    ("number", "known", "hint"),
+    [
+        (1000, 0, "2023, which the installed protobuf cannot read; install protobuf 5.27 or newer"),
+        (
+            1001,
+            1000,
+            "2024, which the installed protobuf cannot read; install protobuf 6.32 or newer",
+        ),
+        (
+            1002,
+            1001,
+            "number 1002, which the installed protobuf cannot read; install a newer protobuf",
+        ),
+    ],
+)
+def test_the_release_that_knows_an_edition_is_named(
+    number: int, known: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newest(numbers: object) -> int:
+        return known
+
+    def edition(file: FileDescriptorProto) -> int:
+        return number
+
+    monkeypatch.setattr(_files, "_newest", newest)
+    monkeypatch.setattr(_files, "edition", edition)
+    file = FileDescriptorProto(name="a.proto", syntax="editions")
+    assert _files._too_new(file) == f"uses edition {hint}"
+
+
+def test_an_import_never_imports_a_python_module(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_pb2.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("evil.proto", "google/protobuf/no_such.proto", "google/protobuf/any"):
+        file = FileDescriptorProto(name="a.proto", dependency=[name])
+        path = tmp_path / "a.binpb"
+        path.write_bytes(FileDescriptorSet(file=[file]).SerializeToString())
+        assert f"a.proto imports {name}, which is not included" in refused("diff", path, "self")
 
 
 def test_control_characters_of_a_contract_do_not_reach_the_terminal(
