@@ -457,7 +457,7 @@ def test_a_set_of_descriptors_from_anywhere_has_the_limit(monkeypatch: pytest.Mo
     monkeypatch.setattr(_files, "MAX_DESCRIPTORS_BYTES", len(data))
     assert len(_files.parse(data, "it").file) == 1
     monkeypatch.setattr(_files, "MAX_DESCRIPTORS_BYTES", len(data) - 1)
-    with pytest.raises(ContractError, match="^it: more than 0 KiB of descriptors$"):
+    with pytest.raises(ContractError, match=r"^it: more than 0 KiB of descriptors$"):
         _files.parse(data, "it")
 
 
