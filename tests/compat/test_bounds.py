@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -225,6 +226,21 @@ def test_a_program_that_fails_or_is_not_there_is_named() -> None:
         _programs.run(["/no-such-program"], "it", seconds=30)
     with pytest.raises(ContractError, match=r"^it: sleep did not end within 0\.1 s$"):
         _programs.run(["sleep", "60"], "it", seconds=0.1)
+
+
+def test_a_program_is_found_on_the_path_or_beside_python(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for folder in ("first", "beside"):
+        tool = tmp_path / folder / "tool"
+        tool.parent.mkdir()
+        tool.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "beside" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "first"))
+    assert _programs.program("tool") == str(tmp_path / "first" / "tool")
+    monkeypatch.setenv("PATH", "")
+    assert _programs.program("tool") == str(tmp_path / "beside" / "tool")
+    assert _programs.program("other") is None
 
 
 def test_a_program_sees_the_environment_and_what_is_added_to_it(

@@ -528,14 +528,41 @@ def test_cycles_duplicates_and_other_contradictions_are_one_line(
         assert "a.proto" in refused("diff", path, "self")
 
 
-def test_two_fields_with_one_json_name_are_allowed_in_proto2(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [(("foo_bar", ""), ("fooBar", "")), (("a", "x"), ("b", "x")), (("a", "foo"), ("foo", ""))],
+)
+def test_two_fields_with_one_json_name_are_allowed_in_proto2(
+    names: tuple[tuple[str, str], ...], tmp_path: Path
+) -> None:
     files = FileDescriptorSet()
-    message = files.file.add(name="a.proto", package="a").message_type.add(name="M")
-    for number, name in enumerate(("foo_bar", "fooBar"), 1):
-        message.field.add(name=name, number=number, label=1, type=5)
+    outer = files.file.add(name="a.proto", package="a").message_type.add(name="M")
+    for message in (outer, outer.nested_type.add(name="N")):
+        for number, (name, json_name) in enumerate(names, 1):
+            field = message.field.add(name=name, number=number, label=1, type=5)
+            if json_name:
+                field.json_name = json_name
     path = tmp_path / "x.binpb"
     path.write_bytes(files.SerializeToString())
     assert diff(load(path), load(path)).verdict == "compatible"
+
+
+def test_an_invalid_file_of_a_known_edition_is_called_invalid() -> None:
+    file = FileDescriptorProto(name="a.proto", syntax="editions", dependency=["gone.proto"])
+    file.MergeFromString(b"\x70\xe8\x07")  # edition 2023
+    with pytest.raises(ContractError, match=r"^here: a\.proto is not valid: "):
+        _files.pool_of([file], "here")
+
+
+def test_the_newest_edition_is_none_of_those_for_tests() -> None:
+    assert _files._newest([998, 1001, 1000, 9000, 9999, 99997]) == 1001
+    assert _files._newest([8999]) == 8999
+    assert _files._newest([]) == 0
+
+
+def test_an_error_is_one_line_of_limited_length() -> None:
+    assert str(ContractError("a\n  b\x1b")) == r"a b\x1b"
+    assert str(ContractError("x" * 2000)) == f"{'x' * 1000}… (2000 characters)"
 
 
 def test_the_error_for_a_newer_edition_says_what_to_install(
@@ -558,6 +585,7 @@ EVIL_OPTION = 'option java_package = "\\033[31m\\u202e";'
 @pytest.mark.parametrize(
     ("number", "known", "hint"),
     [
+        (1000, 1000, ""),
         (1000, 0, "2023, which the installed protobuf cannot read; install protobuf 5.27 or newer"),
         (
             1001,
@@ -583,7 +611,7 @@ def test_the_release_that_knows_an_edition_is_named(
     monkeypatch.setattr(_files, "_newest", newest)
     monkeypatch.setattr(_files, "edition", edition)
     file = FileDescriptorProto(name="a.proto", syntax="editions")
-    assert _files._too_new(file) == f"uses edition {hint}"
+    assert _files._too_new(file) == (f"uses edition {hint}" if hint else "")
 
 
 def test_an_import_never_imports_a_python_module(
