@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,31 @@ def test_list_names_every_service_with_its_rpcs(capsys: pytest.CaptureFixture[st
     assert services == set(re.findall(r"^  service (\w+)$", shown, re.MULTILINE))
 
 
+def test_list_prints_a_line_for_each_symbol_below_its_package(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service = [
+        "entity.grpc",
+        "  service LLMService",
+        "  rpc LLMService.Generate(GenerateRequest) returns (stream GenerateResponse)",
+    ]
+    messages = ["  message GenerateRequest", "  message GenerateResponse"]
+    assert main(["list", "entity.grpc"]) == 0
+    assert capsys.readouterr().out.splitlines() == service + messages
+    assert main(["list"]) == 0
+    every = capsys.readouterr().out.splitlines()
+    assert every[: len(service)] == service
+    assert [line for line in every if not line.startswith(" ")] == sorted(
+        {s.package for s in symbols(descriptor_set()) if not s.package.startswith("google.")}
+    )
+    assert not any(line.startswith("  message ") for line in every)
+
+
 def test_list_of_a_package_has_its_messages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "smg.v1", "--json"]) == 0
-    listing = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    listing = json.loads(output)
+    assert output == json.dumps(listing, indent=2) + "\n"
     assert list(listing) == ["smg.v1"]
     assert {"kind": "message", "name": "smg.v1.Usage", "since": "1.0.0"} in listing["smg.v1"]
 
@@ -122,6 +145,21 @@ def test_show_separates_files_by_an_empty_line(capsys: pytest.CaptureFixture[str
     assert all(lines[number - 1] == "" for number in starts[1:])
 
 
+def test_show_prints_the_file_and_an_empty_line_between_definitions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["show", "smg.v1.MatchedStop"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "// smg/v1/token.proto"
+    assert "" not in lines
+    assert main(["show", "entity.grpc"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = [n for n, line in enumerate(lines) if re.match("(service|message) ", line)]
+    assert lines[:2] == ["// entity/grpc/llm.proto", ""]
+    assert lines.count("") == len(starts) == 3
+    assert [after for line, after in pairwise(lines) if line == "}"] == ["", ""]
+
+
 def test_show_prints_reserved_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "smg.grpc.common.KvEventBatch"]) == 0
     assert "  reserved 5;\n" in capsys.readouterr().out
@@ -129,7 +167,9 @@ def test_show_prints_reserved_numbers(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_show_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "smg.v1.MatchedStop", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    shown = json.loads(output)
+    assert output == json.dumps(shown, indent=2) + "\n"
     members = {member["name"]: member["number"] for member in shown["members"]}
     assert shown["kind"] == "message"
     assert members == {
