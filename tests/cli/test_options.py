@@ -3,11 +3,12 @@
 import argparse
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
-from smg_proto import __version__
-from smg_proto.cli import COMMANDS, main
+from smg_proto import __version__, cli
+from smg_proto.cli import COMMANDS, CommandError, main
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -80,6 +81,63 @@ def test_without_options_nothing_is_left_out_and_any_break_fails() -> None:
 def test_servers_listen_on_loopback_unless_another_address_is_given() -> None:
     assert parsed("serve", "--upstream", "http://localhost:1").listen == "127.0.0.1:50051"
     assert parsed("demo").listen == "127.0.0.1:8000"
+
+
+def test_the_help_names_every_command_and_the_exit_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "usage: smg-proto [-h] [--version] COMMAND ..."
+    assert "The wire contract for LLM serving over gRPC: run it, compare it, ship it." in lines
+    listed = [line.split(maxsplit=1) for line in lines if line.startswith("    ")]
+    modules = iter_modules([str(Path(cli.__file__).parent)])
+    commands = {
+        module.name.removeprefix("_")
+        for module in modules
+        if hasattr(import_module(f"smg_proto.cli.{module.name}"), "arguments")
+    }
+    assert [[name, text] for name, text in COMMANDS.items()] == listed
+    assert set(COMMANDS) == commands
+    assert lines[-1] == (
+        "Run COMMAND --help for details. "
+        "Exit status: 0 success, 1 check failed, 2 usage error or unreadable input."
+    )
+    with pytest.raises(SystemExit):
+        main(["show", "--help"])
+    assert COMMANDS["show"] in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (CommandError("not so"), 2, "smg-proto list: not so\n"),
+        (OSError(2, "No such file", "a\x1bb"), 2, "smg-proto list: a\\x1bb: No such file\n"),
+        (OSError(28, "No space left"), 2, "smg-proto list: output: No space left\n"),
+        (KeyError(), 2, "smg-proto list: unexpected KeyError; "),
+        (ValueError("so"), 2, "smg-proto list: unexpected ValueError: so; "),
+        (OSError("so"), 2, "smg-proto list: unexpected OSError: so; "),
+    ],
+)
+def test_a_failure_is_one_line_with_its_exit_status(
+    raised: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr("smg_proto.cli._list.Installed", fail)
+    assert main(["list"]) == code
+    output = capsys.readouterr()
+    hint = "set SMG_PROTO_TRACEBACK=1 for a traceback\n" if message.endswith("; ") else ""
+    assert (output.out, output.err) == ("", message + hint)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
