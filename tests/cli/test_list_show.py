@@ -14,7 +14,7 @@ from smg_proto import descriptor_set, proto_path
 from smg_proto._descriptors import symbols
 from smg_proto.cli import main
 from smg_proto.compat import diff, load
-from smg_proto.compat._contract import Message
+from smg_proto.compat._contract import Contract, Message
 
 
 def test_list_names_every_service_with_its_rpcs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,9 +96,28 @@ def test_all_that_show_prints_compiles_to_the_same_contract(
     for name, message in load("self").messages.items():
         if message.package in shown.packages:
             assert declared(shown.messages[name]) == declared(message)
+    assert not optional(shown, messages=True)  # which have presence without the word
+    ours = optional(load("self"), messages=False)
+    assert optional(shown, messages=False) == {n for n in ours if n.startswith((*shown.packages,))}
     for name, enum in load("self").enums.items():
         if enum.package in shown.packages:
             assert shown.enums[name].numbers == enum.numbers
+
+
+def optional(contract: Contract, *, messages: bool) -> set[str]:
+    """The fields, of messages or of other types, that are declared with the word `optional`."""
+    found: set[str] = set()
+    todo = [(file.package, m) for file in contract.files for m in file.message_type]
+    while todo:
+        outer, message = todo.pop()
+        name = f"{outer}.{message.name}"
+        found |= {
+            f"{name}.{field.name}"
+            for field in message.field
+            if field.proto3_optional and (field.type == field.TYPE_MESSAGE) is messages
+        }
+        todo += [(name, nested) for nested in message.nested_type]
+    return found
 
 
 def declared(message: Message) -> list[object]:
@@ -196,6 +215,14 @@ def test_an_unknown_name_lists_similar_ones_and_exits_with_2(
     assert hint in result.err
     assert result.err.count("\n") == 1
     assert result.out == ""
+
+
+@pytest.mark.parametrize("name", ["vllm.grpc.engine.GenerateReques", "tokenns"])
+def test_at_most_three_similar_names_are_listed(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", name]) == 2
+    assert capsys.readouterr().err.count(", ") == 2
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "smg.v1.ChatService"], ["--version"]])
