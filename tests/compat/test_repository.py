@@ -425,6 +425,11 @@ def test_keep_going_omits_a_broken_file_and_its_importers_on_both_sides(
     assert "left out b.proto: " in output.err
     assert "left out c.proto: " in output.err
     assert main(["diff", str(old), str(new), "--exclude", "[bc].proto", "--level", "rpc"]) == 1
+    capsys.readouterr()
+    assert main(["diff", str(new), str(old), "--keep-going", "--format", "json"]) == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out)["packages"] == ["a"]
+    assert output.err.count("smg-proto diff: left out ") == 2
 
 
 def test_keep_going_omits_files_that_import_each_other_and_a_broken_one(
@@ -571,6 +576,24 @@ def test_an_invalid_list_is_an_error(
     output = capsys.readouterr()
     assert output.out == ""
     assert reported in output.err
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, []), (21, ["  and 1 more"])])
+def test_at_most_twenty_problems_of_a_list_are_shown(
+    count: int,
+    more: list[str],
+    compiled: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "accepted.txt"
+    lines = [f"data shop.Order.gone{number}: why\n" for number in range(count)]
+    path.write_text("".join(lines), encoding="utf-8")
+    assert main(["diff", *compiled, "--accept", str(path)]) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith(f"smg-proto diff: {path}:1: stale: ")
+    assert shown[19].startswith(f"  {path}:20: stale: ")
+    assert shown[20:] == more
 
 
 def test_an_acceptance_holds_until_its_version(
