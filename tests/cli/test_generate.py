@@ -11,7 +11,7 @@ from support import ROOT
 
 from smg_proto.cli import _languages, main
 from smg_proto.cli._generate import rename_fields, rust_modules, semantic_version
-from smg_proto.cli._languages import LANGUAGES
+from smg_proto.cli._languages import LANGUAGES, Tool
 from smg_proto.cli._tree import read_tree
 
 
@@ -110,6 +110,39 @@ def test_a_plugin_of_the_wrong_version_is_named_with_the_right_one(
     path = program(programs, name, version)
     assert generate(language, tmp_path / "out") == 2
     assert f"{path} {problem}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("2.0", None),
+        ("tool 2.0.1 (built 1.1)", None),
+        ("2.9.9", None),
+        ("1.99", "is 1.99, but must be 2.0 or newer and older than 3: get it"),
+        ("3.0", "is 3.0, but must be 2.0 or newer and older than 3: get it"),
+        ("2", "is of unknown version, but must be 2.0 or newer and older than 3: get it"),
+    ],
+)
+def test_a_tool_may_have_any_version_of_a_range(
+    output: str, problem: str | None, programs: Path
+) -> None:
+    path = programs / "tool"
+    path.write_text(f"#!/bin/sh\necho '{output}' >&2\n", encoding="utf-8")
+    path.chmod(0o755)
+    expected = problem and f"{path} {problem}"
+    assert Tool("tool", "get it", (2, 0), (3,)).problem() == expected
+    assert Tool("tool", "get it").problem() is None
+    assert Tool("other", "get it").problem() == "other is missing: get it"
+
+
+def test_a_tool_that_does_not_run_is_named(programs: Path) -> None:
+    path = programs / "tool"
+    path.write_text("#!/no/such/shell\n", encoding="utf-8")
+    path.chmod(0o755)
+    problem = Tool("tool", "get it", (2, 0)).problem()
+    assert problem == (
+        f"{path} does not run ([Errno 2] No such file or directory: '{path}'): get it"
+    )
 
 
 def test_a_plugin_that_fails_leaves_nothing_behind(
