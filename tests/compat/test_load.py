@@ -468,7 +468,8 @@ def test_files_of_other_kinds_are_rejected(
 def test_a_wheel_without_protos_or_cut_short_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bare, spoilt, twice = (tmp_path / f"{name}.whl" for name in ("bare", "spoilt", "twice"))
+    names = ("bare", "spoilt", "twice", "doubled")
+    bare, spoilt, twice, doubled = (tmp_path / f"{name}.whl" for name in names)
     with zipfile.ZipFile(bare, "w") as wheel:
         wheel.writestr("bare/__init__.py", "")
     assert "neither protos nor generated modules" in refused(capsys, "diff", bare, "self")
@@ -488,6 +489,12 @@ def test_a_wheel_without_protos_or_cut_short_is_rejected(
     assert "two/llm_pb2.py: the wheel holds a different entity/grpc/llm.proto too; " in output
     assert load(twice, exclude=["two"]).messages
     assert load(twice, exclude=["two/llm_pb2.py"]).messages
+    with zipfile.ZipFile(doubled, "w") as wheel, pytest.warns(UserWarning, match="Duplicate name"):
+        wheel.writestr("shop.proto", PROTO.format(fields="string id = 1;", imports=""))
+        wheel.writestr("shop.proto", PROTO.format(fields="int32 id = 1;", imports=""))
+    assert "doubled.whl: two members are named 'shop.proto'\n" in refused(
+        capsys, "diff", doubled, "self"
+    )
     whole = bare.read_bytes()
     bare.write_bytes(whole[: len(whole) // 2])
     assert "bare.whl" in refused(capsys, "diff", bare, "self")
