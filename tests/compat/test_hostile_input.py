@@ -82,13 +82,19 @@ def test_a_file_name_that_a_compiler_would_interpret_is_in_no_tree(name: str) ->
         _tree.Tree("here").add(name, b"")
 
 
-def test_a_file_name_that_is_not_utf_8_is_rejected(tmp_path: Path, refused: Refused) -> None:
+def test_a_file_name_that_is_not_utf_8_is_rejected(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = os.fsencode(protos(tmp_path / "tree")) + b"/\xff.proto"
     try:
         os.close(os.open(path, os.O_CREAT))
     except OSError:
         pytest.skip("the file system has only names in UTF-8")
     assert r"invalid file name '\udcff.proto'" in refused("diff", tmp_path / "tree", "self")
+    need("git")
+    commit(tmp_path / "tree")
+    monkeypatch.chdir(tmp_path / "tree")
+    assert r"invalid file name '\udcff.proto'" in refused("diff", "git:HEAD", "self")
 
 
 def test_a_folder_that_cannot_be_read_is_named(
