@@ -201,7 +201,7 @@ def test_a_conversation_that_ended_leaves_no_call_and_no_thread() -> None:
         with Server(f"localhost:{port}", Access(timeout=300)) as client:
             assert client.services() == [ENGINE]
             eventually(lambda: ended == [True])
-            eventually(lambda: sending() == before)
+            eventually(lambda: sending() <= before)
     finally:
         server.stop(None)
 

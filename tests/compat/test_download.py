@@ -61,6 +61,7 @@ class Client:
 def client(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
     client = Client()
     monkeypatch.setattr(_download, "run", client.run)
+    monkeypatch.setattr(_download, "find_spec", installed)
     return client
 
 
