@@ -180,14 +180,13 @@ def test_each_limit_of_reflection_begins_beyond_its_value(
 
 
 def test_a_conversation_that_ended_leaves_no_call_and_no_thread() -> None:
-    ended: list[bool] = []
+    over, stopped = threading.Event(), threading.Event()
 
     def wait(questions: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         next(questions)
-        over = threading.Event()
         context.add_callback(over.set)
         yield listing(ENGINE)
-        ended.append(over.wait(30))  # however the client ends its side
+        stopped.wait(60)  # however the client ends its side
 
     service = "grpc.reflection.v1alpha.ServerReflection"
     handler: Any = grpc.stream_stream_rpc_method_handler(wait)
@@ -200,9 +199,10 @@ def test_a_conversation_that_ended_leaves_no_call_and_no_thread() -> None:
     try:
         with Server(f"localhost:{port}", Access(timeout=300)) as client:
             assert client.services() == [ENGINE]
-            eventually(lambda: ended == [True])
+            eventually(over.is_set)
             eventually(lambda: sending() <= before)
     finally:
+        stopped.set()
         server.stop(None)
 
 
