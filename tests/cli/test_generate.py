@@ -1,6 +1,7 @@
 """smg-proto generate: what it says when it cannot. tests/languages/ shows what it writes."""
 
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -322,6 +323,14 @@ def test_every_language_has_a_template_with_its_plugins(name: str) -> None:
         assert (builtin if tool.program == "protoc" else f"local: {tool.program}\n") in template
     # Each plugin is started once, and not once for each folder of protos.
     assert template.count("strategy: all\n") == template.count("out: ")
+
+
+@pytest.mark.parametrize("name", [one.name for one in LANGUAGES.values() if one.package])
+def test_the_default_name_is_in_the_template(name: str) -> None:
+    language = LANGUAGES[name]
+    named = language.named.format(language.package).encode()
+    assert any(named in data for _, data in read_tree(language.folder))
+    assert re.fullmatch(language.name_pattern, language.package)
 
 
 def test_templates_are_for_known_languages_only() -> None:

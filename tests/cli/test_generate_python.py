@@ -12,7 +12,7 @@ from support import ROOT, make_environment, run
 import smg_proto
 from smg_proto.cli import main
 from smg_proto.cli._python import modules
-from smg_proto.cli._stubs import moved
+from smg_proto.cli._stubs import STUB_HEADER, moved
 
 EMBEDDING = Path(__file__).parent / "embedding"
 CHAT = "smg/v1/chat.proto"
@@ -120,7 +120,9 @@ class TestCopies:
         more = ["-I", str(copy)] if place == "other" else []
         assert generate(team, tmp_path / "gen", *more) == 2
         shown = capsys.readouterr().err
-        assert f"{chat}: differs from smg-proto {smg_proto.__version__}" in shown
+        version = smg_proto.__version__
+        release = "" if place == "team" else f" (exported from {version})"
+        assert f"{chat}: differs from smg-proto {version}{release}; update the copy " in shown
         assert not (tmp_path / "gen").exists()
 
     def test_a_copy_under_another_name_is_rejected_by_name(
@@ -142,6 +144,39 @@ class TestCopies:
         part.write_text(part.read_text(encoding="utf-8") + "message {}\n", encoding="utf-8")
         assert generate(team, tmp_path / "gen") == 2
         assert "acme/v1/part.proto:5:9: Expected message name" in capsys.readouterr().err
+
+    def test_a_compiler_that_takes_too_long_is_named(
+        self,
+        team: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr("smg_proto.cli._python.COMPILE_SECONDS", 0.001)
+        assert generate(team, tmp_path / "gen") == 2
+        assert capsys.readouterr().err == (
+            "smg-proto generate: could not generate Python: "
+            "python: python did not end within 0.001 s\n"
+        )
+
+    def test_modules_come_with_stubs_and_no_module_of_the_current_folder_runs(
+        self, team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "grpc_tools").mkdir()
+        for name in ("__init__.py", "protoc.py"):
+            (tmp_path / "grpc_tools" / name).write_text("raise SystemExit(9)", encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        assert generate(team, tmp_path / "gen") == 0
+        written = {p.name: p for p in (tmp_path / "gen").rglob("*_pb2*")}
+        for name, path in written.items():
+            if name.endswith(".py"):
+                stub = written[f"{name}i"].read_text(encoding="utf-8")
+                assert stub.startswith(STUB_HEADER)
+                assert STUB_HEADER not in path.read_text(encoding="utf-8")
+                assert "import smg.v1" not in stub and "from smg.v1" not in stub
+        servicer = next(p for name, p in written.items() if name.endswith("_pb2_grpc.pyi"))
+        assert "NotImplementedError" not in servicer.read_text(encoding="utf-8")
+        assert "abc.abstractmethod" not in servicer.read_text(encoding="utf-8")
 
     def test_names_that_look_like_options_run_nothing(self, team: Path, tmp_path: Path) -> None:
         for name in ("@args.proto", "--python_out=x.proto"):
