@@ -51,7 +51,7 @@ class Names:
                     for path in paths
                     if (root and not _below(path, [root])) or _below(path, includes)
                 ]
-            self.names = _relative(paths, configured.roots, "", strict=True)
+            self.names = _relative(paths, configured.roots, "")
             return
         paths = _without_copies(tree, paths)
         if any(path.startswith("proto/") for path in paths):
@@ -128,20 +128,15 @@ def _below(path: str, folders: Collection[str]) -> bool:
     return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
-def _relative(
-    paths: Collection[str], roots: Collection[str], prefix: str, strict: bool = False
-) -> dict[str, str]:
-    """Each path relative to the innermost root that contains it."""
-    ordered = sorted(set(roots), key=len, reverse=True)
+def _relative(paths: Collection[str], roots: Collection[str], prefix: str) -> dict[str, str]:
+    """Each path below one of the roots, relative to the innermost that contains it."""
     names: dict[str, str] = {}
+    inner_first = sorted(set(roots), reverse=True)
     for path in paths:
-        for root in ordered:
+        for root in inner_first:
             if not root or path.startswith(f"{root}/"):
                 names[path] = path[len(root) + 1 :] if root else prefix + path
                 break
-        else:
-            if not strict:
-                names[path] = prefix + path
     return names
 
 

@@ -88,6 +88,7 @@ def test_findings_that_do_not_fit_in_a_comment_are_counted() -> None:
 def test_text_of_others_is_made_safe() -> None:
     assert printable("naïve 東京 🙂") == "naïve 東京 🙂"
     assert printable("a\x1b[1m\u202eb\u2028\n\tc\ud800") == r"a\x1b[1m\u202eb\u2028\n\tc\ud800"
+    assert printable("\x1b[1m \n") == r"\x1b[1m \n"
     assert printable("ä\n\tb", keep="\n") == "ä\n\\tb"
     assert one_line("a\n  b\t c", 5) == "a b c"
     assert one_line("a\n  b\t cd", 5) == "a b c… (6 characters)"

@@ -425,6 +425,20 @@ def test_a_crate_that_ends_early_is_not_read_in_part(tmp_path: Path, refused: Re
     assert f"{path}: not a readable archive: " in refused("diff", path, "self")
 
 
+def test_a_crate_that_cannot_be_opened_is_named(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")  # root may read anything
+
+    path = tmp_path / "x.crate"
+    path.touch()
+    monkeypatch.setattr(Path, "open", locked)
+    assert f"{path}: not a readable archive: [Errno 13] Permission denied" in refused(
+        "diff", path, "self"
+    )
+
+
 def test_a_broken_crate_is_one_line(tmp_path: Path, refused: Refused) -> None:
     path = tmp_path / "x.crate"
     for data in (b"", b"no archive", gzip.compress(b"no tar"), gzip.compress(b"x" * 3000)[:-20]):

@@ -323,6 +323,8 @@ def test_a_git_revision_is_read_from_its_descriptors_or_compiled(
     git("add", ".")
     git("commit", "-q", "-m", "second")
     assert load("git:HEAD").packages == load("self").packages
+    ours = load("git:HEAD", foreign=["smg", "vllm"]).packages
+    assert ours and not any(name.startswith(("smg", "vllm")) for name in ours)
 
 
 # --- what the command prints ---------------------------------------------------------------------
