@@ -72,7 +72,11 @@ TESTS = {
         "tests/compat/test_repository.py",
         "tests/cli/test_options.py",
     ],
-    "smg_proto/cli/_serve.py": ["tests/frontdoor/test_serve.py", "tests/cli/test_options.py"],
+    "smg_proto/cli/_serve.py": [
+        "tests/frontdoor/test_serve_options.py",
+        "tests/frontdoor/test_serve.py",
+        "tests/cli/test_options.py",
+    ],
 }
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq,
