@@ -523,6 +523,27 @@ def test_a_descriptor_set_has_all_that_the_packages_import(tmp_path: Path) -> No
     assert [entry.name for entry in tmp_path.iterdir()] == ["vllm.binpb"]
 
 
+def test_a_descriptor_set_is_written_beside_its_place_and_then_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a reader never sees a part of it, and both are on one file system."""
+    moved: list[Path] = []
+    replace = Path.replace
+
+    def record(self: Path, target: Path) -> Path:
+        moved.extend([self.parent.parent, target])
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", record)
+    path = tmp_path / "new" / "deep" / "set.binpb"
+    assert main(["export", "--descriptor-set", str(path)]) == 0
+    assert moved == [path.parent, path]
+    count = len(FileDescriptorSet.FromString(path.read_bytes()).file)
+    assert capsys.readouterr().out == (
+        f"{path}: wrote {count} files of smg-proto {__version__} as one descriptor set\n"
+    )
+
+
 def test_a_descriptor_set_may_be_read_by_whoever_may_read_other_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

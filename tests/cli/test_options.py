@@ -81,6 +81,7 @@ def test_without_options_nothing_is_left_out_and_any_break_fails() -> None:
 def test_servers_listen_on_loopback_unless_another_address_is_given() -> None:
     assert parsed("serve", "--upstream", "http://localhost:1").listen == "127.0.0.1:50051"
     assert parsed("demo").listen == "127.0.0.1:8000"
+    assert parsed("demo").token_delay == 0.03
 
 
 def test_the_help_names_every_command_and_the_exit_status(
