@@ -160,13 +160,23 @@ class TestCopies:
         )
 
     def test_modules_come_with_stubs_and_no_module_of_the_current_folder_runs(
-        self, team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        team: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         (tmp_path / "grpc_tools").mkdir()
         for name in ("__init__.py", "protoc.py"):
             (tmp_path / "grpc_tools" / name).write_text("raise SystemExit(9)", encoding="utf-8")
         monkeypatch.chdir(tmp_path)
-        assert generate(team, tmp_path / "gen") == 0
+        for did in ("wrote", "already has"):
+            assert generate(team, tmp_path / "gen") == 0
+            count = len(list((tmp_path / "gen").rglob("*_pb2*")))
+            assert capsys.readouterr().out == (
+                f"{tmp_path / 'gen'}: {did} {count} files of Python "
+                f"for smg-proto {smg_proto.__version__}\n"
+            )
         written = {p.name: p for p in (tmp_path / "gen").rglob("*_pb2*")}
         for name, path in written.items():
             if name.endswith(".py"):
