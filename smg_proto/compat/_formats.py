@@ -174,7 +174,8 @@ def _result(finding: Finding, level: str, accepted: bool = False) -> dict[str, o
         "logicalLocations": [{"fullyQualifiedName": finding.symbol}],
     }
     if finding.place:
-        physical: dict[str, object] = {"artifactLocation": {"uri": quote(finding.place.file)}}
+        uri = quote(finding.place.file, errors="surrogateescape")
+        physical: dict[str, object] = {"artifactLocation": {"uri": uri}}
         if finding.place.line:
             physical["region"] = {"startLine": finding.place.line}
         location["physicalLocation"] = physical

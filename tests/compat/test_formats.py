@@ -65,10 +65,17 @@ def test_sarif_has_only_uris_where_it_must() -> None:
     (run,) = json.loads(REPORT.render("sarif"))["runs"]
     pages = {rule["helpUri"] for rule in run["tool"]["driver"]["rules"]}
     assert all(re.fullmatch(r"https://[!-~]+/docs/diff\.md", page) for page in pages)
-    (first, *_) = run["results"]
-    (location,) = first["locations"]
-    uri = location["physicalLocation"]["artifactLocation"]["uri"]
-    assert uri == "shop/or%20ders.proto"
+    assert uri_of(REPORT) == "shop/or%20ders.proto"
+    odd = Finding("notice", "shop", "A new file.", place=Place("ö/\udcff:1.proto", 1))
+    assert uri_of(Report("old", "new", [odd])) == "%C3%B6/%FF%3A1.proto"
+
+
+def uri_of(report: Report) -> str:
+    """The place of the first finding."""
+    (run,) = json.loads(report.render("sarif"))["runs"]
+    (location,) = run["results"][0]["locations"]
+    uri: str = location["physicalLocation"]["artifactLocation"]["uri"]
+    return uri
 
 
 def test_findings_that_do_not_fit_in_a_comment_are_counted() -> None:
