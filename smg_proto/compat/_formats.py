@@ -34,7 +34,7 @@ def _counts(report: Report) -> str:
 def _where(finding: Finding) -> str:
     """The file and line in parentheses; "" if the line is unknown."""
     place = finding.place
-    return f" ({place.file}:{place.line})" if place and place.line else ""
+    return f" ({printable(place.file)}:{place.line})" if place and place.line else ""
 
 
 # --- text ----------------------------------------------------------------------------------------

@@ -66,8 +66,15 @@ def test_sarif_has_only_uris_where_it_must() -> None:
     pages = {rule["helpUri"] for rule in run["tool"]["driver"]["rules"]}
     assert all(re.fullmatch(r"https://[!-~]+/docs/diff\.md", page) for page in pages)
     assert uri_of(REPORT) == "shop/or%20ders.proto"
-    odd = Finding("notice", "shop", "A new file.", place=Place("ö/\udcff:1.proto", 1))
-    assert uri_of(Report("old", "new", [odd])) == "%C3%B6/%FF%3A1.proto"
+
+
+def test_a_path_that_is_not_utf_8_is_shown_in_every_format() -> None:
+    odd = Finding("data", "shop", "A new file.", place=Place("ö/\udcff:1.proto", 1))
+    report = Report("old", "new", [odd])
+    shown = {form: report.render(form) for form in FORMATS}
+    assert uri_of(report) == "%C3%B6/%FF%3A1.proto"
+    assert r"(ö/\udcff:1.proto:1)" in shown["markdown"]
+    assert all(shown.values())
 
 
 def uri_of(report: Report) -> str:
