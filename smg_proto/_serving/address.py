@@ -59,6 +59,8 @@ class Address:
             path = path[2:]
         if not path or "\0" in path:
             raise _invalid(text, "missing path; use unix:PATH")
+        if not path.isprintable():  # such as bytes that are not UTF-8, which gRPC cannot encode
+            raise _invalid(text, "the path has characters that cannot be shown; use another one")
         if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
             raise _invalid(text, f"path longer than {MAX_UNIX_PATH_BYTES} bytes; use a shorter one")
         return cls(path=path)

@@ -62,8 +62,8 @@ class Server:
     access: Access = field(default_factory=Access)
 
     def __post_init__(self) -> None:
-        host, colon, port = self.address.rpartition(":")
-        if not colon or not host or not (port.isascii() and port.isdecimal()):
+        host, _, port = self.address.rpartition(":")
+        if not (host and host.isprintable() and port.isascii() and port.isdecimal()):
             raise ContractError(f"invalid address {self.address!r}: use HOST:PORT")
         credentials = self.access.credentials()
         options = (("grpc.max_receive_message_length", MAX_REPLY_BYTES),)

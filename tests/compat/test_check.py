@@ -368,7 +368,9 @@ def test_the_longest_timeout_is_an_hour_and_the_default_port_50051(
     assert addresses == [("host:50051", 3600), ("[::1]:50051", 10), ("[::1]:1", 10)]
 
 
-@pytest.mark.parametrize("address", ["", ":", "host:port", "localhost:99999"])
+@pytest.mark.parametrize(
+    "address", ["", ":", "host:port", "localhost:99999", "a\udcff:1", "a\nb:1"]
+)
 def test_an_invalid_address_is_rejected(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "use HOST:PORT" in check(capsys, 2, address) or address == "localhost:99999"
 

@@ -50,6 +50,7 @@ def test_an_address_is_read(text: str, address: Address) -> None:
         ("a\nb:80", "the host is not"),
         ("unix:", "missing path"),
         ("unix:/" + "x" * 200, "path longer than 103 bytes"),
+        ("unix:/run/\udcff.sock", "characters that cannot be shown"),
     ],
 )
 def test_an_invalid_address_is_named_in_one_line(text: str, why: str) -> None:
