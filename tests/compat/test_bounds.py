@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
@@ -200,32 +201,38 @@ def test_a_revision_has_the_limits_of_a_folder(
         load("git:HEAD")
 
 
+PYTHON = Path(sys.executable).name
+
+
+def python(code: str, **options: Any) -> bytes:
+    command = [sys.executable, "-c", code]
+    return _programs.run(command, "it", **{"seconds": 30, **options})
+
+
 def test_a_program_may_print_as_much_as_its_limit() -> None:
     def printed(count: int) -> bytes:
-        return _programs.run(["printf", "x" * count], "it", seconds=30, limit=1024)
+        return python(f"print('x' * {count}, end='')", limit=1024)
 
     assert printed(1024) == b"x" * 1024
-    with pytest.raises(ContractError, match=r"^it: printf printed more than 1 KiB$"):
+    with pytest.raises(ContractError, match=rf"^it: {PYTHON} printed more than 1 KiB$"):
         printed(1025)
 
 
 def test_a_program_that_fails_or_is_not_there_is_named() -> None:
-    def shell(script: str) -> bytes:
-        return _programs.run(["sh", "-c", script], "it", seconds=30, stdin=b"given")
-
-    assert shell("cat; echo ignored >&2") == b"given"
-    for script, output in (
-        ("echo out; echo ' err ' >&2; exit 1", "err"),
-        ("echo out; exit 1", "out"),
-        ("exit 3", "3"),
+    code = "import sys; print(sys.stdin.read(), end=''); print('no', file=sys.stderr)"
+    assert python(code, stdin=b"given") == b"given"
+    for code, output in (
+        ("import sys; print('out'); sys.exit(' err ')", "err"),
+        ("import sys; print('out'); sys.exit(1)", "out"),
+        ("import sys; sys.exit(3)", "3"),
     ):
-        with pytest.raises(ProgramError, match=f"^it: sh failed: {output}$") as raised:
-            shell(script)
+        with pytest.raises(ProgramError, match=rf"^it: {PYTHON} failed: {output}$") as raised:
+            python(code)
         assert raised.value.output == ("" if output == "3" else output)
     with pytest.raises(ContractError, match=r"^it: could not run no-such-program: "):
         _programs.run(["/no-such-program"], "it", seconds=30)
-    with pytest.raises(ContractError, match=r"^it: sleep did not end within 0\.1 s$"):
-        _programs.run(["sleep", "60"], "it", seconds=0.1)
+    with pytest.raises(ContractError, match=rf"^it: {PYTHON} did not end within 0\.1 s$"):
+        python("import time; time.sleep(60)", seconds=0.1)
 
 
 def test_a_program_is_found_on_the_path_or_beside_python(
@@ -247,9 +254,9 @@ def test_a_program_sees_the_environment_and_what_is_added_to_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GIVEN", "1")
-    script = ["sh", "-c", "echo $GIVEN $ADDED; pwd"]
-    output = _programs.run(script, "it", seconds=30, environment={"ADDED": "2"}, cwd=tmp_path)
-    assert output.decode().splitlines() == ["1 2", str(tmp_path)]
+    code = "import os; print(os.environ['GIVEN'], os.environ['ADDED'], os.getcwd())"
+    output = python(code, environment={"ADDED": "2"}, cwd=tmp_path)
+    assert output.decode().split() == ["1", "2", str(tmp_path)]
 
 
 def test_sizes_are_told_in_the_unit_that_fits() -> None:

@@ -405,13 +405,14 @@ def test_a_member_that_goes_on_beyond_the_archive_is_named(
 ) -> None:
     path = tmp_path / "x.whl"
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.mkdir("folder")
+        wheel.writestr("folder/", "")
         wheel.writestr("x.proto", PROTO)
     assert load(path).packages == {"shop"}
     sizes = struct.pack("<II", len(PROTO), len(PROTO))
     assert path.read_bytes().count(sizes) == 2
     path.write_bytes(path.read_bytes().replace(sizes, struct.pack("<II", 10**6, 10**6)))
-    assert f"{path}: x.proto cannot be unpacked: it ends early\n" in refused("diff", path, "self")
+    output = refused("diff", path, "self").partition(f"{path}: x.proto ")[2]
+    assert output.startswith(("cannot be unpacked: it ends early\n", "is damaged: Overlapped"))
 
 
 def test_a_crate_that_ends_early_is_not_read_in_part(tmp_path: Path, refused: Refused) -> None:
