@@ -204,9 +204,8 @@ def test_a_revision_has_the_limits_of_a_folder(
 PYTHON = Path(sys.executable).name
 
 
-def python(code: str, **options: Any) -> bytes:
-    command = [sys.executable, "-c", code]
-    return _programs.run(command, "it", **{"seconds": 30, **options})
+def python(code: str, seconds: float = 30, **options: Any) -> bytes:
+    return _programs.run([sys.executable, "-c", code], "it", seconds=seconds, **options)
 
 
 def test_a_program_may_print_as_much_as_its_limit() -> None:
