@@ -13,6 +13,7 @@ import pytest
 from smg_proto import descriptor_set, proto_path
 from smg_proto._descriptors import symbols
 from smg_proto.cli import main
+from smg_proto.cli._installed import unknown
 from smg_proto.compat import diff, load
 from smg_proto.compat._contract import Contract, Message
 
@@ -223,6 +224,7 @@ def test_at_most_three_similar_names_are_listed(
 ) -> None:
     assert main(["show", name]) == 2
     assert capsys.readouterr().err.count(", ") == 2
+    assert unknown("letter", "aaaa", ["aaab", "aaac", "aaad", "aaae"]).count(", ") == 2
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "smg.v1.ChatService"], ["--version"]])
