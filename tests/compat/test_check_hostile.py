@@ -23,6 +23,24 @@ END = b"end of the stream"
 
 
 @contextmanager
+def listening(handler: grpc.GenericRpcHandler) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers([handler])
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    try:
+        yield f"localhost:{port}"
+    finally:
+        server.stop(None)
+
+
+def reflection(converse: Callable[..., Iterator[bytes]]) -> grpc.GenericRpcHandler:
+    handler: Any = grpc.stream_stream_rpc_method_handler(converse)
+    service = "grpc.reflection.v1alpha.ServerReflection"
+    return grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
+
+
+@contextmanager
 def answering(answer: Answer) -> Iterator[str]:
     """A server with only a reflection, which answers each question with these bytes."""
 
@@ -33,17 +51,8 @@ def answering(answer: Answer) -> Iterator[str]:
                     return
                 yield reply
 
-    handler: Any = grpc.stream_stream_rpc_method_handler(converse)
-    service = "grpc.reflection.v1alpha.ServerReflection"
-    server = grpc.server(ThreadPoolExecutor(2))
-    generic = grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers([generic])
-    port = server.add_insecure_port("localhost:0")
-    server.start()
-    try:
-        yield f"localhost:{port}"
-    finally:
-        server.stop(None)
+    with listening(reflection(converse)) as address:
+        yield address
 
 
 def listing(*names: str) -> bytes:
@@ -188,22 +197,15 @@ def test_a_conversation_that_ended_leaves_no_call_and_no_thread() -> None:
         yield listing(ENGINE)
         stopped.wait(60)  # however the client ends its side
 
-    service = "grpc.reflection.v1alpha.ServerReflection"
-    handler: Any = grpc.stream_stream_rpc_method_handler(wait)
-    server = grpc.server(ThreadPoolExecutor(2))
-    generic = grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers([generic])
-    port = server.add_insecure_port("localhost:0")
-    server.start()
     before = sending()
-    try:
-        with Server(f"localhost:{port}", Access(timeout=300)) as client:
-            assert client.services() == [ENGINE]
-            eventually(over.is_set)
-            eventually(lambda: sending() <= before)
-    finally:
-        stopped.set()
-        server.stop(None)
+    with listening(reflection(wait)) as address:
+        try:
+            with Server(address, Access(timeout=300)) as client:
+                assert client.services() == [ENGINE]
+                eventually(over.is_set)
+                eventually(lambda: sending() <= before)
+        finally:
+            stopped.set()
 
 
 def sending() -> int:
@@ -289,15 +291,9 @@ ALL = [*FIRST, "GetTokenizer", "SubscribeKvEvents", "GetLoads", "FlushCache", "S
 def silent(
     methods: Sequence[str], reply: dict[str, bytes] | None = None, all_paths: bool = False
 ) -> Iterator[tuple[str, Recorder]]:
-    server = grpc.server(ThreadPoolExecutor(2))
     recorder = Recorder(methods, reply or {}, all_paths)
-    server.add_generic_rpc_handlers([recorder])
-    port = server.add_insecure_port("localhost:0")
-    server.start()
-    try:
-        yield f"localhost:{port}", recorder
-    finally:
-        server.stop(None)
+    with listening(recorder) as address:
+        yield address, recorder
 
 
 def test_the_contract_of_a_server_without_reflection_is_named(
@@ -423,16 +419,10 @@ def test_probing_ends_where_the_server_denies_access(capsys: pytest.CaptureFixtu
             known = super().service(handler_call_details)
             return known and grpc.unary_unary_rpc_method_handler(deny)
 
-    server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers([Denying(ALL, {}, False)])
-    port = server.add_insecure_port("localhost:0")
-    server.start()
-    try:
-        assert main(["check", f"localhost:{port}"]) == 2
-    finally:
-        server.stop(None)
+    with listening(Denying(ALL, {}, False)) as address:
+        assert main(["check", address]) == 2
     assert capsys.readouterr().err == (
-        f"smg-proto check: localhost:{port}: the server denied access; "
+        f"smg-proto check: {address}: the server denied access; "
         "give credentials with --metadata or --cert and --key\n"
     )
 
