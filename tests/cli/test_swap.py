@@ -86,14 +86,13 @@ def test_a_lock_is_waited_for_and_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_swap, "_WAIT_SECONDS", 30.0)
+    other, waited = Other(tmp_path), list[float]()
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        other.close()
+
     with locked(tmp_path):
-        waited: list[float] = []
-
-        def wait(seconds: float) -> None:
-            waited.append(seconds)
-            other.close()
-
-        other = Other(tmp_path)
         assert not other.lock()
     assert other.lock()
     monkeypatch.setattr(time, "sleep", wait)

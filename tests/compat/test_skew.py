@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from smg_proto.compat import load, skew
+from smg_proto.compat import Skew, load, skew
 
 HEAD = 'syntax = "proto3";\npackage shop;\n'
 SERVER = """
@@ -37,12 +37,15 @@ UNKNOWN = "this package does not know it: "
 LACKS = "the server does not know it: "
 
 
+def between(folder: Path, server: str, client: str) -> Skew:
+    for side, text in (("server", server), ("client", client)):
+        (folder / side).mkdir()
+        (folder / side / "shop.proto").write_text(HEAD + text, encoding="utf-8")
+    return skew(load(folder / "server"), load(folder / "client"))
+
+
 def test_all_that_one_side_lacks_or_reads_differently_is_listed(tmp_path: Path) -> None:
-    for name, text in (("server", SERVER), ("client", CLIENT)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "shop.proto").write_text(HEAD + text, encoding="utf-8")
-    found = skew(load(tmp_path / "server"), load(tmp_path / "client"))
+    found = between(tmp_path, SERVER, CLIENT)
     assert (found.shared, found.unserved, found.unknown) == (
         ("shop.Orders",), ("shop.Added",), ("shop.Former",),
     )  # fmt: skip
@@ -68,14 +71,10 @@ def test_all_that_one_side_lacks_or_reads_differently_is_listed(tmp_path: Path) 
 
 
 def test_sides_without_a_service_in_common_share_nothing(tmp_path: Path) -> None:
-    for name, service in (("server", "One"), ("client", "Other")):
-        folder = tmp_path / name
-        folder.mkdir()
-        text = (
-            f"{HEAD}service {service} {{ rpc Get(M) returns (M); }}\nmessage M {{ int32 a = 1; }}\n"
-        )
-        kind = "int32" if name == "server" else "string"
-        (folder / "shop.proto").write_text(text.replace("int32", kind), encoding="utf-8")
-    found = skew(load(tmp_path / "server"), load(tmp_path / "client"))
+    found = between(
+        tmp_path,
+        "service One { rpc Get(M) returns (M); }\nmessage M { int32 a = 1; }\n",
+        "service Other { rpc Get(M) returns (M); }\nmessage M { string a = 1; }\n",
+    )
     assert (found.shared, found.unserved, found.unknown) == ((), ("shop.Other",), ("shop.One",))
     assert (found.conflicts, found.server_lacks, found.client_lacks) == ((), (), ())
