@@ -117,11 +117,12 @@ class VLLMGrpcInvalidArgumentError(BadRequestError):
 
 
 class VLLMGrpcValidationError(VLLMGrpcInvalidArgumentError, ValueError):
-    """The request is invalid and was not sent. `param` names the invalid parameter."""
+    """The request is invalid and was not sent: `problem` is what is wrong with `param`."""
 
     def __init__(self, param: str, problem: str) -> None:
         super().__init__(f"{param}: {problem}", code="INVALID_ARGUMENT")
         self.param = param
+        self.problem = problem
 
 
 class VLLMGrpcFailedPreconditionError(BadRequestError):

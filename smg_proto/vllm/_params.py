@@ -3,7 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from smg_proto import vllm_engine_pb2 as pb
@@ -14,6 +22,8 @@ from smg_proto.vllm._tokenizer import TokenDecoder
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
+_MOST: Final = (2 - 2**-23) * 2.0**127  # of a 32-bit float
+Float = Annotated[float, Field(ge=-_MOST, le=_MOST)]
 _GREEDY: Final = 1e-5  # vLLM's threshold for greedy sampling
 _MOST_CHOICES: Final = 16384  # vLLM's VLLM_MAX_N_SEQUENCES
 
@@ -33,25 +43,39 @@ class Params(BaseModel):
             except ValidationError as error:
                 _raise(error)
 
+    @field_validator(
+        "media_refs", "stream_options", "structured_outputs", mode="before", check_fields=False
+    )
+    @classmethod
+    def _keys(cls, value: object, info: ValidationInfo) -> object:
+        """Check the names of an object in this one; pydantic passes them to its __init__()."""
+        for one in sequence(value) or (value,):
+            if not all(isinstance(name, str) for name in mapping(one) or ()):
+                raise VLLMGrpcValidationError(info.field_name or "", "keys must be strings")
+        return value
+
 
 def _raise(error: ValidationError) -> NoReturn:
     """Raise pydantic's first error as one that names the parameter and its rule, not the value."""
-    first = error.errors(include_url=False, include_input=False, include_context=True)[0]
-    param = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    problem = first["msg"]
-    match first["type"]:
-        case "extra_forbidden":
-            problem = _UNKNOWN.get(param, UNKNOWN_PARAMETER)
-        case "value_error":
-            cause = first.get("ctx", {}).get("error")
-            if isinstance(cause, VLLMGrpcValidationError):
-                raise cause from None
-            param, problem = param or "parameters", str(cause)
-        case "string_unicode":
-            problem = LONE_SURROGATE
-        case _:
-            pass
-    raise VLLMGrpcValidationError(param, problem[:1].lower() + problem[1:]) from None
+    found = error.errors()
+    first = max(
+        (one for one in found if one["loc"][:1] == found[0]["loc"][:1]),
+        key=lambda one: len(one["loc"]),  # of a union, the type that fits best
+    )
+    # The numbers are places in a list; other parts after the name are types of a union.
+    name, *places = first["loc"] or ("",)
+    param = ".".join([str(name), *(str(place) for place in places if isinstance(place, int))])
+    problem = first["msg"][:1].lower() + first["msg"][1:]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, VLLMGrpcValidationError):  # of an object in the parameter, or of several
+        if not param or cause.param.startswith(param):
+            raise cause from None
+        param, problem = f"{param}.{cause.param}", cause.problem
+    elif first["type"] == "extra_forbidden":
+        problem = _UNKNOWN.get(param, UNKNOWN_PARAMETER)
+    elif first["type"] == "string_unicode":
+        problem = LONE_SURROGATE
+    raise VLLMGrpcValidationError(param, problem) from None
 
 
 UNKNOWN_PARAMETER: Final = "unknown parameter"
@@ -69,7 +93,7 @@ _UNKNOWN: Final = {
     "encoding_format": "vectors are always returned as floats",
 }
 _NO_OPS: Final[dict[str, tuple[object, ...]]] = {
-    "best_of": (1,),
+    "best_of": (1,),  # or n
     "echo": (False,),
     "suffix": ("",),
     "extra_query": ({},),
@@ -87,11 +111,11 @@ def without_no_ops(params: dict[str, Any]) -> dict[str, Any]:
         return params
     kept = dict(params)
     for name in _NO_OPS.keys() & params.keys():
-        value = kept[name]
+        value = plain(kept[name])
         if name == "user":
             text(name, value)
-        same = any(type(value) is type(one) and value == one for one in _NO_OPS[name])
-        if name == "user" or same or (name == "best_of" and value == kept.get("n", 1)):
+        values = _NO_OPS[name] if name != "best_of" else (1, plain(kept.get("n")))
+        if name == "user" or any(type(value) is type(one) and value == one for one in values):
             del kept[name]
     return kept
 
@@ -106,7 +130,7 @@ class TokenizedInput(Params):
 class ChoiceConstraint(Params):
     """The output must be one of these texts."""
 
-    choices: list[Text] = Field(default_factory=list[Text])
+    choices: list[Text] = []
 
 
 class StructuredOutputs(Params):
@@ -180,7 +204,7 @@ class SamplingParams(Params):
     min_p: float = Field(default=0.0, ge=0, le=1)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: Float = Field(default=1.0, gt=0)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**32)
     min_tokens: int = Field(default=0, ge=0, lt=2**32)
     stop: list[Text] | None = None
@@ -193,7 +217,7 @@ class SamplingParams(Params):
     prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
     seed: int | None = Field(default=None, ge=-(2**31), lt=2**31)
     include_stop_str_in_output: bool = False
-    logit_bias: dict[Annotated[int, Field(ge=0, lt=2**31, strict=False)], float] | None = None
+    logit_bias: dict[Annotated[int, Field(ge=0, lt=2**31, strict=False)], Float] | None = None
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
     structured_outputs: StructuredOutputs | None = None
     grammar_from_first_token: bool = False
@@ -255,12 +279,6 @@ class CompletionRequest(SamplingParams):
     data_parallel_rank: int | None = Field(default=None, ge=0, lt=2**31)
     media_refs: list[MediaRef] | None = Field(default=None, min_length=1)
     mm_inputs: list[pb.MultimodalInputs] | None = Field(default=None, min_length=1)
-
-    @field_validator("stream_options", mode="before")
-    @classmethod
-    def _options(cls, value: object) -> object:
-        given = mapping(value)
-        return value if given is None else StreamOptions(**given)
 
     @field_validator("mm_inputs", mode="before")
     @classmethod

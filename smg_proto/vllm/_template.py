@@ -106,7 +106,7 @@ def compiled(source: str) -> Template:
             raise LimitExceeded
         tree = environment.parse(source)
         iterates = _iterates_content(tree)
-        _limit(tree, environment)
+        _limit(tree)
         code = environment.compile(tree)
         known = environment.make_globals(None)
         made = environment.template_class.from_code(environment, code, known)
@@ -131,9 +131,9 @@ def _environment() -> Any:
         tags = {"generation"}  # noqa: RUF012 (as jinja declares it)
 
         def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
+            next(parser.stream)
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
+            return nodes.Scope(body)
 
     class Limited(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(("+", "*", "**", "%"))
@@ -269,16 +269,13 @@ def _check_growth(name: str, subject: str, what: Any, by: Any = None) -> None:
         raise LimitExceeded
 
 
-def _limit(tree: Any, environment: Any) -> None:
+def _limit(tree: Any) -> None:
     """Make loops count steps, and `~` check sizes."""
     from jinja2 import nodes
     from jinja2.visitor import NodeTransformer
 
     def by(name: str, node: Any) -> Any:
-        made = nodes.Filter(node, name, [], [], None, None)
-        made.set_lineno(node.lineno, override=True)
-        made.set_environment(environment)
-        return made
+        return nodes.Filter(node, name, [], [], None, None)
 
     class Limit(NodeTransformer):
         def visit_For(self, node: Any) -> Any:
@@ -288,10 +285,7 @@ def _limit(tree: Any, environment: Any) -> None:
 
         def visit_Concat(self, node: Any) -> Any:
             self.generic_visit(node)
-            values = nodes.List(node.nodes)
-            values.set_lineno(node.lineno)
-            values.set_environment(environment)
-            return by("joined", values)
+            return by("joined", nodes.List(node.nodes))
 
     Limit().visit(tree)
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
@@ -315,6 +316,20 @@ def test_a_template_that_reads_parts_gets_parts(both: Both) -> None:
     assert of_source(both, source, messages=messages) == "[text:a][text:b][text:c]"
 
 
+@pytest.mark.parametrize(
+    ("loop", "parts"),
+    [
+        ("message.content", True),
+        ("message['content'] | list", True),
+        ("message.tool_calls", False),
+        ("message['tool_calls']", False),
+        ("messages", False),
+    ],
+)
+def test_only_loops_over_content_ask_for_parts(loop: str, parts: bool) -> None:
+    assert compiled("{% for a in " + loop + " %}{% endfor %}").iterates_content is parts
+
+
 def test_the_last_message_can_be_gone_on_with(
     both: Both, client: Any, engine: FakeVllmEngine
 ) -> None:
@@ -343,6 +358,9 @@ def test_a_template_may_refuse_the_messages(both: Both, client: Any) -> None:
         chat(both, client, chat_template="{# nothing #}")
 
 
+UNLIMITED = (
+    "center", "filesizeformat", "format", "forceescape", "pprint", "urlize", "wordwrap", "xmlattr",
+)  # fmt: skip
 HOSTILE = {
     "reaches out": "{{ messages.__class__.__mro__ }}",
     "reaches far out": "{{ ''.__class__.__base__.__subclasses__() }}",
@@ -397,6 +415,43 @@ def test_steps_are_counted(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
         compiled(source).render()
 
 
+FULL = "a" * (32 << 20)  # the longest text of a template
+
+
+def test_limits_are_those_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs/vllm-client.md").read_text(encoding="utf-8")
+    assert f"ends with an error after {_template.MAX_SECONDS:g} seconds" in page
+    assert f"{_template.MAX_STEPS:,} steps" in page
+    refused = pytest.raises(VLLMGrpcFailedPreconditionError)
+    compiled("x" * (1 << 20))
+    with refused:
+        compiled("x" * (1 << 20) + "x")
+    compiled("{{ x }}").render(x=FULL)
+    with refused:
+        compiled("{{ x }}b").render(x=FULL)
+    joined = compiled("{% set z = x ~ y %}{{ z | length }}")
+    assert joined.render(x=FULL, y="") == str(len(FULL))
+    with refused:
+        joined.render(x=FULL, y="b")
+    loop = "{% for a in range(20) %}{% endfor %}"  # range() is a step too
+    monkeypatch.setattr(_template, "MAX_STEPS", 21)
+    compiled(loop).render()
+    with refused:
+        compiled(loop + "{{ [].count(1) }}").render()
+
+
+@pytest.mark.parametrize("name", UNLIMITED)
+def test_filters_that_make_text_of_any_size_are_gone(name: str) -> None:
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="TemplateAssertionError"):
+        compiled("{{ 'a' | " + name + " }}")
+
+
+@pytest.mark.parametrize("source", ["'a' * 40000000", "40000000 * 'a'", "40000000 * [1]"])
+def test_repetitions_have_a_limit_on_either_side(source: str) -> None:
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="exceeds a limit"):
+        compiled("{% set x = " + source + " %}").render()
+
+
 def test_powers_have_a_limit() -> None:
     assert compiled("{{ 2 ** 64 }} {{ (2 ** 32) ** 2 }}").render() == f"{2**64} {2**64}"
     for source in ("{{ 2 ** 65 }}", "{{ (2 ** 32 + 1) ** 2 }}"):
@@ -424,10 +479,11 @@ def test_what_templates_do_with_loops_still_works() -> None:
         "{{ 'a\\nb' | indent(2) }}{{ 7 % 4 }}{{ 2 ** 3 }}"
         "{{ {'a': [1]} | tojson(indent=1) }}{{ [1] * 2 }}{{ strftime_now('%%') }}"
         "{{ 'aa'.replace('a', 'b', 1) }}"
+        "{{ 'a\\n\\nb' | indent }}{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}"
     )
     assert compiled(source).render(xs=[1, 2, 3]) == (
         "1/3f2 2/313 3/3l2 b1a2none236" + "3,2,1['a', 'b']cbXY5a\n  b38"
-        '{\n "a": [\n  1\n ]\n}[1, 1]%ba'
+        '{\n "a": [\n  1\n ]\n}[1, 1]%ba' + 'a\n\n    b{"a": 2, "b": 1}'
     )
 
 

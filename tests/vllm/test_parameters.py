@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from vllm_kit import Both, ScriptedEngine, complete, metadata_of, sent
 
 from smg_proto import common_pb2
@@ -17,6 +18,7 @@ from smg_proto.vllm import (
     ChoiceConstraint,
     MediaRef,
     SamplingParams,
+    StreamOptions,
     StructuredOutputs,
     TokenDecoder,
     TokenizedInput,
@@ -215,7 +217,24 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"media_refs": []}, "media_refs"),
     ({"media_refs": [MediaRef(url="u")], "mm_inputs": pb.MultimodalInputs()}, "media_refs"),
     ({"request_id": ""}, "request_id"),
-    ({"stream_options": {"more": True}}, "more"),
+    ({"stream_options": {"more": True}}, "stream_options.more"),
+    ({"stream_options": {1: True}}, "stream_options"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"structured_outputs": {1: 2}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice.0"),
+    ({"structured_outputs": {"json_schema": "{"}}, "structured_outputs.json_schema"),
+    ({"media_refs": [{1: "u"}]}, "media_refs"),
+    ({"media_refs": [{"url": "u"}, {"url": ""}]}, "media_refs.1.url"),
+    ({"mm_inputs": []}, "mm_inputs"),
+    ({"kv_transfer_params": 5}, "kv_transfer_params"),
+    ({"repetition_penalty": 3.5e38}, "repetition_penalty"),
+    ({"logit_bias": {1: 3.5e38}}, "logit_bias.1"),
+    ({"logit_bias": {1: -3.5e38}}, "logit_bias.1"),
+    ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"logit_bias": {2**31: 1}}, "logit_bias.2147483648"),
+    ({"logit_bias": {-1: 1}}, "logit_bias.-1"),
+    ({"stop_token_ids": [2**32]}, "stop_token_ids.0"),
     ({"decoder": "gpt2"}, "decoder"),
     ({"sampling_params": {"n": 1}}, "sampling_params"),
     ({"sampling_params": SamplingParams(n=1), "n": 1}, "n"),
@@ -386,6 +405,81 @@ def test_help_describes_every_parameter(kind: Any) -> None:
         assert set(accepted.__annotations__) - words == set()
     settings = set(inspect.signature(kind).parameters)
     assert settings - set(re.findall(r"\w+", kind.__doc__)) == set()
+
+
+HINTS: dict[str, tuple[object, str]] = {
+    "best_of": (2, "vLLM does not support best_of; request n choices with logprobs and choose"),
+    "echo": (True, "the server does not echo the prompt; put it in front of the text yourself"),
+    "suffix": ("x", "vLLM does not insert text between prompt and suffix"),
+    "extra_query": ({"a": 1}, "gRPC requests do not have a URL; use metadata="),
+    "extra_body": (
+        {"a": 1},
+        "gRPC requests do not have a JSON body; pass the parameter by its name",
+    ),
+    "response_format": ({}, "use structured_outputs=StructuredOutputs(json_schema=…)"),
+    "store": (True, "the server stores nothing"),
+    "dimensions": (3, "the server returns whole vectors; cut them yourself"),
+    "encoding_format": ("base64", "vectors are always returned as floats"),
+    "temprature": (1, "unknown parameter"),
+    "best_off": (False, "unknown parameter"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "hint"), [(k, *v) for k, v in HINTS.items()], ids=HINTS)
+def test_what_openais_library_has_and_this_server_lacks_is_explained(
+    name: str, value: object, hint: str
+) -> None:
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        CompletionRequest.of({name: value})
+    assert caught.value.message == f"{name}: {hint}"
+    assert (caught.value.param, caught.value.problem) == (name, hint)
+
+
+def test_no_op_values_have_the_type_of_their_parameter() -> None:
+    assert CompletionRequest.of({"store": False, "encoding_format": "float"}).n == 1
+    for name, value in {"best_of": True, "store": 0, "echo": 0, "extra_body": []}.items():
+        with pytest.raises(VLLMGrpcValidationError, match=name):
+            CompletionRequest.of({name: value})
+
+
+def test_messages_of_pydantic_are_kept_but_for_the_first_letter() -> None:
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        CompletionRequest.of({"max_tokens": 0})
+    assert caught.value.problem == "input should be greater than or equal to 1"
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        CompletionRequest.of({"stop": {SECRET: SECRET}})
+    assert SECRET not in str(caught.value) and SECRET not in str(caught.value.__context__)
+
+
+def test_parameter_objects_have_documented_defaults() -> None:
+    assert SamplingParams().model_dump() == {
+        "temperature": None, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "frequency_penalty": 0.0,
+        "presence_penalty": 0.0, "repetition_penalty": 1.0, "max_tokens": None, "min_tokens": 0,
+        "stop": None, "stop_token_ids": None, "skip_special_tokens": True,
+        "spaces_between_special_tokens": True, "ignore_eos": False, "n": 1, "logprobs": None,
+        "prompt_logprobs": None, "seed": None, "include_stop_str_in_output": False,
+        "logit_bias": None, "truncate_prompt_tokens": None, "structured_outputs": None,
+        "grammar_from_first_token": False,
+    }  # fmt: skip
+    assert CompletionRequest.of({}).use_model_defaults is False
+    assert StreamOptions().model_dump() == {
+        "include_usage": False,
+        "continuous_usage_stats": False,
+    }
+    assert MediaRef(url="u").modality == "image"
+    assert TokenizedInput(input_ids=[0]).original_text == ""
+    assert TokenizedInput(input_ids=[UINT32]).input_ids == [UINT32]
+    for wrong in (-1, UINT32 + 1):
+        with pytest.raises(VLLMGrpcValidationError, match=r"input_ids\.0"):
+            TokenizedInput(input_ids=[wrong])
+    assert ChoiceConstraint().choices == []
+    with pytest.raises(VLLMGrpcValidationError, match=r"structured_outputs\.choice: is empty"):
+        StructuredOutputs(choice=ChoiceConstraint())
+    with pytest.raises(VLLMGrpcValidationError, match="none"):
+        StructuredOutputs()
+    one = StructuredOutputs(regex="a")
+    with pytest.raises(ValidationError, match="frozen"):
+        one.regex = "b"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_parameter_objects_check_themselves() -> None:

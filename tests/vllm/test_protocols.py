@@ -12,6 +12,7 @@ from smg_proto import vllm_engine_pb2 as pb
 from smg_proto import vllm_inference_pb2
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import (
+    CompletionChoice,
     MediaRef,
     StructuredOutputs,
     TokenDecoder,
@@ -39,7 +40,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "special tokens": {"max_tokens": 30, "skip_special_tokens": False, "ignore_eos": True},
     "logprobs": {"max_tokens": 5, "logprobs": 3, "prompt_logprobs": 2},
     "own logprobs": {"max_tokens": 5, "logprobs": 0},
-    "several choices": {"max_tokens": 5, "n": 3, "seed": 3},
+    "several choices": {"max_tokens": 5, "n": 2, "seed": 3},
     "several prompts": {"prompt": ["one", "two", [20, 21]], "max_tokens": 4},
     "schema": {"max_tokens": 40, "structured_outputs": StructuredOutputs(json_schema=SCHEMA)},
     "any object": {"max_tokens": 40, "structured_outputs": StructuredOutputs(json_object=True)},
@@ -78,6 +79,11 @@ def requests(engine: FakeVllmEngine) -> list[pb.GenerateRequest]:
     return sorted(found, key=lambda request: request.request_id)
 
 
+def prompt_of(choice: CompletionChoice) -> tuple[Any, ...]:
+    given = choice.prompt_logprobs
+    return (given.token_ids, given.token_logprobs, given.top_ids) if given is not None else ()
+
+
 @pytest.mark.parametrize("sent", ASKED.values(), ids=ASKED)
 def test_both_protocols_give_the_same(
     both: Both,
@@ -88,7 +94,7 @@ def test_both_protocols_give_the_same(
     sent: dict[str, Any],
 ) -> None:
     params: dict[str, Any] = {"prompt": PROMPT, "request_id": "same", "model": "m", **sent}
-    results = []
+    results: list[Any] = []
     for target, protocol in ((address, "engine"), (inference, "inference"), (inference, "auto")):
         client = both.make(target, protocol=protocol)
         whole, final = both.create(client, **params), both.final(client, **params)
@@ -97,7 +103,7 @@ def test_both_protocols_give_the_same(
                 [
                     (c.index, c.text, c.token_ids, c.finish_reason, c.stop_reason)
                     + ((c.logprobs.token_logprobs, c.logprobs.top_ids) if c.logprobs else ())
-                    + ((c.prompt_logprobs.token_logprobs,) if c.prompt_logprobs else ())
+                    + prompt_of(c)
                     for c in result.choices
                 ]
             )
@@ -152,6 +158,8 @@ def test_the_server_is_described_in_the_same_terms(
     assert (reported.block_size, reported.max_num_seqs, reported.data_parallel_size) == (16, 8, 2)
     assert both.run(client.is_healthy())
     both.run(client.health.abort("nobody"))
+    (aborted,) = (one.request for one in server.record.received if one.rpc == "Abort")
+    assert aborted == pb.AbortRequest(request_ids=["nobody"])
     assert both.create(client, prompt=PROMPT, max_tokens=1).model == server.name
 
 
@@ -167,8 +175,9 @@ def test_what_the_protocol_lacks_is_refused_by_name(
         "FlushCache": lambda: client.admin.flush_cache(),
     }
     for name, call in calls.items():
-        with pytest.raises(VLLMGrpcUnimplementedError, match=f"does not have {name}"):
+        with pytest.raises(VLLMGrpcUnimplementedError, match=f"does not have {name}") as lacks:
             both.run(call())
+        assert lacks.value.code == "UNIMPLEMENTED"
     for param, value in {
         "data_parallel_rank": 0,
         "spaces_between_special_tokens": False,
@@ -279,3 +288,22 @@ def test_each_constraint_has_a_field_in_the_other_protocol(name: str, field: str
     assert isinstance(made, vllm_inference_pb2.GenerateRequest)
     assert made.decoding.WhichOneof("structured_output") == field
     assert getattr(made.decoding, field) == value
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1, 5])
+def test_numbers_of_candidates_are_translated(count: int) -> None:
+    params = CompletionRequest.of({"logprobs": count, "prompt_logprobs": count}).to_grpc()
+    _, made = translated("Generate", pb.GenerateRequest(sampling_params=params))
+    assert isinstance(made, vllm_inference_pb2.GenerateRequest)
+    assert made.response.output_logprobs and made.response.prompt_logprobs
+    for candidates in (made.response.output_candidates, made.response.prompt_candidates):
+        assert (candidates.all, candidates.top_n) == (count == -1, max(count, 0))
+
+
+def test_parameters_that_are_nested_too_deeply_are_refused() -> None:
+    """A Struct holds a hundred levels."""
+    deep = '{"a": ' * 200 + "1" + "}" * 200
+    sent = pb.GenerateRequest(kv_transfer_params_json=deep)
+    sent.sampling_params.spaces_between_special_tokens = True
+    with pytest.raises(VLLMGrpcValidationError, match="kv_transfer_params"):
+        translated("Generate", sent)
