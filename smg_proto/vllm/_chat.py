@@ -21,7 +21,7 @@ _SPECIAL: Final = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
     "additional_special_tokens",
 )  # fmt: skip
-_FORMATS: Final = {"json_object", "json_schema", "structural_tag"}
+_FORMATS: Final = ("json_object", "json_schema", "structural_tag")
 
 Message = dict[str, Any]
 
@@ -49,6 +49,8 @@ class ChatRequest:
         variables = mapping(given.pop("chat_template_kwargs", {}))
         if variables is None or not all(isinstance(name, str) for name in variables):
             raise VLLMGrpcValidationError("chat_template_kwargs", "must be a mapping by name")
+        if "messages" in variables:
+            raise VLLMGrpcValidationError("chat_template_kwargs.messages", "use messages=")
         continues = flag("continue_final_message", given.pop("continue_final_message", False))
         opens = flag("add_generation_prompt", given.pop("add_generation_prompt", not continues))
         if continues and opens:
@@ -60,7 +62,8 @@ class ChatRequest:
                 raise VLLMGrpcValidationError(
                     "max_completion_tokens", "cannot be used with max_tokens"
                 )
-            given["max_tokens"] = given.pop("max_completion_tokens")
+            most = given.pop("max_completion_tokens")
+            given["max_tokens"] = whole("max_completion_tokens", most, 1, 2**32 - 1)
         _logprobs(given)
         _response_format(given)
         return cls(
@@ -77,17 +80,19 @@ class ChatRequest:
     def prompt(self, decoder: TokenDecoder) -> pb.TokenizedInput:
         """The token ids of the messages, rendered with the chat template."""
         template = self._template(decoder)
-        variables = _special_tokens(decoder) | self.variables
         messages = [_for_template(one, parts=template.iterates_content) for one in self.messages]
-        rendered = template.render(
-            messages=messages,
-            tools=self.tools,
-            documents=None,
-            add_generation_prompt=self.opens_turn,
-            **variables,
-        )
+        variables = {
+            **_special_tokens(decoder),
+            "tools": self.tools,
+            "documents": None,
+            "add_generation_prompt": self.opens_turn,
+            **self.variables,
+        }
+        rendered = template.render(messages=messages, **variables)
         if self.continues:
             rendered = _cut_after(rendered, messages[-1].get("content"))
+        if rendered:
+            text("messages", rendered)  # what is not text could come from names and tools too
         ids = decoder.encode(rendered, add_special_tokens=False)
         if not ids:
             raise VLLMGrpcValidationError("messages", "the chat template makes an empty prompt")
@@ -150,17 +155,20 @@ def _content(where: str, value: object) -> list[str]:
 
 def _tool_calls(where: str, value: object) -> list[Any]:
     """Tool calls in the form for templates, with arguments as a mapping."""
+    items = sequence(value)
+    if items is None:
+        raise VLLMGrpcValidationError(where, "must be a list")
     calls: list[Any] = []
-    for number, item in enumerate(sequence(value) or ()):
+    for number, item in enumerate(items):
         call = dict(mapping(item) or {})
         function = mapping(call.get("function"))
         if function is None or not isinstance(function.get("name"), str):
             raise VLLMGrpcValidationError(f"{where}.{number}", "must have a function with a name")
         given: Any = function.get("arguments") or "{}"
-        arguments = json_object(given) if isinstance(given, str) else given
+        arguments = json_object(given) if isinstance(given, str) else mapping(given)
         if arguments is None:
             raise VLLMGrpcValidationError(
-                f"{where}.{number}.function.arguments", "must be the JSON text of an object"
+                f"{where}.{number}.function.arguments", "must be an object or its JSON text"
             )
         calls.append({**call, "function": {**function, "arguments": arguments}})
     return calls

@@ -61,12 +61,12 @@ class Template:
         self.iterates_content = iterates_content
         """Whether it reads a message's content as a list of parts."""
 
-    def render(self, **variables: Any) -> str:
+    def render(self, /, **variables: Any) -> str:
         meter = _METER.set(_Meter())
         pieces: list[str] = []
         left = MAX_RENDERED_CHARACTERS
         try:
-            for piece in self._template.generate(**variables):
+            for piece in self._template.generate(variables):
                 left -= len(piece)
                 if left < 0:
                     raise LimitExceeded

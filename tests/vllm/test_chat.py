@@ -175,6 +175,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
             {"function": {"name": "f", "arguments": "[" + SECRET}}]}]},
         "messages.0.tool_calls.0.function.arguments",
     ),
+    ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages.0.tool_calls"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [
+            {"function": {"name": "f", "arguments": [SECRET]}}]}]},
+        "messages.0.tool_calls.0.function.arguments",
+    ),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"max_completion_tokens": 2**32}, "max_completion_tokens"),
+    ({"response_format": {"type": ["text"]}}, "response_format"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+    ({"chat_template_kwargs": {1: 2}}, "chat_template_kwargs"),
     ({"tools": "f"}, "tools"),
     ({"tools": ["f"]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
@@ -283,6 +294,14 @@ def test_templates_are_rendered_as_transformers_renders_them(both: Both) -> None
     assert text == f"<|start|>é<a><|end|>\n{result}>!True"
 
 
+def test_variables_replace_those_of_the_request(both: Both) -> None:
+    """As in vLLM's HTTP API. `self` is Jinja's own."""
+    source = "{{ documents }}{{ tools }}{{ add_generation_prompt }}{{ bos_token }}"
+    variables = {"self": 5, "documents": ["d"], "tools": 3, "add_generation_prompt": 0}
+    assert of_source(both, source, chat_template_kwargs=variables) == "['d']30<|start|>"
+    assert of_source(both, source, chat_template_kwargs={"bos_token": "B"}) == "NoneNoneTrueB"
+
+
 def test_tools_and_calls_reach_the_template(both: Both) -> None:
     source = (
         "{% for t in tools %}{{ t.function.name }}|{% endfor %}"
@@ -354,6 +373,9 @@ def test_a_template_may_refuse_the_messages(both: Both, client: Any) -> None:
     with pytest.raises(VLLMGrpcValidationError, match="fails on them: UndefinedError") as caught:
         chat(both, client, messages=messages, chat_template="{{ messages[0].a.b }}")
     assert SECRET not in str(caught.value)
+    half = [{"role": "user", "content": "x", "name": "\ud800"}]
+    with pytest.raises(VLLMGrpcValidationError, match="messages: has half of a character"):
+        chat(both, client, messages=half, chat_template="{{ messages[0].name }}")
     with pytest.raises(VLLMGrpcValidationError, match="makes an empty prompt"):
         chat(both, client, chat_template="{# nothing #}")
 

@@ -93,6 +93,9 @@ def test_embeddings_of_one_and_of_several_inputs(both: Both, client: Any) -> Non
     several = both.run(client.embeddings.create(input=[[5, 6, 7], [8]]))
     assert [e.index for e in several.data] == [0, 1]
     assert several.data[0].embedding == one.data[0].embedding != several.data[1].embedding
+    mixed: Any = [[5, 6, 7], "the quick brown"]
+    both_kinds = both.run(client.embeddings.create(input=mixed))
+    assert both_kinds.data[0].embedding == one.data[0].embedding != both_kinds.data[1].embedding
     assert several.usage.total_tokens == 4 and len(several.raw) == 2
     with pytest.raises(VLLMGrpcValidationError, match="input: is empty"):
         both.run(client.embeddings.create(input=[]))

@@ -257,7 +257,7 @@ class AsyncEmbeddings(AsyncResource):
             CompletionRequest(**given)  # raises an error with advice, if there is any
             raise VLLMGrpcValidationError(min(given), UNKNOWN_PARAMETER)
         decoder = caller.decoder if isinstance(caller.decoder, TokenDecoder) else None
-        texts = isinstance(input, str) or (sequence(input) or [None])[0].__class__ is str
+        texts = any(isinstance(one, str) for one in sequence(input) or [input])
         if texts and caller.decoder == "server":
             ends = Limits.of_call(options, began).ends
             decoder = await caller.server_decoder(None if ends is None else ends - time.monotonic())
