@@ -22,6 +22,8 @@ REASONS = {"length": 1, "stop": 2, "abort": 3}
 class InferenceEngine(FakeVllmEngine):
     """As `vllm serve --grpc-port`: vllm.Inference and vllm.Control, and no VllmEngine."""
 
+    at_end = False  # the last tokens come with the end of their choice, as vllm-rs sends them
+
     def __init__(self, decoder: TokenDecoder) -> None:
         super().__init__()
         self.decoder = decoder
@@ -123,8 +125,17 @@ class _Inference(vllm_inference_pb2_grpc.InferenceServicer):
         )
         texts: dict[int, ChoiceText] = {}
         result = False
+        last: inference.SequenceOutput | None = None
         async for message in self._engine.Generate(sent, context):
             ends = message.HasField("complete")
+            if self._engine.at_end:
+                if ends and last is not None:
+                    _finish(last, message.complete, texts[message.complete.index])
+                if last is not None:
+                    yield inference.GenerateResponse(outputs=last)
+                last = None
+                if ends:
+                    continue
             found = message.complete if ends else message.chunk
             if not result:
                 result = True
@@ -138,9 +149,18 @@ class _Inference(vllm_inference_pb2_grpc.InferenceServicer):
                 output.logprobs.extend(found.output_logprobs.token_logprobs)
                 _add(output.candidate_tokens, found.output_logprobs.top_logprobs)
             else:
-                output.finish_info.CopyFrom(_end(message.complete))
-                output.text = text.finish(message.complete.finish_reason, _stop(message.complete))
-            yield inference.GenerateResponse(outputs=output)
+                _finish(output, message.complete, text)
+            if self._engine.at_end:
+                last = output
+            else:
+                yield inference.GenerateResponse(outputs=output)
+
+
+def _finish(
+    output: inference.SequenceOutput, complete: pb.GenerateComplete, text: ChoiceText
+) -> None:
+    output.finish_info.CopyFrom(_end(complete))
+    output.text += text.finish(complete.finish_reason, _stop(complete))
 
 
 def _prompt(found: pb.GenerateComplete | pb.GenerateStreamChunk) -> inference.PromptInfo:

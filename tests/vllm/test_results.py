@@ -1,0 +1,146 @@
+"""What messages of a server add up to: usage, logprobs, the parts of a stream."""
+
+from typing import Any
+
+import pytest
+from vllm_inference import InferenceEngine
+from vllm_kit import Both, ScriptedEngine, chunk, complete, used
+
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
+from smg_proto.testing._tokenizer import tokenizer
+from smg_proto.vllm import TokenDecoder, VLLMGrpcInternalError
+
+SPECIAL = 1  # a token whose text is omitted by default
+
+
+def output_logprobs(*ids: int, tops: int = 0) -> pb.OutputLogProbs:
+    made = pb.OutputLogProbs(token_ids=ids, token_logprobs=[-0.5] * len(ids))
+    for token in ids if tops else ():
+        values = [-0.5 - n for n in range(tops)]
+        made.top_logprobs.add(token_ids=[token, token + 1][:tops], values=values)
+    return made
+
+
+def test_the_usage_of_several_prompts_is_their_sum(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [
+        chunk(5),
+        complete(5, cached_tokens=3, spec_accepted_tokens=2, spec_draft_tokens=5),
+    ]
+    sent: dict[str, Any] = {"prompt": [[1], [2], [3]]}
+    for found in (
+        both.create(scripted_client, **sent),
+        both.final(scripted_client, **sent),
+    ):
+        usage = used(found)
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (27, 3, 30)
+        assert usage.cached_tokens == usage.prompt_tokens_details.cached_tokens == 9
+        assert usage.completion_tokens_details is not None
+        assert usage.completion_tokens_details.accepted_prediction_tokens == 6
+        assert usage.completion_tokens_details.rejected_prediction_tokens == 9
+
+
+def test_counts_that_only_the_last_message_has_are_taken_from_it(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    bare = pb.GenerateResponse(chunk=pb.GenerateStreamChunk(token_ids=[5]))
+    scripted.messages = [bare, complete(5, cached_tokens=4)]
+    usage = used(both.create(scripted_client, prompt=[1]))
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (9, 1, 4)
+
+
+def test_tokens_of_logprobs_have_their_text(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any, decoder: TokenDecoder
+) -> None:
+    """Special tokens too, and the tokens of the prompt."""
+    name = tokenizer().decode([SPECIAL], skip_special=False)
+    word = tokenizer().decode([300])
+    assert name and word and not tokenizer().decode([SPECIAL])
+    before = pb.InputLogProbs(token_ids=[300, SPECIAL])
+    before.token_logprobs.add()
+    before.token_logprobs.add(value=-1.5)
+    logprobs = output_logprobs(300, SPECIAL, tops=1)
+    scripted.messages = [
+        chunk(300, SPECIAL, output_logprobs=logprobs, input_logprobs=before),
+        complete(300, SPECIAL),
+    ]
+    for decoding, expected in (
+        (decoder, [word, name]),
+        (None, ["token_id:300", f"token_id:{SPECIAL}"]),
+    ):
+        choice = both.create(scripted_client, prompt=[1], decoder=decoding).choices[0]
+        assert choice.logprobs is not None and choice.prompt_logprobs is not None
+        assert choice.logprobs.tokens == expected
+        assert choice.logprobs.top_logprobs == [{one: -0.5} for one in expected]
+        assert choice.prompt_logprobs.tokens == expected
+        assert choice.prompt_logprobs.token_logprobs == [None, -1.5]
+
+
+def test_candidates_without_values_are_left_out(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    logprobs = output_logprobs(300)
+    logprobs.top_logprobs.add(token_ids=[300, 301], values=[-0.5])
+    scripted.messages = [complete(300, output_logprobs=logprobs)]
+    choice = both.create(scripted_client, prompt=[1]).choices[0]
+    assert choice.logprobs is not None and choice.logprobs.top_ids == [{300: -0.5}]
+
+
+def test_a_reply_that_breaks_the_contract_has_a_code(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(5)]
+    with pytest.raises(VLLMGrpcInternalError, match="without ending choice 0") as caught:
+        both.create(scripted_client, prompt=[1], request_id="mine")
+    assert (caught.value.code, caught.value.request_id) == ("INTERNAL", "mine")
+
+
+def test_the_chunk_of_the_usage_has_no_message(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(5), complete(5)]
+    options = {"include_usage": True}
+    *parts, last = both.chunks(scripted_client, prompt=[1], stream_options=options)
+    assert [part.raw for part in parts] == scripted.messages
+    assert last.raw is None and last.choices == [] and used(last).total_tokens == 10
+
+
+def test_the_text_of_an_embedded_prompt_is_sent_too(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    both.run(client.embeddings.create(input="the quick brown"))
+    (request,) = (one.request for one in engine.record.received if one.rpc == "Embed")
+    assert isinstance(request, pb.EmbedRequest)
+    assert request.tokenized.original_text == "the quick brown"
+    assert list(request.tokenized.input_ids) == tokenizer().encode("the quick brown")
+
+
+def test_the_last_message_of_vllms_own_protocol_is_one_chunk(
+    both: Both, decoder: TokenDecoder
+) -> None:
+    """It has tokens and the end of its choice, which are two messages in the other protocol."""
+
+    class OneMessage(InferenceEngine):
+        at_end = True
+
+    sent: dict[str, Any] = {"prompt": "The quick brown", "max_tokens": 30, "stop": ["any", " in"]}
+    with run_vllm_engine(OneMessage(decoder)) as address:
+        client = both.make(address, protocol="inference")
+        chunks = both.chunks(client, **sent)
+        whole = both.create(client, **sent).choices[0]
+        ends = [c.choices[0].finish_reason for c in chunks]
+        assert ends == [None] * (len(ends) - 1) + ["stop"]
+        last = chunks[-1].choices[0]
+        assert last.token_ids and last.stop_reason == whole.stop_reason in sent["stop"]
+        assert "".join(c.choices[0].text or "" for c in chunks) == whole.text
+        assert [t for c in chunks for t in c.choices[0].token_ids] == whole.token_ids
+
+
+def test_engines_without_a_decoder_give_ids(both: Both, address: Address[FakeVllmEngine]) -> None:
+    found = both.create(both.make(address, decoder=None), prompt=[5], max_tokens=2, logprobs=1)
+    (choice,) = found.choices
+    assert choice.text is None and choice.logprobs is not None
+    assert choice.logprobs.tokens == [f"token_id:{token}" for token in choice.token_ids]
+    assert choice.logprobs.text_offset == []
