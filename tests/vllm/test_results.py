@@ -125,15 +125,16 @@ def test_the_last_message_of_vllms_own_protocol_is_one_chunk(
     class OneMessage(InferenceEngine):
         at_end = True
 
-    sent: dict[str, Any] = {"prompt": "The quick brown", "max_tokens": 30, "stop": ["any", " in"]}
+    sent: dict[str, Any] = {"prompt": "The quick brown", "max_tokens": 30}
     with run_vllm_engine(OneMessage(decoder)) as address:
         client = both.make(address, protocol="inference")
+        sent["stop"] = (both.create(client, **sent).choices[0].text or "").split()[3]
         chunks = both.chunks(client, **sent)
         whole = both.create(client, **sent).choices[0]
         ends = [c.choices[0].finish_reason for c in chunks]
         assert ends == [None] * (len(ends) - 1) + ["stop"]
         last = chunks[-1].choices[0]
-        assert last.token_ids and last.stop_reason == whole.stop_reason in sent["stop"]
+        assert last.token_ids and last.stop_reason == whole.stop_reason == sent["stop"]
         assert "".join(c.choices[0].text or "" for c in chunks) == whole.text
         assert [t for c in chunks for t in c.choices[0].token_ids] == whole.token_ids
 
