@@ -145,3 +145,34 @@ def test_engines_without_a_decoder_give_ids(both: Both, address: Address[FakeVll
     assert choice.text is None and choice.logprobs is not None
     assert choice.logprobs.tokens == [f"token_id:{token}" for token in choice.token_ids]
     assert choice.logprobs.text_offset == []
+
+
+A, B, C = (tokenizer().encode(word)[0] for word in ("one", " two", " three"))
+ENDS: dict[str, tuple[list[int], dict[str, Any], str]] = {
+    "a stop token that did not stop": ([A, B, C], {"finish_reason": "length"}, "one two three"),
+    "a stop token": ([A, C, B], {"matched_token_id": B}, "one three"),
+    "an end token": ([A, B, C], {}, "one two"),
+    "a stop string": ([A, B, C], {"matched_stop_str": "thr"}, "one two "),
+}
+
+
+@pytest.mark.parametrize(
+    ("ids", "end", "text", "streamed"),
+    # Nothing but the last message says that a token was an end token, so a stream has its text.
+    [(*end, False) for end in ENDS.values()] + [(*end, True) for end in ENDS.values() if end[1]],
+)
+def test_logprobs_do_not_change_the_text(
+    both: Both, scripted: ScriptedEngine, decoder: TokenDecoder,
+    scripted_server: Address[FakeVllmEngine], ids: list[int], end: dict[str, Any], text: str,
+    streamed: bool,
+) -> None:  # fmt: skip
+    """And each token has its place in it, also one that may end the choice."""
+    client = both.make(scripted_server, decoder=decoder)
+    offsets = [len(tokenizer().decode(ids[:place])) for place in range(len(ids))]
+    for logprobs in (None, output_logprobs(*ids)):
+        last = complete(*ids, output_logprobs=logprobs, **end)
+        scripted.messages = [chunk(*ids, output_logprobs=logprobs), last] if streamed else [last]
+        choice = both.create(client, prompt=[1], stop_token_ids=[B], stop="thr").choices[0]
+        assert choice.text == text
+        assert (choice.logprobs is None) == (logprobs is None)
+        assert choice.logprobs is None or choice.logprobs.text_offset == offsets
