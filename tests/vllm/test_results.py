@@ -176,3 +176,13 @@ def test_logprobs_do_not_change_the_text(
         assert choice.text == text
         assert (choice.logprobs is None) == (logprobs is None)
         assert choice.logprobs is None or choice.logprobs.text_offset == offsets
+
+
+def test_text_with_logprobs_is_not_late(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    ids = [A, B, C]
+    end = complete(*ids, finish_reason="length")
+    scripted.messages = [chunk(*ids, output_logprobs=output_logprobs(*ids)), end]
+    first, _ = both.chunks(scripted_client, prompt=[1])
+    assert first.choices[0].text == "one two three"

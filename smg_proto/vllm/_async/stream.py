@@ -1,6 +1,7 @@
 """Streams of chunks and events."""
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -32,24 +33,24 @@ _LOOP_LEFT = (
 )
 
 
-class AsyncStream(Generic[T]):
+class AsyncStream(ABC, Generic[T]):
     """An async iterator that closes when its loop or `with` block ends.
 
     `await anext(stream)` returns one item without closing. Reading a closed stream raises
     VLLMGrpcClosedError, so that a part is never mistaken for the whole.
     """
 
-    async def __anext__(self) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    async def __anext__(self) -> T: ...
 
+    @abstractmethod
     def cancel(self, why: str = _CLOSED) -> None:
         """Cancel the call; the server then ends the request in the engine. Has no effect after the
         end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drop(self, why: str) -> None:
         """cancel() for destructors, which may run in any thread."""
-        raise NotImplementedError
 
     async def close(self) -> None:
         """The same as cancel()."""

@@ -2,6 +2,7 @@
 """Streams of chunks and events."""
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -33,24 +34,24 @@ _LOOP_LEFT = (
 )
 
 
-class Stream(Generic[T]):
+class Stream(ABC, Generic[T]):
     """An iterator that closes when its loop or `with` block ends.
 
     `next(stream)` returns one item without closing. Reading a closed stream raises
     VLLMGrpcClosedError, so that a part is never mistaken for the whole.
     """
 
-    def __next__(self) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def __next__(self) -> T: ...
 
+    @abstractmethod
     def cancel(self, why: str = _CLOSED) -> None:
         """Cancel the call; the server then ends the request in the engine. Has no effect after the
         end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drop(self, why: str) -> None:
         """cancel() for destructors, which may run in any thread."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """The same as cancel()."""
