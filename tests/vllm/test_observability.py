@@ -10,10 +10,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from vllm_kit import Both, metadata_of, text_of
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from vllm_kit import Both, metadata_of, text_of, used
 
+from smg_proto import __version__
 from smg_proto.testing import Address, FakeVllmEngine, Fault
 from smg_proto.vllm import TokenDecoder, VLLMGrpcError
+from smg_proto.vllm._params import CompletionRequest
+from smg_proto.vllm._telemetry import telemetry_of
 
 PROMPT = "the secret prompt"
 
@@ -114,6 +118,90 @@ def test_failures_and_streams_that_are_left_end_their_spans(
     both.each(both.stream(client, prompt=PROMPT), lambda _: True)
     (span,) = spans.get_finished_spans()
     assert "error.type" not in dict(span.attributes or {})
+
+
+def test_a_span_says_what_was_asked_and_what_came(
+    both: Both, address: Address[FakeVllmEngine], spans: InMemorySpanExporter
+) -> None:
+    """And nothing else."""
+    asked: dict[str, Any] = {
+        "temperature": 0.5, "top_p": 0.75, "top_k": 40, "max_tokens": 3, "frequency_penalty": 0.25,
+        "presence_penalty": -0.25, "seed": 7, "n": 2,
+    }  # fmt: skip
+    result = both.create(both.make(address), prompt=PROMPT, model="mine", request_id="r", **asked)
+    (span,) = spans.get_finished_spans()
+    host, _, port = address.rpartition(":")
+    names = {"n": "choice.count"}
+    assert dict(span.attributes or {}) == {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "vllm",
+        "rpc.system": "grpc",
+        "server.address": host,
+        "server.port": int(port),
+        "gen_ai.request.model": "mine",
+        **{f"gen_ai.request.{names.get(name, name)}": value for name, value in asked.items()},
+        "gen_ai.usage.input_tokens": used(result).prompt_tokens,
+        "gen_ai.usage.output_tokens": used(result).completion_tokens,
+        "gen_ai.response.finish_reasons": tuple(c.finish_reason or "" for c in result.choices),
+        "gen_ai.response.model": "mine",
+        "gen_ai.response.id": "r",
+    }
+    assert span.name == "text_completion mine"
+    assert span.kind is trace.SpanKind.CLIENT
+    assert span.instrumentation_scope is not None
+    scope = span.instrumentation_scope
+    assert (scope.name, scope.version) == ("smg_proto.vllm", __version__)
+
+
+def test_a_span_without_a_known_model_has_the_operations_name(
+    both: Both, address: Address[FakeVllmEngine], spans: InMemorySpanExporter
+) -> None:
+    both.create(both.make(address), prompt=PROMPT, max_tokens=1, decoder=None)
+    (span,) = spans.get_finished_spans()
+    assert span.name == "text_completion"
+    assert "gen_ai.request.model" not in dict(span.attributes or {})
+
+
+def test_a_call_that_cannot_begin_ends_its_span(
+    both: Both, address: Address[FakeVllmEngine], spans: InMemorySpanExporter
+) -> None:
+    def token() -> str:
+        raise KeyError("no token")
+
+    for read in (both.create, both.stream):
+        spans.clear()
+        with pytest.raises(KeyError, match="no token"):
+            read(both.make(address, token=token), prompt=PROMPT)
+        (span,) = spans.get_finished_spans()
+        assert dict(span.attributes or {})["error.type"] == "KeyError"
+        assert (span.status.status_code.name, span.status.description) == ("ERROR", "KeyError")
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "port"),
+    [("h:5", "h", 5), ("[::1]:5", "[::1]", 5), ("unix:/s", "unix", None), ("h", "h", None)],
+)
+def test_a_span_names_the_server(
+    target: str, host: str, port: int | None, spans: InMemorySpanExporter
+) -> None:
+    telemetry = telemetry_of(target, True)
+    assert telemetry is not None and telemetry_of(target, False) is None
+    span = telemetry.begin("op", "", CompletionRequest.of({}))
+    assert span is not None and span.recording()
+    span.end()
+    attributes = dict(spans.get_finished_spans()[0].attributes or {})
+    assert (attributes["server.address"], attributes.get("server.port")) == (host, port)
+
+
+def test_a_span_that_is_not_sampled_has_no_result(
+    both: Both, address: Address[FakeVllmEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    both.create(both.make(address), prompt=PROMPT, max_tokens=1)
+    parent = str(metadata_of(address.servicer, "Generate")["traceparent"])
+    assert not int(parent[-2:], 16) & 1  # the server learns that nobody looks
 
 
 def test_spans_can_be_switched_off(

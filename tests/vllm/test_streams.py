@@ -53,6 +53,14 @@ def test_chunks_bring_deltas_and_each_choice_ends_once(both: Both, client: Any) 
     assert all(c.raw is not None and c.usage is None for c in chunks)
 
 
+def test_a_loop_over_a_stream_is_an_iterator(both: Both, client: Any) -> None:
+    stream: Any = both.stream(client, prompt=PROMPT, max_tokens=2)
+    loop = stream.__aiter__() if both.asynchronous else iter(stream)
+    assert loop is not stream
+    assert (loop.__aiter__() if both.asynchronous else iter(loop)) is loop
+    assert both.next(loop).choices[0].token_ids
+
+
 def test_usage_comes_with_the_stream_when_it_is_asked_for(both: Both, client: Any) -> None:
     sent: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 4}
     *_, before, last = both.chunks(client, **sent, stream_options={"include_usage": True})
@@ -102,7 +110,8 @@ def test_ending_a_stream_early_reaches_the_engine(
         case "break":
             both.each(stream, lambda _: True)
         case "block":
-            both.run(stream.__aenter__() if both.asynchronous else stream.__enter__())
+            entered = both.run(stream.__aenter__() if both.asynchronous else stream.__enter__())
+            assert entered is stream
             leave = stream.__aexit__ if both.asynchronous else stream.__exit__
             both.run(leave(None, None, None))
         case "error":
