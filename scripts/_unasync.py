@@ -33,6 +33,7 @@ WORDS = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", 
 PROSE = [
     (r"\b([Aa])n (?:async |Async)(?=[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z])", r"\1 "),
     (r"\bAsync(?=[A-Z])", ""),
+    (r"\ba grpc\.aio\.", "a grpc."),
     (r"\b(?:async|await) ", ""),
     *((rf"\b{name}\b", NAMES[name]) for name in ("aiter", "anext", "aclose")),
 ]

@@ -68,6 +68,10 @@ def address(
     return Address(target, tuple({**options, **given}.items()), credentials)
 
 
+def _is_int32(value: object) -> bool:
+    return isinstance(value, int) and -(2**31) <= value < 2**31
+
+
 def mapping(value: object) -> Mapping[Any, Any] | None:
     """The value, if it is a mapping."""
     return cast(Any, value) if isinstance(value, Mapping) else None
@@ -175,6 +179,14 @@ class Checks:
             items = None
         if items is None or not all(isinstance(name, str) for name in options):
             raise self._invalid("channel_options", _NOT_PAIRS)
+        for name, value in options.items():
+            if isinstance(value, str):
+                self.text(f"channel_options.{name}", value or "-")
+            # gRPC takes the integer value of any other object as the address of a C structure.
+            elif not isinstance(value, bytes) and not _is_int32(value):
+                raise self._invalid(
+                    f"channel_options.{name}", "must be a string or a whole number of 32 bits"
+                )
         return options
 
     def credentials(

@@ -84,6 +84,12 @@ def test_arguments_come_before_the_environment_and_that_before_defaults(
         ({"channel": "localhost:1"}, {}, "channel"),
         ({"channel_options": [1]}, {}, "channel_options"),
         ({"channel_options": "x"}, {}, "channel_options"),
+        ({"channel_options": {"grpc.x": 1.5}}, {}, "channel_options.grpc.x"),
+        ({"channel_options": {"grpc.x": object()}}, {}, "channel_options.grpc.x"),
+        ({"channel_options": {"grpc.x": None}}, {}, "channel_options.grpc.x"),
+        ({"channel_options": {"grpc.x": 2**31}}, {}, "channel_options.grpc.x"),
+        ({"channel_options": {"grpc.x": -(2**31) - 1}}, {}, "channel_options.grpc.x"),
+        ({"channel_options": {"grpc.x": "\ud800"}}, {}, "channel_options.grpc.x"),
         ({"max_receive_message_length": "big"}, {}, "max_receive_message_length"),
         ({"server_name": 7}, {}, "server_name"),
         ({"client_key": 7, "client_certificate": 7}, {}, "client_key"),
@@ -139,6 +145,19 @@ def test_a_token_goes_nowhere_else_in_clear_text(kind: Callable[..., Any], targe
 def test_what_stays_on_this_machine_passes_no_proxy() -> None:
     assert dict(find("localhost", 1).options)["grpc.enable_http_proxy"] == 0
     assert "grpc.enable_http_proxy" not in dict(find("example.com", 1).options)
+
+
+@pytest.mark.parametrize("value", ["", "x", b"x", 0, True, 2**31 - 1, -(2**31)])
+def test_values_that_grpc_takes_are_channel_options(value: object) -> None:
+    assert ("a", value) in find(port=1, channel_options={"a": value}).options
+
+
+def test_a_channel_of_the_other_kind_is_refused() -> None:
+    wrong: Any = object()
+    with pytest.raises(VLLMGrpcValidationError, match=r"channel: must be a grpc\.Channel"):
+        VLLMGrpcClient(channel=wrong)
+    with pytest.raises(VLLMGrpcValidationError, match=r"channel: must be a grpc\.aio\.Channel"):
+        AsyncVLLMGrpcClient(channel=wrong)
 
 
 def test_channel_options_are_merged_by_name() -> None:

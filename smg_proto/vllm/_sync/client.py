@@ -115,7 +115,7 @@ class VLLMGrpcClient:
             channel_options=channel_options,
         )
         if channel is not None and not isinstance(cast(Any, channel), grpc.Channel):
-            raise VLLMGrpcValidationError("channel", "must be a grpc.aio.Channel")
+            raise VLLMGrpcValidationError("channel", "must be a grpc.Channel")
         headers = check_metadata(metadata)
         if traceparent is not None:
             trace = (("traceparent", check_traceparent(traceparent)),)
