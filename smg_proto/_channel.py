@@ -168,7 +168,7 @@ class Checks:
             checked.append((key, content))
         return tuple(checked)
 
-    def channel_options(self, given: object) -> dict[str, object]:
+    def channel_options(self, given: object, param: str = "channel_options") -> dict[str, object]:
         """gRPC's channel options by name."""
         by_name = mapping(given)
         items = list(by_name.items()) if by_name is not None else sequence(given or ())
@@ -178,14 +178,14 @@ class Checks:
         except (TypeError, ValueError):
             items = None
         if items is None or not all(isinstance(name, str) for name in options):
-            raise self._invalid("channel_options", _NOT_PAIRS)
+            raise self._invalid(param, _NOT_PAIRS)
         for name, value in options.items():
             if isinstance(value, str):
-                self.text(f"channel_options.{name}", value or "-")
+                self.text(f"{param}.{name}", value or "-")
             # gRPC takes the integer value of any other object as the address of a C structure.
             elif not isinstance(value, bytes) and not _is_int32(value):
                 raise self._invalid(
-                    f"channel_options.{name}", "must be a string or a whole number of 32 bits"
+                    f"{param}.{name}", "must be a string or a whole number of 32 bits"
                 )
         return options
 

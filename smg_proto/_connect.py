@@ -93,7 +93,8 @@ def _address(
         .with_name("service_config.json")
         .read_text(encoding="utf-8"),
     }
-    found = address(target, credentials, defaults, dict(options))
+    given = _CHECKS.channel_options(options, "options")
+    found = address(target, credentials, defaults, given)
     if isinstance(key, str):
         _CHECKS.secret("key", key)
     if key is not None and not clear_text and not found.is_private:

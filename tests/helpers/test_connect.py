@@ -196,6 +196,8 @@ async def test_tls(servicer: Server, tmp_path: Path) -> None:
         ({"target": "localhost:1", "key": ""}, "key: must be printable ASCII and not empty"),
         ({"target": "localhost:1", "key": "a\nb"}, "key: must be printable ASCII"),
         ({"target": "localhost:1", "tls": b"no"}, "tls: is not a certificate in PEM format"),
+        ({"target": "localhost:1", "options": [("a", 1.5)]}, "options.a: must be a string or a"),
+        ({"target": "localhost:1", "options": ["a"]}, "options: must be a mapping or a list of"),
     ],
 )
 async def test_invalid_arguments_are_rejected(

@@ -92,9 +92,13 @@ def test_a_reply_that_breaks_the_contract_has_a_code(
     both: Both, scripted: ScriptedEngine, scripted_client: Any
 ) -> None:
     scripted.messages = [chunk(5)]
-    with pytest.raises(VLLMGrpcInternalError, match="without ending choice 0") as caught:
-        both.create(scripted_client, prompt=[1], request_id="mine")
-    assert (caught.value.code, caught.value.request_id) == ("INTERNAL", "mine")
+    for prompt, request_id in (([1], "mine"), ([[1], [2]], "mine-0")):
+        sent: dict[str, Any] = {"prompt": prompt, "request_id": "mine"}
+        for read in (both.create, both.final):
+            with pytest.raises(VLLMGrpcInternalError, match="without ending choice 0") as caught:
+                read(scripted_client, **sent)
+            assert caught.value.code == "INTERNAL"
+            assert str(caught.value.request_id).startswith(request_id[:-1])
 
 
 def test_the_chunk_of_the_usage_has_no_message(
