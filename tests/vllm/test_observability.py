@@ -114,6 +114,12 @@ def test_failures_and_streams_that_are_left_end_their_spans(
         span = spans.get_finished_spans()[-1]
         assert dict(span.attributes or {})["error.type"] == "INTERNAL"
         assert not span.status.is_ok
+        spans.clear()
+        address.servicer.script.add(Fault(grpc.StatusCode.INTERNAL), rpc="Generate")
+        with pytest.raises(VLLMGrpcError):
+            read(client, prompt=[PROMPT, PROMPT])
+        (span,) = spans.get_finished_spans()
+        assert dict(span.attributes or {})["error.type"] == "INTERNAL"
     spans.clear()
     both.each(both.stream(client, prompt=PROMPT), lambda _: True)
     (span,) = spans.get_finished_spans()

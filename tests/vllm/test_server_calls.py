@@ -161,6 +161,15 @@ def test_a_subscription_that_is_left_says_so(
         both.each(subscription)
 
 
+def test_a_subscription_can_be_cancelled(both: Both, client: Any) -> None:
+    subscription: Any = both.run(client.kv_events.subscribe())
+    both.run(subscription.initial_metadata())
+    subscription.cancel("enough")
+    for _ in range(2):
+        with pytest.raises(VLLMGrpcClosedError, match="enough"):
+            both.next(subscription)
+
+
 def test_subscriptions_that_cannot_be_are_refused(
     both: Both, client: Any, engine: FakeVllmEngine
 ) -> None:

@@ -221,7 +221,6 @@ class AsyncRun(Generic[ResultT, ChunkT]):
                 await self._gather()
             if not job.model:
                 job.model = await self._label(self.first.left())
-            self._whole = True
             job.initial_metadata = await self.first.initial_metadata()
             job.trailing_metadata = await self.first.trailing_metadata()
         except BaseException as error:
@@ -244,10 +243,10 @@ class AsyncRun(Generic[ResultT, ChunkT]):
                 found[number].append(message)
 
         await async_gather_calls(calls, begin, read)
-        if found[0]:
-            await self._settle(self.first.left(), found[0][0])
-        for part, messages in zip(parts, found, strict=True):
+        for call, part, messages in zip(calls, parts, found, strict=True):
             for message in messages:
+                if not self._settled:
+                    await self._settle(call.left(), message)
                 part.answer.add(message)
             part.answer.check_complete()
 
@@ -320,13 +319,9 @@ class AsyncCompletionStream(AsyncStream[ChunkT], Generic[ResultT, ChunkT]):
         After close(), returns the result so far. After an error, raises it again.
         """
         run = self._run
-        with contextlib.suppress(StopAsyncIteration):
+        with contextlib.suppress(StopAsyncIteration, VLLMGrpcClosedError):
             while not run.ended:
-                try:
-                    await self.__anext__()
-                except VLLMGrpcClosedError:
-                    if run.error is not None:
-                        raise
+                await self.__anext__()
         if run.error is not None:
             raise run.error
         if run.closed is None:

@@ -221,7 +221,6 @@ class Run(Generic[ResultT, ChunkT]):
                 self._gather()
             if not job.model:
                 job.model = self._label(self.first.left())
-            self._whole = True
             job.initial_metadata = self.first.initial_metadata()
             job.trailing_metadata = self.first.trailing_metadata()
         except BaseException as error:
@@ -244,10 +243,10 @@ class Run(Generic[ResultT, ChunkT]):
                 found[number].append(message)
 
         gather_calls(calls, begin, read)
-        if found[0]:
-            self._settle(self.first.left(), found[0][0])
-        for part, messages in zip(parts, found, strict=True):
+        for call, part, messages in zip(calls, parts, found, strict=True):
             for message in messages:
+                if not self._settled:
+                    self._settle(call.left(), message)
                 part.answer.add(message)
             part.answer.check_complete()
 
@@ -320,13 +319,9 @@ class CompletionStream(Stream[ChunkT], Generic[ResultT, ChunkT]):
         After close(), returns the result so far. After an error, raises it again.
         """
         run = self._run
-        with contextlib.suppress(StopIteration):
+        with contextlib.suppress(StopIteration, VLLMGrpcClosedError):
             while not run.ended:
-                try:
-                    self.__next__()
-                except VLLMGrpcClosedError:
-                    if run.error is not None:
-                        raise
+                self.__next__()
         if run.error is not None:
             raise run.error
         if run.closed is None:
