@@ -303,7 +303,7 @@ class ChatShape(Shape[ChatCompletion, ChatCompletionChunk]):
 
     def chunk(self, fields: dict[str, Any], delta: Delta | None) -> ChatCompletionChunk:
         if delta is None:
-            return ChatCompletionChunk.model_validate({**fields, "choices": []})
+            return ChatCompletionChunk.model_validate(fields)
         index: int = delta["index"]
         message: dict[str, Any] = {"content": delta["delta_text"]}
         if index not in self._begun:

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import grpc
 import pytest
+from pydantic import BaseModel
 from test_tokenizer import OwnTokenizer, archive
-from vllm_kit import Both, sent
+from vllm_kit import Both, ScriptedEngine, complete, sent
 
+from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, Answer, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.testing._tokenizer import render_chat, tokenizer
 from smg_proto.vllm import (
@@ -22,6 +24,7 @@ from smg_proto.vllm import (
     VLLMGrpcValidationError,
     _template,
 )
+from smg_proto.vllm._chat import ChatRequest
 from smg_proto.vllm._template import compiled
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
@@ -99,6 +102,34 @@ def test_a_stream_has_openais_shape(both: Both, client: Any, engine: FakeVllmEng
     assert "".join(both.each(again.text_stream)) == "Hello there!"
 
 
+def test_a_chunk_says_what_ended_its_choice(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    engine.script.add(Answer("one two three"), rpc="Generate", times=None)
+    chunks = both.each(chat(both, client, stream=True, stop=" three"))
+    last = chunks[-1].choices[0]
+    assert (last.finish_reason, last.stop_reason) == ("stop", " three")
+    assert [c.choices[0].stop_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
+    options = {"include_usage": True}
+    sent_: dict[str, Any] = {"n": 2, "seed": 1, "stream_options": options}
+    stream = chat(both, client, stream=True, **sent_)
+    assert "".join(both.each(stream.text_stream)) == "one two three"
+
+
+def test_logprobs_of_special_tokens_have_text_and_missing_candidates_are_left_out(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    special, word = 1, tokenizer().encode("one")[0]
+    name = tokenizer().decode([special], skip_special=False)
+    logprobs = pb.OutputLogProbs(token_ids=[special, word], token_logprobs=[-0.5, -1.0])
+    logprobs.top_logprobs.add(token_ids=[special], values=[-0.5])
+    scripted.messages = [complete(special, word, output_logprobs=logprobs)]
+    choice = chat(both, scripted_client, logprobs=True).choices[0]
+    (only,) = choice.logprobs.content
+    assert (only.token, only.bytes) == (name, list(name.encode())) and name
+    assert [one.token for one in only.top_logprobs] == [name]
+
+
 def test_logprobs_are_listed_as_openai_does(
     both: Both, client: Any, engine: FakeVllmEngine
 ) -> None:
@@ -157,6 +188,12 @@ def test_openais_other_parameters_are_understood(
         assert reply.choices[0].message.content == expected
     chat(both, client, response_format={"type": "text"}, max_tokens=1)
     assert sent(engine).sampling_params.WhichOneof("constraint") is None
+    tag = {"type": "structural_tag", "triggers": ["<f>"]}
+    made = ChatRequest.of(HELLO, {"response_format": tag}).request.to_grpc()
+    assert json.loads(made.structural_tag) == tag
+    for most in (1, 2**32 - 1):
+        request = ChatRequest.of(HELLO, {"max_completion_tokens": most}).request
+        assert request.max_tokens == most
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -224,6 +261,8 @@ def test_what_is_wrong_is_named_and_not_sent(
         chat(both, client, **params)
     assert caught.value.param == name
     assert SECRET not in str(caught.value)
+    if "image_url" in str(params):
+        assert caught.value.problem == "only text is supported; send media through the gateway"
     assert not engine.record.received
 
 
@@ -302,6 +341,42 @@ def test_variables_replace_those_of_the_request(both: Both) -> None:
     assert of_source(both, source, chat_template_kwargs={"bos_token": "B"}) == "NoneNoneTrueB"
 
 
+def test_messages_reach_the_template_without_what_is_unset(both: Both) -> None:
+    class Message(BaseModel):
+        role: str = "assistant"
+        content: str = "hi"
+        name: str | None = None
+
+    call = {"id": "1", "type": "function", "function": {"name": "f", "strict": True}}
+    messages: list[Any] = [
+        Message(),
+        {"role": "assistant", "content": "x", "tool_calls": []},
+        {"role": "assistant", "content": "y", "tool_calls": [call]},
+    ]
+    source = "{% for m in messages %}{{ m | tojson(sort_keys=true) }}\n{% endfor %}"
+    lines = of_source(both, source, messages=messages).splitlines()
+    function = {"name": "f", "strict": True, "arguments": {}}
+    assert [json.loads(line) for line in lines] == [
+        {"role": "assistant", "content": "hi"},
+        {"role": "assistant", "content": "x"},
+        {"role": "assistant", "content": "y", "tool_calls": [{**call, "function": function}]},
+    ]
+
+
+def test_special_tokens_are_variables(both: Both) -> None:
+    config = {
+        "chat_template": "{{ additional_special_tokens | join(',') }}{{ eos_token }}{{ x }}",
+        "additional_special_tokens": ["<a>", {"content": "<b>"}],
+        "eos_token": {"content": "</s>"},
+    }
+    assert rendered(both, with_template(config)) == "<a>,<b></s>"
+
+
+def test_a_template_in_a_file_that_is_not_utf8_is_read(both: Both) -> None:
+    broken: Any = {"chat_template__jinja": b"A\xff"}
+    assert rendered(both, with_template({}, **broken)) == "A\ufffd"
+
+
 def test_tools_and_calls_reach_the_template(both: Both) -> None:
     source = (
         "{% for t in tools %}{{ t.function.name }}|{% endfor %}"
@@ -357,6 +432,28 @@ def test_the_last_message_can_be_gone_on_with(
     assert prompt_of(engine).endswith("<|im_start|>assistant\nHello th")
     chat(both, client, messages=messages, add_generation_prompt=False, max_tokens=1)
     assert prompt_of(engine).endswith("Hello th<|im_end|>\n")
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "  two "}]
+    source = "{% for m in messages %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endfor %}"
+    last = [*HELLO, {"role": "assistant", "content": parts}]
+    for content, end in ((parts, "[one][  two "), ([*parts, "x x"], "[one][  two ][x x")):
+        last[-1]["content"] = content
+        chat(
+            both, client, messages=last, chat_template=source, continue_final_message=True,
+            max_tokens=1,
+        )  # fmt: skip
+        assert prompt_of(engine) == "[Say hello.]" + end
+    trimmed = "{% for m in messages %}{{ m.content | trim }};{% endfor %}"
+    for content, end in (("  a b ", "a b"), ("a b ", "a b")):
+        last[-1]["content"] = content
+        chat(
+            both, client, messages=last, chat_template=trimmed, continue_final_message=True,
+            max_tokens=1,
+        )  # fmt: skip
+        assert prompt_of(engine) == "Say hello.;" + end
+    for content in (None, [], " "):
+        last[-1]["content"] = content
+        with pytest.raises(VLLMGrpcValidationError, match="does not render the last message"):
+            chat(both, client, messages=last, chat_template=source, continue_final_message=True)
     with pytest.raises(VLLMGrpcValidationError, match="does not render the last message"):
         chat(both, client, messages=messages, chat_template="x", continue_final_message=True)
 
