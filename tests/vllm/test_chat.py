@@ -434,7 +434,8 @@ def test_the_last_message_can_be_gone_on_with(
     assert prompt_of(engine).endswith("Hello th<|im_end|>\n")
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "  two "}]
     source = "{% for m in messages %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endfor %}"
-    last = [*HELLO, {"role": "assistant", "content": parts}]
+    last: list[dict[str, Any]] = [*HELLO, {"role": "assistant"}]
+    content: Any
     for content, end in ((parts, "[one][  two "), ([*parts, "x x"], "[one][  two ][x x")):
         last[-1]["content"] = content
         chat(
