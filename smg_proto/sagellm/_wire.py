@@ -284,9 +284,7 @@ def _set(message: Any, field: _Field, value: Any) -> None:
     elif isinstance(value, Mapping):
         getattr(message, field.field).update(value)
     elif field.is_message:
-        target = getattr(message, field.field)
-        target.SetInParent()
-        target.CopyFrom(value.to_proto())
+        getattr(message, field.field).CopyFrom(value.to_proto())
     else:
         setattr(message, field.field, value)
 

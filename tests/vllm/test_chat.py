@@ -451,6 +451,11 @@ def test_the_last_message_can_be_gone_on_with(
             max_tokens=1,
         )  # fmt: skip
         assert prompt_of(engine) == "Say hello.;" + end
+    alone = "{{ messages[-1].content }}"
+    chat(
+        both, client, messages=last, chat_template=alone, continue_final_message=True, max_tokens=1
+    )
+    assert prompt_of(engine) == "a b "
     for content in (None, [], " "):
         last[-1]["content"] = content
         with pytest.raises(VLLMGrpcValidationError, match="does not render the last message"):
