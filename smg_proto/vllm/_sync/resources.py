@@ -297,7 +297,7 @@ class Health(Resource):
     def abort(self, request_ids: str | Sequence[str], **params: Unpack[CallParams]) -> None:
         """End requests, even those of another process. Unknown ids are ignored."""
         ids = [request_ids] if isinstance(request_ids, str) else sequence(request_ids)
-        if not ids or not all(isinstance(one, str) and one for one in ids):
+        if not ids:
             raise VLLMGrpcValidationError("request_ids", "must be one or more request ids")
         for one in ids:
             text("request_ids", one)

@@ -1,0 +1,207 @@
+"""What each method sends, within which limit, and whether it is tried again."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from test_tokenizer import OwnTokenizer
+from vllm_kit import Both, metadata_of
+
+from smg_proto import common_pb2
+from smg_proto import vllm_engine_pb2 as pb
+from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
+from smg_proto.vllm import (
+    AsyncVLLMGrpcClient,
+    Timeout,
+    VLLMGrpcClient,
+    VLLMGrpcError,
+    VLLMGrpcNotFoundError,
+    VLLMGrpcTimeoutError,
+    VLLMGrpcValidationError,
+)
+
+INT32, UINT64 = 2**31 - 1, 2**64 - 1
+HELLO = [{"role": "user", "content": "Say hello."}]
+
+
+def request_of(engine: FakeVllmEngine, rpc: str) -> Any:
+    """The latest request of an RPC."""
+    return [one.request for one in engine.record.received if one.rpc == rpc][-1]
+
+
+def refused(both: Both, call: Any, param: str, value: object) -> None:
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        both.run(call(**{param: value}))
+    assert caught.value.param == param
+
+
+def test_loads_of_a_rank_and_of_sections(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    both.run(client.loads.retrieve())
+    assert request_of(engine, "GetLoads") == pb.GetLoadsRequest()
+    for rank in (0, INT32):
+        try:
+            both.run(client.loads.retrieve(dp_rank=rank, include=("core", "queues")))
+        except VLLMGrpcError as error:
+            assert rank and error.code == "INVALID_ARGUMENT"
+        expected = pb.GetLoadsRequest(dp_rank=rank, include=["core", "queues"])
+        assert request_of(engine, "GetLoads") == expected
+    for wrong in (-1, INT32 + 1, True, "0"):
+        refused(both, client.loads.retrieve, "dp_rank", wrong)
+    for sections in ("core", 5, [5]):
+        refused(both, client.loads.retrieve, "include", sections)
+
+
+def test_subscriptions_say_where_they_begin(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    def subscribe(**given: Any) -> common_pb2.SubscribeKvEventsRequest:
+        count = len(engine.record.received)
+        stream: Any = both.run(client.kv_events.subscribe(**given))
+        both.eventually(lambda: len(engine.record.received) > count)
+        both.run(stream.close())
+        request = request_of(engine, "SubscribeKvEvents")
+        assert isinstance(request, common_pb2.SubscribeKvEventsRequest)
+        return request
+
+    kind = common_pb2.SubscribeKvEventsRequest
+    assert subscribe() == kind(load_records_before_first_batch=True)
+    given = {"start_sequence_number": UINT64, "load_records_before_first_batch": False}
+    assert subscribe(**given) == kind(start_sequence_number=UINT64)
+    for wrong in (-1, UINT64 + 1, True):
+        refused(both, client.kv_events.subscribe, "start_sequence_number", wrong)
+    refused(both, client.kv_events.subscribe, "load_records_before_first_batch", 1)
+
+
+class Timed(FakeVllmEngine):
+    """Notes how long each administrative call may take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.profiler = True
+        self.left: dict[str, float] = {}
+
+    async def FlushCache(self, request: Any, context: Any) -> Any:
+        self.left["FlushCache"] = context.time_remaining()
+        return await super().FlushCache(request, context)
+
+    async def StartProfile(self, request: Any, context: Any) -> Any:
+        self.left["StartProfile"] = context.time_remaining()
+        return await super().StartProfile(request, context)
+
+    async def StopProfile(self, request: Any, context: Any) -> Any:
+        self.left["StopProfile"] = context.time_remaining()
+        return await super().StopProfile(request, context)
+
+
+@pytest.fixture(scope="module")
+def timed() -> Iterator[Address[FakeVllmEngine]]:
+    with run_vllm_engine(Timed()) as address:
+        yield address
+
+
+def test_calls_that_take_long_get_longer_unless_a_limit_is_given(
+    both: Both, timed: Address[FakeVllmEngine]
+) -> None:
+    engine = timed.servicer
+    assert isinstance(engine, Timed)
+
+    def limit(rpc: str, call: Any, **given: Any) -> float:
+        both.run(call(**given))
+        return engine.left[rpc]
+
+    admin = both.make(timed).admin
+    assert 70 < limit("FlushCache", admin.flush_cache, timeout_s=80) < 85.5
+    assert request_of(engine, "FlushCache").timeout_s == 80
+    assert 45 < limit("FlushCache", admin.flush_cache) < 60.5
+    assert 45 < limit("StartProfile", admin.start_profile) < 60.5
+    assert 580 < limit("StopProfile", admin.stop_profile) < 600.5
+    both.run(admin.start_profile())
+    assert 20 < limit("StopProfile", admin.stop_profile, timeout=30) < 30.5
+    short = both.make(timed, timeout=20).admin
+    assert 10 < limit("FlushCache", short.flush_cache, timeout_s=80) < 20.5
+
+
+def test_profiling_is_not_tried_again(both: Both, client: Any, engine: FakeVllmEngine) -> None:
+    """The first try may have started it."""
+    for rpc, call in (
+        ("StartProfile", client.admin.start_profile),
+        ("StopProfile", client.admin.stop_profile),
+    ):
+        engine.script.add(Fault(grpc.StatusCode.UNAVAILABLE), rpc=rpc, times=None)
+        with pytest.raises(VLLMGrpcError):
+            both.run(call())
+        assert [one.rpc for one in engine.record.received] == [rpc]
+        engine.record.received.clear()
+
+
+def test_health_takes_the_settings_of_a_call(both: Both, client: Any, engine: Any) -> None:
+    assert both.run(client.is_healthy(metadata={"x-team": "a"}))
+    assert metadata_of(engine, "HealthCheck")["x-team"] == "a"
+
+
+def test_another_model_is_not_found(both: Both, client: Any) -> None:
+    with pytest.raises(VLLMGrpcNotFoundError) as caught:
+        both.run(client.models.retrieve("another"))
+    assert caught.value.code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("wrong", ["", [""], ["a", ""], [5], "\ud800", [], None, 5])
+def test_request_ids_are_text(both: Both, client: Any, wrong: object) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="request_ids: "):
+        both.run(client.health.abort(wrong))
+
+
+def test_embeddings_advise_as_completions_do(both: Both, client: Any) -> None:
+    with pytest.raises(VLLMGrpcValidationError) as caught:
+        both.run(client.embeddings.create(input=[1], dimensions=5))
+    assert caught.value.problem == "the server returns whole vectors; cut them yourself"
+
+
+def test_the_name_of_the_model_is_fetched_beside_the_embedding(both: Both) -> None:
+    class Waits(FakeVllmEngine):
+        async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+            while not any(one.rpc == "GetModelInfo" for one in self.record.received):
+                await asyncio.sleep(0.005)
+            return pb.EmbedResponse(embedding=[0.5], prompt_tokens=1)
+
+    with run_vllm_engine(Waits()) as address:
+        found = both.run(both.make(address).embeddings.create(input=[1], timeout=20))
+        assert found.model == address.servicer.name
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_chat_waits_for_the_tokenizer_within_its_own_limit(both: Both, streamed: bool) -> None:
+    engine = OwnTokenizer()
+    engine.pause = 0.6
+    limits = {"call": 0.1, "first_message": 0.1}
+    with run_vllm_engine(engine) as address:
+        own = "first_message" if streamed else "call"
+        client = both.make(address)
+        sent: dict[str, Any] = {"messages": HELLO, "max_tokens": 1, "stream": streamed}
+        with pytest.raises(VLLMGrpcTimeoutError):
+            both.run(client.chat.completions.create(**sent, timeout=Timeout(**{own: 0.1})))
+        del limits[own]
+        reply = both.run(
+            both.make(address).chat.completions.create(**sent, timeout=Timeout(**limits))
+        )
+        if streamed:
+            both.run(reply.close())
+        else:
+            assert reply.choices[0].finish_reason == "length"
+
+
+def test_sizes_of_messages_reach_the_channel(both: Both) -> None:
+    client = both.make("localhost:1", max_send_message_length=5, max_receive_message_length=6)
+    options = dict(client._connection.address.options)
+    assert options["grpc.max_send_message_length"] == 5
+    assert options["grpc.max_receive_message_length"] == 6
+
+
+async def test_a_block_closes_its_client(address: Address[FakeVllmEngine]) -> None:
+    with VLLMGrpcClient(target=address) as client:
+        assert not client.is_closed
+    async with AsyncVLLMGrpcClient(target=address) as other:
+        assert not other.is_closed
+    assert client.is_closed and other.is_closed
