@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import math
 import re
+import struct
 from typing import Any
 
 import pytest
@@ -302,6 +304,14 @@ def test_ranges_include_their_ends(name: str, least: float, most: float, step: f
         with pytest.raises(VLLMGrpcValidationError) as caught:
             CompletionRequest.of({name: value})
         assert caught.value.param == name
+
+
+def test_the_largest_float_can_be_sent() -> None:
+    most = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+    for given in (most, -most):
+        assert CompletionRequest.of({"logit_bias": {1: given}}).to_grpc().logit_bias[1] == given
+        with pytest.raises(VLLMGrpcValidationError, match=r"logit_bias\.1"):
+            CompletionRequest.of({"logit_bias": {1: math.nextafter(given, given * 2)}})
 
 
 @pytest.mark.parametrize(
