@@ -46,12 +46,21 @@ def test_logs_name_requests_and_never_their_content(
 
 
 def test_the_environment_switches_logs_on(address: Address[FakeVllmEngine]) -> None:
-    program = f"""
+    sync = f"""
 from smg_proto.vllm import VLLMGrpcClient
 with VLLMGrpcClient(target={str(address)!r}) as client:
     client.completions.create(prompt={PROMPT!r}, max_tokens=1)
 """
-    for level, shown in (("debug", True), ("", False)):
+    later = f"""
+import asyncio
+from smg_proto.vllm import AsyncVLLMGrpcClient
+async def main():
+    async with AsyncVLLMGrpcClient(target={str(address)!r}) as client:
+        await client.completions.create(prompt={PROMPT!r}, max_tokens=1)
+asyncio.run(main())
+"""
+    cases = [(sync, "debug", True), (sync, "", False), (later, "debug", True), (later, "", False)]
+    for program, level, shown in cases:
         done = subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,
