@@ -93,7 +93,7 @@ _UNKNOWN: Final = {
     "encoding_format": "vectors are always returned as floats",
 }
 _NO_OPS: Final[dict[str, tuple[object, ...]]] = {
-    "best_of": (1,),  # or n
+    "best_of": (),  # 1 or n
     "echo": (False,),
     "suffix": ("",),
     "extra_query": ({},),

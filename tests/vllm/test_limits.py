@@ -600,3 +600,59 @@ def test_what_fails_for_good_after_a_message_is_not_retryable(
     with pytest.raises(VLLMGrpcUnavailableError) as caught:
         both.final(both.make(address), prompt="x", max_tokens=9)
     assert not caught.value.retryable
+
+
+def test_a_call_that_cannot_begin_is_forgotten(
+    both: Both, address: Address[FakeVllmEngine]
+) -> None:
+    def token() -> str:
+        raise KeyError("no token")
+
+    client = both.make(address, token=token)
+    for stream in (False, True):
+        with pytest.raises(KeyError):
+            both.run(client.completions.create(prompt=[1], stream=stream))
+        with pytest.raises(KeyError):
+            both.run(client.health.check())
+        assert not client._connection.calls
+
+
+def test_a_limit_that_has_passed_makes_no_call(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    for call in (
+        lambda: both.create(client, prompt=[1], timeout=1e-9),
+        lambda: both.run(client.health.check(timeout=1e-9)),
+    ):
+        with pytest.raises(VLLMGrpcTimeoutError) as caught:
+            call()
+        assert caught.value.message == "the time limit of the call was exceeded before it was made"
+        assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert not engine.record.received
+
+
+def test_a_call_that_is_closed_while_it_is_made_is_cancelled(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    """As another thread may do it at any time."""
+    scripted.messages, scripted.pause = [complete(1)], lambda number: 20.0
+    connection = scripted_client._connection
+    real = connection.method
+
+    def method(*given: Any) -> Any:
+        make, request = real(*given)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            replies = make(*arguments, **options)
+            for one in list(connection.calls):
+                one.close("closed meanwhile")
+            return replies
+
+        return call, request
+
+    connection.method = method
+    with pytest.raises(VLLMGrpcClosedError, match="closed meanwhile"):
+        both.create(scripted_client, prompt=[1], model="m", decoder=None)
+    connection.method = real
+    assert not connection.calls
+    both.eventually(lambda: not scripted.record.received or scripted.ended_early)
