@@ -29,6 +29,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnavailableError,
     VLLMGrpcValidationError,
 )
+from smg_proto.vllm._async.call import Limits
 
 Code = grpc.StatusCode
 
@@ -656,3 +657,34 @@ def test_a_call_that_is_closed_while_it_is_made_is_cancelled(
     connection.method = real
     assert not connection.calls
     both.eventually(lambda: not scripted.record.received or scripted.ended_early)
+
+
+def test_an_interrupted_read_ends_the_call(
+    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt() -> Any:
+        raise Interrupt
+
+    async def interrupt_later() -> Any:
+        raise Interrupt
+
+    engine.token_delay = 0.02
+    before = engine.record.counters.cancelled
+    stream: Any = both.stream(both.make(address, decoder=None), prompt=[1], max_tokens=2000)
+    both.next(stream)
+    call = stream._run.first
+    call._next = interrupt_later if both.asynchronous else interrupt
+    with pytest.raises(Interrupt):
+        both.next(stream)
+    assert call.done
+    both.eventually(lambda: engine.record.counters.cancelled == before + 1)
+
+
+def test_a_token_function_may_use_the_time_that_is_left(both: Both, client: Any) -> None:
+    caller = client.with_options(token=lambda: "t")._caller
+    call = caller.call("HealthCheck", pb.HealthCheckRequest(), caller.options, Limits())
+    found = both.run(call._with_token((), time.monotonic() + 0.9))
+    assert found == (("authorization", "Bearer t"),)
