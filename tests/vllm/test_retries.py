@@ -11,9 +11,10 @@ from vllm_kit import Both, ScriptedEngine, chunk, complete, sent
 
 from smg_proto import vllm as v
 from smg_proto.testing import Address, FakeVllmEngine, Fault
+from smg_proto.vllm._async.call import AsyncCall, Limits
 from smg_proto.vllm._config import Options
 from smg_proto.vllm._errors import from_status
-from smg_proto.vllm._sync.call import Call, Limits
+from smg_proto.vllm._sync.call import Call
 
 Code = grpc.StatusCode
 FAST: dict[str, Any] = {"initial_backoff": 0.01, "max_backoff": 0.02}
@@ -147,13 +148,22 @@ def test_several_embeddings_are_repeated_one_by_one(
     assert {r.request_id for r in requests(engine, "Embed")} == {"e-0", "e-1", "e-2"}
 
 
-def test_waits_grow_with_jitter_up_to_a_limit() -> None:
+@pytest.mark.parametrize("kind", [Call, AsyncCall])
+def test_a_server_may_ask_for_two_minutes(kind: Any) -> None:
+    for milliseconds, expected in (("120000", 120.0), ("120001", None)):
+        trailers = (("grpc-retry-pushback-ms", milliseconds),)
+        error = v.VLLMGrpcUnavailableError("x", retryable=True, trailing_metadata=trailers)
+        call = kind(None, "Generate", None, Options(v.Timeout()), Limits(), None, ())
+        assert call._delay(error) == expected
+
+
+@pytest.mark.parametrize("kind", [Call, AsyncCall])
+def test_waits_grow_with_jitter_up_to_a_limit(kind: Any) -> None:
     options = Options(v.Timeout(), max_retries=8, initial_backoff=1.0, max_backoff=8.0)
     error = v.VLLMGrpcUnavailableError("x", code="UNAVAILABLE", retryable=True)
-    nowhere: Any = None
 
     def waits() -> list[float]:
-        call: Call[Any] = Call(nowhere, nowhere, None, options, Limits(), None, ())
+        call = kind(None, "Generate", None, options, Limits(), None, ())
         return [call._delay(error) or 0.0 for _ in range(8)]
 
     for number, wait in enumerate(waits()):
