@@ -688,3 +688,19 @@ def test_a_token_function_may_use_the_time_that_is_left(both: Both, client: Any)
     call = caller.call("HealthCheck", pb.HealthCheckRequest(), caller.options, Limits())
     found = both.run(call._with_token((), time.monotonic() + 0.9))
     assert found == (("authorization", "Bearer t"),)
+
+
+async def test_a_task_that_is_cancelled_between_two_tries_is_cancelled(
+    address: Address[FakeVllmEngine],
+) -> None:
+    address.servicer.script.add(Fault(Code.UNAVAILABLE), rpc="Generate", times=None)
+    async with AsyncVLLMGrpcClient(
+        target=address, initial_backoff=30.0, max_backoff=30.0, timeout=None, decoder=None
+    ) as client:
+        calls: Any = client._connection.calls
+        task = asyncio.ensure_future(client.completions.create(prompt=[1]))
+        await async_eventually(lambda: any(call._pause is not None for call in calls))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled() and not calls

@@ -256,7 +256,6 @@ class AsyncCall(Generic[M]):
             self.close()
             raise
         if self._cut is not None:
-            self.finish()
             raise self._cut
 
     def _late(self) -> None:

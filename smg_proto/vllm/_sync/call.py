@@ -257,7 +257,6 @@ class Call(Generic[M]):
             self.close()
             raise
         if self._cut is not None:
-            self.finish()
             raise self._cut
 
     def _late(self) -> None:
