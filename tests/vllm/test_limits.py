@@ -704,3 +704,17 @@ async def test_a_task_that_is_cancelled_between_two_tries_is_cancelled(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert task.cancelled() and not calls
+
+
+def test_a_stream_of_a_client_that_is_closed_names_its_request(
+    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    engine.token_delay = 0.02
+    client = both.make(address, decoder=None)
+    stream: Any = both.stream(client, prompt=[1], max_tokens=2000, request_id="mine")
+    both.next(stream)
+    both.run(client.close())
+    with pytest.raises(VLLMGrpcClosedError, match="the client is closed") as caught:
+        for _ in range(2000):
+            both.next(stream)
+    assert caught.value.request_id == "mine"
