@@ -718,3 +718,21 @@ def test_a_stream_of_a_client_that_is_closed_names_its_request(
         for _ in range(2000):
             both.next(stream)
     assert caught.value.request_id == "mine"
+
+
+async def test_a_task_that_waits_for_headers_can_be_cancelled(
+    address: Address[FakeVllmEngine],
+) -> None:
+    address.servicer.script.add(Fault(delay=30.0), rpc="Generate", times=None)
+    async with AsyncVLLMGrpcClient(target=address, decoder=None) as client:
+        stream = await client.completions.create(prompt=[1], stream=True)
+        task = asyncio.ensure_future(stream.initial_metadata())
+        await async_eventually(lambda: address.servicer.record.received)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        again = asyncio.ensure_future(stream.initial_metadata())
+        await asyncio.sleep(0)
+        stream.cancel("enough")
+        with pytest.raises(VLLMGrpcClosedError, match="enough"):
+            await again
