@@ -202,7 +202,7 @@ class AsyncRun(Generic[ResultT, ChunkT]):
         if not self._whole:
             self.closed = why
         for call in self._calls:
-            call.close()
+            call.close(why)
         if self._merge is not None:
             self._merge.close()
         self.job.end(error)
