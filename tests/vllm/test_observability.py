@@ -1,6 +1,7 @@
 """What the client tells of itself: logs and spans, and what it keeps to itself."""
 
 import logging
+import re
 import subprocess
 import sys
 from typing import Any
@@ -68,7 +69,10 @@ asyncio.run(main())
             env={"VLLM_GRPC_LOG": level},
         )
         assert done.returncode == 0, done.stderr
-        assert ("rpc=Generate request_id=cmpl-" in done.stderr) == shown
+        line = (
+            r"^[-\d]{10} [\d:,]+ DEBUG smg_proto\.vllm: call started rpc=Generate request_id=cmpl-"
+        )
+        assert bool(re.search(line, done.stderr, re.MULTILINE)) == shown, done.stderr
         assert (" DEBUG smg_proto.vllm: " in done.stderr) == shown
         assert PROMPT not in done.stderr
 
