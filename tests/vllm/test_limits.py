@@ -736,3 +736,23 @@ async def test_a_task_that_waits_for_headers_can_be_cancelled(
         stream.cancel("enough")
         with pytest.raises(VLLMGrpcClosedError, match="enough"):
             await again
+
+
+def test_a_client_that_is_closed_ends_calls_of_several_prompts(
+    address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    engine.token_delay = 0.05
+    client = VLLMGrpcClient(target=address, decoder=None)
+    prompts = [[1], [2], [3]]
+
+    def close() -> None:
+        eventually(lambda: engine.record.counters.running == len(prompts))
+        client.close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    try:
+        with pytest.raises(VLLMGrpcClosedError, match="the client is closed"):
+            client.completions.create(prompt=prompts, max_tokens=2000)
+    finally:
+        closer.join()

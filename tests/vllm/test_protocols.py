@@ -229,7 +229,9 @@ def test_an_engine_is_asked_once_only(
 ) -> None:
     """What a server of the first protocol lacks does not make it one of the other."""
     client = both.make(address)
+    assert client._connection.unsure
     both.create(client, prompt=PROMPT, max_tokens=1)
+    assert not client._connection.unsure and not client._connection.inference
     engine.kv_events = False
     stream = both.run(client.kv_events.subscribe())
     with pytest.raises(VLLMGrpcUnimplementedError):
