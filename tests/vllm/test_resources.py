@@ -192,6 +192,14 @@ def test_a_chat_waits_for_the_tokenizer_within_its_own_limit(both: Both, streame
             assert reply.choices[0].finish_reason == "length"
 
 
+def test_the_first_result_has_the_name_of_the_model(
+    both: Both, client: Any, engine: FakeVllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("_sync", "_async"):  # on a machine that is slow
+        monkeypatch.setattr(f"smg_proto.vllm.{module}.caller._LABEL_WAIT", 20.0)
+    assert both.create(client, prompt=[1], max_tokens=1, decoder=None).model == engine.name
+
+
 def test_sizes_of_messages_reach_the_channel(both: Both) -> None:
     client = both.make("localhost:1", max_send_message_length=5, max_receive_message_length=6)
     options = dict(client._connection.address.options)
