@@ -756,3 +756,16 @@ def test_a_client_that_is_closed_ends_calls_of_several_prompts(
             client.completions.create(prompt=prompts, max_tokens=2000)
     finally:
         closer.join()
+
+
+async def test_a_reader_of_several_prompts_learns_that_they_were_closed(
+    address: Address[FakeVllmEngine],
+) -> None:
+    address.servicer.script.add(Fault(delay=30.0), rpc="Generate", times=None)
+    async with AsyncVLLMGrpcClient(target=address, decoder=None) as client:
+        stream = await client.completions.create(prompt=[[1], [2]], stream=True)
+        reader = asyncio.ensure_future(anext(stream))
+        await async_eventually(lambda: len(address.servicer.record.received) == 2)
+        stream.cancel("enough")
+        with pytest.raises(VLLMGrpcClosedError, match="enough"):
+            await reader
