@@ -765,7 +765,8 @@ async def test_a_reader_of_several_prompts_learns_that_they_were_closed(
     async with AsyncVLLMGrpcClient(target=address, decoder=None) as client:
         stream = await client.completions.create(prompt=[[1], [2]], stream=True)
         reader = asyncio.ensure_future(anext(stream))
-        await async_eventually(lambda: len(address.servicer.record.received) == 2)
+        received = address.servicer.record.received
+        await async_eventually(lambda: [one.rpc for one in received].count("Generate") == 2)
         stream.cancel("enough")
         with pytest.raises(VLLMGrpcClosedError, match="enough"):
             await reader
