@@ -770,3 +770,22 @@ async def test_a_reader_of_several_prompts_learns_that_they_were_closed(
         stream.cancel("enough")
         with pytest.raises(VLLMGrpcClosedError, match="enough"):
             await reader
+
+
+def test_a_thread_that_reads_several_prompts_learns_that_they_were_closed(
+    address: Address[FakeVllmEngine],
+) -> None:
+    address.servicer.script.add(Fault(delay=30.0), rpc="Generate", times=None)
+    received = address.servicer.record.received
+    with VLLMGrpcClient(target=address, decoder=None) as client:
+        stream = client.completions.create(prompt=[[1], [2]], stream=True)
+
+        def close() -> None:
+            eventually(lambda: [one.rpc for one in received].count("Generate") == 2)
+            stream.cancel("enough")
+
+        closer = threading.Thread(target=close)
+        closer.start()
+        with pytest.raises(VLLMGrpcClosedError, match="enough"):
+            next(stream)
+        closer.join()
