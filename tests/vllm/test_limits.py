@@ -30,6 +30,7 @@ from smg_proto.vllm import (
     VLLMGrpcValidationError,
 )
 from smg_proto.vllm._async.call import Limits
+from smg_proto.vllm._wait import Ended, Merge
 
 Code = grpc.StatusCode
 
@@ -789,3 +790,17 @@ def test_a_thread_that_reads_several_prompts_learns_that_they_were_closed(
         with pytest.raises(VLLMGrpcClosedError, match="enough"):
             next(stream)
         closer.join()
+
+
+def test_a_merge_that_was_closed_ends_its_reader() -> None:
+    gate = threading.Event()
+
+    def read(job: int) -> Iterator[int]:
+        gate.wait(20)
+        yield job
+
+    merge = Merge([0, 1], read)
+    merge.close()
+    with pytest.raises(Ended):
+        merge.next()
+    gate.set()
