@@ -306,6 +306,31 @@ def test_ranges_include_their_ends(name: str, least: float, most: float, step: f
         assert caught.value.param == name
 
 
+def test_rules_that_join_parameters_hold_at_their_ends() -> None:
+    assert CompletionRequest.of({"n": 2, "temperature": 1e-5}).n == 2
+    with pytest.raises(VLLMGrpcValidationError, match="n: must be 1 for greedy"):
+        CompletionRequest.of({"n": 2, "temperature": 9e-6})
+    assert CompletionRequest.of({"min_tokens": 3, "max_tokens": 3}).min_tokens == 3
+    request = CompletionRequest.of({"top_k": 5})
+    assert request.with_defaults({"unknown": 1}) is request
+    replaced = request.with_defaults({"top_k": 1, "top_p": 0.5, "unknown": 1})
+    assert (replaced.top_k, replaced.top_p) == (5, 0.5)
+
+
+@pytest.mark.parametrize("prompt", [[True], [1, False], [[5], [True]]])
+def test_booleans_are_no_token_ids(prompt: Any, both: Both, client: Any) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match="token ids must be whole numbers"):
+        both.create(client, prompt=prompt)
+
+
+@pytest.mark.parametrize(("prompt", "kind"), [(b"x", "bytes"), (5, "int"), (["x", {}], "dict")])
+def test_a_prompt_of_another_type_is_described(
+    prompt: Any, kind: str, both: Both, client: Any
+) -> None:
+    with pytest.raises(VLLMGrpcValidationError, match=f"must be text, a sequence .*, not {kind}"):
+        both.create(client, prompt=prompt)
+
+
 def test_the_largest_float_can_be_sent() -> None:
     most = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
     for given in (most, -most):

@@ -143,6 +143,17 @@ def test_the_last_message_of_vllms_own_protocol_is_one_chunk(
         assert [t for c in chunks for t in c.choices[0].token_ids] == whole.token_ids
 
 
+def test_results_are_whole_objects_of_pydantic(
+    both: Both, scripted: ScriptedEngine, scripted_client: Any
+) -> None:
+    scripted.messages = [chunk(5), complete(5)]
+    whole = both.create(scripted_client, prompt=[1])
+    for one in (whole, *both.chunks(scripted_client, prompt=[1])):
+        assert one.model_extra is None and one.model_fields_set == set(type(one).model_fields)
+        assert one.model_copy() == one and type(one).model_validate(one.model_dump())
+        assert one.choices[0].model_extra is None
+
+
 def test_engines_without_a_decoder_give_ids(both: Both, address: Address[FakeVllmEngine]) -> None:
     found = both.create(both.make(address, decoder=None), prompt=[5], max_tokens=2, logprobs=1)
     (choice,) = found.choices
