@@ -9,7 +9,12 @@ from vllm_kit import Both, ScriptedEngine, chunk, complete, used
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
 from smg_proto.testing._tokenizer import tokenizer
-from smg_proto.vllm import TokenDecoder, VLLMGrpcInternalError
+from smg_proto.vllm import (
+    Completion,
+    CompletionChunk,
+    TokenDecoder,
+    VLLMGrpcInternalError,
+)
 
 SPECIAL = 1  # a token whose text is omitted by default
 
@@ -148,7 +153,8 @@ def test_results_are_whole_objects_of_pydantic(
 ) -> None:
     scripted.messages = [chunk(5), complete(5)]
     whole = both.create(scripted_client, prompt=[1])
-    for one in (whole, *both.chunks(scripted_client, prompt=[1])):
+    results: list[Completion | CompletionChunk] = [whole]
+    for one in [*results, *both.chunks(scripted_client, prompt=[1])]:
         assert one.model_extra is None and one.model_fields_set == set(type(one).model_fields)
         assert one.model_copy() == one and type(one).model_validate(one.model_dump())
         assert one.choices[0].model_extra is None
