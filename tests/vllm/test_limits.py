@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from support import async_eventually, eventually
-from vllm_kit import Both, ScriptedEngine, chunk, complete
+from vllm_kit import NEVER, Both, ScriptedEngine, chunk, complete
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
@@ -637,7 +637,7 @@ def test_a_call_that_is_closed_while_it_is_made_is_cancelled(
     both: Both, scripted: ScriptedEngine, scripted_client: Any
 ) -> None:
     """As another thread may do it at any time."""
-    scripted.messages, scripted.pause = [complete(1)], lambda number: 20.0
+    scripted.messages, scripted.pause = [complete(1)], lambda number: NEVER
     connection = scripted_client._connection
     real = connection.method
 
@@ -653,11 +653,13 @@ def test_a_call_that_is_closed_while_it_is_made_is_cancelled(
         return call, request
 
     connection.method = method
-    with pytest.raises(VLLMGrpcClosedError, match="closed meanwhile"):
-        both.create(scripted_client, prompt=[1], model="m", decoder=None)
+    stream: Any = both.stream(scripted_client, prompt=[1], model="m", decoder=None)
     connection.method = real
-    assert not connection.calls
-    both.eventually(lambda: not scripted.record.received or scripted.ended_early)
+    replies = stream._run.first._replies
+    both.eventually(replies.done)
+    assert replies.cancelled() and not connection.calls
+    with pytest.raises(VLLMGrpcClosedError, match="closed meanwhile"):
+        both.next(stream)
 
 
 def test_an_interrupted_read_ends_the_call(
@@ -682,6 +684,12 @@ def test_an_interrupted_read_ends_the_call(
         both.next(stream)
     assert call.done
     both.eventually(lambda: engine.record.counters.cancelled == before + 1)
+    events: Any = both.run(both.make(address).kv_events.subscribe())
+    call = events._call  # which nothing else ends
+    call._next = interrupt_later if both.asynchronous else interrupt
+    with pytest.raises(Interrupt):
+        both.next(events)
+    assert call.done
 
 
 def test_a_token_function_may_use_the_time_that_is_left(both: Both, client: Any) -> None:
@@ -705,6 +713,14 @@ async def test_a_task_that_is_cancelled_between_two_tries_is_cancelled(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert task.cancelled() and not calls
+        address.servicer.script.add(Fault(Code.UNAVAILABLE), rpc="SubscribeKvEvents", times=None)
+        events: Any = await client.kv_events.subscribe()
+        reader = asyncio.ensure_future(anext(events))
+        await async_eventually(lambda: events._call._pause is not None)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        assert not calls
 
 
 def test_a_stream_of_a_client_that_is_closed_names_its_request(
