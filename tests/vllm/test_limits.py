@@ -51,6 +51,10 @@ class Clocked(FakeVllmEngine):
         async for message in super().Generate(request, context):
             yield message
 
+    async def StartProfile(self, request: Any, context: Any) -> common_pb2.ProfileResponse:
+        self.left.append(context.time_remaining())
+        return await super().StartProfile(request, context)
+
     async def StopProfile(self, request: Any, context: Any) -> common_pb2.ProfileResponse:
         self.left.append(context.time_remaining())
         return await super().StopProfile(request, context)
@@ -213,6 +217,26 @@ def test_administration_gets_the_time_it_needs_unless_a_limit_is_set(
     assert 500 < (left[0] or 0) <= 600 and 100 < (left[1] or 0) <= 107
     assert all(0 < (one or 0) < 8 for one in left[2:7])
     assert left[7] is None
+
+
+def test_a_flush_gets_five_seconds_more_than_the_servers_patience(
+    both: Both, clocked: Address[FakeVllmEngine]
+) -> None:
+    admin, short = both.make(clocked).admin, both.make(clocked, timeout=20).admin
+
+    def limit(call: Any, **given: Any) -> float:
+        both.run(call(**given))
+        return seen(clocked)[-1] or 0.0
+
+    assert 70 < limit(admin.flush_cache, timeout_s=80) < 85.5
+    requests = [one.request for one in clocked.servicer.record.received if one.rpc == "FlushCache"]
+    assert requests[-1] == common_pb2.FlushCacheRequest(timeout_s=80)
+    assert 45 < limit(admin.flush_cache) < 60.5
+    assert 45 < limit(admin.start_profile) < 60.5
+    assert 580 < limit(admin.stop_profile) < 602  # gRPC rounds long limits to seconds
+    assert 45 < limit(admin.start_profile) < 60.5
+    assert 20 < limit(admin.stop_profile, timeout=30) < 30.5
+    assert 10 < limit(short.flush_cache, timeout_s=80) < 20.5
 
 
 def test_the_environments_limit_counts_as_set(

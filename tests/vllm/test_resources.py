@@ -1,7 +1,6 @@
 """What each method sends, within which limit, and whether it is tried again."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -72,55 +71,6 @@ def test_subscriptions_say_where_they_begin(
     for wrong in (-1, UINT64 + 1, True):
         refused(both, client.kv_events.subscribe, "start_sequence_number", wrong)
     refused(both, client.kv_events.subscribe, "load_records_before_first_batch", 1)
-
-
-class Timed(FakeVllmEngine):
-    """Notes how long each administrative call may take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.profiler = True
-        self.left: dict[str, float] = {}
-
-    async def FlushCache(self, request: Any, context: Any) -> Any:
-        self.left["FlushCache"] = context.time_remaining()
-        return await super().FlushCache(request, context)
-
-    async def StartProfile(self, request: Any, context: Any) -> Any:
-        self.left["StartProfile"] = context.time_remaining()
-        return await super().StartProfile(request, context)
-
-    async def StopProfile(self, request: Any, context: Any) -> Any:
-        self.left["StopProfile"] = context.time_remaining()
-        return await super().StopProfile(request, context)
-
-
-@pytest.fixture(scope="module")
-def timed() -> Iterator[Address[FakeVllmEngine]]:
-    with run_vllm_engine(Timed()) as address:
-        yield address
-
-
-def test_calls_that_take_long_get_longer_unless_a_limit_is_given(
-    both: Both, timed: Address[FakeVllmEngine]
-) -> None:
-    engine = timed.servicer
-    assert isinstance(engine, Timed)
-
-    def limit(rpc: str, call: Any, **given: Any) -> float:
-        both.run(call(**given))
-        return engine.left[rpc]
-
-    admin = both.make(timed).admin
-    assert 70 < limit("FlushCache", admin.flush_cache, timeout_s=80) < 85.5
-    assert request_of(engine, "FlushCache").timeout_s == 80
-    assert 45 < limit("FlushCache", admin.flush_cache) < 60.5
-    assert 45 < limit("StartProfile", admin.start_profile) < 60.5
-    assert 580 < limit("StopProfile", admin.stop_profile) < 602
-    both.run(admin.start_profile())
-    assert 20 < limit("StopProfile", admin.stop_profile, timeout=30) < 30.5
-    short = both.make(timed, timeout=20).admin
-    assert 10 < limit("FlushCache", short.flush_cache, timeout_s=80) < 20.5
 
 
 def test_profiling_is_not_tried_again(both: Both, client: Any, engine: FakeVllmEngine) -> None:
