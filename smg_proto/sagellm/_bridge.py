@@ -1,5 +1,6 @@
 """Shared parts of the conversions: effective settings, and fields without a counterpart."""
 
+import math
 import struct
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -45,6 +46,13 @@ WITHOUT_EFFECT = frozenset(
 
 class BridgeError(ValueError):
     """A request cannot be converted. The message names the field and what to do."""
+
+
+def names(argument: str, given: Collection[str]) -> frozenset[str]:
+    """The names in an argument. TypeError for one string, which would be read as its letters."""
+    if isinstance(given, str):
+        raise TypeError(f"{argument} takes a collection of names, not one string; put it in a list")
+    return frozenset(given)
 
 
 def prompt_of(request: Request, target: str, drop: Collection[str]) -> str:
@@ -109,20 +117,33 @@ def _lost(
 
 
 def set_field(message: Any, name: str, value: Any) -> None:
-    """Set a field. BridgeError names the field if it cannot hold the number."""
+    """Set a field, or fill a repeated one. BridgeError names it if it cannot hold the value."""
     try:
-        setattr(message, name, value)
+        if isinstance(value, list):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+    except UnicodeError:
+        problem = "it has a lone surrogate"
+    except TypeError:
+        problem = "it has another type"
     except ValueError:
-        kind = message.DESCRIPTOR.full_name
-        raise BridgeError(f"{kind}.{name} cannot hold this value: it is too large") from None
+        problem = "it is too large"
+    else:
+        if not isinstance(value, float):
+            return
+        sent = getattr(message, name)
+        if math.isfinite(sent) and (sent or name != "top_p"):  # 0 would turn top_p off
+            return
+        problem = "it is too small" if math.isfinite(sent) else "it is too large"
+    raise BridgeError(f"{message.DESCRIPTOR.full_name}.{name} cannot hold this value: {problem}")
 
 
 def set_plain_sampling(message: Any, request: Request) -> None:
     """Set temperature and top_p of a request without sampling parameters."""
-    if request.temperature is not None:
-        message.temperature = request.temperature
-    if request.top_p is not None:
-        message.top_p = request.top_p
+    for name in ("temperature", "top_p"):
+        if (value := getattr(request, name)) is not None:
+            set_field(message, name, value)
 
 
 def reject_other_fields(message: Message, *handled: str) -> None:

@@ -9,6 +9,7 @@ from smg_proto import smg_pb2 as smg
 from smg_proto.sagellm._bridge import (
     BridgeError,
     max_tokens_of,
+    names,
     prompt_of,
     reject_other_fields,
     sampling_of,
@@ -28,10 +29,13 @@ def to_completion_request(request: Request, *, drop: Collection[str] = ()) -> sm
 
     Other fields without a counterpart raise BridgeError, except those named in drop.
     """
+    drop = names("drop", drop)
     prompt = prompt_of(request, _TARGET, drop)
     if not request.model:
         raise BridgeError("Request.model is empty: the gateway requires it; set a model")
-    message = smg.CompletionRequest(model=request.model, prompt=prompt)
+    message = smg.CompletionRequest()
+    set_field(message, "model", request.model)
+    set_field(message, "prompt", prompt)
     set_field(message, "max_tokens", request.max_tokens)
     params = sampling_of(request, _TARGET, drop)
     if params is None:
@@ -41,14 +45,19 @@ def to_completion_request(request: Request, *, drop: Collection[str] = ()) -> sm
         if (value := getattr(params, name)) is not None:
             set_field(message, name, value)
     message.top_k = params.top_k or -1  # the gateway rejects 0; -1 means all
-    message.stop.extend(params.stop_sequences or ())
+    set_field(message, "stop", params.stop_sequences or [])
     for name in _LESS_COMMON:
-        setattr(message.sampling, name, getattr(params, name))
+        set_field(message.sampling, name, getattr(params, name))
     return message
 
 
 def completion_metadata(request: Request) -> tuple[tuple[str, str], ...]:
-    """gRPC metadata with the id of the request, if it has one."""
+    """gRPC metadata with the id of the request, if it has one.
+
+    Metadata is printable ASCII: BridgeError for other ids.
+    """
+    if not (request.request_id.isascii() and request.request_id.isprintable()):
+        raise BridgeError("Request.request_id cannot be sent as metadata: use printable ASCII")
     return (("x-request-id", request.request_id),) if request.request_id else ()
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from smg_proto import sagellm_pb2 as pb
 from smg_proto import sagellm_pb2_grpc
-from smg_proto.sagellm._bridge import WITHOUT_EFFECT, BridgeError
+from smg_proto.sagellm._bridge import WITHOUT_EFFECT, BridgeError, names
 from smg_proto.sagellm._events import StreamEvent, StreamEventEnd
 from smg_proto.sagellm._models import Request
 from smg_proto.sagellm._vllm import create_arguments
@@ -47,8 +47,8 @@ class GenerateServicer(sagellm_pb2_grpc.GenerateServiceServicer):
         self._client = client
         self._decoder = decoder
         self._engine_id = engine_id
-        self._models = models
-        self._drop = WITHOUT_EFFECT.union(drop)  # the former have no effect by the contract
+        self._models = names("models", models)
+        self._drop = WITHOUT_EFFECT | names("drop", drop)  # no effect by the contract, or wanted
 
     async def Generate(self, request: pb.Request, context: Context) -> pb.Response:
         events = [event async for event in self._events(request, context)]

@@ -77,10 +77,16 @@ class _OrUnknown:
         return core_schema.no_info_wrap_validator_function(
             validate,
             handler.generate_schema(closed),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                plain, info_arg=True, return_schema=core_schema.any_schema()
-            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(plain, info_arg=True),
         )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        known = handler(schema)
+        if handler.mode == "validation":
+            return known
+        return {"anyOf": [known, {"type": "string", "pattern": "^unknown_-?[0-9]+$"}]}
 
 
 OR_UNKNOWN = _OrUnknown()

@@ -14,6 +14,7 @@ from smg_proto import vllm_engine_pb2 as vllm
 from smg_proto.sagellm._bridge import (
     BridgeError,
     max_tokens_of,
+    names,
     prompt_of,
     reject_other_fields,
     sampling_of,
@@ -24,14 +25,17 @@ from smg_proto.sagellm._bridge import (
 from smg_proto.sagellm._models import Request, SamplingParams
 
 _TARGET = "vLLM's GenerateRequest"
-# Fields of vLLM's SamplingParams that sageLLM has, or that do not affect the reply.
-_SAMPLING = (
+_NUMBERS = (
     "temperature",
     "top_p",
-    "top_k",
     "frequency_penalty",
     "presence_penalty",
     "repetition_penalty",
+)
+# Fields of vLLM's SamplingParams that sageLLM has, or that do not affect the reply.
+_SAMPLING = (
+    *_NUMBERS,
+    "top_k",
     "max_tokens",
     "stop",
     "seed",
@@ -47,11 +51,11 @@ def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm
     It lacks `trace_id` and `model`: vLLM serves one model. Other fields without a counterpart raise
     BridgeError, except those named in drop.
     """
-    message = vllm.GenerateRequest(
-        request_id=request.request_id,
-        text=prompt_of(request, _TARGET, drop),
-        stream=request.stream,
-    )
+    drop = names("drop", drop)
+    message = vllm.GenerateRequest()
+    set_field(message, "request_id", request.request_id)
+    set_field(message, "text", prompt_of(request, _TARGET, drop))
+    set_field(message, "stream", request.stream)
     # vLLM reads unset as false, so send its default, as the gateway does.
     out = message.sampling_params
     out.skip_special_tokens = out.spaces_between_special_tokens = True
@@ -61,14 +65,13 @@ def to_generate_request(request: Request, *, drop: Collection[str] = ()) -> vllm
     if params is None:
         set_plain_sampling(out, request)
         return message
-    out.temperature, out.top_p = params.temperature, params.top_p
+    for name in _NUMBERS:
+        set_field(out, name, getattr(params, name))
     set_field(out, "top_k", max(params.top_k, 0))
-    out.repetition_penalty = params.repetition_penalty
-    out.presence_penalty, out.frequency_penalty = params.presence_penalty, params.frequency_penalty
-    out.stop.extend(params.stop_sequences or ())
+    set_field(out, "stop", params.stop_sequences or [])
     if params.seed is not None:
         set_field(out, "seed", params.seed)
-    out.skip_special_tokens = params.skip_special_tokens
+    set_field(out, "skip_special_tokens", params.skip_special_tokens)
     return message
 
 

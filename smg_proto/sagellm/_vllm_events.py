@@ -148,7 +148,10 @@ class _Meter:
             "engine_id": engine_id,
         }
         self._clock = clock
-        self._started = clock() if started is None else started
+        now = clock()
+        self._started = now if started is None else started
+        if self._started > now:
+            raise ValueError("started is in the future: pass a time of clock, time.perf_counter()")
         self._arrivals: list[float] = []
         self._texts: list[str] = []
         self._tokens: list[int] = []
@@ -218,7 +221,9 @@ class _Meter:
             peak_mem_mb=0,
             error_rate=float(failed),
             prefix_hit_rate=(
-                usage.cached_tokens / usage.prompt_tokens if usage and usage.prompt_tokens else 0.0
+                min(usage.cached_tokens / usage.prompt_tokens, 1.0)  # whatever the engine says
+                if usage and usage.prompt_tokens
+                else 0.0
             ),
             itl_list=gaps,
         )

@@ -1,5 +1,6 @@
 """Values of every model that has a message, for property tests."""
 
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -28,6 +29,15 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
     max_leaves=6,
 )
+
+
+def facts(*kinds: str) -> list[dict[str, str]]:
+    """The lines of the fields file about models or enums of the protocol."""
+    head, *lines = (
+        Path(__file__).with_name("protocol_fields.tsv").read_text(encoding="utf-8").splitlines()
+    )
+    rows = [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
+    return [row for row in rows if row["kind"] in kinds and row["status"] != "renamed"]
 
 
 def models(kind: type[Wire[Any]], *, finite: bool = False) -> st.SearchStrategy[Any]:

@@ -87,6 +87,11 @@ def test_a_bare_request_uses_the_defaults_of_vllm_except_for_its_pitfalls() -> N
     )
 
 
+def test_a_request_without_sampling_params_sends_its_two_settings() -> None:
+    params = to_generate_request(_with(temperature=0.0, top_p=0.5)).sampling_params
+    assert (params.HasField("temperature"), params.temperature, params.top_p) == (True, 0, 0.5)
+
+
 def test_all_sampling_params_are_sent_to_vllm() -> None:
     message = to_generate_request(_with(sampling_params=PARAMS))
     assert message.sampling_params == vllm.SamplingParams(
@@ -118,6 +123,14 @@ def test_sampling_below_the_bound_for_greedy_is_greedy(given: float, sent: float
     assert to_completion_request(back).temperature == sent
 
 
+@pytest.mark.parametrize("penalty", [0.7, 1.1, 0.10636929422616959])  # the last: nine digits
+def test_numbers_of_32_bits_are_read_as_the_shortest_equal_ones(penalty: float) -> None:
+    sampling = vllm.SamplingParams(presence_penalty=penalty, max_tokens=1)
+    back = from_generate_request(vllm.GenerateRequest(text="x", sampling_params=sampling))
+    assert back.sampling_params is not None
+    assert back.sampling_params.presence_penalty == penalty
+
+
 def test_a_request_is_read_back_from_vllm_with_the_original_numbers() -> None:
     sent = to_generate_request(_with(sampling_params=PARAMS))
     back = from_generate_request(sent, trace_id="t", model="m")
@@ -138,7 +151,7 @@ def test_every_request_is_converted_or_rejected_by_name(
         engine = to_generate_request(request, drop=[*DROPPED, *LOST])
         gateway = to_completion_request(request, drop=[*DROPPED, *LOST])
     except BridgeError as error:
-        assert any(word in str(error) for word in ("strategy", "too large"))
+        assert any(word in str(error) for word in ("strategy", "too large", "too small"))
         return
     again = from_generate_request(engine, trace_id=request.trace_id, model="m")
     assert to_generate_request(again).sampling_params.max_tokens == request.max_tokens
@@ -206,10 +219,68 @@ def test_equal_duplicate_values_are_converted(bridge: Any) -> None:
 
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_numbers_out_of_range_are_rejected_by_name(bridge: Any) -> None:
-    with pytest.raises(BridgeError, match=r"max_tokens cannot hold"):
+    with pytest.raises(BridgeError, match=r"max_tokens cannot hold this value: it is too large"):
         bridge(_with(max_tokens=2**40))
-    with pytest.raises(BridgeError, match=r"SamplingParams\.seed cannot hold"):
-        to_generate_request(_with(sampling_params=SamplingParams(seed=2**40)))
+    endless = SamplingParams(repetition_penalty=float("inf"))
+    with pytest.raises(BridgeError, match=r"\.repetition_penalty cannot hold .* too large"):
+        bridge(_with(sampling_params=endless))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 2**40}, r"SamplingParams\.seed cannot hold this value: it is too large"),
+        ({"repetition_penalty": 1e39}, r"\.repetition_penalty cannot hold this .* too large"),
+        ({"top_p": 1e-50}, r"SamplingParams\.top_p cannot hold this value: it is too small"),
+    ],
+)
+def test_numbers_that_vllm_would_read_as_others_are_rejected(
+    changes: dict[str, float], words: str
+) -> None:
+    params = SamplingParams.model_validate(changes)
+    with pytest.raises(BridgeError, match=words):
+        create_arguments(_with(sampling_params=params))
+    assert to_completion_request(_with(sampling_params=params))  # its numbers have 64 bits
+
+
+def test_a_number_may_become_zero_where_that_is_the_same() -> None:
+    params = SamplingParams(presence_penalty=1e-50)
+    assert to_generate_request(_with(sampling_params=params)).sampling_params.presence_penalty == 0
+    assert to_generate_request(_with(temperature=1e-50)).sampling_params.temperature == 0
+    with pytest.raises(BridgeError, match=r"top_p .*too small"):
+        to_generate_request(_with(top_p=1e-50))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": "a secret \ud800"}, r"(text|prompt) cannot hold .*: it has a lone surrogate"),
+        ({"prompt": 5}, r"(text|prompt) cannot hold this value: it has another type"),
+        ({"max_tokens": "8"}, r"max_tokens cannot hold this value: it has another type"),
+        ({"temperature": "1"}, r"temperature cannot hold this value: it has another type"),
+        (
+            {"sampling_params": SamplingParams().model_copy(update={"stop_sequences": ["\ud800"]})},
+            r"stop cannot hold this value: it has a lone surrogate",
+        ),
+        (
+            {"sampling_params": SamplingParams().model_copy(update={"skip_special_tokens": "no"})},
+            r"skip_special_tokens cannot hold this value: it has another type",
+        ),
+    ],
+)
+@pytest.mark.parametrize("bridge", BRIDGES)
+def test_values_that_were_assigned_without_validation_are_rejected_by_name(
+    bridge: Any, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BridgeError, match=words) as caught:
+        bridge(_with(**changes))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bridge", [*BRIDGES, create_arguments])
+def test_one_name_to_drop_is_not_read_as_letters(bridge: Any) -> None:
+    with pytest.raises(TypeError, match="drop takes a collection of names, not one string"):
+        bridge(_with(rank=0), drop="tp_rank")
 
 
 @pytest.mark.parametrize(
@@ -266,6 +337,9 @@ def test_a_request_for_the_gateway_has_only_the_given_fields() -> None:
     )
     assert completion_metadata(REQUEST) == (("x-request-id", "r"),)
     assert completion_metadata(_with(request_id="")) == ()
+    for text in ("é", "a\nb"):
+        with pytest.raises(BridgeError, match=r"Request\.request_id cannot be sent as metadata"):
+            completion_metadata(_with(request_id=text))
     with pytest.raises(BridgeError, match=r"Request\.model is empty"):
         to_completion_request(_with(model=""))
 
@@ -274,12 +348,14 @@ def test_a_request_is_read_back_from_the_gateway() -> None:
     for request in (
         REQUEST,
         _with(temperature=0.5),
+        _with(temperature=0.5, top_p=0.25),
         _with(sampling_params=PARAMS, stream=False),
     ):
         back = from_completion_request(
             to_completion_request(request), request_id="r", trace_id="t", stream=request.stream
         )
         assert back == request
+    assert from_completion_request(to_completion_request(REQUEST), request_id="r").stream is False
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Inputs that the released protocol packages accept or refuse: the models agree."""
 
 import json
+import time
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic.fields import FieldInfo
 from sagellm_judge import judge
+from sagellm_models import facts
 
 import smg_proto.sagellm
 
@@ -50,19 +54,42 @@ def test_the_models_accept_and_reject_the_same_as_the_protocol(case: dict[str, A
         assert made.items() >= becomes.items()
 
 
-def test_every_model_of_the_fields_file_exists_with_its_fields_in_order() -> None:
-    fields: dict[str, list[str]] = {}
-    for line in (
-        Path(__file__).with_name("protocol_fields.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    ):
-        _, model, kind, field, *_, status, _, _ = line.split("\t")
-        if kind in ("model", "enum") and status != "renamed":
-            fields.setdefault(model, []).append(field)
-    assert len(fields) > 40
-    for model, names in fields.items():
-        kind = getattr(smg_proto.sagellm, model)
+def test_models_and_enums_have_the_fields_and_members_of_the_protocol_in_order() -> None:
+    names: dict[str, list[str]] = {}
+    for row in facts("model", "enum"):
+        names.setdefault(row["type"], []).append(row["field"])
+    assert len(names) > 40
+    for name, expected in names.items():
+        kind = getattr(smg_proto.sagellm, name)
         ours = list(getattr(kind, "model_fields", None) or kind.__members__)
-        assert ours == names, model
+        assert ours == expected, name
+
+
+def _said(info: FieldInfo) -> tuple[str, str, str]:
+    """Whether a field is required, its default and its range, as the fields file writes them."""
+    words = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    ranges = [
+        f"{sign} {number:g}"
+        for rule in info.metadata
+        for word, sign in words.items()
+        if (number := getattr(rule, word, None)) is not None
+    ]
+    default = "-"
+    if not info.is_required():
+        value: Any = info.get_default(call_default_factory=True)
+        now = type(value) is int and abs(value - time.time()) < 60
+        plain: Any = value.value if isinstance(value, Enum) else value
+        default = "now (Unix s)" if now else repr(plain)
+    return "yes" if info.is_required() else "no", default, ", ".join(ranges) or "-"
+
+
+def test_what_is_required_the_defaults_and_the_ranges_are_those_of_the_protocol() -> None:
+    rows = facts("model")
+    assert len(rows) > 200
+    for row in rows:
+        field = getattr(smg_proto.sagellm, row["type"]).model_fields[row["field"]]
+        expected = tuple(row[f"{what}_{NEWEST}"] for what in ("required", "default", "constraint"))
+        assert _said(field) == expected, f"{row['type']}.{row['field']}"
 
 
 @pytest.mark.parametrize(

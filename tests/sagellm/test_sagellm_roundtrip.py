@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,21 @@ def test_nothing_is_reported_for_a_peer_of_the_same_release() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert stream_event_from_proto(END.to_proto()).unknown() == []
+
+
+def test_json_schemas_of_what_is_read_and_written_have_the_values() -> None:
+    """Only what is written can be a value of a newer peer."""
+    roles = ["system", "user", "assistant", "function", "tool"]
+    read = ChatMessage.model_json_schema()["properties"]["role"]
+    assert read == {"enum": roles, "title": "Role", "type": "string"}
+    written = ChatMessage.model_json_schema(mode="serialization")["properties"]["role"]
+    known, unknown = written["anyOf"]
+    assert (known["enum"], unknown["type"]) == (roles, "string")
+    for number in (77, -5):
+        assert re.search(unknown["pattern"], Unknown(number).value)
+    assert not re.search(unknown["pattern"], "user")
+    code = Error.model_json_schema(mode="serialization")["properties"]["code"]
+    assert code["anyOf"][0] == {"$ref": "#/$defs/ErrorCode"}
 
 
 # What cannot be carried, and what must not be read

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest
@@ -108,15 +109,24 @@ async def test_unknown_fields_of_a_newer_client_are_logged_without_a_warning(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     message = REQUEST.to_proto()
-    message.MergeFromString(bytes([60 << 3 & 0x7F | 0x80, 60 >> 4, 7]))  # field 60, varint 7
+    for number in range(60, 71):  # eleven fields
+        message.MergeFromString(bytes([number << 3 & 0x7F | 0x80, number >> 4, 7]))  # varint 7
     caplog.set_level(logging.INFO, "smg_proto.sagellm")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         response = await served.stub.Generate(message)
     assert len(response.output_tokens) == 8
     (record,) = [r for r in caplog.records if r.name == "smg_proto.sagellm"]
-    assert "field 60 of sagellm.v1.Request" in record.getMessage()
+    assert record.getMessage().endswith("; field 69 of sagellm.v1.Request")  # not the eleventh
+    assert "=field 60 of sagellm.v1.Request; " in record.getMessage()
     assert REQUEST.prompt not in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["models", "drop"])
+async def test_one_name_is_not_read_as_letters(name: str) -> None:
+    client: Any = None
+    with pytest.raises(TypeError, match=f"{name} takes a collection of names, not one string"):
+        GenerateServicer(client, client, **{name: "rank"})
 
 
 async def test_the_contract_decides_which_of_two_values_has_an_effect(

@@ -126,11 +126,28 @@ def test_the_clock_starts_with_the_call_or_at_the_given_time() -> None:
     assert early.metrics.ttft_ms == 2500.0
 
 
+def test_a_start_in_the_future_is_rejected_at_once() -> None:
+    clock = Clock()
+    with pytest.raises(ValueError, match="started is in the future"):
+        stream_events([], REQUEST, engine_id="e", clock=clock, started=clock() + 0.001)
+    assert list(stream_events([], REQUEST, engine_id="e", clock=clock, started=clock()))
+
+
+def test_an_engine_that_counts_wrongly_does_not_cost_the_text() -> None:
+    chunks = [Chunk([Choice([1], "one", "stop")], Usage(4, 5))]
+    *_, end = stream_events(chunks, REQUEST, engine_id="e")
+    assert isinstance(end, StreamEventEnd)
+    assert (end.content, end.metrics.prefix_hit_rate) == ("one", 1.0)
+
+
 def test_the_events_contain_the_complete_output() -> None:
     events = _events(Clock())
     response = response_from_events(events)
     assert (response.output_text, response.output_tokens) == ("one two three", [1, 2, 3, 4, 5])
     assert response.metrics.ttft_ms == 500.0
+    assert response.error is None
+    failed = response_from_events(_events(Clock(), StatusError("UNAVAILABLE")))
+    assert failed.error is not None and failed.error.code is ErrorCode.UNAVAILABLE
     with pytest.raises(BridgeError, match="no end"):
         response_from_events(events[:-1])
 
