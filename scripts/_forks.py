@@ -3,7 +3,8 @@
     _forks.py --forks [OPTIONS OF PYTEST]
     _forks.py --durations-to FILE [OPTIONS OF PYTEST]    one usual run; {name: seconds} as JSON
 
-With --forks, it reads one request a line from standard input:
+With --forks, it writes "ready" when everything is loaded and reads one request a line from
+standard input:
 {"module": PATH, "before": SOURCE, "after": SOURCE, "tests": [NAMES], "seconds": LIMIT}. In the
 fork, the functions of that module get their code from the second source. The reply is one word:
 "passed", "failed", or "unable" where only a new process would see the change (it runs on import).
@@ -32,6 +33,7 @@ class Forks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         by_name = {item.nodeid: item for item in session.items}
+        print("ready", file=self._replies, flush=True)
         for line in self._requests:
             request = json.loads(line)
             items = [by_name[name] for name in request["tests"] if name in by_name]

@@ -317,12 +317,13 @@ class Copy:
     def survives(self, mutant: Mutant, tests: Tests) -> bool:
         path = self._home / mutant.path
         original = path.read_bytes()
+        near = tests.near(mutant)
+        forks = self._loaded(tests) if near else None
         for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             stale.unlink()
         path.write_bytes(mutant.source(original))
         try:
-            near = tests.near(mutant)
-            reply = self._fork(path, original, near, tests) if near else "unable"
+            reply = self._fork(forks, path, original, near, tests) if forks else "unable"
             if reply == "unable":
                 reply = self._run(tests.of_new_process(mutant), tests)
             return reply == "passed"
@@ -333,11 +334,25 @@ class Copy:
         if self._forks:
             _kill(self._forks)
 
-    def _fork(self, path: Path, original: bytes, names: list[str], tests: Tests) -> str:
-        """The reply of a process that has everything loaded."""
+    def _loaded(self, tests: Tests) -> subprocess.Popen[str] | None:
+        """A process that has loaded everything, which it must do while there is no mutant."""
         if not self._forks or self._forks.poll() is not None:
             self._forks = self._start("--forks", tests.timeout, *tests.places)
-        assert self._forks.stdin and self._forks.stdout
+            assert self._forks.stdout
+            if self._forks.stdout.readline() != "ready\n":
+                return None
+        return self._forks
+
+    def _fork(
+        self,
+        forks: subprocess.Popen[str],
+        path: Path,
+        original: bytes,
+        names: list[str],
+        tests: Tests,
+    ) -> str:
+        """The reply of a fork of that process."""
+        assert forks.stdin and forks.stdout
         request = {
             "module": str(path),
             "before": original.decode(),
@@ -345,8 +360,8 @@ class Copy:
             "tests": names,
             "seconds": tests.seconds(names),
         }
-        print(json.dumps(request), file=self._forks.stdin, flush=True)
-        return self._forks.stdout.readline().strip() or "unable"
+        print(json.dumps(request), file=forks.stdin, flush=True)
+        return forks.stdout.readline().strip() or "unable"
 
     def _run(self, names: Sequence[str], tests: Tests) -> str:
         """The same from a new process. Tests that failed last run first."""

@@ -163,6 +163,21 @@ def test_survivors_are_listed_and_the_tree_is_unchanged(
 
 
 @pytest.mark.packaging
+def test_a_mutant_does_not_stay_for_the_next_ones(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "pkg" / "m.py").write_text(
+        "def one():\n    return 1\ndef two(x):\n    return x < 3\n", encoding="utf-8"
+    )
+    (project / "tests" / "test_m.py").write_text(
+        "from pkg import m\ndef test(): assert m.one() == 1 and m.two(2)\n", encoding="utf-8"
+    )
+    assert mutated(project, "pkg/m.py") == 1
+    output = capsys.readouterr().out.splitlines()
+    assert output[:-4] == ["pkg/m.py:4: x < 3  ->  (x <= 3)", "pkg/m.py:4: 3  ->  4"]
+
+
+@pytest.mark.packaging
 def test_an_endless_mutant_is_killed(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
