@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from pydantic import ValidationError, ValidationInfo, field_validator
+from pydantic import TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 import smg_proto.sagellm
 from smg_proto.sagellm import (
@@ -20,6 +20,7 @@ from smg_proto.sagellm import (
     Response,
     SamplingParams,
     SamplingPreset,
+    StreamEvent,
     Timestamps,
     get_interface_since_version,
     is_interface_frozen,
@@ -167,6 +168,18 @@ def test_options_of_pydantics_validation_are_supported() -> None:
     given = {"role": "user", "content": "a"}
     assert Marked.model_validate(given, context="!").content == "a!"
     assert Marked.model_validate_json(json.dumps(given), context="!").content == "a!"
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [({}, "union_tag_not_found"), ({"event": "begin"}, "union_tag_invalid")],
+)
+def test_an_event_is_told_by_its_kind_alone(kind: dict[str, str], problem: str) -> None:
+    given = {"request_id": "r", "trace_id": "t", "engine_id": "e"} | kind
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter[Any](StreamEvent).validate_python(given)
+    (error,) = caught.value.errors()  # not one for each field of each kind
+    assert error["type"] == problem
 
 
 LONE = "half of a pair: \ud83d"
