@@ -123,7 +123,8 @@ def test_sampling_below_the_bound_for_greedy_is_greedy(given: float, sent: float
     assert to_completion_request(back).temperature == sent
 
 
-@pytest.mark.parametrize("penalty", [0.7, 1.1, 0.10636929422616959])  # the last: nine digits
+# Six digits, of which seven would make others; and nine.
+@pytest.mark.parametrize("penalty", [0.7, 1.1, 0.00097666, 0.10636929422616959])
 def test_numbers_of_32_bits_are_read_as_the_shortest_equal_ones(penalty: float) -> None:
     sampling = vllm.SamplingParams(presence_penalty=penalty, max_tokens=1)
     back = from_generate_request(vllm.GenerateRequest(text="x", sampling_params=sampling))
@@ -305,6 +306,14 @@ def test_an_empty_request_of_vllm_means_its_defaults() -> None:
     made = from_generate_request(vllm.GenerateRequest(text="x"), max_tokens=16)
     assert made.max_tokens == 16
     assert made.sampling_params == SamplingParams(skip_special_tokens=False)
+    one = vllm.SamplingParams(n=1, seed=-1)  # as the defaults
+    assert (
+        from_generate_request(vllm.GenerateRequest(text="x", sampling_params=one), max_tokens=16)
+        == made
+    )
+    seeded = vllm.GenerateRequest(text="x", sampling_params=vllm.SamplingParams(seed=-2))
+    back = from_generate_request(seeded, max_tokens=16).sampling_params
+    assert back is not None and back.seed == -2
 
 
 def test_arguments_of_the_client_are_the_same_request() -> None:

@@ -1,5 +1,6 @@
 """GenerateService over sockets: in front a client of sagellm.v1, behind a vLLM engine."""
 
+import asyncio
 import logging
 import re
 import time
@@ -38,11 +39,27 @@ REQUEST = Request(
 LONG = REQUEST.model_copy(update={"max_tokens": 5000})
 
 
+class Calls:
+    """The client's completions, with the arguments of each call and a delay before it."""
+
+    def __init__(self, client: AsyncVLLMGrpcClient) -> None:
+        self.completions = self
+        self.arguments: list[dict[str, Any]] = []
+        self.delay = 0.0
+        self._create: Any = client.completions.create
+
+    async def create(self, **arguments: Any) -> Any:
+        self.arguments.append(arguments)
+        await asyncio.sleep(self.delay)
+        return await self._create(**arguments)
+
+
 @dataclass
 class Served:
     stub: "sagellm_pb2_grpc.GenerateServiceAsyncStub"
     engine: FakeVllmEngine
     decoder: TokenDecoder
+    calls: Calls
 
 
 @pytest.fixture
@@ -52,14 +69,15 @@ async def served() -> AsyncIterator[Served]:
         async with AsyncVLLMGrpcClient(host, int(port), max_retries=0) as client:
             decoder = await TokenDecoder.afrom_client(client)
             server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-            servicer = GenerateServicer(client, decoder, engine_id="e", models=["m"])
+            calls: Any = Calls(client)
+            servicer = GenerateServicer(calls, decoder, engine_id="e", models=["m"])
             sagellm_pb2_grpc.add_GenerateServiceServicer_to_server(servicer, server)
             front = server.add_insecure_port("127.0.0.1:0")
             await server.start()
             try:
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{front}") as channel:
                     stub = sagellm_pb2_grpc.GenerateServiceStub(channel)
-                    yield Served(stub, address.servicer, decoder)
+                    yield Served(stub, address.servicer, decoder, calls)
             finally:
                 await server.stop(None)
 
@@ -103,6 +121,14 @@ async def test_the_unary_reply_and_the_stream_have_the_same_content(served: Serv
     assert served.decoder.decode(response.output_tokens) == response.output_text != ""
     assert 0 < response.metrics.ttft_ms < took
     assert response.metrics.ttft_ms + sum(response.metrics.itl_list) < took
+
+
+async def test_the_time_starts_with_the_call_and_the_text_is_the_decoders(served: Served) -> None:
+    served.calls.delay = 0.2
+    response = await served.stub.Generate(REQUEST.to_proto())
+    assert response.metrics.ttft_ms >= 200
+    (arguments,) = served.calls.arguments
+    assert arguments["decoder"] is served.decoder
 
 
 async def test_unknown_fields_of_a_newer_client_are_logged_without_a_warning(

@@ -231,6 +231,25 @@ def test_a_stream_that_stops_without_a_reason_is_unavailable() -> None:
     }
 
 
+def test_tokens_without_text_and_text_without_tokens_are_output() -> None:
+    clock = Clock()
+
+    def chunks() -> Iterator[Chunk]:
+        yield Chunk([Choice([1])])
+        clock.pass_(0.25)
+        yield Chunk([Choice([2])])
+        yield Chunk([Choice([], "end", "stop")])
+
+    _, *deltas, end = stream_events(chunks(), REQUEST, engine_id="e", clock=clock)
+    assert [(d.content, d.content_tokens) for d in deltas if isinstance(d, StreamEventDelta)] == [
+        ("", [1]),
+        ("", [2]),
+        ("end", []),
+    ]
+    assert isinstance(end, StreamEventEnd)
+    assert end.metrics.tpot_ms == 250.0  # the one token after the first
+
+
 def test_several_choices_are_rejected() -> None:
     with pytest.raises(BridgeError, match="several choices"):
         list(stream_events([Chunk([Choice([1], index=1)])], REQUEST, engine_id="e"))

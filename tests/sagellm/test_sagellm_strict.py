@@ -119,7 +119,7 @@ def test_strict_accepts_valid_requests_from_python_and_json() -> None:
     [
         ({"strategy": DecodingStrategy.SAMPLING, "temperature": 0.0}, "temperature"),
         ({"strategy": DecodingStrategy.BEAM_SEARCH, "beam_size": 1}, "beam_size"),
-        ({"strategy": DecodingStrategy.CONTRASTIVE, "alpha": 3.0}, "alpha"),
+        ({"strategy": DecodingStrategy.CONTRASTIVE, "alpha": 1.1}, "alpha"),
         ({"strategy": DecodingStrategy.CONTRASTIVE, "penalty_alpha": -1.0}, "penalty_alpha"),
         ({"strategy": DecodingStrategy.SPECULATIVE, "n_speculative_tokens": 0}, "n_spec"),
     ],
