@@ -321,7 +321,6 @@ class ChatShape(Shape[ChatCompletion, ChatCompletionChunk]):
 
     def whole(self, fields: dict[str, Any], choices: list[dict[str, Any]]) -> ChatCompletion:
         for choice in choices:
-            del choice["kv_transfer_params"]
             choice["message"] = {"content": choice.pop("text")}
             choice["logprobs"] = self._logprobs(choice["logprobs"])
         return ChatCompletion.model_validate({**fields, "choices": choices})

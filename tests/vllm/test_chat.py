@@ -21,6 +21,7 @@ from smg_proto.vllm import (
     TokenDecoder,
     VLLMGrpcError,
     VLLMGrpcFailedPreconditionError,
+    VLLMGrpcInvalidArgumentError,
     VLLMGrpcValidationError,
     _template,
 )
@@ -98,6 +99,9 @@ def test_a_stream_has_openais_shape(both: Both, client: Any, engine: FakeVllmEng
         assert [c.finish_reason for c in mine][-1] == "stop"
     final = both.run(stream.get_final_completion())
     assert [c.message.content for c in final.choices] == ["Hello there!"] * 2
+    for choice in final.choices:
+        mine = [c.choices[0] for c in parts if c.choices[0].index == choice.index]
+        assert [token for c in mine for token in c.token_ids] == choice.token_ids != []
     again = chat(both, client, stream=True)
     assert "".join(both.each(again.text_stream)) == "Hello there!"
 
@@ -147,6 +151,10 @@ def test_logprobs_are_listed_as_openai_does(
     assert chat(both, client, max_tokens=1).choices[0].logprobs is None
     chat(both, client, logprobs=True, max_tokens=1)
     assert sent(engine).sampling_params.logprobs == 0
+    chat(both, client, logprobs=True, top_logprobs=0, max_tokens=1)
+    assert sent(engine).sampling_params.logprobs == 0
+    with pytest.raises(VLLMGrpcInvalidArgumentError, match="2147483647"):  # the server's limit
+        chat(both, client, logprobs=True, top_logprobs=2**31 - 1)
     chat(both, client, logprobs=False, max_tokens=1)
     assert not sent(engine).sampling_params.HasField("logprobs")
 
@@ -614,22 +622,46 @@ def test_without_jinja_chat_says_what_to_install(
         chat(both, client, chat_template="something that was never compiled before")
 
 
+class Own:
+    """A tokenizer like those of transformers."""
+
+    chat_template: Any = "{{ bos_token }}{{ messages[0].content }}"
+    special_tokens_map: ClassVar[dict[str, str]] = {"bos_token": "<|start|>"}
+
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
+        assert not add_special_tokens
+        return tokenizer().encode(text)
+
+    def decode(self, ids: list[int], /, *, skip_special_tokens: bool = True) -> str:
+        return tokenizer().decode(ids, skip_special=skip_special_tokens)
+
+
 def test_a_tokenizer_of_the_callers_brings_its_template(
     both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
 ) -> None:
-    """As those of transformers do."""
-
-    class Own:
-        chat_template = "{{ bos_token }}{{ messages[0].content }}"
-        special_tokens_map: ClassVar[dict[str, str]] = {"bos_token": "<|start|>"}
-
-        def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
-            assert not add_special_tokens
-            return tokenizer().encode(text)
-
-        def decode(self, ids: list[int], /, *, skip_special_tokens: bool = True) -> str:
-            return tokenizer().decode(ids, skip_special=skip_special_tokens)
-
     client = both.make(address, decoder=TokenDecoder(Own()))
     assert chat(both, client, max_tokens=2).choices[0].message.content
     assert prompt_of(engine) == "<|start|>Say hello."
+
+
+@pytest.mark.parametrize("template", [None, "", 5])
+def test_a_tokenizer_of_the_callers_may_have_no_template(
+    template: Any, both: Both, address: Address[FakeVllmEngine]
+) -> None:
+    own = Own()
+    own.chat_template = template
+    client = both.make(address, decoder=TokenDecoder(own))
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="does not have a chat template"):
+        chat(both, client)
+
+
+def test_half_a_character_of_a_tokenizer_has_bytes(
+    both: Both, address: Address[FakeVllmEngine]
+) -> None:
+    class Half(Own):
+        def decode(self, ids: list[int], /, *, skip_special_tokens: bool = True) -> str:
+            return "\ud83d" * len(ids)
+
+    client = both.make(address, decoder=TokenDecoder(Half()))
+    reply = chat(both, client, logprobs=True, max_tokens=1)
+    assert [entry.bytes for entry in reply.choices[0].logprobs.content] == [[ord("?")]]
