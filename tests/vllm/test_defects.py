@@ -297,6 +297,26 @@ def test_8_a_closed_client_says_so(both: Both, address: Address[FakeVllmEngine])
     assert fails(lambda: check(lambda: bare(b"")))
 
 
+def test_8_a_closed_client_asks_for_no_token(both: Both, address: Address[FakeVllmEngine]) -> None:
+    asked = list[str]()
+
+    def token() -> str:
+        asked.append("")
+        return "secret"
+
+    client = both.make(address, token=token)
+    both.run(client.close())
+    for call in (
+        lambda: client.completions.create(prompt="x"),
+        lambda: client.completions.create(prompt="x", stream=True),
+        lambda: client.health.check(),
+        lambda: client.tokenizer.download(),
+    ):
+        with pytest.raises(VLLMGrpcClosedError):
+            both.run(call())
+    assert not asked
+
+
 def test_8_leaving_a_stream_ends_the_request_at_once(
     both: Both, client: Any, address: Address[FakeVllmEngine]
 ) -> None:
