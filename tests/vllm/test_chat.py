@@ -18,6 +18,7 @@ from smg_proto.vllm import (
     ChatCompletion,
     ChatCompletionChunk,
     StructuredOutputs,
+    Timeout,
     TokenDecoder,
     VLLMGrpcError,
     VLLMGrpcFailedPreconditionError,
@@ -169,6 +170,22 @@ def test_the_models_own_sampling_applies_unless_it_is_switched_off(
     assert sent(engine).sampling_params.temperature == 0.25
     chat(both, client, max_tokens=1, use_model_defaults=False)
     assert not sent(engine).sampling_params.HasField("temperature")
+
+
+def test_the_models_description_counts_as_part_of_the_first_message(
+    both: Both, decoder: TokenDecoder
+) -> None:
+    left: list[float | None] = []
+
+    class Clocked(FakeVllmEngine):
+        async def GetModelInfo(self, request: Any, context: Any) -> Any:
+            left.append(context.time_remaining())
+            return await super().GetModelInfo(request, context)
+
+    with run_vllm_engine(Clocked()) as address:
+        client = both.make(address, decoder=decoder)
+        assert both.each(chat(both, client, stream=True, timeout=Timeout(first_message=5.0)))
+    assert left[0] is not None and left[0] <= 5.0
 
 
 def test_a_server_that_does_not_describe_its_model_can_chat(both: Both) -> None:

@@ -80,7 +80,7 @@ class AsyncCaller:
         self.token = token
         self.decoder = check_decoder(decoder)
         # Fetched in the background. A permanent error is a result too.
-        self._model = AsyncOnce[ModelInfo | VLLMGrpcError]()
+        self._model = AsyncOnce[ModelInfo | None]()
         self._tokenizer = AsyncOnce[TokenDecoder | Exception]()
         self._check_token()
 
@@ -237,14 +237,14 @@ class AsyncCaller:
         self.connection.model = info
         return info
 
-    async def _describe(self) -> ModelInfo | VLLMGrpcError:
-        """Get the model, or a permanent error."""
+    async def _describe(self) -> ModelInfo | None:
+        """Get the model. None: the server will never describe it."""
         try:
             return await self.model_info({})
         except VLLMGrpcError as error:
             if error.retryable or isinstance(error, _TRANSIENT):
                 raise
-            return error
+            return None
 
     async def label(self, seconds: float | None) -> str:
         """The model's name, for results. As it is only a label, the client waits for it briefly,
@@ -297,7 +297,7 @@ class AsyncCaller:
             )
         info = await self._model.get(self._describe, None)
         server = None
-        if isinstance(info, ModelInfo) and info.raw is not None and self.connection.given is None:
+        if info is not None and info.raw is not None and self.connection.given is None:
             described = info.raw.SerializeToString(deterministic=True)
             server = (self.connection.address.target, described)
         decoder = BY_SERVER.get(server) if server is not None else None
@@ -305,7 +305,7 @@ class AsyncCaller:
             try:
                 bundle = await self.download({})
             except _NO_BUNDLE:
-                if not isinstance(info, ModelInfo):
+                if info is None:
                     raise
                 path = info.tokenizer_path or info.model_path
                 decoder = await async_run_blocking(local_decoder, path)

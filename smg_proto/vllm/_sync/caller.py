@@ -81,7 +81,7 @@ class Caller:
         self.token = token
         self.decoder = check_decoder(decoder)
         # Fetched in the background. A permanent error is a result too.
-        self._model = Once[ModelInfo | VLLMGrpcError]()
+        self._model = Once[ModelInfo | None]()
         self._tokenizer = Once[TokenDecoder | Exception]()
         self._check_token()
 
@@ -238,14 +238,14 @@ class Caller:
         self.connection.model = info
         return info
 
-    def _describe(self) -> ModelInfo | VLLMGrpcError:
-        """Get the model, or a permanent error."""
+    def _describe(self) -> ModelInfo | None:
+        """Get the model. None: the server will never describe it."""
         try:
             return self.model_info({})
         except VLLMGrpcError as error:
             if error.retryable or isinstance(error, _TRANSIENT):
                 raise
-            return error
+            return None
 
     def label(self, seconds: float | None) -> str:
         """The model's name, for results. As it is only a label, the client waits for it briefly,
@@ -298,7 +298,7 @@ class Caller:
             )
         info = self._model.get(self._describe, None)
         server = None
-        if isinstance(info, ModelInfo) and info.raw is not None and self.connection.given is None:
+        if info is not None and info.raw is not None and self.connection.given is None:
             described = info.raw.SerializeToString(deterministic=True)
             server = (self.connection.address.target, described)
         decoder = BY_SERVER.get(server) if server is not None else None
@@ -306,7 +306,7 @@ class Caller:
             try:
                 bundle = self.download({})
             except _NO_BUNDLE:
-                if not isinstance(info, ModelInfo):
+                if info is None:
                     raise
                 path = info.tokenizer_path or info.model_path
                 decoder = run_blocking(local_decoder, path)
