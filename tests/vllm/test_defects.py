@@ -306,12 +306,13 @@ def test_8_a_closed_client_asks_for_no_token(both: Both, address: Address[FakeVl
 
     client = both.make(address, token=token)
     both.run(client.close())
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: client.completions.create(prompt="x"),
         lambda: client.completions.create(prompt="x", stream=True),
         lambda: client.health.check(),
         lambda: client.tokenizer.download(),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(VLLMGrpcClosedError):
             both.run(call())
     assert not asked

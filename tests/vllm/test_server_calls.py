@@ -87,6 +87,16 @@ def test_requests_are_aborted_by_id(both: Both, client: Any, engine: FakeVllmEng
             both.run(client.health.abort(wrong))
 
 
+def test_each_input_of_embeddings_has_its_own_request(
+    both: Both, client: Any, engine: FakeVllmEngine
+) -> None:
+    for inputs in ([5], [[5], [6]]):
+        both.run(client.embeddings.create(input=inputs, request_id="mine", model="m"))
+    requests = [one.request for one in engine.record.received]
+    names = [one.request_id for one in requests if isinstance(one, pb.EmbedRequest)]
+    assert (names[0], sorted(names[1:])) == ("mine", ["mine-0", "mine-1"])
+
+
 def test_embeddings_of_one_and_of_several_inputs(both: Both, client: Any) -> None:
     one = both.run(client.embeddings.create(input=[5, 6, 7]))
     assert one.usage.prompt_tokens == 3 and one.model and len(one.data[0].embedding) > 0

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decode import ALL, joined
 from tokenizers import Tokenizer, decoders, models
-from vllm_kit import Both, text_of
+from vllm_kit import NEVER, Both, text_of
 
 from smg_proto import common_pb2
 from smg_proto._tokens import bundle as tokens_bundle
@@ -686,6 +686,17 @@ def test_a_result_waits_for_the_name(
     engine.script.add(Fault(delay=0.2), rpc="GetModelInfo")
     assert both.create(client, prompt=PROMPT, max_tokens=1).model == engine.name
     assert own(fresh).sent("GetModelInfo") == 1
+
+
+def test_results_wait_for_the_name_only_once(
+    both: Both, fresh: Address[FakeVllmEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = both.make(fresh, decoder=None)
+    own(fresh).script.add(Fault(delay=NEVER), rpc="GetModelInfo", times=None)
+    for wait in (0.05, "not used again"):
+        for module in (async_caller, sync_caller):
+            monkeypatch.setattr(module, "_LABEL_WAIT", wait)
+        assert both.create(client, prompt=PROMPT, max_tokens=1, timeout=None).model == ""
 
 
 def test_a_server_that_is_gone_is_no_missing_tokenizer(both: Both) -> None:
