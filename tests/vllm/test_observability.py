@@ -38,10 +38,12 @@ def test_logs_name_requests_and_never_their_content(
             client, prompt=PROMPT, max_tokens=3, request_id="mine", metadata={"x-key": "private"}
         )
         both.run(client.health.check())
+        both.run(client.tokenizer.download())
     ours = [r for r in caplog.records if r.name == "smg_proto.vllm"]
     text = "\n".join(record.getMessage() for record in ours)
     assert "call started rpc=Generate request_id=mine prompt=text stream=False n=1" in text
     assert "code=UNAVAILABLE request_id=mine" in text and "rpc=HealthCheck" in text
+    assert "rpc=GetTokenizer" in text
     for secret in (PROMPT, "my-token", "private", text_of([result])):
         assert secret not in text
 

@@ -19,6 +19,7 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import async_eventually
 from test_decode import ALL, joined
 from tokenizers import Tokenizer, decoders, models
 from vllm_kit import NEVER, Both, text_of
@@ -33,11 +34,13 @@ from smg_proto.vllm import (
     TokenDecoder,
     TokenizerBundle,
     VLLMGrpcClient,
+    VLLMGrpcClosedError,
     VLLMGrpcConnectionError,
     VLLMGrpcDataLossError,
     VLLMGrpcError,
     VLLMGrpcTimeoutError,
     VLLMGrpcUnavailableError,
+    VLLMGrpcUnimplementedError,
 )
 from smg_proto.vllm._async import caller as async_caller
 from smg_proto.vllm._sync import caller as sync_caller
@@ -190,8 +193,9 @@ def test_a_tokenizer_that_is_late_ends_the_call_within_its_own_limit(
     for read in (both.create, both.final):
         with pytest.raises(VLLMGrpcTimeoutError, match=r"tokenizer did not arrive .* decoder=None"):
             read(client, prompt=PROMPT, max_tokens=2, timeout=0.4)
-    with pytest.raises(VLLMGrpcTimeoutError, match="tokenizer did not arrive"):
+    with pytest.raises(VLLMGrpcTimeoutError, match="tokenizer did not arrive") as caught:
         both.run(client.embeddings.create(input=PROMPT, timeout=0.2))
+    assert caught.value.code == "DEADLINE_EXCEEDED"
     assert engine.sent() == 1  # the fetch goes on, for those who come later
     assert both.create(client, prompt=PROMPT, max_tokens=2, timeout=20).choices[0].text
     assert both.run(client.embeddings.create(input=PROMPT, timeout=20)).data
@@ -240,6 +244,46 @@ def test_the_servers_path_serves_where_it_sends_no_tokenizer(
     TokenizerBundle(engine.bundle, "").extract(tmp_path)
     engine.name = str(tmp_path)
     assert both.create(both.make(fresh), prompt=PROMPT, max_tokens=2).choices[0].text
+
+
+@pytest.mark.parametrize("name", ["tokenizer_path", "model_path"])
+def test_the_path_of_the_tokenizer_comes_before_that_of_the_model(
+    name: str, both: Both, tmp_path: Path
+) -> None:
+    class Elsewhere(OwnTokenizer):
+        async def GetModelInfo(self, request: Any, context: Any) -> Any:
+            info = await super().GetModelInfo(request, context)
+            info.model_path, info.tokenizer_path = "none", ""
+            setattr(info, name, str(tmp_path))
+            return info
+
+    engine = Elsewhere()
+    engine.script.add(Fault(grpc.StatusCode.INTERNAL), rpc="GetTokenizer", times=None)
+    TokenizerBundle(engine.bundle, "").extract(tmp_path)
+    with run_vllm_engine(engine) as address:
+        assert both.run(both.make(address).tokenizer.decoder()).decode([20])
+
+
+def test_a_server_without_model_and_tokenizer_says_so(
+    both: Both, fresh: Address[FakeVllmEngine]
+) -> None:
+    for rpc in ("GetModelInfo", "GetTokenizer"):
+        fault = Fault(grpc.StatusCode.UNIMPLEMENTED)
+        own(fresh).script.add(fault, rpc=rpc, times=None)
+    with pytest.raises(VLLMGrpcUnimplementedError):
+        both.run(both.make(fresh).tokenizer.decoder())
+
+
+async def test_a_client_that_is_closed_says_so_to_those_who_wait_for_the_tokenizer(
+    fresh: Address[FakeVllmEngine],
+) -> None:
+    own(fresh).pause = 30.0
+    client = AsyncVLLMGrpcClient(target=fresh)
+    waits = asyncio.ensure_future(client.embeddings.create(input="x"))
+    await async_eventually(lambda: own(fresh).sent() == 1)
+    await client.close()
+    with pytest.raises(VLLMGrpcClosedError):
+        await waits
 
 
 # Loading.
