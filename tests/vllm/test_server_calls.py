@@ -254,3 +254,31 @@ def test_messages_and_metadata_are_in_no_dump_no_schema_and_no_repr() -> None:
             assert (field.exclude, field.repr) == (True, False), (kind, name)
             found += 1
     assert found > 10
+
+
+def test_waiting_for_the_engine_asks_at_intervals_until_its_time_is_over(
+    both: Both, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    answers: list[bool] = []
+
+    def healthy(**params: Any) -> Any:
+        asked.append(params)
+        answer = bool(answers) and answers.pop()
+
+        async def later() -> bool:
+            return answer
+
+        return later() if both.asynchronous else answer
+
+    monkeypatch.setattr(client, "is_healthy", healthy)
+    assert both.run(client.wait_for_ready(timeout=0.2, poll_interval=3600)) is False
+    assert [params["max_retries"] for params in asked] == [0]
+    assert asked[0]["timeout"] <= 0.2  # what is left
+    asked.clear()
+    assert both.run(client.wait_for_ready(timeout=0.5, poll_interval=0.2)) is False
+    assert len(asked) <= 3
+    asked.clear()
+    answers[:] = [True] + [False] * 19
+    assert both.run(client.wait_for_ready(timeout=10, poll_interval=0.01)) is True
+    assert len(asked) == 20 and asked[0]["timeout"] == 1.0  # at least a second for each
