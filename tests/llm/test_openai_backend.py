@@ -89,11 +89,12 @@ def stream_of(output: Upstream) -> list[Any]:
 async def test_a_connection_is_reused() -> None:
     async with upstream() as output:
         connections = stream_of(output)
-        backend = OpenAIBackend(output.url, model="m")
+        backend: Any = OpenAIBackend(output.url, model="m")
         for _ in range(12):
             async for _piece in backend.generate(llm_pb2.GenerateRequest(prompt="a")):
                 pass
         await backend.aclose()
+        assert not backend._upstream._resource  # nor waits for its connections to grow old
         await async_eventually(lambda: all(each.is_closing() for each in connections))
         # Not always the same: its end may still be on the way when the next request begins.
         assert len(connections) == 12 > len({*connections})

@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
+from certificates import Authority
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -168,6 +169,10 @@ def test_the_echo_backend_counts_tokens_and_stops(serving: Any) -> None:
         short = ask(channel, "one two three four", max_tokens=2)
         assert (text(short), short[-1].finish_reason) == ("one two", "length")
         assert text(ask(channel, "one two three four", stop=["re", "x"])) == "one two th"
+        assert text(ask(channel, "one two", stop=["one"])) == ""
+        assert text(ask(channel, "a bb", stop=["b"])) == "a "
+        first, _ = ask(channel, "one two three", stop=[" two"])  # and the end
+        assert first.token == "one"
 
 
 def test_a_long_reply_is_complete(serving: Any) -> None:
@@ -188,6 +193,7 @@ def test_invalid_requests_are_rejected_with_the_field(serving: Any) -> None:
             ("max_tokens", {"max_tokens": 0}),
             ("temperature", {"temperature": 3.0}),
             ("top_p", {"top_p": 0.0}),
+            ("top_p", {"top_p": 1.5}),
             ("stop", {"stop": [""]}),
         ):
             failure = fails(channel, **fields)
@@ -210,6 +216,58 @@ def test_any_async_function_is_a_backend(serving: Any) -> None:
         failure = fails(channel, "a", temperature=1.0)
         (found,) = failure.field_violations
         assert found == FieldViolation("temperature", "is not supported by this backend")
+
+
+def test_a_function_gets_the_fields_that_it_has_parameters_for(serving: Any) -> None:
+    fields: dict[str, Any] = {
+        "max_tokens": 4, "temperature": 0.5, "top_p": 0.25, "stop": ["x", "y"], "seed": 11,
+        "model": "m", "request_id": "r-1",
+    }  # fmt: skip
+    got: list[dict[str, Any]] = []
+
+    async def every(prompt: str, **arguments: Any) -> AsyncIterator[str]:
+        got.append(arguments)
+        yield prompt
+
+    async def some(prompt: str, seed: int = 0, stop: Any = ()) -> AsyncIterator[str]:
+        got.append({"seed": seed, "stop": stop})
+        yield prompt
+
+    with serving(every) as channel:
+        assert text(ask(channel, "a", **fields)) == "a"
+    with serving(some) as channel:
+        assert text(ask(channel, "a", seed=11, stop=["x", "y"], model="m")) == "a"
+    assert got == [fields, {"seed": 11, "stop": ["x", "y"]}]
+
+
+class Pieces:
+    """An iterator that a function may return, with or without a way to close it."""
+
+    def __init__(self) -> None:
+        self.words = ["a", "b"]
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> str:
+        if not self.words:
+            raise StopAsyncIteration
+        return self.words.pop(0)
+
+
+class ClosingPieces(Pieces):
+    closed = 0
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("pieces", [Pieces, ClosingPieces])
+def test_what_a_function_returns_is_closed_if_it_can_be(pieces: type[Pieces], serving: Any) -> None:
+    made = pieces()
+    with serving(lambda prompt: made) as channel:
+        assert text(ask(channel)) == "ab"
+    assert getattr(made, "closed", 1) == 1
 
 
 def test_a_failure_has_its_status_and_no_text_of_the_backend(
@@ -683,11 +741,14 @@ def test_an_adapter_is_ready_when_serve_returns_and_frees_its_port() -> None:
         assert text(ask(channel, "here")) == "here"
     with pytest.raises(OSError, match="cannot listen on 127"):
         LLMGRPCAdapter({"host": "127.0.0.1", "port": adapter.port}).serve()
+    assert [thread.name for thread in threading.enumerate()].count("smg-proto-llm") == 1
     for start in (adapter.serve, adapter.run):
         with pytest.raises(RuntimeError, match="already started"):
             start()
-    adapter.shutdown()
-    assert adapter.wait(0)
+    for _ in range(2):
+        adapter.shutdown()
+        assert adapter.wait(0)
+    LLMGRPCAdapter({"port": 0}).shutdown()  # it has not started
     with LLMGRPCAdapter({"host": "127.0.0.1", "port": adapter.port}) as again:
         assert again.port == adapter.port
 
@@ -712,6 +773,18 @@ def test_an_adapter_serves_health_and_reflection() -> None:
         health: Any = health_pb2_grpc.HealthStub(channel)
         status = health.Check(health_pb2.HealthCheckRequest(service="entity.grpc.LLMService"))
         assert status.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_an_adapter_has_the_certificate_of_its_settings() -> None:
+    authority = Authority()
+    identity = authority.issue("adapter")
+    credentials = grpc.ssl_server_credentials([(identity.key, identity.certificate)])
+    trust = grpc.ssl_channel_credentials(authority.certificate)
+    with (
+        LLMGRPCAdapter({"port": 0, "credentials": credentials}) as adapter,
+        grpc.secure_channel(adapter.address, trust) as channel,
+    ):
+        assert text(ask(channel, "here")) == "here"
 
 
 def test_an_adapter_listens_on_a_unix_socket(tmp_path: Path) -> None:
