@@ -19,7 +19,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm._inference import translated
+from smg_proto.vllm._inference import engine_messages, translated
 from smg_proto.vllm._params import CompletionRequest
 
 PROMPT = "The quick brown"
@@ -300,6 +300,39 @@ def test_numbers_of_candidates_are_translated(count: int) -> None:
     assert made.response.output_logprobs and made.response.prompt_logprobs
     for candidates in (made.response.output_candidates, made.response.prompt_candidates):
         assert (candidates.all, candidates.top_n) == (count == -1, max(count, 0))
+
+
+def test_the_reply_is_asked_for_with_text_and_tokens_and_no_more() -> None:
+    plain = CompletionRequest.of({}).to_grpc()
+    _, made = translated("Generate", pb.GenerateRequest(sampling_params=plain))
+    assert isinstance(made, vllm_inference_pb2.GenerateRequest)
+    assert made.response == vllm_inference_pb2.ResponseOptions(
+        output_text=True, output_token_ids=True, skip_special_tokens=True
+    )
+    scored = CompletionRequest.of({"logprobs": 0, "prompt_logprobs": 0}).to_grpc()
+    _, made = translated("Generate", pb.GenerateRequest(sampling_params=scored))
+    assert isinstance(made, vllm_inference_pb2.GenerateRequest)
+    response = made.response
+    assert response.output_logprobs and response.prompt_logprobs and response.prompt_token_ids
+    for name in ("output_candidates", "prompt_candidates"):
+        assert not response.HasField(name)  # the tokens' own are enough
+
+
+def test_counts_and_reasons_are_translated() -> None:
+    finish = vllm_inference_pb2.FinishInfo
+    names = {finish.STOP: "stop", finish.LENGTH: "length", finish.ABORTED: "abort"}
+    prompt = vllm_inference_pb2.PromptInfo(num_prompt_tokens=9)
+    for reason, name in names.items():
+        message = vllm_inference_pb2.GenerateResponse()
+        message.outputs.token_ids.extend([5, 6])
+        message.outputs.num_tokens = 2
+        message.outputs.finish_info.finish_reason = reason
+        message.outputs.finish_info.num_output_tokens = 7
+        message.outputs.finish_info.num_cached_tokens = 3
+        chunk, end = (one for one in engine_messages(message, prompt))
+        assert (chunk.chunk.prompt_tokens, chunk.chunk.completion_tokens) == (9, 2)
+        assert (end.complete.finish_reason, end.complete.completion_tokens) == (name, 7)
+        assert end.complete.cached_tokens == 3
 
 
 def test_parameters_that_are_nested_too_deeply_are_refused() -> None:

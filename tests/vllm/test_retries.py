@@ -13,7 +13,7 @@ from smg_proto import vllm as v
 from smg_proto.testing import Address, FakeVllmEngine, Fault
 from smg_proto.vllm._async.call import AsyncCall, Limits
 from smg_proto.vllm._config import Options
-from smg_proto.vllm._errors import from_status
+from smg_proto.vllm._errors import from_rpc_error, from_status
 from smg_proto.vllm._sync.call import Call
 
 Code = grpc.StatusCode
@@ -227,6 +227,39 @@ def test_an_error_tells_status_details_request_and_metadata(
         assert f"code={status.name} | details=not now | request_id=mine" in str(error)
         assert "secret" not in str(error)
         assert ADVICE.get(status, f"the call ended {status.name}") in str(error)
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        ("0", 0.0),
+        ("1500", 1.5),
+        ("9" * 12, 999999999.999),
+        ("9" * 13, -1.0),
+        ("-1", -1.0),
+        ("soon", -1.0),
+        ("", -1.0),
+        ("\u0665", -1.0),  # a digit, but not in ASCII
+        (b"5", -1.0),
+    ],
+)
+def test_a_pushback_that_is_no_number_means_no_retry(sent: str | bytes, seconds: float) -> None:
+    trailers = (("grpc-retry-pushback-ms", sent),)
+    error = from_status(Code.UNAVAILABLE, "busy", target="t", trailing_metadata=trailers)
+    assert error.pushback == seconds
+    assert error.retryable == (seconds >= 0)
+
+
+def test_an_error_has_the_headers_of_its_call() -> None:
+    headers, trailers = (("x-server", "s"),), (("x-cost", "7"),)
+    cause = grpc.aio.AioRpcError(
+        Code.INTERNAL,
+        grpc.aio.Metadata(*headers),
+        grpc.aio.Metadata(*trailers),
+        details="d",
+    )
+    error = from_rpc_error(cause, target="t")
+    assert (error.initial_metadata, error.trailing_metadata) == (headers, trailers)
 
 
 # As in OpenAI's library, by the HTTP status that a gateway would make of it.
