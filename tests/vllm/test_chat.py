@@ -550,6 +550,29 @@ def test_a_hostile_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPa
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "x.replace('a', x)",
+        "x.replace('', x)",
+        "x | replace('a', x)",
+        "x.join(x)",
+        "x | list | join(x)",
+        "([{'a': x}] * 10000) | join(attribute='a')",
+    ],
+)
+def test_text_that_grows_is_stopped_before_it_is_made(made: str) -> None:
+    """A hundred million characters that nothing prints."""
+    source = "{% set x = 'a' * 10000 %}{% set y = " + made + " %}"
+    with pytest.raises(VLLMGrpcFailedPreconditionError, match="exceeds a limit of time or size"):
+        compiled(source).render()
+
+
+def test_jinjas_own_sources_of_text_are_gone() -> None:
+    source = "{{ lipsum is defined or cycler is defined or joiner is defined }}"
+    assert compiled(source).render() == "False"
+
+
 @pytest.mark.parametrize("body", ["{{ a }}", "{{ [].count(a) }}"])
 def test_steps_are_counted(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "{% for a in range(300) %}" + body + "{% endfor %}"
