@@ -568,6 +568,51 @@ def test_text_that_grows_is_stopped_before_it_is_made(made: str) -> None:
         compiled(source).render()
 
 
+@pytest.mark.parametrize(
+    ("made", "cost"),
+    [
+        ("x.replace('', 'bbbb')", 4 + 5 * 4),
+        ("x | replace('a', 'bbb')", 4 + 3 * 3),
+        ("','.join([x, x])", 8 + 2),
+        ("[x, x] | join(',')", 8 + 2),
+        ("x | indent(5)", 20),
+        ("x | indent('12')", 8),
+        ("x * 3", 12),
+        ("3 * x", 12),
+        ("x + x", 8),
+        ("x ~ 'bc'", 6),
+        ("n * 5", 8),  # bits
+        ("2.5 * n", 8),
+        ("n - 5", 0),
+        ("x | length * 2.5", 3),
+    ],
+)
+def test_what_an_operation_makes_has_a_limit(
+    made: str, cost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = compiled("{% set y = " + made + " %}done")
+    monkeypatch.setattr(_template, "MAX_VALUE", cost)
+    assert template.render(x="aaba", n=200) == "done"
+    if cost:
+        monkeypatch.setattr(_template, "MAX_VALUE", cost - 1)
+        with pytest.raises(VLLMGrpcFailedPreconditionError, match="limit of time or size"):
+            template.render(x="aaba", n=200)
+
+
+def test_json_has_the_form_that_the_template_asks_for() -> None:
+    value = {"b": [1], "a": "\u00e9<"}
+    for arguments, expected in (
+        ("indent=0", json.dumps(value, indent=0, ensure_ascii=False)),
+        ("indent=16", json.dumps(value, indent=16, ensure_ascii=False)),
+        ("separators=[',', ':']", '{"b":[1],"a":"\u00e9<"}'),
+        ("sort_keys=true, ensure_ascii=true", '{"a": "\\u00e9<", "b": [1]}'),
+    ):
+        assert compiled("{{ v | tojson(" + arguments + ") }}").render(v=value) == expected
+    for indent in ("-1", "17"):
+        with pytest.raises(VLLMGrpcFailedPreconditionError, match="limit of time or size"):
+            compiled("{{ v | tojson(indent=" + indent + ") }}").render(v=value)
+
+
 def test_jinjas_own_sources_of_text_are_gone() -> None:
     source = "{{ lipsum is defined or cycler is defined or joiner is defined }}"
     assert compiled(source).render() == "False"
