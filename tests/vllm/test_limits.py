@@ -859,6 +859,26 @@ def test_a_thread_that_reads_several_prompts_learns_that_they_were_closed(
         closer.join()
 
 
+def test_a_merge_that_was_closed_ends_threads_that_wait_for_its_reader() -> None:
+    ended: list[int] = []
+    read: list[int] = []
+
+    def endless(job: int) -> Iterator[int]:
+        try:
+            while True:
+                read.append(job)
+                yield job
+        finally:
+            ended.append(job)
+
+    merge: Merge[int, int] = Merge([1, 2], endless)
+    eventually(lambda: len(read) == 18)  # eight each, and one that waits
+    assert not ended
+    merge.close()
+    eventually(lambda: sorted(ended) == [1, 2])
+    assert len(read) == 18
+
+
 def test_a_merge_that_was_closed_ends_its_reader() -> None:
     gate = threading.Event()
 
