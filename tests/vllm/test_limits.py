@@ -799,10 +799,8 @@ def test_a_client_that_is_closed_ends_calls_of_several_prompts(
         closer.join()
 
 
-def test_a_prompt_that_cannot_start_ends_those_that_have(
-    both: Both, address: Address[FakeVllmEngine], engine: FakeVllmEngine
-) -> None:
-    engine.token_delay = 0.5
+def test_a_prompt_that_cannot_start_ends_those_that_have(both: Both) -> None:
+    engine = FakeVllmEngine(token_delay=0.5)
     counters, begun = engine.record.counters, list[str]()
 
     def token() -> str:
@@ -819,11 +817,13 @@ def test_a_prompt_that_cannot_start_ends_those_that_have(
             raise RuntimeError("no token")
         return "secret"
 
-    client = both.make(address, decoder=None, token=slow if both.asynchronous else token)
-    with pytest.raises(RuntimeError, match="no token") as caught:
-        both.create(client, prompt=[[1], [2]], max_tokens=2000)
-    both.eventually(lambda: counters.cancelled + counters.aborted == 1)
-    assert caught.value  # the traceback holds the calls until here
+    with run_vllm_engine(engine) as address:
+        client = both.make(address, decoder=None, token=slow if both.asynchronous else token)
+        with pytest.raises(RuntimeError, match="no token") as caught:
+            both.create(client, prompt=[[1], [2]], max_tokens=2000)
+        both.eventually(lambda: counters.cancelled + counters.aborted == 1)
+        assert caught.value  # the traceback holds the calls until here
+        both.run(client.close())
 
 
 async def test_a_reader_of_several_prompts_learns_that_they_were_closed(
