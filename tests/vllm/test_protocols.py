@@ -8,8 +8,9 @@ import pytest
 from vllm_inference import InferenceEngine
 from vllm_kit import Both, text_of, used
 
+from smg_proto import vllm_control_pb2, vllm_inference_pb2
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto import vllm_inference_pb2
+from smg_proto._standard import message_class
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import (
     CompletionChoice,
@@ -19,7 +20,7 @@ from smg_proto.vllm import (
     VLLMGrpcUnimplementedError,
     VLLMGrpcValidationError,
 )
-from smg_proto.vllm._inference import engine_messages, translated
+from smg_proto.vllm._inference import engine_messages, engine_reply, translated
 from smg_proto.vllm._params import CompletionRequest
 
 PROMPT = "The quick brown"
@@ -333,6 +334,24 @@ def test_counts_and_reasons_are_translated() -> None:
         assert (chunk.chunk.prompt_tokens, chunk.chunk.completion_tokens) == (9, 2)
         assert (end.complete.finish_reason, end.complete.completion_tokens) == (name, 7)
         assert end.complete.cached_tokens == 3
+
+
+def test_a_prompt_cannot_be_cut_to_nothing_in_the_other_protocol() -> None:
+    params = CompletionRequest.of({}).to_grpc()
+    params.truncate_prompt_tokens = 0
+    with pytest.raises(VLLMGrpcValidationError, match="truncate_prompt_tokens"):
+        translated("Generate", pb.GenerateRequest(sampling_params=params))
+
+
+def test_what_the_server_says_of_itself_is_translated() -> None:
+    info = vllm_control_pb2.ModelInfo(model_id="i", served_model_name="n", supports_multimodal=True)
+    assert engine_reply(info) == pb.GetModelInfoResponse(
+        model_path="i", served_model_name="n", supports_vision=True, is_generation=True
+    )
+    health: Any = message_class("grpc.health.v1.HealthCheckResponse")
+    for healthy, message in ((True, ""), (False, "not serving")):
+        reply = health(status=health.SERVING if healthy else health.NOT_SERVING)
+        assert engine_reply(reply) == pb.HealthCheckResponse(healthy=healthy, message=message)
 
 
 def test_parameters_that_are_nested_too_deeply_are_refused() -> None:

@@ -11,6 +11,7 @@ from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
 from smg_proto.testing._tokenizer import tokenizer
 from smg_proto.vllm import (
     Completion,
+    CompletionChoice,
     CompletionChunk,
     TokenDecoder,
     VLLMGrpcInternalError,
@@ -207,3 +208,18 @@ def test_text_with_logprobs_is_not_late(
     scripted.messages = [chunk(*ids, output_logprobs=output_logprobs(*ids)), end]
     first, _ = both.chunks(scripted_client, prompt=[1])
     assert first.choices[0].text == "one two three"
+
+
+def test_fields_of_a_chunk_count_as_set(both: Both, client: Any) -> None:
+    for chunk_ in both.chunks(client, prompt="x", max_tokens=2):
+        for choice in chunk_.choices:
+            assert choice.model_fields_set == set(type(choice).model_fields)
+            assert choice.model_dump(exclude_unset=True) == choice.model_dump()
+
+
+def test_the_token_that_ended_a_choice_has_no_text(decoder: TokenDecoder) -> None:
+    """Whichever it is: a server may have end tokens that its tokenizer does not name."""
+    ids = decoder.encode("one two three")
+    for reason, text in (("stop", "one two"), ("length", "one two three")):
+        choice = CompletionChoice(token_ids=ids, finish_reason=reason)
+        assert decoder.decode_completion(Completion(choices=[choice])) == text
