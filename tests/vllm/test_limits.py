@@ -30,7 +30,7 @@ from smg_proto.vllm import (
     VLLMGrpcValidationError,
 )
 from smg_proto.vllm._async.call import Limits
-from smg_proto.vllm._wait import Ended, Merge
+from smg_proto.vllm._wait import AsyncOnce, Ended, Merge
 
 Code = grpc.StatusCode
 
@@ -857,6 +857,31 @@ def test_a_thread_that_reads_several_prompts_learns_that_they_were_closed(
         with pytest.raises(VLLMGrpcClosedError, match="enough"):
             next(stream)
         closer.join()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_background_work_that_nobody_waits_for_ends_quietly(stopped: bool) -> None:
+    told: list[Any] = []
+    ended: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    async def work() -> str:
+        try:
+            await asyncio.sleep(NEVER if stopped else 0)
+            raise RuntimeError("mine")
+        finally:
+            ended.append("ended")
+
+    once = AsyncOnce[str]()
+    once.begin(work)
+    await asyncio.sleep(0)
+    if stopped:
+        once.stop()
+    await async_eventually(lambda: ended)
+    del once
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not told
 
 
 def test_a_merge_that_was_closed_ends_threads_that_wait_for_its_reader() -> None:
