@@ -1,6 +1,7 @@
 """Streams of chunks and events."""
 
 import contextlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -72,7 +73,8 @@ class AsyncStream(ABC, Generic[T]):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # not initialized, or the interpreter is exiting
-            self._drop("the stream was dropped")
+            if not sys.is_finalizing():  # then a thread that never runs again may hold a lock
+                self._drop("the stream was dropped")
 
 
 class AsyncLoop(Generic[T]):
@@ -93,7 +95,8 @@ class AsyncLoop(Generic[T]):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            self._stream._drop(_LOOP_LEFT)  # pyright: ignore[reportPrivateUsage]
+            if not sys.is_finalizing():
+                self._stream._drop(_LOOP_LEFT)  # pyright: ignore[reportPrivateUsage]
 
 
 class AsyncRun(Generic[ResultT, ChunkT]):

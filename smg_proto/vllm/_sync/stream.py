@@ -2,6 +2,7 @@
 """Streams of chunks and events."""
 
 import contextlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -73,7 +74,8 @@ class Stream(ABC, Generic[T]):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # not initialized, or the interpreter is exiting
-            self._drop("the stream was dropped")
+            if not sys.is_finalizing():  # then a thread that never runs again may hold a lock
+                self._drop("the stream was dropped")
 
 
 class Loop(Generic[T]):
@@ -94,7 +96,8 @@ class Loop(Generic[T]):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            self._stream._drop(_LOOP_LEFT)  # pyright: ignore[reportPrivateUsage]
+            if not sys.is_finalizing():
+                self._stream._drop(_LOOP_LEFT)  # pyright: ignore[reportPrivateUsage]
 
 
 class Run(Generic[ResultT, ChunkT]):
