@@ -52,9 +52,12 @@ def unhandled_signals_fail() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port that is free now, for a program that has to be given one."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
+    """A port that is free now at all addresses, for a program that has to be given one."""
+    dual = socket.has_dualstack_ipv6()
+    with socket.socket(socket.AF_INET6 if dual else socket.AF_INET) as found:
+        if dual:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        found.bind(("", 0))
         port: int = found.getsockname()[1]
         return port
 

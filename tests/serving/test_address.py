@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from smg_proto._serving.address import Address, AddressError, check_free, reserve
+from support import free_port
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_port_in_use_is_not_free(
 ) -> None:
     resolve(monkeypatch, hosts)
     with (
-        socket.create_server((used, 0), family=family(used)) as taken,
+        socket.create_server((used, free_port()), family=family(used)) as taken,
         socket.socket(family(used)) as client,
     ):
         address = Address("host", taken.getsockname()[1])
