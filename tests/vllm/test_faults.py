@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from support import async_eventually, eventually
-from vllm_kit import Both, ScriptedEngine, chunk, complete
+from vllm_kit import NEVER, Both, ScriptedEngine, chunk, complete
 
-from smg_proto.testing import Address, FakeVllmEngine
+from smg_proto.testing import Address, FakeVllmEngine, Fault
 from smg_proto.vllm import (
     AsyncVLLMGrpcClient,
     Timeout,
@@ -331,3 +331,25 @@ async def test_200_streams_at_once_async(address: Address[FakeVllmEngine]) -> No
 
         together = await asyncio.gather(*(one(number) for number in range(200)))
         assert together[:10] == [await one(number) for number in range(10)]
+
+
+LEAVES = """
+import sys
+from smg_proto.vllm import VLLMGrpcClient
+client = VLLMGrpcClient(target=sys.argv[1])
+waits = client.completions.create(prompt=[1], stream=True)  # for the tokenizer, beside it
+without = client.with_options(decoder=None)
+several = without.completions.create(prompt=[[1], [2]], max_tokens=30, stream=True)
+next(several)
+print("leaves", flush=True)
+"""
+
+
+def test_a_program_that_closes_nothing_ends(
+    address: Address[FakeVllmEngine], engine: FakeVllmEngine
+) -> None:
+    """Its background threads wait for an engine that says nothing, and for readers that left."""
+    engine.script.add(Fault(delay=NEVER), rpc="GetTokenizer", times=None)
+    command = [sys.executable, "-c", LEAVES, str(address)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "leaves\n"), done.stderr
