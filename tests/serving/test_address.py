@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import free_port
 
 from smg_proto._serving.address import Address, AddressError, check_free, reserve
-from support import free_port
 
 
 @pytest.mark.parametrize(
