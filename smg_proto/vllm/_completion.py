@@ -220,7 +220,7 @@ class Answer:
             choice = self._choices.get(chunk.index) or self._begin(chunk)
             if choice.complete is not None:
                 raise self._broken(f"sent more of choice {chunk.index} after its end")
-            return self._extend(choice, chunk, [*chunk.token_ids])
+            return self._extend(choice, chunk, chunk.token_ids[:])
         if message.HasField("complete"):
             return self._end(message.complete)
         return None
@@ -261,7 +261,7 @@ class Answer:
         if choice is None:  # without chunks, this message has the tokens
             choice = self._begin(complete)
             ends = drops_last(reason, stopped_by)
-            delta = self._extend(choice, complete, [*complete.output_ids], ends=ends)
+            delta = self._extend(choice, complete, complete.output_ids[:], ends=ends)
         elif choice.complete is not None:
             raise self._broken(f"ended choice {complete.index} twice")
         else:
@@ -501,8 +501,8 @@ class Job(Generic[ResultT, ChunkT]):
     shape: Shape[ResultT, ChunkT]
     model: str  # the label of the caller, or the server's name
     metadata: Metadata  # of the requests
+    created: int
     span: Span | None = None
-    created: int = 0
     initial_metadata: Metadata = ()
     trailing_metadata: Metadata = ()
 
@@ -520,7 +520,9 @@ class Job(Generic[ResultT, ChunkT]):
     def chunk(self, delta: Delta, message: Reply) -> ChunkT:
         options = self.request.stream_options
         usage = self.usage() if options is not None and options.continuous_usage_stats else None
-        return self.shape.chunk({**self.head(), "usage": usage, "raw": message}, delta)
+        fields = self.head()
+        fields["usage"], fields["raw"] = usage, message
+        return self.shape.chunk(fields, delta)
 
     def last_chunk(self) -> ChunkT | None:
         """The chunk with the usage, if it was requested."""
@@ -569,6 +571,13 @@ def new_job(
         Part(wire, Answer(wire.request_id, request.n, number * request.n, plans[number]))
         for number, wire in enumerate(requests(inputs, request, request_id, stream))
     ]
-    made = Job(request_id, request, parts, options, shape, request.model or "", options.metadata)
-    made.created = int(time.time())
-    return made
+    return Job(
+        request_id=request_id,
+        request=request,
+        parts=parts,
+        options=options,
+        shape=shape,
+        model=request.model or "",
+        metadata=options.metadata,
+        created=int(time.time()),
+    )
