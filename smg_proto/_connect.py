@@ -86,7 +86,6 @@ def _address(
     credentials = _credentials(target.endswith(":443") if tls is None else tls)
     defaults: dict[str, object] = {
         "grpc.max_receive_message_length": -1,
-        "grpc.max_send_message_length": -1,
         "grpc.keepalive_time_ms": _KEEPALIVE_MS,
         "grpc.keepalive_timeout_ms": 20_000,
         "grpc.service_config": Path(__file__)

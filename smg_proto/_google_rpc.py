@@ -32,9 +32,8 @@ def bad_request(violations: Sequence[tuple[str, str]]) -> Detail:
 
 def retry_info(delay: timedelta) -> Detail:
     made = _new("RetryInfo")
-    whole = delay // timedelta(seconds=1)
-    made.retry_delay.seconds = whole
-    made.retry_delay.nanos = (delay - timedelta(seconds=whole)).microseconds * 1000
+    made.retry_delay.seconds = delay // timedelta(seconds=1)
+    made.retry_delay.nanos = delay.microseconds * 1000
     detail: Detail = made
     return detail
 

@@ -23,6 +23,7 @@ from smg_proto import (
     wait_response,
     wait_response_aio,
 )
+from smg_proto._channel import Address
 from smg_proto.errors import SmgError
 
 ASK = smg_pb2.ChatRequest(model="m")
@@ -238,9 +239,9 @@ async def test_waiting_ends_when_it_is_ready(servicer: Server, target: str) -> N
     with connect(target) as channel:
         servicer.answers = [PENDING, PENDING, READY]
         assert wait_ready(smg_pb2_grpc.WorkerServiceStub(channel), PENDING) == READY
-        assert servicer.ids == {"w"}
         servicer.answers = [QUEUED, ENDED]
         assert wait_response(smg_pb2_grpc.ResponseServiceStub(channel), "r") == ENDED
+    assert servicer.ids == {"w", "r"}
     servicer.ids.clear()
     async with connect_aio(target) as channel:
         servicer.answers = [PENDING, PENDING, READY]
@@ -286,9 +287,35 @@ def test_a_server_that_is_too_late_is_a_timeout_too(servicer: Server, target: st
         wait_ready(smg_pb2_grpc.WorkerServiceStub(channel), "w")
 
 
+def test_the_options_of_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers close connections of clients that ping more often than every 300 s."""
+    seen: dict[str, Any] = {}
+    make = grpc.insecure_channel
+
+    def channel(target: str, options: Any) -> grpc.Channel:
+        seen.update(options)
+        return make(target, options)
+
+    monkeypatch.setattr(grpc, "insecure_channel", channel)
+    connect("127.0.0.1:1", options=[("grpc.max_receive_message_length", 9)]).close()
+    del seen["grpc.service_config"]
+    assert seen == {
+        "grpc.primary_user_agent": f"smg-proto/{smg_proto.__version__}",
+        "grpc.max_receive_message_length": 9,
+        "grpc.keepalive_time_ms": 330_000,
+        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.enable_http_proxy": 0,
+    }
+
+
+def test_an_address_shows_no_secrets() -> None:
+    address = Address("host:1", (("a", "b"),), grpc.ssl_channel_credentials())
+    assert repr(address) == "Address(target='host:1')" == repr(Address("host:1"))
+
+
 def test_other_arguments_of_a_call_are_passed_on() -> None:
     """Nothing listens there: the call waits until its deadline only because it is told to."""
-    with connect("unix:/nothing/listens/here") as channel:
+    with connect("unix:/nothing/listens/here", options=[("grpc.enable_retries", 0)]) as channel:
         stub = smg_pb2_grpc.ChatServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Chat(ASK, timeout=0.5, wait_for_ready=True)
