@@ -52,7 +52,10 @@ TESTS = {
     "smg_proto/_target.py": ["tests/helpers/test_connect.py", "tests/vllm/test_connection.py"],
     "smg_proto/_channel.py": [
         "tests/vllm/test_connection.py",
+        "tests/vllm/test_results.py",
+        "tests/vllm/test_settings.py",
         "tests/engine/test_bad_input.py",
+        "tests/engine/test_streams.py",
         "tests/helpers/test_connect.py",
     ],
     "smg_proto/_probe": ["tests/engine/test_detect.py", "tests/compat/test_check_hostile.py"],
