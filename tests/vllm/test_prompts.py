@@ -7,12 +7,15 @@ from typing import Any
 
 import grpc
 import pytest
+from support import async_eventually
 from vllm_kit import Both, chunk, complete
 
 from smg_proto import vllm_engine_pb2 as pb
 from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
 from smg_proto.vllm import (
+    AsyncVLLMGrpcClient,
     Timeout,
+    VLLMGrpcClosedError,
     VLLMGrpcError,
     VLLMGrpcInternalError,
     VLLMGrpcTimeoutError,
@@ -184,8 +187,6 @@ def test_there_is_a_bound_to_the_calls_in_flight(
 async def test_no_task_outlives_a_call_that_failed(
     address: Address[FakeVllmEngine], engine: FakeVllmEngine
 ) -> None:
-    from smg_proto.vllm import AsyncVLLMGrpcClient
-
     engine.token_delay = 0.02
     async with AsyncVLLMGrpcClient(target=address, decoder=None, max_retries=0) as client:
         await client.models.retrieve()
@@ -198,6 +199,22 @@ async def test_no_task_outlives_a_call_that_failed(
             await client.completions.create(prompt=["a", "b", "c"], max_tokens=2000)
         ours = [task for task in asyncio.all_tasks() if "_AioCall" not in repr(task)]
         assert ours == [asyncio.current_task()]
+
+
+async def test_no_task_outlives_a_stream_that_is_left_unread(
+    address: Address[FakeVllmEngine],
+) -> None:
+    async with AsyncVLLMGrpcClient(target=address, decoder=None) as client:
+        stream: Any = await client.completions.create(
+            prompt=[[1], [2]], max_tokens=2000, ignore_eos=True, stream=True
+        )
+        await anext(stream)
+        waiting = stream._run._merge._found
+        await async_eventually(waiting.full)  # both tasks wait for the reader
+        stream.cancel()
+        await async_eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        with pytest.raises(VLLMGrpcClosedError):
+            await anext(stream)
 
 
 def test_an_array_is_a_prompt(both: Both, client: Any, engine: FakeVllmEngine) -> None:

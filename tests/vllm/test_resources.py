@@ -1,12 +1,14 @@
 """What each method sends, within which limit, and whether it is tried again."""
 
 import asyncio
+import gc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 from test_tokenizer import OwnTokenizer
-from vllm_kit import Both, metadata_of
+from vllm_kit import NEVER, Both, metadata_of
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
@@ -71,6 +73,33 @@ def test_subscriptions_say_where_they_begin(
     for wrong in (-1, UINT64 + 1, True):
         refused(both, client.kv_events.subscribe, "start_sequence_number", wrong)
     refused(both, client.kv_events.subscribe, "load_records_before_first_batch", 1)
+
+
+class Subscribed(FakeVllmEngine):
+    """Accepts a subscription, and sends nothing."""
+
+    ended = False
+
+    async def SubscribeKvEvents(
+        self, request: common_pb2.SubscribeKvEventsRequest, context: Any
+    ) -> AsyncIterator[common_pb2.KvEventBatch]:
+        await context.send_initial_metadata((("x-rank", "3"),))
+        try:
+            await asyncio.sleep(NEVER)
+        finally:
+            self.ended = True
+        yield common_pb2.KvEventBatch()
+
+
+def test_a_subscription_has_metadata_and_ends_when_it_is_dropped(both: Both) -> None:
+    engine = Subscribed()
+    with run_vllm_engine(engine) as address:
+        events: Any = both.run(both.make(address).kv_events.subscribe())
+        assert ("x-rank", "3") in both.run(events.initial_metadata())
+        assert not engine.ended
+        del events
+        gc.collect()
+        both.eventually(lambda: engine.ended)
 
 
 def test_profiling_is_not_tried_again(both: Both, client: Any, engine: FakeVllmEngine) -> None:
