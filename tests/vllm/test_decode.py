@@ -1,5 +1,6 @@
 """Token ids to text: incremental decoding, stops, bundles."""
 
+import copy
 import json
 import pickle
 import sys
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from vllm_kit import Both, ScriptedEngine, chunk, complete, sent, text_of
 
-from smg_proto._tokens.text import TextPlan
+from smg_proto._tokens.text import CallerDecoding, ServedText, TextPlan
 from smg_proto.testing import Address, Answer, FakeVllmEngine
 from smg_proto.vllm import Completion, CompletionChoice, CompletionChunk, TokenDecoder
 
@@ -136,8 +137,16 @@ def test_bytes_that_are_no_text_come_with_the_next_that_are(at_once: int) -> Non
     assert step.feed(decoder.encode("Hello")) == "\ufffd" * 500 + " Hello"
 
 
+def test_the_last_tokens_are_decoded_together() -> None:
+    """Few of them, or a long text would take longer for each token."""
+    step = ALL["byte level"].incremental()
+    sizes = [len(step._window) for token in [0] * 20 if step.feed([token])]
+    assert sizes == [*range(1, 13), 6, *range(7, 13), 6]
+
+
 def test_special_tokens_are_left_out_or_shown(decoder: TokenDecoder) -> None:
     local = byte_level()
+    assert local.decode(local.encode("he<end>")) == "he"
     ids = [*local.encode("he"), local.encode("<end>")[0], local.encode("<think>")[0]]
     assert joined(local, [[i] for i in ids]) == "he<think>"
     assert joined(local, [[i] for i in ids], skip=False) == "he<end><think>"
@@ -182,6 +191,37 @@ def test_what_only_looks_like_a_stop_is_given_out() -> None:
     deltas = cut(tokens("a stop b stop"), "stop", stop=["stop"])
     assert "".join(deltas) == "a stop b "
     assert "".join(cut(tokens("aab"), "ab", stop=["ab"])) == "a"
+
+
+def test_what_the_server_went_on_after_is_given_out_at_once() -> None:
+    decoder = ALL["byte level"]
+    text = TextPlan(stop=["stop"]).new(decoder)
+    parts = [*tokens("stopx"), *tokens("stop"), decoder.encode("👍")[:1]]
+    deltas = [text.feed(part) for part in parts]
+    assert [delta for delta in deltas if delta] == ["stopx", "stop"]
+    assert deltas[-1] == "stop"
+
+
+def test_stops_that_may_have_no_effect_are_looked_for_token_by_token() -> None:
+    """The first of two that arrive together had none, or the server would not have sent both."""
+    both = [ALL["byte level"].encode("a") * 2]
+    assert "".join(cut(both, "a", stop=["a"], by_token=True)) == "a"
+    text = TextPlan(by_token=True).new(ALL["byte level"])
+    assert (text.feed(*both, hold=True), text.finish("stop", None)) == ("a", "")
+
+
+def test_a_token_that_did_not_end_the_choice_can_be_had_before_the_next() -> None:
+    decoder = ALL["byte level"]
+    text = TextPlan(skip_special_tokens=False).new(decoder)
+    assert text.release() == text.feed(decoder.encode("<end>")) == ""
+    assert (text.release(), text.release()) == ("<end>", "")
+    assert (text.feed(decoder.encode("a")), text.length) == ("a", 6)
+
+
+def test_text_of_the_server_is_given_out_once() -> None:
+    text = ServedText()
+    text.next = "a"
+    assert (text.feed([1]), text.feed([2]), text.finish("stop", None)) == ("a", "", "")
 
 
 def test_a_stop_token_leaves_no_text() -> None:
@@ -321,6 +361,12 @@ def test_a_stream_that_is_left_does_not_begin_the_text_of_the_next(
     scripted.messages = [chunk(*whole), complete(*whole, finish_reason="length")]
     chunks = both.chunks(client, prompt="x", request_id="same")
     assert "".join(local.decode_chunk(c) for c in chunks) == "one"
+
+
+def test_copies_share_the_state_of_decoding() -> None:
+    decoding = CallerDecoding([TextPlan()], 1)
+    assert copy.copy(decoding) is copy.deepcopy(decoding) is decoding
+    assert pickle.loads(pickle.dumps(decoding)) is None
 
 
 def test_a_result_that_was_copied_can_still_be_decoded(both: Both, client: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
@@ -366,6 +367,25 @@ def test_vocabularies_of_all_forms_are_read() -> None:
         assert Vocabulary.parse(other) is None
 
 
+@pytest.mark.parametrize("form", ["{}", "[ ]", "{\n}", "[]"])
+def test_a_vocabulary_may_have_no_words_but_those_that_were_added(form: str) -> None:
+    added = '[{"id": 1, "content": "a", "special": true}]'
+    text = f'{{"model": {{"vocab": {form}}}, "added_tokens": {added}}}'
+    assert Vocabulary.parse(text) == Vocabulary({1: "a"}, frozenset("a"), frozenset({1}), None)
+
+
+@pytest.mark.parametrize("words", [{}, {0: "a"}, {1: "a"}, {0: "a", 3: "b"}])
+def test_a_vocabulary_is_kept_with_its_gaps(words: dict[int, str]) -> None:
+    vocabulary = Vocabulary(words, frozenset(), frozenset(words), {"type": "Fuse"})
+    dumped = vocabulary.dump()
+    assert dumped is not None and Vocabulary.load(dumped) == vocabulary
+
+
+@pytest.mark.parametrize("words", [{0: "a\0"}, {0: "\ud800"}, {2: "a"}, {2**40: "a"}])
+def test_a_vocabulary_that_has_no_short_form_is_not_kept(words: dict[int, str]) -> None:
+    assert Vocabulary(words, frozenset(), frozenset(), None).dump() is None
+
+
 def test_a_form_that_is_not_known_is_left_to_the_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,8 +407,9 @@ def test_end_tokens_are_those_that_the_model_names(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 4]}', encoding="utf-8")
     (tmp_path / "config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     assert {3, 4, 5} < set(TokenDecoder.from_model_path(tmp_path).end_token_ids)
-    (tmp_path / "config.json").write_text("not JSON", encoding="utf-8")
-    assert 5 not in TokenDecoder.from_model_path(tmp_path).end_token_ids
+    for content in (b"not JSON", b"\xff"):
+        (tmp_path / "config.json").write_bytes(content)
+        assert 5 not in TokenDecoder.from_model_path(tmp_path).end_token_ids
 
 
 def test_the_other_files_of_a_tokenizer_are_kept(tmp_path: Path) -> None:
@@ -464,6 +485,7 @@ def test_a_tokenizer_is_kept_on_disk_by_its_hash(
     first = TokenDecoder.from_bundle(bundle)
     folder = tmp_path / "tokenizers" / bundle.sha256
     assert hashlib.sha256((folder / "bundle.zip").read_bytes()).hexdigest() == bundle.sha256
+    assert {file.name for file in folder.iterdir()} == {"bundle.zip", "vocabulary"}
     ids = first.encode("hello there")
     del first
     monkeypatch.setattr(Vocabulary, "parse", lambda text: pytest.fail("it is in the cache"))
@@ -517,6 +539,7 @@ def _full(*_: object) -> None:
 def test_a_file_is_kept_once_and_completely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # may be another disk
     folder = tmp_path / "new" / "folder"
     for content in (b"one", b"two"):
         tokens_bundle.keep(folder, "a", content)
@@ -575,6 +598,10 @@ def test_a_bundle_is_checked_and_unpacked(both: Both, client: Any, tmp_path: Pat
     text = "the quick brown fox"
     assert again.encode(text) == TokenDecoder.from_bundle(bundle).encode(text)
     assert again.decode(again.encode(text)) == text
+
+
+def test_a_bundle_is_shown_without_its_content() -> None:
+    assert repr(TokenizerBundle(b"x", "hash")) == "TokenizerBundle(sha256='hash')"
 
 
 def test_a_bundle_that_breaks_off_is_an_error(
