@@ -5,14 +5,13 @@ import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import pytest
 from test_tokenizer import OwnTokenizer
 from vllm_kit import NEVER, Both, metadata_of
 
 from smg_proto import common_pb2
 from smg_proto import vllm_engine_pb2 as pb
-from smg_proto.testing import Address, FakeVllmEngine, Fault, run_vllm_engine
+from smg_proto.testing import Address, FakeVllmEngine, run_vllm_engine
 from smg_proto.vllm import (
     AsyncVLLMGrpcClient,
     Timeout,
@@ -100,19 +99,6 @@ def test_a_subscription_has_metadata_and_ends_when_it_is_dropped(both: Both) -> 
         del events
         gc.collect()
         both.eventually(lambda: engine.ended)
-
-
-def test_profiling_is_not_tried_again(both: Both, client: Any, engine: FakeVllmEngine) -> None:
-    """The first try may have started it."""
-    for rpc, call in (
-        ("StartProfile", client.admin.start_profile),
-        ("StopProfile", client.admin.stop_profile),
-    ):
-        engine.script.add(Fault(grpc.StatusCode.UNAVAILABLE), rpc=rpc, times=None)
-        with pytest.raises(VLLMGrpcError):
-            both.run(call())
-        assert [one.rpc for one in engine.record.received] == [rpc]
-        engine.record.received.clear()
 
 
 def test_health_takes_the_settings_of_a_call(both: Both, client: Any, engine: Any) -> None:

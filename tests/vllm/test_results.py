@@ -156,9 +156,11 @@ def test_results_are_whole_objects_of_pydantic(
     whole = both.create(scripted_client, prompt=[1])
     results: list[Completion | CompletionChunk] = [whole]
     for one in [*results, *both.chunks(scripted_client, prompt=[1])]:
-        assert one.model_extra is None and one.model_fields_set == set(type(one).model_fields)
+        for part in (one, *one.choices):
+            assert part.model_extra is None
+            assert part.model_fields_set == set(type(part).model_fields)
+        assert one.model_dump(exclude_unset=True) == one.model_dump()
         assert one.model_copy() == one and type(one).model_validate(one.model_dump())
-        assert one.choices[0].model_extra is None
 
 
 def test_engines_without_a_decoder_give_ids(both: Both, address: Address[FakeVllmEngine]) -> None:
@@ -208,13 +210,6 @@ def test_text_with_logprobs_is_not_late(
     scripted.messages = [chunk(*ids, output_logprobs=output_logprobs(*ids)), end]
     first, _ = both.chunks(scripted_client, prompt=[1])
     assert first.choices[0].text == "one two three"
-
-
-def test_fields_of_a_chunk_count_as_set(both: Both, client: Any) -> None:
-    for chunk_ in both.chunks(client, prompt="x", max_tokens=2):
-        for choice in chunk_.choices:
-            assert choice.model_fields_set == set(type(choice).model_fields)
-            assert choice.model_dump(exclude_unset=True) == choice.model_dump()
 
 
 def test_the_token_that_ended_a_choice_has_no_text(decoder: TokenDecoder) -> None:
