@@ -34,7 +34,6 @@ J = TypeVar("J")
 AT_ONCE: Final = 256  # calls of one `create` in flight; vLLM runs as many requests by default
 _AHEAD: Final = 8  # messages that a call may be ahead of the reader
 _LINGER: Final = 0.5  # seconds without timers after which the watchdog's thread ends
-_CONNECTIVITY_WAIT: Final = 0.5  # seconds to get the state of a channel
 
 
 class Late(Exception):
@@ -305,14 +304,15 @@ class AsyncSingle:
 
 
 def connected(channel: Any) -> bool | None:
-    """Whether a channel is currently connected. None if unknown."""
-    states: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    """Whether a channel is currently connected. None if unknown.
+
+    Not from channel.subscribe(), whose thread prints an error if the channel is closed meanwhile.
+    """
     try:
-        channel.subscribe(states.put)  # the first call has the current state
-        try:
-            return states.get(timeout=_CONNECTIVITY_WAIT) is grpc.ChannelConnectivity.READY
-        finally:
-            channel.unsubscribe(states.put)
+        while not hasattr(channel, "check_connectivity_state"):
+            channel = channel._channel  # inside gRPC's own channel, and those with interceptors
+        state: int = channel.check_connectivity_state(False)
+        return state == grpc.ChannelConnectivity.READY.value[0]
     except Exception:
         return None
 

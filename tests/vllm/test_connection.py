@@ -1,5 +1,6 @@
 """How the client finds and reaches a server: addresses, TLS, tokens, metadata, channels."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from smg_proto.vllm import (
     VLLMGrpcValidationError,
 )
 from smg_proto.vllm._config import address as find
+from smg_proto.vllm._wait import connected
 
 
 @pytest.mark.parametrize(
@@ -420,3 +422,24 @@ def test_mutual_tls(both: Both, authority: Authority) -> None:
         stranger = both.make(f"127.0.0.1:{port}", max_retries=0, **settings)
         with pytest.raises(VLLMGrpcConnectionError):
             both.run(stranger.health.check(timeout=10))
+
+
+class Passing(grpc.UnaryUnaryClientInterceptor):
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return continuation(client_call_details, request)
+
+
+def test_the_state_of_a_channel_is_found_without_a_thread(
+    address: Address[FakeVllmEngine],
+) -> None:
+    """One of gRPC's would print an error if the channel was closed at that moment."""
+    with grpc.insecure_channel(address) as channel, VLLMGrpcClient(channel=channel) as client:
+        assert connected(channel) is False
+        assert client.is_healthy()
+        before = {*threading.enumerate()}
+        assert connected(channel) is connected(grpc.intercept_channel(channel, Passing())) is True
+        assert {*threading.enumerate()} <= before
+    assert connected(channel) is None
+    assert connected(object()) is None
