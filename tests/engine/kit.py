@@ -34,10 +34,10 @@ class Server:
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         path = str(details.method)
         self.called.append(path)
+        self.metadata.append(dict(details.invocation_metadata or ()))
         handler = self.handlers.get(path, self.default)
         if handler is None:
             return None
-        self.metadata.append(dict(details.invocation_metadata or ()))
 
         def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             if not context.add_callback(self.ended.set):  # ended already

@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -157,9 +158,23 @@ def test_no_server(client: Client) -> None:
         assert caught.value.code == "UNAVAILABLE"
 
 
-def test_a_server_that_does_not_reply(client: Client) -> None:
-    with serving({V1: hangs}) as server, pytest.raises(DeadlineError):
+@pytest.mark.parametrize("path", [V1, CONTRACTS["vllm"].probe])
+def test_a_server_that_does_not_reply(client: Client, path: str) -> None:
+    with serving({path: hangs}) as server, pytest.raises(DeadlineError):
         client.attribute(server.target, "contract", timeout=0.2)
+
+
+def test_the_first_list_of_services_counts(client: Client) -> None:
+    """A server may keep the stream open, and lists only what is asked for."""
+
+    def handle(request: bytes, context: grpc.ServicerContext) -> Iterator[Any]:
+        yield from lists("vllm.Inference")
+        yield from hangs(request, context)
+
+    with serving({V1: handle}) as server:
+        assert client.attribute(server.target, "contract") == "vllm"
+        sent = reflection_pb2.ServerReflectionRequest.FromString(server.requests[V1])
+        assert sent == reflection_pb2.ServerReflectionRequest(list_services="*")
 
 
 def test_a_server_of_another_protocol(client: Client) -> None:
@@ -229,7 +244,7 @@ def test_every_call_of_the_detection_sends_the_metadata(client: Client) -> None:
     with serving({CONTRACTS["vllm"].probe: [b""]}) as server:
         options = {"token": "sesame", "metadata": {"Tenant": "a"}}
         client.attribute(server.target, "contract", **options)
-        assert server.metadata
+        assert {V1, UNKNOWN_RPC, CONTRACTS["vllm"].probe} <= {*server.called}
         for seen in server.metadata:
             assert (seen["authorization"], seen["tenant"]) == ("Bearer sesame", "a")
 

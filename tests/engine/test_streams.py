@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,6 +31,8 @@ from smg_proto.testing import FakeVllmEngine, Fault, run_vllm_engine
 
 GENERATE = "/vllm.grpc.engine.VllmEngine/Generate"
 VLLM: dict[str, Any] = {"contract": "vllm.grpc.engine"}
+HEALTH = "/vllm.grpc.engine.VllmEngine/HealthCheck"
+END = pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="stop"))
 LONG: dict[str, Any] = {"token_ids": [300, 301], "max_tokens": 2000, "ignore_eos": True}
 
 
@@ -103,6 +106,20 @@ async def test_cancelling_the_task_ends_the_request(engine: Any) -> None:
             await task
         await async_eventually(lambda: cancelled(engine, 1))
         assert (await client.complete(**LONG | {"max_tokens": 2})).token_ids
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations")
+async def test_a_task_that_is_cancelled_while_its_connection_closes_is_cancelled(
+    engine: Any,
+) -> None:
+    engine.servicer.script.add(Fault(delay=PATIENCE))
+    async with connect(engine) as client:
+        task = asyncio.create_task(client.complete(**LONG))
+        await async_eventually(lambda: engine.servicer.record.counters.running == 1)
+        task.cancel()
+        await client.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_closing_a_stream_wakes_its_reader(engine: Any) -> None:
@@ -201,6 +218,8 @@ def test_a_connection_can_be_entered_only_once(engine: Any) -> None:
         pass
     with pytest.raises(ClosedError, match="entered only once"), connection:
         pass
+    with pytest.raises(ClosedError, match="entered only once"):
+        asyncio.run(connection.__aenter__())
 
 
 def test_the_time_limit_of_a_request(client: Client, engine: Any) -> None:
@@ -291,10 +310,9 @@ def test_a_message_over_the_limit(client: Client) -> None:
         assert len(completion.token_ids) == number
         with pytest.raises(BusyError):
             client.complete(server.target, LONG, max_message_bytes=1 << 20, **VLLM)
-        with pytest.raises(BusyError):
-            client.complete(
-                server.target, LONG | {"token_ids": [300] * 1000}, max_message_bytes=999, **VLLM
-            )
+    with serving({GENERATE: [END]}) as server, pytest.raises(BusyError):
+        params = LONG | {"token_ids": [300] * 1000}
+        client.complete(server.target, params, max_message_bytes=999, **VLLM)
 
 
 async def test_calls_run_at_the_same_time(engine: Any) -> None:
@@ -306,11 +324,20 @@ async def test_calls_run_at_the_same_time(engine: Any) -> None:
 
 
 def test_metadata_of_the_call_and_of_the_connection(client: Client) -> None:
-    end = pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="stop"))
-    with serving({GENERATE: [end]}) as server:
-        options = {"metadata": [("a", "1"), ("b-bin", b"\x00")], "token": "sesame", **VLLM}
+    sent = [("a", "1"), ("b-bin", b"\x00"), ("authorization", "Basic x")]
+    options = {"metadata": sent, "token": "sesame", **VLLM}  # the token replaces the header
+    with serving({GENERATE: [END], HEALTH: [b""]}) as server:
         client.complete(server.target, LONG | {"metadata": {"c": "3"}}, **options)
-        (seen,) = server.metadata
-        assert (seen["a"], seen["b-bin"], seen["c"]) == ("1", b"\x00", "3")
-        assert seen["authorization"] == "Bearer sesame"
-        assert seen["user-agent"].startswith(f"smg-proto/{__version__} ")
+        client.call(server.target, "health", **options)
+        assert [seen.get("c") for seen in server.metadata] == ["3", None]
+        for seen in server.metadata:
+            assert (seen["a"], seen["b-bin"]) == ("1", b"\x00")
+            assert seen["authorization"] == "Bearer sesame"
+            assert seen["user-agent"].startswith(f"smg-proto/{__version__} ")
+
+
+def test_only_a_stream_is_streamed(client: Client) -> None:
+    with serving({GENERATE: [END]}) as server:
+        for call, streamed in ((client.pieces, True), (client.complete, False)):
+            call(server.target, LONG, **VLLM)
+            assert pb.GenerateRequest.FromString(server.requests[GENERATE]).stream is streamed
