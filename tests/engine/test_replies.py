@@ -107,6 +107,57 @@ def test_reasons(sent: str, reason: str) -> None:
     assert (piece.index, piece.finish_reason) == (1, reason)
 
 
+def finished(reason: Any) -> Any:
+    return openengine.GenerateResponse(finished=openengine.GenerationFinished(reason=reason))
+
+
+def outputs(reason: Any) -> Any:
+    end = vllm.FinishInfo(finish_reason=reason)
+    return vllm.GenerateResponse(outputs=vllm.SequenceOutput(finish_info=end))
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "reason"),
+    [
+        ("openengine.v1", finished(openengine.FINISH_REASON_STOP), "stop"),
+        ("openengine.v1", finished(openengine.FINISH_REASON_LENGTH), "length"),
+        ("openengine.v1", finished(openengine.FINISH_REASON_CANCELLED), "abort"),
+        ("openengine.v1", finished(openengine.FINISH_REASON_UNSPECIFIED), "stop"),
+        ("vllm", outputs(vllm.FinishInfo.STOP), "stop"),
+        ("vllm", outputs(vllm.FinishInfo.LENGTH), "length"),
+        ("vllm", outputs(vllm.FinishInfo.ABORTED), "abort"),
+        ("vllm", outputs(9), "9"),
+    ],
+)
+def test_reasons_of_the_engines_contracts(name: str, message: Any, reason: str) -> None:
+    (piece,) = read(name, message)
+    assert piece.finish_reason == reason
+
+
+def test_choices_with_a_number_may_arrive_in_any_order() -> None:
+    ends = [
+        engine.GenerateResponse(
+            complete=engine.GenerateComplete(index=n, output_ids=[n], finish_reason="stop")
+        )
+        for n in (1, 0)
+    ]
+    result = read("vllm.grpc.engine", *ends, stream=False, n=2)
+    assert [(piece.index, piece.token_ids) for piece in result] == [(1, (1,)), (0, (0,))]
+
+
+def test_log_probabilities_of_a_whole_reply(client: Client) -> None:
+    end = engine.GenerateComplete(output_ids=[1, 2], finish_reason="stop")
+    end.output_logprobs.token_ids.extend([1, 2])
+    end.output_logprobs.token_logprobs.extend([-0.5, -1.5])
+    handlers: Any = {
+        "/vllm.grpc.engine.VllmEngine/Generate": [engine.GenerateResponse(complete=end)]
+    }
+    with serving(handlers) as server:
+        for asked, expected in (({"logprobs": 0}, (Logprob(1, -0.5), Logprob(2, -1.5))), ({}, ())):
+            found = client.complete(server.target, IDS | asked, contract="vllm.grpc.engine")
+            assert found.choices[0].logprobs == expected
+
+
 @pytest.mark.parametrize("ids", [(1,), ()])
 def test_a_stream_of_mlx_that_ends_without_complete_was_aborted(
     client: Client, ids: tuple[int, ...]
@@ -304,6 +355,7 @@ def test_log_probabilities_of_the_prompt(
     assert [piece.prompt_logprobs for piece in pieces if piece.prompt_logprobs] == [expected]
     assert [piece.prompt_logprobs for piece in without if piece.prompt_logprobs] == []
     assert {piece.text for piece in pieces} == {piece.text for piece in without}
+    assert {piece.index for piece in pieces} == {0}
 
 
 # --- vllm ----------------------------------------------------------------------------------------
@@ -443,9 +495,10 @@ def test_load_and_health_of_openengine(client: Client) -> None:
             ]
             health = client.call(server.target, "health", contract="openengine.v1")
             assert health == Health(True, state)
-        server.handlers["/openengine.v1.Control/GetLoad"] = [openengine.LoadInfo()]
-        result = client.call(server.target, "load", contract="openengine.v1")
-        assert (result.running, result.waiting, result.cache_usage) == (None, None, None)
+        for empty in (openengine.LoadInfo(), openengine.LoadInfo(used_kv_blocks=1)):
+            server.handlers["/openengine.v1.Control/GetLoad"] = [empty]
+            result = client.call(server.target, "load", contract="openengine.v1")
+            assert (result.running, result.waiting, result.cache_usage) == (None, None, None)
 
 
 def test_info_of_openengine(client: Client) -> None:
@@ -592,6 +645,20 @@ def test_cumulative_or_incremental_log_probabilities_of_sglang() -> None:
         )
         scores = [one for piece in result for one in piece.logprobs]
         assert scores == [Logprob(n, -n / 4, ((9, -0.25),)) for n in range(6)]
+    # The last message repeats them, without another token.
+    repeated = [ids(2, **scored(0, 2)), ids(2, reason=END, **scored(0, 2))]
+    result = read("sglang.runtime.v1", *repeated, logprobs=1)
+    assert [len(piece.logprobs) for piece in result] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [("cancelled", "abort"), ("stop", "stop"), ({"type": "cancelled"}, "abort"), ({}, "stop")],
+)
+def test_reasons_and_counts_of_sglang(sent: Any, reason: str) -> None:
+    info = {"finish_reason": json.dumps(sent), "prompt_tokens": '"4"', "completion_tokens": "true"}
+    (piece,) = read("sglang.runtime.v1", runtime.GenerateResponse(output_ids=[1], meta_info=info))
+    assert (piece.finish_reason, piece.usage) == (reason, Usage(None, 0, None))
 
 
 @pytest.mark.parametrize(
