@@ -23,7 +23,6 @@ from typing import Any, Generic, TypeVar, cast
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from smg_proto import smg_pb2 as smg
 from smg_proto._http.failures import from_error_body, reading, unreadable
 from smg_proto._http.shapes import (
     JsonObject,
@@ -405,10 +404,7 @@ def ids(path: str) -> Row:
     def write(value: Any, cursor: Cursor) -> Any:
         return _written(unchanged, value.ids, cursor.field("ids"))
 
-    def read(data: Any) -> Any:
-        return smg.TokenIds(ids=as_list(data))
-
-    return Row(path, write, read)
+    return Row(path, write)
 
 
 def text_only(path: str) -> Row:

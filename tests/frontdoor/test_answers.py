@@ -74,6 +74,13 @@ async def test_an_error_with_http_200_is_a_failure(
     assert message in found.message
 
 
+async def test_an_error_beside_a_whole_reply_is_a_failure(
+    upstream: Upstream, channel: grpc.aio.Channel
+) -> None:
+    upstream.answer(200, CHAT | {"error": {"message": "it broke"}})
+    assert "it broke" in (await failure(channel, "ChatService.Chat")).message
+
+
 @pytest.mark.parametrize(
     "name, body",
     [

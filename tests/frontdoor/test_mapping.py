@@ -13,6 +13,7 @@ from smg_proto import smg_pb2 as smg
 from smg_proto._http.fields import NOT_SUPPORTED, Cursor, Table, write_request
 from smg_proto._http.mapping import (
     chat,
+    common,
     completion,
     conversation,
     media,
@@ -285,6 +286,7 @@ def test_tool_choices_have_the_form_of_their_route(choice: smg.ToolChoice, sent:
 
 
 EMPTY = smg.OutputFormat(json_schema=smg.JsonSchema())
+KWARGS = "chat_template_kwargs_json"
 EMPTY_SCHEMA = "output_format.json_schema.schema_json"
 ITEM = smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="a"))
 
@@ -366,6 +368,15 @@ ITEM = smg.ResponseItem(message=smg.ItemMessage(role=smg.ROLE_USER, content="a")
             "prompts[0].token_ids",
         ),
         (media.TRANSCRIBE_REQUEST, {}, "audio"),
+        (
+            chat.REQUEST,
+            {"messages": [smg.ChatMessage(role=smg.ROLE_USER, parts=[smg.ContentPart()])]},
+            "messages[0].parts[0]",
+        ),
+        *(
+            (chat.REQUEST, {"messages": USER, "chat_template_kwargs_json": text}, KWARGS)
+            for text in ('{"a":' * 201 + "1" + "}" * 201, '{"a":1e999}')
+        ),
     ],
 )
 def test_what_cannot_be_sent_is_named(
@@ -375,6 +386,19 @@ def test_what_cannot_be_sent_is_named(
         written(table, **fields)
     assert [found.field for found in caught.value.field_violations] == [violation]
     assert caught.value.reason == "INVALID_REQUEST"
+
+
+def test_kinds_that_are_not_known_are_kept_where_the_message_can() -> None:
+    assert common.CHAT_TOOL.read({"type": "new", "text": "a"}) is None
+    assert response.ITEM.read({"type": 7}) is None
+    found = response.ITEM.read({"type": "new", "text": "a"})
+    assert found == smg.ResponseItem(opaque={"type": "new", "json": '{"type":"new","text":"a"}'})
+
+
+def test_objects_of_a_reply_may_be_empty_and_their_members_are_theirs() -> None:
+    """A member of the same name beside the object is another, and not known."""
+    reply = chat.REPLY.read({"usage": {}, "prompt_tokens": 5})
+    assert reply == smg.ChatResponse(usage={}, extra_json='{"prompt_tokens":5}')
 
 
 def test_every_field_of_a_reply_has_a_source() -> None:
