@@ -150,6 +150,8 @@ def test_a_token_is_never_sent_in_clear_text_elsewhere(target: str) -> None:
     assert "sesame" not in str(caught.value)
     connect(target, token="sesame", secure=True)
     connect(target, metadata={"authorization": "sesame"})
+    both = connect("127.0.0.1:1", token="sesame", metadata={"Authorization": "Basic x", "a": "1"})
+    assert both._settings.metadata == (("a", "1"), ("authorization", "Bearer sesame"))
 
 
 def test_connections_to_this_machine_use_no_proxy() -> None:

@@ -9,11 +9,13 @@ import smg_proto.engine
 from engine.kit import Client, Handler, fails, serving
 from smg_proto import mlx_engine_pb2 as mlx
 from smg_proto import trtllm_service_pb2 as trtllm
+from smg_proto import vllm_engine_pb2 as vllm
 from smg_proto.common_pb2 import GetTokenizerChunk
 from smg_proto.engine import FailedError, ParameterError, TokenDecoder, UnsupportedError
 from smg_proto.testing._tokenizer import tokenizer
 
 TRTLLM = "/trtllm.TrtllmService"
+VLLM = "/vllm.grpc.engine.VllmEngine"
 MLX = "/mlx.grpc.engine.MlxEngine"
 BUNDLE = tokenizer().bundle
 BUNDLE_CHUNKS = [
@@ -83,6 +85,32 @@ def test_a_stop_that_the_server_sends_is_cut(client: Client) -> None:
         pieces = client.pieces(server.target, params, contract="mlx.grpc.engine", decoder="server")
     assert "".join(piece.text or "" for piece in pieces) == "One"
     assert [token for piece in pieces for token in piece.token_ids] == ids
+
+
+@pytest.mark.parametrize(
+    ("chunks", "params", "text"),
+    [
+        ([tokens("One"), tokens("!")], {"stop": ["!"]}, "One"),
+        # The first "a" had no effect, or the server would not have sent another.
+        ([tokens("a") * 2], {"stop": ["a"], "min_tokens": 2}, "a"),
+    ],
+)
+def test_a_stop_string_that_the_server_sends_is_cut(
+    client: Client, chunks: list[list[int]], params: dict[str, Any], text: str
+) -> None:
+    messages = [
+        vllm.GenerateResponse(chunk=vllm.GenerateStreamChunk(token_ids=ids)) for ids in chunks
+    ]
+    end = vllm.GenerateComplete(finish_reason="stop", matched_stop_str=params["stop"][0])
+    handlers: dict[str, Handler] = {
+        f"{VLLM}/GetTokenizer": BUNDLE_CHUNKS,
+        f"{VLLM}/Generate": [*messages, vllm.GenerateResponse(complete=end)],
+    }
+    with serving(handlers) as server:
+        pieces = client.pieces(
+            server.target, PARAMS | params, contract="vllm.grpc.engine", decoder="server"
+        )
+    assert "".join(piece.text or "" for piece in pieces) == text
 
 
 def test_an_incomplete_stop_at_the_end_is_text(client: Client) -> None:

@@ -392,13 +392,14 @@ def test_kinds_that_are_not_known_are_kept_where_the_message_can() -> None:
     assert common.CHAT_TOOL.read({"type": "new", "text": "a"}) is None
     assert response.ITEM.read({"type": 7}) is None
     found = response.ITEM.read({"type": "new", "text": "a"})
-    assert found == smg.ResponseItem(opaque={"type": "new", "json": '{"type":"new","text":"a"}'})
+    kept = smg.Opaque(type="new", json='{"type":"new","text":"a"}')
+    assert found == smg.ResponseItem(opaque=kept)
 
 
 def test_objects_of_a_reply_may_be_empty_and_their_members_are_theirs() -> None:
     """A member of the same name beside the object is another, and not known."""
     reply = chat.REPLY.read({"usage": {}, "prompt_tokens": 5})
-    assert reply == smg.ChatResponse(usage={}, extra_json='{"prompt_tokens":5}')
+    assert reply == smg.ChatResponse(usage=smg.Usage(), extra_json='{"prompt_tokens":5}')
 
 
 def test_every_field_of_a_reply_has_a_source() -> None:

@@ -9,11 +9,7 @@ from smg_proto.engine._errors import from_status
 from smg_proto.engine._request import CheckedParams
 from smg_proto.engine._types import Health, Info, Load, Logprob, Piece, Usage
 
-_REASONS = {
-    pb.FINISH_REASON_STOP: "stop",
-    pb.FINISH_REASON_LENGTH: "length",
-    pb.FINISH_REASON_CANCELLED: "abort",
-}
+_REASONS = {pb.FINISH_REASON_LENGTH: "length", pb.FINISH_REASON_CANCELLED: "abort"}  # else "stop"
 # The equivalent gRPC status.
 _CODES = {
     pb.ERROR_CODE_INVALID_ARGUMENT: "INVALID_ARGUMENT",
