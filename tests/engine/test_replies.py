@@ -41,6 +41,13 @@ def read(name: str, *messages: Any, facts: Any = None, stream: bool = True, **mo
     return [piece for message in messages for piece in reader.read(message)]
 
 
+def test_what_is_unset_and_what_is_not_shown() -> None:
+    assert Piece() == Piece(0, "", (), ())
+    reply = engine.GetModelInfoResponse(model_path="/m")
+    for whole in (Info("vllm", "m", replies=(reply,)), Load(1, 2, replies=(reply,))):
+        assert whole.replies == (reply,) and "replies" not in repr(whole)
+
+
 # --- the gateway's contracts ---------------------------------------------------------------------
 
 

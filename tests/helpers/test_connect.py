@@ -1,6 +1,7 @@
 """smg_proto.connect and the functions that wait."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ class Server(
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, grpc.StatusCode):
             context.abort(answer, "as told")
+        if isinstance(answer, threading.Event):
+            answer.wait(30)
         return answer
 
     def Chat(
@@ -279,6 +282,22 @@ async def test_waiting_has_a_time_limit(servicer: Server, target: str) -> None:
     async with connect_aio(target) as channel:
         with pytest.raises(TimeoutError):
             await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), "r", timeout=0.3)
+    assert 2 <= servicer.requested <= 20  # with pauses
+
+
+async def test_a_server_that_does_not_answer_is_a_timeout_too(
+    servicer: Server, target: str
+) -> None:
+    ends = threading.Event()
+    servicer.answers = [ends]
+    try:
+        with connect(target) as channel, pytest.raises(TimeoutError):
+            wait_ready(smg_pb2_grpc.WorkerServiceStub(channel), "w", timeout=0.3)
+        async with connect_aio(target) as channel:
+            with pytest.raises(TimeoutError):
+                await wait_response_aio(smg_pb2_grpc.ResponseServiceStub(channel), "r", timeout=0.3)
+    finally:
+        ends.set()
 
 
 def test_a_server_that_is_too_late_is_a_timeout_too(servicer: Server, target: str) -> None:
