@@ -63,6 +63,11 @@ def test_the_contract_is_detected_by_read_only_calls(client: Client, name: str) 
         assert client.attribute(server.target, "also") == ()
 
 
+def test_a_reply_without_a_message_shows_its_contract_too(client: Client) -> None:
+    with serving({CONTRACTS["trtllm"].probe: []}) as server:
+        assert client.attribute(server.target, "contract") == "trtllm"
+
+
 def test_an_rpc_that_fails_shows_its_contract(client: Client) -> None:
     with serving({CONTRACTS["trtllm"].probe: fails(grpc.StatusCode.INTERNAL)}) as server:
         assert client.attribute(server.target, "contract") == "trtllm"

@@ -22,6 +22,7 @@ from smg_proto._serving.address import Address, AddressError, check_free, reserv
         ("unix:/run/x.sock", Address("", 0, "/run/x.sock")),
         ("unix:///run/x.sock", Address(path="/run/x.sock")),
         ("unix:x.sock", Address(path="x.sock")),
+        ("unix:/" + "x" * 102, Address(path="/" + "x" * 102)),
     ],
 )
 def test_an_address_is_read(text: str, address: Address) -> None:
@@ -38,6 +39,7 @@ def test_an_address_is_read(text: str, address: Address) -> None:
         ("[::1]", "missing port"),
         ("::1", "needs brackets"),
         ("::1:50051", "needs brackets; use [HOST]:PORT"),
+        ("[::1:50051", "needs brackets; use [HOST]:PORT"),
         (":50051", "missing host"),
         ("127.0.0.1:", "the port is not a number from 0 to 65535"),
         ("127.0.0.1:65536", "the port is not"),
@@ -50,7 +52,7 @@ def test_an_address_is_read(text: str, address: Address) -> None:
         ("a b:80", "the host is not"),
         ("a\nb:80", "the host is not"),
         ("unix:", "missing path"),
-        ("unix:/" + "x" * 200, "path longer than 103 bytes"),
+        ("unix:/" + "x" * 103, "path longer than 103 bytes"),
         ("unix:/run/\udcff.sock", "characters that cannot be shown"),
     ],
 )
