@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support import async_eventually
 
 from smg_proto._serving.address import Address
+from smg_proto._serving.health import Health
 from smg_proto._serving.server import Server
 from smg_proto._standard import message_class
 
@@ -33,6 +34,11 @@ async def stub(server: Server) -> AsyncIterator[Any]:
 
 async def status(stub: Any, name: str) -> int:
     return int((await stub.Check(Request(service=name), timeout=20)).status)
+
+
+def test_a_server_is_not_ready_before_it_says_so() -> None:
+    health = Health([SERVICE])
+    assert {health.status(name) for name in ("", "readiness", SERVICE)} == {State.NOT_SERVING}
 
 
 async def test_services_and_readiness_change_together_and_liveness_stays(

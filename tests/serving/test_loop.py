@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -63,3 +64,18 @@ def test_close_ends_generators(unfinished: int) -> None:
     assert loop.run(first()) == 1
     loop.close()
     assert events == ["closed"]
+
+
+def test_close_waits_for_work_in_other_threads() -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        time.sleep(0.2)
+        ended.set()
+
+    loop = LoopThread("work")
+    loop.submit(asyncio.to_thread(work))
+    assert started.wait(20)
+    loop.close()
+    assert ended.is_set() and loop.loop.is_closed()

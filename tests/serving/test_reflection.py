@@ -178,7 +178,8 @@ def test_an_unknown_symbol_is_an_error_and_the_call_continues(client: Client) ->
         assert code == grpc.StatusCode.NOT_FOUND.value[0] and message
     assert client.error()[0] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     extensions = client.ask(all_extension_numbers_of_type="smg.v1.ChatRequest")
-    assert not extensions.all_extension_numbers_response.extension_number
+    reply = extensions.all_extension_numbers_response
+    assert (reply.base_type_name, [*reply.extension_number]) == ("smg.v1.ChatRequest", [])
     questions = [Request(file_containing_symbol="none"), Request(list_services="*")]
     first, second = client._call(iter(questions), timeout=30)
     assert first.HasField("error_response") and second.HasField("list_services_response")
