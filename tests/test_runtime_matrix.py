@@ -84,7 +84,10 @@ def run_cell(cell: Cell, wheel: Path, messages: list[Message], folder: Path) -> 
         [interpreter, "-W", "error", "-m", "peers.runtime_cell"],
         cwd=ROOT / "tests",
         input=json.dumps(sent) + "\n",
-        env={"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": cell.implementation},
+        env={
+            "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": cell.implementation,
+            "GRPC_VERBOSITY": "ERROR",  # not that a server has gone
+        },
         capture_output=True,
         text=True,
     )

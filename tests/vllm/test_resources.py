@@ -82,8 +82,8 @@ class Subscribed(FakeVllmEngine):
     async def SubscribeKvEvents(
         self, request: common_pb2.SubscribeKvEventsRequest, context: Any
     ) -> AsyncIterator[common_pb2.KvEventBatch]:
-        await context.send_initial_metadata((("x-rank", "3"),))
         try:
+            await context.send_initial_metadata((("x-rank", "3"),))
             await asyncio.sleep(NEVER)
         finally:
             self.ended = True
