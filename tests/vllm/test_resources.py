@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -77,16 +78,16 @@ def test_subscriptions_say_where_they_begin(
 class Subscribed(FakeVllmEngine):
     """Accepts a subscription, and sends nothing."""
 
-    ended = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
 
     async def SubscribeKvEvents(
         self, request: common_pb2.SubscribeKvEventsRequest, context: Any
     ) -> AsyncIterator[common_pb2.KvEventBatch]:
-        try:
-            await context.send_initial_metadata((("x-rank", "3"),))
-            await asyncio.sleep(NEVER)
-        finally:
-            self.ended = True
+        context.add_done_callback(lambda _: self.ended.set())
+        await context.send_initial_metadata((("x-rank", "3"),))
+        await asyncio.sleep(NEVER)
         yield common_pb2.KvEventBatch()
 
 
@@ -95,10 +96,10 @@ def test_a_subscription_has_metadata_and_ends_when_it_is_dropped(both: Both) -> 
     with run_vllm_engine(engine) as address:
         events: Any = both.run(both.make(address).kv_events.subscribe())
         assert ("x-rank", "3") in both.run(events.initial_metadata())
-        assert not engine.ended
+        assert not engine.ended.is_set()
         del events
         gc.collect()
-        both.eventually(lambda: engine.ended)
+        both.eventually(engine.ended.is_set)
 
 
 def test_health_takes_the_settings_of_a_call(both: Both, client: Any, engine: Any) -> None:
