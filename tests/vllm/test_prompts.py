@@ -209,10 +209,10 @@ async def test_no_task_outlives_a_stream_that_is_left_unread(
             prompt=[[1], [2]], max_tokens=2000, ignore_eos=True, stream=True
         )
         await anext(stream)
-        waiting = stream._run._merge._found
-        await async_eventually(waiting.full)  # both tasks wait for the reader
+        merge = stream._run._merge
+        await async_eventually(merge._found.full)  # both tasks wait for the reader
         stream.cancel()
-        await async_eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await async_eventually(lambda: all(task.done() for task in merge._tasks))
         with pytest.raises(VLLMGrpcClosedError):
             await anext(stream)
 
